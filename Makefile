@@ -1,0 +1,31 @@
+# `make demo` and `make test` set themselves up: they build .venv from pyproject.toml and constraints.txt on first use.
+#   make demo [VIDEO=clip.mp4]    make test    make clean    PYTHON=python3.12 chooses the interpreter of a new .venv
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test clean
+
+demo: $(INSTALLED)
+	$(BIN)/python examples/demo.py $(if $(VIDEO),--video "$(VIDEO)")
+
+# Two processes fill two cores; with more threads they would wait for each other.
+test: export OMP_NUM_THREADS := 1
+test: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# torch comes first and pinned, so that the index chosen for it decides which build (CPU or CUDA) is installed.
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[train,demo,test]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .cache build dist src/*.egg-info .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +

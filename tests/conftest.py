@@ -1,0 +1,79 @@
+"""What every test starts from: no network, a Hub cache of its own, one seed, and the shared fixtures."""
+
+import atexit
+import json
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+# The Hub libraries read these once, when they are imported, so they are set before anything imports them.
+assert "huggingface_hub" not in sys.modules, "huggingface_hub was imported before its environment was set"
+HUB_HOME = tempfile.mkdtemp(prefix="hmba-hf-tests-")
+atexit.register(shutil.rmtree, HUB_HOME, ignore_errors=True)
+os.environ.update(
+    HF_HOME=HUB_HOME,
+    HF_HUB_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    DISABLE_SAFETENSORS_CONVERSION="1",
+    TOKENIZERS_PARALLELISM="false",
+    TRANSFORMERS_TEST_DEVICE="cpu",  # its suites would move models, but not our inputs, to a GPU
+)
+for variable in ("NO_PROXY", "no_proxy"):
+    os.environ[variable] = ",".join(filter(None, [os.environ.get(variable), "localhost", "127.0.0.1"]))
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+# The marks that transformers' own suites put on their tests.
+UPSTREAM_MARKS = (
+    "accelerate_tests",
+    "flash_attn_test",
+    "flash_attn_3_test",
+    "flash_attn_4_test",
+    "is_training_test",
+    "slow",
+    "torch_compile_test",
+)
+
+
+def pytest_configure(config):
+    for mark in UPSTREAM_MARKS:
+        config.addinivalue_line("markers", f"{mark}: used by transformers' own suites")
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test draws the same random numbers, whatever ran before it."""
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002 - the suites of transformers draw from numpy's global generator
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of real clips and damaged files, `data` in `../shared` or in the folder that `HMBA_SHARED` names."""
+    folder = Path(os.environ.get("HMBA_SHARED") or ROOT.parent / "shared") / "data"
+    if not folder.is_dir():
+        reason = f"this test reads real clips from {folder}, which does not exist; HMBA_SHARED may name its parent"
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """Load stored numbers: `golden(name) -> (tensors, facts)`, of which a name may lack one."""
+
+    def load(name):
+        tensors, facts = GOLDEN / f"{name}.safetensors", GOLDEN / f"{name}.json"
+        if not (tensors.exists() or facts.exists()):
+            raise FileNotFoundError(f"no golden numbers named {name!r} in {GOLDEN}")
+        return load_file(tensors) if tensors.exists() else {}, json.loads(facts.read_text()) if facts.exists() else {}
+
+    return load

@@ -1,0 +1,206 @@
+"""The rules of CONTRIBUTING.md that a machine can hold: who may import whom, what travels with a checkpoint, names."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "src" / "hmba_hf"
+BUNDLE = PACKAGE / "models"
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+MODULES = {path: ".".join(path.relative_to(ROOT / "src").with_suffix("").parts) for path in SOURCES}
+BUNDLE_FILES = [path for path in sorted(BUNDLE.glob("*.py")) if path.name != "__init__.py"]
+FOLDERS = ("conversion", "examples", "benchmarks")
+OUTSIDE = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+
+# What each floor of the house may import from the house; `models` stands for the public names of all its files.
+MAY_IMPORT = {
+    "ops": {"ops"},
+    "layers": {"ops", "layers"},
+    "configuration": set(),
+    "modeling": {"layers", "configuration"},
+    "video_decoding": set(),
+    "video_processing": {"video_decoding"},
+    "processing": {"video_processing"},
+    "pipeline": {"processing"},
+    "data": {"data"},
+    "metrics": {"metrics"},
+    "streaming": {"models"},
+    "visualization": set(),
+    "training": {"models", "data", "metrics"},
+    "evaluation": {"models", "data", "metrics"},
+    "hub": {"models"},
+}
+# Imported for type checkers only, which makes the file travel with a saved processor.
+MAY_NAME_FOR_TYPES = {"processing": {"pipeline"}}
+SHARED_FLOORS = {"ops", "layers"}
+REQUIRED = {"accelerate", "av", "huggingface_hub", "jinja2", "numpy", "PIL", "safetensors", "torch", "transformers"}
+OPTIONAL = ["datasets", "evaluate", "mamba_ssm", "matplotlib", "peft", "torchvision", "triton"]
+BANNED_WORDS = {"utils", "helpers", "common", "misc", "manager"}
+UNSAFE_MODULES = {"dill", "joblib", "marshal", "pickle", "shelve"}
+
+
+class Import(NamedTuple):
+    """One `import` of a file: the module as an absolute dotted name, the names taken from it, and where it stands."""
+
+    module: str
+    names: list[str]
+    level: int
+    line: int
+    guarded: bool  # inside a `try:`
+    for_types: bool  # inside `if TYPE_CHECKING:`
+
+
+def imports(path: Path) -> Iterator[Import]:
+    package = path.relative_to(ROOT / "src").parent.parts if path.is_relative_to(PACKAGE) else ()
+
+    def visit(node: ast.AST, guarded: bool, for_types: bool) -> Iterator[Import]:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                for alias in child.names:
+                    yield Import(alias.name, [], 0, child.lineno, guarded, for_types)
+            elif isinstance(child, ast.ImportFrom):
+                above = package[: len(package) - child.level + 1] if child.level else ()
+                module = ".".join((*above, *([child.module] if child.module else [])))
+                names = [alias.name for alias in child.names]
+                yield Import(module, names, child.level, child.lineno, guarded, for_types)
+            else:
+                types = isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test)
+                yield from visit(child, guarded or isinstance(child, ast.Try), for_types or types)
+
+    yield from visit(ast.parse(path.read_text()), False, False)
+
+
+def floor_and_family(module: str) -> tuple[str, str]:
+    """Split `hmba_hf.models.modeling_hmba` into `("modeling", "hmba")`, `hmba_hf.data.drama` into `("data", "")`."""
+    _, room, *rest = *module.split("."), ""
+    if room != "models":
+        return room, ""
+    for floor in sorted(MAY_IMPORT, key=len, reverse=True):
+        if rest[0].startswith(f"{floor}_"):
+            return floor, rest[0].removeprefix(f"{floor}_")
+    return "models", ""
+
+
+def house_imports(path: Path) -> Iterator[tuple[str, Import]]:
+    """Yield every house module that a file imports, each name of `from package import module` by itself."""
+    for found in imports(path):
+        if found.module.split(".")[0] != "hmba_hf":
+            continue
+        names = {f"{found.module}.{name}" for name in found.names}
+        taken = sorted(names & set(MODULES.values()))
+        yield from ((module, found) for module in taken or [found.module])
+
+
+def where(path: Path, line: int) -> str:
+    return f"{path.relative_to(ROOT)}:{line}"
+
+
+def defined_names(path: Path) -> Iterator[tuple[str, int]]:
+    yield path.stem, 1
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            yield node.name, node.lineno
+
+
+def test_every_file_imports_only_from_the_floors_below_it():
+    wrong = []
+    for path in SOURCES:
+        if path in (PACKAGE / "__init__.py", BUNDLE / "__init__.py"):
+            continue
+        floor, family = floor_and_family(MODULES[path])
+        assert floor in MAY_IMPORT, f"{where(path, 1)} is on no known floor: {sorted(MAY_IMPORT)}"
+        for module, found in house_imports(path):
+            target, target_family = floor_and_family(module)
+            allowed = MAY_IMPORT[floor] | (MAY_NAME_FOR_TYPES.get(floor, set()) if found.for_types else set())
+            if path not in BUNDLE_FILES and module.startswith("hmba_hf.models"):
+                target, target_family = "models", ""
+            strangers = family != target_family and not {floor, target} & SHARED_FLOORS and path in BUNDLE_FILES
+            if target not in allowed or strangers:
+                wrong.append(f"{where(path, found.line)} ({floor}) imports {module}")
+    assert not wrong
+
+
+def test_a_configuration_needs_no_torch():
+    configurations = BUNDLE.glob("configuration_*.py")
+    assert not [where(path, i.line) for path in configurations for i in imports(path) if i.module.startswith("torch")]
+
+
+def test_other_rooms_and_examples_take_only_public_names():
+    wrong = []
+    for path in [*SOURCES, *OUTSIDE]:
+        if path in BUNDLE_FILES or path.is_relative_to(ROOT / "benchmarks"):
+            continue
+        for module, found in house_imports(path):
+            if module.startswith("hmba_hf.models") and any(name.startswith("_") for name in found.names):
+                wrong.append(f"{where(path, found.line)} takes a private name from {module}")
+    assert not wrong
+
+
+def test_the_bundle_is_flat():
+    assert {path.parent for path in BUNDLE.rglob("*.py")} == {BUNDLE}
+
+
+@pytest.mark.parametrize("path", BUNDLE_FILES, ids=lambda path: path.stem)
+def test_a_bundle_file_reaches_its_siblings_in_the_one_way_that_bundles(path):
+    siblings = {other.stem for other in BUNDLE_FILES}
+    relative = {i.module.removeprefix("hmba_hf.models."): i.line for i in imports(path) if i.level == 1}
+    assert relative.keys() <= siblings, "only `from .sibling import name` is found and copied by save_pretrained"
+    assert not [i for i in imports(path) if i.level > 1 or (i.level == 0 and i.module.split(".")[0] == "hmba_hf")]
+    # transformers looks for imports in the text itself, docstrings included.
+    seen = re.findall(r"^\s*(?:from|import)\s+\.+(\S*)", path.read_text(), flags=re.MULTILINE)
+    assert set(seen) == relative.keys()
+
+
+@pytest.mark.parametrize("path", BUNDLE_FILES, ids=lambda path: path.stem)
+def test_a_bundle_file_asks_hub_users_for_required_packages_only(path):
+    known = REQUIRED | sys.stdlib_module_names
+    outside = [i for i in imports(path) if i.level == 0 and not i.guarded and i.module.split(".")[0] not in known]
+    assert not [f"{where(path, i.line)} needs {i.module}: put it in a `try:` or make it required" for i in outside]
+
+
+def test_importing_the_package_imports_no_optional_one():
+    code = f"import sys, hmba_hf; print(*[name for name in {OPTIONAL} if name in sys.modules])"
+    fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert fresh.returncode == 0, fresh.stderr
+    assert fresh.stdout.split() == []
+
+
+def test_every_public_function_and_class_says_what_it_is():
+    silent = []
+    for path in SOURCES:
+        for node in ast.parse(path.read_text()).body:
+            is_definition = isinstance(node, ast.FunctionDef | ast.ClassDef)
+            if is_definition and not node.name.startswith("_") and not ast.get_docstring(node):
+                silent.append(f"{where(path, node.lineno)} {node.name}")
+    assert not silent
+
+
+def test_nothing_executes_what_it_reads():
+    wrong = []
+    for path in SOURCES:
+        wrong += [where(path, i.line) for i in imports(path) if i.module.split(".")[0] in UNSAFE_MODULES]
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            called, arguments = ast.unparse(node.func), {k.arg: ast.unparse(k.value) for k in node.keywords}
+            unsafe_load = called == "torch.load" and arguments.get("weights_only") != "True"
+            if called in ("eval", "exec") or unsafe_load or arguments.get("allow_pickle") == "True":
+                wrong.append(where(path, node.lineno))
+    assert not wrong
+
+
+def test_no_name_says_nothing():
+    wrong = []
+    for path in [*SOURCES, *OUTSIDE]:
+        for name, line in defined_names(path):
+            words = set(re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower().split("_"))
+            if words & BANNED_WORDS or re.search(r"_v\d+$", name):
+                wrong.append(f"{where(path, line)} {name}")
+    assert not wrong
