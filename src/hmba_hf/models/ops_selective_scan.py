@@ -1,0 +1,273 @@
+"""The selective scan: its contract, its plain reference, and the portable form in chunks.
+
+Axes: `b` batch, `l` time, `d` channels, `n` states. Tensors are `(b, l, d)`, batch first and channels last.
+"""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Elements of the largest temporary, `(rows, steps, d, n)`. On a CPU it should stay in the cache; an accelerator
+# wants fewer and larger kernels.
+TILE_ELEMENTS_CPU = 2**19
+TILE_ELEMENTS_ACCELERATOR = 2**24
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor | None = None,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    state: Tensor | None = None,
+    mask: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor | None, Tensor]:
+    """Run the selective recurrence over time and read it out.
+
+        step[t]  = softplus(delta[t] + delta_bias), 0 where masked
+        state[t] = exp(step[t] A) state[t-1] + step[t] B[t] u[t]
+        y[t]     = (C[t] state[t] + D u[t]) silu(z[t])
+
+    Args:
+        u: input, `(b, l, d)`.
+        delta: raw step size, `(b, l, d)`.
+        A: negative decay rates, `(d, n)`.
+        B: input map, `(b, l, n)`.
+        C: output map, `(b, l, n)`; without it only the state is updated and `y` is `None`.
+        D: skip connection, `(d,)`.
+        z: gate, `(b, l, d)`.
+        delta_bias: `(d,)`.
+        state: state before the first step, `(b, d, n)`; zeros when absent.
+        mask: `(b, l)`, true for real steps; a masked step leaves the state as it was, whatever its input holds.
+        reverse: scan from the last step to the first; `state` then belongs to what follows the sequence.
+
+    Returns:
+        `y`, `(b, l, d)` in the dtype of `u`, and the last state, `(b, d, n)` in float32 or wider.
+
+    Raises:
+        ValueError: if a shape does not fit the others.
+
+    Source: Gu & Dao 2023, arXiv:2312.00752, algorithm 2; `selective_scan_fn` of state-spaces/mamba.
+    Differs: channels last; softplus always; mask, initial state, reverse and the state-only form are part of it.
+    """
+    _check_shapes(u, A, delta=delta, B=B, C=C, D=D, z=z, delta_bias=delta_bias, state=state, mask=mask)
+    return selective_scan_portable(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse)
+
+
+def selective_scan_reference(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor | None = None,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    state: Tensor | None = None,
+    mask: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor | None, Tensor]:
+    """Compute `selective_scan` one step at a time: the specification, with the contract's arguments."""
+    with _without_autocast(u):
+        dtype, (u, step, B, C, z, state) = u.dtype, _widen(u, delta, A, B, C, z, delta_bias, state, mask)
+        y = []
+        for t in reversed(range(u.shape[1])) if reverse else range(u.shape[1]):
+            decay = torch.exp(step[:, t, :, None] * A)  # (b, d, n)
+            state = decay * state + (step[:, t] * u[:, t])[..., None] * B[:, t, None]
+            if C is not None:
+                y.append(torch.einsum("bdn,bn->bd", state, C[:, t]))
+        if C is None:
+            return None, state
+        read = torch.stack(y[::-1] if reverse else y, dim=1) if y else torch.zeros_like(u)
+        return _finish(read, u, D, z).to(dtype), state
+
+
+def selective_scan_portable(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor | None = None,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    state: Tensor | None = None,
+    mask: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor | None, Tensor]:
+    """Compute `selective_scan` in plain torch, on any device, in O(b*l*d) memory forward and backward.
+
+    Time is cut into chunks and the batch into groups of rows. Within a chunk all decays and updates are made at once
+    and only one fused multiply-add a step is sequential. The backward pass keeps the state at each chunk's start and
+    recomputes the rest. Nothing is ever divided by a product of decays, so large steps give zeros, not NaN.
+    """
+    with _without_autocast(u):
+        dtype, (u, step, B, C, z, state) = u.dtype, _widen(u, delta, A, B, C, z, delta_bias, state, mask)
+        A = A.to(state.dtype)
+        if u.numel() == 0:
+            read: Tensor | None = None if C is None else torch.zeros_like(u)
+        elif reverse:
+            read, state = _scan_rows(u.flip(1), step.flip(1), A, B.flip(1), None if C is None else C.flip(1), state)
+            read = None if read is None else read.flip(1)
+        else:
+            read, state = _scan_rows(u, step, A, B, C, state)
+        return None if read is None else _finish(read, u, D, z).to(dtype), state
+
+
+def _scan_rows(
+    u: Tensor, step: Tensor, A: Tensor, B: Tensor, C: Tensor | None, state: Tensor
+) -> tuple[Tensor | None, Tensor]:
+    """Scan groups of batch rows one after the other, so that a chunk's temporaries fit the tile."""
+    elements = TILE_ELEMENTS_CPU if u.device.type == "cpu" else TILE_ELEMENTS_ACCELERATOR
+    shortest = max(4, A.shape[1])  # with `n` steps or more in a chunk, the states at their starts are b*l*d at most
+    rows = max(1, elements // (A.numel() * min(u.shape[1], shortest)))
+    chunk = max(shortest, elements // (min(rows, u.shape[0]) * A.numel()))
+    reads, states = [], []
+    for i in range(0, u.shape[0], rows):
+        s = slice(i, i + rows)
+        read, end = _ChunkedScan.apply(u[s], step[s], A, B[s], None if C is None else C[s], state[s], chunk)
+        reads.append(read)
+        states.append(end)
+    return None if C is None else torch.cat(reads), torch.cat(states)
+
+
+class _ChunkedScan(torch.autograd.Function):
+    """The recurrence alone, in one wide dtype: `(u, step, A, B, C, state, chunk) -> (C state, last state)`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, u: Tensor, step: Tensor, A: Tensor, B: Tensor, C: Tensor | None, state: Tensor, chunk: int
+    ) -> tuple[Tensor | None, Tensor]:
+        starts, read = [], None if C is None else torch.empty_like(u)
+        for s in _chunks(u.shape[1], chunk):
+            starts.append(state)
+            states = _chunk_states(u[:, s], step[:, s], A, B[:, s], state)[1]  # (steps, b, d, n)
+            if C is not None and read is not None:
+                read[:, s] = _contract_states(states, C[:, s])
+            state = states[-1].clone()
+        ctx.save_for_backward(u, step, A, B, C, *starts)
+        ctx.chunk = chunk
+        return read, state
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_read: Any, grad_state: Tensor) -> tuple[Tensor | None, ...]:
+        with _without_autocast(grad_state):
+            u, step, A, B, C, *starts = ctx.saved_tensors
+            grad_u, grad_step, grad_A, grad_B = (torch.zeros_like(x) for x in (u, step, A, B))
+            grad_C: Any = None if C is None else torch.zeros_like(C)
+            for s, start in zip(reversed(list(_chunks(u.shape[1], ctx.chunk))), reversed(starts), strict=True):
+                decay, states = _chunk_states(u[:, s], step[:, s], A, B[:, s], start)
+                if C is None:
+                    grads = torch.zeros_like(states)  # of the loss in state[t], (steps, b, d, n)
+                else:
+                    grads = _time_first(grad_read[:, s])[..., None] * _time_first(C[:, s])[:, :, None]
+                    grad_C[:, s] = _contract_channels(grad_read[:, s], states)
+                for t in reversed(range(grads.shape[0])):
+                    grad_state = grads[t].add_(grad_state) * decay[t]
+                grad_update = _contract_states(grads, B[:, s])  # in step * u
+                grad_B[:, s] = _contract_channels(step[:, s] * u[:, s], grads)
+                grads.mul_(decay)
+                grads[1:].mul_(states[:-1])
+                grads[0].mul_(start)  # now the gradient in step * A
+                grad_A += (grads * _time_first(step[:, s])[..., None]).sum((0, 1))
+                grad_step[:, s] = (grads * A).sum(-1).transpose(0, 1) + grad_update * u[:, s]
+                grad_u[:, s] = grad_update * step[:, s]
+        return grad_u, grad_step, grad_A, grad_B, grad_C, grad_state, None
+
+
+def _chunks(length: int, chunk: int) -> Iterator[slice]:
+    return (slice(i, i + chunk) for i in range(0, length, chunk))
+
+
+def _time_first(x: Tensor) -> Tensor:
+    return x.transpose(0, 1)
+
+
+def _contract_states(states: Tensor, weights: Tensor) -> Tensor:
+    """Sum `(steps, b, d, n)` over the states with weights `(b, steps, n)`; `(b, steps, d)`."""
+    summed = states.flatten(0, 1) @ _time_first(weights).flatten(0, 1)[..., None]
+    return _time_first(summed.view(states.shape[:-1]))
+
+
+def _contract_channels(weights: Tensor, states: Tensor) -> Tensor:
+    """Sum `(steps, b, d, n)` over the channels with weights `(b, steps, d)`; `(b, steps, n)`."""
+    summed = _time_first(weights).flatten(0, 1)[:, None] @ states.flatten(0, 1)
+    return _time_first(summed.view(*states.shape[:2], -1))
+
+
+def _chunk_states(u: Tensor, step: Tensor, A: Tensor, B: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the decays and the states of every step of a chunk, each `(steps, b, d, n)`."""
+    decay = (_time_first(step)[..., None] * A).exp_()
+    states = _time_first(step * u)[..., None] * _time_first(B)[:, :, None]
+    for t in range(states.shape[0]):
+        state = states[t].addcmul_(decay[t], state)
+    return decay, states
+
+
+def _without_autocast(u: Tensor) -> AbstractContextManager:
+    """Keep autocast from narrowing the products of a scan."""
+    device = u.device.type
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+
+
+def _widen(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    state: Tensor | None,
+    mask: Tensor | None,
+) -> tuple[Any, ...]:
+    """Return `u, step, B, C, z, state` in float32 or wider, with masked steps cleared of whatever they hold."""
+    dtype = torch.promote_types(torch.promote_types(u.dtype, A.dtype), torch.float32)
+    hidden = None if mask is None else ~mask[..., None].bool()
+
+    def widen(x: Any) -> Any:
+        wide = None if x is None else x.to(dtype)
+        return wide if wide is None or hidden is None else wide.masked_fill(hidden, 0.0)
+
+    u, delta, B, C, z = map(widen, (u, delta, B, C, z))
+    step = F.softplus(delta if delta_bias is None else delta + delta_bias.to(dtype))
+    if hidden is not None:
+        step = step.masked_fill(hidden, 0.0)
+    state = u.new_zeros(u.shape[0], *A.shape) if state is None else state.to(dtype)
+    return u, step, B, C, z, state
+
+
+def _finish(read: Tensor, u: Tensor, D: Tensor | None, z: Tensor | None) -> Tensor:
+    """Add the skip connection and apply the gate."""
+    if D is not None:
+        read = torch.addcmul(read, u, D.to(read.dtype))
+    return read if z is None else read * F.silu(z)
+
+
+def _check_shapes(u: Tensor, A: Tensor, **others: Tensor | None) -> None:
+    """Raise a `ValueError` that names the first argument whose shape does not fit `u` and `A`."""
+    if u.ndim != 3 or A.ndim != 2 or A.shape[0] != u.shape[2]:
+        raise ValueError(f"u must be (b, l, d) and A (d, n), got {tuple(u.shape)} and {tuple(A.shape)}")
+    (b, length, d), n = u.shape, A.shape[1]
+    wanted: dict[str, tuple[int, ...]] = {
+        "delta": (b, length, d),
+        "z": (b, length, d),
+        "B": (b, length, n),
+        "C": (b, length, n),
+    }
+    wanted |= {"D": (d,), "delta_bias": (d,), "state": (b, d, n), "mask": (b, length)}
+    for name, tensor in others.items():
+        if tensor is not None and tuple(tensor.shape) != wanted[name]:
+            raise ValueError(f"{name} must be {wanted[name]} for u {tuple(u.shape)}, got {tuple(tensor.shape)}")
+    if others["C"] is None and (others["D"] is not None or others["z"] is not None):
+        raise ValueError("D and z read the state out and need C; got them without C")
