@@ -1,0 +1,199 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.testing import assert_close
+from transformers import MambaConfig
+from transformers.models.mamba.modeling_mamba import MambaMixer as TransformersMambaMixer
+
+from hmba_hf.models.layers_mamba import BidirectionalMambaMixer, MambaMixer, MambaState
+
+
+def double_mixer(hidden_size=6, state_size=4, **kwargs):
+    """Build a mixer in double precision whose state lasts long enough to matter."""
+    mixer = MambaMixer(hidden_size, state_size, **kwargs).double()
+    with torch.no_grad():
+        mixer.dt_proj.bias.add_(3)
+    return mixer
+
+
+def gradients(output, module, *inputs):
+    weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
+    return torch.autograd.grad((output * weights).sum(), [*module.parameters(), *inputs])
+
+
+@pytest.fixture
+def original(golden):
+    """The original mixer's weights in ours, and what it gave."""
+    tensors, facts = golden("mamba_block_small")
+    size = facts["config"]
+    mixer = MambaMixer(size["d_model"], size["d_state"], size["d_conv"], size["expand"])
+    weights = {k.removeprefix("w."): v for k, v in tensors.items() if k.startswith("w.")}
+    mixer.load_state_dict(weights)
+    return mixer, tensors
+
+
+def test_it_equals_the_original_mixer(original):
+    mixer, tensors = original
+    y, state = mixer(tensors["in.x"])
+    assert_close(y, tensors["out.y"], atol=1e-5, rtol=0)
+    assert_close(mixer(tensors["in.x_short"])[0], tensors["out.y_short"], atol=1e-5, rtol=0)
+    assert_close(state.conv, tensors["out.final_conv_state"][..., 1:].transpose(1, 2), atol=1e-5, rtol=0)
+    assert_close(state.ssm, tensors["out.final_ssm_state"], atol=1e-5, rtol=0)
+
+
+def test_it_equals_the_original_mixer_in_double(original):
+    mixer, tensors = original
+    assert_close(mixer.double()(tensors["in.x"].double())[0], tensors["out.y_f64"], atol=1e-12, rtol=0)
+
+
+def test_it_has_the_original_mixers_gradients(original):
+    mixer, tensors = original
+    x = tensors["in.x"].requires_grad_()
+    (mixer(x)[0] * tensors["in.grad_weight"]).sum().backward()
+    got = {"x": x.grad, **{name: parameter.grad for name, parameter in mixer.named_parameters()}}
+    wanted = {k.removeprefix("grad."): v for k, v in tensors.items() if k.startswith("grad.")}
+    assert got.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        assert_close(got[name], gradient, atol=1e-4 * gradient.abs().max().item(), rtol=0)
+
+
+def test_step_by_step_equals_the_original_steps(original):
+    mixer, tensors = original
+    state, y = None, []
+    for t in range(tensors["in.x"].shape[1]):
+        step, state = mixer(tensors["in.x"][:, t : t + 1], state)
+        y.append(step)
+    assert_close(torch.cat(y, dim=1), tensors["out.y_step"], atol=1e-5, rtol=0)
+    assert_close(state.ssm, tensors["out.final_ssm_state"], atol=1e-5, rtol=0)
+
+
+def test_it_equals_the_mixer_of_transformers():
+    config = MambaConfig(hidden_size=32, state_size=8, conv_kernel=3, expand=2, use_bias=False)
+    theirs = TransformersMambaMixer(config, layer_idx=0)
+    ours = MambaMixer(32, 8, 3, 2)
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 9, 32)
+    assert_close(ours(x)[0], theirs(x), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("num_outputs", [0, 1, 3, 8, 9])
+def test_the_last_outputs_are_those_of_the_whole(num_outputs, reverse):
+    mixer, x = double_mixer(), torch.randn(2, 8, 6).double().requires_grad_()
+    whole, end = mixer(x, reverse=reverse)
+    last, state = mixer(x, reverse=reverse, num_outputs=num_outputs)
+    kept = min(num_outputs, 8)
+    wanted = whole[:, :kept] if reverse else whole[:, 8 - kept :]
+    assert_close(last, wanted, atol=1e-12, rtol=0)
+    assert_close(state, end, atol=1e-12, rtol=0)
+    if num_outputs:
+        assert_close(gradients(last, mixer, x), gradients(wanted, mixer, x), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("cut", [1, 2, 5, 7])
+def test_two_parts_with_the_state_carried_equal_the_whole(cut, reverse):
+    mixer, x = double_mixer(), torch.randn(2, 8, 6).double()
+    whole, end = mixer(x, reverse=reverse)
+    parts = [x[:, :cut], x[:, cut:]]
+    first, second = reversed(parts) if reverse else parts
+    y_first, state = mixer(first, reverse=reverse)
+    y_second, last = mixer(second, state, reverse=reverse)
+    assert_close(torch.cat([y_second, y_first] if reverse else [y_first, y_second], dim=1), whole)
+    assert_close(last, end)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_masked_prefix_equals_the_sequence_alone(reverse):
+    mixer, x = double_mixer(), torch.randn(2, 8, 6).double()
+    mask = torch.arange(8).expand(2, 8) >= 3
+    poisoned = x.masked_fill(~mask[..., None], 1e3)
+    alone, wanted = mixer(x[:, 3:], reverse=reverse)
+    padded, state = mixer(poisoned, mask=mask, reverse=reverse)
+    assert_close(padded[:, 3:], alone, atol=1e-12, rtol=0)
+    assert_close(state.ssm, wanted.ssm, atol=1e-12, rtol=0)
+
+
+def test_the_state_does_not_grow_with_the_sequence():
+    mixer = double_mixer()
+    for length in (1, 2, 50):
+        state = mixer(torch.randn(2, length, 6).double())[1]
+        assert isinstance(state, MambaState)
+        assert (state.conv.shape, state.ssm.shape) == ((2, 3, 12), (2, 12, 4))
+
+
+def test_it_starts_as_mamba_does():
+    mixer = MambaMixer(256)
+    step = nn.functional.softplus(mixer.dt_proj.bias)
+    assert 1e-3 * 0.99 <= step.min() < 2e-3 and 5e-2 < step.max() <= 1e-1 * 1.01
+    assert abs(torch.log(step).mean() - math.log(1e-2)) < 0.2  # log-uniform
+    assert_close(torch.exp(mixer.A_log), torch.arange(1.0, 17).expand(512, 16))
+    assert torch.equal(mixer.D, torch.ones(512))
+    bounds = {mixer.dt_proj.weight: 16**-0.5, mixer.conv1d.weight: 4**-0.5, mixer.conv1d.bias: 4**-0.5}
+    bounds |= {mixer.in_proj.weight: 256**-0.5, mixer.x_proj.weight: 512**-0.5, mixer.out_proj.weight: 512**-0.5}
+    for weight, bound in bounds.items():
+        assert 0.98 * bound < weight.abs().max() <= bound
+    sizes = {name: tuple(parameter.shape) for name, parameter in mixer.named_parameters()}
+    assert sizes["x_proj.weight"] == (16 + 32, 512) and sizes["in_proj.weight"] == (1024, 256)
+
+
+def test_the_real_width_has_as_many_parameters_as_the_original():
+    with torch.device("meta"):
+        mixer = MambaMixer(1024)
+    assert sum(parameter.numel() for parameter in mixer.parameters()) == 6_666_240
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_near_single(dtype):
+    mixer, x = MambaMixer(32), torch.randn(2, 20, 32)
+    wanted, _ = mixer(x)
+    mixer = mixer.to(dtype)
+    mixer.A_log.data = mixer.A_log.data.float()  # as a model keeps it
+    y, state = mixer(x.to(dtype))
+    assert y.dtype == dtype and state.ssm.dtype == torch.float32
+    assert_close(y.float(), wanted, atol=0.02, rtol=0.05)
+    assert all(gradient.isfinite().all() for gradient in gradients(y, mixer))
+
+
+def test_autocast_is_near_single():
+    mixer, x = MambaMixer(32), torch.randn(2, 20, 32)
+    wanted, wanted_state = mixer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, state = mixer(x)
+    assert_close(y.float(), wanted, atol=0.02, rtol=0.05)
+    assert state.ssm.dtype == torch.float32
+    assert_close(state.ssm, wanted_state.ssm, atol=0.02, rtol=0.05)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients():
+    mixer, x = double_mixer().train(), torch.randn(2, 8, 6).double().requires_grad_()
+    plain = gradients(mixer(x, num_outputs=2)[0], mixer, x)
+    calls = []
+
+    def checkpoint(function, *args):
+        calls.append(function)
+        return torch.utils.checkpoint.checkpoint(function, *args, use_reentrant=False)
+
+    mixer.gradient_checkpointing, mixer._gradient_checkpointing_func = True, checkpoint
+    assert_close(gradients(mixer(x, num_outputs=2)[0], mixer, x), plain, atol=0, rtol=0)
+    assert calls
+
+
+@pytest.mark.parametrize("num_outputs", [1, 3, 8])
+def test_both_directions_read_at_the_end_are_two_whole_scans(num_outputs):
+    pair, norm = BidirectionalMambaMixer(double_mixer(), double_mixer()), nn.LayerNorm(6).double()
+    x = torch.randn(2, 8, 6).double().requires_grad_()
+    from_left = norm(pair.forward_mixer(x)[0])
+    from_right = norm(pair.reverse_mixer(x.flip(1))[0]).flip(1)
+    whole = (from_left + from_right)[:, 8 - num_outputs :]
+    read = pair(x, norm, num_outputs)
+    assert_close(read, whole, atol=1e-12, rtol=0)
+    assert_close(gradients(read, pair, x), gradients(whole, pair, x), atol=1e-12, rtol=0)
+
+
+def test_a_causal_pair_is_its_forward_mixer():
+    pair, norm = BidirectionalMambaMixer(double_mixer(), None), nn.LayerNorm(6).double()
+    x = torch.randn(2, 8, 6).double()
+    assert torch.equal(pair(x, norm, 2), norm(pair.forward_mixer(x, num_outputs=2)[0]))

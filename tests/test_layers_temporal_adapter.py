@@ -1,0 +1,355 @@
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import cosine_similarity
+from torch.testing import assert_close
+
+from hmba_hf.models.layers_temporal_adapter import (
+    BRANCHES,
+    AddFusion,
+    ConcatFusion,
+    ContextMamba,
+    CosineFusion,
+    CrossAttentionFusion,
+    CurrentFrameAdapter,
+    MeanFrameAdapter,
+    QueryMamba,
+    TemporalAdapter,
+    TransformerAdapter,
+)
+from released_keys import released_adapter
+
+D, FRAMES, PATCHES = 8, 5, 3
+RELEASED_BRANCHES = BRANCHES[1:]
+RELEASED_WEIGHTS = {"divided_space_time": 0.005, "joint_space_time": 0.11}
+
+
+def build_adapter(preset="paper", strides=(1, 2), branches=None, fusion="query", width=D, state_size=4):
+    """Build an adapter with the choices of one preset."""
+    paper = preset == "paper"
+    mixer = {"state_size": state_size, "conv_kernel": 4, "expand": 2}
+    branches = branches or (BRANCHES if paper else RELEASED_BRANCHES)
+    context = ContextMamba(width, FRAMES, strides, branches, paper, not paper, mixer)
+    fusion, weights = (fusion, None) if paper else ("cosine", RELEASED_WEIGHTS)
+    query = QueryMamba(width, context.contexts, fusion, 2, weights, paper, mixer)
+    return TemporalAdapter(width, context, query, gated=paper)
+
+
+def randomize(module):
+    """Move every parameter, also those that start at zero; scans keep more of their past."""
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter) + (2 if name.endswith("dt_proj.bias") else 0))
+    return module
+
+
+def frame_features(t, b=2, dtype=torch.float64):
+    return torch.randn(b, t, PATCHES, D).to(dtype).requires_grad_()
+
+
+def both_ways(pair, x, norm):
+    """Scan all of `x`, `(b, l, d)`, from each end and return all steps."""
+    y = norm(pair.forward_mixer(x)[0])
+    return y if pair.reverse_mixer is None else y + norm(pair.reverse_mixer(x.flip(1))[0]).flip(1)
+
+
+def full_contexts(context, frames):
+    """Compute `ContextMamba` without its shortcut: every branch for every frame, then read the last one."""
+    (b, t, p, _), read = frames.shape, {}
+    for branch, stride in context.contexts:
+        steps = sorted(range(t - 1, -1, -stride))
+        x, shared = frames[:, steps], context.share_mixers
+        norm = context.norms["shared" if shared else f"{branch}_stride_{stride}"]
+        if branch == "temporal":
+            read[branch, stride] = both_ways(context.mixers["temporal"], x.mean(2), norm)[:, -1:]
+        elif branch == "divided_space_time":
+            tracks = x.permute(0, 2, 1, 3).reshape(b * p, len(steps), -1)
+            over_time = both_ways(context.mixers["divided_time"], tracks, norm)
+            mixed = x + over_time.reshape(b, p, len(steps), -1).permute(0, 2, 1, 3)
+            pair = context.mixers["space" if shared else "divided_space"]
+            read[branch, stride] = both_ways(pair, mixed.flatten(0, 1), norm).reshape(x.shape)[:, -1]
+        else:
+            table = context.temporal_position_embedding
+            tokens = torch.cat([x[:, i] + table[min(step, len(table) - 1)] for i, step in enumerate(steps)], dim=1)
+            pair = context.mixers["space" if shared else f"joint_stride_{stride}"]
+            read[branch, stride] = norm(both_ways(pair, tokens, norm)).reshape(x.shape)[:, -1]
+    return read
+
+
+def full_form(adapter, frames):
+    """Compute `TemporalAdapter` on unpadded clips through `full_contexts`."""
+    update = adapter.query(frames[:, -1], full_contexts(adapter.context, frames))[0]
+    return frames[:, -1] + (update if adapter.gate is None else adapter.gate * update)
+
+
+def gradients(output, module, *inputs):
+    weights = torch.linspace(-1, 1, output.numel(), dtype=output.dtype).view_as(output)
+    wanted = {**dict(module.named_parameters()), **dict(enumerate(inputs))}
+    return dict(zip(wanted, torch.autograd.grad((output * weights).sum(), list(wanted.values())), strict=True))
+
+
+def assert_gradients_close(got, wanted, tolerance):
+    assert got.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        scale = max(gradient.abs().max().item(), 1.0)
+        assert_close(got[name], gradient, atol=tolerance * scale, rtol=0, msg=lambda m, k=name: f"{k}: {m}")
+
+
+@pytest.mark.parametrize("strides", [(1,), (1, 2), (1, 3)], ids=str)
+@pytest.mark.parametrize("t", [1, 2, 5, 8, 17])
+@pytest.mark.parametrize("preset", ["paper", "released"])
+def test_the_adapter_equals_its_full_form(preset, t, strides):
+    adapter, frames = randomize(build_adapter(preset, strides)).double(), frame_features(t)
+    output, wanted = adapter(frames)[0], full_form(adapter, frames)
+    assert_close(output, wanted, atol=1e-12, rtol=1e-12)
+    assert_gradients_close(gradients(output, adapter, frames), gradients(wanted, adapter, frames), 1e-12)
+
+
+@pytest.mark.parametrize("preset", ["paper", "released"])
+def test_the_adapter_equals_its_full_form_in_single(preset):
+    adapter, frames = randomize(build_adapter(preset)), frame_features(8, dtype=torch.float32)
+    output, wanted = adapter(frames)[0], full_form(adapter, frames)
+    assert_close(output, wanted, atol=1e-5, rtol=1e-5)
+    assert_gradients_close(gradients(output, adapter, frames), gradients(wanted, adapter, frames), 1e-5)
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+def test_each_branch_alone_equals_its_full_form(branch):
+    adapter, frames = randomize(build_adapter(branches=(branch,))).double(), frame_features(6)
+    contexts, wanted = adapter.context(frames), full_contexts(adapter.context, frames)
+    assert list(contexts) == list(wanted) == [(branch, 1), (branch, 2)]
+    assert_close(contexts, wanted, atol=1e-12, rtol=0)
+    output, whole = adapter(frames)[0], full_form(adapter, frames)
+    assert_gradients_close(gradients(output, adapter, frames), gradients(whole, adapter, frames), 1e-12)
+
+
+@pytest.mark.parametrize("strides", [(1,), (1, 2), (1, 3)], ids=str)
+@pytest.mark.parametrize("preset", ["paper", "released"])
+def test_a_padded_clip_gives_what_the_clip_alone_gives(preset, strides):
+    adapter, frames, lengths = randomize(build_adapter(preset, strides)).double(), frame_features(8, b=4), (8, 1, 2, 5)
+    mask = torch.arange(8) >= 8 - torch.tensor(lengths)[:, None]
+    poisoned = frames.masked_fill(~mask[..., None, None], float("nan"))
+    output = adapter(poisoned, mask)[0]
+    wanted = torch.cat([full_form(adapter, frames[i : i + 1, 8 - n :]) for i, n in enumerate(lengths)])
+    assert_close(output, wanted, atol=1e-12, rtol=1e-12)
+    assert_gradients_close(gradients(output, adapter, frames), gradients(wanted, adapter, frames), 1e-12)
+
+
+def test_a_mask_without_padding_changes_nothing():
+    adapter, frames = randomize(build_adapter()).double(), frame_features(5)
+    assert_close(adapter(frames, torch.ones(2, 5, dtype=torch.bool))[0], adapter(frames)[0], atol=1e-12, rtol=0)
+
+
+def test_the_past_reaches_each_context_on_its_own_grid():
+    context, frames = randomize(build_adapter()).context.double(), frame_features(6)
+    changed = frames.detach().clone()
+    changed[:, 2] += 1  # three before the current frame: off the grid of stride 2
+    for key, before in context(frames).items():
+        assert torch.equal(context(changed)[key], before) == (key[1] == 2), key
+
+
+@pytest.fixture
+def released(golden):
+    """The released adapter's weights in ours, its numbers, and the names of the parameters that it never uses."""
+    tensors, facts = golden("hmba_released_small")
+    size = facts["config"]
+    adapter = build_adapter("released", (1,), width=size["d_model"], state_size=size["d_state"])
+    adapter.load_state_dict(released_adapter({k.removeprefix("w."): v for k, v in tensors.items()}))
+    return adapter, tensors
+
+
+def test_the_released_preset_equals_the_released_code(released):
+    adapter, tensors = released
+    video, other = tensors["in.whole_video"], tensors["in.image_features_other"]
+    contexts = adapter.context(video)
+    assert_close(contexts["divided_space_time", 1], tensors["out.f2_raw"], atol=1e-5, rtol=0)
+    assert_close(contexts["joint_space_time", 1], tensors["out.f3_raw"], atol=1e-5, rtol=0)
+    assert_close(adapter(video)[0], tensors["out.output"], atol=1e-5, rtol=0)
+    assert_close(other + adapter.query(other, contexts)[0], tensors["out_other.output"], atol=1e-5, rtol=0)
+
+
+def test_the_released_preset_equals_the_released_code_in_double(released):
+    adapter, tensors = released
+    video = tensors["in.whole_video"].double()
+    contexts = adapter.double().context(video)
+    query = adapter.query.fusion.query_proj(video[:, -1])
+    for name, branch in (("f2", "divided_space_time"), ("f3", "joint_space_time")):
+        context = contexts[branch, 1]
+        weighed = cosine_similarity(context, query, dim=-1)[..., None] * context
+        assert_close(weighed, tensors[f"out_f64.{name}"], atol=1e-12, rtol=0)
+    assert_close(adapter(video)[0], tensors["out_f64.output"], atol=1e-12, rtol=0)
+
+
+def test_the_released_preset_has_the_released_codes_gradients(released, golden):
+    adapter, tensors = released
+    wanted, facts = golden("hmba_released_small_grads")
+    inputs = [wanted[f"in.{name}"].requires_grad_() for name in ("whole_video", "image_features")]
+    output = inputs[1] + adapter.query(inputs[1], adapter.context(inputs[0]))[0]
+    (output * wanted["in.grad_weight"]).sum().backward()
+    got = {name: parameter.grad for name, parameter in adapter.named_parameters()}
+    expected = released_adapter({k.removeprefix("grad."): v for k, v in wanted.items()})
+    assert got.keys() == expected.keys()
+    pairs = [(got[name], expected[name]) for name in got]
+    pairs += [(x.grad, wanted[f"grad_in.{k}"]) for x, k in zip(inputs, ("whole_video", "image_features"), strict=True)]
+    for gradient, original in pairs:
+        assert_close(gradient, original, atol=1e-4 * original.abs().max().item(), rtol=0)
+    # Every released parameter either has a gradient above or is one that the released code never uses.
+    weights = {k.removeprefix("w.") for k in tensors if k.startswith("w.") and ".1." not in k}
+    live = {k.removeprefix("grad.") for k in wanted if k.startswith("grad.")}
+    assert len(facts["no_grad_params"]) == 56
+    assert weights - live == set(facts["no_grad_params"])
+
+
+@pytest.mark.parametrize("fusion", ["query", "cosine", "add", "concat"])
+def test_a_fresh_adapter_is_exactly_the_identity(fusion):
+    frames = frame_features(5, dtype=torch.float32)
+    assert torch.equal(build_adapter(fusion=fusion)(frames)[0], frames[:, -1])
+
+
+@pytest.mark.parametrize("fusion", ["query", "cosine", "add", "concat"])
+def test_a_fresh_adapter_learns_its_gate_first(fusion):
+    adapter = build_adapter(fusion=fusion)
+    found = gradients(adapter(frame_features(5, dtype=torch.float32))[0], adapter)
+    assert {name for name, gradient in found.items() if gradient.any()} == {"gate"}
+
+
+@pytest.mark.parametrize("fusion", ["query", "cosine", "add", "concat"])
+def test_every_parameter_learns_once_the_gate_is_open(fusion):
+    adapter = randomize(build_adapter(fusion=fusion))
+    found = gradients(adapter(frame_features(5, dtype=torch.float32))[0], adapter)
+    # A bias on all keys of a softmax moves nothing; a reverse scan over time has one step, which no decay precedes.
+    idle = {"query.fusion.key_proj.bias"}
+    idle |= {f"context.mixers.{scan}.reverse_mixer.A_log" for scan in ("temporal", "divided_time")}
+    assert {name for name, gradient in found.items() if not gradient.any()} <= idle
+    assert all(gradient.isfinite().all() for gradient in found.values())
+
+
+def test_query_fusion_is_multihead_attention_over_tagged_contexts():
+    contexts = {(branch, stride): torch.randn(2, 3, D).double() for stride in (1, 2) for branch in BRANCHES}
+    fusion = randomize(CrossAttentionFusion(D, list(contexts), num_heads=2)).double()
+    attention = nn.MultiheadAttention(D, 2, batch_first=True).double()
+    with torch.no_grad():
+        projections = (fusion.query_proj, fusion.key_proj, fusion.value_proj)
+        attention.in_proj_weight.copy_(torch.cat([layer.weight for layer in projections]))
+        attention.in_proj_bias.copy_(torch.cat([layer.bias for layer in projections]))
+    attention.out_proj = fusion.out_proj
+    branches, strides = sorted(BRANCHES), [1, 2]
+    tagged = [
+        context + fusion.branch_embedding[branches.index(branch)] + fusion.stride_embedding[strides.index(stride)]
+        for (branch, stride), context in contexts.items()
+    ]
+    current, tokens = torch.randn(2, 3, D).double(), torch.cat(tagged, dim=1)
+    wanted, weights = attention(fusion.norm(current), tokens, tokens, average_attn_weights=False)
+    selected, maps = fusion(current, contexts)
+    assert_close(selected, wanted, atol=1e-12, rtol=0)
+    assert_close(torch.cat(list(maps.values()), dim=-1), weights, atol=1e-12, rtol=0)
+
+
+def test_attention_maps_share_one_over_all_contexts():
+    maps = randomize(build_adapter())(frame_features(5, dtype=torch.float32))[1]
+    assert list(maps) == [f"{branch}/stride_{stride}" for stride in (1, 2) for branch in BRANCHES]
+    for label, attention in maps.items():
+        assert attention.shape == (2, 2, PATCHES, 1 if label.startswith("temporal") else PATCHES)
+    assert_close(sum(attention.sum(-1) for attention in maps.values()), torch.ones(2, 2, PATCHES))
+
+
+@pytest.mark.parametrize("branch", BRANCHES)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_attention_maps_carry_the_label_of_their_context(branch, stride):
+    adapter = randomize(build_adapter())
+    fusion = adapter.query.fusion
+    with torch.no_grad():
+        fusion.query_proj.weight.zero_()
+        fusion.query_proj.bias.fill_(1)
+        fusion.key_proj.weight.copy_(torch.eye(D))
+        fusion.branch_embedding[sorted(BRANCHES).index(branch)] = 50.0
+        fusion.stride_embedding[stride - 1] = 50.0
+    maps = adapter(frame_features(5, dtype=torch.float32))[1]
+    assert_close(maps[f"{branch}/stride_{stride}"].sum(-1), torch.ones(2, 2, PATCHES))
+
+
+def test_only_query_fusion_has_attention_maps():
+    frames = frame_features(5, dtype=torch.float32)
+    assert all(build_adapter(fusion=fusion)(frames)[1] == {} for fusion in ("cosine", "add", "concat"))
+
+
+def test_simple_fusions_equal_their_formulas():
+    current, shapes = torch.randn(2, 3, D), {("temporal", 1): (2, 1, D), ("temporal", 2): (2, 3, D)}
+    contexts = {key: torch.randn(shape) for key, shape in shapes.items()}
+    one, two = (context.expand(2, 3, D) for context in contexts.values())
+    add, concat = AddFusion(list(contexts)), ConcatFusion(D, list(contexts))
+    add.context_scales.data = torch.tensor([2.0, -1.0])
+    cosine = randomize(CosineFusion(D, list(contexts), {"temporal": 0.5}))
+    query, (first, second) = cosine.query_proj(current), cosine.context_scales
+    angles = [(query * x).sum(-1, keepdim=True) / (query.norm(dim=-1) * x.norm(dim=-1))[..., None] for x in (one, two)]
+    assert_close(add(current, contexts)[0], 2 * one - two)
+    assert_close(concat(current, contexts)[0], concat.out_proj(torch.cat([one, two], dim=-1)))
+    assert_close(cosine(current, contexts)[0], 0.5 * (first * angles[0] * one + second * angles[1] * two))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_cosine_fusion_survives_large_and_zero_vectors(dtype):
+    fusion, context = CosineFusion(D, [("temporal", 1)], None).to(dtype), torch.full((1, 1, D), 30.0).to(dtype)
+    current = torch.stack([torch.zeros(D), torch.full((D,), 300.0)])[None].to(dtype)
+    selected = fusion(current, {("temporal", 1): context})[0]
+    wanted = torch.stack([torch.zeros(D), torch.full((D,), 30.0)])[None].to(dtype)
+    assert_close(selected, wanted, rtol=0.01, atol=0)
+    found = gradients(fusion(current[:, 1:], {("temporal", 1): context})[0], fusion)
+    assert all(gradient.isfinite().all() for gradient in found.values())
+
+
+@pytest.mark.parametrize("baseline", [CurrentFrameAdapter, MeanFrameAdapter, lambda: TransformerAdapter(D, FRAMES, 2)])
+def test_baselines_do_not_see_padding(baseline):
+    adapter, frames = randomize(baseline()).double(), frame_features(7, b=3)
+    mask = torch.arange(7) >= torch.tensor([0, 6, 2])[:, None]
+    poisoned = frames.masked_fill(~mask[..., None, None], float("nan"))
+    output, maps = adapter(poisoned, mask)
+    alone = torch.cat([adapter(frames[i : i + 1, mask[i]])[0] for i in range(3)])
+    assert maps == {}
+    assert_close(output, alone, atol=1e-12, rtol=0)
+    assert_gradients_close(gradients(output, adapter, frames), gradients(alone, adapter, frames), 1e-12)
+    with torch.no_grad():
+        assert_close(adapter.eval()(poisoned, mask)[0], output, atol=1e-12, rtol=0)
+
+
+def test_baselines_compute_what_they_say():
+    frames = frame_features(5)
+    assert torch.equal(CurrentFrameAdapter()(frames)[0], frames[:, -1])
+    assert_close(MeanFrameAdapter()(frames)[0], frames.mean(1))
+    assert torch.equal(TransformerAdapter(D, FRAMES, 2).double()(frames)[0], frames[:, -1])
+
+
+def test_every_parameter_of_the_transformer_baseline_learns():
+    adapter = randomize(TransformerAdapter(D, FRAMES, 2))
+    found = gradients(adapter(frame_features(5, dtype=torch.float32))[0], adapter)
+    assert all(gradient.any() for gradient in found.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("preset", ["paper", "released"])
+def test_half_precision_is_near_single(preset, dtype):
+    adapter, frames = randomize(build_adapter(preset)), frame_features(5, dtype=torch.float32)
+    wanted = adapter(frames)[0]
+    output = adapter.to(dtype)(frames.to(dtype))[0]
+    assert output.dtype == dtype
+    assert_close(output.float(), wanted, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    "adapter", [build_adapter, CurrentFrameAdapter, MeanFrameAdapter, lambda: TransformerAdapter(D, 5, 2)]
+)
+def test_input_that_is_no_clip_is_refused(adapter):
+    with pytest.raises(ValueError, match=r"must be \(clips, frames, patches, channels\).*got \(5, 3, 8\)"):
+        adapter()(torch.randn(5, PATCHES, D))
+    with pytest.raises(ValueError, match=r"at least one frame, got \(2, 0, 3, 8\)"):
+        adapter()(torch.randn(2, 0, PATCHES, D))
+    with pytest.raises(ValueError, match=r"frame_mask must be \(2, 5\).*got \(2, 4\)"):
+        adapter()(torch.randn(2, 5, PATCHES, D), torch.ones(2, 4))
+
+
+def test_choices_that_do_not_exist_are_refused():
+    with pytest.raises(ValueError, match="\"concat\", got 'average'"):
+        build_adapter(fusion="average")
+    for build in (lambda: TransformerAdapter(D, 5, 3), lambda: CrossAttentionFusion(D, [("temporal", 1)], 3)):
+        with pytest.raises(ValueError, match="multiple of num_heads=3, got 8"):
+            build()
