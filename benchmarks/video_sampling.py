@@ -1,0 +1,108 @@
+"""Does a clip from the end of a ten-minute file cost more than one from the end of a ten-second file?
+
+Makes both files, checks that they give the same number of frames of the right times, then samples five frames that
+end at the last second of each, every time in a fresh process and in turns, and prints time and memory.
+
+    python benchmarks/video_sampling.py
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+
+from hmba_hf.models.video_decoding_hmba import decode_frames
+
+RATE, GOP, SIZE = 25, 50, (320, 180)
+
+
+def write_video(path: Path, seconds: int) -> None:
+    """Write a picture with a moving square, 25 frames a second, a keyframe every two seconds."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("mpeg4", rate=RATE)
+        stream.width, stream.height = SIZE
+        stream.pix_fmt, stream.gop_size = "yuv420p", GOP
+        picture = np.random.default_rng(0).integers(0, 96, (SIZE[1], SIZE[0], 3), dtype=np.uint8)
+        for index in range(seconds * RATE):
+            frame = picture.copy()
+            left = index * 3 % (SIZE[0] - 40)
+            frame[60:100, left : left + 40] = 255
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        output.mux(stream.encode(None))
+
+
+def memory(field: str) -> float:
+    """A field of this process's memory status (`VmRSS` now, `VmHWM` at its peak), in MiB; Linux only."""
+    status = Path("/proc/self/status").read_text().split()
+    return int(status[status.index(f"{field}:") + 1]) / 1024
+
+
+def sample(path: str, timestamp: float | None) -> dict:
+    """Sample one clip and tell its cost: seconds, and how far memory rose above what the process held before."""
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before, start = memory("VmRSS"), time.perf_counter()
+    frames, metadata = decode_frames(path, timestamp)
+    seconds = time.perf_counter() - start
+    return {
+        "seconds": seconds,
+        "memory": memory("VmHWM") - before,
+        "times": metadata.timestamps,
+        "frames": len(frames),
+    }
+
+
+def sample_apart(path: Path, timestamp: float | None) -> dict:
+    """Sample one clip in a process of its own."""
+    command = [sys.executable, __file__, "--path", str(path), "--timestamp", json.dumps(timestamp)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def main(repeats: int) -> None:
+    """Make the files, check, time in turns, and print the table."""
+    with tempfile.TemporaryDirectory() as folder:
+        lengths = (10, 600)
+        paths = {seconds: Path(folder) / f"{seconds}.mp4" for seconds in lengths}
+        for seconds, path in paths.items():
+            write_video(path, seconds)
+        cases = {"at the last second": lambda seconds: seconds - 1.0, "at the last frame": lambda seconds: None}
+        print(f"{platform.platform()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores")
+        print(f"Python {platform.python_version()}, PyAV {av.__version__}, medians of {repeats} interleaved runs\n")
+        print("| clip of 5 frames ending | file | size | time | extra memory |\n|---|---|---|---|---|")
+        for label, timestamp in cases.items():
+            runs: dict[int, list[dict]] = {seconds: [] for seconds in lengths}
+            for _ in range(repeats):
+                for seconds, path in paths.items():
+                    run = sample_apart(path, timestamp(seconds))
+                    last = seconds - 1 / RATE if timestamp(seconds) is None else timestamp(seconds)
+                    assert run["frames"] == 5 and abs(run["times"][-1] - last) < 1e-6, run
+                    runs[seconds].append(run)
+            medians = {
+                seconds: [statistics.median(run[key] for run in runs[seconds]) for key in ("seconds", "memory")]
+                for seconds in lengths
+            }
+            for seconds, (spent, extra) in medians.items():
+                size = paths[seconds].stat().st_size / 2**20
+                print(f"| {label} | {seconds} s | {size:.1f} MiB | {spent * 1e3:.1f} ms | {extra:.1f} MiB |")
+            ratios = [long / short for long, short in zip(medians[600], medians[10], strict=True)]
+            print(f"| {label} | ratio | | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--path", help="sample this file once and print the cost as JSON")
+    parser.add_argument("--timestamp", type=json.loads, default=None)
+    options = parser.parse_args()
+    if options.path:
+        print(json.dumps(sample(options.path, options.timestamp)))
+    else:
+        main(options.repeats)

@@ -1,0 +1,402 @@
+"""From a video file to the frames of one clip that ends at a given time, decoded with PyAV."""
+
+import math
+import os
+import shutil
+import tempfile
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from io import BytesIO
+from typing import Any
+
+import av
+import numpy as np
+from huggingface_hub.utils import httpx
+from transformers.image_transforms import convert_to_rgb
+from transformers.utils import logging
+from transformers.video_utils import VideoMetadata
+
+logger = logging.get_logger(__name__)
+
+# Seconds. A decimal such as 2.76 stands for the frame at 69/25 s, which the nearest float may miss by a hair.
+TIME_TOLERANCE = 1e-6
+# Timestamps that are out of order are put in order within this many frames.
+REORDER_FRAMES = 8
+# Seconds. Later than any video ends: seeking there leads to the last keyframe, whatever the header says.
+FAR_FUTURE = 1e6
+# Players stretch frames whose pixels are not square. Ratios this close to 1 only repair a rounded size.
+SQUARE_PIXEL_TOLERANCE = 0.01
+
+
+class VideoDecodeError(ValueError):
+    """A file that is no readable video, or one that is damaged where a wanted frame lies."""
+
+
+@dataclass
+class ClipMetadata(VideoMetadata):
+    """Facts about a clip: `height` and `width` of the upright original frame, and the time of each of its frames.
+
+    `frames_indices` are `frame_times * fps`, rounded: exact for a constant rate, nominal for a varying one.
+    """
+
+    frame_times: list[float] | None = None
+
+    @property
+    def timestamps(self) -> list[float]:
+        """Seconds of each frame on the clock of its video."""
+        return super().timestamps if self.frame_times is None else self.frame_times
+
+
+def check_sampling(timestamp: float | None, num_frames: int | None, fps: float | None) -> None:
+    """Raise `ValueError` unless `timestamp` is >= 0, `num_frames` a whole number >= 1 and `fps` > 0, all finite."""
+    if timestamp is not None and not (_is_number(timestamp) and timestamp >= 0):
+        raise ValueError(f"timestamp must be a number of seconds, zero or more, got {timestamp!r}")
+    if num_frames is not None and (not _is_number(num_frames) or num_frames != int(num_frames) or num_frames < 1):
+        raise ValueError(f"num_frames must be a whole number, one or more, got {num_frames!r}")
+    if fps is not None and not (_is_number(fps) and fps > 0):
+        raise ValueError(f"fps must be a number greater than zero, got {fps!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def causal_timestamps(timestamp: float, num_frames: int, fps: float) -> list[float]:
+    """Times of `num_frames` frames that end at `timestamp` and lie `1 / fps` seconds apart, oldest first.
+
+    Times before the video are negative; the first frame stands for them.
+    """
+    check_sampling(timestamp, num_frames, fps)
+    return [timestamp - step / fps for step in reversed(range(int(num_frames)))]
+
+
+def latest_frames(frame_times: Sequence[float], wanted: Sequence[float]) -> list[int]:
+    """Index of the latest frame not after each wanted time, or of the earliest frame where there is none."""
+    order = np.argsort(frame_times, kind="stable")
+    ordered = [frame_times[index] for index in order]
+    return [int(order[max(bisect_right(ordered, time + TIME_TOLERANCE) - 1, 0)]) for time in wanted]
+
+
+def decode_frames(
+    source: Any, timestamp: float | None = None, num_frames: int | None = 5, fps: float = 2.0
+) -> tuple[np.ndarray, ClipMetadata]:
+    """Decode the clip of `num_frames` frames that ends at `timestamp`, `1 / fps` seconds apart.
+
+    A frame is the latest one not after its wanted time, the first one where the clip starts before the video. Only
+    the stretch from the keyframe before the clip is decoded, and only the wanted frames are kept; a stream without
+    timestamps (raw H.264) is decoded from its start and counted at its rate.
+
+    Args:
+        source: path, http(s) URL, bytes or binary file object; a file object is read from its start, rewound and
+            left open.
+        timestamp: seconds on the clock of the video, whose first frame has time 0; the last frame when absent.
+        num_frames: number of frames; every frame up to `timestamp` when `None`.
+        fps: frames per second of the clip.
+
+    Returns:
+        Frames `(t, h, w, 3)`, uint8 RGB, upright and with square pixels, and their metadata.
+
+    Raises:
+        VideoDecodeError: `source` holds no video, or a wanted frame lies in or after damage.
+        ValueError: `timestamp` lies after the last frame.
+    """
+    check_sampling(timestamp, num_frames, fps)
+    with _opened(source) as (file, name), _VideoReader(file, name) as reader:
+        end = reader.last_time() if timestamp is None else float(timestamp)
+        if num_frames is None:
+            chosen = reader.read_all(end)
+        else:
+            chosen = reader.select([max(time, 0.0) for time in causal_timestamps(end, num_frames, fps)])
+        if reader.concealed_from <= chosen[-1][0]:
+            logger.warning(f"{name} is damaged at {reader.concealed_from:.3f} s: frames from there on may look wrong")
+        pictures = {id(frame): reader.to_rgb(frame) for _, frame in chosen}
+        if len({picture.shape for picture in pictures.values()}) > 1:
+            raise VideoDecodeError(f"{name} changes its frame size within the clip that ends at {end:.3f} s")
+        frames = np.stack([pictures[id(frame)] for _, frame in chosen])
+        return frames, reader.metadata(frames, [time for time, _ in chosen])
+
+
+@contextmanager
+def _opened(source: Any) -> Iterator[tuple[Any, str]]:
+    """Turn any kind of source into what PyAV can open and seek, with a name for messages; clean up behind it."""
+    if isinstance(source, str) and source.startswith(("http://", "https://")):
+        with tempfile.TemporaryFile() as file:
+            _download(source, file)
+            yield file, source
+    elif isinstance(source, (str, os.PathLike)):
+        if not os.path.isfile(source):
+            reason = "a directory" if os.path.isdir(source) else "no such file"
+            raise FileNotFoundError(f"a video must be a local file or an http(s) URL, got {str(source)!r} ({reason})")
+        # The prefix keeps FFmpeg from reading a colon in the name as a protocol.
+        yield f"file:{os.fspath(source)}", str(source)
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        yield BytesIO(source), "the video in bytes"
+    elif not hasattr(source, "read"):
+        raise ValueError(f"a video must be a path, URL, bytes or binary file object, got {type(source).__name__}")
+    elif hasattr(source, "seek") and getattr(source, "seekable", lambda: True)():
+        try:
+            yield source, "the video file object"
+        finally:
+            source.seek(0)
+    else:
+        with tempfile.TemporaryFile() as file:
+            shutil.copyfileobj(source, file)
+            yield file, "the video file object"
+
+
+def _download(url: str, file: Any) -> None:
+    try:
+        with httpx.stream("GET", url, follow_redirects=True) as response:
+            response.raise_for_status()
+            for chunk in response.iter_bytes():
+                file.write(chunk)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise VideoDecodeError(f"cannot fetch {url}: {error}") from error
+
+
+@dataclass
+class _Scan:
+    """What one pass over a stretch of the video found."""
+
+    chosen: list[tuple[float, av.VideoFrame]]
+    first_time: float
+    last_time: float
+    covered_until: float
+    passed_end: bool
+    in_order: bool
+
+
+class _VideoReader:
+    """One open video whose frames can be read from any time on, on a clock that starts at its first frame."""
+
+    def __init__(self, source: Any, name: str) -> None:
+        self.source, self.name = source, name
+        self.damage: Exception | None = None
+        self.concealed_from = math.inf
+        self.end: float | None = None
+        self._open()
+        try:
+            self.rate = Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
+            self._find_origin()
+        except BaseException:
+            self.container.close()
+            raise
+
+    def __enter__(self) -> "_VideoReader":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.container.close()
+
+    def _open(self) -> None:
+        """Open the container at its start and choose its best video stream."""
+        if hasattr(self.source, "seek"):
+            self.source.seek(0)
+        try:
+            self.container = av.open(self.source, metadata_errors="replace")
+        except (av.FFmpegError, TypeError, ValueError) as error:
+            raise VideoDecodeError(f"{self.name} cannot be read as a video: {error}") from error
+        stream = self.container.streams.best("video")
+        if stream is None or stream.codec_context is None or stream.disposition & av.stream.Disposition.attached_pic:
+            self.container.close()
+            raise VideoDecodeError(f"{self.name} has no video stream that can be decoded")
+        self.stream: Any = stream
+        # Frame threads would swallow the error at the end of a truncated file.
+        self.stream.thread_type = "SLICE"
+
+    def _find_origin(self) -> None:
+        """Set the clock to zero at the first frame shown, and see whether frames carry timestamps at all."""
+        times = []
+        for frame in self._decoded():
+            times.append(None if frame.pts is None else frame.pts * self.stream.time_base)
+            if len(times) == REORDER_FRAMES:
+                break
+        if not times:
+            reason = f": {self.damage}" if self.damage else ""
+            raise VideoDecodeError(f"{self.name} holds no frame that can be decoded{reason}")
+        known = [time for time in times if time is not None]
+        self.has_times = len(known) == len(times)
+        self.origin = min(known) if self.has_times else Fraction(0)
+        # Few packets of a program stream have timestamps, and FFmpeg guesses wrong ones for the others after a seek.
+        self.can_seek = self.has_times and self.container.format.name != "mpeg"
+
+    def _decoded(self) -> Iterator[av.VideoFrame]:
+        """Decode from where the container stands; an error ends the frames and is kept as `damage`."""
+        try:
+            yield from self.container.decode(self.stream)
+        except av.FFmpegError as error:
+            self.damage = error
+
+    def read(self, start: float | None) -> Iterator[tuple[float, av.VideoFrame]]:
+        """Yield `(time, frame)` from the keyframe before `start` on, or from the first frame if `start` is `None`."""
+        self.damage, self.concealed_from = None, math.inf
+        if start is None:
+            self.container.close()
+            self._open()
+        else:
+            ticks = int((self.origin + Fraction(start + TIME_TOLERANCE)) / self.stream.time_base)
+            try:
+                self.container.seek(ticks, stream=self.stream)
+            except av.FFmpegError:
+                return
+        time: Fraction | None = None if start is not None else -1 / self.rate
+        for frame in self._decoded():
+            if self.has_times and frame.pts is not None:
+                time = frame.pts * self.stream.time_base - self.origin
+            elif time is not None:
+                time += 1 / self.rate
+            else:
+                return
+            if frame.is_corrupt:
+                self.concealed_from = min(self.concealed_from, float(time))
+            yield float(time), frame
+
+    def starts_before(self, time: float) -> Iterator[float | None]:
+        """Yield ever earlier times from which to try to read, at last `None`: the start of the file."""
+        time, step = min(time, FAR_FUTURE), 0.0
+        while self.can_seek and time - step > 0:
+            yield time - step
+            step = max(1.0, 2 * step)
+        yield None
+
+    def last_time(self) -> float:
+        """Time of the last frame, found from the last keyframe on; damage in that stretch is an error."""
+        expected = self.header_duration()
+        starts = [FAR_FUTURE] if self.can_seek and expected is not None else []
+        for start in [*starts, *self.starts_before(FAR_FUTURE if expected is None else expected)]:
+            last, count = -1.0, 0
+            for time, frame in self.read(start):
+                count += 1
+                if time >= last:
+                    last, self.end = time, time + self._shown_for(frame)
+            # After a shorter stretch, the last frame might be one out of order that precedes it.
+            if count > REORDER_FRAMES:
+                break
+        if self.damage or self._promised_time() > last + REORDER_FRAMES / self.rate:
+            raise self._damaged(last, "the last frame")
+        return last
+
+    def select(self, wanted: list[float]) -> list[tuple[float, av.VideoFrame]]:
+        """Choose the latest frame not after each of the wanted times, which ascend and are zero or more."""
+        for start in self.starts_before(wanted[0]):
+            scan = self._scan(start, wanted)
+            slack = 0.0 if scan.in_order else float(REORDER_FRAMES / self.rate)
+            if start is None or scan.first_time <= wanted[0] - slack + TIME_TOLERANCE:
+                break
+        self._check_reached(scan, wanted[-1])
+        return scan.chosen
+
+    def _scan(self, start: float | None, wanted: list[float]) -> _Scan:
+        """Read from `start` to a little after the last wanted time, keeping only the frames that are wanted."""
+        chosen: dict[int, tuple[float, av.VideoFrame]] = {}
+        first, last, until, in_order, beyond = math.inf, -math.inf, -math.inf, True, 0
+        for time, frame in self.read(start):
+            if first == math.inf and start is not None and time > wanted[0] + TIME_TOLERANCE:
+                return _Scan([], math.inf, time, time, False, True)
+            for index, limit in enumerate(wanted):
+                if time <= limit + TIME_TOLERANCE and (index not in chosen or chosen[index][0] <= time):
+                    chosen[index] = (time, frame)
+            in_order = in_order and time >= last
+            first = min(first, time)
+            if time >= last:
+                last, until = time, time + self._shown_for(frame)
+            beyond += time > wanted[-1] + TIME_TOLERANCE
+            if beyond > REORDER_FRAMES:
+                break
+        return _Scan([chosen[index] for index in sorted(chosen)], first, last, until, beyond > 0, in_order)
+
+    def read_all(self, end: float) -> list[tuple[float, av.VideoFrame]]:
+        """Read every frame up to `end`."""
+        frames, last, until = [], 0.0, 0.0
+        for time, frame in self.read(None):
+            if time >= last:
+                last, until = time, time + self._shown_for(frame)
+            if time <= end + TIME_TOLERANCE:
+                frames.append((time, frame))
+            elif last > end + REORDER_FRAMES / self.rate:
+                break
+        self._check_reached(_Scan(frames, 0.0, last, until, last > end + TIME_TOLERANCE, True), end)
+        return sorted(frames, key=lambda pair: pair[0])
+
+    def _shown_for(self, frame: av.VideoFrame) -> float:
+        """Seconds for which a frame is shown."""
+        return float(frame.duration * self.stream.time_base if frame.duration else 1 / self.rate)
+
+    def _check_reached(self, scan: _Scan, wanted: float) -> None:
+        """Raise unless decoding came far enough to know which frame is shown at the last wanted time."""
+        if scan.passed_end or wanted < scan.covered_until - TIME_TOLERANCE:
+            return
+        if self.damage or self._promised_time() > scan.last_time + REORDER_FRAMES / self.rate:
+            raise self._damaged(scan.last_time, f"the frame at {wanted:.3f} s")
+        if wanted > scan.covered_until + TIME_TOLERANCE:
+            end = round(scan.covered_until, 6)
+            raise ValueError(f"timestamp {wanted:.3f} s lies outside {self.name}, which ends at {end} s")
+
+    def _damaged(self, last: float, wanted: str) -> VideoDecodeError:
+        cause = self.damage or "the data end early"
+        return VideoDecodeError(
+            f"{self.name} is damaged: {wanted} cannot be decoded, because decoding stopped after the frame at "
+            f"timestamp={round(last, 6)} ({cause})"
+        )
+
+    def _promised_time(self) -> float:
+        """Time of the last frame in the index of the file; minus infinity where there is no index."""
+        index = self.stream.index_entries
+        if not self.has_times or len(index) == 0:
+            return -math.inf
+        return float(index[len(index) - 1].timestamp * self.stream.time_base - self.origin)
+
+    def header_duration(self) -> float | None:
+        """Seconds that the header gives for the video stream, or for the whole file; `None` where it is silent."""
+        if self.stream.duration is not None:
+            return float(self.stream.duration * self.stream.time_base)
+        return None if self.container.duration is None else self.container.duration / av.time_base
+
+    def to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
+        """Convert a frame to `(h, w, 3)` uint8 RGB: square pixels, upright, transparency over white."""
+        ratio = float(self.stream.sample_aspect_ratio or 1)
+        width = frame.width if abs(ratio - 1) <= SQUARE_PIXEL_TOLERANCE else max(round(frame.width * ratio), 1)
+        has_alpha = any(component.is_alpha for component in frame.format.components)
+        pixels: np.ndarray = frame.to_ndarray(
+            format="rgba" if has_alpha else "rgb24", width=width, interpolation="BICUBIC"
+        )
+        if has_alpha:
+            pixels = np.asarray(convert_to_rgb(pixels, return_numpy=True, input_data_format="channels_last"))
+        return _apply_display_matrix(pixels, frame)
+
+    def metadata(self, frames: np.ndarray, times: list[float]) -> ClipMetadata:
+        """Describe the clip `frames`, `(t, h, w, 3)`, shown at `times`."""
+        indices = [round(time * self.rate) for time in times]
+        duration = self.header_duration() if self.end is None else self.end
+        length = 0 if duration is None else round(duration * self.rate)
+        return ClipMetadata(
+            total_num_frames=max(length, indices[-1] + 1),
+            fps=float(self.rate),
+            width=frames.shape[2],
+            height=frames.shape[1],
+            duration=duration,
+            video_backend="pyav",
+            frames_indices=indices,
+            frame_times=times,
+        )
+
+
+def _apply_display_matrix(pixels: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
+    """Turn and mirror `(h, w, 3)` as the display matrix of the frame asks, to the nearest right angle.
+
+    Formula: `(x', y') = (a x + c y, b x + d y)` with the matrix stored as `a, b, u, c, d, v, ...`.
+    """
+    side_data: Any = frame.side_data.get("DISPLAYMATRIX")
+    if side_data is None:
+        return pixels
+    a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(side_data), dtype=np.int32)[:5])
+    if abs(b) > abs(a):
+        pixels, a, d = pixels.swapaxes(0, 1), c, b
+    if a < 0:
+        pixels = pixels[:, ::-1]
+    if d < 0:
+        pixels = pixels[::-1]
+    return pixels

@@ -1,0 +1,392 @@
+"""Video processor of H-MBA: decode, sample causally, pad to a white square, resize and normalise."""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from huggingface_hub.dataclasses import validate_typed_dict
+from PIL import Image
+from transformers.image_processing_backends import PilBackend
+from transformers.image_processing_utils import BatchFeature
+from transformers.image_transforms import convert_to_rgb
+from transformers.image_utils import (
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+    ChannelDimension,
+    PILImageResampling,
+    infer_channel_dimension_format,
+    validate_kwargs,
+)
+from transformers.processing_utils import VideosKwargs
+from transformers.utils import is_torch_tensor
+from transformers.video_processing_utils import VideoProcessorMixin
+from transformers.video_utils import VideoMetadata
+
+from .video_decoding_hmba import (
+    TIME_TOLERANCE,
+    ClipMetadata,
+    VideoDecodeError,
+    causal_timestamps,
+    check_sampling,
+    decode_frames,
+    latest_frames,
+)
+
+
+class HMBAVideoProcessorKwargs(VideosKwargs, total=False):
+    """Options of a call: those of transformers' video processors, `timestamp` and `do_expand_to_square`.
+
+    `timestamp` is the time in seconds of the current frame, one number for all videos or one (or `None`) for each;
+    `None` means the last frame.
+    """
+
+    timestamp: float | int | list[float | int | None] | tuple[float | int | None, ...] | None
+    do_expand_to_square: bool | None
+
+
+def expand_to_square(image: Any, fill: float = 255) -> Any:
+    """Centre an image on a square of its longer side; an odd remainder goes to the bottom or the right.
+
+    Args:
+        image: PIL image, or array `(..., h, w)`.
+        fill: value of the padding in every channel, white by default.
+
+    Source: Shikra's Expand2square, which the released H-MBA applies to every frame.
+    """
+    if isinstance(image, Image.Image):
+        side, bands = max(image.size), len(image.getbands())
+        square = Image.new(image.mode, (side, side), int(fill) if bands == 1 else (int(fill),) * bands)
+        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        return square
+    height, width = image.shape[-2:]
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    padded = np.full((*image.shape[:-2], side, side), fill, dtype=image.dtype)
+    padded[..., top : top + height, left : left + width] = image
+    return padded
+
+
+def flatten_videos(videos: Any, depth: int = 0) -> list[Any]:
+    """List the clips in any nesting of them.
+
+    A clip is a path, URL, bytes or file object; an array with 4 dimensions; a list of frames (PIL images or arrays);
+    a single frame; or, as in transformers, a list of image paths inside a list of lists.
+    """
+    if _is_file(videos) or _is_frame(videos) or (_is_array(videos) and videos.ndim == 4):
+        return [videos]
+    if _is_array(videos) and videos.ndim == 5:
+        return list(videos)
+    if not isinstance(videos, (list, tuple)) or len(videos) == 0:
+        got = f"{type(videos).__name__} of shape {tuple(getattr(videos, 'shape', ()))}"
+        raise ValueError(f"expected a video, a list of frames or a list of videos, none of them empty, got {got}")
+    if all(_is_frame(item) for item in videos) or (depth == 2 and all(isinstance(item, str) for item in videos)):
+        return [videos]
+    return [clip for item in videos for clip in flatten_videos(item, depth + 1)]
+
+
+def _is_file(value: Any) -> bool:
+    return isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(value, "read")
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray) or is_torch_tensor(value)
+
+
+def _is_frame(value: Any) -> bool:
+    return isinstance(value, Image.Image) or (_is_array(value) and value.ndim in (2, 3))
+
+
+def _to_array(value: Any) -> np.ndarray:
+    if is_torch_tensor(value):
+        value = value.detach().cpu()
+        return (value.float() if value.is_floating_point() else value).numpy()
+    return np.asarray(value)
+
+
+class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
+    """Turn videos into `pixel_values_videos`, `(n, t, 3, h, w)`, the current frame last.
+
+    A file is sampled causally: `num_frames` frames that end at `timestamp`, `1 / fps` seconds apart, each the latest
+    frame not after its time; the first frame stands for times before the video. `do_sample_frames=False` takes every
+    frame up to `timestamp`. Frames that come as images or arrays are taken as they are; they are sampled by the same
+    rule when `timestamp` or `do_sample_frames=True` asks for it and `video_metadata` gives `fps` or `timestamps`
+    (without them, the last `num_frames` frames are taken). An image is a clip of one frame. Clips of unequal length
+    are padded with zeros on the old side, and `frame_mask`, `(n, t)`, tells real frames from padding.
+    """
+
+    resample = PILImageResampling.BICUBIC
+    image_mean = OPENAI_CLIP_MEAN
+    image_std = OPENAI_CLIP_STD
+    size = {"height": 224, "width": 224}
+    default_to_square = False
+    do_resize = True
+    do_rescale = True
+    do_normalize = True
+    do_convert_rgb = True
+    do_expand_to_square = True
+    num_frames = 5
+    fps = 2.0
+    valid_kwargs: Any = HMBAVideoProcessorKwargs
+    # Makes this file and its siblings travel with a saved processor.
+    _auto_class = "AutoVideoProcessor"
+
+    def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
+        """Decode, sample and preprocess one video or any nesting of them.
+
+        Returns:
+            `pixel_values_videos`; `frame_mask` if lengths differ; `video_metadata`, one `ClipMetadata` per video, if
+            `return_metadata=True`.
+
+        Raises:
+            VideoDecodeError: a file cannot be decoded where a wanted frame lies.
+            ValueError: an option or a video is not of the expected form, or `timestamp` lies outside the video.
+        """
+        timestamp, metadata = kwargs.pop("timestamp", None), kwargs.pop("video_metadata", None)
+        check_sampling(None, kwargs.get("num_frames"), kwargs.get("fps"))
+        for name, kind in (("num_frames", int), ("fps", float)):
+            if kwargs.get(name) is not None:
+                kwargs[name] = kind(kwargs[name])
+        validate_kwargs(captured_kwargs=list(kwargs), valid_processor_keys=list(self.valid_kwargs.__annotations__))
+        validate_typed_dict(self.valid_kwargs, kwargs)
+        options = {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__} | kwargs
+
+        options = self._standardize_kwargs(**options)
+        self._validate_preprocess_kwargs(**options)
+
+        sources = flatten_videos(videos)
+        timestamps = _one_per_clip(timestamp, len(sources), "timestamp")
+        given = _one_per_clip(metadata, len(sources), "video_metadata")
+        clips, described = [], []
+        for source, facts, end in zip(sources, given, timestamps, strict=True):
+            frames, facts = self._load_clip(source, facts, end, options, kwargs.get("num_frames"), kwargs.get("fps"))
+            clips.append(np.stack([self._preprocess_frame(frame, **options) for frame in frames]))
+            described.append(facts)
+        features = _batch_clips(clips)
+        if options["return_metadata"]:
+            features["video_metadata"] = described
+        return BatchFeature(
+            data=features, tensor_type=options["return_tensors"], skip_tensor_conversion=["video_metadata"]
+        )
+
+    def _load_clip(
+        self,
+        clip: Any,
+        facts: Mapping | None,
+        timestamp: float | None,
+        options: dict[str, Any],
+        num_frames: int | None,
+        fps: float | None,
+    ) -> tuple[np.ndarray, ClipMetadata]:
+        """Decode or stack the frames of one clip, `(t, c, h, w)`; `num_frames` and `fps` are those of the call."""
+        check_sampling(timestamp, None, None)
+        if _is_file(clip):
+            wanted = None if options["do_sample_frames"] is False else num_frames or self.num_frames
+            frames, metadata = decode_frames(clip, timestamp, wanted, fps or self.fps)
+            return frames.transpose(0, 3, 1, 2), metadata
+        frames = self._stack_frames(clip, options)
+        metadata = _describe_frames(frames, facts)
+        is_image = len(frames) == 1 and _frame_times(metadata) is None
+        if (options["do_sample_frames"] or timestamp is not None) and not is_image:
+            if metadata.frames_indices is None and metadata.frame_times is None:
+                raise ValueError(
+                    f"video_metadata speaks of {metadata.total_num_frames} frames, but {len(frames)} came: "
+                    "`frames_indices` or `timestamps` must say which"
+                )
+            chosen = self.sample_frames(metadata, num_frames, fps, timestamp)
+            frames, metadata = frames[chosen], _metadata_of(metadata, chosen)
+        return frames, metadata
+
+    def sample_frames(
+        self,
+        metadata: VideoMetadata,
+        num_frames: int | None = None,
+        fps: float | None = None,
+        timestamp: float | None = None,
+        **kwargs: Any,
+    ) -> np.ndarray:
+        """Indices of the frames of a causal clip, `(num_frames,)`; a repeated index stands for a repeated frame.
+
+        Frames whose times are unknown are taken as they follow each other: the last `num_frames`.
+        """
+        check_sampling(timestamp, num_frames, fps)
+        num_frames = num_frames or self.num_frames
+        times = _frame_times(metadata)
+        if times is not None:
+            end = max(times) if timestamp is None else timestamp
+            shown_for = 1 / metadata.fps if metadata.fps else 0.0
+            if not min(times) - TIME_TOLERANCE <= end <= max(times) + shown_for + TIME_TOLERANCE:
+                raise ValueError(f"timestamp {end} s lies outside the clip, from {min(times)} s to {max(times)} s")
+            return np.array(latest_frames(times, causal_timestamps(end, num_frames, fps or self.fps)))
+        if fps is not None or timestamp is not None:
+            raise ValueError("sampling frames by `fps` or `timestamp` needs video_metadata with `fps` or `timestamps`")
+        count = metadata.total_num_frames if metadata.frames_indices is None else len(metadata.frames_indices)
+        if num_frames > count:
+            raise ValueError(
+                f"cannot choose num_frames={num_frames} out of {count} frames; "
+                "with `fps` in video_metadata, the first one would be repeated"
+            )
+        return np.arange(count - num_frames, count)
+
+    def _stack_frames(self, clip: Any, options: dict[str, Any]) -> np.ndarray:
+        """Stack the frames of a clip to `(t, c, h, w)`: uint8, or float32 in [0, 1] when nothing is to be rescaled."""
+        layout = options["input_data_format"]
+        if isinstance(clip, (list, tuple)) and isinstance(clip[0], str):
+            clip = self.fetch_images(list(clip))
+        if _is_array(clip) and clip.ndim == 4:
+            frames = _to_array(clip)
+        else:
+            listed = list(clip) if isinstance(clip, (list, tuple)) else [clip]
+            if any(isinstance(frame, Image.Image) for frame in listed):
+                layout = ChannelDimension.LAST
+            arrays = [_frame_to_array(frame, options["do_convert_rgb"]) for frame in listed]
+            shapes = sorted({array.shape for array in arrays})
+            if len(shapes) > 1:
+                raise ValueError(f"all frames of a clip must have the same size, got {shapes}")
+            frames = np.stack(arrays)
+        frames = _to_pixels(_to_channels_first(frames, layout), options["do_rescale"])
+        if options["do_convert_rgb"] and frames.shape[1] != 3:
+            layout = ChannelDimension.FIRST
+            frames = np.stack(
+                [np.asarray(convert_to_rgb(frame, return_numpy=True, input_data_format=layout)) for frame in frames]
+            )
+        return frames
+
+    def _preprocess_frame(self, frame: np.ndarray, **options: Any) -> np.ndarray:
+        """Preprocess one frame, `(c, h, w)`, in the order and with the arithmetic of `CLIPImageProcessor`."""
+        if options["do_expand_to_square"]:
+            frame = expand_to_square(frame, fill=255 if frame.dtype == np.uint8 else 1.0)
+        if options["do_resize"]:
+            frame = self.resize(frame, options["size"], options["resample"])
+        if options["do_center_crop"]:
+            frame = self.center_crop(frame, options["crop_size"])
+        if options["do_rescale"]:
+            frame = self.rescale(frame, options["rescale_factor"])
+        if options["do_normalize"]:
+            frame = self.normalize(frame, options["image_mean"], options["image_std"])
+        return frame
+
+    def to_dict(self) -> dict[str, Any]:
+        """The options as they are saved, with the class that Auto classes load."""
+        return {**super().to_dict(), "auto_map": {self._auto_class: "video_processing_hmba.HMBAVideoProcessor"}}
+
+
+def _batch_clips(clips: list[np.ndarray]) -> dict[str, Any]:
+    """Pad clips `(t, c, h, w)` on the old side to one length and stack them; frames of several sizes stay a list."""
+    length = max(len(clip) for clip in clips)
+    padded = [
+        np.concatenate([np.zeros_like(clip, shape=(length - len(clip), *clip.shape[1:])), clip]) for clip in clips
+    ]
+    same_size = len({clip.shape for clip in padded}) == 1
+    features: dict[str, Any] = {"pixel_values_videos": np.stack(padded) if same_size else padded}
+    if any(len(clip) < length for clip in clips):
+        features["frame_mask"] = np.stack([np.arange(length) >= length - len(clip) for clip in clips])
+    return features
+
+
+def _one_per_clip(value: Any, count: int, name: str) -> list[Any]:
+    """Spread one value over all clips, or check that a (nested) list has one for each."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if not isinstance(value, (list, tuple)):
+        if isinstance(value, Mapping) and count > 1:
+            raise ValueError(f"expected {count} entries of {name}, one for each video, got one")
+        return [value] * count
+    values = [inner for item in value for inner in (item if isinstance(item, (list, tuple)) else [item])]
+    if len(values) != count:
+        raise ValueError(f"expected {count} entries of {name}, one for each video, got {len(values)}")
+    return values
+
+
+def _frame_to_array(frame: Any, do_convert_rgb: bool | None) -> np.ndarray:
+    """Turn a PIL image or an array into an array with a channel axis."""
+    if isinstance(frame, Image.Image) and do_convert_rgb:
+        return np.asarray(convert_to_rgb(frame, return_numpy=True))
+    array = _to_array(frame)
+    return array[..., None] if array.ndim == 2 else array
+
+
+def _to_channels_first(frames: np.ndarray, layout: Any) -> np.ndarray:
+    """Move the channels of `(t, c, h, w)` or `(t, h, w, c)` to the second axis; there must be 1, 3 or 4 of them."""
+    if 0 in frames.shape:
+        raise ValueError(f"a clip must hold at least one frame and one pixel, got shape {frames.shape}")
+    if layout is None:
+        try:
+            layout = infer_channel_dimension_format(frames, num_channels=(1, 3, 4))
+        except ValueError as error:
+            raise ValueError(
+                f"frames must have 1, 3 or 4 channels, first or last, got shape {frames.shape}"
+            ) from error
+    return np.moveaxis(frames, -1, 1) if ChannelDimension(layout) == ChannelDimension.LAST else frames
+
+
+def _to_pixels(frames: np.ndarray, do_rescale: bool | None) -> np.ndarray:
+    """Check the values of frames and bring them to uint8, or to float32 in [0, 1] if they are not to be rescaled."""
+    if frames.dtype == np.uint8:
+        return frames
+    if frames.dtype.kind not in "iuf":
+        raise ValueError(f"pixels must be numbers, got {frames.dtype}")
+    low, high = frames.min(), frames.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError("pixels must be finite, got NaN or infinity")
+    if low < 0 or high > 255:
+        raise ValueError(f"pixels must lie between 0 and 255, got {low} to {high}")
+    if frames.dtype.kind == "f" and high <= 1:
+        if not do_rescale:
+            return frames.astype(np.float32)
+        if (frames != np.round(frames)).any():
+            raise ValueError("pixels already lie between 0 and 1: pass do_rescale=False")
+    return np.round(frames).astype(np.uint8)
+
+
+def _describe_frames(frames: np.ndarray, facts: Mapping | None) -> ClipMetadata:
+    """Complete the metadata that came with the frames of a clip, `(t, c, h, w)`."""
+    given = {key: value for key, value in (facts or {}).items() if value is not None}
+    if "timestamps" in given:
+        given["frame_times"] = given.pop("timestamps")
+    unknown = sorted(set(given) - set(ClipMetadata.__dataclass_fields__))
+    if unknown:
+        raise ValueError(f"video_metadata has unknown keys {unknown}")
+    length, _, height, width = frames.shape
+    for key in ("frames_indices", "frame_times"):
+        if key in given:
+            given[key] = [value.item() if hasattr(value, "item") else value for value in given[key]]
+            if len(given[key]) != length:
+                raise ValueError(f"video_metadata must give {key} for {length} frames, got {len(given[key])}")
+    check_sampling(None, None, given.get("fps"))
+    for time in given.get("frame_times", []):
+        check_sampling(time, None, None)
+    given.setdefault("total_num_frames", length)
+    if given["total_num_frames"] == length:
+        given.setdefault("frames_indices", list(range(length)))
+    return ClipMetadata(**{"height": height, "width": width, **given})
+
+
+def _frame_times(metadata: VideoMetadata) -> Sequence[float] | None:
+    """Seconds of each frame, or `None` where `metadata` does not tell."""
+    times = getattr(metadata, "frame_times", None)
+    if times is not None or metadata.fps is None:
+        return times
+    indices = range(metadata.total_num_frames) if metadata.frames_indices is None else metadata.frames_indices
+    return [index / metadata.fps for index in indices]
+
+
+def _metadata_of(metadata: ClipMetadata, chosen: np.ndarray) -> ClipMetadata:
+    """Narrow the metadata of a clip to the chosen frames."""
+    narrowed: dict[str, Any] = dict(metadata)
+    times = _frame_times(metadata)
+    for key, values in (("frames_indices", metadata.frames_indices), ("frame_times", times)):
+        narrowed[key] = None if values is None else [values[index] for index in chosen]
+    return ClipMetadata(**narrowed)
+
+
+__all__ = [
+    "ClipMetadata",
+    "HMBAVideoProcessor",
+    "HMBAVideoProcessorKwargs",
+    "VideoDecodeError",
+    "causal_timestamps",
+    "decode_frames",
+    "expand_to_square",
+    "flatten_videos",
+]

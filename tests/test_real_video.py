@@ -1,0 +1,199 @@
+"""Every real or damaged file of the shared folder: what it decodes to, or the error it gives."""
+
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from hmba_hf.models.video_decoding_hmba import _opened, _VideoReader, latest_frames
+from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor, VideoDecodeError, causal_timestamps, decode_frames
+
+
+class Facts(NamedTuple):
+    """Frames and upright `(height, width)` of a file, the time of its last frame, and when it ends."""
+
+    count: int
+    size: tuple[int, int]
+    last: float
+    end: float
+
+
+LONG, MIDDLE, SHORT = (125, 4.96, 5.0), (75, 2.96, 3.0), (50, 1.96, 2.0)
+
+
+def facts(length, *size):
+    count, last, end = length
+    return Facts(count, size, last, end)
+
+
+READABLE = {
+    "clips/ego_walk_gopro_480p.mp4": Facts(352, (480, 848), 11.7117, 11.745067),
+    "clips/freeway_cars_720p_38f.mp4": Facts(38, (720, 1280), 1.48, 1.52),
+    "clips/freeway_cars_audio_720p.mp4": Facts(88, (720, 1280), 3.48, 3.52),
+    "clips/freeway_day_540p.mp4": Facts(221, (540, 960), 8.8, 8.84),
+    "clips/parking_person_bicycle_car.gif": Facts(41, (270, 480), 3.33, 3.41),
+    "fixtures/all_intra.mp4": facts(SHORT, 270, 480),
+    "fixtures/anamorphic_sar4x3.mp4": facts(MIDDLE, 360, 853),
+    "fixtures/audio_longer_than_video.mp4": facts(MIDDLE, 270, 480),
+    "fixtures/av1_270p.mkv": facts(LONG, 270, 480),
+    "fixtures/gif_180p_8fps.gif": Facts(24, (180, 320), 2.88, 3.01),
+    "fixtures/h264_10bit_270p.mp4": facts(SHORT, 270, 480),
+    "fixtures/h264_fullrange_pc_270p.mp4": facts(SHORT, 270, 480),
+    "fixtures/hevc_360p.mp4": facts(LONG, 360, 640),
+    "fixtures/mjpeg_270p.avi": facts(MIDDLE, 270, 480),
+    "fixtures/mpeg2_360p.ts": facts(LONG, 360, 640),
+    "fixtures/mpeg4_360p.avi": facts(LONG, 360, 640),
+    "fixtures/odd_size_427x241_yuv444p.mp4": facts(SHORT, 241, 427),
+    "fixtures/one_keyframe_bframes.mp4": facts(LONG, 270, 480),
+    "fixtures/raw_annexb.h264": facts(LONG, 270, 480),
+    "fixtures/rot_display_180.mov": facts(MIDDLE, 270, 480),
+    "fixtures/rot_display_ccw90.mov": facts(MIDDLE, 270, 480),
+    "fixtures/rot_display_cw90.mov": facts(MIDDLE, 270, 480),
+    "fixtures/rot_reference_upright_270p.mp4": facts(MIDDLE, 270, 480),
+    "fixtures/single_frame.mp4": Facts(1, (270, 480), 0.0, 0.04),
+    "fixtures/start_offset_2500ms.mkv": facts(MIDDLE, 270, 480),
+    "fixtures/vfr_360p.mp4": Facts(81, (360, 640), 4.92, 4.96),
+    "fixtures/vp9_480p.webm": facts(LONG, 480, 854),
+    "fixtures/wrong_extension_webm.mp4": facts(LONG, 480, 854),
+    "thirdparty_fixtures/decord_unordered.mov": Facts(4, (50, 50), 0.09375, 0.125),
+    "thirdparty_fixtures/decord_video_0.mov": Facts(3, (320, 568), 0.066667, 0.1),
+    "thirdparty_fixtures/decord_video_180.mov": Facts(3, (320, 568), 0.066667, 0.1),
+    "thirdparty_fixtures/decord_video_270.mov": Facts(3, (568, 320), 0.066667, 0.1),
+    "thirdparty_fixtures/decord_video_90.mov": Facts(3, (568, 320), 0.066667, 0.1),
+    "thirdparty_fixtures/torchcodec_h265_video.mp4": Facts(10, (128, 128), 0.9, 1.0),
+    "thirdparty_fixtures/torchcodec_nasa_13013.mp4": Facts(390, (270, 480), 12.979633, 13.013),
+    "thirdparty_fixtures/torchcodec_var_fps_video.mp4": Facts(300, (128, 128), 14.933333, 14.966667),
+}
+# Files that stop after so many frames, at 25 or 10 a second.
+DAMAGED = {
+    "fixtures/broken_bitflips.mp4": (78, 25),
+    "fixtures/broken_truncated_faststart.mp4": (70, 25),
+    "thirdparty_fixtures/decord_corrupted.mp4": (28, 10),
+}
+UNREADABLE = {
+    "fixtures/audio_only.mp4": "no video stream",
+    "fixtures/broken_empty.mp4": "cannot be read as a video",
+    "fixtures/broken_header_only.mp4": "no frame that can be decoded",
+    "fixtures/broken_text.mp4": "cannot be read as a video",
+    "fixtures/broken_truncated_no_moov.mp4": "cannot be read as a video",
+}
+FOLDERS = ("clips", "fixtures", "thirdparty_fixtures")
+
+
+def read_sequentially(path):
+    """All frames `(t, h, w, 3)` and their times, decoded from the start without any seek."""
+    with _opened(path) as (file, name), _VideoReader(file, name) as reader:
+        pairs = sorted(((time, reader.to_rgb(frame)) for time, frame in reader.read(None)), key=lambda pair: pair[0])
+    return np.stack([frame for _, frame in pairs]), [time for time, _ in pairs]
+
+
+def test_every_file_of_the_folder_is_tested(shared_data):
+    files = {f"{folder}/{path.name}" for folder in FOLDERS for path in (shared_data / folder).iterdir()}
+    assert files == {*READABLE, *DAMAGED, *UNREADABLE}
+
+
+@pytest.fixture(scope="module", params=READABLE)
+def readable(request, shared_data):
+    """A path, what is known about the file, and all its frames and times."""
+    path = shared_data / request.param
+    return path, READABLE[request.param], *read_sequentially(path)
+
+
+def test_a_file_decodes_to_its_frames(readable):
+    path, wanted, frames, times = readable
+    assert frames.shape == (wanted.count, *wanted.size, 3)
+    assert times[0] == 0 and times[-1] == pytest.approx(wanted.last, abs=1e-5)
+    clip, metadata = decode_frames(path)
+    assert metadata.timestamps[-1] == times[-1] and np.array_equal(clip[-1], frames[-1])
+    assert (metadata.height, metadata.width) == wanted.size
+    assert metadata.duration == pytest.approx(wanted.end, abs=1e-5)
+    # Exact for a constant rate; for a varying one it is the length times the average rate.
+    assert metadata.total_num_frames == pytest.approx(
+        wanted.count, abs=2 if len(set(np.diff(times).round(3))) > 1 else 0
+    )
+
+
+def test_seeking_is_exact_to_the_frame(readable):
+    path, wanted, frames, times = readable
+    for timestamp, fps in ((times[-1], 2.0), (times[len(times) // 2], 25.0), (wanted.end * 0.71, 7.5), (0.0, 0.9)):
+        clip, metadata = decode_frames(path, timestamp, 4, fps)
+        limits = causal_timestamps(timestamp, 4, fps)
+        chosen = latest_frames(times, limits)
+        assert metadata.timestamps == [times[index] for index in chosen]
+        assert np.array_equal(clip, frames[chosen])
+        assert all(time <= limit + 1e-6 or time == 0 for time, limit in zip(metadata.timestamps, limits, strict=True))
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_a_timestamp_after_the_last_frame_is_outside_the_file(name, shared_data):
+    with pytest.raises(ValueError, match="lies outside") as error:
+        decode_frames(shared_data / name, READABLE[name].end + 0.01)
+    assert not isinstance(error.value, VideoDecodeError)
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_gives_the_frames_before_the_damage_and_names_the_last(name, shared_data):
+    count, rate = DAMAGED[name]
+    last = (count - 1) / rate
+    with pytest.raises(VideoDecodeError, match=rf"decoding stopped after the frame at timestamp={last} "):
+        decode_frames(shared_data / name)
+    for timestamp in (0.0, last / 2, last):
+        _, metadata = decode_frames(shared_data / name, timestamp)
+        assert metadata.timestamps[-1] == pytest.approx(np.floor(timestamp * rate + 1e-6) / rate)
+    for timestamp in (count / rate, 4.5):
+        with pytest.raises(VideoDecodeError, match=f"the frame at {timestamp:.3f} s cannot be decoded"):
+            decode_frames(shared_data / name, timestamp)
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+@pytest.mark.parametrize("timestamp", [None, 0.0, 1.0])
+def test_a_file_without_frames_says_what_is_wrong(name, timestamp, shared_data):
+    with pytest.raises(VideoDecodeError, match=UNREADABLE[name]):
+        HMBAVideoProcessor()(shared_data / name, timestamp=timestamp)
+
+
+@pytest.mark.parametrize("name", ["rot_display_180.mov", "rot_display_ccw90.mov", "rot_display_cw90.mov"])
+def test_rotated_files_are_shown_upright(name, shared_data):
+    upright, _ = read_sequentially(shared_data / "fixtures/rot_reference_upright_270p.mp4")
+    shown, _ = decode_frames(shared_data / "fixtures" / name, num_frames=None)
+    assert np.abs(shown.astype(int) - upright).mean() < 2
+
+
+@pytest.mark.parametrize("name", ["decord_video_90.mov", "decord_video_180.mov", "decord_video_270.mov"])
+def test_phone_videos_are_turned_as_they_were_held(name, shared_data):
+    with _opened(shared_data / "thirdparty_fixtures" / name) as (file, _), _VideoReader(file, name) as reader:
+        frame = next(reader.read(None))[1]
+        stored = frame.to_ndarray(format="rgb24", interpolation="BICUBIC")
+        shown = reader.to_rgb(frame)
+    quarter_turns = {"decord_video_90.mov": 3, "decord_video_180.mov": 2, "decord_video_270.mov": 1}[name]
+    assert np.array_equal(shown, np.rot90(stored, quarter_turns))
+
+
+@pytest.mark.parametrize(
+    "name", ["all_intra.mp4", "h264_10bit_270p.mp4", "av1_270p.mkv", "mjpeg_270p.avi", "h264_fullrange_pc_270p.mp4"]
+)
+def test_depth_range_and_codec_do_not_change_the_colours(name, shared_data):
+    """The full-range file is grey, so only its brightness is compared."""
+    times = {"timestamp": 1.0, "num_frames": 3}
+    reference, _ = decode_frames(shared_data / "fixtures/rot_reference_upright_270p.mp4", **times)
+    shown, _ = decode_frames(shared_data / "fixtures" / name, **times)
+    if "fullrange" in name:
+        reference, shown = reference.mean(axis=-1), shown.mean(axis=-1)
+    assert np.abs(shown.astype(float) - reference).mean() < 4
+    assert abs(shown.mean() - reference.mean()) < 1
+
+
+def test_the_best_of_several_video_streams_is_read(shared_data):
+    frames, metadata = decode_frames(shared_data / "thirdparty_fixtures/torchcodec_nasa_13013.mp4", 6.0)
+    assert frames.shape == (5, 270, 480, 3)
+    assert metadata.fps == pytest.approx(30000 / 1001)
+
+
+def test_a_batch_of_real_clips_becomes_one_tensor(shared_data):
+    names = ["clips/freeway_day_540p.mp4", "clips/parking_person_bicycle_car.gif", "fixtures/rot_display_cw90.mov"]
+    features = HMBAVideoProcessor()(
+        [shared_data / name for name in names], timestamp=[8.0, None, 2.0], return_metadata=True, return_tensors="pt"
+    )
+    assert features["pixel_values_videos"].shape == (3, 5, 3, 224, 224)
+    assert [(m.height, m.width) for m in features["video_metadata"]] == [READABLE[name].size for name in names]
+    assert set(features) == {"pixel_values_videos", "video_metadata"}
