@@ -1,0 +1,56 @@
+"""Run the whole 7B H-MBA once in bfloat16 with random weights, and print what it took.
+
+    python benchmarks/full_size.py [--released] [--new_tokens 2]
+
+A clip of five frames goes through CLIP ViT-L/14, the adapter, the projector and the 7B Llama. The weights are random,
+so the answer means nothing; the memory and the shapes are those of the real model.
+"""
+
+import argparse
+import platform
+import resource
+import time
+
+import torch
+from transformers import AutoModelForImageTextToText, GenerationConfig
+
+from hmba_hf import HMBAConfig
+
+
+def main() -> None:
+    """Build, run, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--released", action="store_true", help="the released preset instead of the paper's")
+    parser.add_argument("--new_tokens", type=int, default=2)
+    args = parser.parse_args()
+    config = HMBAConfig.released() if args.released else HMBAConfig()
+
+    start = time.perf_counter()
+    print("drawing seven billion random weights ...", flush=True)
+    model = AutoModelForImageTextToText.from_config(config, dtype=torch.bfloat16).eval()
+    built = time.perf_counter()
+    prompt = torch.tensor([[1, *range(100, 150), *[config.video_token_id] * 256, *range(200, 230)]])
+    pixels = torch.randn(1, config.num_frames, 3, 224, 224)
+    with torch.no_grad():
+        output = model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            pixel_values_videos=pixels,
+            generation_config=GenerationConfig(max_new_tokens=args.new_tokens, do_sample=False, pad_token_id=0),
+        )
+    done = time.perf_counter()
+
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.model.named_children()}
+    counts["lm_head"] = model.lm_head.weight.numel()
+    for name, count in {**counts, "all": sum(counts.values())}.items():
+        print(f"{name:>22} {count:>15,} parameters")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    print(
+        f"prompt of {prompt.shape[1]} tokens, {output.shape[1] - prompt.shape[1]} generated, bfloat16, random weights"
+    )
+    print(f"built in {built - start:.0f} s, answered in {done - built:.0f} s, peak resident memory {peak:.1f} GiB")
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+
+
+if __name__ == "__main__":
+    main()

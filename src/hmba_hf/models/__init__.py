@@ -1,0 +1,32 @@
+"""Register H-MBA with the Auto classes and the pipeline; the one file here that no checkpoint carries."""
+
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoProcessor,
+)
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from .configuration_hmba import HMBAConfig
+from .modeling_hmba import HMBAForConditionalGeneration, HMBAModel
+from .pipeline_hmba import VideoTextToTextPipeline
+from .processing_hmba import HMBAProcessor
+from .video_processing_hmba import HMBAVideoProcessor
+
+AutoConfig.register("hmba", HMBAConfig)
+AutoModel.register(HMBAConfig, HMBAModel)
+AutoModelForImageTextToText.register(HMBAConfig, HMBAForConditionalGeneration)
+AutoModelForMultimodalLM.register(HMBAConfig, HMBAForConditionalGeneration)
+AutoVideoProcessor.register(
+    HMBAConfig, video_processor_classes={"torchvision": HMBAVideoProcessor, "pil": HMBAVideoProcessor}
+)
+AutoProcessor.register(HMBAConfig, HMBAProcessor)
+PIPELINE_REGISTRY.register_pipeline(
+    "video-text-to-text",
+    pipeline_class=VideoTextToTextPipeline,
+    pt_model=(AutoModelForImageTextToText, AutoModelForMultimodalLM),  # type: ignore[arg-type]
+    type="multimodal",
+)

@@ -1,0 +1,174 @@
+"""Configuration of H-MBA: any vision tower, any causal language model, and the temporal adapter between them."""
+
+from copy import deepcopy
+from typing import Any
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+
+BRANCHES = ("temporal", "divided_space_time", "joint_space_time")
+ADAPTERS = ("mamba", "none", "mean", "transformer")
+FUSIONS = ("query", "cosine", "add", "concat")
+
+# What a saved config names, so that a checkpoint loads where this package is not installed.
+AUTO_MAP = {
+    "AutoConfig": "configuration_hmba.HMBAConfig",
+    "AutoModel": "modeling_hmba.HMBAModel",
+    "AutoModelForImageTextToText": "modeling_hmba.HMBAForConditionalGeneration",
+    "AutoModelForMultimodalLM": "modeling_hmba.HMBAForConditionalGeneration",
+}
+CUSTOM_PIPELINES = {
+    "video-text-to-text": {
+        "impl": "pipeline_hmba.VideoTextToTextPipeline",
+        "pt": ["AutoModelForImageTextToText"],
+        "type": "multimodal",
+    }
+}
+
+
+@strict
+class HMBAConfig(PreTrainedConfig):
+    """Configuration of an H-MBA model; the defaults are the paper's on CLIP ViT-L/14 and a 7B Llama.
+
+    Args:
+        vision_config: vision tower, as a config or a dict with its `model_type`; CLIP ViT-L/14 when absent.
+        text_config: causal language model, likewise; a 7B Llama with Shikra's 32003 tokens when absent.
+        video_token_id: token that stands for one visual patch in the prompt.
+        vision_feature_layer: hidden layer of the tower that is read.
+        vision_feature_select_strategy: `"default"` drops the first (class) token, `"full"` keeps all.
+        num_frames: rows of the temporal position table, the clip length that the model is trained on.
+        adapter: `"mamba"` for H-MBA, or a baseline: `"none"` (current frame only), `"mean"`, `"transformer"`.
+        temporal_strides: steps in which frames are counted back from the current one.
+        branches: scans to read, of `"temporal"`, `"divided_space_time"` and `"joint_space_time"`.
+        bidirectional_time: scan `"divided_space_time"` over time in both directions.
+        share_mixers: share mixers between the spatial scans, and one norm between all.
+        fusion: how the current frame selects context: `"query"`, `"cosine"`, `"add"` or `"concat"`.
+        fusion_weights: constant weight of each branch in the `"cosine"` fusion; 1 when absent.
+        adapter_num_heads: attention heads of the `"query"` fusion and of the `"transformer"` baseline.
+        latent_mamba: let a latent Mamba mix the patches after the fusion.
+        gated: add the result through a learned gate that starts at zero; else add it as it is.
+        state_size, conv_kernel, expand: of every Mamba mixer in the adapter.
+
+    Raises:
+        ValueError: if a value is unknown or out of range.
+
+    Source: arXiv:2501.04302 (defaults); Sranc3/H-MBA (`released`).
+    """
+
+    model_type = "hmba"
+    _auto_class = "AutoConfig"
+    keys_to_ignore_at_inference = ["past_key_values"]
+    sub_configs_defaults = {
+        "vision_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="clip_vision_model",
+            init_kwargs={
+                "hidden_size": 1024,
+                "intermediate_size": 4096,
+                "num_hidden_layers": 24,
+                "num_attention_heads": 16,
+                "image_size": 224,
+                "patch_size": 14,
+                "projection_dim": 768,
+            },
+        ),
+        "text_config": SubConfigSpec(
+            config_class=AutoConfig,
+            model_type="llama",
+            init_kwargs={"vocab_size": 32003, "max_position_embeddings": 2048, "pad_token_id": 0},
+        ),
+    }
+
+    vision_config: Any = None
+    text_config: Any = None
+    video_token_id: int = 32000
+    vision_feature_layer: int = -2
+    vision_feature_select_strategy: str = "default"
+    num_frames: int = 5
+    adapter: str = "mamba"
+    temporal_strides: list[int] | tuple[int, ...] = (1, 2)
+    branches: list[str] | tuple[str, ...] = BRANCHES
+    bidirectional_time: bool = True
+    share_mixers: bool = False
+    fusion: str = "query"
+    fusion_weights: dict[str, float] | None = None
+    adapter_num_heads: int = 8
+    latent_mamba: bool = True
+    gated: bool = True
+    state_size: int = 16
+    conv_kernel: int = 4
+    expand: int = 2
+    tie_word_embeddings: bool | None = None
+
+    @classmethod
+    def released(cls, **kwargs: Any) -> "HMBAConfig":
+        """Return the configuration of the released code, for parity with it; `kwargs` override single values."""
+        preset = {
+            "temporal_strides": (1,),
+            "branches": ("divided_space_time", "joint_space_time"),
+            "bidirectional_time": False,
+            "share_mixers": True,
+            "fusion": "cosine",
+            "fusion_weights": {"divided_space_time": 0.005, "joint_space_time": 0.11},
+            "latent_mamba": False,
+            "gated": False,
+        }
+        return cls(**{**preset, **kwargs})
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        # Where the package is installed its registry holds the pipeline; the attribute would make `pipeline()` ask to
+        # trust the copy in the checkpoint.
+        if not type(self).__module__.startswith("transformers_modules."):
+            kwargs.pop("custom_pipelines", None)
+        super().__post_init__(**kwargs)
+        self.temporal_strides = list(self.temporal_strides)
+        self.branches = list(self.branches)
+        if self.tie_word_embeddings is None:
+            self.tie_word_embeddings = getattr(self.text_config, "tie_word_embeddings", False)
+        self.check()
+
+    def check(self) -> None:
+        """Raise a `ValueError` for a value that is unknown or out of range, also for one set after construction."""
+        self._check_choices()
+        self._check_ranges()
+
+    def _check_choices(self) -> None:
+        choices = {
+            "adapter": ADAPTERS,
+            "fusion": FUSIONS,
+            "vision_feature_select_strategy": ("default", "full"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {list(allowed)}, got {getattr(self, name)!r}")
+        if not self.branches or set(self.branches) - set(BRANCHES) or len(set(self.branches)) < len(self.branches):
+            raise ValueError(f"branches must be one or more of {list(BRANCHES)}, each once, got {self.branches}")
+        if self.fusion_weights is not None and set(self.fusion_weights) != set(self.branches):
+            raise ValueError(
+                f"fusion_weights must name each of the branches {self.branches}, got {sorted(self.fusion_weights)}"
+            )
+
+    def _check_ranges(self) -> None:
+        for name in ("num_frames", "state_size", "conv_kernel", "expand", "adapter_num_heads"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        strides = self.temporal_strides
+        if not strides or min(strides) < 1 or len(set(strides)) < len(strides):
+            raise ValueError(f"temporal_strides must be different integers of at least 1, got {strides}")
+        layers = getattr(self.vision_config, "num_hidden_layers", None)
+        if layers is not None and not -layers - 1 <= self.vision_feature_layer <= layers:
+            raise ValueError(
+                f"vision_feature_layer must be between {-layers - 1} and {layers} for a tower of {layers} layers, "
+                f"got {self.vision_feature_layer}"
+            )
+        attends = self.adapter == "transformer" or (self.adapter == "mamba" and self.fusion == "query")
+        if attends and self.vision_config.hidden_size % self.adapter_num_heads:
+            raise ValueError(
+                f"the vision tower's hidden_size must be a multiple of adapter_num_heads={self.adapter_num_heads}, "
+                f"got {self.vision_config.hidden_size}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the config as a dict, with the code that a checkpoint of it carries."""
+        return {**super().to_dict(), "auto_map": dict(AUTO_MAP), "custom_pipelines": deepcopy(CUSTOM_PIPELINES)}

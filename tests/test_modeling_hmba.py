@@ -1,0 +1,313 @@
+import pytest
+import torch
+from torch.testing import assert_close
+from transformers import (
+    AutoModel,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    CLIPVisionConfig,
+    LlamaConfig,
+    Qwen2Config,
+    SiglipVisionConfig,
+)
+
+from hmba_hf import HMBAConfig, HMBAForConditionalGeneration, HMBAModel
+from released_keys import released_model
+from tiny_models import NUM_PATCHES, VIDEO_TOKEN_ID, open_gate, tiny_config, tiny_inputs, tiny_model
+
+LABELS = [f"{branch}/stride_{stride}" for stride in (1, 2) for branch in tiny_config().branches]
+
+
+def record_spliced_embeddings(model):
+    """Return a list that receives what the language model is given, at each forward."""
+    seen, language_model = [], model.model.language_model
+    language_model.register_forward_pre_hook(lambda m, a, kw: seen.append(kw["inputs_embeds"]), with_kwargs=True)
+    return seen
+
+
+def count(module):
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+@pytest.fixture
+def released(golden):
+    """The tiny released model's weights in ours, its inputs, and its numbers."""
+    tensors, facts = golden("hmba_e2e_small")
+    clip, llama = facts["config"]["clip"], facts["config"]["llama"]
+    clip_names = ("hidden_size", "intermediate_size", "image_size", "patch_size", "hidden_act", "layer_norm_eps")
+    llama_names = ("hidden_size", "intermediate_size", "rms_norm_eps")
+    sizes = [{"num_hidden_layers": c["layers"], "num_attention_heads": c["heads"]} for c in (clip, llama)]
+    config = HMBAConfig.released(
+        vision_config=CLIPVisionConfig(**sizes[0], **{name: clip[name] for name in clip_names}),
+        text_config=LlamaConfig(**sizes[1], **{name: llama[name] for name in llama_names}, vocab_size=llama["vocab"]),
+        video_token_id=facts["config"]["tokens"]["im_patch"],
+    )
+    model = HMBAForConditionalGeneration(config).eval()
+    parts = [
+        {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)} for start in ("w.", "clip.")
+    ]
+    model.load_state_dict(released_model(*parts))
+    pixels = torch.cat([tensors["in.videos"], tensors["in.images"][:, None]], dim=1)
+    return model, {"input_ids": tensors["in.input_ids"], "pixel_values_videos": pixels}, tensors
+
+
+def test_the_released_model_gives_the_released_codes_numbers(released):
+    model, inputs, tensors = released
+    video = model.get_video_features(inputs["pixel_values_videos"])
+    seen = record_spliced_embeddings(model)
+    output = model(**inputs, labels=tensors["in.labels"])
+    assert_close(video.last_hidden_state, tensors["out.adapted"], atol=2e-5, rtol=0)
+    assert_close(seen[0], tensors["out.inputs_embeds"], atol=2e-5, rtol=0)
+    assert_close(output.logits, tensors["out.logits"], atol=2e-5, rtol=0)
+    assert_close(output.loss, tensors["out.loss"][0], atol=2e-5, rtol=0)
+
+
+def test_the_vision_tower_gives_the_released_codes_features(released):
+    model, inputs, tensors = released
+    seen = []
+    model.model.temporal_adapter.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    model.get_video_features(inputs["pixel_values_videos"])
+    assert_close(seen[0][:, :-1], tensors["out.video_features"], atol=2e-5, rtol=0)
+    assert_close(seen[0][:, -1], tensors["out.image_features"], atol=2e-5, rtol=0)
+
+
+def test_a_fresh_adapter_changes_no_logit():
+    inputs, model = tiny_inputs(batch=2), tiny_model()
+    still = tiny_model(adapter="none")
+    missing = still.load_state_dict(model.state_dict(), strict=False).missing_keys
+    assert not missing
+    assert torch.equal(model(**inputs).logits, still(**inputs).logits)
+
+
+def test_one_training_step_opens_the_gate():
+    inputs, model = tiny_inputs(), tiny_model().train()
+    before = model(**inputs).logits
+    optimizer = torch.optim.SGD(model.model.temporal_adapter.parameters(), lr=1.0)
+    model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    optimizer.step()
+    assert model.model.temporal_adapter.gate.any()
+    assert not torch.equal(model(**inputs).logits, before)
+
+
+@pytest.mark.parametrize("adapter", ["mamba", "none", "mean", "transformer"])
+def test_every_adapter_answers_and_learns(adapter):
+    model = open_gate(tiny_model(adapter=adapter)).train()
+    output = model(**tiny_inputs(batch=2), labels=tiny_inputs(batch=2)["input_ids"])
+    output.loss.backward()
+    assert output.logits.shape == (2, 11, 104)
+    idle = {name for name, p in model.named_parameters() if p.grad is None}
+    # The tower's last layer comes after the one that is read.
+    assert all(name.startswith(("model.vision_tower.encoder.layers.2.", "model.vision_tower.post")) for name in idle)
+
+
+def test_the_real_sizes_have_the_right_number_of_parameters():
+    with torch.device("meta"):
+        paper = HMBAForConditionalGeneration(HMBAConfig())
+        released = HMBAModel(HMBAConfig.released(text_config=tiny_config().text_config))
+    mixer, norm, linear = 6_666_240, 2 * 1024, 1024 * 1024 + 1024
+    # Pairs of mixers: T, DST over time and over space, JST for each of two strides; and the latent one.
+    adapter = 11 * mixer + 8 * norm + 4 * linear + (5 + 3 + 2 + 1) * 1024
+    assert count(paper.model.vision_tower) == 303_179_776
+    assert count(paper.model.language_model) + count(paper.lm_head) == 6_738_440_192
+    assert count(paper.model.temporal_adapter) == adapter
+    assert count(paper.model.multi_modal_projector) == 1024 * 4096 + 4096
+    assert count(released.temporal_adapter) == 21_055_490
+
+
+def test_the_adapter_runs_at_its_real_width():
+    with torch.device("meta"):
+        adapter = HMBAModel(HMBAConfig(text_config=tiny_config().text_config)).temporal_adapter
+    adapter = adapter.to_empty(device="cpu").apply(HMBAModel(tiny_config())._init_weights)
+    frames = torch.randn(1, 5, 32, 1024)
+    output, maps = adapter(frames)
+    assert torch.equal(output, frames[:, -1])
+    output.square().sum().backward()
+    assert adapter.gate.grad.isfinite().all() and adapter.gate.grad.any()
+    assert maps["joint_space_time/stride_2"].shape == (1, 8, 32, 32)
+
+
+@pytest.mark.parametrize("auto", [AutoModelForImageTextToText, AutoModelForMultimodalLM, AutoModel])
+def test_a_saved_model_loads_through_the_auto_classes(auto, tmp_path):
+    inputs, model = tiny_inputs(), open_gate(tiny_model())
+    model.save_pretrained(tmp_path)
+    loaded, info = auto.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[kind] for kind in ("missing_keys", "mismatched_keys", "error_msgs"))
+    body = loaded if auto is AutoModel else loaded.model
+    wanted = model.model(**inputs).last_hidden_state
+    assert_close(body(**inputs).last_hidden_state, wanted, atol=1e-6, rtol=1e-6)
+    if auto is not AutoModel:
+        assert not info["unexpected_keys"]
+        assert_close(loaded(**inputs).logits, model(**inputs).logits, atol=1e-6, rtol=1e-6)
+        assert loaded.generation_config.suppress_tokens == [VIDEO_TOKEN_ID]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_every_precision_is_finite_and_keeps_the_decays_in_single(dtype, tmp_path):
+    inputs, model = tiny_inputs(), open_gate(tiny_model())
+    model.save_pretrained(tmp_path)
+    loaded = HMBAForConditionalGeneration.from_pretrained(tmp_path, dtype=dtype).train()
+    output = loaded(**inputs, labels=inputs["input_ids"])
+    output.loss.backward()
+    assert output.logits.dtype == dtype
+    assert_close(output.logits.float(), model(**inputs).logits, atol=0.1, rtol=0.1)
+    assert all(p.grad.isfinite().all() for p in loaded.parameters() if p.grad is not None)
+    decays = {name: p.dtype for name, p in loaded.named_parameters() if name.endswith("A_log")}
+    assert set(decays.values()) == {torch.float32} and len(decays) == 11
+    assert loaded.model.temporal_adapter.gate.dtype == dtype
+
+
+@pytest.mark.parametrize("device_map", ["auto", "cpu", {"": "cpu"}])
+def test_a_device_map_changes_nothing(device_map, tmp_path):
+    inputs, model = tiny_inputs(), open_gate(tiny_model())
+    model.save_pretrained(tmp_path)
+    loaded = HMBAForConditionalGeneration.from_pretrained(tmp_path, device_map=device_map)
+    assert_close(loaded(**inputs).logits, model(**inputs).logits, atol=1e-6, rtol=1e-6)
+
+
+def test_a_language_model_on_disk_gives_the_same_answer(tmp_path):
+    inputs, model = tiny_inputs(), open_gate(tiny_model())
+    model.save_pretrained(tmp_path / "model")
+    places = {"model.vision_tower": "cpu", "model.temporal_adapter": "cpu", "model.multi_modal_projector": "cpu"}
+    places |= {"model.language_model": "disk", "lm_head": "disk"}
+    loaded = HMBAForConditionalGeneration.from_pretrained(
+        tmp_path / "model", device_map=places, offload_folder=tmp_path / "disk"
+    )
+    assert_close(loaded(**inputs).logits, model(**inputs).logits, atol=1e-6, rtol=1e-6)
+
+
+def test_sdpa_equals_eager():
+    inputs, model = tiny_inputs(batch=2), open_gate(tiny_model())
+    model.set_attn_implementation("sdpa")
+    sdpa = model(**inputs).logits
+    model.set_attn_implementation("eager")
+    assert_close(model(**inputs).logits, sdpa, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_gradient_checkpointing_gives_the_plain_gradients(use_reentrant):
+    inputs, model = tiny_inputs(), open_gate(tiny_model()).train()
+    inputs["labels"] = inputs["input_ids"]
+    model(**inputs).loss.backward()
+    plain = {name: p.grad for name, p in model.named_parameters()}
+    model.zero_grad()
+    model.activation_checkpointing_enable({"use_reentrant": use_reentrant})
+    model.enable_input_require_grads()
+    assert model.is_activation_checkpointing
+    model(**inputs).loss.backward()
+    for name, p in model.named_parameters():
+        assert_close(p.grad, plain[name], atol=1e-6, rtol=1e-4, msg=lambda m, k=name: f"{k}: {m}")
+
+
+@pytest.mark.parametrize("frames", [1, 3, 8])
+def test_a_padded_clip_answers_as_the_clip_alone(frames):
+    inputs, model = tiny_inputs(frames=frames), open_gate(tiny_model())
+    pixels = torch.cat([torch.randn(1, 4, 3, 28, 28), inputs["pixel_values_videos"]], dim=1)
+    mask = torch.arange(4 + frames)[None] >= 4
+    padded = model(**{**inputs, "pixel_values_videos": pixels, "frame_mask": mask}).logits
+    assert_close(padded, model(**inputs).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_each_video_goes_where_its_tokens_are():
+    inputs, model = tiny_inputs(batch=2, videos=2), open_gate(tiny_model())
+    seen = record_spliced_embeddings(model)
+    model(**inputs)
+    for row in range(2):
+        places = (inputs["input_ids"][row] == VIDEO_TOKEN_ID).nonzero().flatten().split(NUM_PATCHES)
+        for video, place in enumerate(places):
+            pixels = inputs["pixel_values_videos"][2 * row + video][None]
+            assert_close(seen[0][row, place], model.get_video_features(pixels).pooler_output[0], atol=1e-5, rtol=1e-5)
+
+
+def test_a_batch_may_hold_videos_in_some_rows_only():
+    inputs, model = tiny_inputs(batch=2), open_gate(tiny_model())
+    ids, pixels = inputs["input_ids"].clone(), inputs["pixel_values_videos"][1:]
+    ids[0][ids[0] == VIDEO_TOKEN_ID] = 20
+    logits = model(input_ids=ids, pixel_values_videos=pixels).logits
+    assert_close(logits[:1], model(input_ids=ids[:1]).logits, atol=1e-5, rtol=1e-5)
+    assert_close(logits[1:], model(input_ids=ids[1:], pixel_values_videos=pixels).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_embeddings_instead_of_ids_give_the_same_logits():
+    inputs, model = tiny_inputs(), open_gate(tiny_model())
+    wanted = model(**inputs).logits
+    embeds = model.get_input_embeddings()(inputs.pop("input_ids"))
+    assert torch.equal(model(**inputs, inputs_embeds=embeds).logits, wanted)
+
+
+def test_features_computed_before_give_the_same_logits():
+    inputs, model = tiny_inputs(), open_gate(tiny_model())
+    wanted = model(**inputs).logits
+    video = model.get_video_features(inputs.pop("pixel_values_videos"))
+    assert torch.equal(model(**inputs, mm_encoder_outputs={"video": video}).logits, wanted)
+
+
+def test_outputs_are_named_also_as_a_tuple():
+    inputs, model = tiny_inputs(), tiny_model()
+    output = model(**inputs, labels=inputs["input_ids"], output_hidden_states=True)
+    assert len(output.hidden_states) == 3
+    assert output.video_hidden_states.shape == (1, NUM_PATCHES, 32)
+    assert model(**inputs, logits_to_keep=1).logits.shape == (1, 1, 104)
+    first, second, *_ = model(**inputs, labels=inputs["input_ids"], return_dict=False)
+    assert_close((first, second), (output.loss, output.logits))
+
+
+@pytest.mark.parametrize("how", ["argument", "config", "features"])
+def test_the_adapters_attention_is_given_when_asked_for(how):
+    inputs, model = tiny_inputs(batch=2), open_gate(tiny_model(attn_implementation="eager"))
+    assert model(**inputs).adapter_attentions is None
+    if how == "config":
+        model.config.output_attentions = True
+        output = model(**inputs)
+    elif how == "argument":
+        output = model(**inputs, output_attentions=True)
+    else:
+        output = model.get_video_features(inputs["pixel_values_videos"], output_attentions=True)
+    assert list(output.adapter_attentions) == LABELS
+    assert_close(sum(a.sum(-1) for a in output.adapter_attentions.values()), torch.ones(2, 4, NUM_PATCHES))
+    if how != "config":  # for the towers their own configs decide
+        assert output.attentions[0].shape[:2] == ((10, 4) if how == "features" else (2, 4))
+
+
+def test_other_towers_and_language_models_answer():
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
+    vision = SiglipVisionConfig(**sizes, image_size=28, patch_size=14)
+    text = Qwen2Config(**sizes, num_key_value_heads=1, vocab_size=104, tie_word_embeddings=True)
+    model = tiny_model(vision_config=vision, text_config=text, vision_feature_select_strategy="full")
+    model = open_gate(model)
+    assert model.lm_head.weight is model.get_input_embeddings().weight
+    assert model.generate(**tiny_inputs(), max_new_tokens=3).shape[1] <= 15
+
+
+PIXELS = torch.zeros(1, 5, 3, 28, 28)
+MASK_PATTERN = "frame_mask must be false for padding in front and true from each video's first frame"
+MISFITS = {
+    "few tokens": ({"input_ids": torch.tensor([[1, 99, 99, 99]])}, "for each video feature: 4 wanted, got 3"),
+    "many videos": ({"pixel_values_videos": PIXELS.repeat(2, 1, 1, 1, 1)}, "8 wanted, got 4"),
+    "nan": ({"pixel_values_videos": PIXELS * float("nan")}, "must be finite, got NaN"),
+    "infinity": ({"pixel_values_videos": PIXELS - float("inf")}, "must be finite, got NaN or infinity"),
+    "one clip": ({"pixel_values_videos": PIXELS[0]}, r"must be \(videos, frames.*got \(5, 3, 28, 28\)"),
+    "no frames": ({"pixel_values_videos": PIXELS[:, :0]}, r"must be \(videos, frames.*got \(1, 0, 3, 28, 28\)"),
+    "ids and embeds": ({"inputs_embeds": torch.zeros(1, 11, 32)}, "exactly one of input_ids and inputs_embeds"),
+    "no ids": ({"input_ids": None}, "exactly one of input_ids and inputs_embeds"),
+    "mask shape": ({"frame_mask": torch.ones(1, 4)}, r"frame_mask must be \(1, 5\).*got \(1, 4\)"),
+    "mask with a hole": ({"frame_mask": torch.tensor([[1, 0, 1, 1, 1]])}, MASK_PATTERN),
+    "mask at the end": ({"frame_mask": torch.tensor([[1, 1, 1, 1, 0]])}, MASK_PATTERN),
+    "mask of all": ({"frame_mask": torch.zeros(1, 5)}, MASK_PATTERN),
+    "features too": ({"mm_encoder_outputs": {"video": 1}}, "either pixel_values_videos or mm_encoder_outputs"),
+}
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_input_that_does_not_fit_is_refused(misfit):
+    change, message = MISFITS[misfit]
+    with pytest.raises(ValueError, match=message):
+        tiny_model()(**{**tiny_inputs(), "attention_mask": None, **change})
+
+
+def test_forward_compiles_as_one_graph():
+    inputs, model = tiny_inputs(), open_gate(tiny_model())
+    with torch.no_grad():
+        wanted = model(**inputs).logits
+        # The graph is what the model is responsible for; generating code for it takes minutes on a small CPU.
+        compiled = torch.compile(model, fullgraph=True, backend="eager")
+        assert_close(compiled(**inputs).logits, wanted, atol=1e-5, rtol=1e-5)

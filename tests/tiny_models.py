@@ -1,0 +1,65 @@
+"""H-MBA models small enough for any test: random weights, 28 px frames of 2 x 2 patches."""
+
+import torch
+from transformers import CLIPVisionConfig, LlamaConfig
+
+from hmba_hf import HMBAConfig, HMBAForConditionalGeneration
+
+VIDEO_TOKEN_ID = 99
+NUM_PATCHES = 4
+
+
+def tiny_config(**kwargs) -> HMBAConfig:
+    """Build a configuration; `kwargs` override single values, also those of the preset."""
+    defaults = {
+        "vision_config": CLIPVisionConfig(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            image_size=28,
+            patch_size=14,
+        ),
+        "text_config": LlamaConfig(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            vocab_size=104,
+            max_position_embeddings=2048,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=102,
+        ),
+        "video_token_id": VIDEO_TOKEN_ID,
+        "adapter_num_heads": 4,
+    }
+    return HMBAConfig(**{**defaults, **kwargs})
+
+
+def tiny_model(**kwargs) -> HMBAForConditionalGeneration:
+    """Build a model for `tiny_config(**kwargs)`, in evaluation mode."""
+    return HMBAForConditionalGeneration(tiny_config(**kwargs)).eval()
+
+
+def open_gate(model: HMBAForConditionalGeneration) -> HMBAForConditionalGeneration:
+    """Let the adapter of a fresh model act: random gates, positions and latent mixer instead of zeros."""
+    with torch.no_grad():
+        for name, parameter in model.model.temporal_adapter.named_parameters():
+            if name.endswith(("gate", "temporal_position_embedding", "latent_mixer.out_proj.weight")):
+                parameter.normal_(std=0.5)
+    return model
+
+
+def tiny_inputs(batch: int = 1, frames: int = 5, videos: int = 1, **kwargs) -> dict[str, torch.Tensor]:
+    """Build a prompt with `videos` videos for each row, and their random pixels."""
+    row = [1, 10, 11, *(videos * [*[VIDEO_TOKEN_ID] * NUM_PATCHES, 12]), 13, 14, 15]
+    input_ids = torch.tensor([row] * batch)
+    input_ids[:, -2] += torch.arange(batch)
+    pixels = torch.randn(batch * videos, frames, 3, 28, 28)
+    return {
+        "input_ids": input_ids,
+        "attention_mask": torch.ones_like(input_ids),
+        "pixel_values_videos": pixels,
+        **kwargs,
+    }
