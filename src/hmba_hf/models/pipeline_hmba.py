@@ -1,0 +1,202 @@
+"""The pipeline `video-text-to-text`: videos and questions in, answers and boxes in pixels out."""
+
+import os
+from types import GeneratorType
+from typing import Any
+
+import torch
+from torch.nn.functional import pad
+from torch.utils.data import Dataset
+from transformers import GenerationConfig, Pipeline
+from transformers.utils.chat_template_utils import Chat, is_valid_message
+from transformers.video_utils import is_valid_video_frame
+
+
+def _is_one_video(videos: Any) -> bool:
+    if isinstance(videos, (list, tuple)):
+        return bool(videos) and all(is_valid_video_frame(frame) for frame in videos)
+    return getattr(videos, "ndim", 4) < 5
+
+
+def _is_one_text(text: Any) -> bool:
+    return not isinstance(text, (list, tuple)) or (bool(text) and is_valid_message(text[0]))
+
+
+def _has_text(inputs: Any) -> bool:
+    """Tell a chat, a dict with a text, or a collection of these from a bare video."""
+    while isinstance(inputs, (list, tuple)) and inputs:
+        inputs = inputs[0]
+    return isinstance(inputs, (dict, Dataset, GeneratorType))
+
+
+def _pair_inputs(videos: Any, text: Any, timestamp: Any) -> dict | list[dict]:
+    """Return one dict per input; what was given once goes with every input."""
+    once: dict[str, Any] = {}
+    lists: dict[str, Any] = {}
+    for name, column, is_one in (
+        ("videos", videos, _is_one_video(videos)),
+        ("text", text, _is_one_text(text)),
+        ("timestamp", timestamp, not isinstance(timestamp, (list, tuple))),
+    ):
+        (once if is_one else lists)[name] = column
+    counts = {name: len(column) for name, column in lists.items()}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"expected as many videos, texts and timestamps, or one for all, got {counts}")
+    rows = zip(*lists.values(), strict=True)
+    return [{**once, **dict(zip(lists, row, strict=True))} for row in rows] if lists else once
+
+
+class VideoTextToTextPipeline(Pipeline):
+    """Answer questions about videos, and find the boxes in the answers.
+
+        pipe = pipeline("video-text-to-text", model="org/hmba-drama")
+        pipe(videos="dashcam.mp4", text="Which object is at the highest risk?", timestamp=12.4)
+        # [{"generated_text": "A white van[0.412,0.377,0.598,0.611] is cutting in",
+        #   "objects": [{"label": "A white van", "box": {"xmin": ..., "ymin": ..., "xmax": ..., "ymax": ...}}]}]
+
+    256 new tokens are generated unless the model's generation config or the caller says otherwise.
+    """
+
+    model: Any
+    processor: Any
+    _load_processor: Any = True
+    _load_image_processor: Any = False
+    _load_video_processor: Any = False
+    _load_feature_extractor: Any = False
+    _load_tokenizer: Any = False
+    _pipeline_calls_generate = True
+    _default_generation_config = GenerationConfig(max_new_tokens=256)
+
+    def __call__(  # type: ignore[override]
+        self, videos: Any = None, text: Any = None, timestamp: Any = None, **kwargs: Any
+    ) -> Any:
+        """Answer one input or many.
+
+        Args:
+            videos: a path, URL, bytes, file, array, list of frames or picture for one input; a list of these for as
+                many inputs; a list of lists for several videos in each input.
+            text: a question, a chat with its videos in the content blocks, or a list of these. A single question is
+                asked about every video. Questions may say where videos belong by writing the video token.
+            timestamp: the current moment in seconds, one for all inputs or a list with one per input.
+            kwargs: `num_frames` and `fps` for sampling, `processor_kwargs`, `batch_size`, `num_workers`; all others,
+                such as `max_new_tokens`, or those in `generate_kwargs`, go to `generate`.
+
+        Chats, dicts with the keys above, and generators and datasets of these may also be given alone.
+
+        Returns:
+            For each input a list, as long as `num_return_sequences`, of `{"generated_text": str, "objects": [{"label",
+            "box"}]}`; boxes are in pixels of the input's last video. The list itself for a single input.
+        """
+        if text is None:
+            if not _has_text(videos):
+                raise ValueError("expected a text with the videos, or a chat, got neither")
+            videos, text = None, videos
+        if videos is None and not isinstance(timestamp, (list, tuple)):
+            return super().__call__(text, timestamp=timestamp, **kwargs)
+        return super().__call__(_pair_inputs(videos, text, timestamp), **kwargs)
+
+    def _sanitize_parameters(
+        self, generate_kwargs: dict | None = None, **parameters: Any
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        names = ("timestamp", "num_frames", "fps", "processor_kwargs")
+        given = {name: parameters.pop(name) for name in names if name in parameters}
+        twice = parameters.keys() & (generate_kwargs or {}).keys()
+        if twice:
+            raise ValueError(f"expected each generation parameter once, got {sorted(twice)} also in generate_kwargs")
+        generation = {**(generate_kwargs or {}), **parameters}
+        preprocess_params = {name: value for name, value in given.items() if value is not None}
+        return preprocess_params, {"generate_kwargs": generation} if generation else {}, {}
+
+    def preprocess(self, input_: Any, processor_kwargs: dict | None = None, **sampling: Any) -> dict[str, Any]:
+        """Turn one input into model inputs of batch size one."""
+        if isinstance(input_, dict) and input_.get("timestamp") is not None:
+            sampling["timestamp"] = input_["timestamp"]
+        messages = self._as_messages(input_)
+        is_prefill = messages[-1]["role"] == "assistant"
+        model_inputs = self.processor.apply_chat_template(
+            messages,
+            add_generation_prompt=not is_prefill,
+            continue_final_message=is_prefill,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            processor_kwargs={**sampling, **(processor_kwargs or {}), "return_metadata": True},
+        ).to(dtype=self.dtype)
+        metadata = model_inputs.pop("video_metadata", None)
+        size = (metadata[-1].height, metadata[-1].width) if metadata else (0, 0)
+        # As one entry, so that the base class collects a batch of inputs in a list and leaves padding to us.
+        return {"inputs": {**model_inputs, "frame_size": torch.tensor([size])}}
+
+    def _as_messages(self, input_: Any) -> Any:
+        """Return the chat of one input: a plain question is a user turn, its videos first unless it places them."""
+        if isinstance(input_, Chat):
+            return input_.messages
+        if isinstance(input_, str):
+            input_ = {"text": input_}
+        if not isinstance(input_, dict) or not {"text"} <= input_.keys() <= {"text", "videos", "timestamp"}:
+            got = sorted(input_) if isinstance(input_, dict) else type(input_).__name__
+            raise ValueError(f"expected a question, a chat or a dict of text, videos and timestamp, got {got}")
+        text, videos = input_["text"], input_.get("videos")
+        if not isinstance(text, str):
+            if videos is not None:
+                raise ValueError("expected a chat with its videos in its content blocks, got a chat and videos")
+            return text
+        videos = [] if videos is None else [videos] if _is_one_video(videos) else list(videos)
+        token = self.processor.video_token
+        first, *others = (text if token in text else token * len(videos) + text).split(token)
+        if len(others) != len(videos):
+            raise ValueError(
+                f"the number of {token} tokens in the text should be the same as the number of videos, "
+                f"got {len(others)} tokens and {len(videos)} videos"
+            )
+        content = [{"type": "text", "text": first}]
+        for video, part in zip(videos, others, strict=True):
+            content += [{"type": "video", "video": video}, {"type": "text", "text": part}]
+        return [{"role": "user", "content": content}]
+
+    def _forward(self, model_inputs: Any, generate_kwargs: Any = None) -> Any:  # type: ignore[override]
+        batch = model_inputs["inputs"] if isinstance(model_inputs["inputs"], list) else [model_inputs["inputs"]]
+        frame_size = torch.cat([inputs.pop("frame_size") for inputs in batch])
+        inputs = self._collate(batch) if len(batch) > 1 else batch[0]
+        generate_kwargs = self._prepare_generate_kwargs(generate_kwargs or {}, return_dict_in_generate=False)
+        if "stop_strings" in generate_kwargs:
+            generate_kwargs.setdefault("tokenizer", self.processor.tokenizer)
+        sequences = self.model.generate(**inputs, **generate_kwargs)
+        answers = sequences[:, inputs["input_ids"].shape[1] :]
+        return {"answers": answers.unflatten(0, (len(batch), -1)), "frame_size": frame_size}
+
+    def _collate(self, batch: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Join inputs of batch size one: text padded on the left, clips padded on their old side."""
+        texts = [{name: inputs[name][0] for name in ("input_ids", "attention_mask")} for inputs in batch]
+        joined = dict(self.processor.tokenizer.pad(texts, padding_side="left", return_tensors="pt").to(self.device))
+        clips, masks = [], []
+        for inputs in batch:
+            videos = inputs.get("pixel_values_videos")  # (n, t, channels, height, width)
+            if videos is not None:
+                clips += list(videos)
+                masks += list(inputs.get("frame_mask", videos.new_ones(videos.shape[:2], dtype=torch.bool)))
+        if clips:
+            length = max(map(len, clips))
+            joined["pixel_values_videos"] = torch.stack([pad(c, (0, 0) * 3 + (length - len(c), 0)) for c in clips])
+            joined["frame_mask"] = torch.stack([pad(mask, (length - len(mask), 0)) for mask in masks])
+        return joined
+
+    def postprocess(self, model_outputs: Any) -> list[dict[str, Any]]:  # type: ignore[override]
+        """Decode the answers of one input and find their boxes."""
+        height, width = model_outputs["frame_size"][0].tolist()
+        texts = self.processor.batch_decode(model_outputs["answers"][0], skip_special_tokens=True)
+        return [
+            {
+                "generated_text": text.strip(),
+                "objects": self.processor.post_process_boxes(text, (height, width)) if height else [],
+            }
+            for text in texts
+        ]
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Save the model, the processor and their code to a folder."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
+
+
+__all__ = ["VideoTextToTextPipeline"]

@@ -1,0 +1,353 @@
+"""Prompts, videos and box text of H-MBA: what the language model reads and what its answer says."""
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from transformers import AutoConfig, AutoTokenizer
+from transformers.image_processing_base import ImageProcessingMixin
+from transformers.image_utils import load_image
+from transformers.processing_utils import MultiModalData, ProcessorMixin
+from transformers.video_processing_utils import VideoProcessorMixin
+from transformers.video_utils import is_valid_video_frame
+
+from .video_processing_hmba import HMBAVideoProcessor, flatten_videos
+
+if TYPE_CHECKING:  # makes the pipeline travel with a saved processor
+    from .pipeline_hmba import VideoTextToTextPipeline  # noqa: F401
+
+
+# Content blocks become plain text, so that what follows may be any chat template that knows only strings.
+_FLATTEN_BLOCKS = """\
+{%- set flat = namespace(messages=[]) -%}
+{%- for message in messages -%}
+    {%- set content = message['content'] -%}
+    {%- if content is not string -%}
+        {%- set content -%}
+            {%- for block in message['content'] -%}
+                {%- if block['type'] in ['video', 'image'] -%}
+                    {{- VIDEO_TOKEN -}}
+                {%- elif block['type'] == 'text' -%}
+                    {{- block['text'] -}}
+                {%- else -%}
+                    {{- raise_exception('expected a block of type video, image or text, got ' ~ block['type']) -}}
+                {%- endif -%}
+            {%- endfor -%}
+        {%- endset -%}
+    {%- endif -%}
+    {%- set flat.messages = flat.messages + [dict(message, content=content)] -%}
+{%- endfor -%}
+{%- set messages = flat.messages -%}
+"""
+
+_VICUNA = """\
+{%- set system = "A chat between a curious user and an artificial intelligence assistant. \
+The assistant gives helpful, detailed, and polite answers to the user's questions." -%}
+{%- set turns = messages -%}
+{%- if messages and messages[0]['role'] == 'system' -%}
+    {%- set system = messages[0]['content'] -%}
+    {%- set turns = messages[1:] -%}
+{%- endif -%}
+{%- if system -%}
+    {{- system ~ ' ' -}}
+{%- endif -%}
+{%- for message in turns -%}
+    {%- if message['role'] == 'user' -%}
+        {{- 'USER: ' ~ message['content'] ~ ' ' -}}
+    {%- elif message['role'] == 'assistant' -%}
+        {{- 'ASSISTANT: ' -}}
+        {%- generation -%}
+            {{- message['content'] ~ eos_token -}}
+        {%- endgeneration -%}
+    {%- else -%}
+        {{- raise_exception('expected the role user or assistant, got ' ~ message['role']) -}}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- 'ASSISTANT:' -}}
+{%- endif -%}
+"""
+
+_BRACKET = re.compile(r"\[([^\[\]]*)(\]?)")
+_NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+", re.ASCII)
+_SENTENCE_END = re.compile(r"[.!?]\s|[,;:\n]")
+_PHRASE_START = re.compile(
+    r"\b(?:(?P<article>an?|the|this|these|those|another|some|two|three)"
+    r"|and|are|as|but|can|is|may|or|that|was|were|when|where|which|while|who|will)\b",
+    re.IGNORECASE,
+)
+
+
+class ParsedBox(NamedTuple):
+    """One box found in a text: `box` is `(x1, y1, x2, y2)` in [0, 1] of the padded square, None if it is malformed."""
+
+    label: str
+    box: tuple[float, float, float, float] | None
+    text: str
+
+
+def format_boxes(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> str:
+    """Write boxes in pixels of a frame as the model reads them: `[x1,y1,x2,y2;...]` on the padded square.
+
+    Args:
+        boxes: `(x1, y1, x2, y2)` each, in pixels of the original frame.
+        size: height and width of the original frame.
+
+    Source: github.com/Sranc3/H-MBA at 9a8645d, `PlainBoxFormatter` and `Expand2square`.
+    """
+    side, left, top = _square_around(size)
+    texts = []
+    for box in boxes:
+        if len(box) != 4 or not all(math.isfinite(value) for value in box):
+            raise ValueError(f"expected a box of 4 finite numbers (x1, y1, x2, y2), got {box!r}")
+        shifted = (box[0] + left, box[1] + top, box[2] + left, box[3] + top)
+        texts.append(",".join(f"{min(max(value / side, 0.0), 1.0):.3f}" for value in shifted))
+    return f"[{';'.join(texts)}]"
+
+
+def parse_boxes(text: str) -> list[ParsedBox]:
+    """Read every box of a text, in order; never fails, and takes time linear in the length of the text.
+
+    A bracket is box text unless it holds words only. Each of its `;`-parts must be four plain numbers with
+    `0 <= x1 <= x2 <= 1` and `0 <= y1 <= y2 <= 1`; another part, or a bracket that never closes, gives `box=None`.
+
+    The label is the noun phrase before the bracket and after the last box or punctuation mark: it starts at the first
+    article (a, the, two, ...) of the last clause that has one, clauses being parted by words such as "is" and "while".
+    Without an article it is all of the last clause, and if that is empty, the label of the box before.
+
+    Differs: the released pattern drops malformed text silently; here it is reported.
+    """
+    found: list[ParsedBox] = []
+    label, end = "", 0
+    for bracket in _BRACKET.finditer(text):
+        content, closed = bracket.groups()
+        if not _is_box_text(content, bool(closed)):
+            continue
+        label = _last_phrase(text[end : bracket.start()]) or label
+        parts, written = content.split(";") if closed else [""], bracket.group()
+        found.extend(ParsedBox(label, _read_box(part), written) for part in parts)
+        end = bracket.end()
+    return found
+
+
+def _is_box_text(content: str, closed: bool) -> bool:
+    """Tell box text, well-formed or not, from words in brackets and from the outer bracket of a nested pair."""
+    if not closed and not content.strip():
+        return False
+    words = [word.strip("+- ").lower() for word in re.split("[,;]", content)]
+    has_number = any(char.isdigit() for char in content) or not {"nan", "inf", "infinity"}.isdisjoint(words)
+    return has_number or not any(char.isalpha() for char in content)
+
+
+def _read_box(part: str) -> tuple[float, float, float, float] | None:
+    fields = [field.strip() for field in part.split(",")]
+    if len(fields) != 4 or not all(_NUMBER.fullmatch(field) for field in fields):
+        return None
+    x1, y1, x2, y2 = (float(field) for field in fields)
+    return (x1, y1, x2, y2) if x1 <= x2 <= 1 and y1 <= y2 <= 1 else None
+
+
+def _last_phrase(text: str) -> str:
+    sentence = _SENTENCE_END.split(text)[-1]
+    start, has_article, clause_begins = 0, False, True
+    for word in _PHRASE_START.finditer(sentence):
+        if word["article"] is None:
+            start = start if has_article else word.end()
+            clause_begins = True
+        elif clause_begins:
+            start, has_article, clause_begins = word.start(), True, False
+    return sentence[start:].lstrip(" \t\r)]\"'`*").rstrip(" \t\r([\"'`*")
+
+
+def _square_around(size: tuple[int, int]) -> tuple[int, int, int]:
+    """Return the side of the padded square and the frame's left and top offset in it, all in pixels."""
+    height, width = size
+    if height < 1 or width < 1:
+        raise ValueError(f"expected a size (height, width) of at least one pixel, got {size!r}")
+    side = max(height, width)
+    return side, (side - width) // 2, (side - height) // 2
+
+
+def _to_pixels(box: tuple[float, float, float, float], size: tuple[int, int]) -> dict[str, float]:
+    """Bring a box from [0, 1] of the padded square to pixels of the frame in it."""
+    (height, width), (side, left, top) = size, _square_around(size)
+    xmin, xmax = (round(min(max(x * side - left, 0.0), width), 2) for x in box[0::2])
+    ymin, ymax = (round(min(max(y * side - top, 0.0), height), 2) for y in box[1::2])
+    return {"xmin": xmin, "ymin": ymin, "xmax": xmax, "ymax": ymax}
+
+
+def _load_frame(frame: Any) -> Any:
+    return load_image(str(frame)) if isinstance(frame, (str, Path)) else frame
+
+
+def _load_block(block: dict) -> Any:
+    """Return the video of one content block; an image is a clip of one frame."""
+    keys = (block["type"], "url", "path", "base64")
+    source = next((block[key] for key in keys if block.get(key) is not None), None)
+    if source is None:
+        raise ValueError(f"expected a {block['type']} block with one of the keys {keys}, got {sorted(block)}")
+    if block["type"] == "image" or is_valid_video_frame(source):
+        return [_load_frame(source)]
+    return [_load_frame(frame) for frame in source] if isinstance(source, (list, tuple)) else source
+
+
+def _default_chat_template(tokenizer: Any, video_token: str) -> str:
+    """Return the tokenizer's own chat template, made to accept videos, or vicuna v1.1 if it has none."""
+    own = getattr(tokenizer, "chat_template", None)
+    own = own.get("default") if isinstance(own, dict) else own
+    flatten = _FLATTEN_BLOCKS.replace("VIDEO_TOKEN", json.dumps(video_token))
+    return own if own and own.startswith(flatten) else flatten + (own or _VICUNA)
+
+
+class HMBAProcessor(ProcessorMixin):
+    """Turn prompts and videos into model inputs, and answers into boxes.
+
+    In a prompt each video is written as one `video_token`, which becomes
+    `video_start_token + video_token * num_patches + video_end_token`: the tokens of a single frame, however long the
+    clip is. `timestamp`, `num_frames` and `fps` go to the video processor. A picture among the videos or in an image
+    block of a chat is a clip of one frame.
+
+    Args:
+        chat_template: the tokenizer's own if it has one, else vicuna v1.1. Masks for training need a template with
+            `{% generation %}`, which vicuna's here has.
+        patch_size: side of a vision patch in pixels, of the frames that the video processor returns.
+
+    Source: github.com/Sranc3/H-MBA at 9a8645d; its `video_token` is `<im_patch>` between `<im_start>` and `<im_end>`.
+    """
+
+    _auto_class = "AutoProcessor"
+
+    format_boxes = staticmethod(format_boxes)
+    parse_boxes = staticmethod(parse_boxes)
+
+    def __init__(
+        self,
+        video_processor: Any = None,
+        tokenizer: Any = None,
+        chat_template: str | None = None,
+        patch_size: int = 14,
+        video_token: str = "<video>",
+        video_start_token: str | None = None,
+        video_end_token: str | None = None,
+    ):
+        chat_template = chat_template or _default_chat_template(tokenizer, video_token)
+        super().__init__(video_processor, tokenizer, chat_template=chat_template)
+        self.patch_size = patch_size
+        self.video_token = video_token
+        self.video_start_token = video_start_token
+        self.video_end_token = video_end_token
+        vocabulary = tokenizer.get_vocab()
+        for token in (video_token, video_start_token, video_end_token):
+            if token is not None and token not in vocabulary:
+                raise ValueError(
+                    f"expected a tokenizer with the special token {token!r}; add it with add_special_tokens"
+                )
+        self.video_token_id = vocabulary[video_token]
+
+    @classmethod
+    def from_vision_text_pretrained(
+        cls, vision: str, text: str, video_token: str = "<video>", **kwargs: Any
+    ) -> "HMBAProcessor":
+        """Build the processor of a model joined by `HMBAForConditionalGeneration.from_vision_text_pretrained`.
+
+        Args:
+            vision, text, video_token: as given to the model; the token is added to the language model's tokenizer.
+            kwargs: further options of the video processor, instead of the vision tower's frame size, mean and std.
+        """
+        config = AutoConfig.from_pretrained(vision)
+        config = getattr(config, "vision_config", config)
+        tokenizer = AutoTokenizer.from_pretrained(text)
+        tokenizer.add_tokens([video_token], special_tokens=True)
+        options, _ = ImageProcessingMixin.get_image_processor_dict(vision)
+        options = {name: options[name] for name in ("image_mean", "image_std") if name in options}
+        options["size"] = {"height": config.image_size, "width": config.image_size}
+        video_processor = HMBAVideoProcessor(**{**options, **kwargs})
+        return cls(video_processor, tokenizer, patch_size=config.patch_size, video_token=video_token)
+
+    def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
+        """Accept a video processor also without torchvision, where transformers does not export its base class."""
+        if argument_name != "video_processor":
+            return super().check_argument_for_proper_class(argument_name, argument)
+        if not isinstance(argument, VideoProcessorMixin):
+            raise TypeError(f"expected a video processor, got {type(argument).__name__}")
+        return VideoProcessorMixin
+
+    def prepare_inputs_layout(
+        self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
+    ) -> tuple:
+        """Return the prompts as a list and the videos as a flat list in prompt order."""
+        images, text, _, audio = super().prepare_inputs_layout(images=images, text=text, audio=audio, **kwargs)
+        return images, text, None if videos is None else flatten_videos(videos), audio
+
+    def validate_inputs(
+        self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
+    ) -> None:
+        """Check that the prompts are strings and name each video once."""
+        if text is None and videos is None:
+            raise ValueError("expected text, videos or both, got neither")
+        if text is None:
+            return
+        for prompt in text:
+            if not isinstance(prompt, str):
+                raise ValueError(f"expected text as a string or a list of strings, got {type(prompt).__name__}")
+        wanted, given = sum(prompt.count(self.video_token) for prompt in text), len(videos or ())
+        if wanted != given:
+            raise ValueError(
+                f"the number of {self.video_token} tokens in the prompts should be the same as the number of videos, "
+                f"got {wanted} tokens and {given} videos"
+            )
+
+    def _process_videos(self, videos: Any, **kwargs: Any) -> tuple[Any, list[str]]:
+        inputs = self.video_processor([videos], **kwargs)
+        return inputs, [self.replace_video_token(inputs, index) for index in range(len(videos))]
+
+    def replace_video_token(self, video_inputs: dict, video_idx: int, **kwargs: Any) -> str:
+        """Return the text that stands for one video: a token for each patch of one frame."""
+        height, width = video_inputs["pixel_values_videos"][video_idx].shape[-2:]
+        tokens = self.video_token * self._num_patches(height, width)
+        return f"{self.video_start_token or ''}{tokens}{self.video_end_token or ''}"
+
+    def _num_patches(self, height: int, width: int) -> int:
+        return (height // self.patch_size) * (width // self.patch_size)
+
+    def _get_num_multimodal_tokens(self, video_sizes: list[list[int]] | None = None, **kwargs: Any) -> MultiModalData:
+        """Return how many video tokens videos of these sizes `(frames, height, width)` take: all the same number."""
+        if video_sizes is None:
+            return MultiModalData()
+        size = self._merge_kwargs(**kwargs)["videos_kwargs"].get("size") or self.video_processor.size
+        return MultiModalData(num_video_tokens=[self._num_patches(size["height"], size["width"])] * len(video_sizes))
+
+    def _multimodal_inputs_from_conversations(
+        self, conversations: list[list[dict]], audio_loading_params: dict, load_audio_from_video: bool = False
+    ) -> tuple[list, list, list, dict]:
+        contents = [message.get("content") for conversation in conversations for message in conversation]
+        blocks = [block for content in contents if isinstance(content, (list, tuple)) for block in content]
+        return [], [[_load_block(block) for block in blocks if block["type"] in ("video", "image")]], [], {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as a dict, with the code that a saved processor carries."""
+        return {**super().to_dict(), "auto_map": {"AutoProcessor": "processing_hmba.HMBAProcessor"}}
+
+    def post_process_boxes(self, text: str | list[str], size: Any) -> list:
+        """Return the boxes of an answer in pixels of the original frame, clipped to it.
+
+        Args:
+            text: an answer, or a list of answers.
+            size: height and width of the original frame, or one such pair per answer.
+
+        Returns:
+            `[{"label": str, "box": {"xmin", "ymin", "xmax", "ymax"}}, ...]`, or one such list per answer. Malformed
+            boxes are left out; `parse_boxes` reports them.
+        """
+        if isinstance(text, str):
+            boxes = [(label, box) for label, box, _ in parse_boxes(text) if box is not None]
+            return [{"label": label, "box": _to_pixels(box, size)} for label, box in boxes]
+        if len(text) != len(size):
+            raise ValueError(f"expected one size per text, got {len(text)} texts and {len(size)} sizes")
+        return [self.post_process_boxes(one, pair) for one, pair in zip(text, size, strict=True)]
+
+
+__all__ = ["HMBAProcessor", "ParsedBox", "format_boxes", "parse_boxes"]

@@ -1,0 +1,399 @@
+import json
+import re
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPVisionConfig
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from hmba_hf.models.processing_hmba import HMBAProcessor, format_boxes, parse_boxes
+from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor
+from tiny_processors import tiny_processor, tiny_tokenizer
+
+SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions."
+)
+
+
+@pytest.fixture(scope="module")
+def text_golden(golden):
+    return golden("hmba_text_golden")[1]
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny_processor()
+
+
+def clip(length=3, width=40, height=20, shade=0):
+    return [Image.new("RGB", (width, height), (shade, 40 * i, 80)) for i in range(length)]
+
+
+def user(*content):
+    blocks = [{"type": "text", "text": block} if isinstance(block, str) else block for block in content]
+    return {"role": "user", "content": blocks}
+
+
+def video(frames):
+    return {"type": "video", "video": frames}
+
+
+# Box text
+
+
+def test_boxes_are_written_as_the_released_code_writes_them(text_golden):
+    for case in text_golden["box_cases"]:
+        width, height = case["image_wh"]
+        assert format_boxes([case["box"]], (height, width)) == case["text"]
+
+
+def test_written_boxes_are_read_back(text_golden):
+    for case in text_golden["box_cases"]:
+        [parsed] = parse_boxes(f"a car{case['text']}")
+        assert parsed.box == tuple(case["normalised"])
+
+
+def test_boxes_of_one_phrase_share_a_bracket_and_a_label(text_golden):
+    formatter = text_golden["formatter"]
+    parsed = parse_boxes(formatter["two_boxes"])
+    assert [list(entry.box) for entry in parsed[:2]] == formatter["extract"][0]
+    assert [entry.label for entry in parsed] == ["x", "x", "y"]
+    written = format_boxes([(10, 20, 30, 40), (50, 50, 100, 100)], (100, 100))
+    assert written == "[0.100,0.200,0.300,0.400;0.500,0.500,1.000,1.000]"
+
+
+def test_the_released_pattern_reads_what_is_written(text_golden):
+    pattern = re.compile(text_golden["formatter"]["pattern"])
+    for case in text_golden["box_cases"]:
+        width, height = case["image_wh"]
+        assert pattern.fullmatch(format_boxes([case["box"]] * 3, (height, width)))
+
+
+@pytest.mark.parametrize("box", [(1, 2, 3), (1, 2, 3, float("nan")), (0, 0, float("inf"), 1)])
+def test_a_box_that_is_not_four_finite_numbers_is_refused(box):
+    with pytest.raises(ValueError, match="4 finite numbers"):
+        format_boxes([box], (10, 10))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[0.1,0.2,0.3]",  # too few numbers
+        "[0.1,0.2,0.3,0.4,0.5]",  # too many
+        "[0.1,0.2]",  # a point
+        "[12.345,0.1,0.2,0.3]",
+        "[0.1,0.2,0.3,1.001]",
+        "[-0.1,0.2,0.3,0.4]",
+        "[0.5,0.1,0.4,0.2]",  # reversed
+        "[0.1,0.5,0.2,0.4]",
+        "[nan,nan,nan,nan]",
+        "[0.1,inf,0.2,0.3]",
+        "[1e-1,0.2,0.3,0.4]",
+        "[1_0,0.2,0.3,0.4]",
+        "[\u0660.\u0661,0.2,0.3,0.4]",  # digits, but not ASCII
+        "[0.1 0.2 0.3 0.4]",
+        "[x1,y1,x2,y2]",
+        "[,,,]",
+        "[]",
+        "[0.1,0.2,0.3,0.4",  # never closed
+        "[0.1.2,0.2,0.3,0.4]",
+    ],
+)
+def test_malformed_box_text_is_reported_and_not_raised(processor, text):
+    assert [(entry.box, entry.text) for entry in parse_boxes(f"A car {text}")] == [(None, text)]
+    assert parse_boxes(f"A car {text}")[0].label == "A car"
+    assert processor.post_process_boxes(f"A car {text}", (10, 10)) == []
+
+
+def test_a_malformed_part_leaves_its_neighbours_readable():
+    boxes = [entry.box for entry in parse_boxes("a car[0.1,0.2,0.3,0.4;0.1,0.2]")]
+    assert boxes == [(0.1, 0.2, 0.3, 0.4), None]
+    boxes = [entry.box for entry in parse_boxes("a [0.1,0.2 b[0.1,0.2,0.3,0.4]")]
+    assert boxes == [None, (0.1, 0.2, 0.3, 0.4)]
+
+
+def test_nested_brackets_give_their_inner_boxes():
+    parsed = parse_boxes("two cars[[0.1,0.2,0.3,0.4],[0.5,0.6,0.7,0.8]]")
+    assert [entry.box for entry in parsed] == [(0.1, 0.2, 0.3, 0.4), (0.5, 0.6, 0.7, 0.8)]
+    assert [entry.label for entry in parsed] == ["two cars", "two cars"]
+
+
+def test_spaces_and_any_number_of_decimals_are_read():
+    assert parse_boxes("[ 0.1234567, .5 ,1,1. ]")[0].box == (0.1234567, 0.5, 1.0, 1.0)
+
+
+def test_words_in_brackets_are_no_boxes():
+    assert parse_boxes("A car [see the information desk] stops.") == []
+    assert parse_boxes("") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "labels"),
+    [
+        ("A white van[] is cutting in", ["A white van"]),
+        ("There is a red car[] and a bus [].", ["a red car", "a bus"]),
+        ("The car in front of the bus[] is the risk", ["The car in front of the bus"]),
+        ("Yes: a dog[]. Next to it, the man with the bike[]!", ["a dog", "the man with the bike"]),
+        ("A gray car[] in the left lane is close to a red car[]", ["A gray car", "a red car"]),
+        ("A car[] turns in the yard while a person with a bike[] walks", ["A car", "a person with a bike"]),
+        ("A car that is turning[]", ["A car that is turning"]),
+        ("A man and woman[]", ["A man and woman"]),
+        ("There is van[] or []", ["van", "van"]),
+        ("A 2.5 ton truck[]", ["A 2.5 ton truck"]),
+        ("A van [white] []", ["A van [white]"]),
+        ("[]", [""]),
+    ],
+)
+def test_the_label_is_the_phrase_before_the_box(text, labels):
+    text = text.replace("[]", "[0.1,0.2,0.3,0.4]")
+    assert [entry.label for entry in parse_boxes(text)] == labels
+
+
+def test_labels_are_the_phrases_that_people_marked(shared_data):
+    for line in (shared_data / "mini_drive_eval" / "drama_SC.jsonl").read_text().splitlines():
+        sentence = json.loads(line)["sentence"]
+        text = sentence.replace("<ph_st>", "").replace("<ph_ed>", "[0.1,0.2,0.3,0.4]")
+        assert [entry.label for entry in parse_boxes(text)] == re.findall("<ph_st>(.*?)<ph_ed>", sentence)
+
+
+@pytest.mark.parametrize(
+    "unit", ["[", "]", "[0", "[0,", "0.1,", "[;", ";", "[0,0,1,1]", "the [a] ", ". ", "a ", " ", "1", "[1x", "and "]
+)
+def test_hostile_text_takes_linear_time(unit):
+    def seconds(length):
+        text = "[0.1," + unit * (length // len(unit)) + "[0,0,1,1]"
+        start = time.perf_counter()
+        parse_boxes(text)
+        return time.perf_counter() - start
+
+    quick = min(seconds(20_000) for _ in range(3))
+    assert min(seconds(200_000) for _ in range(2)) < 40 * quick + 0.05  # quadratic: 100 times
+
+
+def test_boxes_come_back_in_pixels_of_the_original_frame(processor, text_golden):
+    for case in text_golden["box_cases"]:
+        width, height = case["image_wh"]
+        [entry] = processor.post_process_boxes(f"A van{case['text']} stops", (height, width))
+        limits = (width, height, width, height)
+        wanted = [min(max(value, 0), limit) for value, limit in zip(case["box"], limits, strict=True)]
+        found = [entry["box"][name] for name in ("xmin", "ymin", "xmax", "ymax")]
+        assert entry["label"] == "A van"
+        assert found == pytest.approx(wanted, abs=0.0005 * max(width, height) + 0.01)
+
+
+def test_boxes_in_the_padding_are_clipped_to_the_frame(processor):
+    [entry] = processor.post_process_boxes("a car[0.000,0.000,1.000,1.000]", (50, 100))
+    assert entry["box"] == {"xmin": 0, "ymin": 0, "xmax": 100, "ymax": 50}
+
+
+def test_many_answers_take_one_size_each(processor):
+    texts = ["a car[0.500,0.500,1.000,1.000]", "nothing", "broken [0.1,"]
+    first, *others = processor.post_process_boxes(texts, [(100, 100), (10, 10), (10, 10)])
+    assert first == [{"label": "a car", "box": {"xmin": 50, "ymin": 50, "xmax": 100, "ymax": 100}}]
+    assert others == [[], []]
+    with pytest.raises(ValueError, match="3 texts and 1 sizes"):
+        processor.post_process_boxes(texts, [(10, 10)])
+    with pytest.raises(ValueError, match="at least one pixel"):
+        processor.post_process_boxes("a car[0,0,1,1]", (0, 10))
+
+
+# Prompts
+
+
+def test_prompts_equal_the_released_ones(text_golden):
+    conversation = text_golden["conversation"]
+    tokens = {"video_token": "<im_patch>", "video_start_token": "<im_start>", "video_end_token": "<im_end>"}
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<im_patch>"]})
+    video_processor = HMBAVideoProcessor(size={"height": 14, "width": 42})
+    processor = HMBAProcessor(video_processor, tokenizer, **tokens)  # 1 x 3 patches
+    question = user("Hi ", video(clip()), "?")
+    answer = {"role": "assistant", "content": "ok [0.100,0.200,0.300,0.400]."}
+    for name, messages in (("eval_prompt", [question]), ("train_prompt", [question, answer])):
+        inputs = processor.apply_chat_template(
+            messages,
+            add_generation_prompt=name == "eval_prompt",
+            tokenize=True,
+            return_dict=True,
+            processor_kwargs={"size": {"height": 14, "width": 42}},
+        )
+        assert processor.decode(inputs["input_ids"][0]) == "<s>" + conversation[name]
+
+
+def test_turns_follow_each_other_as_in_vicuna(processor):
+    messages = [user("a"), {"role": "assistant", "content": "b"}, user("c")]
+    prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
+    assert prompt == f"{SYSTEM} USER: a ASSISTANT: b</s>USER: c ASSISTANT:"
+
+
+def test_a_system_message_replaces_the_default(processor):
+    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a"}]
+    assert processor.apply_chat_template(messages) == "Be brief. USER: a "
+    messages[0]["content"] = [{"type": "text", "text": ""}]
+    assert processor.apply_chat_template(messages) == "USER: a "
+
+
+def test_braces_and_template_marks_in_a_message_stay_as_they_are(processor):
+    words = "{0} {} {{ system }} {% if %} %s"
+    messages = [user(words), {"role": "assistant", "content": words}]
+    assert processor.apply_chat_template(messages) == f"{SYSTEM} USER: {words} ASSISTANT: {words}</s>"
+
+
+@pytest.mark.parametrize("message", [{"role": "tool", "content": "a"}, user({"type": "audio", "url": "a.wav"})])
+def test_unknown_roles_and_blocks_are_refused(processor, message):
+    with pytest.raises(Exception, match="expected"):
+        processor.apply_chat_template([message])
+
+
+def test_the_answers_are_what_is_trained_on(processor):
+    frames = clip()
+    chats = [
+        [user("Hi ", video(frames), "?"), {"role": "assistant", "content": "A car[0.100,0.200,0.300,0.400]."}],
+        [
+            user("c"),
+            {"role": "assistant", "content": "d"},
+            user("e", video(frames)),
+            {"role": "assistant", "content": "f"},
+        ],
+    ]
+    inputs = processor.apply_chat_template(
+        chats,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        return_assistant_tokens_mask=True,
+        processor_kwargs={"padding": True, "padding_side": "right"},
+    )
+    masks = torch.as_tensor(inputs["assistant_masks"]).bool()
+    trained = [ids[mask] for ids, mask in zip(inputs["input_ids"], masks, strict=True)]
+    assert [processor.decode(ids) for ids in trained] == ["A car[0.100,0.200,0.300,0.400].</s>", "d</s>f</s>"]
+
+
+def test_a_tokenizer_with_a_template_of_its_own_keeps_it():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
+    processor = HMBAProcessor(HMBAVideoProcessor(), tokenizer)
+    messages = [user(video(clip()), "a"), {"role": "assistant", "content": "b"}]
+    assert processor.apply_chat_template(messages) == "<user><video>a\n<assistant>b\n"
+    tokenizer.chat_template = processor.chat_template  # as a tokenizer read from the processor's folder has it
+    assert HMBAProcessor(HMBAVideoProcessor(), tokenizer).chat_template == processor.chat_template
+
+
+# Model inputs
+
+
+def test_a_video_takes_the_tokens_of_one_frame_whatever_its_length(processor):
+    for length in (1, 5):
+        inputs = processor(text="a<video>b", videos=clip(length), return_tensors="pt")
+        assert inputs["pixel_values_videos"].shape == (1, length, 3, 28, 28)
+        assert processor.decode(inputs["input_ids"][0]) == "<s>a" + "<video>" * 4 + "b"
+        assert (inputs["input_ids"] == processor.video_token_id).sum() == 4
+
+
+def test_the_text_of_a_prompt_decides_which_video_is_which(processor):
+    first, second, third = clip(shade=0), clip(shade=120), clip(shade=240)
+    inputs = processor(
+        text=["a<video><video>", "b", "c<video>"], videos=[first, second, third], padding=True, return_tensors="pt"
+    )
+    reds = inputs["pixel_values_videos"][:, 0, 0, 14, 14]
+    assert len(inputs["input_ids"]) == 3 and len(reds) == 3
+    assert reds.argsort().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("text", "videos", "counts"),
+    [("a", 1, "0 tokens and 1 videos"), ("<video><video>", 1, "2 tokens and 1"), ("<video>", 0, "1 tokens and 0")],
+)
+def test_each_video_must_be_named_once(processor, text, videos, counts):
+    with pytest.raises(ValueError, match=counts):
+        processor(text=text, videos=[clip()] * videos or None)
+
+
+def test_text_alone_and_videos_alone_are_inputs(processor):
+    assert set(processor(text="a", return_tensors="pt")) == {"input_ids", "attention_mask"}
+    assert set(processor(videos=clip(), return_tensors="pt")) == {"pixel_values_videos"}
+    with pytest.raises(ValueError, match="got neither"):
+        processor()
+    with pytest.raises(ValueError, match="a string or a list of strings, got int"):
+        processor(text=[1])
+
+
+def test_a_picture_is_a_clip_of_one_frame(processor):
+    picture = Image.new("RGB", (30, 20), (200, 0, 0))
+    wanted = processor(text="<video>", videos=[[picture]], return_tensors="pt")["pixel_values_videos"]
+    assert wanted.shape == (1, 1, 3, 28, 28)
+    for videos in (picture, [picture], np.asarray(picture)):
+        found = processor(text="<video>", videos=videos, return_tensors="pt")["pixel_values_videos"]
+        torch.testing.assert_close(found, wanted)
+
+
+def test_blocks_of_images_and_videos_keep_their_order(processor, tmp_path):
+    dark, bright = Image.new("RGB", (20, 20), (0, 0, 0)), Image.new("RGB", (20, 20), (255, 255, 255))
+    bright.save(tmp_path / "bright.png")
+    image_blocks = [{"type": "image", "path": tmp_path / "bright.png"}, {"type": "image", "image": dark}]
+    video_blocks = [video([str(tmp_path / "bright.png")]), video(dark)]
+    for blocks in (image_blocks, video_blocks):
+        inputs = processor.apply_chat_template(
+            [user(*blocks, video([dark]), "?")], tokenize=True, return_dict=True, return_tensors="pt"
+        )
+        shades = inputs["pixel_values_videos"].mean(dim=(1, 2, 3, 4))
+        assert shades[0] > shades[1] == shades[2]
+    with pytest.raises(ValueError, match="a video block with one of the keys"):
+        processor.apply_chat_template([user({"type": "video"})], tokenize=True)
+
+
+def test_sampling_options_reach_the_video_processor(processor):
+    frames = torch.arange(20, dtype=torch.uint8).mul(12)[:, None, None, None].expand(20, 3, 28, 28)
+    metadata = [{"total_num_frames": 20, "fps": 10.0}]
+    options = {"timestamp": 1.0, "num_frames": 3, "fps": 5.0, "video_metadata": metadata, "do_sample_frames": True}
+    inputs = processor(text="<video>", videos=frames.numpy(), return_metadata=True, **options)
+    assert list(inputs["video_metadata"][0].frames_indices) == [6, 8, 10]
+    assert "video_metadata" not in processor(text="<video>", videos=frames.numpy(), **options)
+
+
+def test_a_tokenizer_without_the_video_token_is_refused():
+    with pytest.raises(ValueError, match="'<clip>'"):
+        tiny_processor(video_token="<clip>")
+    with pytest.raises(TypeError, match="expected a video processor, got TokenizersBackend"):
+        HMBAProcessor(tiny_tokenizer(), tiny_tokenizer())
+
+
+def test_a_processor_is_built_from_a_vision_and_a_text_checkpoint(tmp_path):
+    CLIPVisionConfig(image_size=42, patch_size=7).save_pretrained(tmp_path / "vision")
+    CLIPImageProcessorPil(image_mean=[0.5] * 3).save_pretrained(tmp_path / "vision")
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "text")
+    folders = (str(tmp_path / "vision"), str(tmp_path / "text"))
+    processor = HMBAProcessor.from_vision_text_pretrained(*folders, video_token="<clip>", num_frames=3)
+    assert processor.video_token_id == len(tokenizer)
+    assert (processor.patch_size, processor.video_processor.num_frames) == (7, 3)
+    assert list(processor.video_processor.image_mean) == [0.5] * 3
+    inputs = processor(text="<clip>", videos=clip(), return_tensors="pt")
+    assert inputs["pixel_values_videos"].shape[-2:] == (42, 42)
+    assert (inputs["input_ids"] == processor.video_token_id).sum() == 36
+
+
+def test_the_number_of_tokens_is_known_without_the_videos(processor):
+    counts = processor._get_num_multimodal_tokens(video_sizes=[[3, 40, 20], [5, 720, 1280]])
+    assert counts.num_video_tokens == [4, 4]
+    assert "num_video_tokens" not in processor._get_num_multimodal_tokens()
+
+
+def test_saving_and_loading_keep_every_setting(tmp_path):
+    processor = tiny_processor(
+        patch_size=7, video_start_token="<im_start>", video_end_token="<im_end>", chat_template="{{ messages }}"
+    )
+    processor.save_pretrained(tmp_path)
+    assert (tmp_path / "chat_template.jinja").read_text() == "{{ messages }}"
+    # The parts are given, as this test loads nothing through the Auto classes.
+    arguments = [processor.video_processor, processor.tokenizer]
+    settings, _ = HMBAProcessor.get_processor_dict(tmp_path)
+    loaded = HMBAProcessor.from_args_and_dict(arguments, settings)
+    assert loaded.to_dict() == processor.to_dict()
+    assert loaded.chat_template == processor.chat_template
+    inputs = loaded(text="<video>", videos=clip())
+    assert loaded.decode(inputs["input_ids"][0]) == "<s><im_start>" + "<video>" * 16 + "<im_end>"

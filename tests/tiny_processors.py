@@ -1,0 +1,36 @@
+"""A character-level tokenizer and a processor around it, small enough for any test and exact in both directions."""
+
+import string
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from hmba_hf.models.processing_hmba import HMBAProcessor
+from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor
+
+CHARACTERS = string.digits + string.ascii_letters + string.punctuation + " \n"  # ids 3 to 98
+SPECIAL_TOKENS = {"<video>": 99, "<im_start>": 100, "<im_end>": 101, "<pad>": 102}
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Build a tokenizer with one token per printable character, Llama's ids for `<unk> <s> </s>`, and a BOS."""
+    vocabulary = {token: index for index, token in enumerate(("<unk>", "<s>", "</s>", *CHARACTERS))} | SPECIAL_TOKENS
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=["<video>", "<im_start>", "<im_end>"],
+        model_max_length=2048,
+    )
+
+
+def tiny_processor(**kwargs) -> HMBAProcessor:
+    """Build a processor of 28 px frames with 2 x 2 patches, like the tiny model's."""
+    video_processor = HMBAVideoProcessor(size={"height": 28, "width": 28})
+    return HMBAProcessor(video_processor, tiny_tokenizer(), **kwargs)
