@@ -1,0 +1,87 @@
+"""The suites that transformers runs over its own processors, run over H-MBA's."""
+
+import unittest
+
+from hmba_hf import HMBAProcessor, HMBAVideoProcessor
+from tiny_processors import tiny_tokenizer
+from upstream_suites import ProcessorTesterMixin, VideoProcessingTestMixin, account_for, prepare_video_inputs
+
+PROCESSOR_FAILURES = {
+    "test_get_num_multimodal_tokens_matches_processor_call": "no image tokens: an image is a video of one frame",
+}
+PROCESSOR_SKIPS = {
+    "test_*_images": "no image processor: an image is a video of one frame",
+    "test_apply_chat_template_image_*": "no image processor",
+    "test_apply_chat_template_tool_calls_no_content": "the vicuna template knows no tools",
+    "test_args_overlap_kwargs": "no image processor",
+    "test_processor_text_has_no_visual": "no image processor",
+    "test_*audio*": "no audio",
+}
+VIDEO_PROCESSOR_SKIPS = {
+    "test_override_instance_attributes_does_not_affect_other_instances": "size is no dict but a SizeDict",
+    "test_video_processor_preprocess_arguments": "no list or decorator of valid arguments, which are checked by type",
+}
+
+
+@account_for(PROCESSOR_FAILURES, PROCESSOR_SKIPS)
+class HMBAProcessorTest(ProcessorTesterMixin, unittest.TestCase):
+    processor_class = HMBAProcessor
+
+    @classmethod
+    def _setup_tokenizer(cls):
+        return tiny_tokenizer()
+
+    @classmethod
+    def _setup_video_processor(cls):
+        return HMBAVideoProcessor(size={"height": 28, "width": 28})
+
+    def prepare_images_inputs(self, *args, **kwargs):
+        """Give none: the suite gives images beside videos, and here an image would take a video's place."""
+
+    @property
+    def video_sampling_expectations(self):
+        clip = {"expected_dim": 1, "output_length": 5}  # `num_frames` of the video processor
+        whole = {"expected_dim": 1, "output_length": 11, "do_sample_frames": False}
+        return [clip, whole, {**whole, "fps": 10}, {**clip, "fps": 10}, {**clip, "num_frames": 3, "output_length": 3}]
+
+    def test_apply_chat_template_video_frame_sampling(self):
+        # Everything holds but the last demand, an error that says so: frames that come as images can be sampled.
+        with self.assertRaisesRegex(AssertionError, "Sampling frames from a list of images is not supported!"):
+            super().test_apply_chat_template_video_frame_sampling()
+
+
+class HMBAVideoProcessorTester:
+    """Gives the suite random videos and the shape that they should come out in."""
+
+    batch_size = 5
+    num_frames = 8
+    num_channels = 3
+
+    def prepare_video_inputs(self, equal_resolution: bool = False, return_tensors: str = "pil") -> list:
+        shape = {"num_frames": self.num_frames, "num_channels": self.num_channels}
+        resolution = {"min_resolution": 30, "max_resolution": 80, "equal_resolution": equal_resolution}
+        return prepare_video_inputs(self.batch_size, **shape, **resolution, return_tensors=return_tensors)
+
+    def expected_output_video_shape(self, videos: list) -> list[int]:
+        return [self.num_frames, self.num_channels, 18, 18]
+
+
+@account_for({}, VIDEO_PROCESSOR_SKIPS)
+class HMBAVideoProcessorTest(VideoProcessingTestMixin, unittest.TestCase):
+    fast_video_processing_class = HMBAVideoProcessor
+    video_processor_dict = {"size": {"height": 18, "width": 18}}
+    test_cast_dtype = True
+
+    def setUp(self):
+        super().setUp()
+        self.video_processor_tester = HMBAVideoProcessorTester()
+
+    def test_video_processor_from_dict_with_kwargs(self):
+        # The suite expects the sizes of a processor that crops.
+        size = {"height": 42, "width": 42}
+        self.assertEqual(HMBAVideoProcessor.from_dict(self.video_processor_dict, size=size).size, size)
+
+    def test_call_sample_frames(self):
+        # Everything holds up to where `fps` is to set the length of a clip; here it sets the time between its frames.
+        with self.assertRaisesRegex(AssertionError, "5 != 6"):
+            super().test_call_sample_frames()
