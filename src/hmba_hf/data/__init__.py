@@ -1,0 +1,1 @@
+"""Annotated clips: samples, dataset rows, the micro-world and batches."""

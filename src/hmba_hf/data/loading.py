@@ -1,0 +1,64 @@
+"""Samples by name: the micro-world, or a dataset on disk or on the Hub."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from .micro_world import MicroWorld, MicroWorldConfig
+from .samples import Sample, from_bddx_row, from_drama_row, import_datasets
+
+MICRO_WORLD = "micro-world"
+DRAMA_COLUMNS = {"id", "frames", "width", "height", "question", "answer", "objects"}
+BDDX_COLUMNS = {"video", "video_id", "segment", "action", "justification"}
+
+
+class RowSamples(Sequence[Sample]):
+    """The rows of a `datasets.Dataset` in the DRAMA or the BDD-X schema, read as samples when they are asked for."""
+
+    def __init__(self, rows: Any, split: str):
+        self.rows = rows
+        self.split = split
+        columns = set(rows.column_names)
+        if DRAMA_COLUMNS <= columns:
+            self._read = from_drama_row
+        elif BDDX_COLUMNS <= columns:
+            self._read = from_bddx_row
+        else:
+            raise ValueError(
+                f"the dataset must have the columns of DRAMA {sorted(DRAMA_COLUMNS)} or BDD-X {sorted(BDDX_COLUMNS)}, "
+                f"got {sorted(columns)}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        """Read row `index`."""
+        return self._read(self.rows[index], self.split)
+
+
+def load_samples(
+    name: str, split: str, size: int | None = None, world: MicroWorldConfig | None = None
+) -> Sequence[Sample]:
+    """Load one split of a dataset.
+
+    Args:
+        name: `"micro-world"`, or a folder or Hub id of a dataset in the DRAMA or the BDD-X schema.
+        split: `"train"`, `"validation"` or `"test"`.
+        size: this many samples from the start; all of a dataset, 10,000 clips of the micro-world when absent.
+        world: of the micro-world.
+
+    Raises:
+        ValueError: if there is no such dataset or split, if it is empty, or if the columns are of neither schema.
+    """
+    if size is not None and size < 1:
+        raise ValueError(f"at least one sample must be asked for, got size={size}")
+    if name == MICRO_WORLD:
+        return MicroWorld(world, split, 10000 if size is None else size)
+    datasets = import_datasets()
+    try:
+        rows = datasets.load_dataset(name, split=split)
+    except (FileNotFoundError, ConnectionError) as error:
+        raise ValueError(
+            f"expected {MICRO_WORLD!r}, a folder or a Hub id of a dataset, got {name!r}: {error}"
+        ) from error
+    return RowSamples(rows if size is None else rows.select(range(min(size, len(rows)))), split)

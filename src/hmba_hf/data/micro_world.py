@@ -1,0 +1,416 @@
+"""A procedural driving world in which only motion tells which road user is the risk.
+
+What a weaker observer can score at best is known by construction:
+
+| motion      | current frame | with the earlier frames, unordered | frames in order |
+|-------------|---------------|------------------------------------|-----------------|
+| `symmetric` | 1/K           | 1/2                                | 1               |
+| `order`     | 1/K           | 1/K                                | 1               |
+| `monotone`  | 1/K           | informative                        | 1               |
+
+K is the number of road users. What is learned here says nothing about real roads.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from .micro_world_drawing import (
+    COLOURS,
+    DEGRADATIONS,
+    HORIZON,
+    KINDS,
+    Backdrop,
+    Figure,
+    degrade,
+    draw_picture,
+    random_backdrop,
+)
+from .samples import BDDX_QUESTION, BOX_MARKER, Box, Sample
+
+SPLITS = ("train", "validation", "test")
+MOTIONS = ("symmetric", "order", "monotone")
+STILL_TASKS = ("where", "what", "list")
+RISK_QUESTION = "Which object is at the highest risk for the ego car?"
+LIST_QUESTION = "Which road users are there?"
+
+_MANOEUVRES = {
+    "car": "is cutting in",
+    "truck": "is cutting in",
+    "pedestrian": "is crossing",
+    "cyclist": "is swerving in",
+}
+
+
+class EgoEvent(NamedTuple):
+    """What the ego car does and why, and how the road and the others must move before the current frame for it.
+
+    `speeds` are the first and the last advance of the road between two frames, 1 being one dash and its gap;
+    `lead_nearness` and `pedestrian_inward` are where those two begin, see `RoadUser.box`.
+    """
+
+    action: str
+    justification: str
+    speeds: tuple[float, float]
+    lead_nearness: float = 1.0
+    pedestrian_inward: float = 0.0
+
+
+EGO_EVENTS = {
+    "yield": EgoEvent("The car slows down", "because a {pedestrian} is crossing the road", (0.45, 0.1), 1.0, -1.5),
+    "brake": EgoEvent("The car slows down", "because the {lead} ahead is braking", (0.45, 0.1), 0.7),
+    "speed_up": EgoEvent("The car speeds up", "because the {lead} ahead is driving off", (0.1, 0.45), 1.3),
+    "follow": EgoEvent("The car keeps its speed", "because the {lead} ahead keeps its distance", (0.3, 0.3)),
+    "stop": EgoEvent("The car is stopped", "because the {lead} ahead is standing still", (0.0, 0.0)),
+}
+
+_STREAMS = ("scene", "motion", "road", "nuisance", "degradation", "still", "ego")
+_REACH = 0.09  # how far a road user of scale 1 moves to either side, as a fraction of the frame
+_GRID = 256  # boxes end on multiples of 1/256, so that they are exact in the drawn pictures
+_FAR, _NEAR = 0.5, 0.97  # y of the farthest and of the nearest place to stand
+_MARGIN = 0.012  # kept free around a road user
+_NAMES = [(kind, colour) for kind in KINDS for colour in COLOURS]
+
+
+@dataclass(frozen=True)
+class MicroWorldConfig:
+    """Everything but split and index that a clip depends on.
+
+    Args:
+        seed: another seed, another world.
+        frame_size: width and height of a frame in pixels.
+        num_objects: road users in a scene, K.
+        num_frames: frames of a clip, the last one current.
+        motion: `"symmetric"`: the risk swings away from the ego path and comes back toward it, a twin does the same
+            mirrored in time, the others sway evenly; `"order"`: each road user swerves in one frame, the risk last;
+            `"monotone"`: the risk closes in at constant speed, a twin leaves, the others stay. All of them are where
+            the current frame shows them whatever their motion was.
+        pause: frames without motion before the current one, among the `num_frames`.
+        nuisance: strength of exposure flicker, camera jitter and pixel noise; at 0 the road stands still too,
+            otherwise its phase is drawn anew for each frame.
+        degradation: one of `DEGRADATIONS`, applied to the current frame with
+        severity: from 0 to 1.
+        fps: frames per second, for timestamps and video files.
+    """
+
+    seed: int = 0
+    frame_size: int = 64
+    num_objects: int = 4
+    num_frames: int = 5
+    motion: str = "symmetric"
+    pause: int = 0
+    nuisance: float = 1.0
+    degradation: str | None = None
+    severity: float = 0.5
+    fps: float = 2.0
+
+    def __post_init__(self) -> None:
+        checks = {
+            "seed": self.seed >= 0,
+            "frame_size": self.frame_size >= 32,
+            "num_objects": 2 <= self.num_objects <= 4,
+            "motion": self.motion in MOTIONS,
+            "pause": 0 <= self.pause,
+            "nuisance": self.nuisance >= 0,
+            "degradation": self.degradation is None or self.degradation in DEGRADATIONS,
+            "severity": 0 <= self.severity <= 1,
+            "fps": self.fps > 0,
+        }
+        for name, is_good in checks.items():
+            if not is_good:
+                raise ValueError(f"{name}={getattr(self, name)!r} is outside of what the micro-world can draw")
+        needed = 1 + self.pause + (self.num_objects if self.motion == "order" else 2)
+        if self.num_frames < needed:
+            raise ValueError(f"{self.motion} motion needs num_frames >= {needed}, got {self.num_frames}")
+
+
+@dataclass(frozen=True)
+class RoadUser:
+    """A road user in the current frame: `x` is its middle, `y` the ground it stands on."""
+
+    kind: str
+    colour: str
+    x: float
+    y: float
+
+    @property
+    def name(self) -> str:
+        """Colour and kind, unique in its scene."""
+        return f"{self.colour} {self.kind}"
+
+    @property
+    def side(self) -> str:
+        """Side of the ego path on which it stands, `"left"` or `"right"`."""
+        return "left" if self.x < 0.5 else "right"
+
+    def box(self, inward: float = 0.0, nearness: float = 1.0) -> Box:
+        """Its box when it is `inward` reaches closer to the ego path and appears `nearness` times as large."""
+        ground = HORIZON + (self.y - HORIZON) * nearness
+        scale = _scale(self.y)
+        middle = self.x + (1 if self.x < 0.5 else -1) * inward * _REACH * scale
+        height, width = (extent * scale * nearness for extent in KINDS[self.kind])
+        edges = (middle - width / 2, ground - height, middle + width / 2, ground)
+        x1, y1, x2, y2 = (round(edge * _GRID) / _GRID for edge in edges)
+        return x1, y1, x2, y2
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What happens in a clip, noise aside.
+
+    `inward` and `nearness`, both `(num_frames, num_objects)`, say how each road user moves: see `RoadUser.box`.
+    `users[risk]` is the answer, `users[twin]` its mirrored twin.
+    """
+
+    backdrop: Backdrop
+    users: tuple[RoadUser, ...]
+    risk: int
+    twin: int
+    inward: np.ndarray
+    nearness: np.ndarray
+
+    def figures(self, frame: int) -> list[Figure]:
+        """The road users as frame number `frame` shows them."""
+        return _figures(self.users, self.inward[frame].tolist(), self.nearness[frame].tolist())
+
+    @property
+    def boxes(self) -> list[Box]:
+        """Boxes of all road users in the current frame."""
+        return [user.box() for user in self.users]
+
+    def describe(self) -> dict[str, Any]:
+        """The road users, the risk and their boxes as plain values that JSON can hold."""
+        users = [asdict(user) | {"name": user.name, "box": list(user.box())} for user in self.users]
+        return {"risk": self.risk, "twin": self.twin, "objects": users}
+
+
+class MicroWorld(Sequence[Sample]):
+    """Clips of one split as `Sample`s of the risk task; the same everywhere for the same config, split and index."""
+
+    def __init__(self, config: MicroWorldConfig | None = None, split: str = "train", size: int = 1000):
+        if split not in SPLITS or size < 0:
+            raise ValueError(f"expected a split of {SPLITS} and a size >= 0, got {split!r} and {size}")
+        self.config = config or MicroWorldConfig()
+        self.split = split
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        """The clip `index` with the question for the risk; the answer names it, boxes it and says what it does."""
+        scene = self.scene(index)
+        user = scene.users[scene.risk]
+        answer = f"The {user.name}{BOX_MARKER} {_MANOEUVRES[user.kind]} from the {user.side}."
+        frames = self.frames(index, scene)
+        return Sample(self._name(self.config.motion, index), RISK_QUESTION, answer, frames, **self._marked([user]))
+
+    def still_sample(self, index: int, task: str | None = None) -> Sample:
+        """A single picture, the current frame of clip `index`, with a question about what is where in it.
+
+        `task` is one of `STILL_TASKS`: `"where"` asks for the box of a road user, `"what"` for the name in a box,
+        `"list"` for all names and boxes from left to right; drawn when absent, `"where"` half of the time.
+        """
+        if task not in (None, *STILL_TASKS):
+            raise ValueError(f"expected a task of {STILL_TASKS}, got {task!r}")
+        rng = self._rng(index, "still")
+        drawn = str(rng.choice(STILL_TASKS, p=[0.5, 0.25, 0.25]))
+        scene = self.scene(index)
+        users = [scene.users[rng.integers(self.config.num_objects)]]
+        task = task or drawn
+        if task == "where":
+            question, answer = f"Where is the {users[0].name}?", f"The {users[0].name}{BOX_MARKER}."
+        elif task == "what":
+            question, answer = f"What is at {BOX_MARKER}?", f"The {users[0].name}."
+        else:
+            users = sorted(scene.users, key=lambda user: user.x)
+            names = ", ".join(f"the {user.name}{BOX_MARKER}" for user in users)
+            question, answer = LIST_QUESTION, f"{names[0].upper()}{names[1:]}."
+        frames = [self._scene_picture(index, scene, self.config.num_frames - 1)]
+        return Sample(self._name(task, index), question, answer, frames, **self._marked(users))
+
+    def scene(self, index: int, risk: int | None = None) -> Scene:
+        """Draw what happens in clip `index`; with `risk`, what would happen were that road user the risk.
+
+        Another risk changes the motion alone: the current frame stays as it is. Exchanged with its twin, it gives
+        the `symmetric` clip whose earlier frames run backwards.
+        """
+        self._check(index)
+        if risk is not None and not 0 <= risk < self.config.num_objects:
+            raise ValueError(f"expected a risk from 0 to {self.config.num_objects - 1}, got {risk}")
+        rng = self._rng(index, "scene")
+        backdrop = random_backdrop(rng)
+        users = _place_users(rng, self.config.num_objects)
+        rng = self._rng(index, "motion")
+        roles = rng.permutation(self.config.num_objects).tolist()
+        if risk is not None:
+            place = roles.index(risk)
+            roles[0], roles[place] = roles[place], roles[0]
+        inward, nearness = _motion(self.config, roles, rng)
+        return Scene(backdrop, users, roles[0], roles[1], inward, nearness)
+
+    def ego_sample(self, index: int, event: str | None = None) -> Sample:
+        """A clip with the question what the ego car does and why, in the two lines of a BDD-X answer.
+
+        `event` is one of `EGO_EVENTS`, drawn when absent. Only motion tells it: the road's and that of a vehicle ahead
+        and of a pedestrian beside the road; the current frame is the same for every event.
+        """
+        self._check(index)
+        if event not in (None, *EGO_EVENTS):
+            raise ValueError(f"expected an event of {tuple(EGO_EVENTS)}, got {event!r}")
+        rng = self._rng(index, "ego")
+        backdrop, last_phase = random_backdrop(rng), float(rng.random())
+        users = lead, pedestrian = _place_traffic(rng)
+        drawn = str(rng.choice(list(EGO_EVENTS)))
+        happening = EGO_EVENTS[event or drawn]
+        steps = self.config.num_frames - 1
+        speeds = np.linspace(*happening.speeds, steps)
+        frames = []
+        for number in range(steps + 1):
+            past = 1 - number / steps
+            nearness = [1 + (happening.lead_nearness - 1) * past, 1.0]
+            figures = _figures(users, [0.0, happening.pedestrian_inward * past], nearness)
+            phase = last_phase - float(speeds[number:].sum())
+            frames.append(self._picture(index, number, backdrop, figures, phase))
+        why = happening.justification.format(lead=lead.name, pedestrian=pedestrian.name)
+        name = f"{self.split}-ego-{self.config.seed}_{index}"
+        return Sample(name, BDDX_QUESTION, f"{happening.action}\n{why}", frames, split=self.split)
+
+    def frames(self, index: int, scene: Scene) -> list[Image.Image]:
+        """Picture a scene with the nuisances of clip `index`, oldest frame first."""
+        return [self._scene_picture(index, scene, number) for number in range(self.config.num_frames)]
+
+    def _scene_picture(self, index: int, scene: Scene, number: int) -> Image.Image:
+        phase = float(self._rng(index, "road", number).random()) if self.config.nuisance else 0.0
+        return self._picture(index, number, scene.backdrop, scene.figures(number), phase)
+
+    def _picture(
+        self, index: int, number: int, backdrop: Backdrop, figures: Sequence[Figure], phase: float
+    ) -> Image.Image:
+        config = self.config
+        is_current = number == config.num_frames - 1
+        rng = self._rng(index, "nuisance", number)
+        flicker = float(rng.standard_normal())
+        shift = np.clip(rng.standard_normal(2), -2, 2) * (0.0 if is_current else 0.006 * config.nuisance)
+        picture = draw_picture(backdrop, figures, phase, (float(shift[0]), float(shift[1])), config.frame_size)
+        if config.nuisance:
+            noise = rng.standard_normal(picture.shape, np.float32) * (5 * config.nuisance)
+            exposed = picture * np.float32(1 + 0.06 * flicker * config.nuisance) + noise
+            picture = np.clip(exposed, 0, 255).astype(np.uint8)
+        if is_current and config.degradation is not None:
+            picture = degrade(picture, config.degradation, config.severity, self._rng(index, "degradation"))
+        return Image.fromarray(picture)
+
+    def _check(self, index: int) -> None:
+        if not 0 <= index < self.size:
+            raise IndexError(f"expected an index from 0 to {self.size - 1}, got {index}")
+
+    def _name(self, task: str, index: int) -> str:
+        return f"{self.split}-{task}-{self.config.seed}-{index:06d}"
+
+    def _marked(self, users: Sequence[RoadUser]) -> dict[str, Any]:
+        return {"boxes": [user.box() for user in users], "labels": [user.name for user in users], "split": self.split}
+
+    def _rng(self, index: int, stream: str, number: int = 0) -> np.random.Generator:
+        """A generator of its own for each split, clip, purpose and frame, so that no draw moves another."""
+        key = (SPLITS.index(self.split), index, _STREAMS.index(stream), number)
+        return np.random.Generator(np.random.SFC64(np.random.SeedSequence(self.config.seed, spawn_key=key)))
+
+
+def _figures(users: Sequence[RoadUser], inward: Sequence[float], nearness: Sequence[float]) -> list[Figure]:
+    places = zip(users, inward, nearness, strict=True)
+    return [Figure(user.kind, user.colour, user.box(moved, grown)) for user, moved, grown in places]
+
+
+def _scale(y: float) -> float:
+    """How large a road user that stands at height y appears."""
+    return 0.75 + 0.45 * (y - _FAR) / (_NEAR - _FAR)
+
+
+def _place_users(rng: np.random.Generator, number: int) -> tuple[RoadUser, ...]:
+    """Draw road users of different names whose boxes are clear of each other in the current frame.
+
+    They stand left and right of the ego path by turns, the second one of a side nearer than the first; each has room
+    to move to both sides, and may pass in front of one on the other side of the ego path when it does.
+    """
+    names = rng.choice(_NAMES, number, replace=False).tolist()
+    side = int(rng.choice([-1, 1]))
+    users: list[RoadUser] = []
+    for place, (lateral, depth) in enumerate(rng.random((number, 2)).tolist()):
+        kind, colour = names[place]
+        height, width = KINDS[kind]
+        farthest = _FAR if place < 2 else _y_in_front(users[place - 2].y, height)
+        nearest = _NEAR
+        if place + 2 < number:
+            nearest -= KINDS[names[place + 2][0]][0] * _scale(_NEAR) + 2 * _MARGIN
+        y = farthest + (nearest - farthest) * depth
+        inner = max(0.1, width / 2 * _scale(y) + _MARGIN)
+        outer = 0.5 - (width / 2 + _REACH) * _scale(y) - _MARGIN
+        users.append(RoadUser(kind, colour, 0.5 + side * (inner + (outer - inner) * lateral), y))
+        side = -side
+    return tuple(users)
+
+
+def _y_in_front(y: float, height: float) -> float:
+    """The farthest y at which a road user of `height` at scale 1 stays clear of one that stands at `y`."""
+    growth = _scale(1.0) - _scale(0.0)
+    return (y + 2 * _MARGIN + height * _scale(0.0)) / (1 - height * growth)
+
+
+def _place_traffic(rng: np.random.Generator) -> tuple[RoadUser, RoadUser]:
+    """Draw a vehicle ahead on the ego path and a pedestrian beside it."""
+    colours = rng.choice(list(COLOURS), 2).tolist()
+    kind = str(rng.choice(["car", "truck"]))
+    side = int(rng.choice([-1, 1]))
+    ahead, lateral, depth = rng.random(3).tolist()
+    lead = RoadUser(kind, colours[0], 0.5, 0.64 + 0.1 * ahead)
+    return lead, RoadUser("pedestrian", colours[1], 0.5 + side * (0.22 + 0.04 * lateral), 0.74 + 0.16 * depth)
+
+
+def _motion(config: MicroWorldConfig, roles: list[int], rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """How far inward and how near each road user is, both `(num_frames, num_objects)`; `roles` begins with risk, twin.
+
+    The cycle is counted back from its last frame, the first one of the pause, where nothing is displaced.
+    """
+    cycle = config.num_frames - config.pause
+    inward, nearness = np.zeros((cycle, len(roles))), np.ones((cycle, len(roles)))
+    risk, twin, others = roles[0], roles[1], roles[2:]
+    # Drawn by road user, not by role: another risk leaves them as they are.
+    signs = rng.choice([-1.0, 1.0], len(roles))
+    if config.motion == "symmetric":
+        odd, even = _waves(cycle)
+        inward[:, risk], inward[:, twin] = -odd, odd
+        inward[:, others] = even[:, None] * signs[others]
+    elif config.motion == "order":
+        swerves = np.sort(rng.permutation(cycle - 1)[: len(roles)]) + 1
+        inward[swerves, roles] = -1.0
+    else:
+        past = np.arange(cycle) / (cycle - 1)
+        inward[:, risk], inward[:, twin] = -past, past
+        nearness[:, risk] = 1 - 0.3 * past
+    still_frames = (config.pause, len(roles))
+    return (
+        np.concatenate([inward[::-1], np.zeros(still_frames)]),
+        np.concatenate([nearness[::-1], np.ones(still_frames)]),
+    )
+
+
+@cache
+def _waves(cycle: int) -> tuple[np.ndarray, np.ndarray]:
+    """One swing that changes its sign when the frames before the current one are reversed, and one that does not.
+
+    Both `(cycle,)`, counted back from the current frame, where they are 0; the symmetry is exact, not up to rounding.
+    """
+    odd, even = np.zeros(cycle), np.zeros(cycle)
+    for step in range(1, cycle // 2 + 1):
+        odd[step] = math.sin(2 * math.pi * step / cycle)
+        even[step] = even[cycle - step] = (1 - math.cos(2 * math.pi * step / cycle)) / 2
+        odd[cycle - step] = -odd[step]
+    if cycle % 2 == 0:
+        odd[cycle // 2] = 0.0
+    return odd, even

@@ -1,0 +1,212 @@
+"""One annotated clip, and the dataset rows in which the Hub stores it.
+
+Text says where a box belongs with the marker `<box>`; numbers are filled in by whoever knows the model's box format.
+"""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+BOX_MARKER = "<box>"
+BDDX_QUESTION = "What does the ego car do, and why?"
+
+Box = tuple[float, float, float, float]
+
+
+@dataclass
+class Sample:
+    """One clip with a question, its answer and the boxes that both texts mention.
+
+    Args:
+        id: unique name, also used in error messages.
+        question, answer: text in which the i-th `<box>`, counted through the question and then the answer, stands
+            for `boxes[i]`.
+        frames: pictures of one size, oldest first, the last one current; or instead
+        video: path or bytes of a video file, with
+        timestamp: seconds at which the current frame is shown; the last frame when absent.
+        boxes: `(x1, y1, x2, y2)` in [0, 1] of the original frame.
+        labels: what each box holds.
+        split: `"train"`, `"validation"` or `"test"`.
+        size: height and width of the original frame; taken from `frames` where there are any.
+    """
+
+    id: str
+    question: str
+    answer: str
+    frames: Sequence[Image.Image] | None = None
+    video: str | Path | bytes | None = None
+    timestamp: float | None = None
+    boxes: Sequence[Box] = ()
+    labels: Sequence[str] = ()
+    split: str = "train"
+    size: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.id or not self.question:
+            raise ValueError(f"a sample needs an id and a question, got id={self.id!r}, question={self.question!r}")
+        self._check_picture()
+        self.boxes = tuple(check_box(box, self.id) for box in self.boxes)
+        if len(self.labels) != len(self.boxes):
+            raise ValueError(f"sample {self.id}: one label for each box, got {len(self.labels)} for {len(self.boxes)}")
+        markers = (self.question + self.answer).count(BOX_MARKER)
+        if markers != len(self.boxes):
+            raise ValueError(f"sample {self.id}: one {BOX_MARKER} for each box, got {markers} for {len(self.boxes)}")
+
+    def _check_picture(self) -> None:
+        if (self.frames is None) == (self.video is None):
+            raise ValueError(
+                f"sample {self.id}: either frames or a video, got {'none' if self.video is None else 'both'}"
+            )
+        if self.frames is None:
+            return
+        if self.timestamp is not None:
+            raise ValueError(f"sample {self.id}: a timestamp belongs to a video, got one with frames")
+        sizes = {(frame.height, frame.width) for frame in self.frames}
+        if len(sizes) != 1 or self.size not in (None, *sizes):
+            raise ValueError(f"sample {self.id}: frames of one size, got {sorted(sizes)} with size={self.size}")
+        self.size = sizes.pop()
+
+
+def check_box(box: Sequence[float], name: str) -> Box:
+    """Return `(x1, y1, x2, y2)` as floats, or say which sample's box does not lie in the unit square."""
+    if len(box) != 4 or not all(math.isfinite(value) for value in box):
+        raise ValueError(f"sample {name}: a box is four finite numbers, got {list(box)}")
+    x1, y1, x2, y2 = (float(value) for value in box)
+    if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
+        raise ValueError(f"sample {name}: a box needs 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1, got {list(box)}")
+    return x1, y1, x2, y2
+
+
+def fill_boxes(text: str, box_texts: Sequence[str]) -> str:
+    """Replace the markers of `text` by `box_texts`, in order; their numbers must agree."""
+    pieces = text.split(BOX_MARKER)
+    if len(pieces) != len(box_texts) + 1:
+        raise ValueError(f"expected {len(pieces) - 1} boxes for {text!r}, got {len(box_texts)}")
+    return pieces[0] + "".join(box + piece for box, piece in zip(box_texts, pieces[1:], strict=True))
+
+
+def to_drama_row(sample: Sample) -> dict[str, Any]:
+    """Write a sample of frames as a row of the DRAMA schema; it has a risk if it has a box."""
+    if sample.frames is None or sample.size is None:
+        raise ValueError(f"sample {sample.id}: a DRAMA row holds frames, got a video")
+    objects = [{"bbox": list(box), "category": label} for box, label in zip(sample.boxes, sample.labels, strict=True)]
+    return {
+        "id": sample.id,
+        "frames": list(sample.frames),
+        "width": sample.size[1],
+        "height": sample.size[0],
+        "question": sample.question,
+        "answer": sample.answer,
+        "caption": sample.answer.replace(BOX_MARKER, ""),
+        "risk": "Yes" if objects else "No",
+        "objects": objects,
+    }
+
+
+def from_drama_row(row: Mapping[str, Any], split: str = "train") -> Sample:
+    """Read a row of the DRAMA schema, its frames decoded or as `{"bytes", "path"}`."""
+    return Sample(
+        id=row["id"],
+        question=row["question"],
+        answer=row["answer"],
+        frames=[_to_picture(frame) for frame in row["frames"]],
+        boxes=[tuple(item["bbox"]) for item in row["objects"]],
+        labels=[item["category"] for item in row["objects"]],
+        split=split,
+        size=(row["height"], row["width"]),
+    )
+
+
+def to_bddx_row(sample: Sample, start: float, end: float) -> dict[str, Any]:
+    """Write a sample named `{video_id}_{segment}` as a row of the BDD-X schema.
+
+    The first line of the answer is the action, the second its justification; `start` and `end` are the segment's
+    seconds in the original drive.
+    """
+    video_id, _, segment = sample.id.rpartition("_")
+    action, line_break, justification = sample.answer.partition("\n")
+    if not video_id or not segment.isdecimal() or not line_break:
+        raise ValueError(
+            f"expected an id 'video_segment' and an answer of two lines, got {sample.id!r}, {sample.answer!r}"
+        )
+    if sample.video is None:
+        raise ValueError(f"sample {sample.id}: a BDD-X row holds a video, got frames")
+    content = sample.video if isinstance(sample.video, bytes) else Path(sample.video).read_bytes()
+    return {
+        "video": {"bytes": content, "path": f"{sample.id}.mp4"},
+        "video_id": video_id,
+        "segment": int(segment),
+        "start": start,
+        "end": end,
+        "action": action,
+        "justification": justification,
+    }
+
+
+def from_bddx_row(row: Mapping[str, Any], split: str = "train") -> Sample:
+    """Read a row of the BDD-X schema, its video as `{"bytes", "path"}`; the current frame is the clip's last."""
+    video = row["video"]
+    return Sample(
+        id=f"{row['video_id']}_{row['segment']}",
+        question=BDDX_QUESTION,
+        answer=f"{row['action']}\n{row['justification']}",
+        video=video["path"] if video.get("bytes") is None else video["bytes"],
+        split=split,
+    )
+
+
+def drama_features() -> Any:
+    """The `datasets.Features` of the DRAMA schema."""
+    datasets = import_datasets()
+    box = {"bbox": datasets.List(datasets.Value("float32"), length=4), "category": datasets.Value("string")}
+    text, number = datasets.Value("string"), datasets.Value("int32")
+    return datasets.Features(
+        {
+            "id": text,
+            "frames": datasets.List(datasets.Image()),
+            "width": number,
+            "height": number,
+            "question": text,
+            "answer": text,
+            "caption": text,
+            "risk": datasets.ClassLabel(names=["No", "Yes"]),
+            "objects": datasets.List(box),
+        }
+    )
+
+
+def bddx_features() -> Any:
+    """The `datasets.Features` of the BDD-X schema; the video stays undecoded bytes."""
+    datasets = import_datasets()
+    text, seconds = datasets.Value("string"), datasets.Value("float32")
+    return datasets.Features(
+        {
+            "video": datasets.Video(decode=False),
+            "video_id": text,
+            "segment": datasets.Value("int32"),
+            "start": seconds,
+            "end": seconds,
+            "action": text,
+            "justification": text,
+        }
+    )
+
+
+def import_datasets() -> Any:
+    """The `datasets` library, or one sentence that says how to get it."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise ImportError("reading or writing dataset rows needs `pip install hmba-hf[train]`") from error
+    return datasets
+
+
+def _to_picture(frame: Any) -> Image.Image:
+    if isinstance(frame, Mapping):
+        frame = Image.open(frame["path"] if frame.get("bytes") is None else io.BytesIO(frame["bytes"]))
+    return frame.convert("RGB")

@@ -1,0 +1,1 @@
+"""Scores as pure functions: numbers and strings in, numbers out."""

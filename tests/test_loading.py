@@ -1,0 +1,118 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from datasets import Dataset
+
+from hmba_hf.data.collator import SampleCollator
+from hmba_hf.data.loading import MICRO_WORLD, RowSamples, load_samples
+from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
+from hmba_hf.data.micro_world_files import write_bddx, write_drama
+from hmba_hf.data.samples import drama_features
+from tiny_processors import tiny_processor
+
+CONFIG = MicroWorldConfig(seed=3, frame_size=32)
+SIZES = {"train": 3, "test": 2}
+
+
+@pytest.fixture(scope="module")
+def drama(tmp_path_factory):
+    """A folder in the DRAMA schema."""
+    folder = tmp_path_factory.mktemp("drama")
+    write_drama(folder, CONFIG, SIZES)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def bddx(tmp_path_factory):
+    """A folder in the BDD-X schema."""
+    folder = tmp_path_factory.mktemp("bddx")
+    write_bddx(folder, CONFIG, SIZES)
+    return str(folder)
+
+
+def assert_same(sample, expected):
+    """The same sample, its pictures compared by their pixels."""
+    assert replace(sample, frames=None, video=b"") == replace(expected, frames=None, video=b"")
+    for frame, wanted in zip(sample.frames, expected.frames, strict=True):
+        assert np.array_equal(np.asarray(frame), np.asarray(wanted))
+
+
+def test_the_micro_world_is_loaded_by_name():
+    samples = load_samples(MICRO_WORLD, "validation", 4, CONFIG)
+    assert len(samples) == 4
+    assert_same(samples[3], MicroWorld(CONFIG, "validation", 4)[3])
+    assert len(load_samples(MICRO_WORLD, "train")) == 10000
+
+
+@pytest.mark.parametrize("split", SIZES)
+def test_a_drama_folder_reads_back_as_the_samples_written(drama, split):
+    samples, world = load_samples(drama, split), MicroWorld(CONFIG, split, SIZES[split])
+    assert isinstance(samples, RowSamples) and len(samples) == SIZES[split]
+    for index in range(len(samples)):
+        assert_same(samples[index], world[index])
+
+
+def test_a_bddx_folder_reads_back_as_the_samples_written(bddx):
+    samples, world = load_samples(bddx, "test"), MicroWorld(CONFIG, "test", 2)
+    assert len(samples) == 2
+    for index in range(len(samples)):
+        sample, expected = samples[index], world.ego_sample(index)
+        assert (sample.id, sample.split) == (expected.id, "test")
+        assert (sample.question, sample.answer) == (expected.question, expected.answer)
+        assert isinstance(sample.video, bytes) and sample.frames is None
+
+
+def test_a_bddx_video_gives_a_model_the_frames_written(bddx):
+    collator = SampleCollator(tiny_processor())
+    read = collator([load_samples(bddx, "train", 1)[0]])
+    written = collator([MicroWorld(CONFIG, "train", 1).ego_sample(0)])
+    assert (read["labels"] == written["labels"]).all()
+    distance = (read["pixel_values_videos"] - written["pixel_values_videos"]).abs()
+    assert distance.mean() < 0.2, "the same frames but for the compression of the video"
+
+
+def test_a_size_takes_samples_from_the_start_and_no_more_than_there_are(drama):
+    assert [sample.id for sample in load_samples(drama, "train", 2)] == [
+        MicroWorld(CONFIG, "train", 2)[index].id for index in range(2)
+    ]
+    assert len(load_samples(drama, "train", 100)) == 3
+
+
+def test_samples_can_be_walked_through_and_end(drama):
+    assert [sample.split for sample in load_samples(drama, "test")] == ["test", "test"]
+    with pytest.raises(IndexError):
+        load_samples(drama, "test")[2]
+
+
+def test_an_empty_split_is_an_error(tmp_path):
+    features = drama_features()
+    Dataset.from_dict({name: [] for name in features}, features=features).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="train.*no data"):
+        load_samples(str(tmp_path), "train")
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_asking_for_no_samples_is_an_error(drama, size):
+    for name in (drama, MICRO_WORLD):
+        with pytest.raises(ValueError, match=f"at least one sample must be asked for, got size={size}"):
+            load_samples(name, "train", size)
+
+
+def test_an_unknown_split_is_an_error_that_names_the_known_ones(drama):
+    with pytest.raises(ValueError, match="validation.*train.*test"):
+        load_samples(drama, "validation")
+    with pytest.raises(ValueError, match="train.*validation.*test.*'dev'"):
+        load_samples(MICRO_WORLD, "dev")
+
+
+def test_columns_of_neither_schema_are_an_error_that_names_them(tmp_path):
+    Dataset.from_dict({"picture": ["a"], "text": ["b"]}).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match=r"columns of DRAMA .* or BDD-X .*, got \['picture', 'text'\]"):
+        load_samples(str(tmp_path), "train")
+
+
+def test_a_dataset_that_is_not_there_is_an_error_that_says_what_would_do(tmp_path):
+    for name in ("no/such-folder", str(tmp_path), str(tmp_path / "nowhere")):
+        with pytest.raises(ValueError, match=f"'micro-world', a folder or a Hub id of a dataset, got '{name}'"):
+            load_samples(name, "train")

@@ -1,0 +1,73 @@
+import io
+
+import av
+import numpy as np
+import pytest
+
+from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
+from hmba_hf.data.micro_world_files import write_bddx, write_drama, write_video
+from hmba_hf.data.samples import from_bddx_row, from_drama_row
+from hmba_hf.models.video_processing_hmba import decode_frames
+
+
+def closest(frame, frames):
+    return int(np.argmin([np.abs(frame.astype(int) - np.asarray(other)).mean() for other in frames]))
+
+
+@pytest.mark.parametrize(("fps", "rate"), [(2.0, 10), (2.5, 20), (4, 4)])
+def test_a_video_sampled_at_the_worlds_rate_gives_its_frames_back(tmp_path, fps, rate):
+    frames = MicroWorld()[0].frames
+    write_video(tmp_path / "clip.mp4", frames, fps, rate)
+    with av.open(str(tmp_path / "clip.mp4")) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 5 * rate / fps
+    decoded, _ = decode_frames(str(tmp_path / "clip.mp4"), None, 5, fps)
+    assert [closest(frame, frames) for frame in decoded] == [0, 1, 2, 3, 4]
+    assert np.abs(decoded.astype(int) - np.stack([np.asarray(frame) for frame in frames])).mean() < 6
+
+
+def test_a_video_can_be_written_to_a_file_object():
+    file = io.BytesIO()
+    write_video(file, MicroWorld()[0].frames)
+    assert decode_frames(file.getvalue(), None, 5, 2.0)[0].shape == (5, 64, 64, 3)
+
+
+def test_frames_that_cannot_be_held_or_encoded_are_refused(tmp_path):
+    frames = MicroWorld()[0].frames
+    with pytest.raises(ValueError, match="multiple of fps"):
+        write_video(tmp_path / "a.mp4", frames, fps=3.0, rate=10)
+    with pytest.raises(ValueError, match="even width"):
+        write_video(tmp_path / "a.mp4", MicroWorld(MicroWorldConfig(frame_size=65))[0].frames)
+    with pytest.raises(ValueError, match="even width"):
+        write_video(tmp_path / "a.mp4", [])
+
+
+def test_drama_files_load_as_the_samples_that_were_written(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    config = MicroWorldConfig(seed=2)
+    write_drama(tmp_path / "drama", config, {"train": 3, "test": 2})
+    loaded = datasets.load_dataset(str(tmp_path / "drama"), cache_dir=str(tmp_path / "cache"))
+    assert {split: len(rows) for split, rows in loaded.items()} == {"train": 3, "test": 2}
+    assert loaded["train"].features["risk"].names == ["No", "Yes"]
+    for written, row in zip(MicroWorld(config, "train", 3), loaded["train"], strict=True):
+        read = from_drama_row(row)
+        assert (read.id, read.answer, read.boxes) == (written.id, written.answer, written.boxes)
+        assert [frame.tobytes() for frame in read.frames] == [frame.tobytes() for frame in written.frames]
+
+
+def test_bddx_files_hold_videos_that_need_no_decoder_to_load(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    write_bddx(tmp_path / "bddx", MicroWorldConfig(), {"validation": 2})
+    rows = datasets.load_dataset(str(tmp_path / "bddx"), cache_dir=str(tmp_path / "cache"), split="validation")
+    world = MicroWorld(split="validation")
+    for index, row in enumerate(rows):
+        sample, written = from_bddx_row(row, "validation"), world.ego_sample(index)
+        assert (sample.id, sample.answer, row["end"]) == (written.id, written.answer, 2.5)
+        decoded, _ = decode_frames(sample.video, sample.timestamp, 5, 2.0)
+        assert np.abs(decoded[-1].astype(int) - np.asarray(written.frames[-1])).mean() < 6
+
+
+def test_many_rows_are_spread_over_files(tmp_path, monkeypatch):
+    pytest.importorskip("datasets")
+    monkeypatch.setattr("hmba_hf.data.micro_world_files._ROWS_PER_FILE", 2)
+    paths = write_drama(tmp_path, MicroWorldConfig(frame_size=32), {"train": 5})
+    assert [path.name for path in paths] == [f"train-{number:05d}-of-00003.parquet" for number in range(3)]

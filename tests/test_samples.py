@@ -1,0 +1,130 @@
+import io
+import sys
+
+import pytest
+from PIL import Image
+
+from hmba_hf.data.samples import (
+    Sample,
+    bddx_features,
+    drama_features,
+    fill_boxes,
+    from_bddx_row,
+    from_drama_row,
+    to_bddx_row,
+    to_drama_row,
+)
+
+FRAMES = [Image.new("RGB", (6, 4), (shade, 0, 0)) for shade in (10, 20)]
+BOX = (0.25, 0.0, 0.5, 1.0)
+
+
+def sample(**changes):
+    fields = {
+        "id": "a",
+        "question": "Which?",
+        "answer": "A van<box> stops.",
+        "frames": FRAMES,
+        "boxes": [BOX],
+        "labels": ["van"],
+    }
+    return Sample(**(fields | changes))
+
+
+def test_a_sample_knows_height_and_width_of_its_frames():
+    assert sample().size == (4, 6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"id": ""}, "needs an id"),
+        ({"question": ""}, "needs an id and a question"),
+        ({"frames": None}, "sample a: either frames or a video"),
+        ({"video": b"x"}, "either frames or a video"),
+        ({"frames": []}, "frames of one size"),
+        ({"frames": [FRAMES[0], Image.new("RGB", (5, 5))]}, "frames of one size"),
+        ({"size": (6, 4)}, "frames of one size"),
+        ({"timestamp": 1.0}, "a timestamp belongs to a video"),
+        ({"labels": []}, "one label for each box, got 0 for 1"),
+        ({"answer": "A van stops."}, "one <box> for each box, got 0 for 1"),
+        ({"question": "At <box>?"}, "got 2 for 1"),
+        ({"boxes": [(0.5, 0, 0.5, 1)]}, "x1 < x2"),
+        ({"boxes": [(0, 0, 1.5, 1)]}, "x2 <= 1"),
+        ({"boxes": [(0, 0, 1)]}, "four finite numbers"),
+        ({"boxes": [(0, 0, float("nan"), 1)]}, "four finite numbers"),
+    ],
+)
+def test_a_sample_that_does_not_hold_together_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        sample(**changes)
+
+
+def test_markers_are_filled_in_order():
+    assert fill_boxes("<box> and <box>.", ["1", "{2}"]) == "1 and {2}."
+    with pytest.raises(ValueError, match="expected 1 boxes"):
+        fill_boxes("A <box>", [])
+
+
+def test_a_drama_row_gives_the_sample_back():
+    row = to_drama_row(sample(split="test"))
+    assert (row["width"], row["height"], row["risk"], row["caption"]) == (6, 4, "Yes", "A van stops.")
+    assert row["objects"] == [{"bbox": list(BOX), "category": "van"}]
+    assert from_drama_row(row, "test") == sample(split="test")
+
+
+def test_a_sample_without_boxes_is_no_risk():
+    assert to_drama_row(sample(answer="Nothing.", boxes=[], labels=[]))["risk"] == "No"
+
+
+def test_a_drama_row_survives_the_datasets_library():
+    datasets = pytest.importorskip("datasets")
+    row = datasets.Dataset.from_list([to_drama_row(sample())], features=drama_features())[0]
+    again = from_drama_row(row)
+    assert [frame.tobytes() for frame in again.frames] == [frame.tobytes() for frame in FRAMES]
+    assert again.boxes == (BOX,)
+
+
+def test_frames_may_come_as_encoded_bytes():
+    file = io.BytesIO()
+    FRAMES[0].save(file, "PNG")
+    row = to_drama_row(sample()) | {"frames": [{"bytes": file.getvalue(), "path": None}]}
+    assert from_drama_row(row).frames[0].tobytes() == FRAMES[0].tobytes()
+
+
+def drive(**changes):
+    fields = {"id": "vid_7_3", "question": "What?", "answer": "It stops\nbecause of red", "video": b"film"}
+    return Sample(**(fields | changes))
+
+
+def test_a_bddx_row_gives_action_and_justification_back():
+    row = to_bddx_row(drive(), start=2.0, end=6.5)
+    assert (row["video_id"], row["segment"], row["start"], row["end"]) == ("vid_7", 3, 2.0, 6.5)
+    assert (row["action"], row["justification"]) == ("It stops", "because of red")
+    again = from_bddx_row(row, "validation")
+    assert (again.id, again.answer, again.video, again.split) == ("vid_7_3", drive().answer, b"film", "validation")
+
+
+def test_a_bddx_row_stores_the_bytes_of_a_file(tmp_path):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(b"film")
+    assert to_bddx_row(drive(video=path), 0.0, 1.0)["video"]["bytes"] == b"film"
+
+
+@pytest.mark.parametrize("changes", [{"id": "vid"}, {"id": "vid_x"}, {"answer": "It stops"}])
+def test_a_bddx_row_needs_a_segment_and_two_lines(changes):
+    with pytest.raises(ValueError, match="answer of two lines"):
+        to_bddx_row(drive(**changes), 0.0, 1.0)
+
+
+def test_each_schema_refuses_the_other_kind_of_clip():
+    with pytest.raises(ValueError, match="holds frames"):
+        to_drama_row(drive())
+    with pytest.raises(ValueError, match="holds a video"):
+        to_bddx_row(drive(video=None, frames=FRAMES), 0.0, 1.0)
+
+
+def test_a_missing_datasets_library_is_named_with_its_install_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(ImportError, match=r"pip install hmba-hf\[train\]"):
+        bddx_features()
