@@ -1,0 +1,56 @@
+"""Ask H-MBA about a moment of a driving video, and see its answer on the picture.
+
+    python examples/describe_video.py --model org/hmba-drama --video dashcam.mp4 --timestamp 12.4
+
+The picture shows the frames that the model saw, and below them the current one with the boxes of the answer.
+"""
+
+import argparse
+from pathlib import Path
+
+from PIL import Image
+from transformers import pipeline
+
+import hmba_hf  # noqa: F401 - registers the pipeline
+from hmba_hf import decode_frames
+from hmba_hf.visualization import clip_strip, draw_boxes
+
+QUESTION = "Which object is at the highest risk for the ego car?"
+
+
+def main() -> None:
+    """Answer, draw, save, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or Hub id")
+    parser.add_argument("--video", required=True, help="any video file that PyAV reads, or a URL")
+    parser.add_argument("--question", default=QUESTION)
+    parser.add_argument("--timestamp", type=float, default=None, help="seconds into the video; its end if absent")
+    parser.add_argument("--output", type=Path, default=Path("answer.png"), help="picture with the answer's boxes")
+    parser.add_argument("--max_new_tokens", type=int, default=128)
+    parser.add_argument("--dtype", default="auto", help="of the weights, such as bfloat16")
+    parser.add_argument("--device_map", default=None, help="such as auto")
+    args = parser.parse_args()
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+
+    pipe = pipeline("video-text-to-text", model=args.model, dtype=args.dtype, device_map=args.device_map)
+    generation = {"max_new_tokens": args.max_new_tokens}
+    (answer,) = pipe(videos=args.video, text=args.question, timestamp=args.timestamp, generate_kwargs=generation)
+    sampling = pipe.processor.video_processor
+    frames, metadata = decode_frames(args.video, args.timestamp, sampling.num_frames, sampling.fps)
+    pictures = [Image.fromarray(frame) for frame in frames]
+    current = draw_boxes(pictures[-1], answer["objects"])
+    strip = clip_strip([*pictures[:-1], current])
+    canvas = Image.new("RGB", (max(strip.width, current.width), strip.height + current.height), "white")
+    canvas.paste(strip, (0, 0))
+    canvas.paste(current, (0, strip.height))
+    canvas.save(args.output)
+
+    print(f"frames at {', '.join(f'{time:.2f}' for time in metadata.timestamps)} s")
+    print(answer["generated_text"])
+    for item in answer["objects"]:
+        print(f"  {item['label']}: {item['box']}")
+    print(f"picture: {args.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""Fine-tune H-MBA: the vision tower frozen, the adapter, the projector and the language model learning.
+
+    accelerate launch examples/finetune.py --model_name_or_path org/hmba-base --dataset_name org/drama \\
+        --output_dir hmba-drama
+
+`--dataset_name` is a folder or Hub id in the DRAMA or the BDD-X schema, or `micro-world`, which needs no download and
+says nothing about real roads. Every option of `TrainingArguments` is accepted too.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    HfArgumentParser,
+    TrainingArguments,
+    set_seed,
+)
+
+import hmba_hf  # noqa: F401 - registers the model
+from hmba_hf.data.collator import SampleCollator
+from hmba_hf.data.loading import load_samples
+from hmba_hf.data.micro_world import MOTIONS, MicroWorldConfig
+from hmba_hf.training import AdapterTrainer, set_trainable
+from hmba_hf.visualization import plot_curves
+
+
+@dataclass
+class ModelArguments:
+    """Which model, which adapter on it, and what of it learns; what is not given stays as the checkpoint has it."""
+
+    model_name_or_path: str = field(metadata={"help": "folder or Hub id of an H-MBA model or base"})
+    adapter: str | None = field(default=None, metadata={"help": "mamba, none, mean or transformer"})
+    fusion: str | None = field(default=None, metadata={"help": "query, cosine, add or concat"})
+    branches: list[str] | None = field(default=None, metadata={"help": "scans that the adapter reads"})
+    temporal_strides: list[int] | None = field(default=None, metadata={"help": "such as: --temporal_strides 1 2"})
+    num_frames: int | None = field(default=None, metadata={"help": "frames of a clip"})
+    learns: list[str] = field(
+        default_factory=lambda: ["adapter", "projector", "language_model"],
+        metadata={"help": "parts that learn, of vision_tower, adapter, projector, language_model"},
+    )
+    adapter_learning_rate: float | None = field(
+        default=None, metadata={"help": "of adapter and projector; the learning rate when absent"}
+    )
+
+    def config(self) -> dict:
+        """The options that change the model's configuration."""
+        names = ("adapter", "fusion", "branches", "temporal_strides", "num_frames")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+
+@dataclass
+class DataArguments:
+    """Which clips to learn from."""
+
+    dataset_name: str = field(default="micro-world", metadata={"help": "folder, Hub id or micro-world"})
+    train_split: str = field(default="train", metadata={"help": "split to learn from"})
+    max_train_samples: int | None = field(default=None, metadata={"help": "only this many from the start"})
+    motion: str = field(default="symmetric", metadata={"help": "of the micro-world", "choices": MOTIONS})
+    world_seed: int = field(default=0, metadata={"help": "of the micro-world"})
+
+
+@dataclass
+class FinetuningArguments(TrainingArguments):
+    """`TrainingArguments` with the published hyper-parameters as defaults."""
+
+    output_dir: str = "hmba-finetuned"
+    num_train_epochs: float = 3
+    per_device_train_batch_size: int = 8
+    learning_rate: float = 2e-5
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: float = 0.03
+    remove_unused_columns: bool = False
+    logging_first_step: bool = True
+    report_to: str = "none"
+    dataloader_pin_memory: bool = False
+    save_total_limit: int = 1
+
+
+def main() -> None:
+    """Load, train, save, and plot the loss."""
+    parser = HfArgumentParser([ModelArguments, DataArguments, FinetuningArguments])
+    model_args, data_args, args = parser.parse_args_into_dataclasses()
+    set_seed(args.seed)
+    config = AutoConfig.from_pretrained(model_args.model_name_or_path)
+    config = type(config).from_dict({**config.to_dict(), **model_args.config()})  # checks the changed values, too
+    model = AutoModelForImageTextToText.from_pretrained(model_args.model_name_or_path, config=config)
+    processor = AutoProcessor.from_pretrained(model_args.model_name_or_path)
+    processor.video_processor.num_frames = config.num_frames
+    counts = set_trainable(model, model_args.learns)
+    samples = load_samples(
+        data_args.dataset_name,
+        data_args.train_split,
+        data_args.max_train_samples,
+        MicroWorldConfig(
+            seed=data_args.world_seed,
+            motion=data_args.motion,
+            frame_size=processor.video_processor.size["height"],
+            num_frames=config.num_frames,
+        ),
+    )
+    trainer = AdapterTrainer(
+        model=model,
+        args=args,
+        train_dataset=samples,
+        data_collator=SampleCollator(processor),
+        processing_class=processor,
+        adapter_learning_rate=model_args.adapter_learning_rate,
+    )
+    if trainer.is_world_process_zero():
+        print(f"{len(samples)} clips; parameters that learn: {counts}")
+    trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        save_history(trainer, Path(args.output_dir), {**asdict(model_args), **asdict(data_args)})
+
+
+def save_history(trainer: AdapterTrainer, folder: Path, arguments: dict) -> None:
+    """Write how the loss fell, as numbers and as a picture, with the arguments that made it."""
+    history = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    record = {"arguments": arguments, "loss": history}
+    (folder / "history.json").write_text(json.dumps(record, indent=1))
+    plot_curves({"loss": history}, "Training loss").save(folder / "loss.png")
+
+
+if __name__ == "__main__":
+    main()

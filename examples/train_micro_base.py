@@ -1,0 +1,290 @@
+"""Train the micro-world's base model: a tiny image model that names road users and prints their boxes.
+
+It plays the part that CLIP and Shikra play for H-MBA: it grounds objects of single pictures in text and knows nothing
+of motion. First the vision tower learns what stands in each patch and where it ends; then it is frozen, and projector
+and language model learn to answer. The demo and the studies start from it. The checkpoint in `examples/micro_base/`
+was made by
+
+    python examples/train_micro_base.py --output_dir examples/micro_base
+
+What it has learned says nothing about real roads.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tqdm.auto import tqdm
+from transformers import (
+    CLIPVisionConfig,
+    HfArgumentParser,
+    LlamaConfig,
+    PreTrainedTokenizerFast,
+    TrainingArguments,
+    set_seed,
+)
+
+from hmba_hf import HMBAConfig, HMBAForConditionalGeneration, HMBAProcessor, HMBAVideoProcessor
+from hmba_hf.data.collator import SampleCollator
+from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
+from hmba_hf.data.micro_world_drawing import COLOURS, KINDS
+from hmba_hf.data.samples import Sample
+from hmba_hf.evaluation import answer_samples, score_grounding
+from hmba_hf.training import AdapterTrainer, set_trainable
+
+PATCH_SIZE = 8
+NAMES = [f"{colour} {kind}" for kind in KINDS for colour in COLOURS]
+SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "<pad>", "<video>"]
+# Vicuna's template without its long system sentence, which this small model would only have to skip.
+CHAT_TEMPLATE = """\
+{%- for message in messages -%}
+    {%- if message['role'] == 'assistant' -%}
+        {{- 'ASSISTANT: ' -}}
+        {%- generation -%}{{- message['content'][0]['text'] ~ eos_token -}}{%- endgeneration -%}
+    {%- else -%}
+        {{- 'USER: ' -}}
+        {%- for block in message['content'] -%}
+            {{- block['text'] if block['type'] == 'text' else '<video>' -}}
+        {%- endfor -%}
+        {{- ' ' -}}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}
+"""
+
+
+CARD = """\
+---
+library_name: transformers
+pipeline_tag: video-text-to-text
+license: apache-2.0
+tags: [hmba, micro-world]
+---
+# The micro-world's base model
+
+An H-MBA model of {count:,} parameters with the adapter `none`: it sees one picture, names road users and prints their
+boxes, and knows nothing of motion. `make demo` and the studies fine-tune it. It was trained from nothing on drawn
+pictures of the micro-world, by
+
+    python examples/train_micro_base.py --output_dir examples/micro_base
+
+which also asked it "Where is the red truck?" and the like on {scores.count} held-out pictures: mIoU
+{scores.mean_iou:.3f}, Acc@0.5 {scores.accuracy:.3f}, unparsed answers {scores.unparsed:.3f}.
+
+These are the micro-world's numbers. What the model says about real roads is worth nothing.
+"""
+
+
+@dataclass
+class BaseArguments(TrainingArguments):
+    """`TrainingArguments` with this model's defaults, and the size of the world."""
+
+    num_pictures: int = field(default=60000, metadata={"help": "different pictures to train on"})
+    num_test_pictures: int = field(default=500, metadata={"help": "held-out pictures to measure the base on"})
+    frame_size: int = field(default=64, metadata={"help": "side of a picture in pixels"})
+    tower_steps: int = field(default=1200, metadata={"help": "of training the vision tower, with 64 pictures each"})
+    max_steps: int = 2500
+    per_device_train_batch_size: int = 32
+    learning_rate: float = 2e-3
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    adam_beta2: float = 0.98
+    logging_steps: int = 50
+    save_strategy: str = "no"
+    report_to: str = "none"
+    remove_unused_columns: bool = False
+    dataloader_num_workers: int = 1
+    seed: int = 0
+
+
+class Stills(torch.utils.data.Dataset):
+    """Questions about single pictures of the micro-world: three for a box, then one for a name."""
+
+    def __init__(self, world: MicroWorld):
+        self.world = world
+
+    def __len__(self) -> int:
+        return len(self.world)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.world.still_sample(index, "what" if index % 4 == 3 else "where")
+
+
+def world_texts(world: MicroWorld) -> Iterator[str]:
+    """Yield what is asked and answered in the world, for the tokenizer."""
+    for index in range(min(2000, len(world))):
+        for sample in (world[index], world.still_sample(index)):
+            yield f"USER: {sample.question} ASSISTANT: {sample.answer}"
+
+
+def build_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE in which every digit and punctuation mark of a box is a token of its own."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(r"[\d.,;\[\]]"), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=512, special_tokens=SPECIAL_TOKENS, initial_alphabet=alphabet, min_frequency=20, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        unk_token="<unk>",
+        bos_token="<s>",
+        eos_token="</s>",
+        pad_token="<pad>",
+        additional_special_tokens=["<video>"],
+        model_max_length=512,
+    )
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast, frame_size: int) -> HMBAForConditionalGeneration:
+    """Build the base: a small CLIP tower, no adapter, and a small Llama."""
+    vision = CLIPVisionConfig(
+        hidden_size=64,
+        intermediate_size=192,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        image_size=frame_size,
+        patch_size=PATCH_SIZE,
+        initializer_factor=3.0,  # the usual scale is made for wider models
+    )
+    text = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=96,
+        intermediate_size=256,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        initializer_range=0.08,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    video_token_id = tokenizer.convert_tokens_to_ids("<video>")
+    return HMBAForConditionalGeneration(
+        HMBAConfig(vision_config=vision, text_config=text, video_token_id=video_token_id, adapter="none")
+    )
+
+
+class Patches(torch.utils.data.Dataset):
+    """Pictures with, for each patch, which road user stands in it (0 for none) and its box."""
+
+    def __init__(self, world: MicroWorld, processor: HMBAProcessor):
+        self.world = world
+        self.processor = processor
+        side = world.config.frame_size // PATCH_SIZE
+        self.centres = (torch.arange(side) + 0.5) / side
+
+    def __len__(self) -> int:
+        return len(self.world)
+
+    def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        picture = self.world.still_sample(index, "where").frames[0]
+        pixels = self.processor.video_processor(picture, return_tensors="pt")["pixel_values_videos"][0, 0]
+        side = len(self.centres)
+        names, boxes = torch.zeros(side, side, dtype=torch.long), torch.zeros(side, side, 4)
+        for user in sorted(self.world.scene(index).users, key=lambda user: user.y):  # nearer ones hide farther ones
+            x1, y1, x2, y2 = user.box()
+            rows, columns = (
+                (self.centres >= low - 0.03) & (self.centres <= high + 0.03) for low, high in ((y1, y2), (x1, x2))
+            )
+            inside = rows[:, None] & columns
+            names[inside], boxes[inside] = 1 + NAMES.index(user.name), torch.tensor((x1, y1, x2, y2))
+        return pixels, names.flatten(), boxes.flatten(0, 1)
+
+
+def train_tower(model: HMBAForConditionalGeneration, patches: Patches, steps: int) -> None:
+    """Teach the vision tower names and boxes of what stands in its patches; give the projector unit outputs."""
+    tower, config = model.model.vision_tower, model.config
+    width = config.vision_config.hidden_size
+    head = torch.nn.Sequential(torch.nn.LayerNorm(width), torch.nn.Linear(width, 1 + len(NAMES) + 4))
+    parameters = [*tower.parameters(), *head.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=4e-3, weight_decay=0.01, betas=(0.9, 0.98))
+    loader = torch.utils.data.DataLoader(patches, batch_size=64, shuffle=True, num_workers=1)
+    batches = (batch for _ in range(steps) for batch in loader)  # as many rounds as the steps may want
+    progress = tqdm(range(steps), desc="vision tower")
+    for step, (pixels, names, boxes) in zip(progress, batches, strict=False):
+        for group in optimizer.param_groups:
+            group["lr"] = 4e-3 * min(1, step / 50) * (1 + math.cos(math.pi * step / steps)) / 2
+        hidden = tower(pixels, output_hidden_states=True).hidden_states[config.vision_feature_layer][:, 1:]
+        scores, places = head(hidden).split([1 + len(NAMES), 4], dim=-1)
+        seen = names > 0
+        loss = F.cross_entropy(scores.flatten(0, 1), names.flatten())
+        loss = loss + 5 * F.smooth_l1_loss(places[seen], boxes[seen], beta=0.05)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        if step % 50 == 49:
+            named = (scores.argmax(-1) == names)[seen].float().mean()
+            progress.set_postfix(loss=f"{loss:.3f}", named=f"{named:.2f}")
+    scale = hidden.detach().pow(2).mean().sqrt() * math.sqrt(width)
+    torch.nn.init.normal_(model.model.multi_modal_projector.weight, std=1 / float(scale))
+
+
+@torch.no_grad()
+def give_features_unit_scale(model: HMBAForConditionalGeneration, batch: dict[str, torch.Tensor]) -> None:
+    """Scale the tower's features to unit size, as CLIP's are, and the projector against it; answers stay the same.
+
+    The tower's layers normalise what they read, so scaling what each adds to the stream scales the whole stream.
+    """
+    model.eval()
+    size = model.get_video_features(batch["pixel_values_videos"]).last_hidden_state.pow(2).mean().sqrt()
+    tower = model.model.vision_tower
+    writers = [tower.pre_layrnorm]
+    for layer in tower.encoder.layers:
+        writers += [layer.self_attn.out_proj, layer.mlp.fc2]
+    for parameter in (parameter for writer in writers for parameter in writer.parameters()):
+        parameter.div_(size)
+    model.model.multi_modal_projector.weight.mul_(size)
+
+
+def main() -> None:
+    """Train the base and save it with its processor."""
+    (args,) = HfArgumentParser(BaseArguments).parse_args_into_dataclasses()
+    set_seed(args.seed)
+    world = MicroWorld(MicroWorldConfig(seed=args.seed, frame_size=args.frame_size), "train", args.num_pictures)
+    tokenizer = build_tokenizer(world_texts(world))
+    size = {"height": args.frame_size, "width": args.frame_size}
+    video_processor = HMBAVideoProcessor(size=size)
+    processor = HMBAProcessor(video_processor, tokenizer, chat_template=CHAT_TEMPLATE, patch_size=PATCH_SIZE)
+    model = build_model(tokenizer, args.frame_size)
+    train_tower(model, Patches(world, processor), args.tower_steps)
+    set_trainable(model, ["projector", "language_model"])
+    trainer = AdapterTrainer(
+        model=model, args=args, train_dataset=Stills(world), data_collator=SampleCollator(processor)
+    )
+    trainer.train()
+    give_features_unit_scale(model, SampleCollator(processor)([world.still_sample(index) for index in range(32)]))
+    held_out = MicroWorld(world.config, "test", args.num_test_pictures)
+    save(model, processor, held_out, Path(args.output_dir))
+
+
+def save(model: HMBAForConditionalGeneration, processor: HMBAProcessor, held_out: MicroWorld, folder: Path) -> None:
+    """Save the base with its card, without the code that a checkpoint carries: it lives beside that code."""
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    for copy in folder.glob("*.py"):
+        copy.unlink()
+    pictures = [held_out.still_sample(index, "where") for index in range(len(held_out))]
+    scores = score_grounding(answer_samples(model, processor, pictures), pictures, processor)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    (folder / "README.md").write_text(CARD.format(count=count, scores=scores))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+import pytest
+import torch
+from PIL import Image
+
+from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
+from hmba_hf.data.micro_world_files import write_video
+from hmba_hf.data.samples import Sample
+from hmba_hf.evaluation import answer_box, answer_samples, encode_questions, score_grounding
+from tiny_models import open_gate, tiny_model
+from tiny_processors import tiny_processor
+
+WORLD = MicroWorld(MicroWorldConfig(frame_size=32), "test", 8)
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny_processor()
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A random model whose answers depend on the video and on the question."""
+    torch.manual_seed(0)
+    model = open_gate(tiny_model())
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1 and any(part in name for part in ("language_model", "projector", "lm_head")):
+                weight.mul_(8)
+    return model
+
+
+def wide_sample(boxes=((0.25, 0.5, 0.5, 1.0),)):
+    """A clip of one frame, twice as wide as high."""
+    return Sample(
+        "wide",
+        "Where?",
+        "Here" + "<box>" * len(boxes),
+        [Image.new("RGB", (64, 32))],
+        boxes=boxes,
+        labels=["thing"] * len(boxes),
+    )
+
+
+def test_answers_of_a_batch_are_those_of_each_sample_alone(model, processor):
+    samples = [WORLD[0], WORLD.still_sample(1, "where"), WORLD[2], WORLD.ego_sample(3), WORLD[4]]
+    lengths = {encode_questions([sample], processor)["input_ids"].shape[1] for sample in samples}
+    assert len(lengths) > 2, "questions of different lengths, so that there is padding"
+    alone = [answer_samples(model, processor, [sample], max_new_tokens=12)[0] for sample in samples]
+    assert len(set(alone)) > 2 and all(alone)
+    assert answer_samples(model, processor, samples, batch_size=3, max_new_tokens=12) == alone
+    assert answer_samples(model, processor, samples, batch_size=100, max_new_tokens=12) == alone
+
+
+def test_the_true_answer_is_not_read(model, processor):
+    world = MicroWorld(WORLD.config, "test", 1)
+    other = Sample("other", world[0].question, "Nothing.", world[0].frames)
+    assert answer_samples(model, processor, [other], max_new_tokens=8) == answer_samples(
+        model, processor, [world[0]], max_new_tokens=8
+    )
+
+
+def test_a_video_is_asked_about_at_its_timestamp(model, processor, tmp_path):
+    path = tmp_path / "clip.mp4"
+    write_video(path, WORLD[0].frames)
+    early, late = (Sample(f"at {t}", "What is it?", "", video=path, timestamp=t) for t in (0.6, 2.4))
+    pixels = encode_questions([early, late], processor)["pixel_values_videos"]
+    assert not torch.equal(pixels[0], pixels[1])
+    assert torch.equal(encode_questions([early], processor)["pixel_values_videos"][0], pixels[0])
+    assert len(answer_samples(model, processor, [early, late], max_new_tokens=4)) == 2
+
+
+@pytest.mark.parametrize("is_training", [True, False])
+def test_the_model_stays_in_the_mode_it_was_in(model, processor, is_training):
+    model.train(is_training)
+    answers = answer_samples(model, processor, [WORLD[0]], max_new_tokens=2)
+    assert model.training == is_training
+    with pytest.raises(ValueError, match="max_new_tokens"):
+        answer_samples(model, processor, [WORLD[0]], max_new_tokens=-1)
+    assert model.training == is_training, "also after an error"
+    model.eval()
+    assert answers == answer_samples(model, processor, [WORLD[0]], max_new_tokens=2)
+
+
+def test_a_batch_of_no_samples_is_an_error(model, processor):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        answer_samples(model, processor, [WORLD[0]], batch_size=0)
+
+
+def test_no_samples_have_no_answers(model, processor):
+    assert answer_samples(model, processor, []) == []
+
+
+def test_a_box_is_read_as_fractions_of_a_frame_that_is_not_square(processor):
+    size, box = (200, 100), (0.1, 0.25, 0.5, 0.75)  # height and width
+    printed = processor.format_boxes([(10, 50, 50, 150)], size=size)
+    assert printed == "[0.300,0.250,0.500,0.750]", "on the padded square"
+    assert answer_box(f"The car{printed} stops.", processor, size) == pytest.approx(box, abs=1e-2)
+    wide = processor.format_boxes([(50, 10, 150, 50)], size=(100, 200))
+    assert answer_box(wide, processor, (100, 200)) == pytest.approx((0.25, 0.1, 0.75, 0.5), abs=1e-2)
+
+
+def test_the_last_box_that_can_be_read_is_the_answer(processor):
+    answer = "A car[0.000,0.000,0.500,0.500] and a van[0.500,0.500,1.000,1.000] and a dog[0.1,0.2]"
+    assert answer_box(answer, processor, (32, 32)) == pytest.approx((0.5, 0.5, 1.0, 1.0))
+
+
+@pytest.mark.parametrize("answer", ["", "The car.", "A car[0.1,0.2]", "A car[0.9,0.9,0.1,0.1]", "A car[0.1,0.2,0.3,"])
+def test_an_answer_without_a_readable_box_gives_none(processor, answer):
+    assert answer_box(answer, processor, (32, 32)) is None
+
+
+def test_unreadable_boxes_score_nothing_and_are_counted(processor):
+    sample = wide_sample()
+    height, width = sample.size
+    exact = processor.format_boxes([(0.25 * width, 0.5 * height, 0.5 * width, height)], size=sample.size)
+    scores = score_grounding([f"Here{exact}", "Here[0.1,", "no idea"], [sample] * 3, processor)
+    assert scores.mean_iou == pytest.approx(1 / 3) and scores.accuracy == pytest.approx(1 / 3)
+    assert scores.unparsed == pytest.approx(2 / 3) and scores.missed == pytest.approx(2 / 3)
+    assert scores.count == 3 and scores.centre_distance == pytest.approx(0, abs=1e-6)
+
+
+def test_the_last_box_of_a_sample_is_the_true_one(processor):
+    boxes = ((0.25, 0.5, 0.5, 1.0), (0.5, 0.0, 1.0, 0.5))
+    sample = wide_sample(boxes)
+    printed = processor.format_boxes([(32, 0, 64, 16)], size=sample.size)
+    assert score_grounding([printed], [sample], processor).mean_iou == pytest.approx(1)
+
+
+def test_samples_without_boxes_are_left_out_of_the_score(processor):
+    samples = [wide_sample(), wide_sample(boxes=()), WORLD.ego_sample(0)]
+    printed = processor.format_boxes([(16, 16, 32, 32)], size=(32, 64))
+    scores = score_grounding([printed, printed, "The car stops"], samples, processor)
+    assert scores.count == 1 and scores.mean_iou == pytest.approx(1)
+
+
+def test_nothing_to_score_is_an_error(processor):
+    with pytest.raises(ValueError, match="samples with boxes, got none"):
+        score_grounding(["The car stops"], [WORLD.ego_sample(0)], processor)
+
+
+def test_answers_and_samples_must_be_as_many(processor):
+    with pytest.raises(ValueError, match="shorter|longer"):
+        score_grounding(["one"], [wide_sample(), wide_sample()], processor)

@@ -1,0 +1,262 @@
+"""Every example and benchmark as a user runs it: by command, on tiny random checkpoints, without a network."""
+
+import json
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPVisionConfig
+
+from hmba_hf import HMBAProcessor, HMBAVideoProcessor
+from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
+from hmba_hf.data.micro_world_files import write_bddx, write_drama, write_video
+from hmba_hf.evaluation import answer_samples
+from hmba_hf.training import part_of
+from tiny_models import tiny_model
+from tiny_processors import tiny_tokenizer
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+SCRIPTS = sorted([*EXAMPLES.glob("*.py"), *(ROOT / "benchmarks").glob("*.py")])
+WORLD = MicroWorldConfig(frame_size=32)
+LAUNCH = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--mixed_precision", "no"]
+TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+TRAINING = [
+    *("--use_cpu", "True", "--max_train_samples", "6", "--logging_steps", "1"),
+    *("--learning_rate", "1e-2", "--warmup_steps", "0"),
+]
+
+pytestmark = pytest.mark.timeout(900)
+
+
+def run(folder, *words):
+    """Run a command of the interpreter in a folder and return what it prints; fail with its errors if it does."""
+    done = subprocess.run([sys.executable, *map(str, words)], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture
+def call(monkeypatch, tmp_path):
+    """Run an example inside this process, which saves the time to import everything anew."""
+
+    def run_here(script, *words):
+        monkeypatch.setattr(sys, "argv", [str(script), *map(str, words)])
+        monkeypatch.syspath_prepend(EXAMPLES)
+        monkeypatch.chdir(tmp_path)
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+
+    return run_here
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A checkpoint without an adapter: random weights, frames of 32 px, a character-level tokenizer."""
+    folder = tmp_path_factory.mktemp("base")
+    vision = CLIPVisionConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        image_size=32,
+        patch_size=16,
+    )
+    torch.manual_seed(0)
+    tiny_model(vision_config=vision, adapter="none").save_pretrained(folder)
+    video_processor = HMBAVideoProcessor(size={"height": 32, "width": 32})
+    HMBAProcessor(video_processor, tiny_tokenizer(), patch_size=16).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finetuned(base, tmp_path_factory):
+    """The base after two steps of fine-tuning a fresh adapter on the micro-world, and what the command printed."""
+    folder = tmp_path_factory.mktemp("finetuned")
+    options = ["--adapter", "mamba", "--max_steps", "2", "--per_device_train_batch_size", "2", *TRAINING]
+    script = [*LAUNCH, EXAMPLES / "finetune.py"]
+    return folder, run(folder, *script, "--model_name_or_path", base, "--output_dir", folder, *options)
+
+
+@pytest.fixture(scope="module")
+def drama(tmp_path_factory):
+    """The clips of the micro-world in the DRAMA schema."""
+    folder = tmp_path_factory.mktemp("drama")
+    write_drama(folder, WORLD, {"train": 6, "test": 3})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """A clip of the micro-world as an MP4 file of 2.5 seconds."""
+    path = tmp_path_factory.mktemp("video") / "clip.mp4"
+    write_video(path, MicroWorld(WORLD, "test", 1)[0].frames)
+    return path
+
+
+def losses(folder):
+    return [loss for _, loss in json.loads((folder / "history.json").read_text())["loss"]]
+
+
+def opens(path):
+    with Image.open(path) as picture:
+        picture.load()
+        return picture.size
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_every_script_says_what_it_is_for(path, call, capsys):
+    with pytest.raises(SystemExit) as end:
+        call(path, "--help")
+    assert end.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_finetuning_leaves_a_checkpoint_and_how_the_loss_fell(base, finetuned):
+    folder, printed = finetuned
+    assert "6 clips; parameters that learn: {'adapter': " in printed
+    assert len(losses(folder)) == 2 and losses(folder)[1] < losses(folder)[0]
+    assert opens(folder / "loss.png")[0] > 100
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    assert model.config.adapter == "mamba"
+    processor = AutoProcessor.from_pretrained(folder)
+    world = MicroWorld(WORLD, "test", 2)
+    assert len(answer_samples(model, processor, world, max_new_tokens=2)) == 2
+    before, after = load_file(base / "model.safetensors"), load_file(folder / "model.safetensors")
+    for part, learns in {"vision_tower": False, "projector": True, "language_model": True}.items():
+        moved = [not torch.equal(before[name], after[name]) for name in before if part_of(name) == part]
+        assert any(moved) if learns else not any(moved), part
+
+
+def test_two_processes_learn_from_a_dataset_what_one_learns_from_the_same_clips(base, drama, finetuned, tmp_path):
+    options = ["--adapter", "mamba", "--max_steps", "2", "--per_device_train_batch_size", "1", *TRAINING]
+    script = [*TWO_PROCESSES, EXAMPLES / "finetune.py", "--model_name_or_path", base, "--dataset_name", drama]
+    printed = run(tmp_path, *script, "--output_dir", tmp_path / "two", *options)
+    assert printed.count("6 clips; parameters that learn") == 1
+    assert losses(tmp_path / "two") == pytest.approx(losses(finetuned[0]), abs=2e-3)
+
+
+def test_finetuning_can_be_resumed(base, tmp_path, call):
+    options = ["--adapter", "mean", "--per_device_train_batch_size", "2", *TRAINING, "--lr_scheduler_type", "constant"]
+    words = ["finetune.py", "--model_name_or_path", base, *options, "--output_dir", tmp_path / "out"]
+    call(*words, "--max_steps", 1)
+    first = losses(tmp_path / "out")
+    call(*words, "--max_steps", 2, "--resume_from_checkpoint", tmp_path / "out" / "checkpoint-1")
+    assert len(losses(tmp_path / "out")) == 2 and losses(tmp_path / "out")[:1] == first
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--learns", "brain"], r"must be of \['adapter', .*\], got \['brain'\]"),
+        (["--learns", "adapter"], r"must hold parameters, got none in \['adapter'\]"),
+        (["--adapter", "lstm"], "adapter must be one of .*, got 'lstm'"),
+        (["--temporal_strides", "0"], "temporal_strides must be different integers of at least 1"),
+        (["--dataset_name", "nowhere"], "expected 'micro-world', a folder or a Hub id of a dataset, got 'nowhere'"),
+        (["--train_split", "dev"], "expected a split of .* got 'dev'"),
+    ],
+)
+def test_finetuning_says_what_is_wrong_with_an_option(base, call, words, message):
+    with pytest.raises(ValueError, match=message):
+        call("finetune.py", "--model_name_or_path", base, "--use_cpu", "True", "--max_steps", 1, *words)
+
+
+@pytest.mark.parametrize("script", ["finetune.py", "evaluate.py"])
+def test_an_unknown_motion_is_refused_with_the_known_ones(script, base, call, capsys):
+    name = "--model_name_or_path" if script == "finetune.py" else "--model"
+    with pytest.raises(SystemExit):
+        call(script, name, base, "--motion", "up")
+    assert "'symmetric', 'order', 'monotone'" in capsys.readouterr().err
+
+
+def test_evaluation_writes_predictions_and_scores(finetuned, drama, tmp_path):
+    options = ["--dataset_name", drama, "--max_new_tokens", "6", "--batch_size", "2", "--output_dir", "scores/test"]
+    printed = run(tmp_path, EXAMPLES / "evaluate.py", "--model", finetuned[0], *options)
+    lines = (tmp_path / "scores" / "test" / "predictions.jsonl").read_text().splitlines()
+    predictions, world = [json.loads(line) for line in lines], MicroWorld(WORLD, "test", 3)
+    assert [prediction["id"] for prediction in predictions] == [sample.id for sample in world]
+    assert [prediction["reference"] for prediction in predictions] == [sample.answer for sample in world]
+    assert predictions[0]["boxes"] == [list(box) for box in world[0].boxes]
+    metrics = json.loads((tmp_path / "scores" / "test" / "metrics.json").read_text())
+    assert metrics["scores"]["count"] == 3 and 0 <= metrics["scores"]["mean_iou"] <= 1
+    assert metrics["arguments"]["dataset_name"] == str(drama)
+    assert {line.split()[0] for line in printed.splitlines()} == metrics["scores"].keys()
+
+
+def test_predictions_are_kept_when_there_is_no_box_to_score(finetuned, tmp_path, call):
+    write_bddx(tmp_path / "bddx", WORLD, {"test": 2})
+    with pytest.raises(ValueError, match="samples with boxes, got none"):
+        words = ["--dataset_name", tmp_path / "bddx", "--max_new_tokens", 4, "--output_dir", tmp_path]
+        call("evaluate.py", "--model", finetuned[0], *words)
+    lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["reference"].count("\n") for line in lines] == [1, 1]
+
+
+def test_a_video_is_described_at_a_moment(finetuned, clip, tmp_path):
+    words = ["--video", clip, "--timestamp", "1.2", "--max_new_tokens", "6", "--output", "pictures/answer.png"]
+    printed = run(tmp_path, EXAMPLES / "describe_video.py", "--model", finetuned[0], *words)
+    assert printed.startswith("frames at 0.00, 0.00, 0.20, 0.70, 1.20 s\n")
+    assert "picture: pictures/answer.png" in printed
+    width, height = opens(tmp_path / "pictures" / "answer.png")
+    assert width > 5 * 160 and height > 160 + WORLD.frame_size
+
+
+def test_a_real_video_is_described_at_its_end(finetuned, shared_data, tmp_path, call, capsys):
+    video = shared_data / "clips" / "freeway_cars_720p_38f.mp4"
+    call("describe_video.py", "--model", finetuned[0], "--video", video, "--max_new_tokens", 6)
+    assert "frames at 0.00, 0.00, 0.48, 0.96, 1.48 s" in capsys.readouterr().out
+    assert opens(tmp_path / "answer.png") >= (1280, 720 + 160)
+
+
+def test_a_moment_outside_of_the_video_is_an_error(finetuned, clip, call):
+    with pytest.raises(ValueError, match=r"timestamp 99.000 s lies outside .*clip.mp4, which ends at 2.5"):
+        call("describe_video.py", "--model", finetuned[0], "--video", clip, "--timestamp", 99)
+
+
+def test_the_base_of_the_micro_world_can_be_trained_anew(tmp_path):
+    options = ["--tower_steps", "1", "--max_steps", "1", "--per_device_train_batch_size", "2", "--use_cpu", "True"]
+    options += ["--num_pictures", "64", "--num_test_pictures", "2"]
+    run(tmp_path, EXAMPLES / "train_micro_base.py", "--output_dir", tmp_path / "base", *options)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "base")
+    processor = AutoProcessor.from_pretrained(tmp_path / "base")
+    assert model.config.adapter == "none"
+    still = MicroWorld(MicroWorldConfig(), "test", 1).still_sample(0)
+    assert len(answer_samples(model, processor, [still], max_new_tokens=2)) == 1
+
+
+def test_the_demo_teaches_compares_answers_and_reports(clip, tmp_path, call, monkeypatch, capsys):
+    run_command = subprocess.run
+
+    def run_example_here(command, **options):
+        """Run an example that the demo starts inside this process, too; each of them is tested as a command above."""
+        if command[0] != sys.executable:
+            return run_command(command, **options)
+        script = next(place for place, word in enumerate(command) if word.endswith(".py"))
+        assert command[1:script] in ([], LAUNCH) and options == {"check": True}
+        return call(*command[script:])
+
+    monkeypatch.setattr(subprocess, "run", run_example_here)
+    call("demo.py", "--steps", 1, "--clips", 2, "--video", clip)
+    printed = capsys.readouterr().out
+    assert printed.count("$ python") == 8
+    assert "H-MBA: mIoU" in printed and "current frame only: mIoU" in printed and "worth nothing" in printed
+    report = (tmp_path / "runs" / "demo" / "report.html").read_text()
+    assert report.count("<img") == 5 and "worth nothing" in report
+
+
+def test_adapters_are_compared_from_what_is_on_disk(tmp_path, call, capsys):
+    for adapter, ious in {"mamba": (0.6, 0.8), "none": (0.25, 0.25)}.items():
+        for seed, iou in enumerate(ious):
+            folder = tmp_path / "runs" / f"{adapter}-{seed}-400" / "test-500"
+            folder.mkdir(parents=True)
+            scores = {"mean_iou": iou, "accuracy": 0.5, "unparsed": 0.0}
+            (folder / "metrics.json").write_text(json.dumps({"scores": scores}))
+    words = ["--adapters", "mamba", "none", "--seeds", 0, 1, "--output_dir", tmp_path / "runs"]
+    call("compare_adapters.py", *words)
+    table = (tmp_path / "runs" / "table.md").read_text()
+    assert "| mamba | 0.700 ± 0.141 | 0.500 ± 0.000 | 0.000 ± 0.000 | 2 |" in table
+    assert "| none | 0.250 ± 0.000 |" in table and table.strip() in capsys.readouterr().out

@@ -1,0 +1,186 @@
+import copy
+
+import pytest
+import torch
+from transformers import TrainingArguments
+
+from hmba_hf.data.collator import SampleCollator
+from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
+from hmba_hf.training import PARTS, AdapterTrainer, part_of, set_trainable
+from tiny_models import open_gate, tiny_model
+from tiny_processors import tiny_processor
+
+WORLD = MicroWorldConfig(frame_size=32)
+# Vicuna's system sentence would be most of a prompt of one token for each character.
+SHORT_TEMPLATE = """\
+{%- for message in messages -%}
+    {%- for block in message['content'] -%}
+        {%- if message['role'] == 'assistant' -%}
+            {%- generation -%}{{- block['text'] ~ eos_token -}}{%- endgeneration -%}
+        {%- else -%}
+            {{- block['text'] ~ ' ' if block['type'] == 'text' else '<video>' -}}
+        {%- endif -%}
+    {%- endfor -%}
+{%- endfor -%}
+"""
+
+
+def learning_model():
+    """A model whose adapter acts on the answer, so that a gradient reaches all of it."""
+    torch.manual_seed(1)
+    return open_gate(tiny_model(branches=("temporal", "joint_space_time")))
+
+
+def trainer_for(model, folder, adapter_learning_rate=None, **kwargs):
+    args = {
+        "output_dir": str(folder),
+        "max_steps": 4,
+        "per_device_train_batch_size": 2,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "remove_unused_columns": False,
+        "report_to": "none",
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "dataloader_pin_memory": False,
+    }
+    return AdapterTrainer(
+        model=model,
+        args=TrainingArguments(**{**args, **kwargs}),
+        train_dataset=MicroWorld(WORLD, "train", 6),
+        data_collator=SampleCollator(tiny_processor(chat_template=SHORT_TEMPLATE)),
+        adapter_learning_rate=adapter_learning_rate,
+    )
+
+
+def weights(model):
+    return {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+
+def groups_by_name(trainer):
+    """The options of the optimizer for each parameter by its name."""
+    names = {id(parameter): name for name, parameter in trainer.model.named_parameters()}
+    groups = trainer.create_optimizer().param_groups
+    return {names[id(parameter)]: group for group in groups for parameter in group["params"]}
+
+
+def test_every_parameter_belongs_to_one_part():
+    names = [name for name, _ in tiny_model().named_parameters()]
+    assert {part_of(name) for name in names} == set(PARTS)
+    assert [part_of(f"module.{name}") for name in names] == [part_of(name) for name in names]
+    assert part_of("model.vision_tower_of_another_kind.weight") is None
+
+
+@pytest.mark.parametrize("parts", [["adapter"], ["projector", "language_model"], ["vision_tower"], list(PARTS)])
+def test_only_the_named_parts_learn_and_are_counted(parts):
+    model = tiny_model()
+    counts = set_trainable(model, parts)
+    assert list(counts) == parts
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (part_of(name) in parts), name
+    for part, count in counts.items():
+        assert count == sum(p.numel() for name, p in model.named_parameters() if part_of(name) == part) > 0
+
+
+def test_a_second_choice_replaces_the_first():
+    model = tiny_model()
+    set_trainable(model, ["language_model"])
+    set_trainable(model, ["adapter"])
+    assert {part_of(name) for name, p in model.named_parameters() if p.requires_grad} == {"adapter"}
+
+
+def test_the_head_counts_as_language_model_whether_tied_or_not():
+    tied, free = tiny_model(tie_word_embeddings=True), tiny_model()
+    assert tied.lm_head.weight is tied.model.language_model.embed_tokens.weight
+    difference = set_trainable(free, ["language_model"])["language_model"]
+    difference -= set_trainable(tied, ["language_model"])["language_model"]
+    assert difference == free.lm_head.weight.numel()
+    assert free.lm_head.weight.requires_grad and tied.lm_head.weight.requires_grad
+
+
+def test_a_part_without_parameters_is_counted_as_nothing():
+    counts = set_trainable(tiny_model(adapter="none"), ["adapter", "projector"])
+    assert counts["adapter"] == 0 and counts["projector"] > 0
+    assert set_trainable(tiny_model(adapter="transformer"), ["adapter"])["adapter"] > 0
+
+
+def test_nothing_to_learn_is_an_error():
+    for parts in (["adapter"], []):
+        with pytest.raises(ValueError, match="must hold parameters, got none in"):
+            set_trainable(tiny_model(adapter="mean"), parts)
+
+
+def test_an_unknown_part_is_an_error_that_names_the_known_ones():
+    model = tiny_model()
+    set_trainable(model, ["projector"])
+    with pytest.raises(ValueError, match=r"must be of \['adapter', .*'vision_tower'\], got \['brain'\]"):
+        set_trainable(model, ["adapter", "brain"])
+    assert {part_of(name) for name, p in model.named_parameters() if p.requires_grad} == {"projector"}
+
+
+def test_adapter_and_projector_have_a_learning_rate_of_their_own(tmp_path):
+    model = tiny_model()
+    set_trainable(model, ["adapter", "projector", "language_model"])
+    trainer = trainer_for(model, tmp_path, adapter_learning_rate=3e-2, weight_decay=0.1)
+    groups = groups_by_name(trainer)
+    assert groups.keys() == {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, group in groups.items():
+        assert group["lr"] == (1e-2 if part_of(name) == "language_model" else 3e-2), name
+    assert len(trainer.optimizer.param_groups) == 4, "with and without decay, for each learning rate"
+
+
+def test_no_group_is_empty_when_all_that_learns_has_its_own_rate(tmp_path):
+    model = tiny_model()
+    set_trainable(model, ["adapter"])
+    trainer = trainer_for(model, tmp_path, adapter_learning_rate=3e-2)
+    assert {group["lr"] for group in groups_by_name(trainer).values()} == {3e-2}
+    assert all(group["params"] for group in trainer.optimizer.param_groups)
+
+
+def test_one_learning_rate_serves_all_when_none_is_set_apart(tmp_path):
+    groups = groups_by_name(trainer_for(tiny_model(), tmp_path, weight_decay=0.1))
+    assert {group["lr"] for group in groups.values()} == {1e-2}
+
+
+def test_weight_decay_spares_what_it_would_harm(tmp_path):
+    groups = groups_by_name(trainer_for(tiny_model(), tmp_path, adapter_learning_rate=3e-2, weight_decay=0.1))
+    spared = {name for name, group in groups.items() if not group["weight_decay"]}
+    adapter = {name.removeprefix(PARTS["adapter"]) for name in spared if part_of(name) == "adapter"}
+    kinds = ("gate", "temporal_position_embedding", "branch_embedding", "stride_embedding", "A_log", ".D", "bias")
+    for kind in (*kinds, "norm.weight", "norms.temporal_stride_1.weight"):
+        assert any(name.endswith(kind) for name in adapter), kind
+    for name, group in groups.items():
+        is_matrix = name.endswith(("proj.weight", "conv1d.weight", "projector.weight"))
+        assert group["weight_decay"] == 0.1 or not is_matrix, name
+
+
+def test_training_lowers_the_loss_and_moves_the_chosen_parts_alone(tmp_path):
+    model = learning_model()
+    set_trainable(model, ["adapter", "language_model"])
+    before = weights(model)
+    trainer = trainer_for(model, tmp_path, adapter_learning_rate=3e-2, max_steps=12)
+    trainer.train()
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+    still = {name for name, after in weights(model).items() if torch.equal(before[name], after)}
+    # The scan from the end is read at its first step, the current frame, before anything has decayed.
+    undecayed = "model.temporal_adapter.context.mixers.temporal.reverse_mixer.A_log"
+    frozen = {name for name in before if part_of(name) in ("vision_tower", "projector")}
+    assert still == frozen | {undecayed}
+
+
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
+    begun = learning_model()
+    set_trainable(begun, ["adapter", "projector", "language_model"])
+    interrupted = copy.deepcopy(begun)
+    options = {"adapter_learning_rate": 2e-2, "lr_scheduler_type": "cosine", "save_strategy": "steps", "save_steps": 2}
+    whole = trainer_for(begun, tmp_path, **options)
+    whole.train()
+    resumed = trainer_for(interrupted, tmp_path, **options)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    assert resumed.state.global_step == 4
+    expected = weights(begun)
+    for name, weight in weights(interrupted).items():
+        torch.testing.assert_close(weight, expected[name], rtol=0, atol=0, msg=name)
