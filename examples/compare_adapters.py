@@ -63,7 +63,7 @@ def finetune(folder: Path, adapter: str, seed: int, steps: int) -> None:
         max_steps=steps,
         seed=seed,
         per_device_train_batch_size=32,
-        learning_rate=1e-3,
+        learning_rate=5e-4,
         adapter_learning_rate=2e-3,
         warmup_steps=20,
         logging_steps=10,
