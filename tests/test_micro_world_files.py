@@ -1,6 +1,7 @@
 import io
 
 import av
+import datasets
 import numpy as np
 import pytest
 
@@ -42,7 +43,6 @@ def test_frames_that_cannot_be_held_or_encoded_are_refused(tmp_path):
 
 
 def test_drama_files_load_as_the_samples_that_were_written(tmp_path):
-    datasets = pytest.importorskip("datasets")
     config = MicroWorldConfig(seed=2)
     write_drama(tmp_path / "drama", config, {"train": 3, "test": 2})
     loaded = datasets.load_dataset(str(tmp_path / "drama"), cache_dir=str(tmp_path / "cache"))
@@ -55,7 +55,6 @@ def test_drama_files_load_as_the_samples_that_were_written(tmp_path):
 
 
 def test_bddx_files_hold_videos_that_need_no_decoder_to_load(tmp_path):
-    datasets = pytest.importorskip("datasets")
     write_bddx(tmp_path / "bddx", MicroWorldConfig(), {"validation": 2})
     rows = datasets.load_dataset(str(tmp_path / "bddx"), cache_dir=str(tmp_path / "cache"), split="validation")
     world = MicroWorld(split="validation")
@@ -67,7 +66,6 @@ def test_bddx_files_hold_videos_that_need_no_decoder_to_load(tmp_path):
 
 
 def test_many_rows_are_spread_over_files(tmp_path, monkeypatch):
-    pytest.importorskip("datasets")
     monkeypatch.setattr("hmba_hf.data.micro_world_files._ROWS_PER_FILE", 2)
     paths = write_drama(tmp_path, MicroWorldConfig(frame_size=32), {"train": 5})
     assert [path.name for path in paths] == [f"train-{number:05d}-of-00003.parquet" for number in range(3)]

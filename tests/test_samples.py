@@ -1,6 +1,7 @@
 import io
 import sys
 
+import datasets
 import pytest
 from PIL import Image
 
@@ -78,7 +79,6 @@ def test_a_sample_without_boxes_is_no_risk():
 
 
 def test_a_drama_row_survives_the_datasets_library():
-    datasets = pytest.importorskip("datasets")
     row = datasets.Dataset.from_list([to_drama_row(sample())], features=drama_features())[0]
     again = from_drama_row(row)
     assert [frame.tobytes() for frame in again.frames] == [frame.tobytes() for frame in FRAMES]

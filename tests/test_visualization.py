@@ -76,7 +76,6 @@ def test_a_strip_shows_frames_in_order_and_marks_the_last():
 
 
 def test_curves_become_a_picture():
-    pytest.importorskip("matplotlib")
     picture = plot_curves({"loss": [(0, 1.0), (1, 0.5)], "mIoU": [(0, 0.1)]}, "Training")
     assert picture.width > 600 and len(picture.convert("RGB").getcolors(100000)) > 10
 
