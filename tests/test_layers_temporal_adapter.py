@@ -353,3 +353,8 @@ def test_choices_that_do_not_exist_are_refused():
     for build in (lambda: TransformerAdapter(D, 5, 3), lambda: CrossAttentionFusion(D, [("temporal", 1)], 3)):
         with pytest.raises(ValueError, match="multiple of num_heads=3, got 8"):
             build()
+
+
+def test_an_unknown_branch_is_refused_by_name():
+    with pytest.raises(ValueError, match="branches must be of .*'temporal'.*got \\['spatial'\\]"):
+        ContextMamba(D, 5, (1,), ("spatial",), True, False, {"state_size": 4})

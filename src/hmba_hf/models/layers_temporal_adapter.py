@@ -53,6 +53,8 @@ class ContextMamba(nn.Module):
         mixer: dict[str, int],
     ):
         super().__init__()
+        if set(branches) - set(BRANCHES):
+            raise ValueError(f"branches must be of {list(BRANCHES)}, got {list(branches)}")
         self.temporal_strides = tuple(temporal_strides)
         self.branches = tuple(branches)
         self.share_mixers = share_mixers
