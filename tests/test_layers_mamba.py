@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+from accelerate import cpu_offload
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.testing import assert_close
 from transformers import MambaConfig
@@ -197,3 +199,24 @@ def test_a_causal_pair_is_its_forward_mixer():
     pair, norm = BidirectionalMambaMixer(double_mixer(), None), nn.LayerNorm(6).double()
     x = torch.randn(2, 8, 6).double()
     assert torch.equal(pair(x, norm, 2), norm(pair.forward_mixer(x, num_outputs=2)[0]))
+
+
+@pytest.mark.parametrize("layers", ["all-linear", ["in_proj", "x_proj", "dt_proj", "out_proj"]])
+def test_low_rank_updates_act_as_if_merged(layers):
+    mixer, x = double_mixer(), torch.randn(2, 8, 6).double()
+    plain = mixer(x, num_outputs=3)[0]
+    adapted = get_peft_model(mixer, LoraConfig(r=2, target_modules=layers, init_lora_weights=False))
+    y = adapted(x, num_outputs=3)[0]
+    lora = {name: parameter for name, parameter in adapted.named_parameters() if "lora_" in name}
+    assert len({name.split(".lora_")[0] for name in lora}) >= 3
+    assert all(gradient.any() for gradient in torch.autograd.grad(y.sum(), list(lora.values())))
+    assert (y - plain).abs().max() > 1e-3
+    assert_close(adapted.merge_and_unload()(x, num_outputs=3)[0], y, atol=1e-12, rtol=0)
+
+
+def test_weights_brought_in_for_each_call_give_the_same():
+    mixer, x = double_mixer(), torch.randn(2, 8, 6).double()
+    wanted = mixer(x, num_outputs=3)
+    cpu_offload(mixer)  # outside of a call the weights are on no device
+    assert {parameter.device.type for parameter in mixer.parameters()} == {"meta"}
+    assert_close(mixer(x, num_outputs=3), wanted, atol=0, rtol=0)

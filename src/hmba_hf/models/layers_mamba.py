@@ -1,7 +1,7 @@
 """Mamba sequence layers: one mixer, and a pair of mixers that read a sequence in both directions."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,26 @@ class MambaState(NamedTuple):
     ssm: Tensor
 
 
+class Projection(nn.Linear):
+    """A linear layer of which a call may ask for some rows alone."""
+
+    def forward(self, x: Tensor, rows: slice | None = None) -> Any:
+        """Project `(..., in)` to `(..., out)`; given rows, return these without their bias, and their bias."""
+        if rows is None:
+            return super().forward(x)
+        return nn.functional.linear(x, self.weight[rows]), None if self.bias is None else self.bias[rows]
+
+
+class CausalConv1d(nn.Conv1d):
+    """The weights of a depthwise `causal_conv1d`."""
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, state: Tensor | None = None, mask: Tensor | None = None, reverse: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Convolve `(b, l, d)` with its past; arguments and results are those of `causal_conv1d`."""
+        return causal_conv1d(x, self.weight[:, 0], self.bias, state, mask, reverse)
+
+
 class MambaMixer(GradientCheckpointingLayer):
     """The Mamba sequence layer, with mamba_ssm's parameter names and initialisation.
 
@@ -32,43 +52,35 @@ class MambaMixer(GradientCheckpointingLayer):
         state_size: states per channel, `n`.
         conv_kernel: taps of the causal convolution.
         expand: the inner width `d` is `expand * hidden_size`.
-        time_step_rank: rank of the step size's projection; `ceil(hidden_size / 16)` when absent.
 
     Source: Gu & Dao 2023, arXiv:2312.00752, section 3.4; `Mamba` of state-spaces/mamba.
     Differs: carries a state of `conv_kernel - 1` inputs, not `conv_kernel`; takes a mask and a direction.
     """
 
-    def __init__(
-        self,
-        hidden_size: int,
-        state_size: int = 16,
-        conv_kernel: int = 4,
-        expand: int = 2,
-        time_step_rank: int | None = None,
-    ):
+    def __init__(self, hidden_size: int, state_size: int = 16, conv_kernel: int = 4, expand: int = 2):
         super().__init__()
         self.state_size = state_size
         self.intermediate_size = d = expand * hidden_size
-        self.time_step_rank = time_step_rank or math.ceil(hidden_size / 16)
-        self.in_proj = nn.Linear(hidden_size, 2 * d, bias=False)
-        self.conv1d = nn.Conv1d(d, d, conv_kernel, groups=d)
-        self.x_proj = nn.Linear(d, self.time_step_rank + 2 * state_size, bias=False)
-        self.dt_proj = nn.Linear(self.time_step_rank, d)
+        self.time_step_rank = math.ceil(hidden_size / 16)
+        self.in_proj = Projection(hidden_size, 2 * d, bias=False)
+        self.conv1d = CausalConv1d(d, d, conv_kernel, groups=d)
+        self.x_proj = Projection(d, self.time_step_rank + 2 * state_size, bias=False)
+        self.dt_proj = Projection(self.time_step_rank, d)
         self.A_log = nn.Parameter(torch.empty(d, state_size))
         self.D = nn.Parameter(torch.empty(d))
         self.out_proj = nn.Linear(d, hidden_size, bias=False)
         self.reset_parameters()
 
     @torch.no_grad()
-    def reset_parameters(self, step_min: float = 1e-3, step_max: float = 1e-1, step_floor: float = 1e-4) -> None:
-        """Initialise as mamba_ssm does: S4D-real decays and step sizes log-uniform in `[step_min, step_max]`."""
+    def reset_parameters(self) -> None:
+        """Initialise as mamba_ssm does: S4D-real decays and step sizes log-uniform in `[1e-3, 1e-1]`."""
         for layer in (self.in_proj, self.conv1d, self.x_proj, self.out_proj):
             init.kaiming_uniform_(layer.weight, a=math.sqrt(5))
         bound = 1 / math.sqrt(self.conv1d.kernel_size[0])
         init.uniform_(self.get_parameter("conv1d.bias"), -bound, bound)
         init.uniform_(self.dt_proj.weight, -(self.time_step_rank**-0.5), self.time_step_rank**-0.5)
         uniform = torch.rand(self.intermediate_size, device=self.dt_proj.bias.device)
-        step = torch.exp(uniform * math.log(step_max / step_min) + math.log(step_min)).clamp(min=step_floor)
+        step = 1e-3 * torch.exp(uniform * math.log(100))
         init.copy_(self.dt_proj.bias, step + torch.log(-torch.expm1(-step)))  # softplus of it is `step`
         decay = torch.arange(1, self.state_size + 1, dtype=torch.float32, device=self.A_log.device)
         init.copy_(self.A_log, torch.log(decay).expand_as(self.A_log))
@@ -95,18 +107,17 @@ class MambaMixer(GradientCheckpointingLayer):
         Returns:
             The outputs, `(b, num_outputs, hidden_size)`, and the state after the last step scanned.
         """
-        length = hidden_states.shape[1]
+        length, d = hidden_states.shape[1], self.intermediate_size
         num_outputs = length if num_outputs is None else min(num_outputs, length)
         conv_state, ssm_state = state if state is not None else (None, None)
-        x_weight, z_weight = self.in_proj.weight.chunk(2)
-        x = nn.functional.linear(hidden_states, x_weight)  # (b, l, d)
-        x, conv_state = causal_conv1d(x, self.conv1d.weight[:, 0], self.conv1d.bias, conv_state, mask, reverse)
+        x, _ = _project(self.in_proj, hidden_states, slice(0, d))  # (b, l, d)
+        x, conv_state = self.conv1d(x, conv_state, mask, reverse)
         first, last = slice(0, length - num_outputs), slice(length - num_outputs, length)
         if reverse:
             first, last = slice(num_outputs, length), slice(0, num_outputs)
         if first.start < first.stop:
             ssm_state = self._scan(x[:, first], None, ssm_state, _part(mask, first), reverse)[1]
-        z = nn.functional.linear(hidden_states[:, last], z_weight)
+        z, _ = _project(self.in_proj, hidden_states[:, last], slice(d, 2 * d))
         y, ssm_state = self._scan(x[:, last], z, ssm_state, _part(mask, last), reverse)
         return self.out_proj(y), MambaState(conv_state, ssm_state)
 
@@ -115,17 +126,18 @@ class MambaMixer(GradientCheckpointingLayer):
     ) -> tuple[Tensor | None, Tensor]:
         """Scan `x`, `(b, l, d)`; without a gate `z` only the state is computed."""
         rank, n = self.time_step_rank, self.state_size
-        x_proj = self.x_proj.weight if z is not None else self.x_proj.weight[: rank + n]
-        delta, B, C = nn.functional.linear(x, x_proj).tensor_split((rank, rank + n), dim=-1)
+        projected, _ = _project(self.x_proj, x, slice(0, rank + n if z is None else rank + 2 * n))
+        low_rank, B, C = projected.tensor_split((rank, rank + n), dim=-1)
+        delta, delta_bias = _project(self.dt_proj, low_rank, slice(0, self.intermediate_size))
         return selective_scan(
             x,
-            nn.functional.linear(delta, self.dt_proj.weight),
+            delta,
             -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32))),
             B,
             C if z is not None else None,
             D=self.D if z is not None else None,
             z=z,
-            delta_bias=self.dt_proj.bias,
+            delta_bias=delta_bias,
             state=state,
             mask=mask,
             reverse=reverse,
@@ -162,6 +174,11 @@ class BidirectionalMambaMixer(nn.Module):
             return mixed
         current = hidden_states[:, hidden_states.shape[1] - num_outputs :]
         return mixed + norm(self.reverse_mixer(current, reverse=True)[0])
+
+
+def _project(layer: nn.Module, x: Tensor, rows: slice) -> tuple[Tensor, Tensor | None]:
+    """Project to some rows, their bias apart; a layer put in place of ours (LoRA, 8 bit) gives whole results."""
+    return layer(x, rows) if isinstance(layer, Projection) else (layer(x)[..., rows], None)
 
 
 def _part(mask: Tensor | None, steps: slice) -> Tensor | None:
