@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from datasets import Dataset
+from datasets import Dataset, Video
 
 from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.loading import MICRO_WORLD, RowSamples, load_samples
@@ -83,6 +83,18 @@ def test_samples_can_be_walked_through_and_end(drama):
     assert [sample.split for sample in load_samples(drama, "test")] == ["test", "test"]
     with pytest.raises(IndexError):
         load_samples(drama, "test")[2]
+
+
+def test_samples_are_taken_as_from_any_sequence(drama):
+    samples, world = load_samples(drama, "train"), MicroWorld(CONFIG, "train", 3)
+    assert_same(samples[-1], world[2])
+    assert [sample.id for sample in samples[1:]] == [world[1].id, world[2].id]
+
+
+def test_a_bddx_dataset_whose_videos_would_be_decoded_is_read_as_bytes(bddx):
+    rows = load_samples(bddx, "train").rows
+    decoding = RowSamples(rows.cast_column("video", Video()), "train")
+    assert decoding[0].video == load_samples(bddx, "train")[0].video
 
 
 def test_an_empty_split_is_an_error(tmp_path):

@@ -1,6 +1,5 @@
 import hashlib
 import itertools
-import json
 import os
 import subprocess
 import sys
@@ -204,20 +203,16 @@ def test_the_answer_names_and_boxes_the_risk():
 
 def test_still_samples_ask_for_what_the_picture_shows():
     world = MicroWorld()
-    where, what, everything = (world.still_sample(3, task) for task in STILL_TASKS)
+    where, what = (world.still_sample(3, task) for task in STILL_TASKS)
     assert where.question == f"Where is the {where.labels[0]}?" and where.answer == f"The {where.labels[0]}<box>."
     assert what.question == "What is at <box>?" and what.answer == f"The {what.labels[0]}."
-    assert everything.answer.count("<box>") == 4 and everything.answer.startswith(
-        f"The {everything.labels[0]}<box>, the"
-    )
-    assert list(everything.boxes) == sorted(everything.boxes, key=lambda box: box[0] + box[2])
-    assert all(len(sample.frames) == 1 for sample in (where, what, everything))
+    assert all(len(sample.frames) == 1 for sample in (where, what))
     assert digest(where.frames) == digest(world[3].frames[-1:])
 
 
-def test_still_tasks_are_mixed_half_and_quarters():
+def test_still_tasks_ask_for_a_box_three_times_of_four():
     tasks = [MicroWorld(size=400).still_sample(index).id.split("-")[1] for index in range(400)]
-    assert [tasks.count(task) / 400 for task in STILL_TASKS] == pytest.approx([0.5, 0.25, 0.25], abs=0.08)
+    assert [tasks.count(task) / 400 for task in STILL_TASKS] == pytest.approx([0.75, 0.25], abs=0.06)
 
 
 def test_what_the_ego_car_does_is_told_by_motion_only():
@@ -243,7 +238,7 @@ def test_ids_are_unique_over_splits_and_tasks():
 
 def test_splits_and_seeds_share_no_clip():
     worlds = [MicroWorld(MicroWorldConfig(seed=seed), split) for seed in (0, 1) for split in SPLITS]
-    scenes = [json.dumps(world.scene(index).describe()) for world in worlds for index in range(100)]
+    scenes = [repr(world.scene(index).users) for world in worlds for index in range(100)]
     assert len(set(scenes)) == len(scenes)
 
 
@@ -251,6 +246,17 @@ def test_a_clip_does_not_depend_on_how_many_there_are_or_what_was_drawn_before()
     world = MicroWorld(size=10)
     list(world)
     assert digest(world[4].frames) == digest(MicroWorld(size=5)[4].frames)
+
+
+def test_indices_count_from_the_end_and_slices_give_lists_as_in_any_sequence():
+    world = MicroWorld(MicroWorldConfig(frame_size=32), size=5)
+    assert world[-1] == world[4]
+    assert world[1:3] == [world[1], world[2]] and world[-2:] == [world[3], world[4]] and world[5:] == []
+
+
+def test_a_clip_is_the_same_everywhere_with_the_versions_of_constraints():
+    frames = MicroWorld(MicroWorldConfig(seed=1), "test")[7].frames
+    assert digest(frames) == "aa1eafe8f4a7079ab405c7e63d39e5210c7cbcdf1293501bceaa5aca9a2d6773"
 
 
 def test_another_process_draws_the_same_clips():
@@ -278,6 +284,13 @@ def test_another_process_draws_the_same_clips():
         {"num_frames": 4, "pause": 2},
         {"frame_size": 8},
         {"fps": 0},
+        {"fps": float("inf")},
+        {"nuisance": float("inf")},
+        {"frame_size": 64.0},
+        {"num_objects": 3.0},
+        {"num_frames": 5.0},
+        {"pause": 0.5},
+        {"seed": 1.5},
     ],
 )
 def test_what_cannot_be_drawn_is_refused(options):
@@ -289,8 +302,11 @@ def test_wrong_splits_indices_tasks_events_and_risks_are_refused():
     world = MicroWorld(size=3)
     with pytest.raises(IndexError, match="from 0 to 2, got 3"):
         world[3]
+    with pytest.raises(IndexError, match="from 0 to 2, got -4"):
+        world[-4]
     for call in (
         lambda: MicroWorld(split="val"),
+        lambda: MicroWorld(size=2.5),
         lambda: world.still_sample(0, "who"),
         lambda: world.ego_sample(0, "fly"),
         lambda: world.scene(0, risk=4),

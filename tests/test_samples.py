@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from hmba_hf.data.samples import (
+    BDDX_QUESTION,
     Sample,
     bddx_features,
     drama_features,
@@ -93,7 +94,7 @@ def test_frames_may_come_as_encoded_bytes():
 
 
 def drive(**changes):
-    fields = {"id": "vid_7_3", "question": "What?", "answer": "It stops\nbecause of red", "video": b"film"}
+    fields = {"id": "vid_7_3", "question": BDDX_QUESTION, "answer": "It stops\nbecause of red", "video": b"film"}
     return Sample(**(fields | changes))
 
 
@@ -114,6 +115,19 @@ def test_a_bddx_row_stores_the_bytes_of_a_file(tmp_path):
 @pytest.mark.parametrize("changes", [{"id": "vid"}, {"id": "vid_x"}, {"answer": "It stops"}])
 def test_a_bddx_row_needs_a_segment_and_two_lines(changes):
     with pytest.raises(ValueError, match="answer of two lines"):
+        to_bddx_row(drive(**changes), 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"question": "Why?"},
+        {"timestamp": 1.5},
+        {"answer": "It stops\nbecause of a van<box>", "boxes": [BOX], "labels": ["van"]},
+    ],
+)
+def test_a_bddx_row_refuses_what_it_cannot_hold(changes):
+    with pytest.raises(ValueError, match="sample vid_7_3: a BDD-X row answers 'What does the ego car do, and why"):
         to_bddx_row(drive(**changes), 0.0, 1.0)
 
 

@@ -1,7 +1,7 @@
 """Samples by name: the micro-world, or a dataset on disk or on the Hub."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 from .micro_world import MicroWorld, MicroWorldConfig
 from .samples import Sample, from_bddx_row, from_drama_row, import_datasets
@@ -15,24 +15,31 @@ class RowSamples(Sequence[Sample]):
     """The rows of a `datasets.Dataset` in the DRAMA or the BDD-X schema, read as samples when they are asked for."""
 
     def __init__(self, rows: Any, split: str):
-        self.rows = rows
-        self.split = split
         columns = set(rows.column_names)
         if DRAMA_COLUMNS <= columns:
             self._read = from_drama_row
         elif BDDX_COLUMNS <= columns:
             self._read = from_bddx_row
+            rows = rows.cast_column("video", import_datasets().Video(decode=False))
         else:
             raise ValueError(
                 f"the dataset must have the columns of DRAMA {sorted(DRAMA_COLUMNS)} or BDD-X {sorted(BDDX_COLUMNS)}, "
                 f"got {sorted(columns)}"
             )
+        self.rows = rows
+        self.split = split
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
-        """Read row `index`."""
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        """Read row `index`, or a list of them for a slice."""
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
         return self._read(self.rows[index], self.split)
 
 

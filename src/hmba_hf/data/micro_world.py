@@ -13,9 +13,9 @@ K is the number of road users. What is learned here says nothing about real road
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 from PIL import Image
@@ -35,9 +35,8 @@ from .samples import BDDX_QUESTION, BOX_MARKER, Box, Sample
 
 SPLITS = ("train", "validation", "test")
 MOTIONS = ("symmetric", "order", "monotone")
-STILL_TASKS = ("where", "what", "list")
+STILL_TASKS = ("where", "what")
 RISK_QUESTION = "Which object is at the highest risk for the ego car?"
-LIST_QUESTION = "Which road users are there?"
 
 _MANOEUVRES = {
     "car": "is cutting in",
@@ -116,13 +115,15 @@ class MicroWorldConfig:
             "num_objects": 2 <= self.num_objects <= 4,
             "motion": self.motion in MOTIONS,
             "pause": 0 <= self.pause,
-            "nuisance": self.nuisance >= 0,
+            "nuisance": 0 <= self.nuisance < math.inf,
             "degradation": self.degradation is None or self.degradation in DEGRADATIONS,
             "severity": 0 <= self.severity <= 1,
-            "fps": self.fps > 0,
+            "fps": 0.01 <= self.fps <= 1000,
+            "num_frames": self.num_frames >= 1,
         }
+        whole = ("seed", "frame_size", "num_objects", "num_frames", "pause")
         for name, is_good in checks.items():
-            if not is_good:
+            if not is_good or (name in whole and not isinstance(getattr(self, name), int | np.integer)):
                 raise ValueError(f"{name}={getattr(self, name)!r} is outside of what the micro-world can draw")
         needed = 1 + self.pause + (self.num_objects if self.motion == "order" else 2)
         if self.num_frames < needed:
@@ -183,18 +184,16 @@ class Scene:
         """Boxes of all road users in the current frame."""
         return [user.box() for user in self.users]
 
-    def describe(self) -> dict[str, Any]:
-        """The road users, the risk and their boxes as plain values that JSON can hold."""
-        users = [asdict(user) | {"name": user.name, "box": list(user.box())} for user in self.users]
-        return {"risk": self.risk, "twin": self.twin, "objects": users}
-
 
 class MicroWorld(Sequence[Sample]):
-    """Clips of one split as `Sample`s of the risk task; the same everywhere for the same config, split and index."""
+    """Clips of one split as `Sample`s of the risk task.
+
+    With the same versions of numpy and pillow, a config, a split and an index give the same clip.
+    """
 
     def __init__(self, config: MicroWorldConfig | None = None, split: str = "train", size: int = 1000):
-        if split not in SPLITS or size < 0:
-            raise ValueError(f"expected a split of {SPLITS} and a size >= 0, got {split!r} and {size}")
+        if split not in SPLITS or not isinstance(size, int | np.integer) or size < 0:
+            raise ValueError(f"expected a split of {SPLITS} and a whole size >= 0, got {split!r} and {size}")
         self.config = config or MicroWorldConfig()
         self.split = split
         self.size = size
@@ -202,37 +201,40 @@ class MicroWorld(Sequence[Sample]):
     def __len__(self) -> int:
         return self.size
 
-    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
         """The clip `index` with the question for the risk; the answer names it, boxes it and says what it does."""
+        if isinstance(index, slice):
+            return [self[number] for number in range(self.size)[index]]
+        index += self.size if -self.size <= index < 0 else 0
         scene = self.scene(index)
         user = scene.users[scene.risk]
         answer = f"The {user.name}{BOX_MARKER} {_MANOEUVRES[user.kind]} from the {user.side}."
         frames = self.frames(index, scene)
-        return Sample(self._name(self.config.motion, index), RISK_QUESTION, answer, frames, **self._marked([user]))
+        return Sample(self._name(self.config.motion, index), RISK_QUESTION, answer, frames, **self._marked(user))
 
     def still_sample(self, index: int, task: str | None = None) -> Sample:
         """A single picture, the current frame of clip `index`, with a question about what is where in it.
 
-        `task` is one of `STILL_TASKS`: `"where"` asks for the box of a road user, `"what"` for the name in a box,
-        `"list"` for all names and boxes from left to right; drawn when absent, `"where"` half of the time.
+        `task` is one of `STILL_TASKS`: `"where"` asks for the box of a road user, `"what"` for the name in a box;
+        drawn when absent, `"where"` three times of four.
         """
         if task not in (None, *STILL_TASKS):
             raise ValueError(f"expected a task of {STILL_TASKS}, got {task!r}")
         rng = self._rng(index, "still")
-        drawn = str(rng.choice(STILL_TASKS, p=[0.5, 0.25, 0.25]))
+        drawn = str(rng.choice(STILL_TASKS, p=[0.75, 0.25]))
         scene = self.scene(index)
-        users = [scene.users[rng.integers(self.config.num_objects)]]
+        user = scene.users[rng.integers(self.config.num_objects)]
         task = task or drawn
         if task == "where":
-            question, answer = f"Where is the {users[0].name}?", f"The {users[0].name}{BOX_MARKER}."
-        elif task == "what":
-            question, answer = f"What is at {BOX_MARKER}?", f"The {users[0].name}."
+            question, answer = f"Where is the {user.name}?", f"The {user.name}{BOX_MARKER}."
         else:
-            users = sorted(scene.users, key=lambda user: user.x)
-            names = ", ".join(f"the {user.name}{BOX_MARKER}" for user in users)
-            question, answer = LIST_QUESTION, f"{names[0].upper()}{names[1:]}."
+            question, answer = f"What is at {BOX_MARKER}?", f"The {user.name}."
         frames = [self._scene_picture(index, scene, self.config.num_frames - 1)]
-        return Sample(self._name(task, index), question, answer, frames, **self._marked(users))
+        return Sample(self._name(task, index), question, answer, frames, **self._marked(user))
 
     def scene(self, index: int, risk: int | None = None) -> Scene:
         """Draw what happens in clip `index`; with `risk`, what would happen were that road user the risk.
@@ -313,8 +315,8 @@ class MicroWorld(Sequence[Sample]):
     def _name(self, task: str, index: int) -> str:
         return f"{self.split}-{task}-{self.config.seed}-{index:06d}"
 
-    def _marked(self, users: Sequence[RoadUser]) -> dict[str, Any]:
-        return {"boxes": [user.box() for user in users], "labels": [user.name for user in users], "split": self.split}
+    def _marked(self, user: RoadUser) -> dict[str, Any]:
+        return {"boxes": [user.box()], "labels": [user.name], "split": self.split}
 
     def _rng(self, index: int, stream: str, number: int = 0) -> np.random.Generator:
         """A generator of its own for each split, clip, purpose and frame, so that no draw moves another."""

@@ -136,6 +136,11 @@ def to_bddx_row(sample: Sample, start: float, end: float) -> dict[str, Any]:
         )
     if sample.video is None:
         raise ValueError(f"sample {sample.id}: a BDD-X row holds a video, got frames")
+    if sample.question != BDDX_QUESTION or sample.timestamp is not None or sample.boxes:
+        raise ValueError(
+            f"sample {sample.id}: a BDD-X row answers {BDDX_QUESTION!r} at the end of its video without boxes, "
+            f"got {sample.question!r}, timestamp={sample.timestamp} and {len(sample.boxes)} boxes"
+        )
     content = sample.video if isinstance(sample.video, bytes) else Path(sample.video).read_bytes()
     return {
         "video": {"bytes": content, "path": f"{sample.id}.mp4"},
