@@ -16,13 +16,14 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     HfArgumentParser,
+    PreTrainedModel,
     TrainingArguments,
     set_seed,
 )
 
 import hmba_hf  # noqa: F401 - registers the model
 from hmba_hf.data.collator import SampleCollator
-from hmba_hf.data.loading import load_samples
+from hmba_hf.data.loading import MICRO_WORLD, load_samples
 from hmba_hf.data.micro_world import MOTIONS, MicroWorldConfig
 from hmba_hf.training import AdapterTrainer, set_trainable
 from hmba_hf.visualization import plot_curves
@@ -45,6 +46,9 @@ class ModelArguments:
     adapter_learning_rate: float | None = field(
         default=None, metadata={"help": "of adapter and projector; the learning rate when absent"}
     )
+    gate_learning_rate: float | None = field(
+        default=None, metadata={"help": "of the adapter's gate, which starts at zero; that of the adapter when absent"}
+    )
 
     def config(self) -> dict:
         """The options that change the model's configuration."""
@@ -65,7 +69,7 @@ class DataArguments:
 
 @dataclass
 class FinetuningArguments(TrainingArguments):
-    """`TrainingArguments` with the published hyper-parameters as defaults."""
+    """`TrainingArguments` with the published batch size, learning rate, schedule and epochs as defaults."""
 
     output_dir: str = "hmba-finetuned"
     num_train_epochs: float = 3
@@ -85,23 +89,19 @@ def main() -> None:
     parser = HfArgumentParser([ModelArguments, DataArguments, FinetuningArguments])
     model_args, data_args, args = parser.parse_args_into_dataclasses()
     set_seed(args.seed)
-    config = AutoConfig.from_pretrained(model_args.model_name_or_path)
-    config = type(config).from_dict({**config.to_dict(), **model_args.config()})  # checks the changed values, too
-    model = AutoModelForImageTextToText.from_pretrained(model_args.model_name_or_path, config=config)
+    model = load_model(model_args)
     processor = AutoProcessor.from_pretrained(model_args.model_name_or_path)
-    processor.video_processor.num_frames = config.num_frames
+    processor.video_processor.num_frames = model.config.num_frames
     counts = set_trainable(model, model_args.learns)
-    samples = load_samples(
-        data_args.dataset_name,
-        data_args.train_split,
-        data_args.max_train_samples,
-        MicroWorldConfig(
+    world = None
+    if data_args.dataset_name == MICRO_WORLD:
+        world = MicroWorldConfig(
             seed=data_args.world_seed,
             motion=data_args.motion,
             frame_size=processor.video_processor.size["height"],
-            num_frames=config.num_frames,
-        ),
-    )
+            num_frames=model.config.num_frames,
+        )
+    samples = load_samples(data_args.dataset_name, data_args.train_split, data_args.max_train_samples, world)
     trainer = AdapterTrainer(
         model=model,
         args=args,
@@ -109,21 +109,42 @@ def main() -> None:
         data_collator=SampleCollator(processor),
         processing_class=processor,
         adapter_learning_rate=model_args.adapter_learning_rate,
+        gate_learning_rate=model_args.gate_learning_rate,
     )
     if trainer.is_world_process_zero():
         print(f"{len(samples)} clips; parameters that learn: {counts}")
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model()
     if trainer.is_world_process_zero():
-        save_history(trainer, Path(args.output_dir), {**asdict(model_args), **asdict(data_args)})
+        arguments = {**asdict(model_args), **asdict(data_args), **args.to_sanitized_dict()}
+        save_history(trainer, Path(args.output_dir), arguments)
+
+
+def load_model(arguments: ModelArguments) -> PreTrainedModel:
+    """Load the base with the adapter that is asked for; one that the base holds must fit."""
+    path = arguments.model_name_or_path
+    config = AutoConfig.from_pretrained(path)
+    config = type(config).from_dict({**config.to_dict(), **arguments.config()})  # checks the changed values, too
+    model, loading = AutoModelForImageTextToText.from_pretrained(
+        path, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+    )
+    for name, held, wanted in sorted(loading["mismatched_keys"]):
+        raise ValueError(
+            f"{name} must be {tuple(wanted)} for {arguments.config()}, got {tuple(held)} from {path}: leave out what "
+            "differs from its adapter, or start from a base without one"
+        )
+    return model
 
 
 def save_history(trainer: AdapterTrainer, folder: Path, arguments: dict) -> None:
-    """Write how the loss fell, as numbers and as a picture, with the arguments that made it."""
+    """Write how the loss fell, as numbers and, with matplotlib, as a picture, with the arguments that made it."""
     history = [(entry["step"], entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     record = {"arguments": arguments, "loss": history}
     (folder / "history.json").write_text(json.dumps(record, indent=1))
-    plot_curves({"loss": history}, "Training loss").save(folder / "loss.png")
+    try:
+        plot_curves({"loss": history}, "Training loss").save(folder / "loss.png")
+    except ImportError as error:
+        print(f"no picture of the loss: {error}")
 
 
 if __name__ == "__main__":

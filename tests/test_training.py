@@ -2,6 +2,7 @@ import copy
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from transformers import TrainingArguments
 
 from hmba_hf.data.collator import SampleCollator
@@ -25,13 +26,16 @@ SHORT_TEMPLATE = """\
 """
 
 
+GATE = "model.temporal_adapter.gate"
+
+
 def learning_model():
     """A model whose adapter acts on the answer, so that a gradient reaches all of it."""
     torch.manual_seed(1)
     return open_gate(tiny_model(branches=("temporal", "joint_space_time")))
 
 
-def trainer_for(model, folder, adapter_learning_rate=None, **kwargs):
+def trainer_for(model, folder, adapter_learning_rate=None, gate_learning_rate=None, **kwargs):
     args = {
         "output_dir": str(folder),
         "max_steps": 4,
@@ -52,6 +56,7 @@ def trainer_for(model, folder, adapter_learning_rate=None, **kwargs):
         train_dataset=MicroWorld(WORLD, "train", 6),
         data_collator=SampleCollator(tiny_processor(chat_template=SHORT_TEMPLATE)),
         adapter_learning_rate=adapter_learning_rate,
+        gate_learning_rate=gate_learning_rate,
     )
 
 
@@ -69,8 +74,16 @@ def groups_by_name(trainer):
 def test_every_parameter_belongs_to_one_part():
     names = [name for name, _ in tiny_model().named_parameters()]
     assert {part_of(name) for name in names} == set(PARTS)
-    assert [part_of(f"module.{name}") for name in names] == [part_of(name) for name in names]
     assert part_of("model.vision_tower_of_another_kind.weight") is None
+
+
+@pytest.mark.parametrize("wrapper", ["module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"])
+def test_a_wrapper_changes_no_parameters_part(wrapper):
+    names = [name for name, _ in tiny_model().named_parameters()]
+    parts = [part_of(name) for name in names]
+    assert [part_of(f"{wrapper}.{name}") for name in names] == parts
+    assert [part_of(name.replace(".", f".{wrapper}.", 1)) for name in names] == parts
+    assert [part_of(f"{wrapper}.base_model.model.{name}") for name in names] == parts
 
 
 @pytest.mark.parametrize("parts", [["adapter"], ["projector", "language_model"], ["vision_tower"], list(PARTS)])
@@ -139,6 +152,42 @@ def test_no_group_is_empty_when_all_that_learns_has_its_own_rate(tmp_path):
     assert all(group["params"] for group in trainer.optimizer.param_groups)
 
 
+@pytest.mark.parametrize(("adapter_rate", "rest"), [(3e-2, 3e-2), (None, 1e-2)])
+def test_the_gate_has_a_learning_rate_of_its_own(tmp_path, adapter_rate, rest):
+    groups = groups_by_name(trainer_for(tiny_model(), tmp_path, adapter_rate, gate_learning_rate=0.5))
+    assert groups.pop(GATE)["lr"] == 0.5
+    assert {group["lr"] for name, group in groups.items() if part_of(name) == "adapter"} == {rest}
+
+
+def test_without_a_learning_rate_of_its_own_the_gate_has_the_adapters(tmp_path):
+    assert groups_by_name(trainer_for(tiny_model(), tmp_path, adapter_learning_rate=3e-2))[GATE]["lr"] == 3e-2
+
+
+def test_a_compiled_model_keeps_the_learning_rates_of_its_parts(tmp_path):
+    trainer = trainer_for(tiny_model(), tmp_path, adapter_learning_rate=3e-2, gate_learning_rate=0.5)
+    optimizer = trainer.create_optimizer(torch.compile(trainer.model))
+    assert {group["lr"] for group in optimizer.param_groups} == {1e-2, 3e-2, 0.5}
+
+
+def test_a_peft_model_keeps_the_learning_rates_of_its_parts(tmp_path):
+    lora = LoraConfig(target_modules=r".*language_model.*q_proj", modules_to_save=["temporal_adapter"])
+    model = get_peft_model(tiny_model(), lora)
+    trainer = trainer_for(model, tmp_path, adapter_learning_rate=3e-2, gate_learning_rate=0.5)
+    rates = {name: group["lr"] for name, group in groups_by_name(trainer).items()}
+    adapter = "base_model.model.model.temporal_adapter.modules_to_save.default"
+    assert rates[f"{adapter}.gate"] == 0.5 and rates[f"{adapter}.query.fusion.out_proj.weight"] == 3e-2
+    assert rates["base_model.model.model.language_model.layers.0.self_attn.q_proj.lora_A.default.weight"] == 1e-2
+
+
+def test_a_learning_rate_of_nothing_is_an_error(tmp_path):
+    model = tiny_model()
+    set_trainable(model, ["language_model"])
+    with pytest.raises(ValueError, match="adapter_learning_rate must be .* something that learns, got 0.03 for no"):
+        trainer_for(model, tmp_path, adapter_learning_rate=3e-2).create_optimizer()
+    with pytest.raises(ValueError, match="gate_learning_rate must be .* something that learns, got 0.1 for no"):
+        trainer_for(tiny_model(adapter="mean"), tmp_path, gate_learning_rate=0.1).create_optimizer()
+
+
 def test_one_learning_rate_serves_all_when_none_is_set_apart(tmp_path):
     groups = groups_by_name(trainer_for(tiny_model(), tmp_path, weight_decay=0.1))
     assert {group["lr"] for group in groups.values()} == {1e-2}
@@ -169,6 +218,22 @@ def test_training_lowers_the_loss_and_moves_the_chosen_parts_alone(tmp_path):
     undecayed = "model.temporal_adapter.context.mixers.temporal.reverse_mixer.A_log"
     frozen = {name for name in before if part_of(name) in ("vision_tower", "projector")}
     assert still == frozen | {undecayed}
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("parts", [["adapter"], ["projector", "language_model"]])
+def test_a_model_of_half_precision_learns_in_small_steps(tmp_path, parts, bf16):
+    model = learning_model().to(torch.bfloat16)
+    set_trainable(model, parts)
+    before = weights(model)
+    trainer_for(model, tmp_path, learning_rate=2e-5, max_steps=1, bf16=bf16).train()
+    assert model.model.vision_tower.dtype == torch.bfloat16
+    assert (model.model.language_model.dtype == torch.float32) == ("language_model" in parts)
+    for name, after in weights(model).items():
+        if part_of(name) not in parts:
+            assert torch.equal(after, before[name]), name
+        elif name.endswith("proj.weight"):
+            assert (after != before[name]).float().mean() > 0.5, name
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):

@@ -12,10 +12,16 @@ PARTS: dict[str, str | tuple[str, ...]] = {
     "projector": "model.multi_modal_projector.",
     "language_model": ("model.language_model.", "lm_head."),
 }
+_ADAPTED = ("adapter", "projector")  # one feeds the other
+# Put into the names of parameters by DDP, torch.compile, FSDP and activation checkpointing.
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
 
 def set_trainable(model: PreTrainedModel, parts: Sequence[str]) -> dict[str, int]:
-    """Let only the named parts of an H-MBA model learn.
+    """Let only the named parts of an H-MBA model learn, in float32 or wider.
+
+    Half precision would round a small learning rate away; `--bf16` and `--fp16` of `Trainer` still compute in it. What
+    is frozen keeps its dtype, except that adapter and projector share one.
 
     Args:
         model: an `HMBAForConditionalGeneration`.
@@ -31,9 +37,12 @@ def set_trainable(model: PreTrainedModel, parts: Sequence[str]) -> dict[str, int
     if unknown:
         raise ValueError(f"parts that learn must be of {sorted(PARTS)}, got {unknown}")
     counts = dict.fromkeys(parts, 0)
+    wide = set(parts) if set(parts).isdisjoint(_ADAPTED) else {*parts, *_ADAPTED}
     for name, parameter in model.named_parameters():
         part = part_of(name)
         parameter.requires_grad_(part in counts)
+        if part in wide:
+            parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
         if part in counts:
             counts[part] += parameter.numel()
     if not sum(counts.values()):
@@ -49,12 +58,22 @@ class AdapterTrainer(Trainer):
 
     Args:
         adapter_learning_rate: of adapter and projector; `args.learning_rate` when absent.
+        gate_learning_rate: of the adapter's gate alone; that of the adapter when absent. The gate starts at zero and
+            moves by about its learning rate a step: at the adapter's own rate what the adapter says stays too faint
+            for the language model to notice.
         args, kwargs: of `Trainer`.
     """
 
-    def __init__(self, *args: Any, adapter_learning_rate: float | None = None, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        adapter_learning_rate: float | None = None,
+        gate_learning_rate: float | None = None,
+        **kwargs: Any,
+    ):
         super().__init__(*args, **kwargs)
         self.adapter_learning_rate = adapter_learning_rate
+        self.gate_learning_rate = gate_learning_rate
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Name the parameters that weight decay is applied to."""
@@ -63,23 +82,46 @@ class AdapterTrainer(Trainer):
         return [n for n in names if n not in vectors and not n.endswith(("A_log", "embedding"))]
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
-        """Create the optimizer and split its groups by learning rate."""
+        """Create the optimizer and split its groups by learning rate.
+
+        Raises:
+            ValueError: if a learning rate is given for what is not there or does not learn.
+        """
         optimizer = super().create_optimizer(model)
-        if self.adapter_learning_rate is not None:
-            learner: Any = self.model if model is None else model
-            own_rate = {id(p) for name, p in learner.named_parameters() if part_of(name) in ("adapter", "projector")}
-            groups = optimizer.param_groups
-            for group in list(groups):
-                adapter = [p for p in group["params"] if id(p) in own_rate]
-                group["params"] = [p for p in group["params"] if id(p) not in own_rate]
-                groups.append({**group, "params": adapter, "lr": self.adapter_learning_rate})
-            groups[:] = [group for group in groups if group["params"]]
+        rates = self._own_rates(self.model if model is None else model)
+        groups = []
+        for group in optimizer.param_groups:
+            by_rate: dict[float, list[torch.nn.Parameter]] = {}
+            for parameter in group["params"]:
+                by_rate.setdefault(rates.get(parameter, group["lr"]), []).append(parameter)
+            groups += [{**group, "params": parameters, "lr": rate} for rate, parameters in by_rate.items()]
+        optimizer.param_groups[:] = groups
         return optimizer
+
+    def _own_rates(self, model: Any) -> dict[torch.nn.Parameter, float]:
+        """The learning rate of every parameter that has one of its own."""
+        learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        chosen = {
+            "adapter_learning_rate": [p for name, p in learning.items() if part_of(name) in _ADAPTED],
+            "gate_learning_rate": [
+                p for name, p in learning.items() if part_of(name) == "adapter" and name.endswith(".gate")
+            ],
+        }
+        rates = {}
+        for option, parameters in chosen.items():
+            if (rate := getattr(self, option)) is None:
+                continue
+            if not parameters:
+                raise ValueError(f"{option} must be the rate of something that learns, got {rate} for no parameter")
+            rates.update(dict.fromkeys(parameters, rate))
+        return rates
 
 
 def part_of(name: str) -> str | None:
-    """Name the part of `PARTS` that a parameter belongs to, also under a wrapper's prefix; `None` for no part."""
+    """Name the part of `PARTS` that a parameter belongs to, also in a wrapped or a PEFT model; `None` for no part."""
+    words = [word for word in name.split(".") if word not in _WRAPPERS]
+    own_name = ".".join(words).removeprefix("base_model.model.")
     for part, prefixes in PARTS.items():
-        if name.removeprefix("module.").startswith(prefixes):
+        if own_name.startswith(prefixes):
             return part
     return None
