@@ -5,7 +5,7 @@ from PIL import Image
 from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.micro_world_files import write_video
 from hmba_hf.data.samples import Sample
-from hmba_hf.evaluation import answer_box, answer_samples, encode_questions, score_grounding
+from hmba_hf.evaluation import answer_box, answer_samples, encode_questions, score_grounding, share_picked
 from tiny_models import open_gate, tiny_model
 from tiny_processors import tiny_processor
 
@@ -20,12 +20,12 @@ def processor():
 @pytest.fixture(scope="module")
 def model():
     """A random model whose answers depend on the video and on the question."""
-    torch.manual_seed(0)
+    torch.manual_seed(2)
     model = open_gate(tiny_model())
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim > 1 and any(part in name for part in ("language_model", "projector", "lm_head")):
-                weight.mul_(8)
+                weight.mul_(12)
     return model
 
 
@@ -136,6 +136,20 @@ def test_samples_without_boxes_are_left_out_of_the_score(processor):
 def test_nothing_to_score_is_an_error(processor):
     with pytest.raises(ValueError, match="samples with boxes, got none"):
         score_grounding(["The car stops"], [WORLD.ego_sample(0)], processor)
+
+
+def test_a_box_on_a_video_of_unknown_size_is_an_error(processor):
+    sample = Sample("clip-7", "Where?", "Here<box>", video=b"x", boxes=[(0, 0, 1, 1)], labels=["thing"])
+    with pytest.raises(ValueError, match="sample clip-7: scoring its box needs size"):
+        score_grounding(["Here"], [sample], processor)
+
+
+def test_the_right_road_user_is_picked_when_the_box_overlaps_it_most(processor):
+    scene, size = WORLD.scene(0), WORLD[0].size
+    right, wrong = (processor.format_boxes([[32 * x for x in scene.boxes[n]]], size) for n in (scene.risk, scene.twin))
+    assert share_picked([right], WORLD, processor) == 1.0
+    assert share_picked([wrong], WORLD, processor) == share_picked(["no idea"], WORLD, processor) == 0.0
+    assert share_picked([right, "no idea"], WORLD, processor) == 0.5
 
 
 def test_answers_and_samples_must_be_as_many(processor):

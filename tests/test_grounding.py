@@ -35,6 +35,8 @@ def test_scores_count_an_unparsed_answer_as_a_miss():
     assert scores.mean_iou == pytest.approx(1.5 / 4)
     assert (scores.accuracy, scores.missed, scores.unparsed, scores.count) == (0.25, 0.5, 0.25, 4)
     assert scores.centre_distance == pytest.approx((0 + 0.25 + 4) / 3)
+    low, high = scores.mean_iou_interval
+    assert 0 <= low < scores.mean_iou < high <= 1
 
 
 def test_an_iou_of_one_half_is_not_accurate_yet():

@@ -1,26 +1,32 @@
 """What a model answers about samples, and how well its boxes meet the true ones."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
 from tqdm.auto import tqdm
 
 from .data.collator import to_conversation
+from .data.micro_world import MicroWorld
 from .data.samples import Box, Sample
-from .metrics.grounding import GroundingScores, mean_iou
+from .metrics.grounding import GroundingScores, mean_iou, picked_object
 
 
-@torch.no_grad()
 def answer_samples(
     model: Any, processor: Any, samples: Sequence[Sample], batch_size: int = 32, **generate_kwargs: Any
 ) -> list[str]:
-    """Generate an answer for each sample, greedily unless `generate_kwargs` say otherwise.
+    """Generate an answer for each sample; arguments as in `stream_answers`."""
+    return [answer for _, answer in stream_answers(model, processor, samples, batch_size, **generate_kwargs)]
+
+
+def stream_answers(
+    model: Any, processor: Any, samples: Sequence[Sample], batch_size: int = 32, **generate_kwargs: Any
+) -> Iterator[tuple[Sample, str]]:
+    """Yield each sample with its generated answer, greedy unless `generate_kwargs` say otherwise.
 
     Args:
-        model: an `HMBAForConditionalGeneration`; it is left in the mode it was in.
+        model: an `HMBAForConditionalGeneration`; it is left in the mode, training or not, that it was in.
         processor: its `HMBAProcessor`.
-        samples: their answers are not read.
+        samples: each is read once, and its answer not used.
         batch_size: samples that are answered at once, padded on the left.
         generate_kwargs: of `generate`, over `max_new_tokens=128`.
 
@@ -32,16 +38,15 @@ def answer_samples(
     was_training = model.training
     model.eval()
     options = {"max_new_tokens": 128, "do_sample": False, **generate_kwargs}
-    answers: list[str] = []
     try:
         for start in tqdm(range(0, len(samples), batch_size), desc="answering", disable=None):
             batch = [samples[index] for index in range(start, min(start + batch_size, len(samples)))]
             inputs = encode_questions(batch, processor).to(model.device)
             generated = model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
-            answers += processor.batch_decode(generated, skip_special_tokens=True)
+            answers = processor.batch_decode(generated, skip_special_tokens=True)
+            yield from zip(batch, (answer.strip() for answer in answers), strict=True)
     finally:
         model.train(was_training)
-    return [answer.strip() for answer in answers]
 
 
 def encode_questions(samples: Sequence[Sample], processor: Any) -> Any:
@@ -74,12 +79,33 @@ def answer_box(answer: str, processor: Any, size: tuple[int, int]) -> Box | None
 
 
 def score_grounding(answers: Sequence[str], samples: Sequence[Sample], processor: Any) -> GroundingScores:
-    """Score the last box of each answer against the last box of its sample; samples without a box are left out."""
+    """Score the last box of each answer against the last box of its sample; samples without a box are left out.
+
+    Raises:
+        ValueError: if no sample has a box, or if one that has does not tell the `size` of its frames.
+    """
     predictions, targets = [], []
     for answer, sample in zip(answers, samples, strict=True):
-        if sample.boxes and sample.size is not None:
-            predictions.append(answer_box(answer, processor, sample.size))
-            targets.append(sample.boxes[-1])
+        if not sample.boxes:
+            continue
+        if sample.size is None:
+            raise ValueError(f"sample {sample.id}: scoring its box needs size=(height, width) of the original frame")
+        predictions.append(answer_box(answer, processor, sample.size))
+        targets.append(sample.boxes[-1])
     if not targets:
         raise ValueError("grounding is scored on samples with boxes, got none")
     return mean_iou(predictions, targets)
+
+
+def share_picked(answers: Sequence[str], world: MicroWorld, processor: Any) -> float:
+    """Share of answers about the first clips of a world whose box overlaps the risk more than any other road user.
+
+    Guessing among the road users gets `1 / num_objects`.
+    """
+    size = (world.config.frame_size, world.config.frame_size)
+    scenes = [world.scene(index) for index in range(len(answers))]
+    picked = [
+        picked_object(answer_box(answer, processor, size), scene.boxes) == scene.risk
+        for answer, scene in zip(answers, scenes, strict=True)
+    ]
+    return sum(picked) / len(picked)

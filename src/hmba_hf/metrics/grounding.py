@@ -14,6 +14,7 @@ class GroundingScores:
 
     Args:
         mean_iou: mean intersection over union.
+        mean_iou_interval: its 95 % bootstrap interval.
         accuracy: share of pairs with an IoU above 0.5.
         missed: share of pairs with an IoU of 0, unparsed ones included.
         unparsed: share of predictions that are `None`.
@@ -22,6 +23,7 @@ class GroundingScores:
     """
 
     mean_iou: float
+    mean_iou_interval: tuple[float, float]
     accuracy: float
     missed: float
     unparsed: float
@@ -69,6 +71,7 @@ def mean_iou(predictions: Sequence[Box | None], targets: Sequence[Box]) -> Groun
     ]
     return GroundingScores(
         mean_iou=float(ious.mean()),
+        mean_iou_interval=bootstrap_interval(ious),
         accuracy=float((ious > 0.5).mean()),
         missed=float((ious == 0).mean()),
         unparsed=1 - len(distances) / len(ious),
@@ -87,7 +90,7 @@ def picked_object(prediction: Box | None, objects: Sequence[Box]) -> int | None:
 
 
 def bootstrap_interval(
-    values: Sequence[float], confidence: float = 0.95, draws: int = 1000, seed: int = 0
+    values: Sequence[float] | np.ndarray, confidence: float = 0.95, draws: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
     """Percentile interval of the mean of `values`, resampled `draws` times."""
     if len(values) == 0 or not 0 < confidence < 1:
