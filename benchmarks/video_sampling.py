@@ -1,7 +1,8 @@
 """Does a clip from the end of a ten-minute file cost more than one from the end of a ten-second file?
 
 Makes both files, checks that they give the same number of frames of the right times, then samples five frames that
-end at the last second of each, every time in a fresh process and in turns, and prints time and memory.
+end at the last second of each, every time in a fresh process and in turns, and prints time and memory. Fails if the
+long file costs more than twice as much of either.
 
     python benchmarks/video_sampling.py
 """
@@ -23,6 +24,7 @@ import numpy as np
 from hmba_hf.models.video_decoding_hmba import decode_frames
 
 RATE, GOP, SIZE = 25, 50, (320, 180)
+MAX_RATIO = 2.0
 
 
 def write_video(path: Path, seconds: int) -> None:
@@ -73,6 +75,7 @@ def main(repeats: int) -> None:
         paths = {seconds: Path(folder) / f"{seconds}.mp4" for seconds in lengths}
         for seconds, path in paths.items():
             write_video(path, seconds)
+        ratios: dict[str, list[float]] = {}
         cases = {"at the last second": lambda seconds: seconds - 1.0, "at the last frame": lambda seconds: None}
         print(f"{platform.platform()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores")
         print(f"Python {platform.python_version()}, PyAV {av.__version__}, medians of {repeats} interleaved runs\n")
@@ -92,13 +95,16 @@ def main(repeats: int) -> None:
             for seconds, (spent, extra) in medians.items():
                 size = paths[seconds].stat().st_size / 2**20
                 print(f"| {label} | {seconds} s | {size:.1f} MiB | {spent * 1e3:.1f} ms | {extra:.1f} MiB |")
-            ratios = [long / short for long, short in zip(medians[600], medians[10], strict=True)]
-            print(f"| {label} | ratio | | {ratios[0]:.2f} | {ratios[1]:.2f} |")
+            ratios[label] = [round(long / short, 2) for long, short in zip(medians[600], medians[10], strict=True)]
+            print(f"| {label} | ratio | | {ratios[label][0]:.2f} | {ratios[label][1]:.2f} |")
+    assert max(map(max, ratios.values())) <= MAX_RATIO, (
+        f"expected the long file to take at most {MAX_RATIO} times the time and memory of the short one, got {ratios}"
+    )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=11)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--path", help="sample this file once and print the cost as JSON")
     parser.add_argument("--timestamp", type=json.loads, default=None)
     options = parser.parse_args()

@@ -37,23 +37,19 @@ def numbered_video(
     """
     with TemporaryDirectory() as folder:
         path = Path(folder) / "video"
-        _write(path, count, rate, container, codec, gop, times, size, prepare, muxer)
+        with av.open(str(path), "w", format=container, options=muxer) as output:
+            stream = output.add_stream(codec, rate=rate)
+            stream.width, stream.height = size
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            stream.gop_size = gop
+            if prepare is not None:
+                prepare(stream)
+            pictures = (av.VideoFrame.from_ndarray(numbered_frame(i, size), format="rgb24") for i in range(count))
+            packets = [packet for picture in [*pictures, None] for packet in stream.encode(picture)]
+            for index, packet in enumerate(packets):
+                if times is not None:
+                    packet.time_base = Fraction(1, 1000)
+                    packet.pts = round(times[index] * 1000)
+                    packet.dts = packet.pts if sorted(times) == list(times) else index - count
+                output.mux(packet)
         return path.read_bytes()
-
-
-def _write(path, count, rate, container, codec, gop, times, size, prepare, muxer):
-    with av.open(str(path), "w", format=container, options=muxer) as output:
-        stream = output.add_stream(codec, rate=rate)
-        stream.width, stream.height = size
-        stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
-        stream.gop_size = gop
-        if prepare is not None:
-            prepare(stream)
-        pictures = (av.VideoFrame.from_ndarray(numbered_frame(i, size), format="rgb24") for i in range(count))
-        packets = [packet for picture in [*pictures, None] for packet in stream.encode(picture)]
-        for index, packet in enumerate(packets):
-            if times is not None:
-                packet.time_base = Fraction(1, 1000)
-                packet.pts = round(times[index] * 1000)
-                packet.dts = packet.pts if sorted(times) == list(times) else index - count
-            output.mux(packet)

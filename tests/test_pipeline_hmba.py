@@ -8,6 +8,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from transformers import pipeline
 
+from hmba_hf import decode_frames
 from tiny_models import open_gate, tiny_model
 from tiny_processors import tiny_processor
 
@@ -39,7 +40,7 @@ def pipe():
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim > 1 and any(part in name for part in ("language_model", "projector", "lm_head")):
-                weight.mul_(8)
+                weight.mul_(16)
     return pipeline("video-text-to-text", model=model, processor=processor, device="cpu", max_new_tokens=8)
 
 
@@ -204,12 +205,45 @@ def test_a_video_without_a_question_is_refused(pipe, dashcam):
         pipe(videos=dashcam, text=[user("What?")])
 
 
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"videos": []},
+        {"videos": [[]]},
+        {"videos": [clip(), []]},
+        {"videos": [[clip(), []]]},
+        {"videos": np.zeros((0, 8, 8, 3), np.uint8)},
+        {"videos": np.zeros((0, 2, 8, 8, 3), np.uint8)},
+        {"videos": clip(), "text": []},
+        {"videos": clip(), "timestamp": []},
+        {"text": []},
+        {"text": {"videos": [], "text": "What?"}},
+        {"text": [{"videos": [], "text": "What?"}]},
+        {"text": [user(video([]), "What?")]},
+    ],
+)
+def test_nothing_where_something_is_needed_is_refused(pipe, inputs):
+    with pytest.raises(ValueError, match="expected|at least one"):
+        pipe(**{"text": "What?", **inputs})
+
+
 def test_pictures_are_one_frame_clips(pipe, asked):
     picture = clip(1)[0]
     pipe(videos=picture, text="What?")
     pipe(videos=[[picture, picture]], text="What?")
     pipe(text=[user({"type": "image", "image": picture}, "What?")])
     assert [tuple(call["pixel_values_videos"].shape[:2]) for call in asked] == [(1, 1), (1, 2), (1, 1)]
+
+
+def test_a_clip_that_was_decoded_before_gives_the_inputs_of_its_file(pipe, asked, dashcam):
+    every, _ = decode_frames(dashcam, num_frames=None)
+    frames, _ = decode_frames(dashcam, 1.5, 3, 5.0)
+    sampling = {"timestamp": 1.5, "num_frames": 3, "fps": 5.0}
+    wanted = pipe(videos=dashcam, text="What?", **sampling)
+    assert pipe(videos=frames, text="What?") == wanted
+    assert pipe(videos=every, text="What?", video_metadata={"fps": 10.0}, **sampling) == wanted
+    first, *others = (call["pixel_values_videos"] for call in asked)
+    assert all(torch.equal(other, first) for other in others)
 
 
 def test_a_saved_pipeline_loads_again(pipe, tmp_path):

@@ -1,12 +1,13 @@
 import json
 import re
 import time
+from base64 import b64encode
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPVisionConfig
+from transformers import CLIPVisionConfig, InternVLVisionConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from hmba_hf.models.processing_hmba import HMBAProcessor, format_boxes, parse_boxes
@@ -195,10 +196,24 @@ def test_many_answers_take_one_size_each(processor):
     first, *others = processor.post_process_boxes(texts, [(100, 100), (10, 10), (10, 10)])
     assert first == [{"label": "a car", "box": {"xmin": 50, "ymin": 50, "xmax": 100, "ymax": 100}}]
     assert others == [[], []]
+    assert processor.post_process_boxes([], []) == []
     with pytest.raises(ValueError, match="3 texts and 1 sizes"):
         processor.post_process_boxes(texts, [(10, 10)])
-    with pytest.raises(ValueError, match="at least one pixel"):
-        processor.post_process_boxes("a car[0,0,1,1]", (0, 10))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_one_size_goes_with_all_answers(processor, count):
+    answer = "a car[0.500,0.500,1.000,1.000]"
+    for size in ((50, 100), [50, 100], np.array([50, 100])):
+        found = processor.post_process_boxes([answer] * count, size)
+        assert found == [processor.post_process_boxes(answer, (50, 100))] * count
+    assert processor.post_process_boxes([answer] * count, np.array([[50, 100]] * count)) == found
+
+
+@pytest.mark.parametrize("size", [(0, 10), (10,), (1, 2, 3), [(10, 10)], 10])
+def test_a_size_that_is_no_height_and_width_is_refused(processor, size):
+    with pytest.raises(ValueError, match="expected a size .*at least one pixel"):
+        processor.post_process_boxes("a car[0,0,1,1]", size)
 
 
 # Prompts
@@ -342,8 +357,18 @@ def test_blocks_of_images_and_videos_keep_their_order(processor, tmp_path):
         )
         shades = inputs["pixel_values_videos"].mean(dim=(1, 2, 3, 4))
         assert shades[0] > shades[1] == shades[2]
-    with pytest.raises(ValueError, match="a video block with one of the keys"):
-        processor.apply_chat_template([user({"type": "video"})], tokenize=True)
+    for block in ({"type": "video"}, {"type": "video", "base64": "AAAA"}):
+        with pytest.raises(ValueError, match="a video block with one of the keys"):
+            processor.apply_chat_template([user(block)], tokenize=True)
+
+
+def test_an_image_may_come_as_base64(processor, tmp_path):
+    Image.new("RGB", (20, 20), (200, 0, 0)).save(tmp_path / "red.png")
+    written = b64encode((tmp_path / "red.png").read_bytes()).decode()
+    blocks = {"type": "image", "path": str(tmp_path / "red.png")}, {"type": "image", "base64": written}
+    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    wanted, found = (processor.apply_chat_template([user(block)], **options) for block in blocks)
+    torch.testing.assert_close(found["pixel_values_videos"], wanted["pixel_values_videos"])
 
 
 def test_sampling_options_reach_the_video_processor(processor):
@@ -362,8 +387,12 @@ def test_a_tokenizer_without_the_video_token_is_refused():
         HMBAProcessor(tiny_tokenizer(), tiny_tokenizer())
 
 
-def test_a_processor_is_built_from_a_vision_and_a_text_checkpoint(tmp_path):
-    CLIPVisionConfig(image_size=42, patch_size=7).save_pretrained(tmp_path / "vision")
+@pytest.mark.parametrize(
+    "vision_config",
+    [CLIPVisionConfig(image_size=42, patch_size=7), InternVLVisionConfig(image_size=[42, 42], patch_size=[7, 7])],
+)
+def test_a_processor_is_built_from_a_vision_and_a_text_checkpoint(tmp_path, vision_config):
+    vision_config.save_pretrained(tmp_path / "vision")
     CLIPImageProcessorPil(image_mean=[0.5] * 3).save_pretrained(tmp_path / "vision")
     tokenizer = tiny_tokenizer()
     tokenizer.save_pretrained(tmp_path / "text")
@@ -377,9 +406,42 @@ def test_a_processor_is_built_from_a_vision_and_a_text_checkpoint(tmp_path):
     assert (inputs["input_ids"] == processor.video_token_id).sum() == 36
 
 
-def test_the_number_of_tokens_is_known_without_the_videos(processor):
-    counts = processor._get_num_multimodal_tokens(video_sizes=[[3, 40, 20], [5, 720, 1280]])
-    assert counts.num_video_tokens == [4, 4]
+@pytest.mark.parametrize("name", ["unk_token", "eos_token"])
+def test_a_tokenizer_without_a_padding_token_pads_with_another(tmp_path, name):
+    tokenizer = tiny_tokenizer()
+    tokenizer.pad_token = None
+    if name == "eos_token":
+        tokenizer.unk_token = None
+    tokenizer.save_pretrained(tmp_path)
+    CLIPVisionConfig(image_size=42, patch_size=14).save_pretrained(tmp_path)
+    CLIPImageProcessorPil().save_pretrained(tmp_path)
+    processor = HMBAProcessor.from_vision_text_pretrained(str(tmp_path), str(tmp_path))
+    assert processor.tokenizer.pad_token == getattr(tokenizer, name)
+    assert processor(text=["a", "bcd"], padding=True, return_tensors="pt")["attention_mask"].sum() == 6
+
+
+def test_frames_that_patches_do_not_fill_are_refused(processor):
+    for size in ({"height": 30, "width": 28}, {"height": 28, "width": 30}):
+        with pytest.raises(ValueError, match="multiples of patch_size=14, got"):
+            processor(text="<video>", videos=clip(), size=size)
+
+
+@pytest.mark.parametrize(
+    ("options", "counts"),
+    [
+        ({}, [4, 4]),
+        ({"size": 42}, [9, 9]),
+        ({"size": {"shortest_edge": 42}}, [9, 9]),
+        ({"size": {"shortest_edge": 28}, "do_expand_to_square": False}, [8, 4]),
+        ({"do_center_crop": True, "crop_size": {"height": 14, "width": 28}}, [2, 2]),
+    ],
+)
+def test_the_number_of_tokens_is_known_without_the_videos(processor, options, counts):
+    sizes = [[3, 40, 20], [5, 30, 30]]
+    assert processor._get_num_multimodal_tokens(video_sizes=sizes, **options).num_video_tokens == counts
+    for (length, height, width), count in zip(sizes, counts, strict=True):
+        inputs = processor(text="<video>", videos=clip(length, width, height), **options)
+        assert inputs["input_ids"][0].count(processor.video_token_id) == count
     assert "num_video_tokens" not in processor._get_num_multimodal_tokens()
 
 

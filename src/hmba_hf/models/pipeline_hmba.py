@@ -40,8 +40,8 @@ def _pair_inputs(videos: Any, text: Any, timestamp: Any) -> dict | list[dict]:
     ):
         (once if is_one else lists)[name] = column
     counts = {name: len(column) for name, column in lists.items()}
-    if len(set(counts.values())) > 1:
-        raise ValueError(f"expected as many videos, texts and timestamps, or one for all, got {counts}")
+    if len(set(counts.values())) > 1 or 0 in counts.values():
+        raise ValueError(f"expected as many videos, texts and timestamps, at least one, or one for all, got {counts}")
     rows = zip(*lists.values(), strict=True)
     return [{**once, **dict(zip(lists, row, strict=True))} for row in rows] if lists else once
 
@@ -54,7 +54,8 @@ class VideoTextToTextPipeline(Pipeline):
         # [{"generated_text": "A white van[0.412,0.377,0.598,0.611] is cutting in",
         #   "objects": [{"label": "A white van", "box": {"xmin": ..., "ymin": ..., "xmax": ..., "ymax": ...}}]}]
 
-    256 new tokens are generated unless the model's generation config or the caller says otherwise.
+    256 new tokens are generated unless the model's generation config or the caller says otherwise. The task must be
+    named for a model in a folder: without its name, `pipeline` looks for it on the Hub.
     """
 
     model: Any
@@ -78,8 +79,9 @@ class VideoTextToTextPipeline(Pipeline):
             text: a question, a chat with its videos in the content blocks, or a list of these. A single question is
                 asked about every video. Questions may say where videos belong by writing the video token.
             timestamp: the current moment in seconds, one for all inputs or a list with one per input.
-            kwargs: `num_frames` and `fps` for sampling, `processor_kwargs`, `batch_size`, `num_workers`; all others,
-                such as `max_new_tokens`, or those in `generate_kwargs`, go to `generate`.
+            kwargs: `num_frames` and `fps` for sampling, `video_metadata` with the `fps` or `timestamps` of frames that
+                come without a file, `processor_kwargs`, `batch_size`, `num_workers`; all others, such as
+                `max_new_tokens`, or those in `generate_kwargs`, go to `generate`.
 
         Chats, dicts with the keys above, and generators and datasets of these may also be given alone.
 
@@ -91,14 +93,14 @@ class VideoTextToTextPipeline(Pipeline):
             if not _has_text(videos):
                 raise ValueError("expected a text with the videos, or a chat, got neither")
             videos, text = None, videos
-        if videos is None and not isinstance(timestamp, (list, tuple)):
+        if videos is None and not isinstance(timestamp, (list, tuple)) and text not in ([], ()):
             return super().__call__(text, timestamp=timestamp, **kwargs)
         return super().__call__(_pair_inputs(videos, text, timestamp), **kwargs)
 
     def _sanitize_parameters(
         self, generate_kwargs: dict | None = None, **parameters: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        names = ("timestamp", "num_frames", "fps", "processor_kwargs")
+        names = ("timestamp", "num_frames", "fps", "video_metadata", "processor_kwargs")
         given = {name: parameters.pop(name) for name in names if name in parameters}
         twice = parameters.keys() & (generate_kwargs or {}).keys()
         if twice:
@@ -141,16 +143,18 @@ class VideoTextToTextPipeline(Pipeline):
             if videos is not None:
                 raise ValueError("expected a chat with its videos in its content blocks, got a chat and videos")
             return text
-        videos = [] if videos is None else [videos] if _is_one_video(videos) else list(videos)
+        clips = [] if videos is None else [videos] if _is_one_video(videos) else list(videos)
+        if videos is not None and not clips:
+            raise ValueError("expected a video or a list of videos, got an empty list")
         token = self.processor.video_token
-        first, *others = (text if token in text else token * len(videos) + text).split(token)
-        if len(others) != len(videos):
+        first, *others = (text if token in text else token * len(clips) + text).split(token)
+        if len(others) != len(clips):
             raise ValueError(
                 f"the number of {token} tokens in the text should be the same as the number of videos, "
-                f"got {len(others)} tokens and {len(videos)} videos"
+                f"got {len(others)} tokens and {len(clips)} videos"
             )
         content = [{"type": "text", "text": first}]
-        for video, part in zip(videos, others, strict=True):
+        for video, part in zip(clips, others, strict=True):
             content += [{"type": "video", "video": video}, {"type": "text", "text": part}]
         return [{"role": "user", "content": content}]
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 from transformers import AutoConfig, AutoTokenizer
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import load_image
@@ -164,14 +165,14 @@ def _last_phrase(text: str) -> str:
 
 def _square_around(size: tuple[int, int]) -> tuple[int, int, int]:
     """Return the side of the padded square and the frame's left and top offset in it, all in pixels."""
-    height, width = size
-    if height < 1 or width < 1:
+    if np.shape(size) != (2,) or min(size) < 1:
         raise ValueError(f"expected a size (height, width) of at least one pixel, got {size!r}")
+    height, width = size
     side = max(height, width)
     return side, (side - width) // 2, (side - height) // 2
 
 
-def _to_pixels(box: tuple[float, float, float, float], size: tuple[int, int]) -> dict[str, float]:
+def _box_to_pixels(box: tuple[float, float, float, float], size: tuple[int, int]) -> dict[str, float]:
     """Bring a box from [0, 1] of the padded square to pixels of the frame in it."""
     (height, width), (side, left, top) = size, _square_around(size)
     xmin, xmax = (round(min(max(x * side - left, 0.0), width), 2) for x in box[0::2])
@@ -184,8 +185,8 @@ def _load_frame(frame: Any) -> Any:
 
 
 def _load_block(block: dict) -> Any:
-    """Return the video of one content block; an image is a clip of one frame."""
-    keys = (block["type"], "url", "path", "base64")
+    """Return the video of one content block; an image is a clip of one frame, and it alone may come as base64 text."""
+    keys = (block["type"], "url", "path", *(["base64"] if block["type"] == "image" else []))
     source = next((block[key] for key in keys if block.get(key) is not None), None)
     if source is None:
         raise ValueError(f"expected a {block['type']} block with one of the keys {keys}, got {sorted(block)}")
@@ -254,18 +255,23 @@ class HMBAProcessor(ProcessorMixin):
         """Build the processor of a model joined by `HMBAForConditionalGeneration.from_vision_text_pretrained`.
 
         Args:
-            vision, text, video_token: as given to the model; the token is added to the language model's tokenizer.
-            kwargs: further options of the video processor, instead of the vision tower's frame size, mean and std.
+            vision, text, video_token: as given to the model; the token is added to the language model's tokenizer,
+                which pads with its unknown or end token if it has none for padding.
+            kwargs: `num_frames`, which must match the model's, `fps`, and further options of the video processor
+                instead of the vision tower's frame size, mean and std.
         """
         config = AutoConfig.from_pretrained(vision)
         config = getattr(config, "vision_config", config)
         tokenizer = AutoTokenizer.from_pretrained(text)
         tokenizer.add_tokens([video_token], special_tokens=True)
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.unk_token or tokenizer.eos_token
         options, _ = ImageProcessingMixin.get_image_processor_dict(vision)
         options = {name: options[name] for name in ("image_mean", "image_std") if name in options}
-        options["size"] = {"height": config.image_size, "width": config.image_size}
+        sides = (config.image_size, config.patch_size)  # one number or two
+        (height, width), (patch_size, _) = (np.broadcast_to(side, 2).tolist() for side in sides)
+        options["size"] = {"height": height, "width": width}
         video_processor = HMBAVideoProcessor(**{**options, **kwargs})
-        return cls(video_processor, tokenizer, patch_size=config.patch_size, video_token=video_token)
+        return cls(video_processor, tokenizer, patch_size=patch_size, video_token=video_token)
 
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
         """Accept a video processor also without torchvision, where transformers does not export its base class."""
@@ -311,14 +317,23 @@ class HMBAProcessor(ProcessorMixin):
         return f"{self.video_start_token or ''}{tokens}{self.video_end_token or ''}"
 
     def _num_patches(self, height: int, width: int) -> int:
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"expected frames whose height and width are multiples of patch_size={self.patch_size}, "
+                f"got {height} x {width}"
+            )
         return (height // self.patch_size) * (width // self.patch_size)
 
     def _get_num_multimodal_tokens(self, video_sizes: list[list[int]] | None = None, **kwargs: Any) -> MultiModalData:
-        """Return how many video tokens videos of these sizes `(frames, height, width)` take: all the same number."""
+        """Count the video tokens for videos of `(frames, height, width)` each, by what a blank frame of it becomes."""
         if video_sizes is None:
             return MultiModalData()
-        size = self._merge_kwargs(**kwargs)["videos_kwargs"].get("size") or self.video_processor.size
-        return MultiModalData(num_video_tokens=[self._num_patches(size["height"], size["width"])] * len(video_sizes))
+        options = self._merge_kwargs(**kwargs)["videos_kwargs"]
+        counts = []
+        for _, height, width in video_sizes:
+            blank = self.video_processor(np.zeros((height, width, 3), np.uint8), **options)["pixel_values_videos"]
+            counts.append(self._num_patches(*blank.shape[-2:]))
+        return MultiModalData(num_video_tokens=counts)
 
     def _multimodal_inputs_from_conversations(
         self, conversations: list[list[dict]], audio_loading_params: dict, load_audio_from_video: bool = False
@@ -336,7 +351,7 @@ class HMBAProcessor(ProcessorMixin):
 
         Args:
             text: an answer, or a list of answers.
-            size: height and width of the original frame, or one such pair per answer.
+            size: height and width of the original frame, one pair for all answers or a list with one per answer.
 
         Returns:
             `[{"label": str, "box": {"xmin", "ymin", "xmax", "ymax"}}, ...]`, or one such list per answer. Malformed
@@ -344,10 +359,13 @@ class HMBAProcessor(ProcessorMixin):
         """
         if isinstance(text, str):
             boxes = [(label, box) for label, box, _ in parse_boxes(text) if box is not None]
-            return [{"label": label, "box": _to_pixels(box, size)} for label, box in boxes]
-        if len(text) != len(size):
-            raise ValueError(f"expected one size per text, got {len(text)} texts and {len(size)} sizes")
-        return [self.post_process_boxes(one, pair) for one, pair in zip(text, size, strict=True)]
+            return [{"label": label, "box": _box_to_pixels(box, size)} for label, box in boxes]
+        sizes = [size] * len(text) if np.shape(size) == (2,) else list(size)
+        if len(text) != len(sizes):
+            raise ValueError(
+                f"expected one size for all texts or one each, got {len(text)} texts and {len(sizes)} sizes"
+            )
+        return [self.post_process_boxes(one, pair) for one, pair in zip(text, sizes, strict=True)]
 
 
 __all__ = ["HMBAProcessor", "ParsedBox", "format_boxes", "parse_boxes"]

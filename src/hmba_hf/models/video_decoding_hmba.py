@@ -100,6 +100,7 @@ def decode_frames(
         Frames `(t, h, w, 3)`, uint8 RGB, upright and with square pixels, and their metadata.
 
     Raises:
+        FileNotFoundError: a path leads to no file.
         VideoDecodeError: `source` holds no video, or a wanted frame lies in or after damage.
         ValueError: `timestamp` lies after the last frame.
     """
@@ -109,7 +110,7 @@ def decode_frames(
         if num_frames is None:
             chosen = reader.read_all(end)
         else:
-            chosen = reader.select([max(time, 0.0) for time in causal_timestamps(end, num_frames, fps)])
+            chosen = reader.select([max(time, 0.0) for time in causal_timestamps(end, num_frames, float(fps))])
         if reader.concealed_from <= chosen[-1][0]:
             logger.warning(f"{name} is damaged at {reader.concealed_from:.3f} s: frames from there on may look wrong")
         pictures = {id(frame): reader.to_rgb(frame) for _, frame in chosen}

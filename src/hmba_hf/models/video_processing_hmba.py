@@ -26,7 +26,6 @@ from transformers.video_utils import VideoMetadata
 from .video_decoding_hmba import (
     TIME_TOLERANCE,
     ClipMetadata,
-    VideoDecodeError,
     causal_timestamps,
     check_sampling,
     decode_frames,
@@ -131,6 +130,10 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
     # Makes this file and its siblings travel with a saved processor.
     _auto_class = "AutoVideoProcessor"
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        check_sampling(None, self.num_frames, self.fps)
+
     def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
         """Decode, sample and preprocess one video or any nesting of them.
 
@@ -139,6 +142,7 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
             `return_metadata=True`.
 
         Raises:
+            FileNotFoundError: a path leads to no file.
             VideoDecodeError: a file cannot be decoded where a wanted frame lies.
             ValueError: an option or a video is not of the expected form, or `timestamp` lies outside the video.
         """
@@ -209,8 +213,8 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
 
         Frames whose times are unknown are taken as they follow each other: the last `num_frames`.
         """
+        num_frames = self.num_frames if num_frames is None else num_frames
         check_sampling(timestamp, num_frames, fps)
-        num_frames = num_frames or self.num_frames
         times = _frame_times(metadata)
         if times is not None:
             end = max(times) if timestamp is None else timestamp
@@ -244,7 +248,7 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
             if len(shapes) > 1:
                 raise ValueError(f"all frames of a clip must have the same size, got {shapes}")
             frames = np.stack(arrays)
-        frames = _to_pixels(_to_channels_first(frames, layout), options["do_rescale"])
+        frames = _checked_pixels(_to_channels_first(frames, layout), options["do_rescale"])
         if options["do_convert_rgb"] and frames.shape[1] != 3:
             layout = ChannelDimension.FIRST
             frames = np.stack(
@@ -320,7 +324,7 @@ def _to_channels_first(frames: np.ndarray, layout: Any) -> np.ndarray:
     return np.moveaxis(frames, -1, 1) if ChannelDimension(layout) == ChannelDimension.LAST else frames
 
 
-def _to_pixels(frames: np.ndarray, do_rescale: bool | None) -> np.ndarray:
+def _checked_pixels(frames: np.ndarray, do_rescale: bool | None) -> np.ndarray:
     """Check the values of frames and bring them to uint8, or to float32 in [0, 1] if they are not to be rescaled."""
     if frames.dtype == np.uint8:
         return frames
@@ -380,13 +384,4 @@ def _metadata_of(metadata: ClipMetadata, chosen: np.ndarray) -> ClipMetadata:
     return ClipMetadata(**narrowed)
 
 
-__all__ = [
-    "ClipMetadata",
-    "HMBAVideoProcessor",
-    "HMBAVideoProcessorKwargs",
-    "VideoDecodeError",
-    "causal_timestamps",
-    "decode_frames",
-    "expand_to_square",
-    "flatten_videos",
-]
+__all__ = ["HMBAVideoProcessor", "HMBAVideoProcessorKwargs", "expand_to_square", "flatten_videos"]
