@@ -11,6 +11,8 @@ What it has learned says nothing about real roads.
 """
 
 import math
+import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,13 +46,11 @@ CHAT_TEMPLATE = """\
 {%- for message in messages -%}
     {%- if message['role'] == 'assistant' -%}
         {{- 'ASSISTANT: ' -}}
-        {%- generation -%}{{- message['content'][0]['text'] ~ eos_token -}}{%- endgeneration -%}
+        {%- generation -%}{{- message['content'] ~ eos_token -}}{%- endgeneration -%}
+    {%- elif message['role'] == 'user' -%}
+        {{- 'USER: ' ~ message['content'] ~ ' ' -}}
     {%- else -%}
-        {{- 'USER: ' -}}
-        {%- for block in message['content'] -%}
-            {{- block['text'] if block['type'] == 'text' else '<video>' -}}
-        {%- endfor -%}
-        {{- ' ' -}}
+        {{- raise_exception('expected the role user or assistant, got ' ~ message['role']) -}}
     {%- endif -%}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{- 'ASSISTANT:' -}}{%- endif -%}
@@ -103,7 +103,7 @@ class BaseArguments(TrainingArguments):
 
 
 class Stills(torch.utils.data.Dataset):
-    """Questions about single pictures of the micro-world: three for a box, then one for a name."""
+    """Questions about single pictures of the micro-world."""
 
     def __init__(self, world: MicroWorld):
         self.world = world
@@ -112,7 +112,7 @@ class Stills(torch.utils.data.Dataset):
         return len(self.world)
 
     def __getitem__(self, index: int) -> Sample:
-        return self.world.still_sample(index, "what" if index % 4 == 3 else "where")
+        return self.world.still_sample(index)
 
 
 def world_texts(world: MicroWorld) -> Iterator[str]:
@@ -147,6 +147,7 @@ def build_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
         pad_token="<pad>",
         additional_special_tokens=["<video>"],
         model_max_length=512,
+        chat_template=CHAT_TEMPLATE,
     )
 
 
@@ -174,10 +175,15 @@ def build_model(tokenizer: PreTrainedTokenizerFast, frame_size: int) -> HMBAForC
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    video_token_id = tokenizer.convert_tokens_to_ids("<video>")
-    return HMBAForConditionalGeneration(
-        HMBAConfig(vision_config=vision, text_config=text, video_token_id=video_token_id, adapter="none")
+    config = HMBAConfig(
+        vision_config=vision,
+        text_config=text,
+        video_token_id=tokenizer.convert_tokens_to_ids("<video>"),
+        adapter="none",
+        state_size=8,  # of the adapter that will be put on it: as small as the rest
+        expand=1,
     )
+    return HMBAForConditionalGeneration(config)
 
 
 class Patches(torch.utils.data.Dataset):
@@ -243,7 +249,8 @@ def give_features_unit_scale(model: HMBAForConditionalGeneration, batch: dict[st
     The tower's layers normalise what they read, so scaling what each adds to the stream scales the whole stream.
     """
     model.eval()
-    size = model.get_video_features(batch["pixel_values_videos"]).last_hidden_state.pow(2).mean().sqrt()
+    pixels = batch["pixel_values_videos"].to(model.device)
+    size = model.get_video_features(pixels).last_hidden_state.pow(2).mean().sqrt()
     tower = model.model.vision_tower
     writers = [tower.pre_layrnorm]
     for layer in tower.encoder.layers:
@@ -261,7 +268,7 @@ def main() -> None:
     tokenizer = build_tokenizer(world_texts(world))
     size = {"height": args.frame_size, "width": args.frame_size}
     video_processor = HMBAVideoProcessor(size=size)
-    processor = HMBAProcessor(video_processor, tokenizer, chat_template=CHAT_TEMPLATE, patch_size=PATCH_SIZE)
+    processor = HMBAProcessor(video_processor, tokenizer, patch_size=PATCH_SIZE)
     model = build_model(tokenizer, args.frame_size)
     train_tower(model, Patches(world, processor), args.tower_steps)
     set_trainable(model, ["projector", "language_model"])
@@ -276,10 +283,13 @@ def main() -> None:
 
 def save(model: HMBAForConditionalGeneration, processor: HMBAProcessor, held_out: MicroWorld, folder: Path) -> None:
     """Save the base with its card, without the code that a checkpoint carries: it lives beside that code."""
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    for copy in folder.glob("*.py"):
-        copy.unlink()
+    with tempfile.TemporaryDirectory() as whole:
+        model.save_pretrained(whole)
+        processor.save_pretrained(whole)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in Path(whole).iterdir():
+            if file.suffix != ".py":
+                shutil.copyfile(file, folder / file.name)
     pictures = [held_out.still_sample(index, "where") for index in range(len(held_out))]
     scores = score_grounding(answer_samples(model, processor, pictures), pictures, processor)
     count = sum(parameter.numel() for parameter in model.parameters())
