@@ -1,19 +1,23 @@
 """`make demo`: teach H-MBA motion on the micro-world, then let it answer about videos it has not seen.
 
 It starts from `examples/micro_base`, a tiny image model that names road users and prints their boxes but knows
-nothing of motion. The commands that it runs are printed: with real weights and data they are the same.
+nothing of motion. The commands that it runs are printed: with real weights and data they are the same, but for what
+keeps a tiny model on the CPU.
 
-    python examples/demo.py [--video clip.mp4] [--steps 400] [--output_dir runs/demo]
+    python examples/demo.py [--video clip.mp4] [--steps 300] [--output_dir runs/demo]
 
 What the model says about real roads is worth nothing.
 """
 
 import argparse
+import subprocess
 from pathlib import Path
 
 from compare_adapters import learn_and_score, run
 from PIL import Image
+from transformers import AutoModel
 
+from hmba_hf import decode_frames
 from hmba_hf.data.micro_world import RISK_QUESTION, MicroWorld, MicroWorldConfig
 from hmba_hf.data.micro_world_files import write_video
 from hmba_hf.visualization import write_report
@@ -28,20 +32,30 @@ def main() -> None:
     """Fine-tune, evaluate, answer, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--video", default=None, help="a video of yours to ask about as well")
-    parser.add_argument("--steps", type=int, default=400, help="of fine-tuning, for the adapter and for the baseline")
+    parser.add_argument("--steps", type=int, default=300, help="of fine-tuning, for the adapter and for the baseline")
     parser.add_argument("--clips", type=int, default=200, help="held-out clips to evaluate on")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"))
     args = parser.parse_args()
+    if args.video is not None:
+        try:
+            decode_frames(args.video)
+        except (OSError, ValueError) as error:
+            parser.error(f"--video: {error}")
     args.output_dir.mkdir(parents=True, exist_ok=True)
 
     scores = {}
     for name, adapter in (("current frame only", "none"), ("H-MBA", "mamba")):
         model = args.output_dir / f"{adapter}-{args.steps}"
         scores[name] = learn_and_score(model, adapter, seed=0, steps=args.steps, clips=args.clips)
+    loaded = AutoModel.from_pretrained(model)
+    print(f"\n{model} loads as {type(loaded).__name__} with {loaded.num_parameters():,} parameters")
     pictures = describe_held_out_clips(model, args.output_dir)
     if args.video is not None:
-        name = f"Your video: {Path(args.video).name}"
-        pictures[name] = describe(model, args.video, args.output_dir / "your_video.png")
+        try:
+            picture = describe(model, args.video, args.output_dir / "your_video.png")
+            pictures[f"Your video: {Path(args.video).name}"] = picture
+        except subprocess.CalledProcessError as error:
+            print(f"{args.video} is left out of the report: {error}")
     report = write_demo_report(args.output_dir / "report.html", model / "loss.png", scores, pictures)
     for name, score in scores.items():
         print(f"{name:>20}: mIoU {score['mean_iou']:.3f}, Acc@0.5 {score['accuracy']:.3f} (micro-world)")
@@ -68,14 +82,13 @@ def describe(model: Path, video: str, picture: Path) -> Path:
 
 def write_demo_report(path: Path, loss: Path, scores: dict[str, dict], pictures: dict[str, Path]) -> Path:
     """Put scores, loss and answers on one page."""
-    columns = ("mean_iou", "accuracy", "unparsed", "count")
+    columns = ("mean_iou", "accuracy", "picked", "unparsed", "count")
     rows = [{"model": name, **{column: score[column] for column in columns}} for name, score in scores.items()]
     sections: dict[str, list] = {
         "What this is": [DISCLAIMER],
         "Grounding on held-out clips of the micro-world": [rows],
-        "Training loss of H-MBA": [Image.open(loss)],
     }
-    for title, picture in pictures.items():
+    for title, picture in {"Training loss of H-MBA": loss, **pictures}.items():
         sections[title] = [Image.open(picture)]
     return write_report(path, "H-MBA on the micro-world", sections)
 

@@ -2,10 +2,11 @@
 
     python examples/describe_video.py --model org/hmba-drama --video dashcam.mp4 --timestamp 12.4
 
-The picture shows the frames that the model saw, and below them the current one with the boxes of the answer.
+The picture shows the current frame with the boxes of the answer, and below it the earlier frames of the clip.
 """
 
 import argparse
+import re
 from pathlib import Path
 
 from PIL import Image
@@ -13,7 +14,7 @@ from transformers import pipeline
 
 import hmba_hf  # noqa: F401 - registers the pipeline
 from hmba_hf import decode_frames
-from hmba_hf.visualization import clip_strip, draw_boxes
+from hmba_hf.visualization import draw_answer
 
 QUESTION = "Which object is at the highest risk for the ego car?"
 
@@ -33,17 +34,13 @@ def main() -> None:
     args.output.parent.mkdir(parents=True, exist_ok=True)
 
     pipe = pipeline("video-text-to-text", model=args.model, dtype=args.dtype, device_map=args.device_map)
-    generation = {"max_new_tokens": args.max_new_tokens}
-    (answer,) = pipe(videos=args.video, text=args.question, timestamp=args.timestamp, generate_kwargs=generation)
     sampling = pipe.processor.video_processor
     frames, metadata = decode_frames(args.video, args.timestamp, sampling.num_frames, sampling.fps)
+    generation = {"max_new_tokens": args.max_new_tokens}
+    (answer,) = pipe(videos=frames, text=args.question, generate_kwargs=generation)
+    text = re.sub(r"\[[\d.,;]+\]", "", answer["generated_text"])  # the boxes are drawn instead
     pictures = [Image.fromarray(frame) for frame in frames]
-    current = draw_boxes(pictures[-1], answer["objects"])
-    strip = clip_strip([*pictures[:-1], current])
-    canvas = Image.new("RGB", (max(strip.width, current.width), strip.height + current.height), "white")
-    canvas.paste(strip, (0, 0))
-    canvas.paste(current, (0, strip.height))
-    canvas.save(args.output)
+    draw_answer(pictures, metadata.timestamps, args.question, text, answer["objects"]).save(args.output)
 
     print(f"frames at {', '.join(f'{time:.2f}' for time in metadata.timestamps)} s")
     print(answer["generated_text"])

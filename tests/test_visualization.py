@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hmba_hf.visualization import attention_overlay, clip_strip, draw_boxes, plot_curves, write_report
+from hmba_hf.visualization import draw_answer, draw_boxes, plot_curves, write_report
 
 GREY = Image.new("RGB", (60, 40), (90, 90, 90))
 OBJECT = {"label": "", "box": {"xmin": 10, "ymin": 5, "xmax": 30, "ymax": 25}}
@@ -40,39 +40,29 @@ def test_a_label_stays_inside_the_picture(corner):
     assert columns.max() - columns.min() > 20 and rows.max() - rows.min() > 8
 
 
-def test_objects_get_colours_of_their_own_unless_one_is_given():
-    def other(left):
-        return {"label": "", "box": OBJECT["box"] | {"xmin": left, "xmax": left + 5}}
-
-    objects = [other(0), other(20), other(40)]
-    assert len(draw_boxes(GREY, objects).getcolors()) == 4
-    assert len(draw_boxes(GREY, objects, colour="#ff0000").getcolors()) == 2
+def test_objects_get_colours_of_their_own():
+    boxes = [OBJECT["box"] | {"xmin": left, "xmax": left + 5} for left in (0, 20, 40)]
+    assert len(draw_boxes(GREY, [{"label": "", "box": box} for box in boxes]).getcolors()) == 4
 
 
-def test_attention_is_warm_where_weights_are_high():
-    overlay = np.asarray(attention_overlay(GREY, np.array([[0.0, 0.0], [0.0, 7.0]]))).astype(int)
-    assert overlay.shape == (40, 60, 3)
-    assert overlay[-1, -1, 0] > overlay[-1, -1, 2] and overlay[0, 0, 2] > overlay[0, 0, 0]
+@pytest.mark.parametrize(("number", "size"), [(1, (64, 64)), (2, (64, 64)), (5, (640, 360)), (8, (90, 160))])
+def test_an_answer_is_shown_with_its_clip_and_texts(number, size):
+    frames = [Image.new("RGB", size, (50 + 20 * shade, 0, 0)) for shade in range(number)]
+    times = [0.5 * step for step in range(number)]
+    page = draw_answer(frames, times, "Which?", "A van stops.", [OBJECT], width=480)
+    assert page.width == 480
+    reds = [value for _, value in page.getcolors(1 << 20) if value[0] >= 50 and value[1:] == (0, 0)]
+    assert sorted(reds) == [(50 + 20 * shade, 0, 0) for shade in range(number)]
+    current = np.argwhere((np.asarray(page) == frames[-1].getpixel((0, 0))).all(-1))
+    assert np.ptp(current, axis=0).max() > 250, "the current frame is the largest"
+    longer = draw_answer(frames, times, "Which?", "A van stops. " * 30, [OBJECT], width=480)
+    assert longer.width == 480 and longer.height > page.height
 
 
-def test_equal_weights_give_an_even_picture():
-    assert len(attention_overlay(GREY, np.ones((4, 4))).getcolors()) == 1
-
-
-@pytest.mark.parametrize("weights", [np.ones(4), np.full((2, 2), np.nan)])
-def test_weights_of_another_form_are_refused(weights):
-    with pytest.raises(ValueError, match="finite weights"):
-        attention_overlay(GREY, weights)
-
-
-def test_a_strip_shows_frames_in_order_and_marks_the_last():
-    frames = [Image.new("RGB", (10, 20), (value, value, value)) for value in (0, 100, 200)]
-    strip = np.asarray(clip_strip(frames, height=40, gap=4))
-    assert strip.shape == (48, 3 * 20 + 4 * 4, 3)
-    assert [strip[24, x].tolist() for x in (14, 38, 62)] == [[value] * 3 for value in (0, 100, 200)]
-    assert len({tuple(value) for value in strip[0, 53:]}) == 1 and tuple(strip[0, 0]) == (255, 255, 255)
-    with pytest.raises(ValueError, match="at least one frame"):
-        clip_strip([])
+def test_frames_and_times_must_be_as_many():
+    for frames, times in (([], []), ([GREY], [0.0, 1.0])):
+        with pytest.raises(ValueError, match="expected frames, and a time for each"):
+            draw_answer(frames, times, "Which?", "A van.", [])
 
 
 def test_curves_become_a_picture():

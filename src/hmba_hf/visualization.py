@@ -1,23 +1,20 @@
-"""Pictures of what went in and what came out, from plain images and arrays."""
+"""Pictures of what went in and what came out, from plain images and numbers."""
 
 import base64
 import io
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 Picture = Image.Image
 Section = str | Picture | Sequence[Mapping[str, Any]]
 
 _PALETTE = ("#ff2d87", "#00a6ff", "#ffae00", "#22b573", "#9b5cff", "#ff6a3d")
-# Blue to red through green and yellow: value, red, green, blue.
-_HEAT = np.array(
-    [[0, 48, 18, 120], [0.35, 20, 150, 190], [0.65, 130, 210, 70], [0.85, 250, 200, 40], [1, 230, 40, 30]]
-)
+_GREY = "#6b7280"
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1c1e21; }
 h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; border-bottom: 1px solid #d8dbe0; }
@@ -27,27 +24,29 @@ th { border-bottom: 2px solid #1c1e21; } td { border-bottom: 1px solid #d8dbe0; 
 """
 
 
-def draw_boxes(
-    image: Picture, objects: Sequence[Mapping[str, Any]], colour: str | None = None, scale: int = 1
-) -> Picture:
-    """Draw boxes with their labels on a copy of an image.
+def draw_boxes(image: Picture, objects: Sequence[Mapping[str, Any]], scale: float = 1.0) -> Picture:
+    """Draw boxes with their labels on a copy of an image, each in a colour of its own.
 
     Args:
         image: the original frame.
         objects: `{"label": str, "box": {"xmin", "ymin", "xmax", "ymax"}}` in pixels, as `post_process_boxes` returns.
-        colour: of all boxes; a colour of its own for each of them when absent.
-        scale: how many times larger the copy is, so that labels fit on a small image.
+        scale: how many times larger the copy is.
     """
-    picture = image.convert("RGB").resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+    picture = _scaled(image, scale)
     draw = ImageDraw.Draw(picture)
     width = max(1, round(min(picture.size) / 150))
     font = ImageFont.load_default(max(10, min(picture.size) / 22))
     for number, item in enumerate(objects):
-        ink = colour or _PALETTE[number % len(_PALETTE)]
-        left, top, right, bottom = (item["box"][edge] * scale for edge in ("xmin", "ymin", "xmax", "ymax"))
+        ink = _PALETTE[number % len(_PALETTE)]
+        left, top, right, bottom = (round(item["box"][edge] * scale) for edge in ("xmin", "ymin", "xmax", "ymax"))
         draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=ink, width=width)
         _draw_label(draw, item.get("label", ""), (left, top), ink, font)
     return picture
+
+
+def _scaled(image: Picture, scale: float) -> Picture:
+    method = Image.Resampling.NEAREST if scale >= 4 else Image.Resampling.BICUBIC
+    return image.convert("RGB").resize((round(image.width * scale), round(image.height * scale)), method)
 
 
 def _draw_label(draw: ImageDraw.ImageDraw, text: str, corner: tuple[float, float], ink: str, font: Any) -> None:
@@ -63,42 +62,56 @@ def _draw_label(draw: ImageDraw.ImageDraw, text: str, corner: tuple[float, float
     draw.text((x + 3 - left, y + 3 - top), text, fill="white", font=font)
 
 
-def attention_overlay(image: Picture, weights: np.ndarray, opacity: float = 0.55) -> Picture:
-    """Lay a map of weights over an image, blue where it is lowest, red where it is highest.
+def draw_answer(
+    frames: Sequence[Picture],
+    times: Sequence[float],
+    question: str,
+    answer: str,
+    objects: Sequence[Mapping[str, Any]],
+    width: int = 960,
+) -> Picture:
+    """Show an answer on one page: the current frame with its boxes, the texts beside it, the earlier frames below.
 
     Args:
-        weights: `(rows, columns)`, of the picture from top left to bottom right, of any scale.
-        opacity: of the map, from 0 to 1.
+        frames: of one size, oldest first, the last one current.
+        times: of the frames, in seconds.
+        question, answer: text.
+        objects: boxes of the answer, as in `draw_boxes`.
+        width: of the page in pixels.
     """
-    weights = np.asarray(weights, dtype=float)
-    if weights.ndim != 2 or not np.isfinite(weights).all():
-        raise ValueError(f"expected finite weights of shape (rows, columns), got shape {weights.shape}")
-    spread = np.ptp(weights)
-    level = (weights - weights.min()) / (spread if spread > 0 else 1)
-    small = Image.fromarray((level * 255).astype(np.uint8))
-    level = np.asarray(small.resize(image.size, Image.Resampling.BICUBIC)) / 255  # (height, width)
-    heat = np.stack([np.interp(level, _HEAT[:, 0], _HEAT[:, channel]) for channel in (1, 2, 3)], axis=-1)
-    return Image.blend(image.convert("RGB"), Image.fromarray(heat.astype(np.uint8)), opacity)
+    if not frames or len(times) != len(frames):
+        raise ValueError(f"expected frames, and a time for each, got {len(frames)} frames and {len(times)} times")
+    gap, number = width // 60, len(frames) - 1
+    width -= 2 * gap
+    shown = draw_boxes(frames[-1], objects, 0.62 * width / max(frames[-1].size))
+    column = width - shown.width - 2 * gap
+    texts = _write_column([(f"At {times[-1]:.2f} s", question), ("H-MBA", answer)], column)
+    height = max(shown.height, texts.height)
+    cell = min((width - (number - 1) * gap) / max(number, 1), shown.width / 2)
+    past = [_scaled(frame, cell / frame.width) for frame in frames[:-1]]
+    font = ImageFont.load_default(14)
+    page = Image.new("RGB", (width, height + (past[0].height + gap + 24 if past else 0)), "white")
+    page.paste(shown, (0, 0))
+    page.paste(texts, (shown.width + 2 * gap, 0))
+    draw = ImageDraw.Draw(page)
+    for place, (frame, time) in enumerate(zip(past, times[:-1], strict=True)):
+        x, y = round(place * (cell + gap)), height + gap
+        page.paste(frame, (x, y))
+        draw.text((x, y + frame.height + 4), f"{time - times[-1]:+.2f} s", fill=_GREY, font=font)
+    return ImageOps.expand(page, gap, "white")
 
 
-def clip_strip(frames: Sequence[Picture], height: int = 160, gap: int = 4) -> Picture:
-    """Put the frames of a clip side by side, oldest first, each scaled to `height`, with a line around the last."""
-    if not frames:
-        raise ValueError("expected at least one frame, got none")
-    method = Image.Resampling.NEAREST if height >= 2 * frames[0].height else Image.Resampling.BICUBIC
-    scaled = [
-        frame.convert("RGB").resize((round(frame.width * height / frame.height), height), method) for frame in frames
-    ]
-    strip = Image.new(
-        "RGB", (sum(frame.width for frame in scaled) + gap * (len(scaled) + 1), height + 2 * gap), "white"
-    )
-    x = gap
-    for frame in scaled:
-        strip.paste(frame, (x, gap))
-        x += frame.width + gap
-    current = (x - gap - scaled[-1].width - gap, 0, x - 1, height + 2 * gap - 1)
-    ImageDraw.Draw(strip).rectangle(current, outline=_PALETTE[0], width=max(1, gap // 2))
-    return strip
+def _write_column(paragraphs: Sequence[tuple[str, str]], width: int) -> Picture:
+    """Write headings and their texts, wrapped to a column."""
+    small, large = ImageFont.load_default(14), ImageFont.load_default(19)
+    column = Image.new("RGB", (width, 10_000), "white")
+    draw, y = ImageDraw.Draw(column), 0.0
+    for heading, text in paragraphs:
+        draw.text((0, y), heading, fill=_GREY, font=small)
+        lines = "\n".join(wrap(text, max(8, int(width / large.getlength("n")))))
+        draw.multiline_text((0, y + 22), lines, fill="#1c1e21", font=large, spacing=7)
+        y = draw.multiline_textbbox((0, y + 22), lines, font=large, spacing=7)[3] + 28
+    return column.crop((0, 0, width, round(y) - 28))
 
 
 def plot_curves(curves: Mapping[str, Sequence[tuple[float, float]]], title: str, x_label: str = "step") -> Picture:
