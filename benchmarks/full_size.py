@@ -1,4 +1,4 @@
-"""Run the whole 7B H-MBA once in bfloat16 with random weights, and print what it took.
+"""Run the whole 7B H-MBA once in bfloat16 with random weights, check its size, and print what it took.
 
     python benchmarks/full_size.py [--released] [--new_tokens 2]
 
@@ -9,12 +9,21 @@ so the answer means nothing; the memory and the shapes are those of the real mod
 import argparse
 import platform
 import resource
+import sys
 import time
 
 import torch
 from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from hmba_hf import HMBAConfig
+
+PARAMETERS = {
+    "vision_tower": 303_179_776,
+    "multi_modal_projector": 4_198_400,
+    "language_model": 6_607_355_904,
+    "lm_head": 131_084_288,
+}
+ADAPTER_PARAMETERS = {False: 77_554_736, True: 21_055_490}  # of the paper's preset and of the released one
 
 
 def main() -> None:
@@ -42,13 +51,17 @@ def main() -> None:
 
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.model.named_children()}
     counts["lm_head"] = model.lm_head.weight.numel()
+    expected = {**PARAMETERS, "temporal_adapter": ADAPTER_PARAMETERS[args.released]}
+    assert counts == expected, f"expected {expected} parameters, got {counts}"
     for name, count in {**counts, "all": sum(counts.values())}.items():
         print(f"{name:>22} {count:>15,} parameters")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    unit = 1 if sys.platform == "darwin" else 2**10  # bytes there, KiB elsewhere
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
     print(
         f"prompt of {prompt.shape[1]} tokens, {output.shape[1] - prompt.shape[1]} generated, bfloat16, random weights"
     )
     print(f"built in {built - start:.0f} s, answered in {done - built:.0f} s, peak resident memory {peak:.1f} GiB")
+    assert peak < 22, f"expected less than 22 GiB of resident memory, got {peak:.1f} GiB"
     print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
 
 

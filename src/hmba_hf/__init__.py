@@ -1,4 +1,4 @@
-"""H-MBA for Hugging Face: a driving-video language model that loads, answers, fine-tunes and streams like any other.
+"""H-MBA for Hugging Face: a driving-video language model that loads, answers and fine-tunes like any other.
 
 Importing this package registers its models with the Auto classes and the `video-text-to-text` pipeline.
 """
