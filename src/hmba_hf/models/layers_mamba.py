@@ -147,8 +147,6 @@ class MambaMixer(GradientCheckpointingLayer):
 class BidirectionalMambaMixer(nn.Module):
     """Two mixers over one sequence, one from each end, read at the last steps.
 
-        y = norm(forward(x)) + norm(reverse(x))
-
     Read at the last `num_outputs` steps, the reverse direction has seen nothing but these steps: it starts at them.
     So it never runs over the rest of the sequence, and the result is exactly that of two whole scans.
 
@@ -164,16 +162,16 @@ class BidirectionalMambaMixer(nn.Module):
         self.forward_mixer = forward_mixer
         self.reverse_mixer = reverse_mixer
 
-    def forward(self, hidden_states: Tensor, norm: nn.Module, num_outputs: int, mask: Tensor | None = None) -> Tensor:
-        """Mix `(b, l, hidden_size)` and return the last `num_outputs` steps, each direction through `norm`.
+    def forward(self, hidden_states: Tensor, num_outputs: int, mask: Tensor | None = None) -> list[Tensor]:
+        """Mix `(b, l, hidden_size)` and return the last `num_outputs` steps of each direction.
 
         `mask`, `(b, l)`, is true for real steps; the steps that are read must be real.
         """
-        mixed = norm(self.forward_mixer(hidden_states, mask=mask, num_outputs=num_outputs)[0])
-        if self.reverse_mixer is None:
-            return mixed
-        current = hidden_states[:, hidden_states.shape[1] - num_outputs :]
-        return mixed + norm(self.reverse_mixer(current, reverse=True)[0])
+        outputs = [self.forward_mixer(hidden_states, mask=mask, num_outputs=num_outputs)[0]]
+        if self.reverse_mixer is not None:
+            current = hidden_states[:, hidden_states.shape[1] - num_outputs :]
+            outputs.append(self.reverse_mixer(current, reverse=True)[0])
+        return outputs
 
 
 def _project(layer: nn.Module, x: Tensor, rows: slice) -> tuple[Tensor, Tensor | None]:

@@ -115,7 +115,7 @@ class ContextMamba(nn.Module):
     def _read_temporal(self, frames: Tensor, positions: Tensor, mask: Tensor | None, stride: int) -> Tensor:
         pooled = frames.mean(dim=2)  # (b, t, d)
         norm = self.norms[self._norm("temporal", stride)]
-        return self.mixers["temporal"](pooled, norm, num_outputs=1, mask=mask)
+        return _normed_sum(self.mixers["temporal"](pooled, 1, mask), norm)
 
     def _read_divided_space_time(self, frames: Tensor, positions: Tensor, mask: Tensor | None, stride: int) -> Tensor:
         p, current = frames.shape[2], frames[:, -1]
@@ -123,8 +123,8 @@ class ContextMamba(nn.Module):
         norm = self.norms[self._norm("divided_space_time", stride)]
         tracks = frames.transpose(1, 2).flatten(0, 1)  # (b * p, t, d), each patch over time
         mask = None if mask is None else mask.repeat_interleave(p, dim=0)
-        over_time = self.mixers[time](tracks, norm, num_outputs=1, mask=mask).view_as(current)
-        return self.mixers[space](current + over_time, norm, num_outputs=p)
+        over_time = _normed_sum(self.mixers[time](tracks, 1, mask), norm).view_as(current)
+        return _normed_sum(self.mixers[space](current + over_time, p), norm)
 
     def _read_joint_space_time(self, frames: Tensor, positions: Tensor, mask: Tensor | None, stride: int) -> Tensor:
         p, (scan,) = frames.shape[2], self._scans("joint_space_time", stride)
@@ -132,7 +132,12 @@ class ContextMamba(nn.Module):
         table = self.temporal_position_embedding.to(frames.dtype)
         embedded = frames + table[positions.clamp(max=table.shape[0] - 1)][:, :, None]
         mask = None if mask is None else mask.repeat_interleave(p, dim=1)
-        return norm(self.mixers[scan](embedded.flatten(1, 2), norm, num_outputs=p, mask=mask))
+        return norm(_normed_sum(self.mixers[scan](embedded.flatten(1, 2), p, mask), norm))
+
+
+def _normed_sum(directions: list[Tensor], norm: nn.Module) -> Tensor:
+    """Norm what each direction of a scan says, then sum."""
+    return sum((norm(y) for y in directions[1:]), start=norm(directions[0]))
 
 
 class CrossAttentionFusion(nn.Module):
