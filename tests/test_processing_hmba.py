@@ -389,7 +389,7 @@ def test_a_tokenizer_without_the_video_token_is_refused():
 
 @pytest.mark.parametrize(
     "vision_config",
-    [CLIPVisionConfig(image_size=42, patch_size=7), InternVLVisionConfig(image_size=[42, 42], patch_size=[7, 7])],
+    [CLIPVisionConfig(image_size=45, patch_size=7), InternVLVisionConfig(image_size=[42, 42], patch_size=[7, 7])],
 )
 def test_a_processor_is_built_from_a_vision_and_a_text_checkpoint(tmp_path, vision_config):
     vision_config.save_pretrained(tmp_path / "vision")

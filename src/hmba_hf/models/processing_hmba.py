@@ -269,7 +269,8 @@ class HMBAProcessor(ProcessorMixin):
         options = {name: options[name] for name in ("image_mean", "image_std") if name in options}
         sides = (config.image_size, config.patch_size)  # one number or two
         (height, width), (patch_size, _) = (np.broadcast_to(side, 2).tolist() for side in sides)
-        options["size"] = {"height": height, "width": width}
+        # As the model has it: no patch covers the rest.
+        options["size"] = {"height": height - height % patch_size, "width": width - width % patch_size}
         video_processor = HMBAVideoProcessor(**{**options, **kwargs})
         return cls(video_processor, tokenizer, patch_size=patch_size, video_token=video_token)
 
