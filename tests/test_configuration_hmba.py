@@ -2,12 +2,16 @@ import re
 
 import pytest
 from huggingface_hub.errors import StrictDataclassFieldValidationError
-from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, Qwen2Config, SiglipVisionConfig
+from transformers import AutoConfig, CLIPVisionConfig, LlamaConfig, Qwen2Config, ResNetConfig, SiglipVisionConfig
 
 from hmba_hf import HMBAConfig, HMBAForConditionalGeneration, HMBAModel
 from tiny_models import tiny_config, tiny_model
 
 BRANCHES = ["temporal", "divided_space_time", "joint_space_time"]
+
+
+def tower(**kwargs):
+    return CLIPVisionConfig(hidden_size=32, num_hidden_layers=3, num_attention_heads=4, patch_size=14, **kwargs)
 
 
 def test_the_defaults_are_the_papers():
@@ -25,8 +29,7 @@ def test_the_default_towers_are_clip_and_a_7b_llama():
     assert isinstance(vision, CLIPVisionConfig) and isinstance(text, LlamaConfig)
     assert (vision.hidden_size, vision.num_hidden_layers, vision.image_size, vision.patch_size) == (1024, 24, 224, 14)
     assert (text.hidden_size, text.num_hidden_layers, text.vocab_size) == (4096, 32, 32003)
-    assert (config.vision_feature_layer, config.vision_feature_select_strategy) == (-2, "default")
-    assert config.video_token_id == 32000
+    assert (config.vision_feature_layer, config.video_token_id, config.num_patches) == (-2, 32000, 256)
     assert config.get_text_config() is text
 
 
@@ -37,6 +40,7 @@ def test_released_is_the_released_codes_configuration():
     assert (config.fusion, config.latent_mamba, config.gated) == ("cosine", False, False)
     assert config.fusion_weights == {"divided_space_time": 0.005, "joint_space_time": 0.11}
     assert HMBAConfig.released(gated=True).gated
+    assert HMBAConfig.released(fusion="add").fusion_weights is None
 
 
 @pytest.mark.parametrize("build", [tiny_config, HMBAConfig, HMBAConfig.released])
@@ -84,11 +88,17 @@ def test_tied_embeddings_follow_the_language_model():
     [
         ({"adapter": "lstm"}, r"adapter must be one of \['mamba', .*\], got 'lstm'"),
         ({"fusion": "sum"}, r"fusion must be one of \['query', .*\], got 'sum'"),
-        ({"vision_feature_select_strategy": "cls"}, "must be one of .*, got 'cls'"),
         ({"branches": ()}, r"branches must be one or more of .*, got \[\]"),
         ({"branches": ("temporal", "spatial")}, "branches must be one or more of .*'spatial'"),
         ({"branches": ("temporal", "temporal")}, "each once"),
-        ({"fusion_weights": {"temporal": 1.0}}, r"fusion_weights must name each of .*, got \['temporal'\]"),
+        (
+            {"fusion": "cosine", "fusion_weights": {"temporal": 1.0}},
+            r"fusion_weights must name each of .*, got \['temporal'\]",
+        ),
+        (
+            {"fusion_weights": dict.fromkeys(BRANCHES, 1.0)},
+            "fusion_weights must be absent unless fusion is 'cosine', got fusion='query'",
+        ),
         ({"temporal_strides": ()}, r"temporal_strides must be .* at least 1, got \[\]"),
         ({"temporal_strides": (0, 1)}, r"temporal_strides must be .* at least 1, got \[0, 1\]"),
         ({"temporal_strides": (2, 2)}, r"temporal_strides must be different .*, got \[2, 2\]"),
@@ -99,8 +109,15 @@ def test_tied_embeddings_follow_the_language_model():
         ({"adapter_num_heads": 0}, "adapter_num_heads must be at least 1, got 0"),
         ({"adapter_num_heads": 5}, "hidden_size must be a multiple of adapter_num_heads=5, got 32"),
         ({"adapter_num_heads": 5, "adapter": "transformer"}, "multiple of adapter_num_heads=5, got 32"),
-        ({"vision_feature_layer": 4}, r"vision_feature_layer must be .*-4.*3.*, got 4"),
-        ({"vision_feature_layer": -5}, r"vision_feature_layer must be .*, got -5"),
+        ({"vision_feature_layer": 4}, "vision_feature_layer must be between 1 and 3, or -3 and -1, got 4"),
+        ({"vision_feature_layer": 0}, "vision_feature_layer must be .*, got 0"),
+        ({"vision_feature_layer": -4}, "vision_feature_layer must be .*, got -4"),
+        ({"vision_config": tower(image_size=30)}, "image_size must be a multiple of its patch_size=14, got 30"),
+        ({"vision_config": tower(image_size=[28, 20])}, "multiple of its patch_size=14, got 20"),
+        ({"vision_config": tower(image_size=0)}, "multiple of its patch_size=14, got 0"),
+        ({"vision_config": ResNetConfig()}, "a vision tower with a hidden_size is wanted, got ResNetConfig"),
+        ({"video_token_id": 104}, "video_token_id must be one of the language model's 104 tokens, got 104"),
+        ({"video_token_id": -1}, "video_token_id must be one of .*, got -1"),
         ({"text_config": {"model_type": "no_such_model"}}, "no_such_model"),
     ],
     ids=str,
@@ -119,6 +136,10 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(wrong):
         tiny_config(**wrong)
 
 
+def test_a_frame_may_be_oblong():
+    assert tiny_config(vision_config=tower(image_size=[28, 42])).num_patches == 6
+
+
 def test_heads_do_not_matter_where_nothing_attends():
     assert tiny_config(adapter_num_heads=5, fusion="add").adapter_num_heads == 5
     assert tiny_config(adapter_num_heads=5, adapter="mean").adapter_num_heads == 5
@@ -128,9 +149,7 @@ def test_other_towers_and_language_models_fit():
     sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
     vision = SiglipVisionConfig(**sizes, image_size=28, patch_size=14)
     text = Qwen2Config(**sizes, num_key_value_heads=1, vocab_size=50)
-    config = HMBAConfig(
-        vision_config=vision, text_config=text, video_token_id=49, vision_feature_select_strategy="full"
-    )
+    config = HMBAConfig(vision_config=vision, text_config=text, video_token_id=49)
     assert type(HMBAModel(config).language_model).__name__ == "Qwen2Model"
     rebuilt = HMBAConfig(**config.to_dict())
     assert isinstance(rebuilt.vision_config, SiglipVisionConfig) and isinstance(rebuilt.text_config, Qwen2Config)

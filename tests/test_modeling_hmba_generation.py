@@ -3,9 +3,9 @@
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import LlamaForCausalLM
+from transformers import CompileConfig, LlamaForCausalLM
 
-from tiny_models import NUM_PATCHES, VIDEO_TOKEN_ID, open_gate, tiny_config, tiny_inputs, tiny_model
+from tiny_models import NUM_PATCHES, VIDEO_TOKEN_ID, open_gate, tiny_inputs, tiny_model
 
 PAD = 102
 NEW = 6
@@ -13,16 +13,20 @@ SAMPLES = {"num_return_sequences": 2, "do_sample": True, "top_k": 1}
 CACHES = [{}, {"use_cache": False}, {"cache_implementation": "static"}]
 
 
-@pytest.fixture
-def model():
-    """A model whose answer depends on the video and does not end early."""
-    model = open_gate(tiny_model())
+def talkative_model(**kwargs):
+    """Build a model whose answer depends on the video and does not end early."""
+    model = open_gate(tiny_model(**kwargs))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim == 2 and "A_log" not in name:
                 parameter.mul_(8)
     model.generation_config.update(eos_token_id=None, pad_token_id=PAD, max_new_tokens=NEW, do_sample=False)
     return model
+
+
+@pytest.fixture
+def model():
+    return talkative_model()
 
 
 def answers(model, inputs, **kwargs):
@@ -76,6 +80,21 @@ def test_every_cache_gives_the_same_answer(model, cache):
     inputs = tiny_inputs(batch=2)
     wanted = plain_loop(model, inputs["input_ids"], pixel_values_videos=inputs["pixel_values_videos"])
     assert torch.equal(answers(model, inputs, **cache), wanted)
+
+
+def test_compiled_steps_give_the_same_answer(model):
+    inputs, graphs = tiny_inputs(batch=2), []
+
+    def backend(graph, example_inputs):
+        graphs.append(graph)
+        return graph
+
+    # Generating code takes minutes on a small CPU; a graph without a break is what the model is responsible for.
+    compilation = CompileConfig(fullgraph=True, backend=backend, mode=None)
+    compilation._compile_all_devices = True
+    found = answers(model, inputs, cache_implementation="static", compile_config=compilation)
+    assert torch.equal(found, answers(model, inputs))
+    assert len(graphs) == 1
 
 
 def test_sampling_repeats_with_its_seed(model):
@@ -210,14 +229,23 @@ def test_a_second_turn_on_the_first_turns_cache_equals_the_whole_prompt(model, n
     assert torch.equal(answers(model, {"input_ids": ids, "past_key_values": turn.past_key_values, **new}), wanted)
 
 
-@pytest.mark.parametrize("how", [{}, {"num_beams": 2}, {"prompt_lookup_num_tokens": 2}, {"use_cache": False}], ids=str)
+@pytest.mark.parametrize(
+    "how",
+    [{}, {"num_beams": 2}, {"prompt_lookup_num_tokens": 2}, {"use_cache": False}, {"suppress_tokens": [5]}, SAMPLES],
+    ids=str,
+)
 def test_a_model_that_wants_to_show_a_video_still_answers(model, how):
-    with torch.no_grad():
-        model.lm_head.weight[VIDEO_TOKEN_ID] = 0
     model.lm_head.register_forward_hook(lambda m, args, out: out.index_fill(-1, torch.tensor(VIDEO_TOKEN_ID), 1e4))
     found = answers(model, tiny_inputs(), **how)
-    assert found.shape == (1, NEW)
+    assert found.shape == (how.get("num_return_sequences", 1), NEW)
     assert not (found == VIDEO_TOKEN_ID).any()
+
+
+def test_other_tokens_may_be_suppressed_too(model):
+    loud = torch.tensor([5, VIDEO_TOKEN_ID])
+    model.lm_head.register_forward_hook(lambda m, args, out: out.index_fill(-1, loud, 1e4))
+    assert (answers(model, tiny_inputs()) == 5).all()
+    assert not torch.isin(answers(model, tiny_inputs(), suppress_tokens=[5]), loud).any()
 
 
 def test_what_the_model_saw_and_where_can_be_returned(model):
@@ -228,15 +256,38 @@ def test_what_the_model_saw_and_where_can_be_returned(model):
     assert found.attentions[0][0].shape == (1, 4, 11, 11)
 
 
-def test_a_prompt_without_its_video_is_not_answered_as_if_it_had_one(model):
+@pytest.mark.parametrize("how", [*CACHES, {"num_beams": 2}, {"prefill_chunk_size": 3}], ids=str)
+def test_a_prompt_without_its_video_is_not_answered_as_if_it_had_one(model, how):
     inputs = tiny_inputs()
-    with pytest.raises(ValueError, match="for each video feature: 4 wanted, got 8"):
-        answers(model, {**tiny_inputs(videos=2), "pixel_values_videos": inputs["pixel_values_videos"]})
-    assert (inputs["input_ids"] == VIDEO_TOKEN_ID).sum() == NUM_PATCHES
+    pixels = inputs.pop("pixel_values_videos")
+    with pytest.raises(ValueError, match=r"for each video feature: 0 wanted, got \d"):
+        answers(model, inputs, **how)
+    embeds = model.get_input_embeddings()(inputs["input_ids"])
+    if "prefill_chunk_size" not in how:
+        with pytest.raises(ValueError, match=r"for each video feature: 0 wanted, got \d"):
+            answers(model, {"inputs_embeds": embeds}, **how)
+    assert answers(model, {**inputs, "pixel_values_videos": pixels}, **how).shape == (1, NEW)
+
+
+def test_a_second_turn_without_its_video_is_not_answered_as_if_it_had_one(model):
+    first, more = tiny_inputs(), tiny_inputs()
+    turn = model.generate(**first, return_dict_in_generate=True)
+    ids = torch.cat([turn.sequences, more["input_ids"]], dim=1)
+    with pytest.raises(ValueError, match="for each video feature: 0 wanted, got 4"):
+        answers(model, {"input_ids": ids, "past_key_values": turn.past_key_values})
+
+
+def test_two_videos_are_not_spread_over_the_tokens_of_one_and_a_half(model):
+    inputs = tiny_inputs(batch=2)
+    start = inputs["input_ids"][0].tolist().index(VIDEO_TOKEN_ID)
+    inputs["input_ids"][0, start] = 20
+    inputs["input_ids"][1, start + NUM_PATCHES] = VIDEO_TOKEN_ID
+    with pytest.raises(ValueError, match=r"each prompt must hold 4 video tokens for each of its videos, got \[3, 5\]"):
+        answers(model, inputs)
 
 
 @pytest.mark.parametrize("adapter", ["none", "mean", "transformer"])
 def test_baselines_generate(adapter):
-    model = open_gate(tiny_model(adapter=adapter))
-    assert answers(model, tiny_inputs(batch=2), max_new_tokens=2, eos_token_id=None).shape == (2, 2)
-    assert model.config.adapter == adapter != tiny_config().adapter
+    inputs, model = tiny_inputs(), talkative_model(adapter=adapter)
+    wanted = plain_loop(model, inputs["input_ids"], pixel_values_videos=inputs["pixel_values_videos"])
+    assert torch.equal(answers(model, inputs), wanted)

@@ -4,12 +4,47 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models
 from torch.testing import assert_close
-from transformers import CLIPConfig, CLIPModel, CLIPVisionModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    CLIPConfig,
+    CLIPModel,
+    CLIPVisionModel,
+    PreTrainedTokenizerFast,
+)
 
 from hmba_hf import HMBAForConditionalGeneration
 from tiny_models import NUM_PATCHES, tiny_config, tiny_inputs
 
 WORDS = 50
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+GROUPED = {**SIZES, "num_key_value_heads": 2, "head_dim": 8}
+FAMILIES = {
+    "qwen3": GROUPED,
+    "gemma2": {**GROUPED, "final_logit_softcapping": 2.0},
+    "granite": {**GROUPED, "logits_scaling": 8.0},
+    "cohere": {**GROUPED, "logit_scale": 0.0625},
+    "phi": SIZES,  # has a bias in its head
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 4},  # has its embeddings elsewhere
+    "opt": {**SIZES, "ffn_dim": 48, "word_embed_proj_dim": 16},  # has narrower ones
+    "gpt_neox": SIZES,
+}
+REFUSED = {
+    "mamba": (
+        {"hidden_size": 32, "num_hidden_layers": 2},
+        r"which does not take \['past_key_values', 'position_ids'\]",
+    ),
+    "bloom": ({"hidden_size": 32, "n_layer": 2, "n_head": 4}, r"BloomModel, which does not take \['position_ids'\]"),
+    "hyperclovax": ({**GROUPED, "logits_scaling": 8.0}, "whose logits are linear .* got HyperCLOVAXForCausalLM"),
+}
+# What each gives before the patches: a class token, nothing, a class token and four registers.
+TOWERS = {
+    "vit": (SIZES, 1),
+    "siglip_vision_model": (SIZES, 0),
+    "dinov2_with_registers": ({**SIZES, "mlp_ratio": 2}, 5),
+}
 
 
 @pytest.fixture(params=["vision tower", "vision half"])
@@ -27,10 +62,14 @@ def vision(request, tmp_path):
     return folder, dual.vision_model.state_dict()
 
 
-def save_language_model(folder, vocab_size=WORDS, dtype=torch.float32, **kwargs):
-    """Save a tiny Llama and a tokenizer of `WORDS` words; return the model."""
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    model = LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=vocab_size, **kwargs)).to(dtype).eval()
+def save_language_model(folder, family="llama", dtype=torch.float32, **kwargs):
+    """Save a tiny causal language model and a tokenizer of `WORDS` words; return the model."""
+    sizes = {**SIZES, "vocab_size": WORDS, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **{**sizes, **kwargs})).to(dtype).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim == 2 or name == "lm_head.bias":
+                parameter.normal_(std=0.2)
     model.generation_config.update(top_p=0.5, do_sample=True)
     model.save_pretrained(folder)
     vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2, **{f"word{i}": i for i in range(3, WORDS)}}
@@ -38,6 +77,13 @@ def save_language_model(folder, vocab_size=WORDS, dtype=torch.float32, **kwargs)
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
     return model
+
+
+def save_tower(folder, model_type="clip_vision_model", sizes=SIZES, image_size=28, patch_size=14):
+    """Save a tiny vision tower and return the folder."""
+    config = AutoConfig.for_model(model_type, **sizes, image_size=image_size, patch_size=patch_size)
+    AutoModel.from_config(config).save_pretrained(folder)
+    return folder
 
 
 def join(vision, text, **kwargs):
@@ -90,6 +136,57 @@ def test_the_adapter_starts_as_the_identity_and_learns(vision, tmp_path):
     assert adapter.gate.grad.any() and model.model.multi_modal_projector.weight.grad.any()
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_of_every_family_answers_text_as_its_own_class_does(family, tmp_path):
+    causal = save_language_model(tmp_path / "text", family, **FAMILIES[family])
+    model = join(save_tower(tmp_path / "vision"), tmp_path / "text")
+    model.save_pretrained(tmp_path / "joined")
+    loaded, info = HMBAForConditionalGeneration.from_pretrained(tmp_path / "joined", output_loading_info=True)
+    assert not any(info.values())
+    ids = torch.tensor([[1, 5, 6, 7]])
+    for joined in (model, loaded):
+        assert_close(joined(ids).logits[..., :WORDS], causal(ids).logits, atol=1e-5, rtol=1e-5)
+    inputs, greedy = prompt(loaded), {"do_sample": False, "max_new_tokens": 4}
+    assert torch.equal(loaded.generate(**inputs, **greedy), loaded.generate(**inputs, **greedy, use_cache=False))
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_a_language_model_that_would_answer_otherwise_is_refused(family, tmp_path):
+    sizes, message = REFUSED[family]
+    save_language_model(tmp_path / "text", family, **sizes)
+    with pytest.raises(ValueError, match=f"^a language model .*{message}"):
+        join(save_tower(tmp_path / "vision"), tmp_path / "text")
+
+
+@pytest.mark.parametrize("size", [28, 30])
+@pytest.mark.parametrize("model_type", TOWERS)
+def test_every_tower_gives_its_patches_and_nothing_else(model_type, size, tmp_path):
+    sizes, others = TOWERS[model_type]
+    folder = save_tower(tmp_path / "vision", model_type, sizes, image_size=size)
+    save_language_model(tmp_path / "text")
+    model, seen = join(folder, tmp_path / "text"), []
+    model.model.temporal_adapter.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    inputs = prompt(model)
+    assert model(**inputs).logits.isfinite().all()
+    hidden = model.get_video_features(inputs["pixel_values_videos"], output_hidden_states=True).hidden_states[-2]
+    assert hidden.shape[1] == others + NUM_PATCHES
+    assert_close(seen[0][0], hidden[:, others:], atol=1e-5, rtol=1e-5)
+    assert model.generate(**inputs, max_new_tokens=2).shape[1] <= inputs["input_ids"].shape[1] + 2
+
+
+def test_a_tower_that_merges_patches_is_refused(tmp_path):
+    sizes = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2}
+    save_language_model(tmp_path / "text")
+    model = join(save_tower(tmp_path / "vision", "swin", sizes, patch_size=7), tmp_path / "text")
+    with pytest.raises(ValueError, match=r"must give \(frames, 16 patches or more, channels\), got \(5, 4, 32\)"):
+        model.get_video_features(tiny_inputs()["pixel_values_videos"])
+
+
+def test_a_value_that_the_config_does_not_have_is_refused():
+    with pytest.raises(ValueError, match=r"values of HMBAConfig are wanted, got \['temporal_stride'\]"):
+        join("vision", "text", temporal_stride=(1,))
+
+
 def test_values_of_the_config_may_be_given(vision, tmp_path):
     save_language_model(tmp_path / "text")
     model = join(vision[0], tmp_path / "text", adapter="mean", video_token="word7")
@@ -98,13 +195,27 @@ def test_values_of_the_config_may_be_given(vision, tmp_path):
     assert model.config.text_config.vocab_size == WORDS
 
 
-def test_the_language_models_generation_settings_stay(vision, tmp_path):
-    save_language_model(tmp_path / "text")
-    model = join(vision[0], tmp_path / "text")
-    assert (model.generation_config.top_p, model.generation_config.do_sample) == (0.5, True)
-    assert model.generation_config.suppress_tokens == [WORDS]
-    inputs = prompt(model)
-    assert not (model.generate(**inputs, max_new_tokens=4)[:, inputs["input_ids"].shape[1] :] == WORDS).any()
+def test_the_language_models_generation_settings_stay(tmp_path):
+    causal = save_language_model(tmp_path / "text")
+    causal.generation_config.update(suppress_tokens=[7])
+    causal.generation_config.save_pretrained(tmp_path / "text")
+    model = join(save_tower(tmp_path / "vision"), tmp_path / "text")
+    settings = model.generation_config
+    assert (settings.top_p, settings.do_sample, settings.suppress_tokens) == (0.5, True, [7])
+    inputs, loud = prompt(model), torch.tensor([7, WORDS])
+    model.lm_head.register_forward_hook(lambda m, args, out: out.index_fill(-1, loud, 1e4))
+    new = model.generate(**inputs, max_new_tokens=4)[:, inputs["input_ids"].shape[1] :]
+    assert not torch.isin(new, loud).any()
+
+
+def test_there_is_always_a_token_to_pad_with(tmp_path):
+    vision, text = save_tower(tmp_path / "vision"), tmp_path / "text"
+    causal = save_language_model(text)
+    assert join(vision, text).generation_config.pad_token_id == causal.config.eos_token_id
+    AutoTokenizer.from_pretrained(text, pad_token="word9").save_pretrained(text)
+    assert join(vision, text).generation_config.pad_token_id == 9
+    save_language_model(text, pad_token_id=8)
+    assert join(vision, text).generation_config.pad_token_id == 8
 
 
 @pytest.mark.parametrize("dtype", ["auto", torch.float16, torch.bfloat16])
@@ -128,4 +239,3 @@ def test_a_joined_model_survives_saving(vision, tmp_path):
     assert not any(info.values())
     inputs = prompt(model)
     assert_close(loaded(**inputs).logits, model(**inputs).logits, atol=1e-6, rtol=1e-6)
-    assert loaded.generation_config.suppress_tokens == [WORDS]

@@ -1,6 +1,7 @@
 """H-MBA models small enough for any test: random weights, 28 px frames of 2 x 2 patches."""
 
 import torch
+from torch import nn
 from transformers import CLIPVisionConfig, LlamaConfig
 
 from hmba_hf import HMBAConfig, HMBAForConditionalGeneration
@@ -42,12 +43,18 @@ def tiny_model(**kwargs) -> HMBAForConditionalGeneration:
     return HMBAForConditionalGeneration(tiny_config(**kwargs)).eval()
 
 
-def open_gate(model: HMBAForConditionalGeneration) -> HMBAForConditionalGeneration:
-    """Let the adapter of a fresh model act: random gates, positions and latent mixer instead of zeros."""
+def open_adapter(adapter: nn.Module) -> nn.Module:
+    """Let a fresh adapter act: random gates, positions and latent mixer instead of zeros."""
     with torch.no_grad():
-        for name, parameter in model.model.temporal_adapter.named_parameters():
+        for name, parameter in adapter.named_parameters():
             if name.endswith(("gate", "temporal_position_embedding", "latent_mixer.out_proj.weight")):
                 parameter.normal_(std=0.5)
+    return adapter
+
+
+def open_gate(model: HMBAForConditionalGeneration) -> HMBAForConditionalGeneration:
+    """Let the adapter of a fresh model act."""
+    open_adapter(model.model.temporal_adapter)
     return model
 
 

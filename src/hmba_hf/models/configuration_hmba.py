@@ -35,8 +35,8 @@ class HMBAConfig(PreTrainedConfig):
         vision_config: vision tower, as a config or a dict with its `model_type`; CLIP ViT-L/14 when absent.
         text_config: causal language model, likewise; a 7B Llama with Shikra's 32003 tokens when absent.
         video_token_id: token that stands for one visual patch in the prompt.
-        vision_feature_layer: hidden layer of the tower that is read.
-        vision_feature_select_strategy: `"default"` drops the first (class) token, `"full"` keeps all.
+        vision_feature_layer: layer of the tower that is read, from 1, or from -1 counted back; class and register
+            tokens are left out.
         num_frames: rows of the temporal position table, the clip length that the model is trained on.
         adapter: `"mamba"` for H-MBA, or a baseline: `"none"` (current frame only), `"mean"`, `"transformer"`.
         temporal_strides: steps in which frames are counted back from the current one.
@@ -44,11 +44,12 @@ class HMBAConfig(PreTrainedConfig):
         bidirectional_time: scan `"divided_space_time"` over time in both directions.
         share_mixers: share mixers between the spatial scans, and one norm between all.
         fusion: how the current frame selects context: `"query"`, `"cosine"`, `"add"` or `"concat"`.
-        fusion_weights: constant weight of each branch in the `"cosine"` fusion; 1 when absent.
+        fusion_weights: constant weight of each branch, for the `"cosine"` fusion only; 1 when absent.
         adapter_num_heads: attention heads of the `"query"` fusion and of the `"transformer"` baseline.
         latent_mamba: let a latent Mamba mix the patches after the fusion.
         gated: add the result through a learned gate that starts at zero; else add it as it is.
         state_size, conv_kernel, expand: of every Mamba mixer in the adapter.
+        lm_head_bias: give the language modelling head a bias, as some language models have it.
 
     Raises:
         ValueError: if a value is unknown or out of range.
@@ -84,7 +85,6 @@ class HMBAConfig(PreTrainedConfig):
     text_config: Any = None
     video_token_id: int = 32000
     vision_feature_layer: int = -2
-    vision_feature_select_strategy: str = "default"
     num_frames: int = 5
     adapter: str = "mamba"
     temporal_strides: list[int] | tuple[int, ...] = (1, 2)
@@ -99,18 +99,23 @@ class HMBAConfig(PreTrainedConfig):
     state_size: int = 16
     conv_kernel: int = 4
     expand: int = 2
+    lm_head_bias: bool = False
     tie_word_embeddings: bool | None = None
 
     @classmethod
     def released(cls, **kwargs: Any) -> "HMBAConfig":
-        """Return the configuration of the released code, for parity with it; `kwargs` override single values."""
+        """Return the configuration of the released code, for parity with it; `kwargs` override single values.
+
+        Another `fusion` takes no `fusion_weights`.
+        """
+        is_cosine = kwargs.get("fusion", "cosine") == "cosine"
         preset = {
             "temporal_strides": (1,),
             "branches": ("divided_space_time", "joint_space_time"),
             "bidirectional_time": False,
             "share_mixers": True,
             "fusion": "cosine",
-            "fusion_weights": {"divided_space_time": 0.005, "joint_space_time": 0.11},
+            "fusion_weights": {"divided_space_time": 0.005, "joint_space_time": 0.11} if is_cosine else None,
             "latent_mamba": False,
             "gated": False,
         }
@@ -128,23 +133,29 @@ class HMBAConfig(PreTrainedConfig):
             self.tie_word_embeddings = getattr(self.text_config, "tie_word_embeddings", False)
         self.check()
 
+    @property
+    def num_patches(self) -> int:
+        """Patches of a frame, `p`: as many visual tokens stand for a clip of any length."""
+        (height, width), (patch_height, patch_width) = self._frame_and_patch()
+        return (height // patch_height) * (width // patch_width)
+
     def check(self) -> None:
         """Raise a `ValueError` for a value that is unknown or out of range, also for one set after construction."""
         self._check_choices()
         self._check_ranges()
+        self._check_towers()
 
     def _check_choices(self) -> None:
-        choices = {
-            "adapter": ADAPTERS,
-            "fusion": FUSIONS,
-            "vision_feature_select_strategy": ("default", "full"),
-        }
-        for name, allowed in choices.items():
+        for name, allowed in (("adapter", ADAPTERS), ("fusion", FUSIONS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {list(allowed)}, got {getattr(self, name)!r}")
         if not self.branches or set(self.branches) - set(BRANCHES) or len(set(self.branches)) < len(self.branches):
             raise ValueError(f"branches must be one or more of {list(BRANCHES)}, each once, got {self.branches}")
-        if self.fusion_weights is not None and set(self.fusion_weights) != set(self.branches):
+        if self.fusion_weights is None:
+            return
+        if self.fusion != "cosine":
+            raise ValueError(f"fusion_weights must be absent unless fusion is 'cosine', got fusion={self.fusion!r}")
+        if set(self.fusion_weights) != set(self.branches):
             raise ValueError(
                 f"fusion_weights must name each of the branches {self.branches}, got {sorted(self.fusion_weights)}"
             )
@@ -156,18 +167,39 @@ class HMBAConfig(PreTrainedConfig):
         strides = self.temporal_strides
         if not strides or min(strides) < 1 or len(set(strides)) < len(strides):
             raise ValueError(f"temporal_strides must be different integers of at least 1, got {strides}")
-        layers = getattr(self.vision_config, "num_hidden_layers", None)
-        if layers is not None and not -layers - 1 <= self.vision_feature_layer <= layers:
+
+    def _check_towers(self) -> None:
+        """Check what the vision tower and the language model must fit."""
+        vision, vocab_size = self.vision_config, getattr(self.text_config, "vocab_size", 0)
+        for name in ("hidden_size", "image_size", "patch_size"):
+            if getattr(vision, name, None) is None:
+                raise ValueError(f"a vision tower with a {name} is wanted, got {type(vision).__name__} without one")
+        layers = getattr(vision, "num_hidden_layers", None)
+        if layers is not None and not 1 <= abs(self.vision_feature_layer) <= layers:
             raise ValueError(
-                f"vision_feature_layer must be between {-layers - 1} and {layers} for a tower of {layers} layers, "
-                f"got {self.vision_feature_layer}"
+                f"vision_feature_layer must be between 1 and {layers}, or -{layers} and -1, got "
+                f"{self.vision_feature_layer}"
             )
+        for side, patch in zip(*self._frame_and_patch(), strict=True):
+            if side < patch or side % patch:
+                raise ValueError(
+                    f"the vision tower's image_size must be a multiple of its patch_size={patch}, got {side}"
+                )
         attends = self.adapter == "transformer" or (self.adapter == "mamba" and self.fusion == "query")
-        if attends and self.vision_config.hidden_size % self.adapter_num_heads:
+        if attends and vision.hidden_size % self.adapter_num_heads:
             raise ValueError(
                 f"the vision tower's hidden_size must be a multiple of adapter_num_heads={self.adapter_num_heads}, "
-                f"got {self.vision_config.hidden_size}"
+                f"got {vision.hidden_size}"
             )
+        if not 0 <= self.video_token_id < vocab_size:
+            raise ValueError(
+                f"video_token_id must be one of the language model's {vocab_size} tokens, got {self.video_token_id}"
+            )
+
+    def _frame_and_patch(self) -> list[tuple[int, int]]:
+        """Return height and width of the vision tower's frames and of its patches."""
+        sides = (self.vision_config.image_size, self.vision_config.patch_size)
+        return [(side, side) if isinstance(side, int) else tuple(side) for side in sides]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the config as a dict, with the code that a checkpoint of it carries."""

@@ -1,5 +1,7 @@
 """H-MBA: a vision tower, the temporal adapter on its frame features, a projector and a causal language model."""
 
+import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,13 +10,12 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
 from transformers import initialization as init
 from transformers.cache_utils import Cache
-from transformers.generation import GenerationMixin
+from transformers.generation import GenerationMixin, LogitsProcessorList, SuppressTokensLogitsProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
 from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, torch_compilable_check
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
-from transformers.utils.output_capturing import select_hidden_states
 
 from .configuration_hmba import HMBAConfig
 from .layers_mamba import MambaMixer
@@ -121,19 +122,25 @@ class HMBAModel(HMBAPreTrainedModel):
         config.check()  # `from_pretrained(path, adapter=...)` sets values after the config's own check
         self.vision_tower = AutoModel.from_config(config.vision_config)
         self.temporal_adapter = _build_adapter(config)
-        self.multi_modal_projector = nn.Linear(config.vision_config.hidden_size, config.text_config.hidden_size)
-        self.language_model = AutoModel.from_config(config.text_config)
+        language_model = AutoModel.from_config(config.text_config)
+        wanted = {"inputs_embeds", "attention_mask", "position_ids", "past_key_values"}
+        if missing := wanted - set(inspect.signature(language_model.forward).parameters):
+            raise ValueError(
+                f"a language model that takes {sorted(wanted)} is wanted, got {type(language_model).__name__}, "
+                f"which does not take {sorted(missing)}"
+            )
+        width = language_model.get_input_embeddings().embedding_dim
+        self.multi_modal_projector = nn.Linear(config.vision_config.hidden_size, width)
+        self.language_model = language_model
         self.post_init()
 
     @merge_with_config_defaults
     @can_return_tuple
-    @select_hidden_states("vision_feature_layer")
     def get_video_features(
         self,
         pixel_values_videos: Tensor,
         frame_mask: Tensor | None = None,
         vision_feature_layer: int | None = None,
-        vision_feature_select_strategy: str | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | HMBAVideoFeatures:
         """Encode videos: tower, adapter, projector.
@@ -141,28 +148,37 @@ class HMBAModel(HMBAPreTrainedModel):
         Args:
             pixel_values_videos: `(videos, t, channels, height, width)`, the current frame last.
             frame_mask: `(videos, t)`, true for real frames; padding comes first.
-            vision_feature_layer, vision_feature_select_strategy: instead of the config's.
+            vision_feature_layer: instead of the config's.
 
         Raises:
-            ValueError: if the pixels are not five-dimensional or not finite, or the mask does not fit.
+            ValueError: if the pixels are not five-dimensional or not finite, if the mask does not fit, or if the
+                tower does not give a feature for each patch.
         """
         self._check_pixels(pixel_values_videos, frame_mask)
-        frames = pixel_values_videos.flatten(0, 1).to(self.vision_tower.dtype)
-        tower = self.vision_tower(frames, return_dict=True, **kwargs)
-        frame_features = tower.hidden_states[vision_feature_layer]  # (videos * t, 1 + p, d)
-        if vision_feature_select_strategy == "default":
-            frame_features = frame_features[:, 1:]
-        frame_features = frame_features.unflatten(0, pixel_values_videos.shape[:2])
-        frame_features = frame_features.to(self.multi_modal_projector.weight.dtype)  # a tower may have its own
-        features, attentions = self.temporal_adapter(frame_features, frame_mask)
         wants_attentions = kwargs.get("output_attentions", self.config.output_attentions)
+        wants_layers = kwargs.pop("output_hidden_states", self.config.output_hidden_states)
+        frames = pixel_values_videos.flatten(0, 1).to(self.vision_tower.dtype)
+        layers = wants_layers or vision_feature_layer
+        tower = self.vision_tower(frames, output_hidden_states=layers, return_dict=True, **kwargs)
+        frame_features = self._select_patches(tower.hidden_states[vision_feature_layer])
+        frame_features = frame_features.unflatten(0, pixel_values_videos.shape[:2])  # (videos, t, p, d)
+        # A tower may have a dtype of its own; the projector's weight may be quantised, its bias never is.
+        frame_features = frame_features.to(self.multi_modal_projector.bias.dtype)
+        features, attentions = self.temporal_adapter(frame_features, frame_mask)
         return HMBAVideoFeatures(
             last_hidden_state=features,
             pooler_output=self.multi_modal_projector(features),
-            hidden_states=tower.hidden_states,
+            hidden_states=tower.hidden_states if wants_layers else None,
             attentions=tower.attentions,
             adapter_attentions=attentions if wants_attentions else None,
         )
+
+    def _select_patches(self, hidden_states: Tensor) -> Tensor:
+        """Leave out what a tower puts before the patches, such as class and register tokens, if anything."""
+        p, shape = self.config.num_patches, tuple(hidden_states.shape)
+        if len(shape) != 3 or shape[1] < p:
+            raise ValueError(f"the vision tower must give (frames, {p} patches or more, channels), got {shape}")
+        return hidden_states[:, shape[1] - p :]
 
     def _check_pixels(self, pixel_values_videos: Tensor, frame_mask: Tensor | None) -> None:
         shape = tuple(pixel_values_videos.shape)
@@ -170,34 +186,42 @@ class HMBAModel(HMBAPreTrainedModel):
             raise ValueError(f"pixel_values_videos must be (videos, frames, channels, height, width), got {shape}")
         if frame_mask is not None and tuple(frame_mask.shape) != shape[:2]:
             raise ValueError(f"frame_mask must be {shape[:2]}, a value for each frame, got {tuple(frame_mask.shape)}")
-        if pixel_values_videos.device.type != "meta":
-            torch_compilable_check(
-                torch.isfinite(pixel_values_videos).all(), "pixel_values_videos must be finite, got NaN or infinity"
+        _require(torch.isfinite(pixel_values_videos).all(), "pixel_values_videos must be finite, got NaN or infinity")
+        if frame_mask is not None:
+            mask = frame_mask.bool()
+            _require(
+                (mask[:, 1:] >= mask[:, :-1]).all() & mask[:, -1].all(),
+                "frame_mask must be false for padding in front and true from each video's first frame to its last, "
+                "got another pattern",
             )
-            if frame_mask is not None:
-                mask = frame_mask.bool()
-                torch_compilable_check(
-                    (mask[:, 1:] >= mask[:, :-1]).all() & mask[:, -1].all(),
-                    "frame_mask must be false for padding in front and true from each video's first frame to its "
-                    "last, got another pattern",
-                )
 
-    def get_placeholder_mask(self, input_ids: Tensor | None, inputs_embeds: Tensor, video_features: Tensor) -> Tensor:
-        """Return where the prompt holds video tokens, `(batch, length, 1)`.
+    def get_placeholder_mask(
+        self, input_ids: Tensor | None, inputs_embeds: Tensor, video: HMBAVideoFeatures | None
+    ) -> Tensor:
+        """Return where the prompts hold video tokens, `(batch, length, 1)`.
 
         Raises:
-            ValueError: if their number is not that of the features.
+            ValueError: if their number is not that of the features, or not a multiple of `p` in each prompt.
         """
         if input_ids is None:
             token = torch.full((), self.config.video_token_id, dtype=torch.long, device=inputs_embeds.device)
             mask = (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
         else:
             mask = input_ids == self.config.video_token_id
-        tokens, features = mask.sum(), video_features.shape[:-1].numel()
-        torch_compilable_check(
-            tokens == features,
-            lambda: f"the prompt must hold one video token for each video feature: {features} wanted, got {tokens}",
+        tokens, p = mask.sum(-1), self.config.num_patches
+        features = 0 if video is None else video["pooler_output"].shape[:-1].numel()
+        _require(
+            tokens.sum() == features,
+            lambda: (
+                f"the prompt must hold one video token for each video feature: {features} wanted, "
+                f"got {int(tokens.sum())}"
+            ),
         )
+        if video is not None and video.get("last_hidden_state") is not None:  # else a part of a prompt read in chunks
+            _require(
+                (tokens % p == 0).all(),
+                lambda: f"each prompt must hold {p} video tokens for each of its videos, got {tokens.tolist()}",
+            )
         return mask[..., None].to(inputs_embeds.device)
 
     @can_return_tuple
@@ -221,7 +245,8 @@ class HMBAModel(HMBAPreTrainedModel):
             pixel_values_videos: all videos of the batch in the order of the prompts, `(videos, t, channels, height,
                 width)`.
             frame_mask: `(videos, t)`, true for real frames.
-            mm_encoder_outputs: `{"video": features}` from `get_video_features`, instead of pixels.
+            mm_encoder_outputs: `{"video": features}` from `get_video_features`, instead of pixels; `{}` for a prompt
+                without videos that has a cache.
 
         Raises:
             ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given, if pixels and their features
@@ -242,8 +267,10 @@ class HMBAModel(HMBAPreTrainedModel):
         features = None
         if video is not None:
             features = video["pooler_output"].to(inputs_embeds.device, inputs_embeds.dtype)
-            mask = self.get_placeholder_mask(input_ids, inputs_embeds, features)
+            mask = self.get_placeholder_mask(input_ids, inputs_embeds, video)
             inputs_embeds = inputs_embeds.masked_scatter(mask, features)
+        elif past_key_values is None or mm_encoder_outputs is not None:
+            self.get_placeholder_mask(input_ids, inputs_embeds, None)
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
@@ -266,20 +293,23 @@ class HMBAModel(HMBAPreTrainedModel):
 class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
     """H-MBA that answers about driving videos: `HMBAModel` and a language modelling head.
 
+    The head is linear; its logits are scaled and capped as the language model's config says. No video token is ever
+    generated: it would ask for a video that is not there.
+
     Source: arXiv:2501.04302.
     """
 
     _auto_class = "AutoModelForImageTextToText"
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
 
     def __init__(self, config: HMBAConfig):
         super().__init__(config)
         self.model = HMBAModel(config)
-        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        embeddings: Any = self.get_input_embeddings()
+        self.lm_head = nn.Linear(embeddings.embedding_dim, config.text_config.vocab_size, bias=config.lm_head_bias)
+        name = next(name for name, module in self.named_modules() if module is embeddings)
+        self._tied_weights_keys = {"lm_head.weight": f"{name}.weight"}
         self.post_init()
-        # A video token in an answer would ask for a video that is not there.
-        self.generation_config.suppress_tokens = [config.video_token_id]
 
     @classmethod
     def from_vision_text_pretrained(
@@ -296,24 +326,38 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
             video_token: placeholder of one visual patch.
             dtype: of the weights; `"auto"` keeps each model's own, and the adapter takes the language model's.
             kwargs: further values of `HMBAConfig`.
+
+        Raises:
+            ValueError: if `HMBAConfig` has no such value, or if the joined model would not give the language model's
+                own logits for text.
         """
+        if unknown := set(kwargs) - set(HMBAConfig.__annotations__):
+            raise ValueError(f"values of HMBAConfig are wanted, got {sorted(unknown)}")
         vision_config = AutoConfig.from_pretrained(vision)
-        vision_tower = AutoModel.from_pretrained(
-            vision, config=getattr(vision_config, "vision_config", vision_config), dtype=dtype
-        )
+        vision_config = getattr(vision_config, "vision_config", vision_config)
+        size, patch_size = getattr(vision_config, "image_size", None), getattr(vision_config, "patch_size", None)
+        if isinstance(size, int) and isinstance(patch_size, int):
+            vision_config.image_size = size - size % patch_size  # no patch covers the rest
+        vision_tower = AutoModel.from_pretrained(vision, config=vision_config, dtype=dtype)
         causal = AutoModelForCausalLM.from_pretrained(text, dtype=dtype)
         tokenizer = AutoTokenizer.from_pretrained(text)
         tokenizer.add_tokens([video_token], special_tokens=True)
+        video_token_id = tokenizer.get_vocab()[video_token]
+        embeddings: Any = causal.get_input_embeddings()
+        if video_token_id >= embeddings.num_embeddings:
+            causal.resize_token_embeddings(len(tokenizer))
+        head = causal.get_output_embeddings()
         config = HMBAConfig(
             vision_config=vision_tower.config,
             text_config=causal.config,
-            video_token_id=tokenizer.get_vocab()[video_token],
+            video_token_id=video_token_id,
+            lm_head_bias=getattr(head, "bias", None) is not None,
             **kwargs,
         )
         with torch.device("meta"):
             model = cls(config)
         model.model.vision_tower, model.model.language_model = vision_tower, causal.base_model
-        model.lm_head = causal.get_output_embeddings()
+        model.lm_head = head
         for fresh in (model.model.temporal_adapter, model.model.multi_modal_projector):
             fresh.to_empty(device=causal.device)
             fresh.apply(model._init_weights)
@@ -321,12 +365,34 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
                 if not name.endswith(tuple(cls._keep_in_fp32_modules_strict)):
                     parameter.data = parameter.data.to(causal.dtype)
         model.tie_weights()
-        if config.video_token_id >= config.text_config.vocab_size:
-            model.resize_token_embeddings(len(tokenizer))
-        generation_config = causal.generation_config
-        generation_config.suppress_tokens = [config.video_token_id]
-        model.generation_config = generation_config
-        return model.eval()
+        model.generation_config = causal.generation_config
+        if model.generation_config.pad_token_id is None:
+            pad_token_id = tokenizer.pad_token_id
+            model.generation_config.pad_token_id = tokenizer.eos_token_id if pad_token_id is None else pad_token_id
+        model.eval()._check_text_logits(causal)
+        return model
+
+    @torch.no_grad()
+    def _check_text_logits(self, causal: PreTrainedModel) -> None:
+        """Raise a `ValueError` unless text gets the logits that the language model's own class gives."""
+        tokens = [token for token in range(8) if token != self.config.video_token_id]
+        input_ids = torch.tensor([tokens], device=causal.device)
+        wanted, logits = causal(input_ids).logits, self(input_ids).logits
+        if logits.shape != wanted.shape or not torch.allclose(logits, wanted.to(logits), rtol=1e-3, atol=1e-5):
+            raise ValueError(
+                "a language model whose logits are linear in its last hidden state, or scaled by logit_scale or "
+                f"logits_scaling or capped by final_logit_softcapping, is wanted, got {type(causal).__name__}"
+            )
+
+    def prepare_inputs_for_generation(self, *args: Any, inputs_embeds: Tensor | None = None, **kwargs: Any) -> dict:
+        """Mark the prompt, whose video tokens must have videos; an assistant's draft may do without them."""
+        inputs = super().prepare_inputs_for_generation(*args, inputs_embeds=inputs_embeds, **kwargs)  # type: ignore[misc]
+        return {"mm_encoder_outputs": {}, **inputs} if kwargs.get("is_first_iteration") else inputs
+
+    def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        processors = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]
+        no_video = SuppressTokensLogitsProcessor([self.config.video_token_id], kwargs.get("device") or "cpu")
+        return LogitsProcessorList([no_video, *processors])
 
     def get_video_features(
         self, pixel_values_videos: Tensor, frame_mask: Tensor | None = None, **kwargs: Any
@@ -370,6 +436,7 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
             **kwargs,
         )
         logits = self.lm_head(slice_logits_to_keep(outputs.last_hidden_state, logits_to_keep))
+        logits = _scale_and_cap(logits, self.config.text_config)
         loss = None
         if labels is not None:
             vocab_size = self.config.text_config.vocab_size
@@ -383,6 +450,23 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
             video_hidden_states=outputs.video_hidden_states,
             adapter_attentions=outputs.adapter_attentions,
         )
+
+
+def _require(condition: Tensor, message: str | Callable[[], str]) -> None:
+    """Raise a `ValueError` unless a condition holds, also in a compiled graph; on meta tensors nothing is known."""
+    if condition.device.type != "meta":
+        torch_compilable_check(condition, message)
+
+
+def _scale_and_cap(logits: Tensor, text_config: Any) -> Tensor:
+    """Finish logits as the classes of Cohere (scale), Granite (inverse scale) and Gemma (cap) do."""
+    if (scale := getattr(text_config, "logit_scale", None)) is not None:
+        logits = logits * scale
+    if (scale := getattr(text_config, "logits_scaling", None)) is not None:
+        logits = logits / scale
+    if (cap := getattr(text_config, "final_logit_softcapping", None)) is not None:
+        logits = torch.tanh(logits / cap) * cap
+    return logits
 
 
 def _build_adapter(config: HMBAConfig) -> nn.Module:
