@@ -18,6 +18,7 @@ PROCESSOR_SKIPS = {
     "test_*audio*": "no audio",
 }
 VIDEO_PROCESSOR_SKIPS = {
+    "test_can_compile_fast_video_processor": "PIL is not compiled",
     "test_override_instance_attributes_does_not_affect_other_instances": "size is no dict but a SizeDict",
     "test_video_processor_preprocess_arguments": "no list or decorator of valid arguments, which are checked by type",
 }

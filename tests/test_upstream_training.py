@@ -1,10 +1,14 @@
-"""The suite by which transformers checks that a model can learn a batch by heart, run over H-MBA."""
+"""The suite by which transformers checks that a model can learn a batch by heart, run over H-MBA.
+
+It trains on text alone: of a model with videos it sees the language model only. `test_modeling_hmba.py` has videos
+learned by heart.
+"""
 
 import unittest
 
 from hmba_hf import HMBAConfig
 from test_upstream_model import HMBAModelTester
-from upstream_suites import TrainingTesterMixin
+from upstream_suites import TrainingTesterMixin, account_for
 
 
 class TextModelTester(HMBAModelTester):
@@ -14,5 +18,6 @@ class TextModelTester(HMBAModelTester):
         return config
 
 
+@account_for({}, {})
 class HMBATrainingTest(TrainingTesterMixin, unittest.TestCase):
     model_tester = TextModelTester()

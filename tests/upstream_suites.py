@@ -21,10 +21,19 @@ import pytest
 import transformers
 from filelock import FileLock
 from PIL import Image
+from transformers import testing_utils
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 CACHE = Path(__file__).parents[1] / ".cache"
 PACKAGE = "transformers_tests"
+# What a decorator may skip any test for: parts of a machine, or packages, that these suites do without.
+LACKING = {
+    "test requires *accelerator*": "the suites run on the CPU",
+    "test requires Flash Attention*": "runs on GPUs only",
+    "test requires MPS": "runs on Apple's GPUs only",
+    "test requires deepspeed": "runs on GPUs only",
+    "test requires the kernels library": "fetches kernels from the Hub",
+}
 
 
 def _download_source_release(version: str, folder: Path) -> Path:
@@ -82,6 +91,7 @@ def _made_here(url: str) -> str:
 
 
 def _prepare_imports() -> None:
+    testing_utils.require_torchcodec = lambda test: test  # our decoder does without
     package = ModuleType(PACKAGE)
     package.__path__ = [str(_suites_folder(transformers.__version__))]
     sys.modules[PACKAGE] = package
@@ -104,19 +114,28 @@ def introduce(model_type: str, base_model: type, language_model: type) -> None:
 def account_for(failures: dict[str, str], skips: dict[str, str]) -> Callable[[type], type]:
     """Hold the tests of a class to two tables of reasons.
 
-    The tests named in `failures` must fail, and one that skips itself must match a pattern in `skips`. Tests that a
-    decorator skips, for want of a GPU or an optional package, need no entry.
+    The tests named in `failures` must fail. One that skips itself must match a pattern in `skips`, and one that a
+    decorator skips must match one there or give a reason that `LACKING` accounts for.
     """
+
+    def is_accounted_for(test: str) -> bool:
+        return any(fnmatch.fnmatch(test, pattern) for pattern in skips)
 
     def hold(case: type) -> type:
         tests = [name for name in dir(case) if name.startswith("test_")]
         for pattern in (*failures, *skips):
             assert fnmatch.filter(tests, pattern), f"{case.__name__} has no test named {pattern}"
+        for name in tests:
+            reason = getattr(getattr(case, name), "__unittest_skip_why__", None)
+            known = (
+                reason is None or is_accounted_for(name) or any(fnmatch.fnmatch(reason, known) for known in LACKING)
+            )
+            assert known, f"a decorator skips {case.__name__}.{name}, for a reason not accounted for: {reason}"
         for name, reason in failures.items():
             setattr(case, name, _must_fail(getattr(case, name), reason))
 
         def skip_test(self: unittest.TestCase, reason: str) -> None:
-            if not any(fnmatch.fnmatch(self._testMethodName, pattern) for pattern in skips):
+            if not is_accounted_for(self._testMethodName):
                 self.fail(f"the test skips itself, for a reason that is not accounted for: {reason}")
             raise unittest.SkipTest(reason)
 
