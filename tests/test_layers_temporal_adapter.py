@@ -151,6 +151,13 @@ def test_other_sizes_equal_their_full_form(preset, size):
     assert_gradients_close(gradients(output, adapter, frames), gradients(wanted, adapter, frames), 1e-12)
 
 
+def test_the_order_of_branches_and_strides_does_not_matter():
+    adapter, frames = randomize(build_adapter()).double(), frame_features(5)
+    other = build_adapter(strides=(2, 1), branches=BRANCHES[::-1]).double()
+    other.load_state_dict(adapter.state_dict())
+    assert torch.equal(other(frames)[0], adapter(frames)[0])
+
+
 def test_a_mask_without_padding_changes_nothing():
     adapter, frames = randomize(build_adapter()).double(), frame_features(5)
     assert_close(adapter(frames, torch.ones(2, 5, dtype=torch.bool))[0], adapter(frames)[0], atol=1e-12, rtol=0)

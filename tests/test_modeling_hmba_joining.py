@@ -171,15 +171,29 @@ def test_every_tower_gives_its_patches_and_nothing_else(model_type, size, tmp_pa
     hidden = model.get_video_features(inputs["pixel_values_videos"], output_hidden_states=True).hidden_states[-2]
     assert hidden.shape[1] == others + NUM_PATCHES
     assert_close(seen[0][0], hidden[:, others:], atol=1e-5, rtol=1e-5)
-    assert model.generate(**inputs, max_new_tokens=2).shape[1] <= inputs["input_ids"].shape[1] + 2
+    new = model.generate(**inputs, max_new_tokens=2, eos_token_id=None)
+    assert new.shape[1] == inputs["input_ids"].shape[1] + 2
 
 
 def test_a_tower_that_merges_patches_is_refused(tmp_path):
     sizes = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2}
     save_language_model(tmp_path / "text")
-    model = join(save_tower(tmp_path / "vision", "swin", sizes, patch_size=7), tmp_path / "text")
-    with pytest.raises(ValueError, match=r"must give \(frames, 16 patches or more, channels\), got \(5, 4, 32\)"):
-        model.get_video_features(tiny_inputs()["pixel_values_videos"])
+    with pytest.raises(ValueError, match=r"got SwinModel: .* 16 patches or more, channels\), got \(1, 4, 32\)"):
+        join(save_tower(tmp_path / "vision", "swin", sizes, patch_size=7), tmp_path / "text")
+
+
+@pytest.mark.parametrize(
+    ("model_type", "complaint"),
+    [("yolos", "whose patches come last is wanted, got YolosConfig"), ("videomae", "got VideoMAEModel: ")],
+)
+def test_a_tower_of_another_kind_is_refused(model_type, complaint, tmp_path):
+    save_language_model(tmp_path / "text")
+    config = AutoConfig.for_model(
+        model_type, **SIZES, image_size=[28, 28] if model_type == "yolos" else 28, patch_size=14
+    )
+    AutoModel.from_config(config).save_pretrained(tmp_path / "vision")
+    with pytest.raises(ValueError, match=complaint):
+        join(tmp_path / "vision", tmp_path / "text")
 
 
 def test_a_value_that_the_config_does_not_have_is_refused():
@@ -218,17 +232,21 @@ def test_there_is_always_a_token_to_pad_with(tmp_path):
     assert join(vision, text).generation_config.pad_token_id == 8
 
 
-@pytest.mark.parametrize("dtype", ["auto", torch.float16, torch.bfloat16])
-def test_towers_of_two_precisions_work_together(vision, dtype, tmp_path):
+@pytest.mark.parametrize("dtype", ["auto", torch.float16, torch.float32])
+def test_a_joined_model_has_one_dtype_also_when_loaded(vision, dtype, tmp_path):
     save_language_model(tmp_path / "text", dtype=torch.bfloat16)
     model = join(vision[0], tmp_path / "text", dtype=dtype)
+    model.save_pretrained(tmp_path / "joined")
+    loaded = HMBAForConditionalGeneration.from_pretrained(tmp_path / "joined")
     own = torch.bfloat16 if dtype == "auto" else dtype
-    assert model.model.vision_tower.dtype == (torch.float32 if dtype == "auto" else dtype)
-    assert model.lm_head.weight.dtype == model.model.temporal_adapter.gate.dtype == own
-    decays = [p for name, p in model.named_parameters() if name.endswith("A_log")]
-    assert {decay.dtype for decay in decays} == {torch.float32}
-    assert_close(torch.exp(decays[0][0]), torch.arange(1.0, 17))
-    assert model(**prompt(model)).logits.dtype == own
+    for one in (model, loaded):
+        dtypes = {name: parameter.dtype for name, parameter in one.named_parameters()}
+        decays = {name for name in dtypes if name.endswith("A_log")}
+        assert {dtypes[name] for name in decays} == {torch.float32}
+        assert {dtypes[name] for name in dtypes.keys() - decays} == {own}
+        assert_close(torch.exp(one.get_parameter(min(decays))[0]), torch.arange(1.0, 17))
+        assert one(**prompt(one)).logits.dtype == own
+    assert_close(loaded.state_dict(), model.state_dict(), atol=0, rtol=0)
 
 
 def test_a_joined_model_survives_saving(vision, tmp_path):

@@ -249,3 +249,14 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
     expected = weights(begun)
     for name, weight in weights(interrupted).items():
         torch.testing.assert_close(weight, expected[name], rtol=0, atol=0, msg=name)
+
+
+def test_quantised_weights_stay_as_they_are_and_do_not_learn():
+    model = tiny_model()
+    projector = model.model.multi_modal_projector
+    codes = torch.arange(projector.weight.numel()).to(torch.int8).view_as(projector.weight)
+    projector.weight = torch.nn.Parameter(codes, requires_grad=False)
+    set_trainable(model, ["adapter"])
+    assert torch.equal(projector.weight, codes) and projector.weight.dtype == torch.int8
+    with pytest.raises(ValueError, match=r"got torch.int8 in model.multi_modal_projector.weight"):
+        set_trainable(model, ["projector"])

@@ -31,7 +31,7 @@ def set_trainable(model: PreTrainedModel, parts: Sequence[str]) -> dict[str, int
         The number of parameters that learn, for each part.
 
     Raises:
-        ValueError: if a part is unknown or none has anything to learn.
+        ValueError: if a part is unknown, if none has anything to learn, or if one that is to learn is quantised.
     """
     unknown = sorted(set(parts) - set(PARTS))
     if unknown:
@@ -40,8 +40,10 @@ def set_trainable(model: PreTrainedModel, parts: Sequence[str]) -> dict[str, int
     wide = set(parts) if set(parts).isdisjoint(_ADAPTED) else {*parts, *_ADAPTED}
     for name, parameter in model.named_parameters():
         part = part_of(name)
+        if part in counts and not parameter.is_floating_point():
+            raise ValueError(f"what learns must hold floating point numbers, got {parameter.dtype} in {name}")
         parameter.requires_grad_(part in counts)
-        if part in wide:
+        if part in wide and parameter.is_floating_point():
             parameter.data = parameter.data.to(torch.promote_types(parameter.dtype, torch.float32))
         if part in counts:
             counts[part] += parameter.numel()

@@ -134,9 +134,14 @@ class HMBAConfig(PreTrainedConfig):
         self.check()
 
     @property
+    def frame_size(self) -> tuple[int, int]:
+        """Height and width of the vision tower's frames in pixels."""
+        return _pair(self.vision_config.image_size)
+
+    @property
     def num_patches(self) -> int:
         """Patches of a frame, `p`: as many visual tokens stand for a clip of any length."""
-        (height, width), (patch_height, patch_width) = self._frame_and_patch()
+        (height, width), (patch_height, patch_width) = self.frame_size, _pair(self.vision_config.patch_size)
         return (height // patch_height) * (width // patch_width)
 
     def check(self) -> None:
@@ -170,7 +175,11 @@ class HMBAConfig(PreTrainedConfig):
 
     def _check_towers(self) -> None:
         """Check what the vision tower and the language model must fit."""
-        vision, vocab_size = self.vision_config, getattr(self.text_config, "vocab_size", 0)
+        vision, vocab_size = self.vision_config, getattr(self.text_config, "vocab_size", None)
+        if vocab_size is None:
+            raise ValueError(f"a language model of text alone is wanted, got {type(self.text_config).__name__}")
+        if getattr(vision, "num_detection_tokens", 0):
+            raise ValueError(f"a vision tower whose patches come last is wanted, got {type(vision).__name__}")
         for name in ("hidden_size", "image_size", "patch_size"):
             if getattr(vision, name, None) is None:
                 raise ValueError(f"a vision tower with a {name} is wanted, got {type(vision).__name__} without one")
@@ -180,7 +189,7 @@ class HMBAConfig(PreTrainedConfig):
                 f"vision_feature_layer must be between 1 and {layers}, or -{layers} and -1, got "
                 f"{self.vision_feature_layer}"
             )
-        for side, patch in zip(*self._frame_and_patch(), strict=True):
+        for side, patch in zip(self.frame_size, _pair(vision.patch_size), strict=True):
             if side < patch or side % patch:
                 raise ValueError(
                     f"the vision tower's image_size must be a multiple of its patch_size={patch}, got {side}"
@@ -196,11 +205,11 @@ class HMBAConfig(PreTrainedConfig):
                 f"video_token_id must be one of the language model's {vocab_size} tokens, got {self.video_token_id}"
             )
 
-    def _frame_and_patch(self) -> list[tuple[int, int]]:
-        """Return height and width of the vision tower's frames and of its patches."""
-        sides = (self.vision_config.image_size, self.vision_config.patch_size)
-        return [(side, side) if isinstance(side, int) else tuple(side) for side in sides]
-
     def to_dict(self) -> dict[str, Any]:
         """Return the config as a dict, with the code that a checkpoint of it carries."""
         return {**super().to_dict(), "auto_map": dict(AUTO_MAP), "custom_pipelines": deepcopy(CUSTOM_PIPELINES)}
+
+
+def _pair(side: Any) -> tuple[int, int]:
+    """Return height and width from one number or two."""
+    return (side, side) if isinstance(side, int) else tuple(side)

@@ -32,8 +32,8 @@ class ContextMamba(nn.Module):
     Args:
         hidden_size: channels of a patch.
         num_frames: rows of the temporal position table; a later frame takes the last row.
-        temporal_strides: frames are counted back from the current one in each of these steps.
-        branches: which of the three scans to read.
+        temporal_strides: frames are counted back from the current one in each of these steps; in any order.
+        branches: which of the three scans to read; in any order.
         bidirectional_time: also scan `divided_space_time` back over time.
         share_mixers: one pair of mixers for the two spatial scans and one norm for all, as the released code has it;
             else each branch has its own, `joint_space_time` one for each stride, with a norm for each branch and
@@ -56,8 +56,8 @@ class ContextMamba(nn.Module):
         super().__init__()
         if set(branches) - set(BRANCHES):
             raise ValueError(f"branches must be of {list(BRANCHES)}, got {list(branches)}")
-        self.temporal_strides = tuple(temporal_strides)
-        self.branches = tuple(branches)
+        self.temporal_strides = tuple(sorted(temporal_strides))
+        self.branches = tuple(branch for branch in BRANCHES if branch in branches)
         self.share_mixers = share_mixers
         self.mixers = nn.ModuleDict()
         self.norms = nn.ModuleDict()

@@ -324,12 +324,12 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
             vision: path or Hub id of a vision model, or of a vision-text model whose vision half is taken.
             text: path or Hub id of a causal language model with its tokenizer.
             video_token: placeholder of one visual patch.
-            dtype: of the weights; `"auto"` keeps each model's own, and the adapter takes the language model's.
+            dtype: of the weights; `"auto"` is the language model's own, for all: a checkpoint has one dtype.
             kwargs: further values of `HMBAConfig`.
 
         Raises:
-            ValueError: if `HMBAConfig` has no such value, or if the joined model would not give the language model's
-                own logits for text.
+            ValueError: if `HMBAConfig` has no such value, if the tower gives no patches, or if the joined model would
+                not give the language model's own logits for text.
         """
         if unknown := set(kwargs) - set(HMBAConfig.__annotations__):
             raise ValueError(f"values of HMBAConfig are wanted, got {sorted(unknown)}")
@@ -338,8 +338,8 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
         size, patch_size = getattr(vision_config, "image_size", None), getattr(vision_config, "patch_size", None)
         if isinstance(size, int) and isinstance(patch_size, int):
             vision_config.image_size = size - size % patch_size  # no patch covers the rest
-        vision_tower = AutoModel.from_pretrained(vision, config=vision_config, dtype=dtype)
         causal = AutoModelForCausalLM.from_pretrained(text, dtype=dtype)
+        vision_tower = AutoModel.from_pretrained(vision, config=vision_config, dtype=causal.dtype)
         tokenizer = AutoTokenizer.from_pretrained(text)
         tokenizer.add_tokens([video_token], special_tokens=True)
         video_token_id = tokenizer.get_vocab()[video_token]
@@ -369,12 +369,18 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
         if model.generation_config.pad_token_id is None:
             pad_token_id = tokenizer.pad_token_id
             model.generation_config.pad_token_id = tokenizer.eos_token_id if pad_token_id is None else pad_token_id
-        model.eval()._check_text_logits(causal)
+        model.eval()._check_joined(causal)
         return model
 
     @torch.no_grad()
-    def _check_text_logits(self, causal: PreTrainedModel) -> None:
-        """Raise a `ValueError` unless text gets the logits that the language model's own class gives."""
+    def _check_joined(self, causal: PreTrainedModel) -> None:
+        """Raise a `ValueError` unless a blank frame gives patches and text the language model's own logits."""
+        tower, (height, width) = self.model.vision_tower, self.config.frame_size
+        blank = torch.zeros(1, 1, getattr(tower.config, "num_channels", 3), height, width, device=tower.device)
+        try:
+            self.get_video_features(blank)
+        except Exception as error:
+            raise ValueError(f"a vision tower of patches is wanted, got {type(tower).__name__}: {error}") from error
         tokens = [token for token in range(8) if token != self.config.video_token_id]
         input_ids = torch.tensor([tokens], device=causal.device)
         wanted, logits = causal(input_ids).logits, self(input_ids).logits
@@ -387,7 +393,9 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(self, *args: Any, inputs_embeds: Tensor | None = None, **kwargs: Any) -> dict:
         """Mark the prompt, whose video tokens must have videos; an assistant's draft may do without them."""
         inputs = super().prepare_inputs_for_generation(*args, inputs_embeds=inputs_embeds, **kwargs)  # type: ignore[misc]
-        return {"mm_encoder_outputs": {}, **inputs} if kwargs.get("is_first_iteration") else inputs
+        if kwargs.get("is_first_iteration"):
+            inputs["mm_encoder_outputs"] = inputs.get("mm_encoder_outputs") or {}
+        return inputs
 
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
         processors = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]
