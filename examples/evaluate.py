@@ -16,8 +16,8 @@ from typing import Any
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import hmba_hf  # noqa: F401 - registers the model
-from hmba_hf.data.loading import MICRO_WORLD, load_samples
-from hmba_hf.data.micro_world import MOTIONS, MicroWorld, MicroWorldConfig
+from hmba_hf.data.loading import load_samples
+from hmba_hf.data.micro_world import MOTIONS, MicroWorld
 from hmba_hf.evaluation import score_grounding, share_picked, stream_answers
 
 
@@ -39,15 +39,15 @@ def main() -> None:
 
     model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=args.dtype, device_map=args.device_map)
     processor = AutoProcessor.from_pretrained(args.model)
-    world = None
-    if args.dataset_name == MICRO_WORLD:
-        world = MicroWorldConfig(
-            seed=args.world_seed,
-            motion=args.motion,
-            frame_size=processor.video_processor.size["height"],
-            num_frames=model.config.num_frames,
-        )
-    samples = load_samples(args.dataset_name, args.split, args.max_samples, world)
+    samples = load_samples(
+        args.dataset_name,
+        args.split,
+        args.max_samples,
+        seed=args.world_seed,
+        motion=args.motion,
+        frame_size=processor.video_processor.size["height"],
+        num_frames=model.config.num_frames,
+    )
 
     args.output_dir.mkdir(parents=True, exist_ok=True)
     answers, answered = [], []

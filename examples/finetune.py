@@ -23,8 +23,8 @@ from transformers import (
 
 import hmba_hf  # noqa: F401 - registers the model
 from hmba_hf.data.collator import SampleCollator
-from hmba_hf.data.loading import MICRO_WORLD, load_samples
-from hmba_hf.data.micro_world import MOTIONS, MicroWorldConfig
+from hmba_hf.data.loading import load_samples
+from hmba_hf.data.micro_world import MOTIONS
 from hmba_hf.training import AdapterTrainer, set_trainable
 from hmba_hf.visualization import plot_curves
 
@@ -93,15 +93,15 @@ def main() -> None:
     processor = AutoProcessor.from_pretrained(model_args.model_name_or_path)
     processor.video_processor.num_frames = model.config.num_frames
     counts = set_trainable(model, model_args.learns)
-    world = None
-    if data_args.dataset_name == MICRO_WORLD:
-        world = MicroWorldConfig(
-            seed=data_args.world_seed,
-            motion=data_args.motion,
-            frame_size=processor.video_processor.size["height"],
-            num_frames=model.config.num_frames,
-        )
-    samples = load_samples(data_args.dataset_name, data_args.train_split, data_args.max_train_samples, world)
+    samples = load_samples(
+        data_args.dataset_name,
+        data_args.train_split,
+        data_args.max_train_samples,
+        seed=data_args.world_seed,
+        motion=data_args.motion,
+        frame_size=processor.video_processor.size["height"],
+        num_frames=model.config.num_frames,
+    )
     trainer = AdapterTrainer(
         model=model,
         args=args,

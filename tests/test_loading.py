@@ -1,4 +1,4 @@
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def assert_same(sample, expected):
 
 
 def test_the_micro_world_is_loaded_by_name():
-    samples = load_samples(MICRO_WORLD, "validation", 4, CONFIG)
+    samples = load_samples(MICRO_WORLD, "validation", 4, **asdict(CONFIG))
     assert len(samples) == 4
     assert_same(samples[3], MicroWorld(CONFIG, "validation", 4)[3])
     assert len(load_samples(MICRO_WORLD, "train")) == 10000

@@ -43,16 +43,14 @@ class RowSamples(Sequence[Sample]):
         return self._read(self.rows[index], self.split)
 
 
-def load_samples(
-    name: str, split: str, size: int | None = None, world: MicroWorldConfig | None = None
-) -> Sequence[Sample]:
+def load_samples(name: str, split: str, size: int | None = None, **world: Any) -> Sequence[Sample]:
     """Load one split of a dataset.
 
     Args:
         name: `"micro-world"`, or a folder or Hub id of a dataset in the DRAMA or the BDD-X schema.
         split: `"train"`, `"validation"` or `"test"`.
         size: this many samples from the start; all of a dataset, 10,000 clips of the micro-world when absent.
-        world: of the micro-world.
+        world: values of `MicroWorldConfig`; they concern the micro-world alone.
 
     Raises:
         ValueError: if there is no such dataset or split, if it is empty, or if the columns are of neither schema.
@@ -60,7 +58,7 @@ def load_samples(
     if size is not None and size < 1:
         raise ValueError(f"at least one sample must be asked for, got size={size}")
     if name == MICRO_WORLD:
-        return MicroWorld(world, split, 10000 if size is None else size)
+        return MicroWorld(MicroWorldConfig(**world), split, 10000 if size is None else size)
     datasets = import_datasets()
     try:
         rows = datasets.load_dataset(name, split=split)
