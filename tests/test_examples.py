@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText, AutoProcessor, CLIPVisionConfig
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from hmba_hf import HMBAProcessor, HMBAVideoProcessor
 from hmba_hf.data.collator import SampleCollator
@@ -21,7 +21,7 @@ from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.micro_world_files import write_bddx, write_drama, write_video
 from hmba_hf.evaluation import answer_samples, score_grounding
 from hmba_hf.training import part_of
-from tiny_models import tiny_model
+from tiny_models import tiny_model, tiny_tower
 from tiny_processors import tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -62,16 +62,8 @@ def call(monkeypatch, tmp_path):
 def base(tmp_path_factory):
     """A checkpoint without an adapter: random weights, frames of 32 px, a character-level tokenizer."""
     folder = tmp_path_factory.mktemp("base")
-    vision = CLIPVisionConfig(
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=3,
-        num_attention_heads=4,
-        image_size=32,
-        patch_size=16,
-    )
     torch.manual_seed(0)
-    tiny_model(vision_config=vision, adapter="none").save_pretrained(folder)
+    tiny_model(vision_config=tiny_tower(image_size=32, patch_size=16), adapter="none").save_pretrained(folder)
     video_processor = HMBAVideoProcessor(size={"height": 32, "width": 32})
     HMBAProcessor(video_processor, tiny_tokenizer(), patch_size=16).save_pretrained(folder)
     return folder

@@ -4,28 +4,14 @@ import av
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 from transformers import pipeline
 
 from hmba_hf import decode_frames
 from tiny_models import open_gate, tiny_model
-from tiny_processors import tiny_processor
+from tiny_processors import clip, tiny_processor, user, video
 
 ANSWER = "A white van[0.500,0.500,1.000,1.000] is near a dog[0.1,0.2]"
-
-
-def clip(length=3, width=40, height=20, shade=0):
-    return [Image.new("RGB", (width, height), (shade, 40 * i, 80)) for i in range(length)]
-
-
-def user(*content):
-    blocks = [{"type": "text", "text": block} if isinstance(block, str) else block for block in content]
-    return {"role": "user", "content": blocks}
-
-
-def video(frames):
-    return {"type": "video", "video": frames}
 
 
 def texts(outputs):

@@ -12,7 +12,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from hmba_hf.models.processing_hmba import HMBAProcessor, format_boxes, parse_boxes
 from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor
-from tiny_processors import tiny_processor, tiny_tokenizer
+from tiny_processors import clip, tiny_processor, tiny_tokenizer, user, video
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -28,19 +28,6 @@ def text_golden(golden):
 @pytest.fixture(scope="module")
 def processor():
     return tiny_processor()
-
-
-def clip(length=3, width=40, height=20, shade=0):
-    return [Image.new("RGB", (width, height), (shade, 40 * i, 80)) for i in range(length)]
-
-
-def user(*content):
-    blocks = [{"type": "text", "text": block} if isinstance(block, str) else block for block in content]
-    return {"role": "user", "content": blocks}
-
-
-def video(frames):
-    return {"type": "video", "video": frames}
 
 
 # Box text

@@ -10,17 +10,16 @@ VIDEO_TOKEN_ID = 99
 NUM_PATCHES = 4
 
 
+def tiny_tower(**kwargs) -> CLIPVisionConfig:
+    """Build the configuration of a vision tower; `kwargs` override single values."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+    return CLIPVisionConfig(**{**sizes, "image_size": 28, "patch_size": 14, **kwargs})
+
+
 def tiny_config(**kwargs) -> HMBAConfig:
     """Build a configuration; `kwargs` override single values, also those of the preset."""
     defaults = {
-        "vision_config": CLIPVisionConfig(
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            image_size=28,
-            patch_size=14,
-        ),
+        "vision_config": tiny_tower(),
         "text_config": LlamaConfig(
             hidden_size=32,
             intermediate_size=48,

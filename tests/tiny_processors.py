@@ -1,7 +1,8 @@
-"""A character-level tokenizer and a processor around it, small enough for any test and exact in both directions."""
+"""A character-level tokenizer, small and exact in both directions, its processor, and clips and chats for it."""
 
 import string
 
+from PIL import Image
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
@@ -34,3 +35,19 @@ def tiny_processor(**kwargs) -> HMBAProcessor:
     """Build a processor of 28 px frames with 2 x 2 patches, like the tiny model's."""
     video_processor = HMBAVideoProcessor(size={"height": 28, "width": 28})
     return HMBAProcessor(video_processor, tiny_tokenizer(), **kwargs)
+
+
+def clip(length=3, width=40, height=20, shade=0):
+    """Draw a clip whose frames differ."""
+    return [Image.new("RGB", (width, height), (shade, 40 * i, 80)) for i in range(length)]
+
+
+def user(*content):
+    """Write a turn of a user from texts and other blocks."""
+    blocks = [{"type": "text", "text": block} if isinstance(block, str) else block for block in content]
+    return {"role": "user", "content": blocks}
+
+
+def video(frames):
+    """Write the block of a video."""
+    return {"type": "video", "video": frames}
