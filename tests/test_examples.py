@@ -52,6 +52,7 @@ def call(monkeypatch, tmp_path):
     def run_here(script, *words):
         monkeypatch.setattr(sys, "argv", [str(script), *map(str, words)])
         monkeypatch.syspath_prepend(EXAMPLES)
+        monkeypatch.syspath_prepend(ROOT / "benchmarks")
         monkeypatch.chdir(tmp_path)
         runpy.run_path(str(EXAMPLES / script), run_name="__main__")
 

@@ -5,6 +5,7 @@ Importing this package registers its models with the Auto classes and the `video
 
 from .models.configuration_hmba import HMBAConfig
 from .models.modeling_hmba import HMBAForConditionalGeneration, HMBAModel
+from .models.ops_backends import show_backends
 from .models.ops_selective_scan import selective_scan
 from .models.pipeline_hmba import VideoTextToTextPipeline
 from .models.processing_hmba import HMBAProcessor
@@ -22,4 +23,5 @@ __all__ = [
     "VideoTextToTextPipeline",
     "decode_frames",
     "selective_scan",
+    "show_backends",
 ]

@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .ops_backends import FUSED, scan_backends
+from .ops_fused import causal_conv1d_fused
+
 
 def causal_conv1d(
     x: Tensor,
@@ -32,17 +35,43 @@ def causal_conv1d(
     """
     if x.ndim != 3 or weight.shape[0] != x.shape[2]:
         raise ValueError(f"x must be (b, l, d) and weight (d, k), got {tuple(x.shape)} and {tuple(weight.shape)}")
-    tail = weight.shape[1] - 1
+    fused = [name for name in scan_backends(x.device.type) if name in FUSED]
+    if fused and x.numel() > 0:
+        y = causal_conv1d_fused(fused[0], x, weight, bias, state, mask, reverse)
+        return y, _tail(x, weight.shape[1] - 1, state, mask, reverse)
+    return causal_conv1d_portable(x, weight, bias, state, mask, reverse)
+
+
+def causal_conv1d_portable(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    state: Tensor | None = None,
+    mask: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Compute `causal_conv1d` in plain torch, on any device: the specification, with the contract's arguments."""
+    tail = _tail(x, weight.shape[1] - 1, state, mask, reverse)
+    before = x.new_zeros(tail.shape) if state is None else state.to(x.dtype)
     if mask is not None:
         x = x.masked_fill(~mask[..., None].bool(), 0.0)
-    if state is None:
-        state = x.new_zeros(x.shape[0], tail, x.shape[2])
-    if reverse:
-        x = torch.cat([x, state.to(x.dtype)], dim=1)
-        weight, state = weight.flip(1), x[:, :tail]
-    else:
-        x = torch.cat([state.to(x.dtype), x], dim=1)
-        state = x[:, x.shape[1] - tail :]
+    x = torch.cat([x, before] if reverse else [before, x], dim=1)
+    weight = weight.flip(1) if reverse else weight
     bias = None if bias is None else bias.to(x.dtype)
     y = F.conv1d(x.transpose(1, 2), weight[:, None].to(x.dtype), bias, groups=x.shape[2])
-    return F.silu(y.transpose(1, 2)), state
+    return F.silu(y.transpose(1, 2)), tail
+
+
+def _tail(x: Tensor, size: int, state: Tensor | None, mask: Tensor | None, reverse: bool) -> Tensor:
+    """Return the last `size` inputs, those of the state among them if there are fewer."""
+    size_here = min(size, x.shape[1])
+    here = slice(0, size_here) if reverse else slice(x.shape[1] - size_here, None)
+    inputs = x[:, here]
+    if mask is not None:
+        inputs = inputs.masked_fill(~mask[:, here, None].bool(), 0.0)
+    if size_here == size:
+        return inputs
+    state = x.new_zeros(x.shape[0], size, x.shape[2]) if state is None else state.to(x.dtype)
+    if reverse:
+        return torch.cat([inputs, state[:, : size - size_here]], dim=1)
+    return torch.cat([state[:, size_here:], inputs], dim=1)

@@ -1,4 +1,4 @@
-"""The selective scan: its contract, its plain reference, and the portable form in chunks.
+"""The selective scan: its contract, the choice of what runs it, its plain reference, and the portable form in chunks.
 
 Axes: `b` batch, `l` time, `d` channels, `n` states. Tensors are `(b, l, d)`, batch first and channels last.
 """
@@ -11,6 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from .ops_backends import FUSED, scan_backends, scan_function
+from .ops_fused import selective_scan_fused
+from .ops_selective_scan_mamba_ssm import can_serve, selective_scan_mamba_ssm
 
 # Elements of the largest temporary, `(rows, steps, d, n)`. On a CPU it should stay in the cache; an accelerator
 # wants fewer and larger kernels.
@@ -60,6 +64,14 @@ def selective_scan(
     Differs: channels last; softplus always; mask, initial state, reverse and the state-only form are part of it.
     """
     _check_shapes(u, A, delta=delta, B=B, C=C, D=D, z=z, delta_bias=delta_bias, state=state, mask=mask)
+    for backend in scan_backends(u.device.type):
+        if backend == "reference":
+            return selective_scan_reference(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse)
+        if backend in FUSED and u.numel() > 0 and A.numel() > 0:
+            return selective_scan_fused(backend, u, delta, A, B, C, D, z, delta_bias, state, mask, reverse)
+        if backend in ("mamba_ssm", "hub") and C is not None and can_serve(u, state):
+            function, exact = scan_function(backend), selective_scan_portable
+            return selective_scan_mamba_ssm(function, exact, u, delta, A, B, C, D, z, delta_bias, mask, reverse)
     return selective_scan_portable(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse)
 
 

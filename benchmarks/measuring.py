@@ -1,0 +1,151 @@
+"""What the benchmarks measure with: turns in one run, peak memory, the machine in a line, tables, results on disk.
+
+python benchmarks/measuring.py      # prints the line about this machine
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import signal
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+try:
+    import numba
+except ImportError:
+    numba = None  # type: ignore[assignment]
+try:
+    from matplotlib import pyplot
+except ImportError:
+    pyplot = None  # type: ignore[assignment]
+
+MIB = 2**20
+
+
+def hardware(device: str = "cpu") -> str:
+    """Describe the machine and the libraries that a timing belongs to."""
+    model = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").is_file():
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
+    card = f"{torch.cuda.get_device_name()}, " if device == "cuda" else ""
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    versions += f", numba {numba.__version__}" if numba else ", no numba"
+    return (
+        f"{card}{model} ({torch.backends.cpu.get_cpu_capability()}), {os.cpu_count()} cores, "
+        f"{platform.system()}, Python {platform.python_version()}, {versions}"
+    )
+
+
+def seconds(run: Callable[[], Any], device: str = "cpu") -> float:
+    """Time one call, on a GPU until it is done."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def in_turns(
+    runs: Mapping[str, Callable[[], Any]], repeats: Mapping[str, int] | int, device: str = "cpu"
+) -> dict[str, list[float]]:
+    """Time calls in turns, A B C A B C, so that what else the machine does meets all of them; seconds by name."""
+    counts = {name: repeats if isinstance(repeats, int) else repeats[name] for name in runs}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for turn in range(max(counts.values(), default=0)):
+        for name, run in runs.items():
+            if turn < counts[name]:
+                gc.collect()
+                times[name].append(seconds(run, device))
+    return times
+
+
+def ratio(times: Sequence[float], base: Sequence[float]) -> float:
+    """Return the median over the turns of one call's time divided by another's."""
+    return statistics.median(a / b for a, b in zip(times, base, strict=False))
+
+
+@contextmanager
+def time_limit(limit: float) -> Iterator[None]:
+    """Raise a `TimeoutError` when the body takes longer, at the next step of Python; no limit without alarms."""
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def stop(number: int, frame: Any) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, limit)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def extra_memory(run: Callable[[], Any], device: str = "cpu") -> float | None:
+    """Return by how many bytes memory peaked above what was held before; `None` where the system does not tell."""
+    gc.collect()
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        seconds(run, device)
+        return float(torch.cuda.max_memory_allocated() - before)
+    refs, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+    if not refs.exists():
+        return None
+
+    def held(field: str) -> int:
+        words = status.read_text().split()
+        return int(words[words.index(f"{field}:") + 1]) * 1024
+
+    refs.write_text("5")  # the peak starts anew
+    resident = held("VmRSS")
+    kept = run()  # noqa: F841 - results count
+    return float(held("VmHWM") - resident)
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Write rows with the same keys as a Markdown table."""
+    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])] if rows else []
+    return "\n".join(lines + ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows])
+
+
+def milliseconds(times: Sequence[float]) -> str:
+    """Write the median of some times."""
+    return f"{statistics.median(times) * 1e3:.3g} ms" if times else ""
+
+
+def save(folder: str | None, results: Any, plots: Mapping[str, Callable[[Any], None]]) -> None:
+    """Write `results.json` and pictures, each drawn on an axis by a function; nothing without a folder."""
+    if folder is None:
+        return
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "results.json").write_text(json.dumps(results, indent=1) + "\n")
+    if pyplot is None:
+        print("no plot: it needs matplotlib; run: pip install matplotlib")
+        return
+    for name, draw in plots.items():
+        figure, axis = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
+        draw(axis)
+        figure.savefig(path / f"{name}.png", dpi=120)
+        pyplot.close(figure)
+    print(f"results and plots are in {path}")
+
+
+if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    print(hardware())

@@ -1,0 +1,161 @@
+"""Which implementation runs the scan and the convolution where, and why."""
+
+import functools
+import importlib
+import logging
+import math
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+VARIABLE = "HMBA_SCAN_BACKEND"
+# Best first; "hub" only when asked for, since it downloads and runs code of others.
+CHOICES = {"cpu": ("cpu",), "cuda": ("mamba_ssm", "triton")}
+FUSED = ("cpu", "triton")  # those with kernels of ours
+BACKENDS = {
+    "cpu": "fused kernel for CPUs, compiled by Numba",
+    "triton": "fused kernel for GPUs, compiled by Triton",
+    "mamba_ssm": "CUDA kernel of the package mamba_ssm, for scans that start without a state and are read",
+    "hub": "the same kernel from the Hub (kernels-community/mamba-ssm); never chosen unasked",
+    "portable": "plain torch, on any device",
+    "reference": "one step at a time; never chosen unasked",
+}
+INSTALL = {
+    "numba": "pip install numba",
+    "triton": "pip install triton",
+    "mamba_ssm": "pip install mamba-ssm",
+    "kernels": "pip install kernels",
+}
+
+
+class FusedKernels(NamedTuple):
+    """The kernels of one backend; they have the same signatures in each."""
+
+    scan_forward: Callable
+    scan_backward: Callable
+    conv_forward: Callable
+    conv_backward: Callable
+
+
+class Unavailable(str):
+    """Why a backend cannot be used."""
+
+
+@torch.compiler.assume_constant_result
+def scan_backends(device: str) -> tuple[str, ...]:
+    """Return the usable backends for a type of device, best first; the last can run every call.
+
+    Raises:
+        RuntimeError: if `HMBA_SCAN_BACKEND` names a backend that does not exist or does not work here.
+    """
+    forced = os.environ.get(VARIABLE)
+    choices = tuple(name for name in CHOICES.get(device, ()) if not isinstance(_load(name), Unavailable))
+    if not forced:
+        return (*choices, "portable")
+    reason = _reason_against(forced, device)
+    if reason:
+        raise RuntimeError(f"{VARIABLE}={forced} cannot run on {device}: {reason}")
+    if forced not in (*FUSED, "portable", "reference"):
+        return (forced, *(name for name in choices if name != "mamba_ssm"), "portable")
+    return (forced,)
+
+
+def _reason_against(forced: str, device: str) -> str | None:
+    """Say why a backend that is asked for by name cannot be had, if so."""
+    if forced not in BACKENDS:
+        return f"there is no such backend; choose from {', '.join(BACKENDS)}"
+    if forced in ("portable", "reference"):
+        return None
+    loaded = _load(forced)
+    if isinstance(loaded, Unavailable):
+        return str(loaded)
+    interpreted = forced == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    wanted = "cpu" if forced == "cpu" else "cuda"
+    return None if device == wanted or interpreted else f"it runs on {wanted}"
+
+
+@functools.cache
+def _load(name: str) -> FusedKernels | Callable | Unavailable:
+    """Import a backend and try it once; whatever is wrong with an optional package means the next one."""
+    interpreted = name == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+    if name != "cpu" and not (torch.cuda.is_available() or interpreted):
+        return Unavailable("there is no CUDA device")
+    try:
+        loaded = _import(name)
+        # In a thread of its own no mode of the caller is on: autocast, inference, fake tensors, a default device.
+        with ThreadPoolExecutor(1) as thread:
+            device = "cpu" if name == "cpu" or not torch.cuda.is_available() else "cuda"
+            thread.submit(_try, loaded, device).result()
+        return loaded
+    except Exception as error:
+        missing = next((e for e in (error, error.__cause__) if isinstance(e, ModuleNotFoundError)), None)
+        if missing is not None and missing.name in INSTALL:
+            return Unavailable(f"not installed: {INSTALL[missing.name]}")
+        reason = Unavailable(f"{type(error).__name__}: {error}".splitlines()[0])
+        logger.warning("the %s backend of the scan does not work here and is left out (%s)", name, reason)
+        return reason
+
+
+def _import(name: str) -> FusedKernels | Callable:
+    if name == "cpu":
+        from .ops_causal_conv1d_cpu import conv_backward, conv_forward
+        from .ops_selective_scan_cpu import scan_backward, scan_forward
+
+        return FusedKernels(scan_forward, scan_backward, conv_forward, conv_backward)
+    if name == "triton":
+        from .ops_causal_conv1d_triton import conv_backward, conv_forward
+        from .ops_selective_scan_triton import scan_backward, scan_forward
+
+        return FusedKernels(scan_forward, scan_backward, conv_forward, conv_backward)
+    if name == "hub":
+        return importlib.import_module("kernels").get_kernel("kernels-community/mamba-ssm").selective_scan_fn
+    importlib.import_module("selective_scan_cuda")  # the extension, which mamba_ssm may come without
+    return importlib.import_module("mamba_ssm.ops.selective_scan_interface").selective_scan_fn
+
+
+def _try(loaded: FusedKernels | Callable, device: str) -> None:
+    """Scan one step whose result is known: softplus(0) = log 2."""
+    one, zero, rate = (
+        torch.ones(1, 1, 1, device=device),
+        torch.zeros(1, 1, 1, device=device),
+        -torch.ones(1, 1, device=device),
+    )
+    if isinstance(loaded, FusedKernels):
+        y = loaded.scan_forward(one, zero, rate, one, one, None, None, None, None, None, False, 0)[0]
+    else:
+        y = loaded(one, zero, rate, one, one, delta_softplus=True)
+    if not math.isclose(float(y), math.log(2), rel_tol=1e-3):
+        raise RuntimeError(f"expected {math.log(2):.4f} of one step, got {float(y):.4f}")
+
+
+def fused_kernels(backend: str) -> FusedKernels:
+    """Return the kernels of a backend of `scan_backends` that has them."""
+    loaded = _load(backend)
+    assert isinstance(loaded, FusedKernels), f"{backend}: {loaded}"
+    return loaded
+
+
+def scan_function(backend: str) -> Callable:
+    """Return the function of mamba_ssm that a backend of `scan_backends` stands for."""
+    return _load(backend)  # type: ignore[return-value]
+
+
+def show_backends() -> None:
+    """Print which implementation of the scan and the convolution runs where, and why not another."""
+    forced = os.environ.get(VARIABLE)
+    print(f"{VARIABLE} is {'not set' if not forced else repr(forced)}; it may force one of {', '.join(BACKENDS)}.")
+    for device in ("cpu", "cuda"):
+        try:
+            print(f"Tensors on {device}: {', then '.join(scan_backends(device))}")
+        except RuntimeError as error:
+            print(f"Tensors on {device}: {error}")
+    for name, description in BACKENDS.items():
+        unasked = name == "hub" and forced != "hub"
+        state = None if unasked or name in ("portable", "reference") else _load(name)
+        reason = f" Not usable: {state}." if isinstance(state, Unavailable) else ""
+        print(f"  {name:10} {description}.{reason}")

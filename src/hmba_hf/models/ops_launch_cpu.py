@@ -1,0 +1,96 @@
+"""How the CPU kernels are compiled, how they see tensors, and how their work is spread over threads."""
+
+import functools
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import torch
+from torch import Tensor
+
+try:
+    import numpy as np
+    from numba import njit
+except ImportError as error:
+    raise ImportError("the CPU kernels need Numba: pip install numba") from error
+
+logger = logging.getLogger(__name__)
+
+# Work below this many multiply-adds is done before a second thread has woken up.
+WORTH_A_THREAD = 2**18
+# Tasks: enough for the threads of a large machine, few enough that sums across them stay small.
+TASKS = 64
+# More shares than threads even out a core that is busy with something else.
+SHARES_PER_THREAD = 4
+
+
+def compiled(function: Callable) -> Any:
+    """Compile a kernel at its first call, without the GIL, and keep it on disk where that can be written."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    try:
+        return njit(cache=True, **options)(function)
+    except RuntimeError:  # there is no folder for the cache
+        return njit(**options)(function)
+
+
+def flat(dtype: torch.dtype, *tensors: Tensor | None) -> list[np.ndarray]:
+    """Show the memory that each tensor spans as one contiguous array; no tensor as an empty one of this dtype.
+
+    Numba then knows at compile time that neighbours are adjacent, whatever the strides of the other dimensions.
+    Bfloat16, which numpy lacks, is shown as 16-bit integers.
+    """
+    arrays = []
+    for x in tensors:
+        x = torch.empty(0, dtype=dtype, device="cpu") if x is None else x
+        assert x.dtype == dtype and (x.numel() == 0 or x.shape[-1] == 1 or x.stride(-1) == 1)
+        last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+        x = x.as_strided((last + 1 if x.numel() else 0,), (1,))
+        arrays.append((x.view(torch.int16) if dtype == torch.bfloat16 else x).numpy())
+    return arrays
+
+
+def strides(*tensors: Tensor | None) -> tuple[int, ...]:
+    """The batch and time strides of each tensor, one after the other; zeros for none."""
+    return tuple(stride for x in tensors for stride in ((0, 0) if x is None else x.stride()[:2]))
+
+
+def split(b: int, d: int, tile: int) -> tuple[int, int]:
+    """Into how many groups of batch rows and tiles of channels work is cut, whatever the number of threads."""
+    tiles = -(-d // tile)
+    return min(b, max(1, TASKS // tiles)), tiles
+
+
+def launch(kernel: Any, tasks: int, work: int, *args: Any) -> None:
+    """Run `kernel(first, last, *args)` over all tasks, on torch's number of threads if the work is worth it."""
+    if not kernel.signatures:
+        _compile(kernel, *args)
+    threads = min(torch.get_num_threads(), tasks)
+    if threads == 1 or work < WORTH_A_THREAD:
+        kernel(0, tasks, *args)
+        return
+    shares = min(tasks, threads * SHARES_PER_THREAD)
+    bounds = [tasks * i // shares for i in range(shares + 1)]
+    for _ in _threads(threads).map(lambda i: kernel(bounds[i], bounds[i + 1], *args), range(shares)):
+        pass
+
+
+def _compile(kernel: Any, *args: Any) -> None:
+    """Compile without running, and say so if it was not on disk."""
+    start = time.perf_counter()
+    kernel(0, 0, *args)
+    if kernel.stats.cache_misses or not kernel.stats.cache_path:
+        kept = f"kept in {kernel.stats.cache_path}" if kernel.stats.cache_path else "for this process"
+        logger.warning("compiled %s in %.1f s, %s", kernel.__name__, time.perf_counter() - start, kept)
+
+
+@functools.cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count, thread_name_prefix="hmba_hf")
+
+
+# A forked process has the pool but not its threads, and would wait for them without end.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_threads.cache_clear)

@@ -1,0 +1,285 @@
+"""Sixteen numbers at a time: a vector type for Numba, with the few functions that the CPU kernels need.
+
+LLVM turns one `Lanes` into one AVX-512 register, two of AVX2 or four of NEON. Kernels that say which loop is the
+vector one do not depend on what the auto-vectoriser makes of their memory accesses.
+
+Arrays are one-dimensional and contiguous; a 16-bit integer array holds bfloat16. Arithmetic is in float32, or in
+float64 for float64 arrays.
+"""
+
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+try:
+    from llvmlite import ir
+    from numba import types
+    from numba.core import cgutils
+    from numba.core.typing.templates import AbstractTemplate, infer_global, signature
+    from numba.extending import intrinsic, lower_builtin, models, register_model
+except ImportError as error:
+    raise ImportError("the CPU kernels need Numba: pip install numba") from error
+
+LANES = 16
+_vector_function: Any = intrinsic  # called from kernels without the first argument of what it decorates
+
+# 2^f on [-1/2, 1/2] and 2 artanh(s) / s on [0, 1/3] as polynomials, highest power first: minimax to 2e-9 and 4e-9 in
+# single precision, Taylor in double.
+EXP2 = {
+    32: (0.0001535336192, 0.001339887446, 0.009618437358, 0.05550332471, 0.2402264791, 0.6931472029, 1.0),
+    64: tuple(math.log(2) ** k / math.factorial(k) for k in reversed(range(14))),
+}
+LOG1P = {
+    32: (0.2801198746, 0.2800180519, 0.4002152724, 0.6666641629, 2.0),
+    64: tuple(2 / (2 * k + 1) for k in reversed(range(17))),
+}
+LOG2_E = 1.4426950408889634
+# Contracting to fused multiply-adds is welcome; nothing may assume that NaN and infinity do not occur.
+FLAGS = ("contract", "nsz", "arcp")
+
+
+class Lanes(types.Type):
+    """The Numba type of a vector of `LANES` floats."""
+
+    def __init__(self, dtype: types.Float):
+        self.dtype = dtype
+        super().__init__(name=f"Lanes({dtype})")
+
+
+@register_model(Lanes)
+class _LanesModel(models.PrimitiveModel):
+    def __init__(self, manager: Any, lanes: Lanes):
+        super().__init__(manager, lanes, ir.VectorType(_float(lanes.dtype.bitwidth), LANES))
+
+
+def _float(bits: int) -> ir.Type:
+    return ir.FloatType() if bits == 32 else ir.DoubleType()
+
+
+def _lanes_of(array: types.Array) -> Lanes:
+    return Lanes(types.float64 if array.dtype == types.float64 else types.float32)
+
+
+class _Vector:
+    """Emit arithmetic on vectors of one type; a Python number stands for a vector full of it."""
+
+    def __init__(self, builder: ir.IRBuilder, bits: int):
+        self.builder, self.bits = builder, bits
+        self.type = ir.VectorType(_float(bits), LANES)
+        self.integers = ir.VectorType(ir.IntType(bits), LANES)
+
+    def splat(self, value: Any, type: ir.Type | None = None) -> ir.Value:
+        type = type or self.type
+        if not isinstance(value, ir.Value):
+            return ir.Constant(type, [value] * LANES)
+        if isinstance(value.type, ir.VectorType):
+            return value
+        undefined, positions = ir.Constant(type, ir.Undefined), ir.VectorType(ir.IntType(32), LANES)
+        first = self.builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
+        return self.builder.shuffle_vector(first, undefined, ir.Constant(positions, [0] * LANES))
+
+    def __call__(self, operation: str, x: Any, y: Any) -> ir.Value:
+        return getattr(self.builder, operation)(self.splat(x), self.splat(y), flags=FLAGS)
+
+    def largest(self, x: Any, y: ir.Value) -> ir.Value:
+        """The larger of two; NaN where `y` is."""
+        return self.builder.select(self.builder.fcmp_ordered(">", self.splat(x), y), self.splat(x), y)
+
+    def smallest(self, x: Any, y: ir.Value) -> ir.Value:
+        return self.builder.select(self.builder.fcmp_ordered("<", self.splat(x), y), self.splat(x), y)
+
+    def polynomial(self, x: ir.Value, coefficients: tuple[float, ...]) -> ir.Value:
+        value = self.splat(coefficients[0])
+        for coefficient in coefficients[1:]:
+            value = self("fadd", self("fmul", value, x), coefficient)
+        return value
+
+    def exp2(self, x: ir.Value) -> ir.Value:
+        """2^x, with `x` brought into the range of exponents first.
+
+        Adding 1.5 * 2^(mantissa bits) rounds to an integer, which then stands in the lowest bits, the bias of the
+        exponent already added: shifted up, these bits are the power of two.
+        """
+        mantissa, bias = (23, 127) if self.bits == 32 else (52, 1023)
+        magic = 1.5 * 2**mantissa + bias
+        x = self.smallest(float(bias), self.largest(float(1 - bias), x))
+        rounded = self("fadd", x, magic)
+        fraction = self("fsub", x, self("fsub", rounded, magic))
+        shift = ir.Constant(self.integers, [mantissa] * LANES)
+        power = self.builder.shl(self.builder.bitcast(rounded, self.integers), shift)
+        return self("fmul", self.polynomial(fraction, EXP2[self.bits]), self.builder.bitcast(power, self.type))
+
+    def sigmoid(self, x: ir.Value) -> ir.Value:
+        return self("fdiv", 1.0, self("fadd", 1.0, self.exp2(self("fmul", x, -LOG2_E))))
+
+    def softplus(self, x: ir.Value) -> ir.Value:
+        """log(1 + e^x) as max(x, 0) + log(1 + v) with v = e^-|x|, and log(1 + v) = 2 artanh(v / (2 + v))."""
+        positive = self.largest(0.0, x)
+        minus_magnitude = self("fsub", x, self("fadd", positive, positive))
+        v = self.exp2(self("fmul", minus_magnitude, LOG2_E))
+        s = self("fdiv", v, self("fadd", v, 2.0))
+        return self("fadd", positive, self("fmul", s, self.polynomial(self("fmul", s, s), LOG1P[self.bits])))
+
+
+def _declare_operator(function: Callable, operation: str) -> None:
+    """Teach Numba an operator between lanes, and between lanes and a number."""
+
+    @infer_global(function)
+    class _Operator(AbstractTemplate):
+        def generic(self, args: tuple, kws: dict) -> Any:
+            lanes = next((x for x in args if isinstance(x, Lanes)), None)
+            if lanes is None or not all(x == lanes or isinstance(x, types.Float) for x in args):
+                return None
+            return signature(lanes, *(x if x == lanes else lanes.dtype for x in args))
+
+    def lower(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple) -> ir.Value:
+        return _Vector(builder, sig.return_type.dtype.bitwidth)(operation, *args)
+
+    for kinds in ((Lanes, Lanes), (Lanes, types.Float), (types.Float, Lanes)):
+        lower_builtin(function, *kinds)(lower)
+
+
+for _function, _operation in (
+    *((operator.add, "fadd"), (operator.iadd, "fadd"), (operator.sub, "fsub")),
+    *((operator.mul, "fmul"), (operator.imul, "fmul")),
+):
+    _declare_operator(_function, _operation)
+
+
+def _declare_function(name: str) -> Callable:
+    @_vector_function
+    def function(typing: Any, x: Any) -> Any:
+        def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple) -> ir.Value:
+            return getattr(_Vector(builder, x.dtype.bitwidth), name)(args[0])
+
+        return x(x), emit
+
+    return function
+
+
+exp2, sigmoid, softplus = map(_declare_function, ("exp2", "sigmoid", "softplus"))
+
+
+def _pointer(context: Any, builder: ir.IRBuilder, array_type: types.Array, array: ir.Value, index: ir.Value) -> Any:
+    return builder.gep(context.make_array(array_type)(context, builder, array).data, [index])
+
+
+def _first_lanes(builder: ir.IRBuilder, count: ir.Value) -> ir.Value:
+    """Tell which lanes come before `count`."""
+    vector = _Vector(builder, 32)
+    positions = ir.Constant(vector.integers, list(range(LANES)))
+    return builder.icmp_signed("<", positions, vector.splat(builder.trunc(count, ir.IntType(32)), vector.integers))
+
+
+def _masked(builder: ir.IRBuilder, kind: str, result: ir.Type, args: list[ir.Value], vector: ir.Type) -> Any:
+    """Call LLVM's masked load or store."""
+    suffix = {"half": "f16", "float": "f32", "double": "f64"}.get(str(vector.element), str(vector.element))
+    function = ir.FunctionType(result, [x.type for x in args])
+    name = f"llvm.masked.{kind}.v{LANES}{suffix}.p0"
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, name), args)
+
+
+@_vector_function
+def load(typing: Any, array: Any, index: Any, count: Any) -> Any:
+    """Read the lanes that start at `index`, as many as `count` says if that is fewer; zeros beyond."""
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple) -> ir.Value:
+        element = context.get_data_type(array.dtype)
+        vector, size = ir.VectorType(element, LANES), array.dtype.bitwidth // 8
+        pointer = builder.bitcast(_pointer(context, builder, array, args[0], args[1]), ir.PointerType(vector))
+        whole = builder.icmp_signed(">=", args[2], ir.Constant(args[2].type, LANES))
+        with builder.if_else(whole, likely=True) as (then, otherwise):
+            with then:
+                full, full_block = builder.load(pointer, align=size), builder.block
+            with otherwise:
+                zeros = ir.Constant(vector, [0 if isinstance(element, ir.IntType) else 0.0] * LANES)
+                mask = _first_lanes(builder, args[2])
+                part, part_block = _masked(builder, "load", vector, [pointer, mask, zeros], vector), builder.block
+        value = builder.phi(vector)
+        value.add_incoming(full, full_block)
+        value.add_incoming(part, part_block)
+        return _widen(builder, value) if isinstance(element, ir.IntType) else value
+
+    return _lanes_of(array)(array, types.intp, types.intp), emit
+
+
+@_vector_function
+def store(typing: Any, array: Any, index: Any, count: Any, lanes: Any) -> Any:
+    """Write the lanes to where `load` would read them, rounding to nearest even for bfloat16."""
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple) -> Any:
+        element = context.get_data_type(array.dtype)
+        vector, size = ir.VectorType(element, LANES), array.dtype.bitwidth // 8
+        pointer = builder.bitcast(_pointer(context, builder, array, args[0], args[1]), ir.PointerType(vector))
+        value = _narrow(builder, args[3]) if isinstance(element, ir.IntType) else args[3]
+        whole = builder.icmp_signed(">=", args[2], ir.Constant(args[2].type, LANES))
+        with builder.if_else(whole, likely=True) as (then, otherwise):
+            with then:
+                builder.store(value, pointer, align=size)
+            with otherwise:
+                _masked(builder, "store", ir.VoidType(), [value, pointer, _first_lanes(builder, args[2])], vector)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, types.intp, lanes), emit
+
+
+@_vector_function
+def read(typing: Any, array: Any, index: Any) -> Any:
+    """Read one number, widened from bfloat16 if need be."""
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple) -> ir.Value:
+        value = builder.load(_pointer(context, builder, array, args[0], args[1]))
+        return _widen(builder, value) if isinstance(value.type, ir.IntType) else value
+
+    return _lanes_of(array).dtype(array, types.intp), emit
+
+
+def _widen(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """Bfloat16 bits to float32, one or many."""
+    integer: Any = ir.IntType(32)
+    float_type: Any = ir.FloatType()
+    sixteen: Any = 16
+    if isinstance(value.type, ir.VectorType):
+        integer, float_type = ir.VectorType(integer, LANES), ir.VectorType(float_type, LANES)
+        sixteen = [16] * LANES
+    return builder.bitcast(builder.shl(builder.zext(value, integer), ir.Constant(integer, sixteen)), float_type)
+
+
+def _narrow(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """Lanes of float32 to bfloat16 bits: to nearest, ties to even, NaN kept."""
+    integers = ir.VectorType(ir.IntType(32), LANES)
+
+    def constant(number: int) -> ir.Constant:
+        return ir.Constant(integers, [number] * LANES)
+
+    bits = builder.bitcast(value, integers)
+    odd = builder.and_(builder.lshr(bits, constant(16)), constant(1))
+    rounded = builder.add(builder.add(bits, constant(0x7FFF)), odd)
+    quiet = builder.or_(bits, constant(0x400000))
+    kept = builder.select(builder.fcmp_unordered("uno", value, value), quiet, rounded)
+    return builder.trunc(builder.lshr(kept, constant(16)), ir.VectorType(ir.IntType(16), LANES))
+
+
+@_vector_function
+def splat(typing: Any, number: Any) -> Any:
+    """Fill all lanes with one number."""
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple) -> ir.Value:
+        return _Vector(builder, number.bitwidth).splat(args[0])
+
+    return Lanes(number)(number), emit
+
+
+@_vector_function
+def lane_sum(typing: Any, lanes: Any) -> Any:
+    """Sum all lanes, always in the same order."""
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple) -> ir.Value:
+        vector = args[0].type
+        name = f"llvm.vector.reduce.fadd.v{LANES}f{lanes.dtype.bitwidth}"
+        function = ir.FunctionType(vector.element, [vector.element, vector])
+        reduce = cgutils.get_or_insert_function(builder.module, function, name)
+        return builder.call(reduce, [ir.Constant(vector.element, 0.0), args[0]], fastmath=("reassoc",))
+
+    return lanes.dtype(lanes), emit

@@ -1,0 +1,66 @@
+"""The benchmarks run at their smallest sizes and print their tables; how long anything takes is not looked at."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+def run(*words):
+    """Run a benchmark in a process of its own; return what it printed."""
+    command = [sys.executable, str(BENCHMARKS / words[0]), *map(str, words[1:])]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def columns(printed):
+    """Return the column names of every Markdown table."""
+    lines = printed.splitlines()
+    return [
+        [name.strip() for name in head.strip("|").split("|")]
+        for head, rule in zip(lines, lines[1:], strict=False)
+        if rule.startswith("|---")
+    ]
+
+
+def test_the_scan_benchmark_checks_and_compares_every_candidate_it_is_given(tmp_path):
+    peers = ["cpu", "portable", "limit", "transformers"]
+    words = "--shapes 1x20x32x4 --dtype float32 bfloat16 --threads 1 2 --repeats 1 --no_memory".split()
+    printed = run("selective_scan.py", *words, "--peers", *peers, "--output_dir", tmp_path)
+    assert columns(printed)[0] == (
+        "shape | pass | dtype | threads | candidate | median | ratio | extra memory | x u | error | note".split(" | ")
+    )
+    assert columns(printed)[1] == ["shape", "pass", "dtype", "candidate", "2 threads / 1"]
+    records = json.loads((tmp_path / "results.json").read_text())["records"]
+    missing = {peer for peer in peers if f"\n{peer}: not" in printed or f"\n{peer}: needs" in printed}
+    assert {record["candidate"] for record in records} == set(peers) - missing
+    assert all(record["times"] and record["check"] for record in records)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_the_scan_benchmark_measures_memory_in_a_fresh_process():
+    words = "--shapes 1x256x256x16 --peers portable --repeats 1 --passes backward".split()
+    row = run("selective_scan.py", *words).splitlines()[-1]
+    assert float(row.split("|")[9]) > 1
+
+
+def test_the_scan_benchmark_gives_the_cost_of_a_token():
+    printed = run("selective_scan.py", "--lengths", 16, 32, "--hidden_size", 32, "--repeats", 1)
+    assert columns(printed) == [["length", "scan, us/token", "mixer, us/token", "attention, us/token", "ratio"]]
+    assert "attention costs" in printed
+
+
+def test_the_adapter_benchmark_compares_the_forms_and_the_tower(tmp_path):
+    printed = run(
+        "temporal_adapter.py", "--quick", "--frames", 3, "--backward", "--repeats", 1, "--output_dir", tmp_path
+    )
+    assert columns(printed)[0][:6] == ["preset", "frames", "pass", "pruned (ours)", "full", "full / pruned"]
+    assert columns(printed)[1][:4] == ["preset", "tower, a frame", "adapter, one more frame", "adapter, clip of 5"]
+    for record in json.loads((tmp_path / "results.json").read_text())["tower"]:
+        assert sum(record["shares"].values()) == pytest.approx(1)
+        assert min(record["shares"].values()) > 0

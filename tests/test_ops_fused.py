@@ -1,0 +1,200 @@
+"""What the fused operators promise beyond their numbers: threads, graphs, checkpoints, long sequences, odd callers."""
+
+import importlib
+import multiprocessing
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
+
+from hmba_hf.models import ops_fused
+from hmba_hf.models.ops_causal_conv1d import causal_conv1d, causal_conv1d_portable
+from hmba_hf.models.ops_selective_scan import selective_scan, selective_scan_portable
+from test_ops_selective_scan import outputs_and_gradients, scan_inputs
+
+
+@pytest.fixture(autouse=True)
+def cpu_backend(monkeypatch):
+    monkeypatch.setenv("HMBA_SCAN_BACKEND", "cpu")
+
+
+@pytest.fixture
+def threads():
+    """Set torch's threads for a test: `threads(n)`."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+def large_inputs(**kwargs):
+    """Enough work for several threads, several tiles of channels and several groups of rows."""
+    return scan_inputs(**{"b": 3, "length": 50, "d": 300, "n": 16, "dtype": torch.float32, **kwargs})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_number_of_threads_changes_no_bit(threads, dtype):
+    results = []
+    for count in (1, 2, 5, 5):
+        threads(count)
+        torch.manual_seed(1)
+        results.append(outputs_and_gradients(selective_scan, large_inputs(dtype=dtype)))
+    for other in results[1:]:
+        assert_close(other, results[0], atol=0, rtol=0)
+
+
+def test_callers_in_several_threads_do_not_disturb_each_other(threads):
+    threads(2)
+    cases = [large_inputs() for _ in range(4)]
+    wanted = [outputs_and_gradients(selective_scan, case) for case in cases]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            got = list(pool.map(lambda case: outputs_and_gradients(selective_scan, case), cases))
+            assert_close(got, wanted, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("length", [1280, 16384])
+@pytest.mark.parametrize("rate", [None, -1e-6], ids=["usual decay", "near integrator"])
+def test_long_sequences_stay_near_double_precision(length, rate):
+    inputs = scan_inputs(1, length, 8, 16, dtype=torch.float32, without=("mask",))
+    if rate is not None:
+        inputs["A"] = torch.full_like(inputs["A"], rate).requires_grad_()
+    exact = {k: v.detach().double().requires_grad_() if torch.is_tensor(v) else v for k, v in inputs.items()}
+    wanted, wanted_gradients = outputs_and_gradients(selective_scan_portable, exact)
+    got, gradients = outputs_and_gradients(selective_scan, inputs)
+    for name, result, exact_result in [
+        *((f"result {i}", x, wanted[i]) for i, x in enumerate(got)),
+        *((name, x, wanted_gradients[name]) for name, x in gradients.items()),
+    ]:
+        error = (result.double() - exact_result).abs().max() / exact_result.abs().max().clamp(min=1)
+        # The reference in single precision strays as far over 16,384 steps that forget nothing.
+        assert error < (1e-5 if rate is None else 1e-4), f"{name}: {error:.1e}"
+
+
+@pytest.mark.parametrize("without", [(), ("mask", "state", "D"), ("C", "D", "z")], ids=str)
+def test_the_scan_is_a_proper_operator(without):
+    inputs = scan_inputs(length=40, without=without)
+    u, delta, A, B, C, D, z, bias, state, mask = (
+        inputs.get(k) for k in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "state", "mask")
+    )
+    state = None if state is None else state.detach().transpose(1, 2).contiguous().requires_grad_()
+    args = (u, delta, A, B, C, D, z, bias, state, mask, True, 32, "cpu")
+    torch.library.opcheck(ops_fused._scan, args)
+
+
+@pytest.mark.parametrize("with_state", [True, False])
+def test_the_convolution_is_a_proper_operator(with_state):
+    x, weight, bias = (torch.randn(*shape).double().requires_grad_() for shape in ((2, 9, 5), (5, 4), (5,)))
+    state = torch.randn(2, 3, 5).double().requires_grad_() if with_state else None
+    torch.library.opcheck(ops_fused._conv, (x, weight, bias, state, None, False, "cpu"))
+
+
+def test_a_compiled_graph_holds_it_whole_and_gives_the_same():
+    inputs = scan_inputs(length=40, d=9, n=16, dtype=torch.float32)
+
+    def layer(**inputs):
+        y, state = selective_scan(**inputs)
+        y, tail = causal_conv1d(y, inputs["A"][:, :4])
+        return y + tail.sum(), state
+
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    wanted, wanted_gradients = outputs_and_gradients(layer, inputs)
+    got, gradients = outputs_and_gradients(compiled, inputs)
+    assert_close(got, wanted)
+    assert_close(gradients, wanted_gradients)
+
+
+def test_a_checkpointed_scan_gives_the_same_gradients():
+    inputs = large_inputs()
+    wanted = outputs_and_gradients(selective_scan, inputs)
+
+    def scan(**inputs):
+        return checkpoint(lambda: selective_scan(**inputs), use_reentrant=False)
+
+    assert_close(outputs_and_gradients(scan, inputs), wanted, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("unused", [0, 1])
+def test_either_result_alone_has_its_gradient(unused):
+    inputs = scan_inputs(length=40)
+    wanted_inputs = {k: v for k, v in inputs.items() if torch.is_tensor(v) and v.requires_grad}
+    got, wanted = (
+        torch.autograd.grad(scan(**inputs)[1 - unused].square().sum(), list(wanted_inputs.values()), allow_unused=True)
+        for scan in (selective_scan, selective_scan_portable)
+    )
+    for name, x, y in zip(wanted_inputs, got, wanted, strict=True):
+        x, y = (torch.zeros_like(inputs[name]) if gradient is None else gradient for gradient in (x, y))
+        assert_close(x, y, atol=1e-11, rtol=1e-11, msg=lambda m, k=name: f"{k}: {m}")
+
+
+def test_dtypes_that_differ_are_brought_to_the_widest():
+    inputs = scan_inputs(length=20, dtype=torch.bfloat16)
+    inputs["delta"] = inputs["delta"].detach().float().requires_grad_()
+    wide = {k: v.detach().float() if torch.is_tensor(v) and k != "mask" else v for k, v in inputs.items()}
+    y, state = selective_scan(**inputs)
+    assert (y.dtype, state.dtype) == (torch.bfloat16, torch.float32)
+    assert_close(y, selective_scan(**wide)[0].to(torch.bfloat16), atol=0, rtol=0)
+
+
+def test_rounding_to_bfloat16_is_torchs():
+    x = torch.randn(1, 7, 40)
+    y, _ = causal_conv1d(x.bfloat16(), torch.ones(40, 1))
+    wanted, _ = causal_conv1d_portable(x.bfloat16().float(), torch.ones(40, 1))
+    assert_close(y, wanted.bfloat16(), atol=0, rtol=1e-2)
+    assert (y == wanted.bfloat16()).float().mean() > 0.98  # the rest are ties of two exponentials
+
+
+def test_nan_is_not_hidden():
+    for name in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "state"):
+        inputs = {k: v.detach() if torch.is_tensor(v) else v for k, v in scan_inputs(without=("mask",)).items()}
+        inputs[name] = torch.full_like(inputs[name], float("nan"))
+        assert selective_scan(**inputs)[0].isnan().any(), name
+
+
+def test_another_default_device_and_inference_mode_change_nothing():
+    inputs = {k: v.detach() if torch.is_tensor(v) else v for k, v in large_inputs(b=1).items()}
+    wanted = selective_scan(**inputs)
+    with torch.device("meta"), torch.inference_mode():
+        assert_close(selective_scan(**inputs), wanted, atol=0, rtol=0)
+
+
+def test_meta_tensors_are_scanned_without_a_kernel(monkeypatch):
+    monkeypatch.delenv("HMBA_SCAN_BACKEND")
+    with torch.device("meta"):
+        y, state = selective_scan(
+            torch.ones(2, 5, 3), torch.ones(2, 5, 3), torch.ones(3, 4), *[torch.ones(2, 5, 4)] * 2
+        )
+    assert (y.shape, state.shape) == ((2, 5, 3), (2, 3, 4))
+
+
+def test_a_copy_of_the_code_lives_beside_the_package(tmp_path, monkeypatch):
+    """A checkpoint brings its own files: both must scan, one after the other, each with operators of its own."""
+    folder = tmp_path / "carried"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    for path in Path(ops_fused.__file__).parent.glob("ops_*.py"):
+        (folder / path.name).write_text(path.read_text())
+    monkeypatch.syspath_prepend(tmp_path)
+    carried = importlib.import_module("carried.ops_selective_scan")
+    inputs = large_inputs()
+    wanted = outputs_and_gradients(selective_scan, inputs)
+    assert_close(outputs_and_gradients(carried.selective_scan, inputs), wanted, atol=0, rtol=0)
+    assert_close(outputs_and_gradients(selective_scan, inputs), wanted, atol=0, rtol=0)
+    assert sys.modules["carried.ops_fused"].NAMESPACE != ops_fused.NAMESPACE
+
+
+def test_a_forked_process_scans_too(threads):
+    threads(2)
+    # Enough for our threads, and too little for torch's own, which do not survive a fork.
+    inputs = {k: v.detach() if torch.is_tensor(v) else v for k, v in large_inputs(b=1, d=400).items()}
+    wanted = selective_scan(**inputs)[1]
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    child = context.Process(target=lambda: queue.put(selective_scan(**inputs)[1].flatten()[:5].tolist()), daemon=True)
+    child.start()
+    child.join(60)
+    assert child.exitcode == 0
+    assert queue.get() == wanted.flatten()[:5].tolist()

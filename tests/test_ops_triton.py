@@ -1,0 +1,168 @@
+"""The Triton kernels, run on the CPU by Triton's interpreter, against the plain references and their gradients."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from hmba_hf.models import ops_selective_scan_triton
+from hmba_hf.models.ops_causal_conv1d import causal_conv1d, causal_conv1d_portable
+from hmba_hf.models.ops_selective_scan import selective_scan
+from test_ops_selective_scan import assert_scans_equal, scan_inputs
+
+OPTIONS = ("D", "z", "delta_bias", "mask", "state")
+SHAPES = [(2, 1, 1, 1), (2, 37, 3, 1), (1, 70, 3, 3), (1, 35, 3, 16), (3, 3, 5, 2), (1, 130, 2, 64)]
+
+
+@pytest.fixture(autouse=True)
+def triton_backend(monkeypatch):
+    monkeypatch.setenv("HMBA_SCAN_BACKEND", "triton")
+
+
+def as_layers_give_them(inputs):
+    """Cut the inputs from wider tensors, as projections are, with NaN wherever the mask hides a step."""
+    strided = dict(inputs)
+    for name in {"u", "delta", "B", "C", "z"} & inputs.keys():
+        values = inputs[name].detach()
+        if "mask" in inputs:
+            values = values.masked_fill(~inputs["mask"][..., None], torch.nan)
+        wide = torch.cat([values, values], dim=-1).transpose(0, 1).contiguous().transpose(0, 1)
+        strided[name] = wide[..., : values.shape[-1]].requires_grad_()
+    return strided
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_the_scan_kernel_equals_the_reference(shape, reverse):
+    assert_scans_equal(as_layers_give_them(scan_inputs(*shape, reverse=reverse)), 1e-12)
+
+
+@pytest.mark.parametrize("elements", [64, 256])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_blocks_of_channels_and_of_states_change_nothing(monkeypatch, elements, reverse):
+    monkeypatch.setattr(ops_selective_scan_triton, "TILE_ELEMENTS", elements)
+    assert_scans_equal(scan_inputs(length=33, d=3, n=3, reverse=reverse), 1e-12)
+
+
+@pytest.mark.parametrize("without", [*((option,) for option in OPTIONS), OPTIONS, ("C", "D", "z")], ids=str)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_every_option_of_the_scan_may_be_left_out(without, reverse):
+    assert_scans_equal(scan_inputs(d=3, n=2, without=without, reverse=reverse), 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.float16, 2e-3), (torch.bfloat16, 1e-2)]
+)
+def test_narrow_inputs_lose_only_what_rounding_takes(dtype, tolerance):
+    assert_scans_equal(scan_inputs(length=40, d=2, n=3, dtype=dtype), tolerance)
+
+
+@pytest.mark.parametrize("decay_rate", [-1e6, -1.0, -1e-9])
+@pytest.mark.parametrize("raw_step", [1e4, -1e4, -20.0])
+def test_extreme_steps_and_decays_give_numbers(raw_step, decay_rate):
+    inputs = scan_inputs(length=40, d=2, n=1, dtype=torch.float32, without=("delta_bias", "mask"))
+    inputs |= {k: torch.full_like(inputs[k], v).requires_grad_() for k, v in (("delta", raw_step), ("A", decay_rate))}
+    assert_scans_equal(inputs, 1e-5)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_two_parts_with_the_state_carried_equal_one_scan(reverse):
+    inputs = scan_inputs(length=40, d=2, n=2, reverse=reverse)
+    whole, end = selective_scan(**inputs)
+    cut = {k: v.split((23, 17), dim=1) for k, v in inputs.items() if k in ("u", "delta", "B", "C", "z", "mask")}
+    state, parts = inputs["state"], []
+    for part in (1, 0) if reverse else (0, 1):
+        y, state = selective_scan(**{**inputs, **{k: v[part] for k, v in cut.items()}, "state": state})
+        parts.append(y)
+    torch.testing.assert_close(torch.cat(parts[::-1] if reverse else parts, dim=1), whole, atol=1e-12, rtol=0)
+    torch.testing.assert_close(state, end, atol=1e-12, rtol=0)
+
+
+def convolved(function, inputs, reverse):
+    y, tail = function(**inputs, reverse=reverse)
+    present = [x for x in inputs.values() if x is not None and x.requires_grad and x.numel()]
+    weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
+    return [y, tail, *torch.autograd.grad((y * weights).sum() + tail.sum(), present)]
+
+
+def assert_convolutions_equal(
+    b=2, length=5, d=3, k=4, dtype=torch.float64, without=(), reverse=False, tolerance=1e-12
+):
+    wide = torch.promote_types(dtype, torch.float32)
+    inputs = {
+        "x": torch.randn(length, b, 2 * d, dtype=dtype).transpose(0, 1)[..., d:],
+        "weight": torch.randn(d, k, dtype=wide),
+        "bias": torch.randn(d, dtype=wide),
+        "state": torch.randn(b, k - 1, d, dtype=dtype),
+        "mask": torch.arange(length) >= torch.arange(b)[:, None] % length,
+    }
+    inputs = {
+        k: None if k in without else v if v.dtype == torch.bool else v.requires_grad_() for k, v in inputs.items()
+    }
+    exact = {
+        k: v if v is None or v.dtype == torch.bool else v.detach().double().requires_grad_() for k, v in inputs.items()
+    }
+    for got, wanted in zip(
+        convolved(causal_conv1d, inputs, reverse), convolved(causal_conv1d_portable, exact, reverse), strict=True
+    ):
+        assert (got.double() - wanted).abs().amax() <= tolerance * wanted.abs().amax().clamp(min=1)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 4), (2, 2, 3, 4), (2, 65, 5, 4), (3, 33, 70, 3), (2, 9, 3, 2)], ids=str)
+def test_the_convolution_kernel_equals_the_reference(shape, reverse):
+    assert_convolutions_equal(*shape, reverse=reverse)
+
+
+@pytest.mark.parametrize("without", [("bias",), ("state",), ("mask",), ("bias", "state", "mask")], ids=str)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_every_option_of_the_convolution_may_be_left_out(without, reverse):
+    assert_convolutions_equal(without=without, reverse=reverse)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 1e-2)])
+def test_a_narrow_convolution_loses_only_what_rounding_takes(dtype, tolerance):
+    assert_convolutions_equal(dtype=dtype, tolerance=tolerance)
+
+
+LOWER = """
+import sys
+import torch, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from hmba_hf.models import ops_selective_scan_triton as scan
+
+TENSORS = {
+    "_forward": ("u delta B C z y", "A D delta_bias state last starts"),
+    "_backward": (
+        "grad_y u delta B C z grad_u grad_delta grad_z",
+        "grad_state A D delta_bias state starts grad_A grad_B grad_C grad_D grad_bias grad_start",
+    ),
+}
+name, dtype = sys.argv[1:]
+kernel = getattr(scan, name)
+narrow, wide = (set(names.split()) for names in TENSORS[name])
+constants = {"REVERSE": True, **scan._tile(1280, 2048, 16, 32, 16 if name == "_forward" else 32)}
+options = {k: constants.pop(k) for k in ("num_warps", "enable_fp_fusion")}
+signature = {}
+for argument in kernel.arg_names:
+    if argument in constants:
+        signature[argument] = "constexpr"
+    else:
+        pointer = {**dict.fromkeys(narrow, f"*{dtype}"), **dict.fromkeys(wide, "*fp32"), "mask": "*i1"}
+        signature[argument] = pointer.get(argument, "i32")
+source = ASTSource(kernel, signature, constexprs=constants)
+compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+assert ".entry" in compiled.asm["ptx"]
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Triton's compiler exists for Linux")
+@pytest.mark.parametrize(("kernel", "dtype"), [("_forward", "bf16"), ("_backward", "fp32")])
+def test_the_scan_kernels_compile_for_a_gpu_that_is_not_here(kernel, dtype, monkeypatch, tmp_path):
+    """The interpreter takes more than the compiler does."""
+    monkeypatch.delenv("TRITON_INTERPRET")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    run = subprocess.run([sys.executable, "-c", LOWER, kernel, dtype], capture_output=True, text=True, timeout=280)
+    assert run.returncode == 0, run.stderr
