@@ -64,7 +64,7 @@ class MambaMixer(GradientCheckpointingLayer):
         self.time_step_rank = math.ceil(hidden_size / 16)
         self.in_proj = Projection(hidden_size, 2 * d, bias=False)
         self.conv1d = CausalConv1d(d, d, conv_kernel, groups=d)
-        self.x_proj = Projection(d, self.time_step_rank + 2 * state_size, bias=False)
+        self.x_proj = nn.Linear(d, self.time_step_rank + 2 * state_size, bias=False)
         self.dt_proj = Projection(self.time_step_rank, d)
         self.A_log = nn.Parameter(torch.empty(d, state_size))
         self.D = nn.Parameter(torch.empty(d))
@@ -112,36 +112,31 @@ class MambaMixer(GradientCheckpointingLayer):
         conv_state, ssm_state = state if state is not None else (None, None)
         x, _ = _project(self.in_proj, hidden_states, slice(0, d))  # (b, l, d)
         x, conv_state = self.conv1d(x, conv_state, mask, reverse)
+        low_rank, B, C = self.x_proj(x).split((self.time_step_rank, self.state_size, self.state_size), dim=-1)
+        delta, delta_bias = _project(self.dt_proj, low_rank, slice(0, d))
+        A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
         first, last = slice(0, length - num_outputs), slice(length - num_outputs, length)
         if reverse:
             first, last = slice(num_outputs, length), slice(0, num_outputs)
         if first.start < first.stop:
-            ssm_state = self._scan(x[:, first], None, ssm_state, _part(mask, first), reverse)[1]
+            _, ssm_state = selective_scan(
+                *(x[:, first], delta[:, first], A, B[:, first]),
+                delta_bias=delta_bias,
+                state=ssm_state,
+                mask=_part(mask, first),
+                reverse=reverse,
+            )
         z, _ = _project(self.in_proj, hidden_states[:, last], slice(d, 2 * d))
-        y, ssm_state = self._scan(x[:, last], z, ssm_state, _part(mask, last), reverse)
-        return self.out_proj(y), MambaState(conv_state, ssm_state)
-
-    def _scan(
-        self, x: Tensor, z: Tensor | None, state: Tensor | None, mask: Tensor | None, reverse: bool
-    ) -> tuple[Tensor | None, Tensor]:
-        """Scan `x`, `(b, l, d)`; without a gate `z` only the state is computed."""
-        rank, n = self.time_step_rank, self.state_size
-        projected, _ = _project(self.x_proj, x, slice(0, rank + n if z is None else rank + 2 * n))
-        low_rank, B, C = projected.tensor_split((rank, rank + n), dim=-1)
-        delta, delta_bias = _project(self.dt_proj, low_rank, slice(0, self.intermediate_size))
-        return selective_scan(
-            x,
-            delta,
-            -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32))),
-            B,
-            C if z is not None else None,
-            D=self.D if z is not None else None,
+        y, ssm_state = selective_scan(
+            *(x[:, last], delta[:, last], A, B[:, last], C[:, last]),
+            D=self.D,
             z=z,
             delta_bias=delta_bias,
-            state=state,
-            mask=mask,
+            state=ssm_state,
+            mask=_part(mask, last),
             reverse=reverse,
         )
+        return self.out_proj(y), MambaState(conv_state, ssm_state)
 
 
 class BidirectionalMambaMixer(nn.Module):

@@ -103,7 +103,8 @@ class ContextMamba(nn.Module):
         b, t = frame_features.shape[:2]
         real = frame_features.new_ones(b, t, dtype=torch.bool) if frame_mask is None else frame_mask.bool()
         positions = (real.cumsum(1) - 1).clamp(min=0)  # (b, t), from each clip's own first frame
-        frame_features = frame_features.masked_fill(~real[:, :, None, None], 0.0)
+        if frame_mask is not None:
+            frame_features = frame_features.masked_fill(~real[:, :, None, None], 0.0)
         contexts = {}
         for branch, stride in self.contexts:
             grid = slice((t - 1) % stride, None, stride)  # counted back: the current frame is always on it
