@@ -98,6 +98,7 @@ struct Scan {
     const float *A, *D, *bias;             // (d, n), (d,), (d,)
     float* starts;                         // states at the start of each chunk but the first, or null
     T* y;                                  // what the forward pass writes
+    float* end;                            // and the last state, (b, n, d)
     const T* grad_y;                       // from here on of the backward pass
     T *grad_u, *grad_delta, *grad_z;
     float *grad_A, *grad_B, *grad_C, *grad_D, *grad_bias;
@@ -142,6 +143,9 @@ struct Worker {
         enter(batch);
         for (long chunk = 0; chunk < s.chunks(); chunk++)
             for (long column = first; column < last; column++) forward_column(batch, chunk, column);
+        for (long column = first; column < last; column++)
+            for (long k = 0; k < s.n; k++)
+                store(s.end + (batch * s.n + k) * s.d + column * LANES, state[column * n + k], s.lanes(column));
     }
     void forward_column(long batch, long chunk, long column) {
         const long t0 = chunk * CHUNK, base = (batch * s.l + t0) * s.d + column * LANES;

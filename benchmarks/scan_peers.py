@@ -179,7 +179,7 @@ class LimitScan(ctypes.Structure):
     """The `Scan` of `scan_limit.cpp`."""
 
     pointers = (
-        "u delta B C z A D delta_bias starts y grad_y "
+        "u delta B C z A D delta_bias starts y end grad_y "
         "grad_u grad_delta grad_z grad_A grad_B grad_C grad_D grad_delta_bias"
     ).split()
     _fields_ = [(name, ctypes.c_void_p) for name in pointers] + [(size, ctypes.c_long) for size in "bldn"]
@@ -206,7 +206,8 @@ class PlainLoop(torch.autograd.Function):
         if any(ctx.needs_input_grad):
             starts = torch.empty(PlainLoop.library.starts_size(*inputs.u.shape, inputs.A.shape[1]))
             ctx.save_for_backward(*inputs, starts)
-        PlainLoop.call("forward", inputs, y=y, starts=starts)
+        (b, _, d), n = inputs.u.shape, inputs.A.shape[1]
+        PlainLoop.call("forward", inputs, y=y, starts=starts, end=torch.empty(b, n, d))
         return y
 
     @staticmethod

@@ -140,7 +140,7 @@ TENSORS = {
     "_forward": ("u delta B C z y", "A D delta_bias state last starts"),
     "_backward": (
         "grad_y u delta B C z grad_u grad_delta grad_z",
-        "grad_state A D delta_bias state starts grad_A grad_B grad_C grad_D grad_bias grad_start",
+        "grad_end grad_state A D delta_bias state starts grad_A grad_B grad_C grad_D grad_bias grad_start",
     ),
 }
 name, dtype = sys.argv[1:]

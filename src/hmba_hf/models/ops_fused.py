@@ -138,12 +138,10 @@ def _scan_backward(
     backend: str,
 ) -> list[Tensor]:
     """Return the gradients of `u, delta, A, B, C, D, z, delta_bias, state`, empty for what is absent."""
-    (b, _, d), n = u.shape, A.shape[1]
     u, delta, B, C, z = _adjacent(u, delta, B, C, z)
-    A, D, delta_bias, state, mask = _contiguous(A, D, delta_bias, state, mask)
+    A, D, delta_bias, state, mask, grad_end = _contiguous(A, D, delta_bias, state, mask, grad_end)
     if C is not None:
         grad_y = torch.zeros_like(u) if grad_y is None else _adjacent(grad_y)[0]
-    grad_end = A.new_zeros(b, n, d) if grad_end is None else grad_end.contiguous()
     inputs = (u, delta, A, B, C, D, z, delta_bias, state)
     gradients = fused_kernels(backend).scan_backward(
         grad_y if C is not None else None, grad_end, *inputs, mask, starts, reverse, chunk

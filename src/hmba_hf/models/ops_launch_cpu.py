@@ -1,5 +1,6 @@
 """How the CPU kernels are compiled, how they see tensors, and how their work is spread over threads."""
 
+import ctypes
 import functools
 import logging
 import os
@@ -68,13 +69,36 @@ def launch(kernel: Any, tasks: int, work: int, *args: Any) -> None:
     if not kernel.signatures:
         _compile(kernel, *args)
     threads = min(torch.get_num_threads(), tasks)
-    if threads == 1 or work < WORTH_A_THREAD:
+    if threads == 1 or work < WORTH_A_THREAD or _is_forked:
         kernel(0, tasks, *args)
         return
     shares = min(tasks, threads * SHARES_PER_THREAD)
     bounds = [tasks * i // shares for i in range(shares + 1)]
-    for _ in _threads(threads).map(lambda i: kernel(bounds[i], bounds[i + 1], *args), range(shares)):
-        pass
+    remaining, errors = iter(range(shares)), []
+
+    def work_on(_: Any = None) -> None:
+        try:
+            for i in remaining:
+                kernel(bounds[i], bounds[i + 1], *args)
+        except BaseException as error:
+            errors.append(error)
+
+    _run_on_threads(work_on, threads)
+    if errors:
+        raise errors[0]
+
+
+def _run_on_threads(function: Callable, threads: int) -> None:
+    """Call `function` once on each of so many threads.
+
+    They are the threads of torch's own OpenMP library where it can be reached: these wait for more work by running in
+    a circle for a while, and would keep other threads off their cores.
+    """
+    if _gomp_parallel is not None:
+        _gomp_parallel(_Callback(function), None, threads, 0)
+    else:
+        for _ in _pool(threads).map(function, range(threads)):
+            pass
 
 
 def _compile(kernel: Any, *args: Any) -> None:
@@ -87,10 +111,27 @@ def _compile(kernel: Any, *args: Any) -> None:
 
 
 @functools.cache
-def _threads(count: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count, thread_name_prefix="hmba_hf")
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="hmba_hf")
 
 
-# A forked process has the pool but not its threads, and would wait for them without end.
+_Callback = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+try:
+    _gomp_parallel: Any = ctypes.CDLL(None).GOMP_parallel
+    _gomp_parallel.argtypes = (_Callback, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+    _gomp_parallel.restype = None
+except (AttributeError, OSError, TypeError):  # torch has another OpenMP library, or none
+    _gomp_parallel = None
+
+
+# A forked process has the pools of its parent, but not the threads in them, and would wait for these without end.
+_is_forked = False
+
+
+def _after_fork() -> None:
+    global _is_forked
+    _is_forked = True
+
+
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_threads.cache_clear)
+    os.register_at_fork(after_in_child=_after_fork)

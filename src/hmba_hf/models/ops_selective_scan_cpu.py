@@ -67,7 +67,7 @@ def scan_forward(
 
 def scan_backward(
     grad_y: Tensor | None,
-    grad_state: Tensor,
+    grad_end: Tensor | None,
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -84,15 +84,15 @@ def scan_backward(
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of `u, delta, A, B, C, D, z, delta_bias, state`; of those that are absent none.
 
-    States are recomputed chunk by chunk from those that the forward pass kept. `grad_state` and the last result are
-    `(b, n, d)`.
+    States are recomputed chunk by chunk from those that the forward pass kept. `grad_end`, of the last state, and the
+    gradient of `state` are `(b, n, d)`.
     """
     (b, length, d), n = u.shape, A.shape[1]
     weights = [A.new_zeros(d) if x is None else x for x in (D, delta_bias)]
     groups, tiles = split(b, d, TILE)
     grad_u, grad_delta = u.new_empty(u.shape), u.new_empty(u.shape)
     grad_z = None if z is None else u.new_empty(u.shape)
-    grad_state = grad_state.clone(memory_format=torch.contiguous_format)
+    grad_state = None if state is None else A.new_empty(b, n, d)
     grad_B = A.new_empty(tiles, b, length, n)
     grad_C = None if C is None else torch.empty_like(grad_B)
     grad_A = A.new_empty(groups, n, d)
@@ -101,7 +101,10 @@ def scan_backward(
         _backward,
         groups * tiles,
         3 * b * length * d * n,
-        (*flat(u.dtype, grad_y, u, delta, B, C, z), *flat(A.dtype, _by_state(A) / LN_2, *weights, state, starts)),
+        (
+            *flat(u.dtype, grad_y, u, delta, B, C, z),
+            *flat(A.dtype, _by_state(A) / LN_2, *weights, state, starts, grad_end),
+        ),
         (
             *flat(u.dtype, grad_u, grad_delta, grad_z),
             *flat(A.dtype, grad_A, grad_B, grad_C, *grad_weights, grad_state),
@@ -206,7 +209,7 @@ def _backward(
     first: int, last: int, inputs: Any, results: Any, mask: Any, strides: Any, sizes: Any, reverse: bool
 ) -> None:
     """Bring gradients through tasks `first` to `last`, chunk by chunk from the end of the scan."""
-    grad_y, u, delta, B, C, z, A, D, bias, state, starts = inputs
+    grad_y, u, delta, B, C, z, A, D, bias, state, starts, grad_end = inputs
     grad_u, grad_delta, grad_z, grad_A, grad_B, grad_C, grad_D, grad_bias, grad_state = results
     b, length, d, n, groups, chunk = sizes
     g_b, g_l, u_b, u_l, delta_b, delta_l, B_b, B_l, C_b, C_l, z_b, z_l = strides
@@ -226,7 +229,10 @@ def _backward(
         sums_bias[:] = 0
         _copy(A, tile, d, rates, 0, TILE, (n, width))
         for i in range(group * b // groups, (group + 1) * b // groups):
-            _copy(grad_state, i * n * d + tile, d, grad_h, 0, TILE, (n, width))
+            if grad_end.size:
+                _copy(grad_end, i * n * d + tile, d, grad_h, 0, TILE, (n, width))
+            else:
+                grad_h[:] = 0
             for part in range(chunks - 1, -1, -1):
                 past = part * chunk
                 count = min(chunk, length - past)
@@ -314,7 +320,8 @@ def _backward(
                         grad_B[partial + k] = lane_sum(load(sums_B, k * LANES, LANES))
                         if reads:
                             grad_C[partial + k] = lane_sum(load(sums_C, k * LANES, LANES))
-            _copy(grad_h, 0, TILE, grad_state, i * n * d + tile, d, (n, width))
+            if grad_state.size:
+                _copy(grad_h, 0, TILE, grad_state, i * n * d + tile, d, (n, width))
         _copy(grad_rates, 0, TILE, grad_A, group * n * d + tile, d, (n, width))
         _copy(sums_D, 0, TILE, grad_D, group * d + tile, d, (1, width))
         _copy(sums_bias, 0, TILE, grad_bias, group * d + tile, d, (1, width))

@@ -62,7 +62,7 @@ def scan_forward(
 
 def scan_backward(
     grad_y: Tensor | None,
-    grad_state: Tensor,
+    grad_end: Tensor | None,
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -85,19 +85,19 @@ def scan_backward(
     grad_z = None if z is None else z.new_empty(b, length, d)
     # Sums over other programs' channels, rows or steps are left to torch: nothing depends on who comes first.
     grad_B, grad_C = (None if x is None else A.new_empty(blocks, b, length, n) for x in (B, C))
-    grad_A, grad_start = A.new_empty(b, n, d), A.new_empty(b, n, d)
+    grad_A, grad_state = A.new_empty(b, n, d), None if state is None else A.new_empty(b, n, d)
     grad_D, grad_bias = (None if x is None else A.new_empty(b, d) for x in (D, delta_bias))
     with device_of(u):
         _backward[(b, blocks)](
-            *(grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, state, mask, starts),
-            *(grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, grad_start),
+            *(grad_y, grad_end, u, delta, A, B, C, D, z, delta_bias, state, mask, starts),
+            *(grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, grad_state),
             *(stride for x in (grad_y, u, delta, B, C, z, mask) for stride in strides(x)),
             *(length, d, n),
             REVERSE=reverse,
             **tile,
         )
     sum_B, sum_C, sum_D, sum_bias = (None if x is None else x.sum(0) for x in (grad_B, grad_C, grad_D, grad_bias))
-    return grad_u, grad_delta, grad_A.sum(0).T, sum_B, sum_C, sum_D, grad_z, sum_bias, grad_start
+    return grad_u, grad_delta, grad_A.sum(0).T, sum_B, sum_C, sum_D, grad_z, sum_bias, grad_state
 
 
 def _tile(length: int, d: int, n: int, chunk: int, channels: int) -> dict[str, int]:
@@ -242,8 +242,8 @@ def _forward(
 
 @triton.jit
 def _backward(
-    grad_y, grad_state, u, delta, A, B, C, D, z, delta_bias, state, mask, starts,
-    grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, grad_start,
+    grad_y, grad_end, u, delta, A, B, C, D, z, delta_bias, state, mask, starts,
+    grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, grad_state,
     grad_y_batch, grad_y_time, u_batch, u_time, delta_batch, delta_time, B_batch, B_time, C_batch, C_time,
     z_batch, z_time, mask_batch, mask_time,
     length, channels, states,
@@ -259,7 +259,9 @@ def _backward(
     inside = present[:, None, None] & (of_all < states)
     first = (tl.arange(0, TIMES) == 0)[:, None, None]
     final = (tl.arange(0, TIMES) == TIMES - 1)[:, None, None]
-    carry = tl.load(grad_state + row * channels * states + place, mask=inside, other=0.0)
+    carry = tl.zeros((CHANNELS, BLOCKS, STATES), wide)
+    if grad_end is not None:
+        carry = tl.load(grad_end + row * channels * states + place, mask=inside, other=0.0)
     sum_A = tl.zeros((CHANNELS, BLOCKS, STATES), wide)
     sum_D = tl.zeros((CHANNELS,), wide)
     sum_bias = tl.zeros((CHANNELS,), wide)
@@ -338,7 +340,8 @@ def _backward(
             gz = gy * read * sigmoid(gate) * (1.0 + gate * (1.0 - sigmoid(gate)))
             tl.store(grad_z + out, gz.to(grad_z.dtype.element_ty), mask=stored)
     tl.store(grad_A + row * channels * states + place, sum_A, mask=inside)
-    tl.store(grad_start + row * channels * states + place, carry, mask=inside)
+    if grad_state is not None:
+        tl.store(grad_state + row * channels * states + place, carry, mask=inside)
     if D is not None:
         tl.store(grad_D + row * channels + channel, sum_D, mask=present)
     if delta_bias is not None:
