@@ -189,8 +189,9 @@ def test_mamba_ssm_serves_with_the_contract(without, reverse):
 
 
 def test_mamba_ssm_is_not_asked_for_what_it_cannot_do():
-    u, state = torch.ones(1, 2, 3), torch.ones(1, 3, 4)
-    assert can_serve(u, None)
-    assert not can_serve(u, state)
-    assert not can_serve(u.double(), None)
-    assert not can_serve(u[:0], None)
+    u, C, state = torch.ones(1, 2, 3), torch.ones(1, 2, 4), torch.ones(1, 3, 4)
+    assert can_serve(u, C, None)
+    assert not can_serve(u, C, state)
+    assert not can_serve(u, C[:, 1:], None)
+    assert not can_serve(u.double(), C, None)
+    assert not can_serve(u[:0], C, None)

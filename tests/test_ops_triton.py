@@ -12,7 +12,7 @@ if sys.platform != "linux":
 from hmba_hf.models import ops_selective_scan_triton
 from hmba_hf.models.ops_causal_conv1d import causal_conv1d, causal_conv1d_portable
 from hmba_hf.models.ops_selective_scan import selective_scan
-from test_ops_selective_scan import assert_scans_equal, scan_inputs
+from test_ops_selective_scan import assert_scans_equal, read_last, scan_inputs
 
 OPTIONS = ("D", "z", "delta_bias", "mask", "state")
 SHAPES = [(2, 1, 1, 1), (2, 37, 3, 1), (1, 70, 3, 3), (1, 35, 3, 16), (3, 3, 5, 2), (1, 130, 2, 64)]
@@ -67,6 +67,12 @@ def test_extreme_steps_and_decays_give_numbers(raw_step, decay_rate):
     inputs = scan_inputs(length=40, d=2, n=1, dtype=torch.float32, without=("delta_bias", "mask"))
     inputs |= {k: torch.full_like(inputs[k], v).requires_grad_() for k, v in (("delta", raw_step), ("A", decay_rate))}
     assert_scans_equal(inputs, 1e-5)
+
+
+@pytest.mark.parametrize("reads", [0, 2])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_only_the_last_steps_may_be_read(reads, reverse):
+    assert_scans_equal(read_last(scan_inputs(length=9, d=3, n=2, reverse=reverse), reads)[0], 1e-12)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

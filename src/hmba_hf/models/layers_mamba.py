@@ -115,27 +115,9 @@ class MambaMixer(GradientCheckpointingLayer):
         low_rank, B, C = self.x_proj(x).split((self.time_step_rank, self.state_size, self.state_size), dim=-1)
         delta, delta_bias = _project(self.dt_proj, low_rank, slice(0, d))
         A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
-        first, last = slice(0, length - num_outputs), slice(length - num_outputs, length)
-        if reverse:
-            first, last = slice(num_outputs, length), slice(0, num_outputs)
-        if first.start < first.stop:
-            _, ssm_state = selective_scan(
-                *(x[:, first], delta[:, first], A, B[:, first]),
-                delta_bias=delta_bias,
-                state=ssm_state,
-                mask=_part(mask, first),
-                reverse=reverse,
-            )
+        last = slice(0, num_outputs) if reverse else slice(length - num_outputs, length)
         z, _ = _project(self.in_proj, hidden_states[:, last], slice(d, 2 * d))
-        y, ssm_state = selective_scan(
-            *(x[:, last], delta[:, last], A, B[:, last], C[:, last]),
-            D=self.D,
-            z=z,
-            delta_bias=delta_bias,
-            state=ssm_state,
-            mask=_part(mask, last),
-            reverse=reverse,
-        )
+        y, ssm_state = selective_scan(x, delta, A, B, C[:, last], self.D, z, delta_bias, ssm_state, mask, reverse)
         return self.out_proj(y), MambaState(conv_state, ssm_state)
 
 
@@ -172,7 +154,3 @@ class BidirectionalMambaMixer(nn.Module):
 def _project(layer: nn.Module, x: Tensor, rows: slice) -> tuple[Tensor, Tensor | None]:
     """Project to some rows, their bias apart; a layer put in place of ours (LoRA, 8 bit) gives whole results."""
     return layer(x, rows) if isinstance(layer, Projection) else (layer(x)[..., rows], None)
-
-
-def _part(mask: Tensor | None, steps: slice) -> Tensor | None:
-    return None if mask is None else mask[:, steps]

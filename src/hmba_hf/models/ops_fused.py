@@ -115,7 +115,8 @@ def _scan(
 def _(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse, chunk, backend):  # type: ignore[no-untyped-def]
     (b, length, d), n = u.shape, A.shape[1]
     later = -(-length // chunk) - 1 if chunk else 0
-    return u.new_empty(u.shape if C is not None else (0,)), A.new_empty(b, n, d), A.new_empty(b, later, n, d)
+    y = u.new_empty(0) if C is None else u.new_empty(b, C.shape[1], d)
+    return y, A.new_empty(b, n, d), A.new_empty(b, later, n, d)
 
 
 @torch.library.custom_op(f"{NAMESPACE}::selective_scan_backward", mutates_args=())
@@ -141,7 +142,7 @@ def _scan_backward(
     u, delta, B, C, z = _adjacent(u, delta, B, C, z)
     A, D, delta_bias, state, mask, grad_end = _contiguous(A, D, delta_bias, state, mask, grad_end)
     if C is not None:
-        grad_y = torch.zeros_like(u) if grad_y is None else _adjacent(grad_y)[0]
+        grad_y = u.new_zeros(u.shape[0], C.shape[1], u.shape[2]) if grad_y is None else _adjacent(grad_y)[0]
     inputs = (u, delta, A, B, C, D, z, delta_bias, state)
     gradients = fused_kernels(backend).scan_backward(
         grad_y if C is not None else None, grad_end, *inputs, mask, starts, reverse, chunk

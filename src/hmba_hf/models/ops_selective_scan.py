@@ -46,33 +46,59 @@ def selective_scan(
         delta: raw step size, `(b, l, d)`.
         A: negative decay rates, `(d, n)`.
         B: input map, `(b, l, n)`.
-        C: output map, `(b, l, n)`; without it only the state is updated and `y` is `None`.
+        C: output map of the last `m` steps scanned, `(b, m, n)`; the steps before them only update the state, which is
+            much cheaper, and without `C` all of them do, and `y` is `None`.
         D: skip connection, `(d,)`.
-        z: gate, `(b, l, d)`.
+        z: gate of the steps that are read, `(b, m, d)`.
         delta_bias: `(d,)`.
         state: state before the first step, `(b, d, n)`; zeros when absent.
         mask: `(b, l)`, true for real steps; a masked step leaves the state as it was, whatever its input holds.
         reverse: scan from the last step to the first; `state` then belongs to what follows the sequence.
 
     Returns:
-        `y`, `(b, l, d)` in the dtype of `u`, and the last state, `(b, d, n)` in float32 or wider.
+        `y`, `(b, m, d)` in the dtype of `u`, and the last state, `(b, d, n)` in float32 or wider.
 
     Raises:
         ValueError: if a shape does not fit the others.
 
     Source: Gu & Dao 2023, arXiv:2312.00752, algorithm 2; `selective_scan_fn` of state-spaces/mamba.
-    Differs: channels last; softplus always; mask, initial state, reverse and the state-only form are part of it.
+    Differs: channels last; softplus always; mask, initial state, reverse and steps without output are part of it.
     """
     _check_shapes(u, A, delta=delta, B=B, C=C, D=D, z=z, delta_bias=delta_bias, state=state, mask=mask)
     for backend in scan_backends(u.device.type):
         if backend == "reference":
             return selective_scan_reference(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse)
+        if backend == "triton" and C is not None and C.shape[1] < u.shape[1]:  # its kernel reads every step or none
+            return _scan_in_two(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse)
         if backend in FUSED and u.numel() > 0 and A.numel() > 0:
             return selective_scan_fused(backend, u, delta, A, B, C, D, z, delta_bias, state, mask, reverse)
-        if backend in ("mamba_ssm", "hub") and C is not None and can_serve(u, state):
+        if backend in ("mamba_ssm", "hub") and C is not None and can_serve(u, C, state):
             function, exact = scan_function(backend), selective_scan_portable
             return selective_scan_mamba_ssm(function, exact, u, delta, A, B, C, D, z, delta_bias, mask, reverse)
     return selective_scan_portable(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse)
+
+
+def _scan_in_two(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    state: Tensor | None,
+    mask: Tensor | None,
+    reverse: bool,
+) -> tuple[Tensor | None, Tensor]:
+    """Scan the steps without output, then those with."""
+    result: Any
+    result = None, state
+    for part, output in zip(_parts(u, C, reverse), ((None, None, None), (C, D, z)), strict=True):
+        hidden = None if mask is None else mask[:, part]
+        inputs = u[:, part], delta[:, part], A, B[:, part]
+        result = selective_scan(*inputs, *output, delta_bias, result[1], hidden, reverse)
+    return result
 
 
 def selective_scan_reference(
@@ -90,17 +116,17 @@ def selective_scan_reference(
 ) -> tuple[Tensor | None, Tensor]:
     """Compute `selective_scan` one step at a time: the specification, with the contract's arguments."""
     with _without_autocast(u):
-        dtype, (u, step, B, C, z, state) = u.dtype, _widen(u, delta, A, B, C, z, delta_bias, state, mask)
-        y = []
+        dtype, (u, step, B, C, z, state) = u.dtype, _widen(u, delta, A, B, C, z, delta_bias, state, mask, reverse)
+        y, (_, last) = [], _parts(u, C, reverse)
         for t in reversed(range(u.shape[1])) if reverse else range(u.shape[1]):
             decay = torch.exp(step[:, t, :, None] * A)  # (b, d, n)
             state = decay * state + (step[:, t] * u[:, t])[..., None] * B[:, t, None]
-            if C is not None:
-                y.append(torch.einsum("bdn,bn->bd", state, C[:, t]))
+            if C is not None and last.start <= t < last.stop:
+                y.append(torch.einsum("bdn,bn->bd", state, C[:, t - last.start]))
         if C is None:
             return None, state
-        read = torch.stack(y[::-1] if reverse else y, dim=1) if y else torch.zeros_like(u)
-        return _finish(read, u, D, z).to(dtype), state
+        read = torch.stack(y[::-1] if reverse else y, dim=1) if y else torch.zeros_like(u[:, last])
+        return _finish(read, u[:, last], D, z).to(dtype), state
 
 
 def selective_scan_portable(
@@ -123,16 +149,33 @@ def selective_scan_portable(
     recomputes the rest. Nothing is ever divided by a product of decays, so large steps give zeros, not NaN.
     """
     with _without_autocast(u):
-        dtype, (u, step, B, C, z, state) = u.dtype, _widen(u, delta, A, B, C, z, delta_bias, state, mask)
-        A = A.to(state.dtype)
-        if u.numel() == 0:
-            read: Tensor | None = None if C is None else torch.zeros_like(u)
-        elif reverse:
-            read, state = _scan_rows(u.flip(1), step.flip(1), A, B.flip(1), None if C is None else C.flip(1), state)
-            read = None if read is None else read.flip(1)
-        else:
-            read, state = _scan_rows(u, step, A, B, C, state)
-        return None if read is None else _finish(read, u, D, z).to(dtype), state
+        dtype, (u, step, B, C, z, state) = u.dtype, _widen(u, delta, A, B, C, z, delta_bias, state, mask, reverse)
+        A, (first, last), read = A.to(state.dtype), _parts(u, C, reverse), None
+        if u[:, first].numel() > 0:
+            state = _scan_direction(u[:, first], step[:, first], A, B[:, first], None, state, reverse)[1]
+        if C is not None:
+            read = torch.zeros_like(u[:, last])
+            if read.numel() > 0:
+                read, state = _scan_direction(u[:, last], step[:, last], A, B[:, last], C, state, reverse)
+        return None if read is None else _finish(read, u[:, last], D, z).to(dtype), state
+
+
+def _parts(u: Tensor, C: Tensor | None, reverse: bool) -> tuple[slice, slice]:
+    """Tell the steps that only update the state from those that `C` reads."""
+    length = u.shape[1]
+    reads = 0 if C is None else C.shape[1]
+    if reverse:
+        return slice(reads, length), slice(0, reads)
+    return slice(0, length - reads), slice(length - reads, length)
+
+
+def _scan_direction(
+    u: Tensor, step: Tensor, A: Tensor, B: Tensor, C: Tensor | None, state: Tensor, reverse: bool
+) -> tuple[Any, Tensor]:
+    if not reverse:
+        return _scan_rows(u, step, A, B, C, state)
+    read, state = _scan_rows(u.flip(1), step.flip(1), A, B.flip(1), None if C is None else C.flip(1), state)
+    return None if read is None else read.flip(1), state
 
 
 def _scan_rows(
@@ -242,16 +285,18 @@ def _widen(
     delta_bias: Tensor | None,
     state: Tensor | None,
     mask: Tensor | None,
+    reverse: bool,
 ) -> tuple[Any, ...]:
     """Return `u, step, B, C, z, state` in float32 or wider, with masked steps cleared of whatever they hold."""
     dtype = torch.promote_types(torch.promote_types(u.dtype, A.dtype), torch.float32)
     hidden = None if mask is None else ~mask[..., None].bool()
 
-    def widen(x: Any) -> Any:
+    def widen(x: Any, steps: slice = slice(None)) -> Any:
         wide = None if x is None else x.to(dtype)
-        return wide if wide is None or hidden is None else wide.masked_fill(hidden, 0.0)
+        return wide if wide is None or hidden is None else wide.masked_fill(hidden[:, steps], 0.0)
 
-    u, delta, B, C, z = map(widen, (u, delta, B, C, z))
+    last = _parts(u, C, reverse)[1]
+    u, delta, B, C, z = *map(widen, (u, delta, B)), widen(C, last), widen(z, last)
     step = F.softplus(delta if delta_bias is None else delta + delta_bias.to(dtype))
     if hidden is not None:
         step = step.masked_fill(hidden, 0.0)
@@ -270,16 +315,17 @@ def _check_shapes(u: Tensor, A: Tensor, **others: Tensor | None) -> None:
     """Raise a `ValueError` that names the first argument whose shape does not fit `u` and `A`."""
     if u.ndim != 3 or A.ndim != 2 or A.shape[0] != u.shape[2]:
         raise ValueError(f"u must be (b, l, d) and A (d, n), got {tuple(u.shape)} and {tuple(A.shape)}")
-    (b, length, d), n = u.shape, A.shape[1]
+    (b, length, d), n, C = u.shape, A.shape[1], others["C"]
+    reads = C.shape[1] if C is not None and C.ndim == 3 and C.shape[1] <= length else length
     wanted: dict[str, tuple[int, ...]] = {
         "delta": (b, length, d),
-        "z": (b, length, d),
+        "z": (b, reads, d),
         "B": (b, length, n),
-        "C": (b, length, n),
+        "C": (b, reads, n),
     }
     wanted |= {"D": (d,), "delta_bias": (d,), "state": (b, d, n), "mask": (b, length)}
     for name, tensor in others.items():
         if tensor is not None and tuple(tensor.shape) != wanted[name]:
             raise ValueError(f"{name} must be {wanted[name]} for u {tuple(u.shape)}, got {tuple(tensor.shape)}")
-    if others["C"] is None and (others["D"] is not None or others["z"] is not None):
+    if C is None and (others["D"] is not None or others["z"] is not None):
         raise ValueError("D and z read the state out and need C; got them without C")

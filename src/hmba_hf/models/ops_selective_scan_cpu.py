@@ -45,8 +45,8 @@ def scan_forward(
         `y`; the last state, `(b, n, d)`; and, unless `chunk` is 0, the states before each chunk of so many steps but
         the first, `(b, chunks - 1, n, d)`.
     """
-    (b, length, d), n = u.shape, A.shape[1]
-    y = None if C is None else u.new_empty(u.shape)
+    (b, length, d), n, reads = u.shape, A.shape[1], 0 if C is None else C.shape[1]
+    y = None if C is None else u.new_empty(b, reads, d)
     end = A.new_empty(b, n, d)
     starts = A.new_empty(b, -(-length // chunk) - 1 if chunk else 0, n, d)
     weights = [A.new_zeros(d) if x is None else x for x in (D, delta_bias)]
@@ -59,7 +59,7 @@ def scan_forward(
         (*flat(u.dtype, y), *flat(A.dtype, end, starts)),
         *flat(torch.bool, mask),
         strides(u, delta, B, C, z),
-        (b, length, d, n, groups, chunk),
+        (b, length, reads, d, n, groups, chunk),
         reverse,
     )
     return y, end, starts
@@ -87,14 +87,14 @@ def scan_backward(
     States are recomputed chunk by chunk from those that the forward pass kept. `grad_end`, of the last state, and the
     gradient of `state` are `(b, n, d)`.
     """
-    (b, length, d), n = u.shape, A.shape[1]
+    (b, length, d), n, reads = u.shape, A.shape[1], 0 if C is None else C.shape[1]
     weights = [A.new_zeros(d) if x is None else x for x in (D, delta_bias)]
     groups, tiles = split(b, d, TILE)
     grad_u, grad_delta = u.new_empty(u.shape), u.new_empty(u.shape)
-    grad_z = None if z is None else u.new_empty(u.shape)
+    grad_z = None if z is None else u.new_empty(z.shape)
     grad_state = None if state is None else A.new_empty(b, n, d)
     grad_B = A.new_empty(tiles, b, length, n)
-    grad_C = None if C is None else torch.empty_like(grad_B)
+    grad_C = None if C is None else A.new_empty(tiles, b, reads, n)
     grad_A = A.new_empty(groups, n, d)
     grad_weights = A.new_empty(2, groups, d)
     launch(
@@ -111,7 +111,7 @@ def scan_backward(
         ),
         *flat(torch.bool, mask),
         strides(grad_y, u, delta, B, C, z),
-        (b, length, d, n, groups, chunk),
+        (b, length, reads, d, n, groups, chunk),
         reverse,
     )
     return (
@@ -157,12 +157,12 @@ def _forward(
     """Scan tasks `first` to `last`: a tile of channels each, over the batch rows of a group."""
     u, delta, B, C, z, A, D, bias, state = inputs
     y, end, starts = results
-    b, length, d, n, groups, chunk = sizes
+    b, length, reads, d, n, groups, chunk = sizes
     u_b, u_l, delta_b, delta_l, B_b, B_l, C_b, C_l, z_b, z_l = strides
     tiles, chunks = (d + TILE - 1) // TILE, (length + chunk - 1) // max(chunk, 1)
     rates, h = np.zeros(n * TILE, A.dtype), np.zeros(n * TILE, A.dtype)
     B_t, C_t = np.empty(n, A.dtype), np.empty(n, A.dtype)
-    reads, gated, zero = C.size > 0, z.size > 0, splat(A.dtype.type(0))
+    gated, zero = z.size > 0, splat(A.dtype.type(0))
     for task in range(first, last):
         group, tile = task // tiles, task % tiles * TILE
         width = min(TILE, d - tile)
@@ -174,17 +174,19 @@ def _forward(
                 h[:] = 0
             for s in range(length):
                 t = length - 1 - s if reverse else s
+                reading = s >= length - reads
+                r = t if reverse else t - (length - reads)  # where this step is among those that are read
                 if starts.size and s and s % chunk == 0:
                     start = (i * (chunks - 1) + s // chunk - 1) * n * d
                     _copy(h, 0, TILE, starts, start + tile, d, (n, width))
                 if mask.size and not mask[i * length + t]:
-                    if reads:
+                    if reading:
                         for c in range(0, width, LANES):
-                            store(y, (i * length + t) * d + tile + c, width - c, zero)
+                            store(y, (i * reads + r) * d + tile + c, width - c, zero)
                     continue
                 _read_row(B, i * B_b + t * B_l, B_t)
-                if reads:
-                    _read_row(C, i * C_b + t * C_l, C_t)
+                if reading:
+                    _read_row(C, i * C_b + r * C_l, C_t)
                 for c in range(0, width, LANES):
                     rest, channel = width - c, tile + c
                     u_t = load(u, i * u_b + t * u_l + channel, rest)
@@ -194,13 +196,13 @@ def _forward(
                         o = k * TILE + c
                         state_k = exp2(step * load(rates, o, LANES)) * load(h, o, LANES) + update * B_t[k]
                         store(h, o, LANES, state_k)
-                        if reads:
+                        if reading:
                             y_t += state_k * C_t[k]
-                    if reads:
+                    if reading:
                         if gated:
-                            z_t = load(z, i * z_b + t * z_l + channel, rest)
+                            z_t = load(z, i * z_b + r * z_l + channel, rest)
                             y_t *= z_t * sigmoid(z_t)
-                        store(y, (i * length + t) * d + channel, rest, y_t)
+                        store(y, (i * reads + r) * d + channel, rest, y_t)
             _copy(h, 0, TILE, end, i * n * d + tile, d, (n, width))
 
 
@@ -211,7 +213,7 @@ def _backward(
     """Bring gradients through tasks `first` to `last`, chunk by chunk from the end of the scan."""
     grad_y, u, delta, B, C, z, A, D, bias, state, starts, grad_end = inputs
     grad_u, grad_delta, grad_z, grad_A, grad_B, grad_C, grad_D, grad_bias, grad_state = results
-    b, length, d, n, groups, chunk = sizes
+    b, length, reads, d, n, groups, chunk = sizes
     g_b, g_l, u_b, u_l, delta_b, delta_l, B_b, B_l, C_b, C_l, z_b, z_l = strides
     tiles, chunks = (d + TILE - 1) // TILE, (length + chunk - 1) // chunk
     row = n * TILE
@@ -220,7 +222,7 @@ def _backward(
     steps, sums_D, sums_bias = np.zeros(chunk * TILE, A.dtype), np.zeros(TILE, A.dtype), np.zeros(TILE, A.dtype)
     B_t, C_t = np.zeros(n, A.dtype), np.zeros(n, A.dtype)
     sums_B, sums_C = np.zeros(n * LANES, A.dtype), np.zeros(n * LANES, A.dtype)
-    reads, gated, zero = C.size > 0, z.size > 0, splat(A.dtype.type(0))
+    gated, zero = z.size > 0, splat(A.dtype.type(0))
     for task in range(first, last):
         group, tile = task // tiles, task % tiles * TILE
         width = min(TILE, d - tile)
@@ -262,21 +264,24 @@ def _backward(
                 for s in range(count - 1, -1, -1):
                     t = length - 1 - past - s if reverse else past + s
                     before, after = s * row, (s + 1) * row
-                    partial = (((tile // TILE) * b + i) * length + t) * n
+                    reading = past + s >= length - reads
+                    r = t if reverse else t - (length - reads)  # where this step is among those that are read
+                    sum_B = (((tile // TILE) * b + i) * length + t) * n
+                    sum_C = (((tile // TILE) * b + i) * reads + r) * n
                     if mask.size and not mask[i * length + t]:
                         for c in range(0, width, LANES):
                             o = (i * length + t) * d + tile + c
                             store(grad_u, o, width - c, zero)
                             store(grad_delta, o, width - c, zero)
-                            if gated:
-                                store(grad_z, o, width - c, zero)
-                        grad_B[partial : partial + n] = 0
-                        if reads:
-                            grad_C[partial : partial + n] = 0
+                            if reading and gated:
+                                store(grad_z, (i * reads + r) * d + tile + c, width - c, zero)
+                        grad_B[sum_B : sum_B + n] = 0
+                        if reading:
+                            grad_C[sum_C : sum_C + n] = 0
                         continue
                     _read_row(B, i * B_b + t * B_l, B_t)
-                    if reads:
-                        _read_row(C, i * C_b + t * C_l, C_t)
+                    if reading:
+                        _read_row(C, i * C_b + r * C_l, C_t)
                     sums_B[:] = 0
                     sums_C[:] = 0
                     for c in range(0, width, LANES):
@@ -285,19 +290,19 @@ def _backward(
                         step = load(steps, s * TILE + c, LANES)
                         update = step * u_t
                         grad = zero  # of the read-out before the gate
-                        if reads:
-                            grad = load(grad_y, i * g_b + t * g_l + channel, rest)
+                        if reading:
+                            grad = load(grad_y, i * g_b + r * g_l + channel, rest)
                         out, grad_update, grad_step = D_c * u_t, zero, zero
                         z_t, open_, given = zero, zero, grad
-                        if gated:
-                            z_t = load(z, i * z_b + t * z_l + channel, rest)
+                        if reading and gated:
+                            z_t = load(z, i * z_b + r * z_l + channel, rest)
                             open_ = sigmoid(z_t)
                             grad = given * z_t * open_
                         for k in range(n):
                             o, j = k * TILE + c, k * LANES
                             h, rate = load(states, after + o, LANES), load(rates, o, LANES)
                             grad_k = load(grad_h, o, LANES)
-                            if reads:
+                            if reading:
                                 grad_k += grad * C_t[k]
                                 out += h * C_t[k]
                                 store(sums_C, j, LANES, load(sums_C, j, LANES) + grad * h)
@@ -312,14 +317,15 @@ def _backward(
                         grad_raw = (grad_step * LN_2 + grad_update * u_t) * sigmoid(raw)
                         store(grad_delta, o_t, rest, grad_raw)
                         store(grad_u, o_t, rest, grad_update * step + grad * D_c)
-                        if gated:
-                            store(grad_z, o_t, rest, given * out * open_ * (1.0 + z_t * (1.0 - open_)))
+                        if reading and gated:
+                            out_grad = (i * reads + r) * d + channel
+                            store(grad_z, out_grad, rest, given * out * open_ * (1.0 + z_t * (1.0 - open_)))
                         store(sums_bias, c, LANES, load(sums_bias, c, LANES) + grad_raw)
                         store(sums_D, c, LANES, load(sums_D, c, LANES) + grad * u_t)
                     for k in range(n):
-                        grad_B[partial + k] = lane_sum(load(sums_B, k * LANES, LANES))
-                        if reads:
-                            grad_C[partial + k] = lane_sum(load(sums_C, k * LANES, LANES))
+                        grad_B[sum_B + k] = lane_sum(load(sums_B, k * LANES, LANES))
+                        if reading:
+                            grad_C[sum_C + k] = lane_sum(load(sums_C, k * LANES, LANES))
             if grad_state.size:
                 _copy(grad_h, 0, TILE, grad_state, i * n * d + tile, d, (n, width))
         _copy(grad_rates, 0, TILE, grad_A, group * n * d + tile, d, (n, width))

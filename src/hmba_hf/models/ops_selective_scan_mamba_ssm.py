@@ -11,9 +11,9 @@ from torch.autograd.function import once_differentiable
 NO_STEP = -1e4
 
 
-def can_serve(u: Tensor, state: Tensor | None) -> bool:
-    """Whether mamba_ssm can do this: it has no way to bring a state in, and knows no float64."""
-    return state is None and u.dtype != torch.float64 and u.numel() > 0
+def can_serve(u: Tensor, C: Tensor, state: Tensor | None) -> bool:
+    """Whether mamba_ssm can do this: it has no way to bring a state in, reads every step, and knows no float64."""
+    return state is None and C.shape[1] == u.shape[1] and u.dtype != torch.float64 and u.numel() > 0
 
 
 def selective_scan_mamba_ssm(
