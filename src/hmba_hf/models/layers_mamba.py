@@ -139,13 +139,22 @@ class BidirectionalMambaMixer(nn.Module):
         self.forward_mixer = forward_mixer
         self.reverse_mixer = reverse_mixer
 
-    def forward(self, hidden_states: Tensor, num_outputs: int, mask: Tensor | None = None) -> list[Tensor]:
+    def forward(
+        self,
+        hidden_states: Tensor,
+        num_outputs: int,
+        mask: Tensor | None = None,
+        reverse_output: Tensor | None = None,
+    ) -> list[Tensor]:
         """Mix `(b, l, hidden_size)` and return the last `num_outputs` steps of each direction.
 
-        `mask`, `(b, l)`, is true for real steps; the steps that are read must be real.
+        `mask`, `(b, l)`, is true for real steps; the steps that are read must be real. `reverse_output` is what the
+        reverse direction gave for the same last steps after other first ones, which it does not see.
         """
         outputs = [self.forward_mixer(hidden_states, mask=mask, num_outputs=num_outputs)[0]]
-        if self.reverse_mixer is not None:
+        if reverse_output is not None:
+            outputs.append(reverse_output)
+        elif self.reverse_mixer is not None:
             current = hidden_states[:, hidden_states.shape[1] - num_outputs :]
             outputs.append(self.reverse_mixer(current, reverse=True)[0])
         return outputs

@@ -106,28 +106,44 @@ class ContextMamba(nn.Module):
         if frame_mask is not None:
             frame_features = frame_features.masked_fill(~real[:, :, None, None], 0.0)
         contexts = {}
+        reverse_outputs: dict[str, Tensor] = {}  # of scans over time, at the current frame
         for branch, stride in self.contexts:
             grid = slice((t - 1) % stride, None, stride)  # counted back: the current frame is always on it
             mask = None if frame_mask is None else real[:, grid]
             read = getattr(self, f"_read_{branch}")
-            contexts[branch, stride] = read(frame_features[:, grid], positions[:, grid], mask, stride)
+            contexts[branch, stride] = read(frame_features[:, grid], positions[:, grid], mask, stride, reverse_outputs)
         return contexts
 
-    def _read_temporal(self, frames: Tensor, positions: Tensor, mask: Tensor | None, stride: int) -> Tensor:
+    def _over_time(
+        self, scan: str, tracks: Tensor, mask: Tensor | None, reverse_outputs: dict[str, Tensor]
+    ) -> list[Tensor]:
+        """Scan `(b, t, d)` and read the current frame. At every stride the way back is the same: it starts there."""
+        outputs = self.mixers[scan](tracks, 1, mask, reverse_outputs.get(scan))
+        if len(outputs) > 1:
+            reverse_outputs[scan] = outputs[1]
+        return outputs
+
+    def _read_temporal(
+        self, frames: Tensor, positions: Tensor, mask: Tensor | None, stride: int, reverse_outputs: dict[str, Tensor]
+    ) -> Tensor:
         pooled = frames.mean(dim=2)  # (b, t, d)
         norm = self.norms[self._norm("temporal", stride)]
-        return _normed_sum(self.mixers["temporal"](pooled, 1, mask), norm)
+        return _normed_sum(self._over_time("temporal", pooled, mask, reverse_outputs), norm)
 
-    def _read_divided_space_time(self, frames: Tensor, positions: Tensor, mask: Tensor | None, stride: int) -> Tensor:
+    def _read_divided_space_time(
+        self, frames: Tensor, positions: Tensor, mask: Tensor | None, stride: int, reverse_outputs: dict[str, Tensor]
+    ) -> Tensor:
         p, current = frames.shape[2], frames[:, -1]
         time, space = self._scans("divided_space_time", stride)
         norm = self.norms[self._norm("divided_space_time", stride)]
         tracks = frames.transpose(1, 2).flatten(0, 1)  # (b * p, t, d), each patch over time
         mask = None if mask is None else mask.repeat_interleave(p, dim=0)
-        over_time = _normed_sum(self.mixers[time](tracks, 1, mask), norm).view_as(current)
+        over_time = _normed_sum(self._over_time(time, tracks, mask, reverse_outputs), norm).view_as(current)
         return _normed_sum(self.mixers[space](current + over_time, p), norm)
 
-    def _read_joint_space_time(self, frames: Tensor, positions: Tensor, mask: Tensor | None, stride: int) -> Tensor:
+    def _read_joint_space_time(
+        self, frames: Tensor, positions: Tensor, mask: Tensor | None, stride: int, reverse_outputs: dict[str, Tensor]
+    ) -> Tensor:
         p, (scan,) = frames.shape[2], self._scans("joint_space_time", stride)
         norm = self.norms[self._norm("joint_space_time", stride)]
         table = self.temporal_position_embedding.to(frames.dtype)
