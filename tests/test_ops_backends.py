@@ -160,19 +160,35 @@ def original_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_soft
     return (y, state.detach()) if return_last_state else y
 
 
-def test_mamba_ssm_comes_first_where_it_works(a_cuda_device, monkeypatch):
-    package = types.ModuleType("mamba_ssm.ops.selective_scan_interface")
-    package.selective_scan_fn = original_scan
-    monkeypatch.setitem(sys.modules, "selective_scan_cuda", types.ModuleType("selective_scan_cuda"))
-    monkeypatch.setitem(sys.modules, "mamba_ssm.ops.selective_scan_interface", package)
+@pytest.fixture
+def mamba_ssm(monkeypatch):
+    """Let mamba_ssm be installed: `mamba_ssm(extension)`."""
+
+    def install(extension):
+        interface = types.ModuleType("mamba_ssm.ops.selective_scan_interface")
+        interface.selective_scan_fn = original_scan
+        monkeypatch.setitem(sys.modules, "mamba_ssm.ops.selective_scan_interface", interface)
+        monkeypatch.setitem(sys.modules, "selective_scan_cuda", extension)
+
+    return install
+
+
+def test_mamba_ssm_comes_first_where_it_works(a_cuda_device, mamba_ssm):
+    mamba_ssm(types.ModuleType("selective_scan_cuda"))
     assert scan_backends("cuda") == ("mamba_ssm", "triton", "portable")
     assert ops_backends.scan_function("mamba_ssm") is original_scan
 
 
-def test_mamba_ssm_without_its_extension_is_left_out(a_cuda_device, monkeypatch, caplog):
-    monkeypatch.setitem(sys.modules, "selective_scan_cuda", None)
+def test_mamba_ssm_without_its_extension_costs_one_warning(a_cuda_device, mamba_ssm, caplog):
+    mamba_ssm(None)
     assert scan_backends("cuda") == ("triton", "portable")
     assert len(warnings_of(caplog)) == 1
+
+
+def test_mamba_ssm_that_is_not_installed_costs_none(a_cuda_device, imported, caplog):
+    imported("mamba_ssm", fail(ModuleNotFoundError("No module named 'mamba_ssm'", name="mamba_ssm")))
+    assert scan_backends("cuda") == ("triton", "portable")
+    assert warnings_of(caplog) == []
 
 
 @pytest.mark.parametrize("without", [(), ("mask",), ("D", "z", "delta_bias")], ids=str)

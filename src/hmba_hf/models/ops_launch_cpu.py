@@ -19,6 +19,7 @@ except ImportError as error:
     raise ImportError("the CPU kernels need Numba: pip install numba") from error
 
 logger = logging.getLogger(__name__)
+_compiled: set[tuple] = set()  # kernels with the dtypes of their inputs
 
 # Work below this many multiply-adds is done before a second thread has woken up.
 WORTH_A_THREAD = 2**18
@@ -66,8 +67,10 @@ def split(b: int, d: int, tile: int) -> tuple[int, int]:
 
 def launch(kernel: Any, tasks: int, work: int, *args: Any) -> None:
     """Run `kernel(first, last, *args)` over all tasks, on torch's number of threads if the work is worth it."""
-    if not kernel.signatures:
+    dtypes = kernel, *(array.dtype for array in args[0])
+    if dtypes not in _compiled:
         _compile(kernel, *args)
+        _compiled.add(dtypes)
     threads = min(torch.get_num_threads(), tasks)
     if threads == 1 or work < WORTH_A_THREAD or _is_forked:
         kernel(0, tasks, *args)
@@ -103,11 +106,13 @@ def _run_on_threads(function: Callable, threads: int) -> None:
 
 def _compile(kernel: Any, *args: Any) -> None:
     """Compile without running, and say so if it was not on disk."""
-    start = time.perf_counter()
+    start, known = time.perf_counter(), len(kernel.signatures) - sum(kernel.stats.cache_hits.values())
     kernel(0, 0, *args)
-    if kernel.stats.cache_misses or not kernel.stats.cache_path:
-        kept = f"kept in {kernel.stats.cache_path}" if kernel.stats.cache_path else "for this process"
-        logger.warning("compiled %s in %.1f s, %s", kernel.__name__, time.perf_counter() - start, kept)
+    if len(kernel.signatures) - sum(kernel.stats.cache_hits.values()) > known:
+        name, spent = kernel.__module__.split(".")[-1], time.perf_counter() - start
+        dtype = "bfloat16" if args[0][0].dtype == np.int16 else args[0][0].dtype
+        kept = f"kept in {kernel.stats.cache_path}" if kernel.stats.cache_path else "for this process alone"
+        logger.warning("compiled %s%s for %s in %.1f s, %s", name, kernel.__name__, dtype, spent, kept)
 
 
 @functools.cache
