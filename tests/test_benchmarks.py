@@ -60,7 +60,7 @@ def test_the_adapter_benchmark_compares_the_forms_and_the_tower(tmp_path):
         "temporal_adapter.py", "--quick", "--frames", 3, "--backward", "--repeats", 1, "--output_dir", tmp_path
     )
     assert columns(printed)[0][:6] == ["preset", "frames", "pass", "pruned (ours)", "full", "full / pruned"]
-    assert columns(printed)[1][:4] == ["preset", "tower, a frame", "adapter, one more frame", "adapter, clip of 5"]
+    assert columns(printed)[1][:4] == ["preset", "tower, a frame", "adapter, one more frame", "one frame, read out"]
     for record in json.loads((tmp_path / "results.json").read_text())["tower"]:
         assert sum(record["shares"].values()) == pytest.approx(1)
         assert min(record["shares"].values()) > 0
