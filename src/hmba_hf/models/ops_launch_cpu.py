@@ -26,16 +26,21 @@ WORTH_A_THREAD = 2**18
 # Tasks: enough for the threads of a large machine, few enough that sums across them stay small.
 TASKS = 64
 # More shares than threads even out a core that is busy with something else.
-SHARES_PER_THREAD = 4
+SHARES_PER_THREAD = 8
 
 
-def compiled(function: Callable) -> Any:
+def compiled(function: Callable, inline: str = "never") -> Any:
     """Compile a kernel at its first call, without the GIL, and keep it on disk where that can be written."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "inline": inline}
     try:
         return njit(cache=True, **options)(function)
     except RuntimeError:  # there is no folder for the cache
         return njit(**options)(function)
+
+
+def inlined(function: Callable) -> Any:
+    """Make a part of a kernel that is compiled within it, since a call with many arguments costs time."""
+    return compiled(function, "always")
 
 
 def flat(dtype: torch.dtype, *tensors: Tensor | None) -> list[np.ndarray]:
@@ -77,7 +82,8 @@ def launch(kernel: Any, tasks: int, work: int, *args: Any) -> None:
         return
     shares = min(tasks, threads * SHARES_PER_THREAD)
     bounds = [tasks * i // shares for i in range(shares + 1)]
-    remaining, errors = iter(range(shares)), []
+    # Threads start far apart: neighbours would meet in the same fresh pages of memory and wait for each other.
+    remaining, errors = iter(sorted(range(shares), key=lambda i: i % -(-shares // threads))), []
 
     def work_on(_: Any = None) -> None:
         try:

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ops_launch_cpu import compiled, flat, launch, split, strides
-from .ops_simd_cpu import LANES, exp2, lane_sum, load, read, sigmoid, softplus, splat, store
+from .ops_launch_cpu import compiled, flat, inlined, launch, split, strides
+from .ops_simd_cpu import LANES, exp2, lane_sum, load, prefetch, read, sigmoid, softplus, splat, store
 
 try:
     import numpy as np
@@ -22,6 +22,7 @@ except ImportError as error:
     raise ImportError("the CPU kernels need numpy: pip install numpy") from error
 
 TILE = 128  # channels of a task: their states fill half of a first-level cache
+AHEAD = 2  # steps between asking for inputs and reading them: rows lie too far apart for the processor to foresee
 LN_2 = math.log(2)
 
 
@@ -90,8 +91,8 @@ def scan_backward(
     (b, length, d), n, reads = u.shape, A.shape[1], 0 if C is None else C.shape[1]
     weights = [A.new_zeros(d) if x is None else x for x in (D, delta_bias)]
     groups, tiles = split(b, d, TILE)
-    grad_u, grad_delta = u.new_empty(u.shape), u.new_empty(u.shape)
-    grad_z = None if z is None else u.new_empty(z.shape)
+    grad_u, grad_delta = u.new_empty(b, length, d), u.new_empty(b, length, d)
+    grad_z = None if z is None else u.new_empty(b, reads, d)
     grad_state = None if state is None else A.new_empty(b, n, d)
     grad_B = A.new_empty(tiles, b, length, n)
     grad_C = None if C is None else A.new_empty(tiles, b, reads, n)
@@ -162,7 +163,7 @@ def _forward(
     tiles, chunks = (d + TILE - 1) // TILE, (length + chunk - 1) // max(chunk, 1)
     rates, h = np.zeros(n * TILE, A.dtype), np.zeros(n * TILE, A.dtype)
     B_t, C_t = np.empty(n, A.dtype), np.empty(n, A.dtype)
-    gated, zero = z.size > 0, splat(A.dtype.type(0))
+    gated, zero, ahead = z.size > 0, splat(A.dtype.type(0)), -AHEAD if reverse else AHEAD
     for task in range(first, last):
         group, tile = task // tiles, task % tiles * TILE
         width = min(TILE, d - tile)
@@ -189,6 +190,10 @@ def _forward(
                     _read_row(C, i * C_b + r * C_l, C_t)
                 for c in range(0, width, LANES):
                     rest, channel = width - c, tile + c
+                    prefetch(u, i * u_b + (t + ahead) * u_l + channel)
+                    prefetch(delta, i * delta_b + (t + ahead) * delta_l + channel)
+                    if reading and gated:
+                        prefetch(z, i * z_b + (r + ahead) * z_l + channel)
                     u_t = load(u, i * u_b + t * u_l + channel, rest)
                     step = softplus(load(delta, i * delta_b + t * delta_l + channel, rest) + load(bias, channel, rest))
                     update, y_t = step * u_t, load(D, channel, rest) * u_t
@@ -204,6 +209,45 @@ def _forward(
                             y_t *= z_t * sigmoid(z_t)
                         store(y, (i * reads + r) * d + channel, rest, y_t)
             _copy(h, 0, TILE, end, i * n * d + tile, d, (n, width))
+
+
+@inlined
+def _recompute(
+    states: Any,
+    steps: Any,
+    rates: Any,
+    B_t: Any,
+    inputs: Any,
+    mask: Any,
+    strides: Any,
+    sizes: Any,
+    place: Any,
+    reverse: bool,
+) -> None:
+    """Run a chunk again from its first state, and keep the state after each step, and the step sizes."""
+    _, u, delta, B, _, _, _, _, bias, _, _, _ = inputs
+    _, length, _, _, n, _, _ = sizes
+    _, _, u_b, u_l, delta_b, delta_l, B_b, B_l, _, _, _, _ = strides
+    i, tile, width, past, count = place
+    row, ahead = n * TILE, -AHEAD if reverse else AHEAD
+    for s in range(count):
+        t = length - 1 - past - s if reverse else past + s
+        before, after = s * row, (s + 1) * row
+        if mask.size and not mask[i * length + t]:
+            states[after : after + row] = states[before:after]
+            continue
+        _read_row(B, i * B_b + t * B_l, B_t)
+        for c in range(0, width, LANES):
+            rest, channel = width - c, tile + c
+            prefetch(u, i * u_b + (t + ahead) * u_l + channel)
+            prefetch(delta, i * delta_b + (t + ahead) * delta_l + channel)
+            step = softplus(load(delta, i * delta_b + t * delta_l + channel, rest) + load(bias, channel, rest))
+            store(steps, s * TILE + c, LANES, step)
+            update = step * load(u, i * u_b + t * u_l + channel, rest)
+            for k in range(n):
+                o = k * TILE + c
+                decayed = exp2(step * load(rates, o, LANES)) * load(states, before + o, LANES)
+                store(states, after + o, LANES, decayed + update * B_t[k])
 
 
 @compiled
@@ -222,7 +266,7 @@ def _backward(
     steps, sums_D, sums_bias = np.zeros(chunk * TILE, A.dtype), np.zeros(TILE, A.dtype), np.zeros(TILE, A.dtype)
     B_t, C_t = np.zeros(n, A.dtype), np.zeros(n, A.dtype)
     sums_B, sums_C = np.zeros(n * LANES, A.dtype), np.zeros(n * LANES, A.dtype)
-    gated, zero = z.size > 0, splat(A.dtype.type(0))
+    gated, zero, ahead = z.size > 0, splat(A.dtype.type(0)), -AHEAD if reverse else AHEAD
     for task in range(first, last):
         group, tile = task // tiles, task % tiles * TILE
         width = min(TILE, d - tile)
@@ -244,23 +288,8 @@ def _backward(
                     _copy(state, i * n * d + tile, d, states, 0, TILE, (n, width))
                 else:
                     states[:row] = 0
-                for s in range(count):
-                    t = length - 1 - past - s if reverse else past + s
-                    before, after = s * row, (s + 1) * row
-                    if mask.size and not mask[i * length + t]:
-                        states[after : after + row] = states[before:after]
-                        continue
-                    _read_row(B, i * B_b + t * B_l, B_t)
-                    for c in range(0, width, LANES):
-                        rest, channel = width - c, tile + c
-                        raw = load(delta, i * delta_b + t * delta_l + channel, rest) + load(bias, channel, rest)
-                        step = softplus(raw)
-                        store(steps, s * TILE + c, LANES, step)
-                        update = step * load(u, i * u_b + t * u_l + channel, rest)
-                        for k in range(n):
-                            o = k * TILE + c
-                            decayed = exp2(step * load(rates, o, LANES)) * load(states, before + o, LANES)
-                            store(states, after + o, LANES, decayed + update * B_t[k])
+                place = i, tile, width, past, count
+                _recompute(states, steps, rates, B_t, inputs, mask, strides, sizes, place, reverse)
                 for s in range(count - 1, -1, -1):
                     t = length - 1 - past - s if reverse else past + s
                     before, after = s * row, (s + 1) * row
@@ -291,10 +320,12 @@ def _backward(
                         update = step * u_t
                         grad = zero  # of the read-out before the gate
                         if reading:
+                            prefetch(grad_y, i * g_b + (r - ahead) * g_l + channel)
                             grad = load(grad_y, i * g_b + r * g_l + channel, rest)
                         out, grad_update, grad_step = D_c * u_t, zero, zero
                         z_t, open_, given = zero, zero, grad
                         if reading and gated:
+                            prefetch(z, i * z_b + (r - ahead) * z_l + channel)
                             z_t = load(z, i * z_b + r * z_l + channel, rest)
                             open_ = sigmoid(z_t)
                             grad = given * z_t * open_

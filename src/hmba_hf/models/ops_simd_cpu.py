@@ -225,6 +225,22 @@ def store(typing: Any, array: Any, index: Any, count: Any, lanes: Any) -> Any:
 
 
 @_vector_function
+def prefetch(typing: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of an element that is soon read; an index out of range does no harm."""
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple) -> Any:
+        number = ir.IntType(32)
+        pointer = builder.bitcast(_pointer(context, builder, array, *args), ir.PointerType(ir.IntType(8)))
+        function = ir.FunctionType(ir.VoidType(), [pointer.type, number, number, number])
+        name = "llvm.prefetch.p0"
+        flags = [ir.Constant(number, flag) for flag in (0, 3, 1)]  # to read, into the first cache, data
+        builder.call(cgutils.get_or_insert_function(builder.module, function, name), [pointer, *flags])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), emit
+
+
+@_vector_function
 def read(typing: Any, array: Any, index: Any) -> Any:
     """Read one number, widened from bfloat16 if need be."""
 
