@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from hmba_hf import HMBAConfig, HMBAModel
-from hmba_hf.models.layers_mamba import CausalConv1d, MambaMixer
+from hmba_hf.models.layers_mamba import BidirectionalMambaMixer, CausalConv1d
 from hmba_hf.models.layers_temporal_adapter import ContextMamba, TemporalAdapter
 
 PRESETS: dict[str, Callable[..., HMBAConfig]] = {"paper": HMBAConfig, "released": HMBAConfig.released}
@@ -144,19 +144,15 @@ def shares(adapter: TemporalAdapter, frames: Tensor, repeats: int) -> dict[str, 
         spent.update({names[0]: took})
         spent.subtract(dict.fromkeys(names[1:], took))
 
-    for mixer_or_not, module in ((isinstance(m, MambaMixer), m) for m in adapter.modules()):
-        inner = [x for x in module.children() if isinstance(x, (CausalConv1d, nn.Linear))] if mixer_or_not else []
-        for child in inner:
-            name = "convolution" if isinstance(child, CausalConv1d) else "linear layers"
-            handles.append(child.register_forward_hook(partial(leave, [name, "scan"])))
-        if mixer_or_not:
-            handles.append(module.register_forward_hook(partial(leave, ["scan"])))
-    hooked = {id(x) for m in adapter.modules() if isinstance(m, MambaMixer) for x in m.modules()}
-    for module in adapter.modules():
-        if isinstance(module, nn.Linear) and id(module) not in hooked:
-            handles.append(module.register_forward_hook(partial(leave, ["linear layers"])))
-        if isinstance(module, (MambaMixer, CausalConv1d, nn.Linear)):
-            handles.append(module.register_forward_pre_hook(lambda *_: starts.append(time.perf_counter())))
+    pairs = [m for m in adapter.modules() if isinstance(m, BidirectionalMambaMixer)]
+    mixers = [*pairs, *(m for m in [adapter.query.latent_mixer] if m is not None)]
+    mixed = {x for mixer in mixers for x in mixer.modules()}
+    leaves = [m for m in adapter.modules() if isinstance(m, (CausalConv1d, nn.Linear))]
+    for module in (*mixers, *leaves):
+        name = "convolution" if isinstance(module, CausalConv1d) else "linear layers"
+        names = ["scan"] if module in mixers else [name, "scan"] if module in mixed else [name]
+        handles.append(module.register_forward_pre_hook(lambda *_: starts.append(time.perf_counter())))
+        handles.append(module.register_forward_hook(partial(leave, names)))
     with torch.no_grad():
         total = sum(seconds(lambda: adapter(frames)) for _ in range(repeats))
     for handle in handles:

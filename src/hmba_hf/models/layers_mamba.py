@@ -1,6 +1,7 @@
 """Mamba sequence layers: one mixer, and a pair of mixers that read a sequence in both directions."""
 
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -93,6 +94,8 @@ class MambaMixer(GradientCheckpointingLayer):
         mask: Tensor | None = None,
         reverse: bool = False,
         num_outputs: int | None = None,
+        x: Tensor | None = None,
+        z: Tensor | None = None,
     ) -> tuple[Tensor, MambaState]:
         """Mix a sequence over time and read its last steps.
 
@@ -103,22 +106,33 @@ class MambaMixer(GradientCheckpointingLayer):
             reverse: run from the last step to the first.
             num_outputs: read only this many of the last steps scanned; the others only move the state, which is
                 much cheaper. All of them when absent.
+            x, z: what `project` makes of `hidden_states`, where it has been called before.
 
         Returns:
             The outputs, `(b, num_outputs, hidden_size)`, and the state after the last step scanned.
         """
-        length, d = hidden_states.shape[1], self.intermediate_size
-        num_outputs = length if num_outputs is None else min(num_outputs, length)
+        if x is None or z is None:
+            x, z = self.project(hidden_states, reverse, num_outputs)
+        length, num_outputs = hidden_states.shape[1], z.shape[1]
         conv_state, ssm_state = state if state is not None else (None, None)
-        x, _ = _project(self.in_proj, hidden_states, slice(0, d))  # (b, l, d)
         x, conv_state = self.conv1d(x, conv_state, mask, reverse)
         low_rank, B, C = self.x_proj(x).split((self.time_step_rank, self.state_size, self.state_size), dim=-1)
-        delta, delta_bias = _project(self.dt_proj, low_rank, slice(0, d))
+        delta, delta_bias = _project(self.dt_proj, low_rank, slice(0, self.intermediate_size))
         A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
         last = slice(0, num_outputs) if reverse else slice(length - num_outputs, length)
-        z, _ = _project(self.in_proj, hidden_states[:, last], slice(d, 2 * d))
         y, ssm_state = selective_scan(x, delta, A, B, C[:, last], self.D, z, delta_bias, ssm_state, mask, reverse)
         return self.out_proj(y), MambaState(conv_state, ssm_state)
+
+    def project(
+        self, hidden_states: Tensor, reverse: bool = False, num_outputs: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Apply `in_proj`: `x` of all steps, `(b, l, d)`, and the gate `z` of those that are read."""
+        length, d = hidden_states.shape[1], self.intermediate_size
+        num_outputs = length if num_outputs is None else min(num_outputs, length)
+        last = slice(0, num_outputs) if reverse else slice(length - num_outputs, length)
+        x, _ = _project(self.in_proj, hidden_states, slice(0, d))
+        z, _ = _project(self.in_proj, hidden_states[:, last], slice(d, 2 * d))
+        return x, z
 
 
 class BidirectionalMambaMixer(nn.Module):
@@ -144,19 +158,29 @@ class BidirectionalMambaMixer(nn.Module):
         hidden_states: Tensor,
         num_outputs: int,
         mask: Tensor | None = None,
-        reverse_output: Tensor | None = None,
-    ) -> list[Tensor]:
-        """Mix `(b, l, hidden_size)` and return the last `num_outputs` steps of each direction.
+        strides: Sequence[int] = (1,),
+    ) -> list[list[Tensor]]:
+        """Mix a sequence and read its last steps, at one stride or several.
 
-        `mask`, `(b, l)`, is true for real steps; the steps that are read must be real. `reverse_output` is what the
-        reverse direction gave for the same last steps after other first ones, which it does not see.
+        Args:
+            hidden_states: `(b, l, hidden_size)`.
+            num_outputs: how many steps to read; must be 1 at strides above 1.
+            mask: `(b, l)`, true for real steps; those that are read must be real.
+            strides: the sequence is taken in each of these steps, counted back from its last one.
+
+        Returns:
+            For each stride what each direction says, `(b, num_outputs, hidden_size)`.
         """
-        outputs = [self.forward_mixer(hidden_states, mask=mask, num_outputs=num_outputs)[0]]
-        if reverse_output is not None:
-            outputs.append(reverse_output)
-        elif self.reverse_mixer is not None:
-            current = hidden_states[:, hidden_states.shape[1] - num_outputs :]
-            outputs.append(self.reverse_mixer(current, reverse=True)[0])
+        length, last = hidden_states.shape[1], slice(hidden_states.shape[1] - num_outputs, None)
+        # Neither the projection of a step nor the way back, from the same last steps, depends on the stride.
+        x, z = self.forward_mixer.project(hidden_states, False, num_outputs) if len(strides) > 1 else (None, None)
+        back = [] if self.reverse_mixer is None else [self.reverse_mixer(hidden_states[:, last], reverse=True)[0]]
+        outputs = []
+        for stride in strides:
+            grid = slice((length - 1) % stride, None, stride)
+            inputs, real = (None if i is None else i[:, grid] for i in (x, mask))
+            read, _ = self.forward_mixer(hidden_states[:, grid], None, real, False, num_outputs, inputs, z)
+            outputs.append([read, *back])
         return outputs
 
 

@@ -105,56 +105,46 @@ class ContextMamba(nn.Module):
         positions = (real.cumsum(1) - 1).clamp(min=0)  # (b, t), from each clip's own first frame
         if frame_mask is not None:
             frame_features = frame_features.masked_fill(~real[:, :, None, None], 0.0)
+        mask = None if frame_mask is None else real
         contexts = {}
-        reverse_outputs: dict[str, Tensor] = {}  # of scans over time, at the current frame
-        for branch, stride in self.contexts:
-            grid = slice((t - 1) % stride, None, stride)  # counted back: the current frame is always on it
-            mask = None if frame_mask is None else real[:, grid]
-            read = getattr(self, f"_read_{branch}")
-            contexts[branch, stride] = read(frame_features[:, grid], positions[:, grid], mask, stride, reverse_outputs)
-        return contexts
+        for branch in self.branches:
+            read = getattr(self, f"_read_{branch}")(frame_features, positions, mask)
+            contexts.update({(branch, stride): c for stride, c in zip(self.temporal_strides, read, strict=True)})
+        return {context: contexts[context] for context in self.contexts}
 
-    def _over_time(
-        self, scan: str, tracks: Tensor, mask: Tensor | None, reverse_outputs: dict[str, Tensor]
-    ) -> list[Tensor]:
-        """Scan `(b, t, d)` and read the current frame. At every stride the way back is the same: it starts there."""
-        outputs = self.mixers[scan](tracks, 1, mask, reverse_outputs.get(scan))
-        if len(outputs) > 1:
-            reverse_outputs[scan] = outputs[1]
-        return outputs
-
-    def _read_temporal(
-        self, frames: Tensor, positions: Tensor, mask: Tensor | None, stride: int, reverse_outputs: dict[str, Tensor]
-    ) -> Tensor:
+    def _read_temporal(self, frames: Tensor, positions: Tensor, mask: Tensor | None) -> list[Tensor]:
         pooled = frames.mean(dim=2)  # (b, t, d)
-        norm = self.norms[self._norm("temporal", stride)]
-        return _normed_sum(self._over_time("temporal", pooled, mask, reverse_outputs), norm)
+        read = self.mixers["temporal"](pooled, 1, mask, self.temporal_strides)
+        return self._normed_sums("temporal", read)
 
-    def _read_divided_space_time(
-        self, frames: Tensor, positions: Tensor, mask: Tensor | None, stride: int, reverse_outputs: dict[str, Tensor]
-    ) -> Tensor:
-        p, current = frames.shape[2], frames[:, -1]
-        time, space = self._scans("divided_space_time", stride)
-        norm = self.norms[self._norm("divided_space_time", stride)]
+    def _read_divided_space_time(self, frames: Tensor, positions: Tensor, mask: Tensor | None) -> list[Tensor]:
+        p, current, strides = frames.shape[2], frames[:, -1], self.temporal_strides
+        time, space = self._scans("divided_space_time", strides[0])
         tracks = frames.transpose(1, 2).flatten(0, 1)  # (b * p, t, d), each patch over time
         mask = None if mask is None else mask.repeat_interleave(p, dim=0)
-        over_time = _normed_sum(self._over_time(time, tracks, mask, reverse_outputs), norm).view_as(current)
-        return _normed_sum(self.mixers[space](current + over_time, p), norm)
+        over_time = self._normed_sums("divided_space_time", self.mixers[time](tracks, 1, mask, strides))
+        mixed = torch.cat([current + y.view_as(current) for y in over_time])  # (strides * b, p, d)
+        directions = [y.chunk(len(strides)) for y in self.mixers[space](mixed, p)[0]]
+        return self._normed_sums("divided_space_time", list(zip(*directions, strict=True)))
 
-    def _read_joint_space_time(
-        self, frames: Tensor, positions: Tensor, mask: Tensor | None, stride: int, reverse_outputs: dict[str, Tensor]
-    ) -> Tensor:
-        p, (scan,) = frames.shape[2], self._scans("joint_space_time", stride)
-        norm = self.norms[self._norm("joint_space_time", stride)]
+    def _read_joint_space_time(self, frames: Tensor, positions: Tensor, mask: Tensor | None) -> list[Tensor]:
+        t, p, read = *frames.shape[1:3], []
         table = self.temporal_position_embedding.to(frames.dtype)
         embedded = frames + table[positions.clamp(max=table.shape[0] - 1)][:, :, None]
-        mask = None if mask is None else mask.repeat_interleave(p, dim=1)
-        return norm(_normed_sum(self.mixers[scan](embedded.flatten(1, 2), p, mask), norm))
+        for stride in self.temporal_strides:
+            grid = slice((t - 1) % stride, None, stride)  # counted back: the current frame is always on it
+            real = None if mask is None else mask[:, grid].repeat_interleave(p, dim=1)
+            (scan,) = self._scans("joint_space_time", stride)
+            read += self.mixers[scan](embedded[:, grid].flatten(1, 2), p, real)
+        sums = self._normed_sums("joint_space_time", read)
+        return [
+            self.norms[self._norm("joint_space_time", s)](y) for s, y in zip(self.temporal_strides, sums, strict=True)
+        ]
 
-
-def _normed_sum(directions: list[Tensor], norm: nn.Module) -> Tensor:
-    """Norm what each direction of a scan says, then sum."""
-    return sum((norm(y) for y in directions[1:]), start=norm(directions[0]))
+    def _normed_sums(self, branch: str, read: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """Norm what each direction of a scan says, then sum, at each stride."""
+        norms = [self.norms[self._norm(branch, stride)] for stride in self.temporal_strides]
+        return [sum((norm(y) for y in ys[1:]), start=norm(ys[0])) for norm, ys in zip(norms, read, strict=True)]
 
 
 class CrossAttentionFusion(nn.Module):
