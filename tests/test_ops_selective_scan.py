@@ -89,6 +89,11 @@ def test_it_equals_the_reference_in_double(shape, reverse):
     assert_scans_equal(scan_inputs(*shape, reverse=reverse), 1e-12)
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_long_sequence_equals_the_reference(reverse):
+    assert_scans_equal(scan_inputs(1, 16384, 2, 1, reverse=reverse), 1e-11)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_it_equals_the_reference_in_single(shape):
     assert_scans_equal(scan_inputs(*shape, dtype=torch.float32), 2e-6)
@@ -176,9 +181,9 @@ def test_the_original_scan_gives_the_same_numbers(golden, name):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("cut", [0, 1, 4, 8, 9])
+@pytest.mark.parametrize("cut", [0, 1, 31, 32, 50, 69, 70])
 def test_two_parts_with_the_state_carried_equal_one_scan(cut, reverse):
-    inputs = scan_inputs(length=9, reverse=reverse)
+    inputs = scan_inputs(length=70, reverse=reverse)
     whole, end = selective_scan(**inputs)
     along_time = ("u", "delta", "B", "C", "z", "mask")
     parts = [
@@ -252,14 +257,32 @@ def test_gradients_pass_gradcheck(reverse):
     assert torch.autograd.gradcheck(scan, [inputs[k] for k in names])
 
 
-def test_strided_inputs_equal_contiguous_ones():
-    inputs = scan_inputs(b=3, length=8, d=6, n=4)
-    strided = dict(inputs)
+STRIDED = {
+    "channels apart": lambda x: x.transpose(0, 2).contiguous().transpose(0, 2),
+    "time first": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
+    "some channels of a wider tensor": lambda x: torch.cat([x, x], dim=-1)[..., x.shape[-1] :],
+    "every second step": lambda x: x.repeat_interleave(2, dim=1)[:, ::2],
+    "one row for all": lambda x: x[:1].expand_as(x),
+}
+
+
+@pytest.mark.parametrize("layout", STRIDED)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_strided_inputs_equal_contiguous_ones(layout, reverse):
+    inputs = scan_inputs(b=3, length=8, d=6, n=4, reverse=reverse)
+    strided, contiguous = dict(inputs), dict(inputs)
     for name in ("u", "delta", "B", "C", "z"):
-        strided[name] = inputs[name].detach().transpose(0, 2).contiguous().transpose(0, 2).requires_grad_()
+        strided[name] = STRIDED[layout](inputs[name].detach()).requires_grad_()
+        contiguous[name] = strided[name].detach().clone(memory_format=torch.contiguous_format).requires_grad_()
         assert not strided[name].is_contiguous()
-    got, wanted = (outputs_and_gradients(selective_scan, case) for case in (strided, inputs))
+    got, wanted = (outputs_and_gradients(selective_scan, case) for case in (strided, contiguous))
     assert_close(got, wanted, atol=1e-12, rtol=0)
+
+
+def test_the_same_inputs_give_the_same_bits():
+    inputs = scan_inputs(b=9, length=70, d=33, n=8, dtype=torch.float32)
+    first, second = (outputs_and_gradients(selective_scan, inputs) for _ in range(2))
+    assert_close(first, second, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -12,7 +12,7 @@ if sys.platform != "linux":
 from hmba_hf.models import ops_selective_scan_triton
 from hmba_hf.models.ops_causal_conv1d import causal_conv1d, causal_conv1d_portable
 from hmba_hf.models.ops_selective_scan import selective_scan
-from test_ops_selective_scan import assert_scans_equal, read_last, scan_inputs
+from test_ops_selective_scan import assert_scans_equal, outputs_and_gradients, read_last, scan_inputs
 
 OPTIONS = ("D", "z", "delta_bias", "mask", "state")
 SHAPES = [(2, 1, 1, 1), (2, 37, 3, 1), (1, 70, 3, 3), (1, 35, 3, 16), (3, 3, 5, 2), (1, 130, 2, 64)]
@@ -39,6 +39,16 @@ def as_layers_give_them(inputs):
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_the_scan_kernel_equals_the_reference(shape, reverse):
     assert_scans_equal(as_layers_give_them(scan_inputs(*shape, reverse=reverse)), 1e-12)
+
+
+def test_a_long_sequence_equals_the_reference():
+    assert_scans_equal(scan_inputs(1, 16384, 1, 1), 1e-11)
+
+
+def test_the_same_inputs_give_the_same_bits():
+    inputs = scan_inputs(length=40, d=2, n=3, dtype=torch.float32)
+    first, second = (outputs_and_gradients(selective_scan, inputs) for _ in range(2))
+    torch.testing.assert_close(first, second, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("elements", [64, 256])
@@ -76,10 +86,11 @@ def test_only_the_last_steps_may_be_read(reads, reverse):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_two_parts_with_the_state_carried_equal_one_scan(reverse):
+@pytest.mark.parametrize("cut", [0, 1, 23, 32, 39])
+def test_two_parts_with_the_state_carried_equal_one_scan(cut, reverse):
     inputs = scan_inputs(length=40, d=2, n=2, reverse=reverse)
     whole, end = selective_scan(**inputs)
-    cut = {k: v.split((23, 17), dim=1) for k, v in inputs.items() if k in ("u", "delta", "B", "C", "z", "mask")}
+    cut = {k: v.split((cut, 40 - cut), dim=1) for k, v in inputs.items() if k in ("u", "delta", "B", "C", "z", "mask")}
     state, parts = inputs["state"], []
     for part in (1, 0) if reverse else (0, 1):
         y, state = selective_scan(**{**inputs, **{k: v[part] for k, v in cut.items()}, "state": state})
