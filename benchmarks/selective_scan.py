@@ -15,6 +15,7 @@ counted, in a fresh process for each candidate; `x u` is the same in sizes of `u
 import argparse
 import json
 import math
+import os
 import statistics
 import subprocess
 import sys
@@ -24,7 +25,20 @@ from functools import partial
 from typing import Any
 
 import torch
-from measuring import MIB, extra_memory, hardware, in_turns, markdown, milliseconds, ratio, save, seconds, time_limit
+from measuring import (
+    KEEPING,
+    MIB,
+    extra_memory,
+    hardware,
+    in_turns,
+    keep_memory,
+    markdown,
+    milliseconds,
+    ratio,
+    save,
+    seconds,
+    time_limit,
+)
 from scan_peers import PEERS, Inputs, Peer, Run, Unavailable, draw_inputs
 from torch import Tensor, nn
 
@@ -42,7 +56,7 @@ SHAPES = {
 SMALL = (2, 37, 48, 16)
 LARGEST_CHECK = 2**26  # elements b*l*d*n; a float64 check of more would take longer than all the timing
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the largest element
-LENGTHS = [1280, 4096, 16384]
+LENGTHS = [256, 576, 1280, 4096, 16384]
 
 
 def parse() -> argparse.Namespace:
@@ -213,7 +227,8 @@ def memory_apart(name: str, shape: str, dtype: str, backward: bool, args: argpar
     command += ["--passes", "backward" if backward else "forward", "--threads", "1", "--device", args.device]
     try:
         limit = 60 + 3 * args.max_seconds
-        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=limit)
+        env = {name: value for name, value in os.environ.items() if name not in KEEPING}
+        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=limit, env=env)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
         return None
     return json.loads(done.stdout.splitlines()[-1])
@@ -375,6 +390,7 @@ def main() -> None:
     if args.measure_memory:
         measure_memory(args)
         return
+    keep_memory()
     print(f"{hardware(args.device)}; threads {args.threads}; at most {args.repeats} runs in turns\n")
     if args.lengths is not None:
         records, green = time_lengths(args), True

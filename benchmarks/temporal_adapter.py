@@ -20,7 +20,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from measuring import hardware, in_turns, markdown, milliseconds, ratio, save, seconds
+from measuring import hardware, in_turns, keep_memory, markdown, milliseconds, ratio, save, seconds
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
@@ -251,6 +251,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
     parser.add_argument("--output_dir", help="write results.json and a plot here")
     args = parser.parse_args()
+    keep_memory()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     clip = TINY_CLIP if args.quick else CLIP
