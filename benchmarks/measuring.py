@@ -64,8 +64,8 @@ def seconds(run: Callable[[], Any], device: str = "cpu") -> float:
 def keep_memory() -> None:
     """Start the program again with an allocator that keeps freed memory, as jemalloc and tcmalloc do.
 
-    Else every result above 32 MiB is cleared by the system page by page, at a cost that differs from machine to machine
-    and from minute to minute, and whoever comes after a candidate that freed gigabytes pays for it.
+    Else every result above 32 MiB is cleared by the system page by page, at a cost that differs from machine to
+    machine and minute to minute, and whoever comes after a candidate that freed gigabytes pays for it.
     """
     if sys.platform == "linux" and not KEEPING.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEPING})
