@@ -8,8 +8,10 @@
 Shapes are `b x l x d x n`. Every candidate is checked first, outputs and gradients, against the reference in float64
 on a small shape, and again on each timed shape that is not too large; one that is wrong is not timed, and the exit
 code tells. Then all run in turns. `backward` is forward and backward together. `ratio` is the median over the turns
-of a candidate's time divided by ours. `extra memory` is the peak above what was held before, results and gradients
-counted, in a fresh process for each candidate; `x u` is the same in sizes of `u`.
+of a candidate's time divided by ours. Freed memory is kept between calls; with `--system_allocator` it is not, as in a
+plain Python process, and whoever takes much memory waits for the system to clear it. `extra memory` is the peak above
+what was held before, results and gradients counted, in a fresh process for each candidate; `x u` is the same in sizes
+of `u`.
 """
 
 import argparse
@@ -71,6 +73,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--max_seconds", type=float, default=30, help="for all runs of a candidate in one table row")
     parser.add_argument("--no_memory", action="store_true", help="do not measure memory")
+    parser.add_argument("--system_allocator", action="store_true", help="count what the system takes to clear memory")
     parser.add_argument("--lengths", nargs="*", type=int, help=f"cost per token at these lengths, or at {LENGTHS}")
     parser.add_argument("--hidden_size", type=int, default=1024, help="with --lengths; the scan is twice as wide")
     parser.add_argument("--output_dir", help="write results.json and a plot here")
@@ -390,7 +393,8 @@ def main() -> None:
     if args.measure_memory:
         measure_memory(args)
         return
-    keep_memory()
+    if not args.system_allocator:
+        keep_memory()
     print(f"{hardware(args.device)}; threads {args.threads}; at most {args.repeats} runs in turns\n")
     if args.lengths is not None:
         records, green = time_lengths(args), True
