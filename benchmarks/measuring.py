@@ -4,6 +4,7 @@ python benchmarks/measuring.py      # prints the line about this machine
 """
 
 import argparse
+import ctypes
 import gc
 import json
 import os
@@ -30,6 +31,7 @@ except ImportError:
     pyplot = None  # type: ignore[assignment]
 
 MIB = 2**20
+LIBC = ctypes.CDLL(None)
 # What glibc's allocator is told by its environment, to keep memory that is freed.
 KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 SHORT = 1.0  # seconds; a longer call does not feel what was run before it
@@ -117,6 +119,8 @@ def time_limit(limit: float) -> Iterator[None]:
 def extra_memory(run: Callable[[], Any], device: str = "cpu") -> float | None:
     """Return by how many bytes memory peaked above what was held before; `None` where the system does not tell."""
     gc.collect()
+    if hasattr(LIBC, "malloc_trim"):
+        LIBC.malloc_trim(0)  # else results find room in what was freed before, and seem to take none
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -123,8 +123,10 @@ def test_a_backend_for_another_device_is_refused(monkeypatch):
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU these backends may well be there")
-def test_without_a_gpu_its_backends_are_not_even_imported(monkeypatch):
+def test_without_a_gpu_its_backends_are_not_even_imported(monkeypatch, imported):
     monkeypatch.delenv("TRITON_INTERPRET")
+    for name in ("mamba_ssm", "hub", "triton"):
+        imported(name, fail(AssertionError("was imported")))
     assert scan_backends("cuda") == ("portable",)
     for name in ("mamba_ssm", "hub", "triton"):
         monkeypatch.setenv(VARIABLE, name)
@@ -206,8 +208,12 @@ def test_mamba_ssm_serves_with_the_contract(without, reverse):
 
 def test_mamba_ssm_is_not_asked_for_what_it_cannot_do():
     u, C, state = torch.ones(1, 2, 3), torch.ones(1, 2, 4), torch.ones(1, 3, 4)
-    assert can_serve(u, C, None)
-    assert not can_serve(u, C, state)
-    assert not can_serve(u, C[:, 1:], None)
-    assert not can_serve(u.double(), C, None)
-    assert not can_serve(u[:0], C, None)
+    A, halves = torch.ones(3, 4), (u.bfloat16(), C.bfloat16())
+    assert can_serve(u, A, C, None, u, None)
+    assert can_serve(halves[0], A, halves[1], None, halves[0])
+    assert not can_serve(u, A, C, state)
+    assert not can_serve(u, A, C[:, 1:], None)
+    assert not can_serve(u.double(), A, C.double(), None)
+    assert not can_serve(u, A.double(), C, None)
+    assert not can_serve(halves[0], A, halves[1], None, u)
+    assert not can_serve(u[:0], A, C, None)

@@ -2,6 +2,8 @@
 
 import importlib
 import multiprocessing
+import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -90,6 +92,64 @@ def test_the_convolution_is_a_proper_operator(with_state):
     x, weight, bias = (torch.randn(*shape).double().requires_grad_() for shape in ((2, 9, 5), (5, 4), (5,)))
     state = torch.randn(2, 3, 5).double().requires_grad_() if with_state else None
     torch.library.opcheck(ops_fused._conv, (x, weight, bias, state, None, False, "cpu"))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "triton"])
+def test_gradients_lie_in_memory_as_a_compiler_is_told(backend, monkeypatch):
+    monkeypatch.setenv("HMBA_SCAN_BACKEND", backend)
+    inputs = scan_inputs(length=9, d=6, n=3, dtype=torch.float32, without=("mask",))
+    asked = [x for name, x in inputs.items() if torch.is_tensor(x) and name != "state"]  # that one comes transposed
+    for gradient, x in zip(torch.autograd.grad(selective_scan(**inputs)[0].sum(), asked), asked, strict=True):
+        assert gradient.stride() == torch.empty_like(x).stride()
+    asked = [torch.randn(shape, requires_grad=True) for shape in ((2, 9, 6), (6, 4), (6,))]
+    for gradient, x in zip(torch.autograd.grad(causal_conv1d(*asked)[0].sum(), asked), asked, strict=True):
+        assert gradient.stride() == torch.empty_like(x).stride()
+
+
+def test_kernels_on_disk_are_those_of_these_very_files(tmp_path):
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for path in Path(ops_fused.__file__).parent.glob("ops_*.py"):
+        (folder / path.name).write_bytes(path.read_bytes())
+    (folder / "__init__.py").touch()
+    code = """
+import logging, torch
+logging.basicConfig(format="%(message)s")
+from copy_of import ops_launch_cpu
+from copy_of.ops_causal_conv1d_cpu import conv_forward
+print(conv_forward(torch.ones(1, 1, 16), torch.ones(16, 1), torch.zeros(16), None, None, False)[0, 0, 0].item())
+"""
+    folder = folder.rename(tmp_path / "copy_of")
+
+    def run():
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return float(done.stdout), "compiled" in done.stderr
+
+    assert run() == (pytest.approx(0.731, abs=1e-3), True)
+    assert run() == (pytest.approx(0.731, abs=1e-3), False)
+    simd = folder / "ops_simd_cpu.py"
+    simd.write_text(simd.read_text().replace("LOG2_E = 1.44", "LOG2_E = 0.0 * 1.44"))
+    assert run() == (pytest.approx(0.5, abs=1e-3), True)
+
+
+def test_nan_in_one_row_stays_there():
+    inputs = {
+        k: v.detach() for k, v in large_inputs(b=9, d=133, without=("mask", "reverse")).items() if torch.is_tensor(v)
+    }
+    inputs["u"][4, 20:] = torch.nan
+    leaves = {k: v.requires_grad_() for k, v in inputs.items()}
+    y, _ = selective_scan(**leaves)
+    y.nan_to_num().sum().backward()
+    for name in ("u", "delta", "B", "C", "z"):
+        others = torch.arange(9) != 4
+        assert leaves[name].grad[others].isfinite().all(), name
 
 
 def test_a_compiled_graph_holds_it_whole_and_gives_the_same():

@@ -10,8 +10,8 @@ if sys.platform != "linux":
     pytest.skip("Triton exists for Linux only", allow_module_level=True)
 
 from hmba_hf.models import ops_selective_scan_triton
-from hmba_hf.models.ops_causal_conv1d import causal_conv1d, causal_conv1d_portable
 from hmba_hf.models.ops_selective_scan import selective_scan
+from test_ops_causal_conv1d import assert_convolutions_equal
 from test_ops_selective_scan import assert_scans_equal, outputs_and_gradients, read_last, scan_inputs
 
 OPTIONS = ("D", "z", "delta_bias", "mask", "state")
@@ -97,36 +97,6 @@ def test_two_parts_with_the_state_carried_equal_one_scan(cut, reverse):
         parts.append(y)
     torch.testing.assert_close(torch.cat(parts[::-1] if reverse else parts, dim=1), whole, atol=1e-12, rtol=0)
     torch.testing.assert_close(state, end, atol=1e-12, rtol=0)
-
-
-def convolved(function, inputs, reverse):
-    y, tail = function(**inputs, reverse=reverse)
-    present = [x for x in inputs.values() if x is not None and x.requires_grad and x.numel()]
-    weights = torch.linspace(-1, 1, y.numel(), dtype=y.dtype).view_as(y)
-    return [y, tail, *torch.autograd.grad((y * weights).sum() + tail.sum(), present)]
-
-
-def assert_convolutions_equal(
-    b=2, length=5, d=3, k=4, dtype=torch.float64, without=(), reverse=False, tolerance=1e-12
-):
-    wide = torch.promote_types(dtype, torch.float32)
-    inputs = {
-        "x": torch.randn(length, b, 2 * d, dtype=dtype).transpose(0, 1)[..., d:],
-        "weight": torch.randn(d, k, dtype=wide),
-        "bias": torch.randn(d, dtype=wide),
-        "state": torch.randn(b, k - 1, d, dtype=dtype),
-        "mask": torch.arange(length) >= torch.arange(b)[:, None] % length,
-    }
-    inputs = {
-        k: None if k in without else v if v.dtype == torch.bool else v.requires_grad_() for k, v in inputs.items()
-    }
-    exact = {
-        k: v if v is None or v.dtype == torch.bool else v.detach().double().requires_grad_() for k, v in inputs.items()
-    }
-    for got, wanted in zip(
-        convolved(causal_conv1d, inputs, reverse), convolved(causal_conv1d_portable, exact, reverse), strict=True
-    ):
-        assert (got.double() - wanted).abs().amax() <= tolerance * wanted.abs().amax().clamp(min=1)
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -34,7 +34,10 @@ INSTALL = {
 
 
 class FusedKernels(NamedTuple):
-    """The kernels of one backend; they have the same signatures in each."""
+    """The kernels of one backend, with the same signatures and results in each.
+
+    They are described in `ops_selective_scan_cpu` and `ops_causal_conv1d_cpu`. Triton's scan reads every step or none.
+    """
 
     scan_forward: Callable
     scan_backward: Callable

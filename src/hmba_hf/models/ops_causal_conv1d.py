@@ -31,10 +31,12 @@ def causal_conv1d(
     Returns:
         `y`, `(b, l, d)` in the dtype of `x`, and the tail for the next call, `(b, k - 1, d)`.
 
+    Raises:
+        ValueError: if a shape does not fit the others.
+
     Source: Gu & Dao 2023, arXiv:2312.00752, figure 3; `causal_conv1d_fn` of Dao-AILab/causal-conv1d.
     """
-    if x.ndim != 3 or weight.shape[0] != x.shape[2]:
-        raise ValueError(f"x must be (b, l, d) and weight (d, k), got {tuple(x.shape)} and {tuple(weight.shape)}")
+    _check_shapes(x, weight, bias=bias, state=state, mask=mask)
     fused = [name for name in scan_backends(x.device.type) if name in FUSED]
     if fused and x.numel() > 0:
         y = causal_conv1d_fused(fused[0], x, weight, bias, state, mask, reverse)
@@ -51,7 +53,7 @@ def causal_conv1d_portable(
     reverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Compute `causal_conv1d` in plain torch, on any device: the specification, with the contract's arguments."""
-    tail = _tail(x, weight.shape[1] - 1, state, mask, reverse)
+    tail, dtype = _tail(x, weight.shape[1] - 1, state, mask, reverse), x.dtype
     before = x.new_zeros(tail.shape) if state is None else state.to(x.dtype)
     if mask is not None:
         x = x.masked_fill(~mask[..., None].bool(), 0.0)
@@ -59,7 +61,7 @@ def causal_conv1d_portable(
     weight = weight.flip(1) if reverse else weight
     bias = None if bias is None else bias.to(x.dtype)
     y = F.conv1d(x.transpose(1, 2), weight[:, None].to(x.dtype), bias, groups=x.shape[2])
-    return F.silu(y.transpose(1, 2)), tail
+    return F.silu(y.transpose(1, 2)).to(dtype), tail  # autocast narrows convolutions
 
 
 def _tail(x: Tensor, size: int, state: Tensor | None, mask: Tensor | None, reverse: bool) -> Tensor:
@@ -69,9 +71,20 @@ def _tail(x: Tensor, size: int, state: Tensor | None, mask: Tensor | None, rever
     inputs = x[:, here]
     if mask is not None:
         inputs = inputs.masked_fill(~mask[:, here, None].bool(), 0.0)
-    if size_here == size:
-        return inputs
+    if size_here == size:  # as a tensor of its own, which does not keep all inputs alive
+        return inputs.clone() if mask is None else inputs
     state = x.new_zeros(x.shape[0], size, x.shape[2]) if state is None else state.to(x.dtype)
     if reverse:
         return torch.cat([inputs, state[:, : size - size_here]], dim=1)
     return torch.cat([state[:, size_here:], inputs], dim=1)
+
+
+def _check_shapes(x: Tensor, weight: Tensor, **others: Tensor | None) -> None:
+    """Raise a `ValueError` that names the first argument whose shape does not fit `x` and `weight`."""
+    if x.ndim != 3 or weight.ndim != 2 or weight.shape[0] != x.shape[2]:
+        raise ValueError(f"x must be (b, l, d) and weight (d, k), got {tuple(x.shape)} and {tuple(weight.shape)}")
+    (b, length, d), kernel = x.shape, weight.shape[1]
+    wanted = {"bias": (d,), "state": (b, kernel - 1, d), "mask": (b, length)}
+    for name, tensor in others.items():
+        if tensor is not None and tuple(tensor.shape) != wanted[name]:
+            raise ValueError(f"{name} must be {wanted[name]}, got {tuple(tensor.shape)}")

@@ -68,7 +68,7 @@ def conv_backward(
         (b, length, d, kernel, groups),
         reverse,
     )
-    grad_weight, grad_bias = grad_weights[:, :kernel].sum(0).T, grad_weights[:, kernel].sum(0)
+    grad_weight, grad_bias = grad_weights[:, :kernel].sum(0).T.contiguous(), grad_weights[:, kernel].sum(0)
     return grad_x, grad_weight, grad_bias, grad_state
 
 

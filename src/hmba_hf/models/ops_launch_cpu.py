@@ -2,11 +2,13 @@
 
 import ctypes
 import functools
+import hashlib
 import logging
 import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +21,9 @@ except ImportError as error:
     raise ImportError("the CPU kernels need Numba: pip install numba") from error
 
 logger = logging.getLogger(__name__)
+_SOURCES = hashlib.sha256(
+    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("ops_*_cpu.py")))
+).hexdigest()
 _compiled: set[tuple] = set()  # kernels with the dtypes of their inputs
 
 # Work below this many multiply-adds is done before a second thread has woken up.
@@ -30,12 +35,17 @@ SHARES_PER_THREAD = 8
 
 
 def compiled(function: Callable, inline: str = "never") -> Any:
-    """Compile a kernel at its first call, without the GIL, and keep it on disk where that can be written."""
+    """Compile a kernel at its first call, without the GIL, and keep it on disk where that can be written.
+
+    What is on disk is good for the files that it was made of: Numba looks at the one with the kernel, and we at all.
+    """
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "inline": inline}
     try:
-        return njit(cache=True, **options)(function)
+        kernel = njit(cache=True, **options)(function)
     except RuntimeError:  # there is no folder for the cache
         return njit(**options)(function)
+    kernel._cache._cache_file._source_stamp = _SOURCES
+    return kernel
 
 
 def inlined(function: Callable) -> Any:

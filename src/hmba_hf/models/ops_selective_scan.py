@@ -72,7 +72,7 @@ def selective_scan(
             return _scan_in_two(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse)
         if backend in FUSED and u.numel() > 0 and A.numel() > 0:
             return selective_scan_fused(backend, u, delta, A, B, C, D, z, delta_bias, state, mask, reverse)
-        if backend in ("mamba_ssm", "hub") and C is not None and can_serve(u, C, state):
+        if backend in ("mamba_ssm", "hub") and C is not None and can_serve(u, A, C, state, delta, B, z):
             function, exact = scan_function(backend), selective_scan_portable
             return selective_scan_mamba_ssm(function, exact, u, delta, A, B, C, D, z, delta_bias, mask, reverse)
     return selective_scan_portable(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse)

@@ -143,12 +143,16 @@ def _read_row(source: Any, offset: int, row: Any) -> None:
 def _copy(
     source: Any, offset: int, stride: int, target: Any, target_offset: int, target_stride: int, size: Any
 ) -> None:
-    """Copy the states of a tile, `(n, width)`, between rows that are `stride` apart."""
+    """Copy the states of a tile, `(n, width)`, between rows that are `stride` apart.
+
+    Into a tile whole lanes are copied, zeros beyond the width: what a task before left there must not be met.
+    """
     n, width = size
     for k in range(n):
         for c in range(0, width, LANES):
+            count = LANES if target_stride == TILE else width - c
             value = load(source, offset + k * stride + c, width - c)
-            store(target, target_offset + k * target_stride + c, width - c, value)
+            store(target, target_offset + k * target_stride + c, count, value)
 
 
 @compiled

@@ -11,9 +11,11 @@ from torch.autograd.function import once_differentiable
 NO_STEP = -1e4
 
 
-def can_serve(u: Tensor, C: Tensor, state: Tensor | None) -> bool:
-    """Whether mamba_ssm can do this: it has no way to bring a state in, reads every step, and knows no float64."""
-    return state is None and C.shape[1] == u.shape[1] and u.dtype != torch.float64 and u.numel() > 0
+def can_serve(u: Tensor, A: Tensor, C: Tensor, state: Tensor | None, *others: Tensor | None) -> bool:
+    """Whether mamba_ssm can do this: no state comes in, every step is read, nothing would be narrowed."""
+    one_dtype = all(x is None or x.dtype == u.dtype for x in (C, *others))
+    is_double = torch.float64 in (u.dtype, A.dtype)
+    return state is None and C.shape[1] == u.shape[1] and one_dtype and not is_double and u.numel() > 0
 
 
 def selective_scan_mamba_ssm(

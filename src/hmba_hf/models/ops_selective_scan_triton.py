@@ -43,7 +43,8 @@ def scan_forward(
     reverse: bool,
     chunk: int,
 ) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Scan; see `selective_scan`, and `ops_selective_scan_cpu` for what is returned."""
+    """Scan; see `selective_scan`, and `ops_selective_scan_cpu` for what is returned. `C` must cover every step."""
+    assert C is None or C.shape[1] == u.shape[1]
     (b, length, d), n = u.shape, A.shape[1]
     tile = _tile(length, d, n, chunk or max(FEW_STEPS, 2 * n), CHANNELS_FORWARD)
     y = None if C is None else u.new_empty(b, length, d)
@@ -97,7 +98,7 @@ def scan_backward(
             **tile,
         )
     sum_B, sum_C, sum_D, sum_bias = (None if x is None else x.sum(0) for x in (grad_B, grad_C, grad_D, grad_bias))
-    return grad_u, grad_delta, grad_A.sum(0).T, sum_B, sum_C, sum_D, grad_z, sum_bias, grad_state
+    return grad_u, grad_delta, grad_A.sum(0).T.contiguous(), sum_B, sum_C, sum_D, grad_z, sum_bias, grad_state
 
 
 def _tile(length: int, d: int, n: int, chunk: int, channels: int) -> dict[str, int]:
