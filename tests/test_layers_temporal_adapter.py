@@ -4,19 +4,9 @@ from torch import nn
 from torch.nn.functional import cosine_similarity
 from torch.testing import assert_close
 
-from hmba_hf.models.layers_temporal_adapter import (
-    BRANCHES,
-    AddFusion,
-    ConcatFusion,
-    ContextMamba,
-    CosineFusion,
-    CrossAttentionFusion,
-    CurrentFrameAdapter,
-    MeanFrameAdapter,
-    QueryMamba,
-    TemporalAdapter,
-    TransformerAdapter,
-)
+from hmba_hf.models.layers_baseline_adapters import CurrentFrameAdapter, MeanFrameAdapter, TransformerAdapter
+from hmba_hf.models.layers_context_fusion import AddFusion, ConcatFusion, CosineFusion, CrossAttentionFusion
+from hmba_hf.models.layers_temporal_adapter import BRANCHES, ContextMamba, QueryMamba, TemporalAdapter
 from released_keys import released_adapter
 
 D, FRAMES, PATCHES = 8, 5, 3
@@ -119,7 +109,7 @@ def test_the_adapter_equals_its_full_form_in_single(preset):
 @pytest.mark.parametrize("branch", BRANCHES)
 def test_each_branch_alone_equals_its_full_form(branch):
     adapter, frames = randomize(build_adapter(branches=(branch,))).double(), frame_features(6)
-    contexts, wanted = adapter.context(frames), full_contexts(adapter.context, frames)
+    contexts, wanted = adapter.context(frames)[0], full_contexts(adapter.context, frames)
     assert list(contexts) == list(wanted) == [(branch, 1), (branch, 2)]
     assert_close(contexts, wanted, atol=1e-12, rtol=0)
     output, whole = adapter(frames)[0], full_form(adapter, frames)
@@ -134,7 +124,7 @@ def test_a_padded_clip_gives_what_the_clip_alone_gives(preset, t, strides):
     lengths = (t, 1, (t + 1) // 2, max(1, t - 1))
     mask = torch.arange(t) >= t - torch.tensor(lengths)[:, None]
     poisoned = frames.masked_fill(~mask[..., None, None], float("nan"))
-    output = adapter(poisoned, mask)[0]
+    output = adapter(poisoned, frame_mask=mask).features
     wanted = torch.cat([full_form(adapter, frames[i : i + 1, t - n :]) for i, n in enumerate(lengths)])
     assert_close(output, wanted, atol=1e-12, rtol=1e-12)
     assert_gradients_close(gradients(output, adapter, frames), gradients(wanted, adapter, frames), 1e-12)
@@ -160,15 +150,17 @@ def test_the_order_of_branches_and_strides_does_not_matter():
 
 def test_a_mask_without_padding_changes_nothing():
     adapter, frames = randomize(build_adapter()).double(), frame_features(5)
-    assert_close(adapter(frames, torch.ones(2, 5, dtype=torch.bool))[0], adapter(frames)[0], atol=1e-12, rtol=0)
+    assert_close(
+        adapter(frames, frame_mask=torch.ones(2, 5, dtype=torch.bool))[0], adapter(frames)[0], atol=1e-12, rtol=0
+    )
 
 
 def test_the_past_reaches_each_context_on_its_own_grid():
     context, frames = randomize(build_adapter()).context.double(), frame_features(6)
     changed = frames.detach().clone()
     changed[:, 2] += 1  # three before the current frame: off the grid of stride 2
-    for key, before in context(frames).items():
-        assert torch.equal(context(changed)[key], before) == (key[1] == 2), key
+    for key, before in context(frames)[0].items():
+        assert torch.equal(context(changed)[0][key], before) == (key[1] == 2), key
 
 
 @pytest.fixture
@@ -184,7 +176,7 @@ def released(golden):
 def test_the_released_preset_equals_the_released_code(released):
     adapter, tensors = released
     video, other = tensors["in.whole_video"], tensors["in.image_features_other"]
-    contexts = adapter.context(video)
+    contexts = adapter.context(video)[0]
     assert_close(contexts["divided_space_time", 1], tensors["out.f2_raw"], atol=1e-5, rtol=0)
     assert_close(contexts["joint_space_time", 1], tensors["out.f3_raw"], atol=1e-5, rtol=0)
     assert_close(adapter(video)[0], tensors["out.output"], atol=1e-5, rtol=0)
@@ -194,7 +186,7 @@ def test_the_released_preset_equals_the_released_code(released):
 def test_the_released_preset_equals_the_released_code_in_double(released):
     adapter, tensors = released
     video = tensors["in.whole_video"].double()
-    contexts = adapter.double().context(video)
+    contexts = adapter.double().context(video)[0]
     query = adapter.query.fusion.query_proj(video[:, -1])
     for name, branch in (("f2", "divided_space_time"), ("f3", "joint_space_time")):
         context = contexts[branch, 1]
@@ -207,7 +199,7 @@ def test_the_released_preset_has_the_released_codes_gradients(released, golden):
     adapter, tensors = released
     wanted, facts = golden("hmba_released_small_grads")
     inputs = [wanted[f"in.{name}"].requires_grad_() for name in ("whole_video", "image_features")]
-    output = inputs[1] + adapter.query(inputs[1], adapter.context(inputs[0]))[0]
+    output = inputs[1] + adapter.query(inputs[1], adapter.context(inputs[0])[0])[0]
     (output * wanted["in.grad_weight"]).sum().backward()
     got = {name: parameter.grad for name, parameter in adapter.named_parameters()}
     expected = released_adapter({k.removeprefix("grad."): v for k, v in wanted.items()})
@@ -289,7 +281,7 @@ def test_each_head_starts_by_reading_its_own_patch_in_one_context():
 
 
 def test_attention_maps_share_one_over_all_contexts():
-    maps = randomize(build_adapter())(frame_features(5, dtype=torch.float32))[1]
+    maps = randomize(build_adapter())(frame_features(5, dtype=torch.float32)).attentions
     assert list(maps) == [f"{branch}/stride_{stride}" for stride in (1, 2) for branch in BRANCHES]
     for label, attention in maps.items():
         assert attention.shape == (2, 2, PATCHES, 1 if label.startswith("temporal") else PATCHES)
@@ -307,13 +299,13 @@ def test_attention_maps_carry_the_label_of_their_context(branch, stride):
         fusion.key_proj.weight.copy_(torch.eye(D))
         fusion.branch_embedding[sorted(BRANCHES).index(branch)] = 50.0
         fusion.stride_embedding[stride - 1] = 50.0
-    maps = adapter(frame_features(5, dtype=torch.float32))[1]
+    maps = adapter(frame_features(5, dtype=torch.float32)).attentions
     assert_close(maps[f"{branch}/stride_{stride}"].sum(-1), torch.ones(2, 2, PATCHES))
 
 
 def test_only_query_fusion_has_attention_maps():
     frames = frame_features(5, dtype=torch.float32)
-    assert all(build_adapter(fusion=fusion)(frames)[1] == {} for fusion in ("cosine", "add", "concat"))
+    assert all(build_adapter(fusion=fusion)(frames).attentions == {} for fusion in ("cosine", "add", "concat"))
 
 
 def test_simple_fusions_equal_their_formulas():
@@ -346,13 +338,13 @@ def test_baselines_do_not_see_padding(baseline):
     adapter, frames = randomize(baseline()).double(), frame_features(7, b=3)
     mask = torch.arange(7) >= torch.tensor([0, 6, 2])[:, None]
     poisoned = frames.masked_fill(~mask[..., None, None], float("nan"))
-    output, maps = adapter(poisoned, mask)
+    output, _, maps = adapter(poisoned, frame_mask=mask)
     alone = torch.cat([adapter(frames[i : i + 1, mask[i]])[0] for i in range(3)])
     assert maps == {}
     assert_close(output, alone, atol=1e-12, rtol=0)
     assert_gradients_close(gradients(output, adapter, frames), gradients(alone, adapter, frames), 1e-12)
     with torch.no_grad():
-        assert_close(adapter.eval()(poisoned, mask)[0], output, atol=1e-12, rtol=0)
+        assert_close(adapter.eval()(poisoned, frame_mask=mask)[0], output, atol=1e-12, rtol=0)
 
 
 def test_baselines_compute_what_they_say():
@@ -390,7 +382,7 @@ def test_input_that_is_no_clip_is_refused(adapter):
     with pytest.raises(ValueError, match=r"at least one frame, got \(2, 0, 3, 8\)"):
         adapter()(torch.randn(2, 0, PATCHES, D))
     with pytest.raises(ValueError, match=r"frame_mask must be \(2, 5\).*got \(2, 4\)"):
-        adapter()(torch.randn(2, 5, PATCHES, D), torch.ones(2, 4))
+        adapter()(torch.randn(2, 5, PATCHES, D), frame_mask=torch.ones(2, 4))
 
 
 def test_choices_that_do_not_exist_are_refused():

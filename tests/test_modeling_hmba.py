@@ -152,7 +152,7 @@ def test_the_adapter_learns_at_its_real_width():
         adapter = HMBAModel(config).temporal_adapter
     adapter = open_adapter(adapter.to_empty(device="cpu").apply(HMBAModel(tiny_config())._init_weights))
     frames = torch.randn(1, 3, 256, 1024)
-    output, maps = adapter(frames)
+    output, _, maps = adapter(frames)
     assert output.isfinite().all() and not torch.equal(output, frames[:, -1])
     assert maps["joint_space_time/stride_2"].shape == (1, 8, 256, 256)
     output.square().mean().backward()

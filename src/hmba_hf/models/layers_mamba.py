@@ -106,7 +106,8 @@ class MambaMixer(GradientCheckpointingLayer):
             reverse: run from the last step to the first.
             num_outputs: read only this many of the last steps scanned; the others only move the state, which is
                 much cheaper. All of them when absent.
-            x, z: what `project` makes of `hidden_states`, where it has been called before.
+            x, z: what `project` makes of `hidden_states`, where it has been called before; both or neither.
+                `num_outputs` is then the length of `z`.
 
         Returns:
             The outputs, `(b, num_outputs, hidden_size)`, and the state after the last step scanned.
@@ -122,6 +123,12 @@ class MambaMixer(GradientCheckpointingLayer):
         last = slice(0, num_outputs) if reverse else slice(length - num_outputs, length)
         y, ssm_state = selective_scan(x, delta, A, B, C[:, last], self.D, z, delta_bias, ssm_state, mask, reverse)
         return self.out_proj(y), MambaState(conv_state, ssm_state)
+
+    @property
+    def state_shapes(self) -> MambaState:
+        """The shapes of a state without its batch, where tensors are in one."""
+        d = self.intermediate_size
+        return MambaState((self.conv1d.kernel_size[0] - 1, d), (d, self.state_size))  # type: ignore[arg-type]
 
     def project(
         self, hidden_states: Tensor, reverse: bool = False, num_outputs: int | None = None
@@ -159,29 +166,55 @@ class BidirectionalMambaMixer(nn.Module):
         num_outputs: int,
         mask: Tensor | None = None,
         strides: Sequence[int] = (1,),
-    ) -> list[list[Tensor]]:
-        """Mix a sequence and read its last steps, at one stride or several.
+        frame_length: int = 1,
+        states: Sequence[Sequence[MambaState]] | None = None,
+    ) -> tuple[list[list[Tensor]], list[list[MambaState]]]:
+        """Mix a sequence of frames and read its last steps, at one stride or several.
 
         Args:
             hidden_states: `(b, l, hidden_size)`.
-            num_outputs: how many steps to read; must be 1 at strides above 1.
+            num_outputs: how many steps to read, of the last frame alone at strides above 1; if none, the sequence only
+                moves the states.
             mask: `(b, l)`, true for real steps; those that are read must be real.
-            strides: the sequence is taken in each of these steps, counted back from its last one.
+            strides: frames are taken in each of these steps, counted back from the last one.
+            frame_length: steps that belong to one frame.
+            states: for each stride `n` the `n` states of an earlier part, the `k`-th left by the frames of which the
+                last was `k` frames before its end. Absent for a sequence on its own, which leaves no states.
 
         Returns:
-            For each stride what each direction says, `(b, num_outputs, hidden_size)`.
+            For each stride what each direction says, `(b, num_outputs, hidden_size)`, and the states, ordered alike.
+
+        Raises:
+            ValueError: if more than the last frame is to be read at a stride above 1.
         """
-        length, last = hidden_states.shape[1], slice(hidden_states.shape[1] - num_outputs, None)
+        if max(strides) > 1 and num_outputs > frame_length:
+            raise ValueError(
+                f"at strides {tuple(strides)} at most {frame_length} steps can be read, got {num_outputs}"
+            )
+        frames, first_read = hidden_states.shape[1] // frame_length, hidden_states.shape[1] - num_outputs
         # Neither the projection of a step nor the way back, from the same last steps, depends on the stride.
         x, z = self.forward_mixer.project(hidden_states, False, num_outputs) if len(strides) > 1 else (None, None)
-        back = [] if self.reverse_mixer is None else [self.reverse_mixer(hidden_states[:, last], reverse=True)[0]]
-        outputs = []
-        for stride in strides:
-            grid = slice((length - 1) % stride, None, stride)
-            inputs, real = (None if i is None else i[:, grid] for i in (x, mask))
-            read, _ = self.forward_mixer(hidden_states[:, grid], None, real, False, num_outputs, inputs, z)
-            outputs.append([read, *back])
-        return outputs
+        back = []
+        if self.reverse_mixer is not None and num_outputs:
+            back = [self.reverse_mixer(hidden_states[:, first_read:], reverse=True)[0]]
+        outputs, left = [], []
+        for i, stride in enumerate(strides):
+            left.append([] if states is None else [states[i][(ago - frames) % stride] for ago in range(stride)])
+            for ago in range(min(frames, stride if states is not None else 1)):
+                every = slice((frames - 1 - ago) % stride, None, stride)
+                taken = [
+                    None if i is None else i.unflatten(1, (frames, frame_length))[:, every].flatten(1, 2)
+                    for i in (hidden_states, mask, x)
+                ]
+                before = left[-1][ago] if states is not None else None
+                reads = num_outputs if ago == 0 else 0
+                gate = None if z is None else z[:, :reads]
+                read, after = self.forward_mixer(taken[0], before, taken[1], False, reads, taken[2], gate)
+                if ago == 0:
+                    outputs.append([read, *back])
+                if states is not None:
+                    left[-1][ago] = after
+        return outputs, left
 
 
 def _project(layer: nn.Module, x: Tensor, rows: slice) -> tuple[Tensor, Tensor | None]:

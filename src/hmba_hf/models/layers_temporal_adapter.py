@@ -3,7 +3,6 @@
 Axes: `b` clips, `t` frames with the current one last, `p` patches per frame, `d` channels.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from .layers_mamba import BidirectionalMambaMixer, MambaMixer
+from .layers_adapter_state import AdapterOutput, AdapterState, check_frames, check_padding
+from .layers_context_fusion import AddFusion, ConcatFusion, Contexts, CosineFusion, CrossAttentionFusion
+from .layers_mamba import BidirectionalMambaMixer, MambaMixer, MambaState
 
 BRANCHES = ("temporal", "divided_space_time", "joint_space_time")
-
-Contexts = dict[tuple[str, int], Tensor]
-"""What each branch at each stride says of the clip: `{(branch, stride): (b, 1 or p, d)}`."""
 
 
 class ContextMamba(nn.Module):
@@ -90,205 +88,128 @@ class ContextMamba(nn.Module):
     def _norm(self, branch: str, stride: int) -> str:
         return "shared" if self.share_mixers else f"{branch}_stride_{stride}"
 
-    def forward(self, frame_features: Tensor, frame_mask: Tensor | None = None) -> Contexts:
-        """Summarise clips at their current frame.
+    def forward(
+        self,
+        frame_features: Tensor,
+        state: AdapterState | None = None,
+        frame_mask: Tensor | None = None,
+        read_out: bool = True,
+    ) -> tuple[Contexts, AdapterState | None]:
+        """Summarise clips, or the next frames of streams, at their current frame.
 
         Args:
             frame_features: `(b, t, p, d)`, the current frame last.
+            state: what the streams' earlier frames left; absent for clips on their own, which leave none.
             frame_mask: `(b, t)`, true for real frames; padding comes first and changes nothing.
+            read_out: whether the contexts are wanted; without them only the state moves on, which is much cheaper.
 
         Returns:
-            `{(branch, stride): context}`; `(b, 1, d)` for `temporal`, else `(b, p, d)`.
+            `{(branch, stride): context}`; `(b, 1, d)` for `temporal`, else `(b, p, d)`. And the state after the
+            current frame.
         """
-        b, t = frame_features.shape[:2]
+        (b, t), contexts, left = frame_features.shape[:2], {}, {}
+        states, seen = self._unpack(state, frame_features)
         real = frame_features.new_ones(b, t, dtype=torch.bool) if frame_mask is None else frame_mask.bool()
-        positions = (real.cumsum(1) - 1).clamp(min=0)  # (b, t), from each clip's own first frame
         if frame_mask is not None:
+            check_padding(frame_mask, seen)
             frame_features = frame_features.masked_fill(~real[:, :, None, None], 0.0)
+        positions = (seen[:, None] + real.cumsum(1) - 1).clamp(min=0)  # (b, t), from each stream's own first frame
         mask = None if frame_mask is None else real
-        contexts = {}
         for branch in self.branches:
-            read = getattr(self, f"_read_{branch}")(frame_features, positions, mask)
-            contexts.update({(branch, stride): c for stride, c in zip(self.temporal_strides, read, strict=True)})
-        return {context: contexts[context] for context in self.contexts}
+            read = getattr(self, f"_read_{branch}")
+            found, left[branch] = read(frame_features, positions, mask, states.get(branch), int(read_out))
+            contexts.update({(branch, stride): c for stride, c in zip(self.temporal_strides, found, strict=True)})
+        after = None if state is None else self._pack(left, b, seen + real.sum(1))
+        return {context: contexts[context] for context in self.contexts} if read_out else {}, after
 
-    def _read_temporal(self, frames: Tensor, positions: Tensor, mask: Tensor | None) -> list[Tensor]:
+    def _state_names(self, branch: str) -> list[list[tuple[str, str]]]:
+        """Name the states of a branch as `AdapterState` does, in the order of `BidirectionalMambaMixer`."""
+        prefixes = [[f"{branch}/stride_{n}/ago_{k}" for k in range(n)] for n in self.temporal_strides]
+        return [[(f"{prefix}/conv", f"{prefix}/ssm") for prefix in stride] for stride in prefixes]
+
+    def _unpack(self, state: AdapterState | None, frames: Tensor) -> tuple[dict[str, list[list[MambaState]]], Tensor]:
+        """Return the states by branch, zeros before the first frame, and how many frames each stream has seen."""
+        (b, _, p, _), states = frames.shape, {}
+        if state is None:
+            return {}, torch.zeros(b, dtype=torch.long, device=frames.device)
+        shapes: dict[str, tuple[int, ...]] = {"frames_seen": (b,)}
+        for branch, stride in self.contexts:
+            pair: Any = self.mixers[self._scans(branch, stride)[0]]
+            tail, state_of_scan = pair.forward_mixer.state_shapes
+            rows = (b, p) if branch == "divided_space_time" else (b,)
+            for conv, ssm in self._state_names(branch)[self.temporal_strides.index(stride)]:
+                shapes |= {conv: (*rows, *tail), ssm: (*rows, *state_of_scan)}
+        tensors = state.tensors
+        if tensors:
+            state.check(shapes)
+        else:
+            wide = torch.promote_types(frames.dtype, torch.float32)
+            dtypes = {name: wide if name.endswith("/ssm") else frames.dtype for name in shapes}
+            dtypes["frames_seen"] = torch.long
+            tensors = {name: torch.zeros(s, dtype=dtypes[name], device=frames.device) for name, s in shapes.items()}
+        for branch in self.branches:
+            rows_in_front = 1 if branch == "divided_space_time" else 0
+            states[branch] = [
+                [MambaState(*(tensors[name].flatten(0, rows_in_front) for name in names)) for names in stride]
+                for stride in self._state_names(branch)
+            ]
+        return states, tensors["frames_seen"]
+
+    def _pack(self, left: dict[str, list[list[MambaState]]], b: int, seen: Tensor) -> AdapterState:
+        """Name the states, with one row for each stream."""
+        tensors = {"frames_seen": seen}
+        for branch, strides in left.items():
+            for names, states in zip(self._state_names(branch), strides, strict=True):
+                for pair, state in zip(names, states, strict=True):
+                    for name, x in zip(pair, state, strict=True):
+                        tensors[name] = x.unflatten(0, (b, -1)) if branch == "divided_space_time" else x
+        return AdapterState(tensors)
+
+    def _read_temporal(
+        self, frames: Tensor, positions: Tensor, mask: Tensor | None, states: Any, reads: int
+    ) -> tuple[list[Tensor], Any]:
         pooled = frames.mean(dim=2)  # (b, t, d)
-        read = self.mixers["temporal"](pooled, 1, mask, self.temporal_strides)
-        return self._normed_sums("temporal", read)
+        read, states = self.mixers["temporal"](pooled, reads, mask, self.temporal_strides, 1, states)
+        return self._normed_sums("temporal", read), states
 
-    def _read_divided_space_time(self, frames: Tensor, positions: Tensor, mask: Tensor | None) -> list[Tensor]:
+    def _read_divided_space_time(
+        self, frames: Tensor, positions: Tensor, mask: Tensor | None, states: Any, reads: int
+    ) -> tuple[list[Tensor], Any]:
         p, current, strides = frames.shape[2], frames[:, -1], self.temporal_strides
         time, space = self._scans("divided_space_time", strides[0])
         tracks = frames.transpose(1, 2).flatten(0, 1)  # (b * p, t, d), each patch over time
         mask = None if mask is None else mask.repeat_interleave(p, dim=0)
-        over_time = self._normed_sums("divided_space_time", self.mixers[time](tracks, 1, mask, strides))
+        read, states = self.mixers[time](tracks, reads, mask, strides, 1, states)
+        over_time = self._normed_sums("divided_space_time", read)
+        if not reads:
+            return over_time, states
         mixed = torch.cat([current + y.view_as(current) for y in over_time])  # (strides * b, p, d)
-        directions = [y.chunk(len(strides)) for y in self.mixers[space](mixed, p)[0]]
-        return self._normed_sums("divided_space_time", list(zip(*directions, strict=True)))
+        (over_space,), _ = self.mixers[space](mixed, p)
+        directions = [y.chunk(len(strides)) for y in over_space]
+        return self._normed_sums("divided_space_time", list(zip(*directions, strict=True))), states
 
-    def _read_joint_space_time(self, frames: Tensor, positions: Tensor, mask: Tensor | None) -> list[Tensor]:
-        t, p, read = *frames.shape[1:3], []
+    def _read_joint_space_time(
+        self, frames: Tensor, positions: Tensor, mask: Tensor | None, states: Any, reads: int
+    ) -> tuple[list[Tensor], Any]:
+        p = frames.shape[2]
+        read: list[Any] = []
+        left: list[Any] = []
         table = self.temporal_position_embedding.to(frames.dtype)
-        embedded = frames + table[positions.clamp(max=table.shape[0] - 1)][:, :, None]
-        for stride in self.temporal_strides:
-            grid = slice((t - 1) % stride, None, stride)  # counted back: the current frame is always on it
-            real = None if mask is None else mask[:, grid].repeat_interleave(p, dim=1)
+        tokens = (frames + table[positions.clamp(max=table.shape[0] - 1)][:, :, None]).flatten(1, 2)  # (b, t * p, d)
+        mask = None if mask is None else mask.repeat_interleave(p, dim=1)
+        for i, stride in enumerate(self.temporal_strides):
             (scan,) = self._scans("joint_space_time", stride)
-            read += self.mixers[scan](embedded[:, grid].flatten(1, 2), p, real)
+            before = None if states is None else states[i : i + 1]
+            found, after = self.mixers[scan](tokens, reads * p, mask, (stride,), p, before)
+            read, left = read + found, left + after
+        norms = [self.norms[self._norm("joint_space_time", stride)] for stride in self.temporal_strides]
         sums = self._normed_sums("joint_space_time", read)
-        return [
-            self.norms[self._norm("joint_space_time", s)](y) for s, y in zip(self.temporal_strides, sums, strict=True)
-        ]
+        return [norm(y) for norm, y in zip(norms, sums, strict=True)], left
 
     def _normed_sums(self, branch: str, read: Sequence[Sequence[Tensor]]) -> list[Tensor]:
         """Norm what each direction of a scan says, then sum, at each stride."""
         norms = [self.norms[self._norm(branch, stride)] for stride in self.temporal_strides]
         return [sum((norm(y) for y in ys[1:]), start=norm(ys[0])) for norm, ys in zip(norms, read, strict=True)]
-
-
-class CrossAttentionFusion(nn.Module):
-    """Let each patch of the current frame attend to all context tokens, Perceiver style.
-
-        weights = softmax(query key / sqrt(d / heads) + bias of the query's own patch)
-
-    Every context carries a learned embedding of its branch and one of its stride. Each head has one learned bias for
-    each context, which it adds where a token stands for the query's own patch; the one token of `temporal` stands
-    for all. It is a relative position bias that tells one distance from the rest. At the start head `h` reads its
-    own patch in context `h mod k`: what a context says of a patch arrives whole, not as the mean of all patches and
-    contexts.
-
-    Source: arXiv:2501.04302, "Q-Mamba"; Jaegle et al. 2021, arXiv:2103.03206.
-    Differs: the bias, which the paper does not mention; without it the adapter learns far later.
-    """
-
-    def __init__(self, hidden_size: int, contexts: list[tuple[str, int]], num_heads: int):
-        super().__init__()
-        if hidden_size % num_heads:
-            raise ValueError(f"hidden_size must be a multiple of num_heads={num_heads}, got {hidden_size}")
-        self.num_heads = num_heads
-        self.branches = sorted({branch for branch, _ in contexts})
-        self.strides = sorted({stride for _, stride in contexts})
-        self.branch_embedding = nn.Parameter(torch.empty(len(self.branches), hidden_size))
-        self.stride_embedding = nn.Parameter(torch.empty(len(self.strides), hidden_size))
-        self.own_patch_bias = nn.Parameter(torch.empty(num_heads, len(contexts)))
-        self.norm = nn.LayerNorm(hidden_size)
-        self.query_proj = nn.Linear(hidden_size, hidden_size)
-        self.key_proj = nn.Linear(hidden_size, hidden_size)
-        self.value_proj = nn.Linear(hidden_size, hidden_size)
-        self.out_proj = nn.Linear(hidden_size, hidden_size)
-        self.reset_parameters()
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draw the embeddings small and the projections with unit gain, and give each head one context to read."""
-        for embedding in (self.branch_embedding, self.stride_embedding):
-            init.normal_(embedding, std=0.02)
-        for layer in (self.query_proj, self.key_proj, self.value_proj, self.out_proj):
-            init.xavier_uniform_(layer.weight)
-            init.zeros_(layer.bias)
-        heads, contexts = self.own_patch_bias.shape
-        read = torch.arange(heads)[:, None] % contexts == torch.arange(contexts)
-        init.copy_(self.own_patch_bias, 10.0 * read)  # most of a softmax over a thousand tokens
-
-    def forward(self, current: Tensor, contexts: Contexts) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the selected context, `(b, p, d)`, and the attention to each context, `(b, heads, p, 1 or p)`."""
-        like: dict[str, Any] = {"device": current.device, "dtype": current.dtype}
-        p, tagged, biases = current.shape[1], [], []
-        for (branch, stride), own_patch_bias in zip(contexts, self.own_patch_bias.T, strict=True):
-            context = contexts[branch, stride]
-            embedding = self.branch_embedding[self.branches.index(branch)]
-            tagged.append(context + embedding + self.stride_embedding[self.strides.index(stride)])
-            is_own = torch.eye(p, **like) if context.shape[1] == p else torch.ones(p, 1, **like)
-            biases.append(own_patch_bias[:, None, None] * is_own)
-        tokens = torch.cat(tagged, dim=1)  # (b, k, d)
-        query, key, value = (
-            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (b, heads, p or k, d / heads)
-            for projection, x in (
-                (self.query_proj, self.norm(current)),
-                (self.key_proj, tokens),
-                (self.value_proj, tokens),
-            )
-        )
-        scores = query @ key.transpose(-1, -2) / math.sqrt(key.shape[-1]) + torch.cat(biases, dim=-1)
-        dtype = torch.promote_types(scores.dtype, torch.float32)
-        weights = scores.softmax(dim=-1, dtype=dtype).to(value.dtype)  # (b, heads, p, k)
-        selected = self.out_proj((weights @ value).transpose(1, 2).flatten(2))
-        maps = weights.split([context.shape[1] for context in tagged], dim=-1)
-        return selected, {f"{branch}/stride_{stride}": m for (branch, stride), m in zip(contexts, maps, strict=True)}
-
-
-class CosineFusion(nn.Module):
-    """Weigh each context, patch by patch, by its cosine with the current frame's query, and sum.
-
-        out = sum_k weight_k scale_k cos(query, context_k) context_k
-
-    Args:
-        hidden_size: channels of a patch.
-        contexts: the `(branch, stride)` of each context.
-        weights: constant `weight_k` of each branch; 1 when absent.
-
-    Source: Sranc3/H-MBA, `mamba_adaptation.py`.
-    Differs: the cosine is computed in float32 or wider with an epsilon, so neither half precision nor a zero vector
-        breaks it.
-    """
-
-    def __init__(self, hidden_size: int, contexts: list[tuple[str, int]], weights: dict[str, float] | None):
-        super().__init__()
-        self.weights = [1.0 if weights is None else weights[branch] for branch, _ in contexts]
-        self.query_proj = nn.Linear(hidden_size, hidden_size)
-        self.context_scales = nn.Parameter(torch.empty(len(contexts)))
-        self.reset_parameters()
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Start with the frame itself as the query and every scale at one."""
-        init.eye_(self.query_proj.weight)
-        init.zeros_(self.query_proj.bias)
-        init.ones_(self.context_scales)
-
-    def forward(self, current: Tensor, contexts: Contexts) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted sum, `(b, p, d)`, and no attention maps."""
-        dtype = torch.promote_types(current.dtype, torch.float32)
-        query = self.query_proj(current).to(dtype)
-        selected = torch.zeros_like(query)
-        for weight, scale, context in zip(self.weights, self.context_scales, contexts.values(), strict=True):
-            context = context.to(dtype)
-            cosine = nn.functional.cosine_similarity(context, query, dim=-1, eps=1e-12)
-            selected = selected + weight * scale * cosine[..., None] * context
-        return selected.to(current.dtype), {}
-
-
-class AddFusion(nn.Module):
-    """Sum the contexts, each with a learned scale: direct addition, the paper's ablation of the query."""
-
-    def __init__(self, contexts: list[tuple[str, int]]):
-        super().__init__()
-        self.context_scales = nn.Parameter(torch.empty(len(contexts)))
-        self.reset_parameters()
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Start with every scale at one."""
-        init.ones_(self.context_scales)
-
-    def forward(self, current: Tensor, contexts: Contexts) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the sum, `(b, p, d)`, and no attention maps."""
-        scaled = [scale * context for scale, context in zip(self.context_scales, contexts.values(), strict=True)]
-        return sum(scaled, start=torch.zeros_like(current)), {}
-
-
-class ConcatFusion(nn.Module):
-    """Concatenate the contexts over channels and project: inception style, the paper's other ablation."""
-
-    def __init__(self, hidden_size: int, contexts: list[tuple[str, int]]):
-        super().__init__()
-        self.out_proj = nn.Linear(len(contexts) * hidden_size, hidden_size)
-
-    def forward(self, current: Tensor, contexts: Contexts) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the projection, `(b, p, d)`, and no attention maps."""
-        joined = torch.cat([context.expand_as(current) for context in contexts.values()], dim=-1)
-        return self.out_proj(joined), {}
 
 
 class QueryMamba(nn.Module):
@@ -361,87 +282,32 @@ class TemporalAdapter(nn.Module):
         self.query = query
         self.gate = nn.Parameter(torch.zeros(hidden_size)) if gated else None
 
-    def forward(self, frame_features: Tensor, frame_mask: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+    def forward(
+        self,
+        frame_features: Tensor,
+        state: AdapterState | None = None,
+        frame_mask: Tensor | None = None,
+        read_out: bool = True,
+    ) -> AdapterOutput:
         """Adapt the current frame's features.
+
+        A clip at once, or frame by frame, or in parts of any size gives the same features at its current frame.
 
         Args:
             frame_features: `(b, t, p, d)`, the current frame last.
-            frame_mask: `(b, t)`, true for real frames; padding comes first.
+            state: what the streams' earlier frames left: `AdapterState()` before the first, then that of the last
+                call. Absent for clips on their own, which leave none.
+            frame_mask: `(b, t)`, true for real frames; padding comes before a stream's first frame.
+            read_out: whether features are wanted; without them only the state moves on, which is much cheaper.
 
-        Returns:
-            `(b, p, d)`, and the query's attention by `"branch/stride_n"`, each `(b, heads, p, 1 or p)`; empty for
-            fusions without attention.
+        Raises:
+            ValueError: if the state is not one of this adapter and these streams, or if a stream that has frames is
+                padded.
         """
         check_frames(frame_features, frame_mask)
         current = frame_features[:, -1]
-        update, attentions = self.query(current, self.context(frame_features, frame_mask))
-        return current + (update if self.gate is None else self.gate * update), attentions
-
-
-class CurrentFrameAdapter(nn.Module):
-    """The baseline that sees no video: the current frame's features as they are."""
-
-    def forward(self, frame_features: Tensor, frame_mask: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the last frame of `(b, t, p, d)`."""
-        check_frames(frame_features, frame_mask)
-        return frame_features[:, -1], {}
-
-
-class MeanFrameAdapter(nn.Module):
-    """The baseline that pools: the average of all real frames, patch by patch."""
-
-    def forward(self, frame_features: Tensor, frame_mask: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Average `(b, t, p, d)` over its frames."""
-        check_frames(frame_features, frame_mask)
-        if frame_mask is None:
-            return frame_features.mean(dim=1), {}
-        real = frame_mask[:, :, None, None].bool()
-        total = frame_features.masked_fill(~real, 0.0).sum(dim=1)
-        return total / real.sum(dim=1).to(total.dtype), {}
-
-
-class TransformerAdapter(nn.Module):
-    """The baseline that attends: self-attention over time for each patch, read at the current frame through a gate.
-
-    Args:
-        hidden_size: channels of a patch.
-        num_frames: rows of the temporal position table; a later frame takes the last row.
-        num_heads: attention heads; must divide `hidden_size`.
-    """
-
-    def __init__(self, hidden_size: int, num_frames: int, num_heads: int):
-        super().__init__()
-        if hidden_size % num_heads:
-            raise ValueError(f"hidden_size must be a multiple of num_heads={num_heads}, got {hidden_size}")
-        self.temporal_position_embedding = nn.Parameter(torch.zeros(num_frames, hidden_size))
-        self.layer = nn.TransformerEncoderLayer(
-            hidden_size, num_heads, 2 * hidden_size, dropout=0.0, batch_first=True, norm_first=True
-        )
-        self.gate = nn.Parameter(torch.zeros(hidden_size))
-
-    def forward(self, frame_features: Tensor, frame_mask: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """Adapt the current frame of `(b, t, p, d)`."""
-        check_frames(frame_features, frame_mask)
-        b, t, p, _ = frame_features.shape
-        real = frame_features.new_ones(b, t, dtype=torch.bool) if frame_mask is None else frame_mask.bool()
-        table = self.temporal_position_embedding
-        positions = (real.cumsum(1) - 1).clamp(0, table.shape[0] - 1)
-        frames = frame_features.masked_fill(~real[:, :, None, None], 0.0)
-        tracks = (frames + table[positions][:, :, None]).transpose(1, 2).flatten(0, 1)  # (b * p, t, d)
-        padding = None if frame_mask is None else ~real.repeat_interleave(p, dim=0)
-        read = self.layer(tracks, src_key_padding_mask=padding)[:, -1].unflatten(0, (b, p))
-        return frame_features[:, -1] + self.gate * read, {}
-
-
-def check_frames(frame_features: Tensor, frame_mask: Tensor | None) -> None:
-    """Raise a `ValueError` unless `frame_features` is `(b, t, p, d)` with `t` at least 1 and the mask fits it."""
-    if frame_features.ndim != 4 or frame_features.shape[1] < 1:
-        raise ValueError(
-            f"frame_features must be (clips, frames, patches, channels) with at least one frame, "
-            f"got {tuple(frame_features.shape)}"
-        )
-    if frame_mask is not None and frame_mask.shape != frame_features.shape[:2]:
-        raise ValueError(
-            f"frame_mask must be {tuple(frame_features.shape[:2])}, one value for each frame, "
-            f"got {tuple(frame_mask.shape)}"
-        )
+        contexts, state = self.context(frame_features, state, frame_mask, read_out)
+        if not read_out:
+            return AdapterOutput(None, state, {})
+        update, attentions = self.query(current, contexts)
+        return AdapterOutput(current + (update if self.gate is None else self.gate * update), state, attentions)

@@ -18,18 +18,11 @@ from transformers.utils import TransformersKwargs, torch_compilable_check
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from .configuration_hmba import HMBAConfig
+from .layers_adapter_state import AdapterState
+from .layers_baseline_adapters import CurrentFrameAdapter, MeanFrameAdapter, TransformerAdapter
+from .layers_context_fusion import AddFusion, CosineFusion, CrossAttentionFusion
 from .layers_mamba import MambaMixer
-from .layers_temporal_adapter import (
-    AddFusion,
-    ContextMamba,
-    CosineFusion,
-    CrossAttentionFusion,
-    CurrentFrameAdapter,
-    MeanFrameAdapter,
-    QueryMamba,
-    TemporalAdapter,
-    TransformerAdapter,
-)
+from .layers_temporal_adapter import ContextMamba, QueryMamba, TemporalAdapter
 
 
 @dataclass
@@ -41,10 +34,12 @@ class HMBAVideoFeatures(BaseModelOutputWithPooling):
         pooler_output: the same, projected to the language model, `(videos, p, hidden_size)`.
         hidden_states, attentions: of the vision tower, for all frames, when asked for.
         adapter_attentions: the query's attention to each context, `{"branch/stride_n": (videos, heads, p, 1 or p)}`,
-            with `output_attentions`.
+            with `output_attentions`, and always from `adapt_frame_features`.
+        adapter_state: what later frames of the same streams go on from, if a state was given.
     """
 
     adapter_attentions: dict[str, Tensor] | None = None
+    adapter_state: AdapterState | None = None
 
 
 @dataclass
@@ -157,21 +152,63 @@ class HMBAModel(HMBAPreTrainedModel):
         self._check_pixels(pixel_values_videos, frame_mask)
         wants_attentions = kwargs.get("output_attentions", self.config.output_attentions)
         wants_layers = kwargs.pop("output_hidden_states", self.config.output_hidden_states)
-        frames = pixel_values_videos.flatten(0, 1).to(self.vision_tower.dtype)
-        layers = wants_layers or vision_feature_layer
-        tower = self.vision_tower(frames, output_hidden_states=layers, return_dict=True, **kwargs)
-        frame_features = self._select_patches(tower.hidden_states[vision_feature_layer])
-        frame_features = frame_features.unflatten(0, pixel_values_videos.shape[:2])  # (videos, t, p, d)
-        # A tower may have a dtype of its own; the projector's weight may be quantised, its bias never is.
-        frame_features = frame_features.to(self.multi_modal_projector.bias.dtype)
-        features, attentions = self.temporal_adapter(frame_features, frame_mask)
+        layer: Any = vision_feature_layer
+        tower, frame_features = self._encode(pixel_values_videos, layer, wants_layers, **kwargs)  # type: ignore[misc]
+        video = self.adapt_frame_features(frame_features, frame_mask=frame_mask)
         return HMBAVideoFeatures(
-            last_hidden_state=features,
-            pooler_output=self.multi_modal_projector(features),
+            last_hidden_state=video.last_hidden_state,
+            pooler_output=video.pooler_output,
             hidden_states=tower.hidden_states if wants_layers else None,
             attentions=tower.attentions,
-            adapter_attentions=attentions if wants_attentions else None,
+            adapter_attentions=video.adapter_attentions if wants_attentions else None,
         )
+
+    def get_frame_features(self, pixel_values_videos: Tensor) -> Tensor:
+        """Encode frames by the vision tower alone.
+
+        Args:
+            pixel_values_videos: `(videos, t, channels, height, width)`.
+
+        Returns:
+            `(videos, t, p, d)`, for `adapt_frame_features`.
+
+        Raises:
+            ValueError: as `get_video_features`.
+        """
+        self._check_pixels(pixel_values_videos, None)
+        return self._encode(pixel_values_videos, self.config.vision_feature_layer)[1]
+
+    def adapt_frame_features(
+        self,
+        frame_features: Tensor,
+        state: AdapterState | None = None,
+        frame_mask: Tensor | None = None,
+        read_out: bool = True,
+    ) -> HMBAVideoFeatures:
+        """Bring the features of frames to the language model: adapter, projector; arguments as in `TemporalAdapter`.
+
+        What `get_video_features` gives for pixels, without running the vision tower again. With a state, the frames
+        are the next ones of streams, and the result holds the state after them.
+        """
+        features, state, attentions = self.temporal_adapter(frame_features, state, frame_mask, read_out)
+        return HMBAVideoFeatures(
+            last_hidden_state=features,
+            pooler_output=None if features is None else self.multi_modal_projector(features),
+            adapter_attentions=attentions,
+            adapter_state=state,
+        )
+
+    def _encode(
+        self, pixel_values_videos: Tensor, layer: int, output_hidden_states: bool | None = None, **kwargs: Any
+    ) -> tuple[Any, Tensor]:
+        """Run the vision tower; return its output, and the patches of one layer as `(videos, t, p, d)`."""
+        frames = pixel_values_videos.flatten(0, 1).to(self.vision_tower.dtype)
+        wants = output_hidden_states or layer  # some towers give hidden states down to one layer
+        tower = self.vision_tower(frames, output_hidden_states=wants, return_dict=True, **kwargs)
+        frame_features = self._select_patches(tower.hidden_states[layer])
+        frame_features = frame_features.unflatten(0, pixel_values_videos.shape[:2])  # (videos, t, p, d)
+        # A tower may have a dtype of its own; the projector's weight may be quantised, its bias never is.
+        return tower, frame_features.to(self.multi_modal_projector.bias.dtype)
 
     def _select_patches(self, hidden_states: Tensor) -> Tensor:
         """Leave out what a tower puts before the patches, such as class and register tokens, if anything."""
@@ -407,6 +444,14 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
     ) -> HMBAVideoFeatures:
         """Encode videos; see `HMBAModel.get_video_features`."""
         return self.model.get_video_features(pixel_values_videos, frame_mask, **kwargs)
+
+    def get_frame_features(self, pixel_values_videos: Tensor) -> Tensor:
+        """Encode frames by the vision tower alone; see `HMBAModel.get_frame_features`."""
+        return self.model.get_frame_features(pixel_values_videos)
+
+    def adapt_frame_features(self, frame_features: Tensor, *args: Any, **kwargs: Any) -> HMBAVideoFeatures:
+        """Bring the features of frames to the language model; see `HMBAModel.adapt_frame_features`."""
+        return self.model.adapt_frame_features(frame_features, *args, **kwargs)
 
     @can_return_tuple
     def forward(  # type: ignore[misc]  # TransformersKwargs repeats position_ids

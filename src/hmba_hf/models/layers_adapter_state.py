@@ -1,0 +1,124 @@
+"""What every adapter takes and returns: frames, and what a stream carries from one part to the next."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+WIDE = ("ssm", "sum")  # what is summed over the whole stream
+KIND = {"format": "pt", "kind": "hmba adapter state"}
+
+
+@dataclass(frozen=True)
+class AdapterState:
+    """What an adapter has seen of a batch of streams: of one size, however long they are.
+
+    `AdapterState()` stands before the first frame. An adapter never changes a state: it returns the next one, so an
+    older one may be kept and gone on from.
+
+    Attributes:
+        tensors: by name, each with one row for each stream. Those of a scan are named `branch/stride_n/ago_k/conv` and
+            `/ssm` (see `MambaState`): what was left of every `n`-th frame, the last of them `k` frames ago.
+            `frames_seen` counts each stream's frames.
+    """
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def to(self, device: Any = None, dtype: torch.dtype | None = None) -> "AdapterState":
+        """Move to a device, a dtype or both; states of scans stay in float32 or wider, counts stay whole numbers."""
+
+        def move(name: str, x: Tensor) -> Tensor:
+            if dtype is None or not x.is_floating_point():
+                return x.to(device)
+            return x.to(device, torch.promote_types(dtype, torch.float32) if name.endswith(WIDE) else dtype)
+
+        return AdapterState({name: move(name, x) for name, x in self.tensors.items()})
+
+    def detach(self) -> "AdapterState":
+        """Cut the streams off from the gradients of what they have seen."""
+        return AdapterState({name: x.detach() for name, x in self.tensors.items()})
+
+    def select(self, streams: Sequence[int] | Tensor) -> "AdapterState":
+        """Return the state of these streams in this order; one that is not named is dropped.
+
+        Raises:
+            IndexError: if there is no such stream.
+        """
+        rows = streams if isinstance(streams, Tensor) else torch.tensor(streams, dtype=torch.long)
+        return AdapterState({name: x[rows.to(x.device)] for name, x in self.tensors.items()})
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write a safetensors file, whole or not at all."""
+        half = Path(f"{os.fspath(path)}.half")
+        save_file({name: x.detach().contiguous() for name, x in self.tensors.items()}, half, metadata=KIND)
+        half.replace(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "AdapterState":
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is damaged or holds something else.
+        """
+        try:
+            with safe_open(os.fspath(path), framework="pt") as file:
+                if file.metadata() != KIND:
+                    raise ValueError(f"{path} must hold an adapter's state, got a file of metadata {file.metadata()}")
+                return cls({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{path} must be a safetensors file, got one that cannot be read: {error}") from error
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Raise a `ValueError` unless the tensors have these names and shapes."""
+        got = {name: tuple(x.shape) for name, x in self.tensors.items()}
+        for name in [*shapes, *got]:
+            if got.get(name) != shapes.get(name):
+                raise ValueError(
+                    f"a state of this very adapter for as many streams is wanted: {name} must be "
+                    f"{shapes.get(name, 'absent')}, got {got.get(name, 'none')}"
+                )
+
+
+class AdapterOutput(NamedTuple):
+    """What an adapter returns.
+
+    Attributes:
+        features: the current frame's, adapted, `(b, p, d)`; absent without read-out.
+        state: what the next frames go on from, if there was one.
+        attentions: the query's attention by `"branch/stride_n"`, each `(b, heads, p, 1 or p)`; empty for fusions
+            without attention.
+    """
+
+    features: Tensor | None
+    state: AdapterState | None
+    attentions: dict[str, Tensor]
+
+
+def check_frames(frame_features: Tensor, frame_mask: Tensor | None) -> None:
+    """Raise a `ValueError` unless the frames are `(b, t, p, d)` with `t` at least 1 and the mask fits them."""
+    if frame_features.ndim != 4 or frame_features.shape[1] < 1:
+        raise ValueError(
+            f"frame_features must be (clips, frames, patches, channels) with at least one frame, "
+            f"got {tuple(frame_features.shape)}"
+        )
+    if frame_mask is not None and frame_mask.shape != frame_features.shape[:2]:
+        raise ValueError(
+            f"frame_mask must be {tuple(frame_features.shape[:2])}, one value for each frame, "
+            f"got {tuple(frame_mask.shape)}"
+        )
+
+
+def check_padding(frame_mask: Tensor, seen: Tensor) -> None:
+    """Raise a `ValueError` if a stream that has begun is padded: what it has seen would be a frame older."""
+    if ((seen > 0)[:, None] & ~frame_mask.bool()).any():
+        raise ValueError(
+            "frame_mask must be true for streams that have seen frames, got padding for one; "
+            "`AdapterState.select` parts those that have no new frame from the others"
+        )
