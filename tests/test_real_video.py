@@ -6,7 +6,13 @@ import av
 import numpy as np
 import pytest
 
-from hmba_hf.models.video_decoding_hmba import VideoDecodeError, causal_timestamps, decode_frames, latest_frames
+from hmba_hf.models.video_decoding_hmba import (
+    VideoDecodeError,
+    causal_timestamps,
+    decode_frames,
+    iter_frames,
+    latest_frames,
+)
 from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor
 
 
@@ -130,6 +136,27 @@ def test_seeking_is_exact_to_the_frame(readable):
         assert metadata.timestamps == [times[index] for index in chosen]
         assert np.array_equal(clip, frames[chosen])
         assert all(time <= limit + 1e-6 or time == 0 for time, limit in zip(metadata.timestamps, limits, strict=True))
+
+
+def test_a_file_streams_to_its_frames(readable):
+    path, _, frames, times = readable
+    streamed = sorted(iter_frames(path), key=lambda pair: pair[0])
+    assert [time - streamed[0][0] for time, _ in streamed] == pytest.approx(times, abs=1e-6)
+    assert all(np.array_equal(got, frame) for (_, got), frame in zip(streamed, frames, strict=True))
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file_streams_what_can_be_decoded_and_says_where_something_is_missing(name, shared_data):
+    streamed = list(iter_frames(shared_data / name))
+    errors = [i for i, (_, frame) in enumerate(streamed) if isinstance(frame, VideoDecodeError)]
+    assert errors and "is damaged" in str(streamed[errors[0]][1])
+    assert len(streamed) - len(errors) >= DAMAGED[name][0] - 1
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_file_without_a_frame_streams_none(name, shared_data):
+    with pytest.raises(VideoDecodeError, match=UNREADABLE[name]):
+        list(iter_frames(shared_data / name))
 
 
 @pytest.mark.parametrize("name", READABLE)

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
@@ -113,11 +113,78 @@ def decode_frames(
             chosen = reader.select([max(time, 0.0) for time in causal_timestamps(end, num_frames, float(fps))])
         if reader.concealed_from <= chosen[-1][0]:
             logger.warning(f"{name} is damaged at {reader.concealed_from:.3f} s: frames from there on may look wrong")
-        pictures = {id(frame): reader.to_rgb(frame) for _, frame in chosen}
+        pictures = {id(frame): _to_rgb(frame, reader.stream) for _, frame in chosen}
         if len({picture.shape for picture in pictures.values()}) > 1:
             raise VideoDecodeError(f"{name} changes its frame size within the clip that ends at {end:.3f} s")
         frames = np.stack([pictures[id(frame)] for _, frame in chosen])
         return frames, reader.metadata(frames, [time for time, _ in chosen])
+
+
+def iter_frames(
+    source: Any, source_format: str | None = None
+) -> Iterator[tuple[float, np.ndarray | VideoDecodeError]]:
+    """Decode a video from its start, or a camera as it comes, one frame in memory at a time.
+
+    Args:
+        source: as in `decode_frames`; with a format, whatever FFmpeg opens in it, such as a camera's device.
+        source_format: FFmpeg's name of an input format, such as `v4l2`.
+
+    Yields:
+        Seconds since the first frame, and the frame, `(h, w, 3)` as in `decode_frames`, in the order in which the
+        decoder gives them: in a file with wrong timestamps a time may be that of an earlier frame or before it. An
+        error stands in the place of what cannot be decoded, at the time of the frame before it; later frames may
+        follow. What the decoder mends passes, with one warning.
+
+    Raises:
+        FileNotFoundError: a path leads to no file.
+        VideoDecodeError: `source` holds no video.
+    """
+    with ExitStack() as stack:
+        file, name = (source, str(source)) if source_format else stack.enter_context(_opened(source))
+        container, stream = _open_container(file, name, source_format)
+        stack.enter_context(container)
+        origin, seconds, warned = None, 0.0, False
+        packets = container.demux(stream)
+        while True:
+            packet: Any = None
+            try:
+                packet = next(packets, None)
+                frames = [] if packet is None else packet.decode()
+            except av.FFmpegError as error:
+                yield seconds, VideoDecodeError(f"{name} is damaged after {seconds:.3f} s: {error}")
+                frames = []
+            if packet is None:  # the end, or a source that cannot be read on
+                break
+            for frame in frames:
+                if frame.time is None:
+                    seconds = 0.0 if origin is None else seconds + float(1 / (stream.average_rate or 25))
+                    origin = seconds if origin is None else origin
+                else:
+                    origin = frame.time if origin is None else origin
+                    seconds = frame.time - origin
+                if frame.is_corrupt and not warned:
+                    logger.warning(f"{name} is damaged at {seconds:.3f} s: frames from there on may look wrong")
+                warned = warned or bool(frame.is_corrupt)
+                yield seconds, _to_rgb(frame, stream)
+        if origin is None:
+            raise VideoDecodeError(f"{name} holds no frame that can be decoded")
+
+
+def _open_container(source: Any, name: str, source_format: str | None = None) -> tuple[Any, Any]:
+    """Open a container at its start and choose its best video stream."""
+    if hasattr(source, "seek"):
+        source.seek(0)
+    try:
+        container = av.open(source, format=source_format, metadata_errors="replace")
+    except (av.FFmpegError, TypeError, ValueError) as error:
+        raise VideoDecodeError(f"{name} cannot be read as a video: {error}") from error
+    stream = container.streams.best("video")
+    if stream is None or stream.codec_context is None or stream.disposition & av.stream.Disposition.attached_pic:
+        container.close()
+        raise VideoDecodeError(f"{name} has no video stream that can be decoded")
+    # Frame threads would swallow the error at the end of a truncated file.
+    stream.thread_type = "SLICE"
+    return container, stream
 
 
 @contextmanager
@@ -193,20 +260,7 @@ class _VideoReader:
         self.container.close()
 
     def _open(self) -> None:
-        """Open the container at its start and choose its best video stream."""
-        if hasattr(self.source, "seek"):
-            self.source.seek(0)
-        try:
-            self.container = av.open(self.source, metadata_errors="replace")
-        except (av.FFmpegError, TypeError, ValueError) as error:
-            raise VideoDecodeError(f"{self.name} cannot be read as a video: {error}") from error
-        stream = self.container.streams.best("video")
-        if stream is None or stream.codec_context is None or stream.disposition & av.stream.Disposition.attached_pic:
-            self.container.close()
-            raise VideoDecodeError(f"{self.name} has no video stream that can be decoded")
-        self.stream: Any = stream
-        # Frame threads would swallow the error at the end of a truncated file.
-        self.stream.thread_type = "SLICE"
+        self.container, self.stream = _open_container(self.source, self.name)
 
     def _find_origin(self) -> None:
         """Set the clock to zero at the first frame shown, and see whether frames carry timestamps at all."""
@@ -356,18 +410,6 @@ class _VideoReader:
             return float(self.stream.duration * self.stream.time_base)
         return None if self.container.duration is None else self.container.duration / av.time_base
 
-    def to_rgb(self, frame: av.VideoFrame) -> np.ndarray:
-        """Convert a frame to `(h, w, 3)` uint8 RGB: square pixels, upright, transparency over white."""
-        ratio = float(self.stream.sample_aspect_ratio or 1)
-        width = frame.width if abs(ratio - 1) <= SQUARE_PIXEL_TOLERANCE else max(round(frame.width * ratio), 1)
-        has_alpha = any(component.is_alpha for component in frame.format.components)
-        pixels: np.ndarray = frame.to_ndarray(
-            format="rgba" if has_alpha else "rgb24", width=width, interpolation="BICUBIC"
-        )
-        if has_alpha:
-            pixels = np.asarray(convert_to_rgb(pixels, return_numpy=True, input_data_format="channels_last"))
-        return _apply_display_matrix(pixels, frame)
-
     def metadata(self, frames: np.ndarray, times: list[float]) -> ClipMetadata:
         """Describe the clip `frames`, `(t, h, w, 3)`, shown at `times`."""
         indices = [round(time * self.rate) for time in times]
@@ -383,6 +425,19 @@ class _VideoReader:
             frames_indices=indices,
             frame_times=times,
         )
+
+
+def _to_rgb(frame: av.VideoFrame, stream: Any) -> np.ndarray:
+    """Convert a frame to `(h, w, 3)` uint8 RGB: square pixels, upright, transparency over white."""
+    ratio = float(stream.sample_aspect_ratio or 1)
+    width = frame.width if abs(ratio - 1) <= SQUARE_PIXEL_TOLERANCE else max(round(frame.width * ratio), 1)
+    has_alpha = any(component.is_alpha for component in frame.format.components)
+    pixels: np.ndarray = frame.to_ndarray(
+        format="rgba" if has_alpha else "rgb24", width=width, interpolation="BICUBIC"
+    )
+    if has_alpha:
+        pixels = np.asarray(convert_to_rgb(pixels, return_numpy=True, input_data_format="channels_last"))
+    return _apply_display_matrix(pixels, frame)
 
 
 def _apply_display_matrix(pixels: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
