@@ -1,0 +1,246 @@
+"""A drive without end: push frames as they come, ask at any moment, in constant memory."""
+
+import copy
+import math
+from collections import deque
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import Cache, DynamicCache
+
+from .models.layers_adapter_state import AdapterState
+from .models.modeling_hmba import HMBAForConditionalGeneration, HMBAVideoFeatures
+from .models.pipeline_hmba import VideoTextToTextPipeline
+from .models.processing_hmba import HMBAProcessor
+
+MODES = ("window", "recurrent")
+CHANNELS = (1, 3, 4)
+TIME_TOLERANCE = 1e-6  # seconds
+EARLY = 0.05  # of the step between two moments: a frame that comes so little before its moment, as rounded times do
+# With these `generate` wants to make the cache by itself, or has been given one.
+OTHER_CACHES = ("past_key_values", "cache_implementation", "assistant_model", "prompt_lookup_num_tokens")
+OPTIONS = ("num_beams", "num_return_sequences", "use_cache", *OTHER_CACHES)
+
+
+class TimeJump(ValueError):
+    """A frame that comes longer after the last one than a whole clip lasts."""
+
+
+class VideoStream:
+    """Watch a drive and answer questions about its current moment.
+
+        stream = VideoStream(model, processor)
+        for frame, seconds in camera:
+            stream.push(frame, seconds)
+        stream.ask("Which object is at the highest risk for the ego car?")
+        # {"generated_text": "A white van[0.412,0.377,0.598,0.611] is cutting in",
+        #  "objects": [{"label": "A white van", "box": {"xmin": ..., ...}}], "timestamp": 12.5}
+
+    Frames may come at any rate. They are taken at the model's, `fps`: of the moments `1 / fps` apart, counted from the
+    first frame, each takes the first frame at it or after it; where the camera leaves one out, the frame before stands
+    for it. The vision tower sees each frame that is taken once, and no other. Memory and the cost of a frame do not
+    grow, and a question costs the same after ten frames and after a million.
+
+    Args:
+        model, processor: as loaded; the stream leaves both as they are.
+        mode: `"window"` reads the last `num_frames` frames as the pipeline reads a clip of them, and answers the same.
+            `"recurrent"` carries the adapter's state on from the first frame (see `AdapterState`).
+        fps, num_frames: instead of the processor's.
+
+    Raises:
+        ValueError: if there is no such mode, or if the model's adapter cannot carry a state.
+    """
+
+    def __init__(
+        self,
+        model: HMBAForConditionalGeneration,
+        processor: HMBAProcessor,
+        mode: str = "window",
+        fps: float | None = None,
+        num_frames: int | None = None,
+    ):
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {list(MODES)}, got {mode!r}")
+        if mode == "recurrent" and model.config.adapter == "transformer":
+            raise ValueError("a stream in recurrent mode wants an adapter with a state, got 'transformer'")
+        self.model, self.processor, self.mode = model, processor, mode
+        self.fps = processor.video_processor.fps if fps is None else fps
+        self.num_frames = processor.video_processor.num_frames if num_frames is None else num_frames
+        if not (math.isfinite(self.fps) and self.fps > 0 and self.num_frames >= 1):
+            raise ValueError(f"fps above 0 and num_frames of at least 1 are wanted, got {self.fps}, {self.num_frames}")
+        device = None if getattr(model, "hf_device_map", None) else model.device
+        self._pipeline = VideoTextToTextPipeline(model=model, processor=processor, device=device)
+        self.reset()
+
+    def reset(self, state: AdapterState | None = None) -> None:
+        """Forget all frames, and what was read by weights that may have changed since.
+
+        In recurrent mode, go on from what another stream has seen if its state is given.
+
+        Raises:
+            ValueError: if the state is not one of this model's adapter for one stream.
+        """
+        if state is not None:
+            state = self._checked(state)
+        self._window: deque[Tensor] = deque(maxlen=self.num_frames if self.mode == "window" else 1)
+        self._before: AdapterState | None = state or AdapterState()  # what was seen before the current frame
+        self._features: HMBAVideoFeatures | None = None  # of the current frame, once they are asked for
+        self._start = self._last = math.nan  # times of the first frame and of the last one pushed
+        self._moment = -1  # of the current frame, in steps of 1 / fps
+        self._kind: tuple | None = None  # shape and dtype of the frames
+        self._prefix: tuple[Tensor, Cache] | None = None  # text before the video, and what the language model has read
+        self.timestamp = math.nan
+
+    def push(self, frame: Any, timestamp: float) -> bool:
+        """Show the stream its next frame.
+
+        Args:
+            frame: PIL image, array or tensor.
+            timestamp: its time in seconds, later than that of every frame before.
+
+        Returns:
+            Whether the frame was taken; the others pass without cost.
+
+        Raises:
+            TimeJump: if the frame comes longer after the last one than a whole clip lasts; call `reset` and push it
+                again.
+            ValueError: if the frame is older than the last one, is no picture, or is of another size or dtype than
+                the first. The stream is then as it was before the call.
+        """
+        moment, kind = self._moment_of(timestamp), _describe(frame)
+        if self._kind not in (None, kind):
+            raise ValueError(f"frames of shape and dtype {self._kind} are wanted as before, got {kind}")
+        taken = moment > self._moment
+        if taken:
+            inputs = self.processor.video_processor([[frame]], return_tensors="pt")
+            with torch.no_grad():
+                features = self.model.get_frame_features(inputs["pixel_values_videos"].to(self.model.device))
+                window, before = self._advance(features, moment - self._moment)
+            self._window, self._before, self._kind = window, before, kind
+            self._features, self.timestamp = None, float(timestamp)
+            self._start = self.timestamp if math.isnan(self._start) else self._start
+            self._moment = moment
+        self._last = float(timestamp)
+        return taken
+
+    def _moment_of(self, timestamp: float) -> int:
+        if not math.isfinite(timestamp):
+            raise ValueError(f"timestamp must be a number of seconds, got {timestamp}")
+        if math.isnan(self._start):
+            return 0
+        if timestamp <= self._last:
+            raise ValueError(f"timestamp must be later than the last frame's, {self._last} s, got {timestamp} s")
+        longest = self.num_frames / self.fps
+        if timestamp - self._last > longest + TIME_TOLERANCE:
+            raise TimeJump(
+                f"a frame within {longest:g} s of the last one, at {self._last} s, is wanted, got one at "
+                f"{timestamp} s; `reset` starts anew from it"
+            )
+        return math.floor((timestamp - self._start) * self.fps + EARLY)
+
+    def _advance(self, features: Tensor, steps: int) -> tuple[deque[Tensor], AdapterState | None]:
+        """Take a frame in, `(1, 1, p, d)`; for moments left out since the last one that one stands."""
+        window = self._window.copy()
+        held = [] if not window else [window[-1]] * min(steps - 1, self.num_frames)
+        window.extend([*held, features])
+        if self.mode == "window" or not self._window:
+            return window, self._before
+        if self._features is not None:  # the current frame has been read, which has left a state
+            before = self._features.adapter_state
+        else:
+            before = self.model.adapt_frame_features(self._window[-1], self._before, read_out=False).adapter_state
+        for still in held:
+            before = self.model.adapt_frame_features(still, before, read_out=False).adapter_state
+        return window, before
+
+    def features(self) -> HMBAVideoFeatures:
+        """Return what the language model reads of the current frame: `pooler_output`, `(1, p, hidden_size)`.
+
+        In recurrent mode `adapter_state` is what a stream would go on from. Computed once for each frame.
+
+        Raises:
+            ValueError: before the first frame.
+        """
+        if not self._window:
+            raise ValueError("a frame is wanted before the first question, got none: call push")
+        if self._features is None:
+            frames, state = list(self._window), None
+            if self.mode == "recurrent":
+                frames, state = frames[-1:], self._before
+            else:
+                frames = [frames[0]] * (self.num_frames - len(frames)) + frames
+            with torch.no_grad():
+                self._features = self.model.adapt_frame_features(torch.cat(frames, dim=1), state)
+        return self._features
+
+    def ask(self, question: str, **generate_kwargs: Any) -> dict[str, Any]:
+        """Answer a question about the current frame, as the pipeline would.
+
+        Args:
+            question: the text; it may say where the video belongs by writing the video token.
+            generate_kwargs: for `generate`, such as `max_new_tokens` (256 if nothing says otherwise) or `streamer`.
+
+        Returns:
+            `{"generated_text", "objects", "timestamp"}`: boxes are in pixels of the frame as it was pushed, the time
+            is that of the frame which was read.
+
+        Raises:
+            ValueError: before the first frame, or if more than one answer is asked for.
+        """
+        config = generate_kwargs.get("generation_config") or self.model.generation_config
+        options = {name: generate_kwargs.get(name) for name in OPTIONS}
+        options = {name: getattr(config, name, None) if x is None else x for name, x in options.items()}
+        if options["num_return_sequences"] not in (None, 1):
+            raise ValueError(f"one answer is given, got num_return_sequences={options['num_return_sequences']}")
+        features: Any = self.features().pooler_output
+        blank = Image.new("RGB", (1, 1))  # holds the place of the video in the prompt
+        inputs = self._pipeline.preprocess({"text": question, "videos": [[blank]]})["inputs"]
+        del inputs["pixel_values_videos"]
+        inputs["frame_size"] = torch.tensor([self._kind[0][:2]])  # type: ignore[index]
+        beams = options["num_beams"] or 1
+        inputs["mm_encoder_outputs"] = {"video": {"pooler_output": features.repeat_interleave(beams, 0)}}
+        if beams == 1 and options["use_cache"] is not False and not any(options[name] for name in OTHER_CACHES):
+            inputs["past_key_values"] = self._read_prefix(inputs["input_ids"])
+        outputs = self._pipeline.forward({"inputs": inputs}, generate_kwargs=generate_kwargs)
+        return {**self._pipeline.postprocess(outputs)[0], "timestamp": self.timestamp}
+
+    def _read_prefix(self, input_ids: Tensor) -> Cache:
+        """Return a cache of the text before the video, which the language model reads once for all questions."""
+        length = int((input_ids[0] == self.processor.video_token_id).int().argmax())
+        prefix = input_ids[:, :length].to(self.model.device)
+        if self._prefix is None or not torch.equal(self._prefix[0], prefix):
+            cache = DynamicCache(config=self.model.config.get_text_config())
+            if length:
+                with torch.no_grad():
+                    self.model(input_ids=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            self._prefix = prefix, cache
+        return copy.deepcopy(self._prefix[1])
+
+    def _checked(self, state: AdapterState) -> AdapterState:
+        if self.mode != "recurrent":
+            raise ValueError(f"a stream goes on from a state in recurrent mode only, got mode={self.mode!r}")
+        config, state = self.model.config, state.to(self.model.device)
+        like: dict[str, Any] = {"device": self.model.device, "dtype": self.model.dtype}
+        with torch.no_grad():
+            blank = torch.zeros(1, 1, config.num_patches, config.vision_config.hidden_size, **like)
+            self.model.adapt_frame_features(blank, state, read_out=False)
+        return state
+
+
+def _describe(frame: Any) -> tuple[tuple[int, ...], str]:
+    """Return `(height, width, channels)` and the dtype of a picture."""
+    if isinstance(frame, Image.Image):
+        dtype = frame.mode if frame.mode.startswith(("I", "F")) else "uint8"
+        return (frame.height, frame.width, len(frame.getbands())), dtype
+    shape = tuple(frame.shape) if isinstance(frame, (np.ndarray, Tensor)) else ()
+    if len(shape) not in (2, 3):
+        got = f"{type(frame).__name__} of shape {shape}" if shape else type(frame).__name__
+        raise ValueError(f"a frame must be a picture, or (h, w), (h, w, channels) or (channels, h, w), got {got}")
+    if len(shape) == 2:
+        shape = (*shape, 1)
+    elif shape[0] in CHANNELS and shape[2] not in CHANNELS:
+        shape = (*shape[1:], shape[0])
+    return shape, str(frame.dtype).removeprefix("torch.")
