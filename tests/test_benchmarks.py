@@ -44,9 +44,10 @@ def test_the_scan_benchmark_checks_and_compares_every_candidate_it_is_given(tmp_
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_the_scan_benchmark_measures_memory_in_a_fresh_process():
-    words = "--shapes 1x256x256x16 --peers portable --repeats 1 --passes backward".split()
-    row = run("selective_scan.py", *words).splitlines()[-1]
-    assert float(row.split("|")[9]) > 1
+    words = "--shapes 1x1024x1024x16 --peers cpu portable --repeats 1 --passes forward backward".split()
+    rows = [line.split("|") for line in run("selective_scan.py", *words).splitlines()[-4:]]
+    ours, portable, ours_backward, portable_backward = (float(row[9]) for row in rows)
+    assert 1 <= ours < 2 <= portable and 4 < ours_backward < 6 < portable_backward
 
 
 def test_the_scan_benchmark_gives_the_cost_of_a_token():
@@ -60,7 +61,18 @@ def test_the_adapter_benchmark_compares_the_forms_and_the_tower(tmp_path):
         "temporal_adapter.py", "--quick", "--frames", 3, "--backward", "--repeats", 1, "--output_dir", tmp_path
     )
     assert columns(printed)[0][:6] == ["preset", "frames", "pass", "pruned (ours)", "full", "full / pruned"]
-    assert columns(printed)[1][:4] == ["preset", "tower, a frame", "adapter, one more frame", "one frame, read out"]
+    assert columns(printed)[1][:4] == ["preset", "tower, a frame", "next frame, passed", "next frame, read"]
     for record in json.loads((tmp_path / "results.json").read_text())["tower"]:
         assert sum(record["shares"].values()) == pytest.approx(1)
         assert min(record["shares"].values()) > 0
+
+
+def test_the_streaming_benchmark_compares_four_ways(tmp_path):
+    words = "--frames 3 6 --around 2 --repeats 1 --real_tower 4 --max_seconds 100".split()
+    printed = run("streaming.py", *words, "--output_dir", tmp_path)
+    assert "the modes' tower: random features" in printed
+    assert columns(printed) == [["way", "frames", "frame, unread", "frame, read", "first token", "memory", "note"]]
+    records = json.loads((tmp_path / "results.json").read_text())["records"]
+    ways = ["window", "recurrent", "sliding clip", "every frame"]
+    assert [(r["way"], r["frames"]) for r in records] == [(way, n) for way in ways for n in (3, 6)]
+    assert all(record["first token"] > 0 and record["memory"] > 0 for record in records)

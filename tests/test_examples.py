@@ -5,8 +5,10 @@ Of the benchmarks, only that they start.
 
 import json
 import runpy
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from hmba_hf import HMBAProcessor, HMBAVideoProcessor
+from hmba_hf import HMBAProcessor, HMBAVideoProcessor, iter_frames
 from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.micro_world_files import write_bddx, write_drama, write_video
@@ -103,6 +105,79 @@ def opens(path):
     with Image.open(path) as picture:
         picture.load()
         return picture.size
+
+
+@pytest.fixture(scope="module")
+def folder_of_pictures(tmp_path_factory):
+    """Twelve pictures, of which the fifth cannot be read."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for i in range(12):
+        Image.new("RGB", (64, 48), (20 * i, 100, 60)).save(folder / f"{i:03}.png")
+    (folder / "004.png").write_bytes(b"no picture")
+    return folder
+
+
+def answers_of(folder):
+    return [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("mode", ["window", "recurrent"])
+def test_a_drive_is_streamed_with_answers_and_a_picture_of_each_frame(finetuned, tmp_path, call, capsys, mode):
+    world = MicroWorld(WORLD, "test", 1)
+    write_video(tmp_path / "drive.mp4", [*world[0].frames] * 4, 10)
+    words = ["--model", finetuned[0], "--source", tmp_path / "drive.mp4", "--mode", mode, "--every", 1]
+    call("stream_video.py", *words, "--max_new_tokens", 3, "--output_dir", tmp_path / "out")
+    answers, printed = answers_of(tmp_path / "out"), capsys.readouterr().out
+    assert [answer["timestamp"] for answer in answers] == pytest.approx([0.0, 1.0])
+    assert all({"question", "generated_text", "objects", "timestamp"} == answer.keys() for answer in answers)
+    assert "20 frames, 0 broken" in printed and "answer" in printed
+    assert len(list(iter_frames(tmp_path / "out" / "annotated.mp4"))) == 20
+
+
+@pytest.mark.parametrize(("on_broken", "frames"), [("skip", 11), ("hold", 12)])
+def test_a_broken_frame_is_survived_in_a_stream(
+    finetuned, folder_of_pictures, tmp_path, call, capsys, on_broken, frames
+):
+    words = ["--model", finetuned[0], "--source", folder_of_pictures, "--source_fps", 4, "--on_broken", on_broken]
+    call("stream_video.py", *words, "--max_new_tokens", 2, "--output_dir", tmp_path / "out")
+    printed = capsys.readouterr()
+    assert f"{frames} frames, 1 broken" in printed.out and "broken frame: cannot identify" in printed.out + printed.err
+    assert len(list(iter_frames(tmp_path / "out" / "annotated.mp4"))) == frames
+
+
+@pytest.mark.parametrize("name", ["fixtures/broken_bitflips.mp4", "thirdparty_fixtures/decord_unordered.mov"])
+@pytest.mark.parametrize("on_broken", ["skip", "hold"])
+def test_a_damaged_file_is_streamed_as_far_as_it_goes(finetuned, shared_data, tmp_path, call, capsys, name, on_broken):
+    words = ["--model", finetuned[0], "--source", shared_data / name, "--on_broken", on_broken, "--max_new_tokens", 2]
+    call("stream_video.py", *words, "--output_dir", tmp_path / "out")
+    printed = capsys.readouterr()
+    assert ("broken frame: " in printed.out + printed.err) == ("broken" in name)
+    assert len(answers_of(tmp_path / "out")) >= 1
+    assert len(list(iter_frames(tmp_path / "out" / "annotated.mp4"))) >= 3
+
+
+def test_a_broken_frame_ends_a_stream_that_shall_not_survive_it(finetuned, folder_of_pictures, tmp_path, call):
+    words = ["--model", finetuned[0], "--source", folder_of_pictures, "--source_fps", 4, "--on_broken", "raise"]
+    with pytest.raises(OSError, match="cannot identify"):
+        call("stream_video.py", *words, "--max_new_tokens", 2, "--output_dir", tmp_path / "out")
+    assert len(answers_of(tmp_path / "out")) == 1
+    assert len(list(iter_frames(tmp_path / "out" / "annotated.mp4"))) == 4
+
+
+def test_a_stream_that_is_stopped_leaves_all_it_has_done(finetuned, folder_of_pictures, tmp_path):
+    for i in range(12, 3000):
+        (tmp_path / f"{i:06}.png").symlink_to(folder_of_pictures / "000.png")
+    words = ["--model", finetuned[0], "--source", tmp_path, "--source_fps", 2, "--every", 0, "--max_new_tokens", 2]
+    command = [sys.executable, EXAMPLES / "stream_video.py", *words, "--output_dir", tmp_path / "out"]
+    with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as run:
+        answers, waiting = tmp_path / "out" / "answers.jsonl", time.monotonic() + 120
+        while not (answers.exists() and answers.read_text().count("\n") > 3) and time.monotonic() < waiting:
+            time.sleep(0.1)
+        run.send_signal(signal.SIGINT)
+        printed = run.communicate(timeout=60)[0]
+    assert run.returncode == 0 and "stopped" in printed and "answers and the annotated video are in" in printed
+    assert len(answers_of(tmp_path / "out")) > 3
+    assert len(list(iter_frames(tmp_path / "out" / "annotated.mp4"))) >= 3
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)

@@ -1,0 +1,223 @@
+"""Watch a drive as it happens and ask about it every few seconds.
+
+    python examples/stream_video.py --model org/hmba-drama --source dashcam.mp4 --every 2 --output_dir runs/stream
+    python examples/stream_video.py --model org/hmba-drama --source frames/ --source_fps 10     # pictures, by name
+    python examples/stream_video.py --model org/hmba-drama --source /dev/video0 --source_format v4l2
+
+Answers are printed and written to `answers.jsonl` as they come; `annotated.mp4` shows the drive with the boxes of the
+last one. A line tells frames per second, what each stage takes of a frame, and memory. Ctrl-C ends it, with all so far
+on disk. `--on_broken` says whether a frame that cannot be read is skipped, stands still (`hold`) or ends it (`raise`).
+"""
+
+import argparse
+import json
+import math
+import re
+import statistics
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import av
+import psutil
+from PIL import Image, ImageDraw, UnidentifiedImageError
+from tqdm import tqdm
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from hmba_hf import TimeJump, VideoStream, iter_frames
+from hmba_hf.visualization import draw_boxes
+
+QUESTION = "Which object is at the highest risk for the ego car?"
+PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
+
+
+class Moment(NamedTuple):
+    """A frame of the source and its time in seconds; an error stands for a frame that cannot be read."""
+
+    seconds: float
+    frame: Image.Image | Exception
+
+
+def read_folder(folder: Path, fps: float) -> Iterator[Moment]:
+    """Yield the pictures of a folder in the order of their names."""
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    if not paths:
+        raise ValueError(f"a folder of pictures ({', '.join(sorted(PICTURES))}) is wanted, got none in {folder}")
+    for i, path in enumerate(paths):
+        try:
+            with Image.open(path) as picture:
+                yield Moment(i / fps, picture.convert("RGB"))
+        except (OSError, UnidentifiedImageError) as error:
+            yield Moment(i / fps, error)
+
+
+def read_source(args: argparse.Namespace) -> Iterator[Moment]:
+    """Yield what a folder, a file or a camera shows, as it comes."""
+    if Path(args.source).is_dir():
+        yield from read_folder(Path(args.source), args.source_fps)
+    else:
+        for seconds, frame in iter_frames(args.source, args.source_format):
+            yield Moment(seconds, frame if isinstance(frame, Exception) else Image.fromarray(frame))
+
+
+class Stages:
+    """How long each stage takes: its last twenty times for the line that is shown, sum and count for the table."""
+
+    def __init__(self) -> None:
+        self.recent: dict[str, deque[float]] = {}
+        self.totals: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter()
+        self.start = time.perf_counter()
+
+    @contextmanager
+    def measure(self, name: str) -> Iterator[None]:
+        """Add the time of the body to a stage."""
+        start = time.perf_counter()
+        yield
+        took = time.perf_counter() - start
+        self.recent.setdefault(name, deque(maxlen=20)).append(took)
+        self.totals[name] += took
+        self.counts[name] += 1
+
+    def line(self, frames: int) -> dict[str, str]:
+        """Say how it goes."""
+        stages = {name: f"{1e3 * statistics.mean(times):.0f}ms" for name, times in self.recent.items()}
+        rate = frames / (time.perf_counter() - self.start)
+        return {"fps": f"{rate:.1f}", **stages, "memory": f"{psutil.Process().memory_info().rss / 2**20:.0f}MiB"}
+
+    def table(self) -> str:
+        """Write the mean time of each stage and how often it was run."""
+        rows = [
+            f"  {name:8} {1e3 * t / self.counts[name]:9.2f} x {self.counts[name]}" for name, t in self.totals.items()
+        ]
+        return "\n".join(["mean milliseconds of each stage:", *rows])
+
+
+class AnnotatedVideo:
+    """A video file that can be played up to wherever writing it ends."""
+
+    def __init__(self, path: Path):
+        self.container = av.open(str(path), "w", options={"movflags": "frag_keyframe+empty_moov"})
+        self.stream: Any = None
+
+    def write(self, picture: Image.Image, seconds: float) -> None:
+        """Add a picture at its time; all have the size of the first, made even."""
+        if self.stream is None:
+            self.stream = self.container.add_stream("libx264" if "libx264" in av.codecs_available else "mpeg4", 30)
+            self.stream.width, self.stream.height = (max(2, side // 2 * 2) for side in picture.size)
+            self.stream.pix_fmt, self.stream.codec_context.time_base = "yuv420p", Fraction(1, 1000)
+        frame = av.VideoFrame.from_image(picture.resize((self.stream.width, self.stream.height)))
+        frame.pts, frame.time_base = round(1000 * seconds), Fraction(1, 1000)
+        self.container.mux(self.stream.encode(frame))
+
+    def close(self) -> None:
+        """Write what the encoder still holds."""
+        if self.stream is not None:
+            self.container.mux(self.stream.encode())
+        self.container.close()
+
+
+def show(moment: Moment, answer: dict[str, Any] | None) -> Image.Image:
+    """Draw the last answer's boxes, and its text below the picture."""
+    picture = draw_boxes(moment.frame, answer["objects"] if answer else [])
+    text = re.sub(r"\[[\d.,;]+\]", "", answer["generated_text"]) if answer else ""
+    strip = Image.new("RGB", (picture.width, picture.height + 40), "black")
+    strip.paste(picture, (0, 0))
+    ImageDraw.Draw(strip).text((6, picture.height + 4), f"{moment.seconds:7.2f} s\n{text[:120]}", fill="white")
+    return strip
+
+
+def push(stream: VideoStream, moment: Moment) -> bool:
+    """Show a frame to the stream, which starts anew after a jump in time."""
+    try:
+        return stream.push(moment.frame, moment.seconds)
+    except TimeJump as jump:
+        tqdm.write(f"{moment.seconds:8.2f} s  starting anew: {jump}")
+        stream.reset()
+        return stream.push(moment.frame, moment.seconds)
+
+
+def mend(moment: Moment, error: Exception, last: Moment | None, on_broken: str) -> Moment | None:
+    """Return what stands in for a broken frame: nothing, or the last good one if its time has passed."""
+    if on_broken == "raise":
+        raise error
+    tqdm.write(f"{moment.seconds:8.2f} s  broken frame: {error}")
+    if on_broken == "skip" or last is None or moment.seconds <= last.seconds:
+        return None
+    return moment._replace(frame=last.frame)
+
+
+def watch(stream: VideoStream, args: argparse.Namespace, answers: Any, video: AnnotatedVideo) -> None:
+    """Push every frame of the source, ask when it is time, write what comes of it."""
+    stages, moments = Stages(), read_source(args)
+    answer, last, due, broken = None, None, -math.inf, 0
+    with tqdm(unit=" frames", dynamic_ncols=True) as bar:
+        try:
+            while True:
+                with stages.measure("read"):
+                    moment = next(moments, None)
+                if moment is None:
+                    break
+                with stages.measure("watch"):
+                    try:
+                        if isinstance(moment.frame, Exception):
+                            raise moment.frame
+                        taken = push(stream, moment)
+                    except (OSError, ValueError) as error:
+                        broken += 1
+                        moment = mend(moment, error, last, args.on_broken)
+                        if moment is None:
+                            continue
+                        taken = push(stream, moment)
+                last = moment
+                if taken and moment.seconds >= due:
+                    with stages.measure("answer"):
+                        answer = stream.ask(args.question, max_new_tokens=args.max_new_tokens)
+                    due = moment.seconds + args.every
+                    answers.write(json.dumps({"question": args.question, **answer}) + "\n")
+                    answers.flush()
+                    tqdm.write(f"{answer['timestamp']:8.2f} s  {answer['generated_text']}")
+                with stages.measure("write"):
+                    video.write(show(moment, answer), moment.seconds)
+                bar.update()
+                bar.set_postfix(stages.line(bar.n))
+        finally:
+            tqdm.write(f"\n{bar.n} frames, {broken} broken; {stages.table()}")
+
+
+def main() -> None:
+    """Load, watch, and close everything whatever ends it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or Hub id")
+    parser.add_argument("--source", required=True, help="video file or URL, folder of pictures, or camera")
+    parser.add_argument("--source_format", help="FFmpeg's name of a camera's format, such as v4l2 or avfoundation")
+    parser.add_argument("--source_fps", type=float, default=10.0, help="of a folder of pictures")
+    parser.add_argument("--mode", default="window", choices=["window", "recurrent"])
+    parser.add_argument("--question", default=QUESTION)
+    parser.add_argument("--every", type=float, default=2.0, help="seconds between two questions")
+    parser.add_argument("--max_new_tokens", type=int, default=128)
+    parser.add_argument("--on_broken", default="skip", choices=["skip", "hold", "raise"])
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/stream"))
+    parser.add_argument("--dtype", default="auto", help="of the weights, such as bfloat16")
+    parser.add_argument("--device_map", default=None, help="such as auto")
+    args = parser.parse_args()
+    args.output_dir.mkdir(parents=True, exist_ok=True)
+    model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=args.dtype, device_map=args.device_map)
+    stream = VideoStream(model.eval(), AutoProcessor.from_pretrained(args.model), mode=args.mode)
+    video = AnnotatedVideo(args.output_dir / "annotated.mp4")
+    try:
+        with open(args.output_dir / "answers.jsonl", "w", encoding="utf-8") as answers:
+            watch(stream, args, answers, video)
+    except KeyboardInterrupt:
+        print("\nstopped")
+    finally:
+        video.close()
+        print(f"answers and the annotated video are in {args.output_dir}")
+
+
+if __name__ == "__main__":
+    main()
