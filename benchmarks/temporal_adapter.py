@@ -196,7 +196,7 @@ def compare_tower(args: argparse.Namespace, clip: dict[str, Any], patches: int) 
     times = in_turns(calls, args.repeats)
     records = []
     for preset, adapter in adapters.items():
-        record = {name: times[f"{preset} {name}"] for name in ("passed", "read", "clip")}
+        record: dict[str, Any] = {name: times[f"{preset} {name}"] for name in ("passed", "read", "clip")}
         record |= {"preset": preset, "tower": times["tower"]}
         records.append({**record, "shares": shares(adapter, five, args.repeats)})
     return records

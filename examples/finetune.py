@@ -25,6 +25,7 @@ import hmba_hf  # noqa: F401 - registers the model
 from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.loading import load_samples
 from hmba_hf.data.micro_world import MOTIONS
+from hmba_hf.data.streamed_samples import StreamedSamples
 from hmba_hf.training import AdapterTrainer, set_trainable
 from hmba_hf.visualization import plot_curves
 
@@ -65,6 +66,9 @@ class DataArguments:
     max_train_samples: int | None = field(default=None, metadata={"help": "only this many from the start"})
     motion: str = field(default="symmetric", metadata={"help": "of the micro-world", "choices": MOTIONS})
     world_seed: int = field(default=0, metadata={"help": "of the micro-world"})
+    stream_frames: int = field(
+        default=0, metadata={"help": "up to so many frames of other clips before a clip, for a model that streams"}
+    )
 
 
 @dataclass
@@ -102,6 +106,8 @@ def main() -> None:
         frame_size=processor.video_processor.size["height"],
         num_frames=model.config.num_frames,
     )
+    if data_args.stream_frames:
+        samples = StreamedSamples(samples, data_args.stream_frames, args.seed)
     trainer = AdapterTrainer(
         model=model,
         args=args,

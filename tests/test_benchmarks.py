@@ -76,3 +76,12 @@ def test_the_streaming_benchmark_compares_four_ways(tmp_path):
     ways = ["window", "recurrent", "sliding clip", "every frame"]
     assert [(r["way"], r["frames"]) for r in records] == [(way, n) for way in ways for n in (3, 6)]
     assert all(record["first token"] > 0 and record["memory"] > 0 for record in records)
+
+
+def test_the_benchmark_of_long_streams_trains_two_models_and_asks_them(tmp_path):
+    printed = run("recurrent_length.py", "--quick", "--output_dir", tmp_path)
+    assert columns(printed) == [["learned on", "frames", "mIoU", "right object"]]
+    records = json.loads((tmp_path / "results.json").read_text())["records"]
+    assert [(r["model"], r["frames"]) for r in records] == [
+        (m, n) for m in ("clips", "streams") for n in ("window", 5, 60)
+    ]
