@@ -13,10 +13,11 @@ import argparse
 import json
 import math
 import re
+import signal
 import statistics
 import time
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -151,13 +152,31 @@ def mend(moment: Moment, error: Exception, last: Moment | None, on_broken: str) 
     return moment._replace(frame=last.frame)
 
 
-def watch(stream: VideoStream, args: argparse.Namespace, answers: Any, video: AnnotatedVideo) -> None:
+@contextmanager
+def stopping_on_interrupt() -> Iterator[Callable[[], bool]]:
+    """Let Ctrl-C end the run after the frame in hand, which the result tells; a second one ends it at once."""
+    interrupts = []
+
+    def note(number: int, frame: Any) -> None:
+        interrupts.append(number)
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(interrupts)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def watch(
+    stream: VideoStream, args: argparse.Namespace, answers: Any, video: AnnotatedVideo, is_stopped: Callable[[], bool]
+) -> None:
     """Push every frame of the source, ask when it is time, write what comes of it."""
     stages, moments = Stages(), read_source(args)
     answer, last, due, broken = None, None, -math.inf, 0
     with tqdm(unit=" frames", dynamic_ncols=True) as bar:
         try:
-            while True:
+            while not is_stopped():
                 with stages.measure("read"):
                     moment = next(moments, None)
                 if moment is None:
@@ -211,9 +230,9 @@ def main() -> None:
     video = AnnotatedVideo(args.output_dir / "annotated.mp4")
     try:
         with open(args.output_dir / "answers.jsonl", "w", encoding="utf-8") as answers:
-            watch(stream, args, answers, video)
-    except KeyboardInterrupt:
-        print("\nstopped")
+            with stopping_on_interrupt() as is_stopped:
+                watch(stream, args, answers, video, is_stopped)
+                print("stopped" if is_stopped() else "the source has ended")
     finally:
         video.close()
         print(f"answers and the annotated video are in {args.output_dir}")
