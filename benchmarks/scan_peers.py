@@ -99,7 +99,7 @@ def load_ours(backend: str, package: str | None = None) -> Run:
 
     def run(*inputs: Any) -> Any:
         os.environ["HMBA_SCAN_BACKEND"] = backend
-        return selective_scan(*inputs)[0]
+        return selective_scan(**Inputs(*inputs)._asdict(), return_last_state=False)[0]
 
     return run
 

@@ -198,12 +198,15 @@ def test_mamba_ssm_that_is_not_installed_costs_none(a_cuda_device, imported, cap
 def test_mamba_ssm_serves_with_the_contract(without, reverse):
     inputs = scan_inputs(dtype=torch.float32, without=("state", *without), reverse=reverse)
 
-    def through_mamba_ssm(u, delta, A, B, C, D=None, z=None, delta_bias=None, mask=None, reverse=False):
-        arguments = (u, delta, A, B, C, D, z, delta_bias, mask, reverse)
+    def through_mamba_ssm(u, delta, A, B, C, D=None, z=None, delta_bias=None, mask=None, reverse=False, last=True):
+        arguments = (u, delta, A, B, C, D, z, delta_bias, mask, reverse, last)
         return selective_scan_mamba_ssm(original_scan, selective_scan_portable, *arguments)
 
     got, wanted = (outputs_and_gradients(scan, inputs) for scan in (through_mamba_ssm, selective_scan_reference))
     assert_close(got, wanted, atol=1e-5, rtol=1e-5)
+    y, state = through_mamba_ssm(**inputs, last=False)
+    assert state is None
+    assert_close(y, wanted[0][0], atol=1e-5, rtol=1e-5)
 
 
 def test_mamba_ssm_is_not_asked_for_what_it_cannot_do():

@@ -83,8 +83,9 @@ def test_the_scan_is_a_proper_operator(without):
         inputs.get(k) for k in ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "state", "mask")
     )
     state = None if state is None else state.detach().transpose(1, 2).contiguous().requires_grad_()
-    args = (u, delta, A, B, C, D, z, bias, state, mask, True, 32, "cpu")
-    torch.library.opcheck(ops_fused._scan, args)
+    inputs_ = (u, delta, A, B, C, D, z, bias, state, mask)
+    for return_last_state in (True, False):
+        torch.library.opcheck(ops_fused._scan, (*inputs_, True, return_last_state, 32, "cpu"))
 
 
 @pytest.mark.parametrize("with_state", [True, False])

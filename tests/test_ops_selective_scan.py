@@ -144,6 +144,20 @@ def test_without_output_map_only_the_state_is_computed(reverse):
     assert_close(state, selective_scan(**readable)[1], atol=1e-12, rtol=0)
 
 
+def assert_the_last_state_may_be_left_out(inputs):
+    (y, _), (alone, nothing) = selective_scan(**inputs), selective_scan(**inputs, return_last_state=False)
+    wanted = [x for name, x in inputs.items() if torch.is_tensor(x) and x.requires_grad]
+    assert nothing is None and torch.equal(alone, y)
+    gradients = (torch.autograd.grad(x.sum(), wanted, allow_unused=True, materialize_grads=True) for x in (y, alone))
+    assert_close(*gradients, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("reads", [0, 2, 40])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_last_state_may_be_left_out(reads, reverse):
+    assert_the_last_state_may_be_left_out(read_last(scan_inputs(length=40, reverse=reverse), reads)[0])
+
+
 @pytest.mark.parametrize("elements", [1, 100, 1000])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_the_tile_size_changes_nothing(monkeypatch, elements, reverse):

@@ -12,7 +12,13 @@ if sys.platform != "linux":
 from hmba_hf.models import ops_selective_scan_triton
 from hmba_hf.models.ops_selective_scan import selective_scan
 from test_ops_causal_conv1d import assert_convolutions_equal
-from test_ops_selective_scan import assert_scans_equal, outputs_and_gradients, read_last, scan_inputs
+from test_ops_selective_scan import (
+    assert_scans_equal,
+    assert_the_last_state_may_be_left_out,
+    outputs_and_gradients,
+    read_last,
+    scan_inputs,
+)
 
 OPTIONS = ("D", "z", "delta_bias", "mask", "state")
 SHAPES = [(2, 1, 1, 1), (2, 37, 3, 1), (1, 70, 3, 3), (1, 35, 3, 16), (3, 3, 5, 2), (1, 130, 2, 64)]
@@ -83,6 +89,11 @@ def test_extreme_steps_and_decays_give_numbers(raw_step, decay_rate):
 @pytest.mark.parametrize("reverse", [False, True])
 def test_only_the_last_steps_may_be_read(reads, reverse):
     assert_scans_equal(read_last(scan_inputs(length=9, d=3, n=2, reverse=reverse), reads)[0], 1e-12)
+
+
+@pytest.mark.parametrize("reads", [2, 9])
+def test_the_last_state_may_be_left_out(reads):
+    assert_the_last_state_may_be_left_out(read_last(scan_inputs(length=9, d=3, n=2), reads)[0])
 
 
 @pytest.mark.parametrize("reverse", [False, True])

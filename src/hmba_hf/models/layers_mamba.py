@@ -96,7 +96,8 @@ class MambaMixer(GradientCheckpointingLayer):
         num_outputs: int | None = None,
         x: Tensor | None = None,
         z: Tensor | None = None,
-    ) -> tuple[Tensor, MambaState]:
+        return_last_state: bool = True,
+    ) -> tuple[Tensor, MambaState | None]:
         """Mix a sequence over time and read its last steps.
 
         Args:
@@ -108,9 +109,10 @@ class MambaMixer(GradientCheckpointingLayer):
                 much cheaper. All of them when absent.
             x, z: what `project` makes of `hidden_states`, where it has been called before; both or neither.
                 `num_outputs` is then the length of `z`.
+            return_last_state: a sequence on its own leaves nothing to carry on from, and needs less memory.
 
         Returns:
-            The outputs, `(b, num_outputs, hidden_size)`, and the state after the last step scanned.
+            The outputs, `(b, num_outputs, hidden_size)`, and the state after the last step scanned, if it is wanted.
         """
         if x is None or z is None:
             x, z = self.project(hidden_states, reverse, num_outputs)
@@ -121,8 +123,9 @@ class MambaMixer(GradientCheckpointingLayer):
         delta, delta_bias = _project(self.dt_proj, low_rank, slice(0, self.intermediate_size))
         A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
         last = slice(0, num_outputs) if reverse else slice(length - num_outputs, length)
-        y, ssm_state = selective_scan(x, delta, A, B, C[:, last], self.D, z, delta_bias, ssm_state, mask, reverse)
-        return self.out_proj(y), MambaState(conv_state, ssm_state)
+        options = mask, reverse, return_last_state
+        y, ssm_state = selective_scan(x, delta, A, B, C[:, last], self.D, z, delta_bias, ssm_state, *options)
+        return self.out_proj(y), None if ssm_state is None else MambaState(conv_state, ssm_state)
 
     @property
     def state_shapes(self) -> MambaState:
@@ -196,7 +199,7 @@ class BidirectionalMambaMixer(nn.Module):
         x, z = self.forward_mixer.project(hidden_states, False, num_outputs) if len(strides) > 1 else (None, None)
         back = []
         if self.reverse_mixer is not None and num_outputs:
-            back = [self.reverse_mixer(hidden_states[:, first_read:], reverse=True)[0]]
+            back = [self.reverse_mixer(hidden_states[:, first_read:], reverse=True, return_last_state=False)[0]]
         outputs, left = [], []
         for i, stride in enumerate(strides):
             left.append([] if states is None else [states[i][(ago - frames) % stride] for ago in range(stride)])
@@ -208,8 +211,8 @@ class BidirectionalMambaMixer(nn.Module):
                 ]
                 before = left[-1][ago] if states is not None else None
                 reads = num_outputs if ago == 0 else 0
-                gate = None if z is None else z[:, :reads]
-                read, after = self.forward_mixer(taken[0], before, taken[1], False, reads, taken[2], gate)
+                gate, leaves = None if z is None else z[:, :reads], states is not None
+                read, after = self.forward_mixer(taken[0], before, taken[1], False, reads, taken[2], gate, leaves)
                 if ago == 0:
                     outputs.append([read, *back])
                 if states is not None:

@@ -261,7 +261,7 @@ class QueryMamba(nn.Module):
         """Return what the current frame, `(b, p, d)`, takes from the contexts, and the attention maps by name."""
         selected, attentions = self.fusion(current, contexts)
         if self.latent_mixer is not None and self.latent_norm is not None:
-            selected = selected + self.latent_mixer(self.latent_norm(selected))[0]
+            selected = selected + self.latent_mixer(self.latent_norm(selected), return_last_state=False)[0]
         return selected, attentions
 
 

@@ -132,7 +132,7 @@ def _try(loaded: FusedKernels | Callable, device: str) -> None:
         -torch.ones(1, 1, device=device),
     )
     if isinstance(loaded, FusedKernels):
-        y = loaded.scan_forward(one, zero, rate, one, one, None, None, None, None, None, False, 0)[0]
+        y = loaded.scan_forward(one, zero, rate, one, one, None, None, None, None, None, False, False, 0)[0]
     else:
         y = loaded(one, zero, rate, one, one, delta_softplus=True)
     if not math.isclose(float(y), math.log(2), rel_tol=1e-3):

@@ -29,7 +29,8 @@ def selective_scan_fused(
     state: Tensor | None,
     mask: Tensor | None,
     reverse: bool,
-) -> tuple[Tensor | None, Tensor]:
+    return_last_state: bool,
+) -> tuple[Tensor | None, Tensor | None]:
     """Compute `selective_scan` with the kernels of a backend."""
     wide = torch.promote_types(torch.promote_types(u.dtype, A.dtype), torch.float32)
     narrow = _narrow_dtype(backend, wide, u, delta, B, C, z)
@@ -40,8 +41,8 @@ def selective_scan_fused(
     tensors = (u, delta, A, B, C, D, z, delta_bias, state)
     keeps = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
     chunk = chunk_length(A.shape[1]) if keeps else 0
-    y, end, _ = _scan(*tensors, None if mask is None else mask.bool(), reverse, chunk, backend)
-    return None if C is None else y.to(dtype), end.transpose(1, 2)
+    y, end, _ = _scan(*tensors, None if mask is None else mask.bool(), reverse, return_last_state, chunk, backend)
+    return None if C is None else y.to(dtype), end.transpose(1, 2) if return_last_state else None
 
 
 def causal_conv1d_fused(
@@ -99,24 +100,29 @@ def _scan(
     state: Tensor | None,
     mask: Tensor | None,
     reverse: bool,
+    return_last_state: bool,
     chunk: int,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `y`, empty without `C`; the last state; and those before each chunk but the first, none if it is 0."""
+    """Return what comes out, empty where there is none.
+
+    That is `y`, if there is `C`; the last state, if it is wanted; the states before each chunk but the first, unless
+    `chunk` is 0.
+    """
     u, delta, B, C, z = _adjacent(u, delta, B, C, z)
     A, D, delta_bias, state, mask = _contiguous(A, D, delta_bias, state, mask)
     y, end, starts = fused_kernels(backend).scan_forward(
-        u, delta, A, B, C, D, z, delta_bias, state, mask, reverse, chunk
+        u, delta, A, B, C, D, z, delta_bias, state, mask, reverse, return_last_state, chunk
     )
-    return u.new_empty(0) if y is None else y, end, starts
+    return u.new_empty(0) if y is None else y, A.new_empty(0) if end is None else end, starts
 
 
 @_scan.register_fake
-def _(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse, chunk, backend):  # type: ignore[no-untyped-def]
+def _(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse, return_last_state, chunk, backend):  # type: ignore[no-untyped-def]
     (b, length, d), n = u.shape, A.shape[1]
     later = -(-length // chunk) - 1 if chunk else 0
     y = u.new_empty(0) if C is None else u.new_empty(b, C.shape[1], d)
-    return y, A.new_empty(b, n, d), A.new_empty(b, later, n, d)
+    return y, A.new_empty(b, n, d) if return_last_state else A.new_empty(0), A.new_empty(b, later, n, d)
 
 
 @torch.library.custom_op(f"{NAMESPACE}::selective_scan_backward", mutates_args=())
@@ -157,15 +163,17 @@ def _(grad_y, grad_end, u, delta, A, B, C, D, z, delta_bias, state, mask, starts
 
 
 def _save_scan(ctx: Any, inputs: tuple, output: tuple) -> None:
-    *tensors, ctx.reverse, ctx.chunk, ctx.backend = inputs
+    *tensors, ctx.reverse, ctx.returns_state, ctx.chunk, ctx.backend = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, output[2])
 
 
 def _differentiate_scan(ctx: Any, grad_y: Any, grad_end: Any, grad_starts: Any) -> tuple:
     tensors = ctx.saved_tensors
-    gradients = _scan_backward(grad_y, grad_end, *tensors, ctx.reverse, ctx.chunk, ctx.backend)
-    return *(g if x is not None else None for x, g in zip(tensors, gradients, strict=False)), None, None, None, None
+    gradients = _scan_backward(
+        grad_y, grad_end if ctx.returns_state else None, *tensors, ctx.reverse, ctx.chunk, ctx.backend
+    )
+    return *(g if x is not None else None for x, g in zip(tensors, gradients, strict=False)), *[None] * 5
 
 
 _scan.register_autograd(_differentiate_scan, setup_context=_save_scan)

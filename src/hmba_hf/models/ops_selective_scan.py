@@ -34,7 +34,8 @@ def selective_scan(
     state: Tensor | None = None,
     mask: Tensor | None = None,
     reverse: bool = False,
-) -> tuple[Tensor | None, Tensor]:
+    return_last_state: bool = True,
+) -> tuple[Tensor | None, Tensor | None]:
     """Run the selective recurrence over time and read it out.
 
         step[t]  = softplus(delta[t] + delta_bias), 0 where masked
@@ -54,9 +55,11 @@ def selective_scan(
         state: state before the first step, `(b, d, n)`; zeros when absent.
         mask: `(b, l)`, true for real steps; a masked step leaves the state as it was, whatever its input holds.
         reverse: scan from the last step to the first; `state` then belongs to what follows the sequence.
+        return_last_state: without it, the state is not written to memory: over many short sequences it is what most
+            memory would go to.
 
     Returns:
-        `y`, `(b, m, d)` in the dtype of `u`, and the last state, `(b, d, n)` in float32 or wider.
+        `y`, `(b, m, d)` in the dtype of `u`, and the last state, `(b, d, n)` in float32 or wider, or `None`.
 
     Raises:
         ValueError: if a shape does not fit the others.
@@ -65,17 +68,21 @@ def selective_scan(
     Differs: channels last; softplus always; mask, initial state, reverse and steps without output are part of it.
     """
     _check_shapes(u, A, delta=delta, B=B, C=C, D=D, z=z, delta_bias=delta_bias, state=state, mask=mask)
+    exact = selective_scan_portable
     for backend in scan_backends(u.device.type):
         if backend == "reference":
-            return selective_scan_reference(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse)
+            exact = selective_scan_reference
+            break
         if backend == "triton" and C is not None and C.shape[1] < u.shape[1]:  # its kernel reads every step or none
-            return _scan_in_two(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse)
+            return _scan_in_two(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse, return_last_state)
         if backend in FUSED and u.numel() > 0 and A.numel() > 0:
-            return selective_scan_fused(backend, u, delta, A, B, C, D, z, delta_bias, state, mask, reverse)
+            options = mask, reverse, return_last_state
+            return selective_scan_fused(backend, u, delta, A, B, C, D, z, delta_bias, state, *options)
         if backend in ("mamba_ssm", "hub") and C is not None and can_serve(u, A, C, state, delta, B, z):
-            function, exact = scan_function(backend), selective_scan_portable
-            return selective_scan_mamba_ssm(function, exact, u, delta, A, B, C, D, z, delta_bias, mask, reverse)
-    return selective_scan_portable(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse)
+            inputs, options = (u, delta, A, B, C, D, z, delta_bias), (mask, reverse, return_last_state)
+            return selective_scan_mamba_ssm(scan_function(backend), exact, *inputs, *options)
+    y, last_state = exact(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse)
+    return y, last_state if return_last_state else None
 
 
 def _scan_in_two(
@@ -90,14 +97,16 @@ def _scan_in_two(
     state: Tensor | None,
     mask: Tensor | None,
     reverse: bool,
-) -> tuple[Tensor | None, Tensor]:
+    return_last_state: bool,
+) -> tuple[Tensor | None, Tensor | None]:
     """Scan the steps without output, then those with."""
     result: Any
     result = None, state
-    for part, output in zip(_parts(u, C, reverse), ((None, None, None), (C, D, z)), strict=True):
+    outputs = ((None, None, None), True), ((C, D, z), return_last_state)
+    for part, (output, goes_on) in zip(_parts(u, C, reverse), outputs, strict=True):
         hidden = None if mask is None else mask[:, part]
         inputs = u[:, part], delta[:, part], A, B[:, part]
-        result = selective_scan(*inputs, *output, delta_bias, result[1], hidden, reverse)
+        result = selective_scan(*inputs, *output, delta_bias, result[1], hidden, reverse, goes_on)
     return result
 
 

@@ -38,17 +38,18 @@ def scan_forward(
     state: Tensor | None,
     mask: Tensor | None,
     reverse: bool,
+    return_last_state: bool,
     chunk: int,
-) -> tuple[Tensor | None, Tensor, Tensor]:
+) -> tuple[Tensor | None, Tensor | None, Tensor]:
     """Scan; see `selective_scan`.
 
     Returns:
-        `y`; the last state, `(b, n, d)`; and, unless `chunk` is 0, the states before each chunk of so many steps but
-        the first, `(b, chunks - 1, n, d)`.
+        `y`; the last state, `(b, n, d)`, if it is wanted; and, unless `chunk` is 0, the states before each chunk of so
+        many steps but the first, `(b, chunks - 1, n, d)`.
     """
     (b, length, d), n, reads = u.shape, A.shape[1], 0 if C is None else C.shape[1]
     y = None if C is None else u.new_empty(b, reads, d)
-    end = A.new_empty(b, n, d)
+    end = A.new_empty(b, n, d) if return_last_state else None
     starts = A.new_empty(b, -(-length // chunk) - 1 if chunk else 0, n, d)
     weights = [A.new_zeros(d) if x is None else x for x in (D, delta_bias)]
     groups, tiles = split(b, d, TILE)
@@ -140,19 +141,22 @@ def _read_row(source: Any, offset: int, row: Any) -> None:
 
 
 @compiled
-def _copy(
-    source: Any, offset: int, stride: int, target: Any, target_offset: int, target_stride: int, size: Any
-) -> None:
-    """Copy the states of a tile, `(n, width)`, between rows that are `stride` apart.
+def _read_states(source: Any, offset: int, channels: int, tile: Any, n: int, width: int) -> None:
+    """Read the states of a tile, whose rows are `channels` apart, into `(columns, n)`; a column is some lanes.
 
-    Into a tile whole lanes are copied, zeros beyond the width: what a task before left there must not be met.
+    Whole lanes are written, zeros beyond the width: what a task before left there must not be met.
     """
-    n, width = size
     for k in range(n):
         for c in range(0, width, LANES):
-            count = LANES if target_stride == TILE else width - c
-            value = load(source, offset + k * stride + c, width - c)
-            store(target, target_offset + k * target_stride + c, count, value)
+            store(tile, c * n + k * LANES, LANES, load(source, offset + k * channels + c, width - c))
+
+
+@compiled
+def _write_states(tile: Any, target: Any, offset: int, channels: int, n: int, width: int) -> None:
+    """Write back what `_read_states` reads."""
+    for k in range(n):
+        for c in range(0, width, LANES):
+            store(target, offset + k * channels + c, width - c, load(tile, c * n + k * LANES, LANES))
 
 
 @compiled
@@ -171,10 +175,10 @@ def _forward(
     for task in range(first, last):
         group, tile = task // tiles, task % tiles * TILE
         width = min(TILE, d - tile)
-        _copy(A, tile, d, rates, 0, TILE, (n, width))
+        _read_states(A, tile, d, rates, n, width)
         for i in range(group * b // groups, (group + 1) * b // groups):
             if state.size:
-                _copy(state, i * n * d + tile, d, h, 0, TILE, (n, width))
+                _read_states(state, i * n * d + tile, d, h, n, width)
             else:
                 h[:] = 0
             for s in range(length):
@@ -183,7 +187,7 @@ def _forward(
                 r = t if reverse else t - (length - reads)  # where this step is among those that are read
                 if starts.size and s and s % chunk == 0:
                     start = (i * (chunks - 1) + s // chunk - 1) * n * d
-                    _copy(h, 0, TILE, starts, start + tile, d, (n, width))
+                    _write_states(h, starts, start + tile, d, n, width)
                 if mask.size and not mask[i * length + t]:
                     if reading:
                         for c in range(0, width, LANES):
@@ -202,7 +206,7 @@ def _forward(
                     step = softplus(load(delta, i * delta_b + t * delta_l + channel, rest) + load(bias, channel, rest))
                     update, y_t = step * u_t, load(D, channel, rest) * u_t
                     for k in range(n):
-                        o = k * TILE + c
+                        o = c * n + k * LANES
                         state_k = exp2(step * load(rates, o, LANES)) * load(h, o, LANES) + update * B_t[k]
                         store(h, o, LANES, state_k)
                         if reading:
@@ -212,15 +216,182 @@ def _forward(
                             z_t = load(z, i * z_b + r * z_l + channel, rest)
                             y_t *= z_t * sigmoid(z_t)
                         store(y, (i * reads + r) * d + channel, rest, y_t)
-            _copy(h, 0, TILE, end, i * n * d + tile, d, (n, width))
+            if end.size:
+                _write_states(h, end, i * n * d + tile, d, n, width)
+
+
+@compiled
+def _backward(
+    first: int, last: int, inputs: Any, results: Any, mask: Any, strides: Any, sizes: Any, reverse: bool
+) -> None:
+    """Bring gradients through tasks `first` to `last`, chunk by chunk from the end of the scan.
+
+    The inputs of a chunk are read for a whole tile. Then each column of lanes goes through the chunk alone, there and
+    back, so that its states and decays stay in the first-level cache. Then the gradients of the inputs are written.
+    """
+    _, _, _, _, _, _, A, _, _, state, starts, grad_end = inputs
+    _, _, _, grad_A, _, _, grad_D, grad_bias, grad_state = results
+    b, length, reads, d, n, groups, chunk = sizes
+    tiles, chunks = (d + TILE - 1) // TILE, (length + chunk - 1) // chunk
+    row = n * LANES
+    # Of a tile, `(columns, n)` and `(columns,)`.
+    rates, grad_h, grad_rates = np.zeros(n * TILE, A.dtype), np.zeros(n * TILE, A.dtype), np.zeros(n * TILE, A.dtype)
+    sums = np.zeros(TILE, A.dtype), np.zeros(TILE, A.dtype)  # gradients of D and bias
+    # Of a tile in a chunk, `(columns, chunk)`: step, update, gradient of what is read before the gate; what is read,
+    # gradient of the update, gradient of the step.
+    given = np.zeros(chunk * TILE, A.dtype), np.zeros(chunk * TILE, A.dtype), np.zeros(chunk * TILE, A.dtype)
+    found = np.zeros(chunk * TILE, A.dtype), np.zeros(chunk * TILE, A.dtype), np.zeros(chunk * TILE, A.dtype)
+    # Of a chunk, `(chunk, n)`: B and C, and their gradients lane by lane.
+    maps = np.zeros(chunk * n, A.dtype), np.zeros(chunk * n, A.dtype)
+    grad_maps = np.zeros(chunk * row, A.dtype), np.zeros(chunk * row, A.dtype)
+    # Of a column in a chunk, `(chunk, n)`: the states at its start and after each step, and the decays.
+    states, decays = np.zeros((chunk + 1) * row, A.dtype), np.zeros(chunk * row, A.dtype)
+    for task in range(first, last):
+        group, tile = task // tiles, task % tiles * TILE
+        width = min(TILE, d - tile)
+        grad_rates[:] = 0
+        sums[0][:] = 0
+        sums[1][:] = 0
+        _read_states(A, tile, d, rates, n, width)
+        for i in range(group * b // groups, (group + 1) * b // groups):
+            if grad_end.size:
+                _read_states(grad_end, i * n * d + tile, d, grad_h, n, width)
+            else:
+                grad_h[:] = 0
+            for part in range(chunks - 1, -1, -1):
+                past = part * chunk
+                count = min(chunk, length - past)
+                unread = max(0, length - reads - past)  # steps at the start of this chunk that are not read
+                place = i, tile, width, past, count
+                _read_chunk(given, maps, inputs, mask, strides, sizes, place, reverse)
+                grad_maps[0][: count * row] = 0
+                grad_maps[1][: count * row] = 0
+                for c in range(0, width, LANES):
+                    lanes = min(LANES, width - c)
+                    if part:
+                        start = (i * (chunks - 1) + part - 1) * n * d
+                        _read_states(starts, start + tile + c, d, states, n, lanes)
+                    elif state.size:
+                        _read_states(state, i * n * d + tile + c, d, states, n, lanes)
+                    else:
+                        states[:row] = 0
+                    column = c * n, c * chunk, count, unread, n
+                    _go_forth(states, decays, rates, given, found, maps, column)
+                    _go_back(grad_h, grad_rates, grad_maps, states, decays, rates, given, found, maps, column)
+                _write_chunk(results, sums, given, found, grad_maps, inputs, mask, strides, sizes, place, reverse)
+            if grad_state.size:
+                _write_states(grad_h, grad_state, i * n * d + tile, d, n, width)
+        _write_states(grad_rates, grad_A, group * n * d + tile, d, n, width)
+        _write_states(sums[0], grad_D, group * d + tile, d, 1, width)
+        _write_states(sums[1], grad_bias, group * d + tile, d, 1, width)
 
 
 @inlined
-def _recompute(
+def _read_chunk(
+    given: Any, maps: Any, inputs: Any, mask: Any, strides: Any, sizes: Any, place: Any, reverse: bool
+) -> None:
+    """Read what a chunk is given, zeros where it is masked."""
+    grad_y, u, delta, B, C, z, _, _, bias, _, _, _ = inputs
+    _, length, reads, _, n, _, chunk = sizes
+    g_b, g_l, u_b, u_l, delta_b, delta_l, B_b, B_l, C_b, C_l, z_b, z_l = strides
+    i, tile, width, past, count = place
+    steps, updates, grads = given
+    gated, zero, ahead = z.size > 0, splat(steps.dtype.type(0)), -AHEAD if reverse else AHEAD
+    for s in range(count):
+        t = length - 1 - past - s if reverse else past + s
+        reading = past + s >= length - reads
+        r = t if reverse else t - (length - reads)
+        if mask.size and not mask[i * length + t]:
+            maps[0][s * n : (s + 1) * n] = 0
+            maps[1][s * n : (s + 1) * n] = 0
+            for c in range(0, width, LANES):
+                o = c * chunk + s * LANES
+                store(steps, o, LANES, zero)
+                store(updates, o, LANES, zero)
+                store(grads, o, LANES, zero)
+            continue
+        _read_row(B, i * B_b + t * B_l, maps[0][s * n : (s + 1) * n])
+        if reading:
+            _read_row(C, i * C_b + r * C_l, maps[1][s * n : (s + 1) * n])
+        for c in range(0, width, LANES):
+            rest, channel, o = width - c, tile + c, c * chunk + s * LANES
+            prefetch(u, i * u_b + (t + ahead) * u_l + channel)
+            prefetch(delta, i * delta_b + (t + ahead) * delta_l + channel)
+            step = softplus(load(delta, i * delta_b + t * delta_l + channel, rest) + load(bias, channel, rest))
+            store(steps, o, LANES, step)
+            store(updates, o, LANES, step * load(u, i * u_b + t * u_l + channel, rest))
+            if reading:
+                prefetch(grad_y, i * g_b + (r + ahead) * g_l + channel)
+                grad = load(grad_y, i * g_b + r * g_l + channel, rest)
+                if gated:
+                    prefetch(z, i * z_b + (r + ahead) * z_l + channel)
+                    z_t = load(z, i * z_b + r * z_l + channel, rest)
+                    grad *= z_t * sigmoid(z_t)
+                store(grads, o, LANES, grad)
+
+
+@inlined
+def _go_forth(states: Any, decays: Any, rates: Any, given: Any, found: Any, maps: Any, column: Any) -> None:
+    """Run a column through a chunk again; keep the state after each step, its decay, and what is read of it."""
+    tile_row, chunk_row, count, unread, n = column
+    for s in range(count):
+        o = chunk_row + s * LANES
+        step, update, out = load(given[0], o, LANES), load(given[1], o, LANES), splat(rates.dtype.type(0))
+        for k in range(n):
+            j = (s * n + k) * LANES
+            decay = exp2(step * load(rates, tile_row + k * LANES, LANES))
+            h = decay * load(states, j, LANES) + update * maps[0][s * n + k]
+            store(decays, j, LANES, decay)
+            store(states, j + n * LANES, LANES, h)
+            if s >= unread:
+                out += h * maps[1][s * n + k]
+        store(found[0], o, LANES, out)
+
+
+@inlined
+def _go_back(
+    grad_h: Any,
+    grad_rates: Any,
+    grad_maps: Any,
     states: Any,
-    steps: Any,
+    decays: Any,
     rates: Any,
-    B_t: Any,
+    given: Any,
+    found: Any,
+    maps: Any,
+    column: Any,
+) -> None:
+    """Bring the gradient of a column's states back through a chunk."""
+    tile_row, chunk_row, count, unread, n = column
+    for s in range(count - 1, -1, -1):
+        o = chunk_row + s * LANES
+        step, update, grad = load(given[0], o, LANES), load(given[1], o, LANES), load(given[2], o, LANES)
+        grad_update, grad_step = splat(rates.dtype.type(0)), splat(rates.dtype.type(0))
+        for k in range(n):
+            j, m = (s * n + k) * LANES, tile_row + k * LANES
+            grad_k = load(grad_h, m, LANES)
+            if s >= unread:
+                grad_k += grad * maps[1][s * n + k]
+                h = load(states, j + n * LANES, LANES)
+                store(grad_maps[1], j, LANES, load(grad_maps[1], j, LANES) + grad * h)
+            store(grad_maps[0], j, LANES, load(grad_maps[0], j, LANES) + grad_k * update)
+            grad_update += grad_k * maps[0][s * n + k]
+            grad_k *= load(decays, j, LANES)
+            store(grad_h, m, LANES, grad_k)
+            grad_k *= load(states, j, LANES)  # now of the exponent, step * A
+            store(grad_rates, m, LANES, load(grad_rates, m, LANES) + grad_k * step)
+            grad_step += grad_k * load(rates, m, LANES)
+        store(found[1], o, LANES, grad_update)
+        store(found[2], o, LANES, grad_step)
+
+
+@inlined
+def _write_chunk(
+    results: Any,
+    sums: Any,
+    given: Any,
+    found: Any,
+    grad_maps: Any,
     inputs: Any,
     mask: Any,
     strides: Any,
@@ -228,141 +399,48 @@ def _recompute(
     place: Any,
     reverse: bool,
 ) -> None:
-    """Run a chunk again from its first state, and keep the state after each step, and the step sizes."""
-    _, u, delta, B, _, _, _, _, bias, _, _, _ = inputs
-    _, length, _, _, n, _, _ = sizes
-    _, _, u_b, u_l, delta_b, delta_l, B_b, B_l, _, _, _, _ = strides
+    """Write the gradients of what a chunk was given, zeros where it is masked, and add to those of `D` and bias."""
+    grad_y, u, delta, _, _, z, _, D, bias, _, _, _ = inputs
+    grad_u, grad_delta, grad_z, _, grad_B, grad_C, _, _, _ = results
+    b, length, reads, d, n, _, chunk = sizes
+    g_b, g_l, u_b, u_l, delta_b, delta_l, _, _, _, _, z_b, z_l = strides
     i, tile, width, past, count = place
-    row, ahead = n * TILE, -AHEAD if reverse else AHEAD
+    gated, zero = z.size > 0, splat(D.dtype.type(0))
     for s in range(count):
         t = length - 1 - past - s if reverse else past + s
-        before, after = s * row, (s + 1) * row
-        if mask.size and not mask[i * length + t]:
-            states[after : after + row] = states[before:after]
-            continue
-        _read_row(B, i * B_b + t * B_l, B_t)
+        reading = past + s >= length - reads
+        r = t if reverse else t - (length - reads)
         for c in range(0, width, LANES):
-            rest, channel = width - c, tile + c
-            prefetch(u, i * u_b + (t + ahead) * u_l + channel)
-            prefetch(delta, i * delta_b + (t + ahead) * delta_l + channel)
-            step = softplus(load(delta, i * delta_b + t * delta_l + channel, rest) + load(bias, channel, rest))
-            store(steps, s * TILE + c, LANES, step)
-            update = step * load(u, i * u_b + t * u_l + channel, rest)
-            for k in range(n):
-                o = k * TILE + c
-                decayed = exp2(step * load(rates, o, LANES)) * load(states, before + o, LANES)
-                store(states, after + o, LANES, decayed + update * B_t[k])
-
-
-@compiled
-def _backward(
-    first: int, last: int, inputs: Any, results: Any, mask: Any, strides: Any, sizes: Any, reverse: bool
-) -> None:
-    """Bring gradients through tasks `first` to `last`, chunk by chunk from the end of the scan."""
-    grad_y, u, delta, B, C, z, A, D, bias, state, starts, grad_end = inputs
-    grad_u, grad_delta, grad_z, grad_A, grad_B, grad_C, grad_D, grad_bias, grad_state = results
-    b, length, reads, d, n, groups, chunk = sizes
-    g_b, g_l, u_b, u_l, delta_b, delta_l, B_b, B_l, C_b, C_l, z_b, z_l = strides
-    tiles, chunks = (d + TILE - 1) // TILE, (length + chunk - 1) // chunk
-    row = n * TILE
-    rates, grad_h, grad_rates = np.zeros(row, A.dtype), np.zeros(row, A.dtype), np.zeros(row, A.dtype)
-    states = np.zeros((chunk + 1) * row, A.dtype)  # at the chunk's start and after each of its steps
-    steps, sums_D, sums_bias = np.zeros(chunk * TILE, A.dtype), np.zeros(TILE, A.dtype), np.zeros(TILE, A.dtype)
-    B_t, C_t = np.zeros(n, A.dtype), np.zeros(n, A.dtype)
-    sums_B, sums_C = np.zeros(n * LANES, A.dtype), np.zeros(n * LANES, A.dtype)
-    gated, zero, ahead = z.size > 0, splat(A.dtype.type(0)), -AHEAD if reverse else AHEAD
-    for task in range(first, last):
-        group, tile = task // tiles, task % tiles * TILE
-        width = min(TILE, d - tile)
-        grad_rates[:] = 0
-        sums_D[:] = 0
-        sums_bias[:] = 0
-        _copy(A, tile, d, rates, 0, TILE, (n, width))
-        for i in range(group * b // groups, (group + 1) * b // groups):
-            if grad_end.size:
-                _copy(grad_end, i * n * d + tile, d, grad_h, 0, TILE, (n, width))
-            else:
-                grad_h[:] = 0
-            for part in range(chunks - 1, -1, -1):
-                past = part * chunk
-                count = min(chunk, length - past)
-                if part:
-                    _copy(starts, (i * (chunks - 1) + part - 1) * n * d + tile, d, states, 0, TILE, (n, width))
-                elif state.size:
-                    _copy(state, i * n * d + tile, d, states, 0, TILE, (n, width))
-                else:
-                    states[:row] = 0
-                place = i, tile, width, past, count
-                _recompute(states, steps, rates, B_t, inputs, mask, strides, sizes, place, reverse)
-                for s in range(count - 1, -1, -1):
-                    t = length - 1 - past - s if reverse else past + s
-                    before, after = s * row, (s + 1) * row
-                    reading = past + s >= length - reads
-                    r = t if reverse else t - (length - reads)  # where this step is among those that are read
-                    sum_B = (((tile // TILE) * b + i) * length + t) * n
-                    sum_C = (((tile // TILE) * b + i) * reads + r) * n
-                    if mask.size and not mask[i * length + t]:
-                        for c in range(0, width, LANES):
-                            o = (i * length + t) * d + tile + c
-                            store(grad_u, o, width - c, zero)
-                            store(grad_delta, o, width - c, zero)
-                            if reading and gated:
-                                store(grad_z, (i * reads + r) * d + tile + c, width - c, zero)
-                        grad_B[sum_B : sum_B + n] = 0
-                        if reading:
-                            grad_C[sum_C : sum_C + n] = 0
-                        continue
-                    _read_row(B, i * B_b + t * B_l, B_t)
-                    if reading:
-                        _read_row(C, i * C_b + r * C_l, C_t)
-                    sums_B[:] = 0
-                    sums_C[:] = 0
-                    for c in range(0, width, LANES):
-                        rest, channel, o_t = width - c, tile + c, (i * length + t) * d + tile + c
-                        u_t, D_c = load(u, i * u_b + t * u_l + channel, rest), load(D, channel, rest)
-                        step = load(steps, s * TILE + c, LANES)
-                        update = step * u_t
-                        grad = zero  # of the read-out before the gate
-                        if reading:
-                            prefetch(grad_y, i * g_b + (r - ahead) * g_l + channel)
-                            grad = load(grad_y, i * g_b + r * g_l + channel, rest)
-                        out, grad_update, grad_step = D_c * u_t, zero, zero
-                        z_t, open_, given = zero, zero, grad
-                        if reading and gated:
-                            prefetch(z, i * z_b + (r - ahead) * z_l + channel)
-                            z_t = load(z, i * z_b + r * z_l + channel, rest)
-                            open_ = sigmoid(z_t)
-                            grad = given * z_t * open_
-                        for k in range(n):
-                            o, j = k * TILE + c, k * LANES
-                            h, rate = load(states, after + o, LANES), load(rates, o, LANES)
-                            grad_k = load(grad_h, o, LANES)
-                            if reading:
-                                grad_k += grad * C_t[k]
-                                out += h * C_t[k]
-                                store(sums_C, j, LANES, load(sums_C, j, LANES) + grad * h)
-                            store(sums_B, j, LANES, load(sums_B, j, LANES) + grad_k * update)
-                            grad_update += grad_k * B_t[k]
-                            grad_k *= exp2(step * rate)
-                            store(grad_h, o, LANES, grad_k)
-                            grad_k *= load(states, before + o, LANES)  # now of the exponent, step * A
-                            store(grad_rates, o, LANES, load(grad_rates, o, LANES) + grad_k * step)
-                            grad_step += grad_k * rate
-                        raw = load(delta, i * delta_b + t * delta_l + channel, rest) + load(bias, channel, rest)
-                        grad_raw = (grad_step * LN_2 + grad_update * u_t) * sigmoid(raw)
-                        store(grad_delta, o_t, rest, grad_raw)
-                        store(grad_u, o_t, rest, grad_update * step + grad * D_c)
-                        if reading and gated:
-                            out_grad = (i * reads + r) * d + channel
-                            store(grad_z, out_grad, rest, given * out * open_ * (1.0 + z_t * (1.0 - open_)))
-                        store(sums_bias, c, LANES, load(sums_bias, c, LANES) + grad_raw)
-                        store(sums_D, c, LANES, load(sums_D, c, LANES) + grad * u_t)
-                    for k in range(n):
-                        grad_B[sum_B + k] = lane_sum(load(sums_B, k * LANES, LANES))
-                        if reading:
-                            grad_C[sum_C + k] = lane_sum(load(sums_C, k * LANES, LANES))
-            if grad_state.size:
-                _copy(grad_h, 0, TILE, grad_state, i * n * d + tile, d, (n, width))
-        _copy(grad_rates, 0, TILE, grad_A, group * n * d + tile, d, (n, width))
-        _copy(sums_D, 0, TILE, grad_D, group * d + tile, d, (1, width))
-        _copy(sums_bias, 0, TILE, grad_bias, group * d + tile, d, (1, width))
+            rest, channel, o = width - c, tile + c, c * chunk + s * LANES
+            o_u, o_z = (i * length + t) * d + channel, (i * reads + r) * d + channel
+            if mask.size and not mask[i * length + t]:
+                store(grad_u, o_u, rest, zero)
+                store(grad_delta, o_u, rest, zero)
+                if reading and gated:
+                    store(grad_z, o_z, rest, zero)
+                continue
+            u_t, D_c = load(u, i * u_b + t * u_l + channel, rest), load(D, channel, rest)
+            step, grad, out = load(given[0], o, LANES), load(given[2], o, LANES), load(found[0], o, LANES)
+            grad_update, grad_step = load(found[1], o, LANES), load(found[2], o, LANES)
+            raw = load(delta, i * delta_b + t * delta_l + channel, rest) + load(bias, channel, rest)
+            grad_raw = (grad_step * LN_2 + grad_update * u_t) * sigmoid(raw)
+            grad_u_t = grad_update * step
+            store(sums[1], c, LANES, load(sums[1], c, LANES) + grad_raw)
+            if reading:
+                grad_u_t += grad * D_c
+                store(sums[0], c, LANES, load(sums[0], c, LANES) + grad * u_t)
+            if reading and gated:
+                z_t, grad_t = (
+                    load(z, i * z_b + r * z_l + channel, rest),
+                    load(grad_y, i * g_b + r * g_l + channel, rest),
+                )
+                open_ = sigmoid(z_t)
+                store(grad_z, o_z, rest, grad_t * (out + D_c * u_t) * open_ * (1.0 + z_t * (1.0 - open_)))
+            store(grad_delta, o_u, rest, grad_raw)
+            store(grad_u, o_u, rest, grad_u_t)
+        sum_B = ((tile // TILE * b + i) * length + t) * n
+        sum_C = ((tile // TILE * b + i) * reads + r) * n
+        for k in range(n):
+            grad_B[sum_B + k] = lane_sum(load(grad_maps[0], (s * n + k) * LANES, LANES))
+            if reading:
+                grad_C[sum_C + k] = lane_sum(load(grad_maps[1], (s * n + k) * LANES, LANES))

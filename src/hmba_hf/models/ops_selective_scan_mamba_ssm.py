@@ -31,7 +31,8 @@ def selective_scan_mamba_ssm(
     delta_bias: Tensor | None,
     mask: Tensor | None,
     reverse: bool,
-) -> tuple[Tensor, Tensor]:
+    return_last_state: bool,
+) -> tuple[Tensor, Tensor | None]:
     """Compute `selective_scan` from a zero state with mamba_ssm's `selective_scan_fn`.
 
     Its backward pass drops the gradient of the last state. Where that is asked for, it comes from `exact`, a scan with
@@ -47,9 +48,10 @@ def selective_scan_mamba_ssm(
 
     u, delta, B, C, z = prepare(u), prepare(delta, NO_STEP), prepare(B), prepare(C), prepare(z)
     A, D, delta_bias = (None if x is None else x.float() for x in (A, D, delta_bias))  # type: ignore[assignment]
-    options = {"delta_softplus": True, "return_last_state": True}
-    y, state = function(u, delta, A, B, C, D=D, z=z, delta_bias=delta_bias, **options)
-    if torch.is_grad_enabled():
+    options = {"delta_softplus": True, "return_last_state": return_last_state}
+    result = function(u, delta, A, B, C, D=D, z=z, delta_bias=delta_bias, **options)
+    y, state = result if return_last_state else (result, None)
+    if state is not None and torch.is_grad_enabled():
         state = _LastState.apply(exact, state.detach(), u, delta, A, B, delta_bias)
     y = y.transpose(1, 2)
     return (y.flip(1) if reverse else y), state

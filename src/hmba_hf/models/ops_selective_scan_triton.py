@@ -41,14 +41,15 @@ def scan_forward(
     state: Tensor | None,
     mask: Tensor | None,
     reverse: bool,
+    return_last_state: bool,
     chunk: int,
-) -> tuple[Tensor | None, Tensor, Tensor]:
+) -> tuple[Tensor | None, Tensor | None, Tensor]:
     """Scan; see `selective_scan`, and `ops_selective_scan_cpu` for what is returned. `C` must cover every step."""
     assert C is None or C.shape[1] == u.shape[1]
     (b, length, d), n = u.shape, A.shape[1]
     tile = _tile(length, d, n, chunk or max(FEW_STEPS, 2 * n), CHANNELS_FORWARD)
     y = None if C is None else u.new_empty(b, length, d)
-    last = A.new_empty(b, n, d)
+    last = A.new_empty(b, n, d) if return_last_state else None
     starts = A.new_empty(b, triton.cdiv(length, chunk) - 1 if chunk else 0, n, d)
     with device_of(u):
         _forward[(b, triton.cdiv(d, tile["CHANNELS"]))](
@@ -238,7 +239,8 @@ def _forward(
                 read *= gate * sigmoid(gate)
             out = (row * length + time[:, None]) * channels + channel[None, :]
             tl.store(y + out, read.to(y.dtype.element_ty), mask=exists[:, None] & present[None, :])
-    tl.store(last + row * channels * states + place, carry, mask=inside)
+    if last is not None:
+        tl.store(last + row * channels * states + place, carry, mask=inside)
 
 
 @triton.jit
