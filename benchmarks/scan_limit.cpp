@@ -98,7 +98,7 @@ struct Scan {
     const float *A, *D, *bias;             // (d, n), (d,), (d,)
     float* starts;                         // states at the start of each chunk but the first, or null
     T* y;                                  // what the forward pass writes
-    float* end;                            // and the last state, (b, n, d)
+    float* end;                            // and the last state, (b, n, d), or null
     const T* grad_y;                       // from here on of the backward pass
     T *grad_u, *grad_delta, *grad_z;
     float *grad_A, *grad_B, *grad_C, *grad_D, *grad_bias;
@@ -143,6 +143,7 @@ struct Worker {
         enter(batch);
         for (long chunk = 0; chunk < s.chunks(); chunk++)
             for (long column = first; column < last; column++) forward_column(batch, chunk, column);
+        if (!s.end) return;
         for (long column = first; column < last; column++)
             for (long k = 0; k < s.n; k++)
                 store(s.end + (batch * s.n + k) * s.d + column * LANES, state[column * n + k], s.lanes(column));

@@ -206,8 +206,7 @@ class PlainLoop(torch.autograd.Function):
         if any(ctx.needs_input_grad):
             starts = torch.empty(PlainLoop.library.starts_size(*inputs.u.shape, inputs.A.shape[1]))
             ctx.save_for_backward(*inputs, starts)
-        (b, _, d), n = inputs.u.shape, inputs.A.shape[1]
-        PlainLoop.call("forward", inputs, y=y, starts=starts, end=torch.empty(b, n, d))
+        PlainLoop.call("forward", inputs, y=y, starts=starts)
         return y
 
     @staticmethod

@@ -58,6 +58,22 @@ def seeded():
     np.random.seed(0)  # noqa: NPY002 - the suites of transformers draw from numpy's global generator
 
 
+@pytest.fixture
+def poisoned_memory(monkeypatch):
+    """Memory that is taken without being cleared holds NaN, so that a result that was never written shows."""
+    for name in ("empty", "empty_like"):
+        monkeypatch.setattr(torch, name, poisoning(getattr(torch, name)))
+    monkeypatch.setattr(torch.Tensor, "new_empty", poisoning(torch.Tensor.new_empty))
+
+
+def poisoning(allocate):
+    def poisoned(*args, **kwargs):
+        x = allocate(*args, **kwargs)
+        return x.fill_(float("nan")) if x.is_floating_point() and not x.is_meta else x
+
+    return poisoned
+
+
 @pytest.fixture(scope="session")
 def shared_data():
     """The folder of real clips and damaged files, `data` in `../shared` or in the folder that `HMBA_SHARED` names."""

@@ -7,6 +7,8 @@ from torch.testing import assert_close
 
 from hmba_hf.models.ops_causal_conv1d import causal_conv1d, causal_conv1d_portable
 
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
 
 @pytest.fixture(params=["cpu", "portable"], autouse=True)
 def backend(request, monkeypatch):

@@ -18,6 +18,8 @@ from hmba_hf.models.ops_causal_conv1d import causal_conv1d, causal_conv1d_portab
 from hmba_hf.models.ops_selective_scan import selective_scan, selective_scan_portable
 from test_ops_selective_scan import outputs_and_gradients, scan_inputs
 
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+
 
 @pytest.fixture(autouse=True)
 def cpu_backend(monkeypatch):

@@ -12,6 +12,7 @@ SHAPES = [
     *((1, 1, 1, 1), (2, 13, 6, 16), (3, 7, 5, 1), (9, 5, 3, 8), (1, 301, 7, 16), (2, 64, 33, 8)),
     *((2, 70, 5, 64), (1, 33, 130, 3), (70, 3, 17, 2), (1, 96, 16, 16)),
 ]
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 OPTIONS = ("C", "D", "z", "delta_bias", "state", "mask")
 
 
@@ -19,22 +20,6 @@ OPTIONS = ("C", "D", "z", "delta_bias", "state", "mask")
 def backend(request, monkeypatch):
     monkeypatch.setenv("HMBA_SCAN_BACKEND", request.param)
     return request.param
-
-
-@pytest.fixture(autouse=True)
-def poisoned_memory(monkeypatch):
-    """Memory that is taken without being cleared holds NaN, so that a result that was never written shows."""
-    for name in ("empty", "empty_like"):
-        monkeypatch.setattr(torch, name, poisoning(getattr(torch, name)))
-    monkeypatch.setattr(torch.Tensor, "new_empty", poisoning(torch.Tensor.new_empty))
-
-
-def poisoning(allocate):
-    def poisoned(*args, **kwargs):
-        x = allocate(*args, **kwargs)
-        return x.fill_(float("nan")) if x.is_floating_point() and not x.is_meta else x
-
-    return poisoned
 
 
 def scan_inputs(b=2, length=7, d=5, n=4, dtype=torch.float64, without=(), reverse=False):

@@ -20,6 +20,7 @@ from test_ops_selective_scan import (
     scan_inputs,
 )
 
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
 OPTIONS = ("D", "z", "delta_bias", "mask", "state")
 SHAPES = [(2, 1, 1, 1), (2, 37, 3, 1), (1, 70, 3, 3), (1, 35, 3, 16), (3, 3, 5, 2), (1, 130, 2, 64)]
 
@@ -128,30 +129,30 @@ def test_a_narrow_convolution_loses_only_what_rounding_takes(dtype, tolerance):
 
 
 LOWER = """
-import sys
+import importlib, sys
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from hmba_hf.models import ops_selective_scan_triton as scan
 
-TENSORS = {
-    "_forward": ("u delta B C z y", "A D delta_bias state last starts"),
-    "_backward": (
-        "grad_y u delta B C z grad_u grad_delta grad_z",
-        "grad_end grad_state A D delta_bias state starts grad_A grad_B grad_C grad_D grad_bias grad_start",
-    ),
-}
-name, dtype = sys.argv[1:]
-kernel = getattr(scan, name)
-narrow, wide = (set(names.split()) for names in TENSORS[name])
-constants = {"REVERSE": True, **scan._tile(1280, 2048, 16, 32, 16 if name == "_forward" else 32)}
-options = {k: constants.pop(k) for k in ("num_warps", "enable_fp_fusion")}
+NARROW = {"u", "delta", "B", "C", "z", "x", "y", "grad_y"}
+WIDE = {"A", "D", "delta_bias", "state", "starts", "last", "weight", "bias"}
+WIDE |= {"grad_end", "grad_A", "grad_B", "grad_C", "grad_D", "grad_bias", "grad_start", "grad_state", "grad_weight"}
+NARROW |= {"grad_u", "grad_delta", "grad_z", "grad_x"}
+module, name, dtype = sys.argv[1:]
+module = importlib.import_module(f"hmba_hf.models.{module}")
+kernel = getattr(module, name)
+if hasattr(module, "_tile"):
+    constants = module._tile(1280, 2048, 16, 32, 16 if name == "_forward" else 32)
+else:
+    constants = {**module.TILE, "TAPS": 4}
+options = {k: constants.pop(k) for k in ("num_warps", "enable_fp_fusion") if k in constants}
+constants["REVERSE"] = True
 signature = {}
 for argument in kernel.arg_names:
     if argument in constants:
         signature[argument] = "constexpr"
     else:
-        pointer = {**dict.fromkeys(narrow, f"*{dtype}"), **dict.fromkeys(wide, "*fp32"), "mask": "*i1"}
+        pointer = {**dict.fromkeys(NARROW, f"*{dtype}"), **dict.fromkeys(WIDE, "*fp32"), "mask": "*i1"}
         signature[argument] = pointer.get(argument, "i32")
 source = ASTSource(kernel, signature, constexprs=constants)
 compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
@@ -159,10 +160,12 @@ assert ".entry" in compiled.asm["ptx"]
 """
 
 
+@pytest.mark.parametrize("module", ["ops_selective_scan_triton", "ops_causal_conv1d_triton"])
 @pytest.mark.parametrize(("kernel", "dtype"), [("_forward", "bf16"), ("_backward", "fp32")])
-def test_the_scan_kernels_compile_for_a_gpu_that_is_not_here(kernel, dtype, monkeypatch, tmp_path):
+def test_the_kernels_compile_for_a_gpu_that_is_not_here(module, kernel, dtype, monkeypatch, tmp_path):
     """The interpreter takes more than the compiler does."""
     monkeypatch.delenv("TRITON_INTERPRET")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    run = subprocess.run([sys.executable, "-c", LOWER, kernel, dtype], capture_output=True, text=True, timeout=280)
+    command = [sys.executable, "-c", LOWER, module, kernel, dtype]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert run.returncode == 0, run.stderr

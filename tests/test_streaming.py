@@ -247,6 +247,37 @@ def test_a_stream_goes_on_from_the_state_of_another(model, processor):
     assert_close(second.features().pooler_output, whole.features().pooler_output, atol=1e-6, rtol=1e-6)
 
 
+def test_the_state_of_a_stream_is_on_disk_what_it_was(model, processor, tmp_path):
+    stream, second = (VideoStream(model, processor, mode="recurrent") for _ in range(2))
+    watch(stream, frames_of_noise(3))
+    state = stream.features().adapter_state
+    state.save(tmp_path / "state.safetensors")
+    loaded = AdapterState.load(tmp_path / "state.safetensors")
+    assert loaded.weights == state.weights != ""
+    second.reset(loaded)
+    unknown = AdapterState(loaded.tensors)  # as `get_video_features` leaves it
+    second.reset(unknown)
+    for each in (stream, second):
+        each.push(clip(1)[0].resize((40, 20)), 9 / 2)
+    assert_close(second.features().pooler_output, stream.features().pooler_output, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["window", "recurrent"])
+@pytest.mark.parametrize("part", ["vision_tower", "temporal_adapter", "multi_modal_projector", "language_model"])
+def test_a_model_with_a_part_on_disk_streams_as_before(model, processor, mode, part, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    parts = ["vision_tower", "temporal_adapter", "multi_modal_projector", "language_model"]
+    places = {f"model.{name}": "disk" if name == part else "cpu" for name in parts}
+    places["lm_head"] = places["model.language_model"]  # their weights are tied
+    parted = type(model).from_pretrained(tmp_path / "model", device_map=places, offload_folder=tmp_path / "disk")
+    whole, stream = VideoStream(model, processor, mode), VideoStream(parted, processor, mode)
+    for each in (whole, stream):
+        watch(each, frames_of_noise(4))
+    assert answered(stream) == answered(whole)
+    if mode == "recurrent":
+        stream.reset(whole.features().adapter_state)
+
+
 def test_reset_forgets_everything(model, processor):
     for mode in ("window", "recurrent"):
         stream, fresh = VideoStream(model, processor, mode), VideoStream(model, processor, mode)
@@ -338,6 +369,14 @@ def test_a_state_of_another_model_is_refused_and_the_stream_goes_on(model, proce
     other.push(case.frames[0], 0.0)
     with pytest.raises(ValueError, match="a state of this very adapter"):
         case.stream.reset(other.features().adapter_state)
+    case.goes_on()
+    same_shapes = lively_model()
+    with torch.no_grad():
+        same_shapes.model.vision_tower.embeddings.class_embedding.add_(1)
+    other = VideoStream(same_shapes, processor, mode="recurrent")
+    other.push(case.frames[0], 0.0)
+    with pytest.raises(ValueError, match="a state of this very model is wanted, with weights .*, got one made by oth"):
+        case.stream.reset(other.features().adapter_state.to("cpu").select([0]).detach())
     case.goes_on()
     with pytest.raises(ValueError, match="in recurrent mode only, got mode='window'"):
         VideoStream(model, processor).reset(AdapterState())

@@ -1,14 +1,17 @@
 """A drive without end: push frames as they come, ask at any moment, in constant memory."""
 
 import copy
+import hashlib
 import math
+import re
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 from .models.layers_adapter_state import AdapterState
@@ -22,6 +25,8 @@ TIME_TOLERANCE = 1e-6  # seconds
 EARLY = 0.05  # of the step between two moments: a frame that comes so little before its moment, as rounded times do
 # With these `generate` wants to make the cache by itself, or has been given one.
 OTHER_CACHES = ("past_key_values", "cache_implementation", "assistant_model", "prompt_lookup_num_tokens")
+PARTS_OF_A_STATE = re.compile(r"\b(vision_tower|temporal_adapter)\.")
+WEIGHTS_READ = 64  # of each weight, to tell one model from another
 OPTIONS = ("num_beams", "num_return_sequences", "use_cache", *OTHER_CACHES)
 
 
@@ -81,8 +86,9 @@ class VideoStream:
         In recurrent mode, go on from what another stream has seen if its state is given.
 
         Raises:
-            ValueError: if the state is not one of this model's adapter for one stream.
+            ValueError: if the state is not one of this model's adapter, with these weights, for one stream.
         """
+        self._weights = "" if self.mode == "window" else _digest(self.model)
         if state is not None:
             state = self._checked(state)
         self._window: deque[Tensor] = deque(maxlen=self.num_frames if self.mode == "window" else 1)
@@ -174,6 +180,8 @@ class VideoStream:
                 frames = [frames[0]] * (self.num_frames - len(frames)) + frames
             with torch.no_grad():
                 self._features = self.model.adapt_frame_features(torch.cat(frames, dim=1), state)
+            if self._features.adapter_state is not None:
+                self._features.adapter_state = replace(self._features.adapter_state, weights=self._weights)
         return self._features
 
     def ask(self, question: str, **generate_kwargs: Any) -> dict[str, Any]:
@@ -222,12 +230,31 @@ class VideoStream:
     def _checked(self, state: AdapterState) -> AdapterState:
         if self.mode != "recurrent":
             raise ValueError(f"a stream goes on from a state in recurrent mode only, got mode={self.mode!r}")
+        if state.weights and self._weights and state.weights != self._weights:
+            raise ValueError(
+                f"a state of this very model is wanted, with weights {self._weights}, got one made by others, "
+                f"{state.weights}"
+            )
         config, state = self.model.config, state.to(self.model.device)
         like: dict[str, Any] = {"device": self.model.device, "dtype": self.model.dtype}
         with torch.no_grad():
             blank = torch.zeros(1, 1, config.num_patches, config.vision_config.hidden_size, **like)
             self.model.adapt_frame_features(blank, state, read_out=False)
         return state
+
+
+def _digest(model: nn.Module) -> str:
+    """Return a digest of some numbers of each weight that a state depends on; empty if they are not in memory."""
+    digest = hashlib.sha256()
+    for name, weight in model.state_dict().items():
+        part = PARTS_OF_A_STATE.search(name)
+        if part is None:
+            continue
+        if weight.is_meta:
+            return ""
+        numbers = weight.flatten()[:: -(-weight.numel() // WEIGHTS_READ)]
+        digest.update(f"{name[part.start() :]} {tuple(weight.shape)} {numbers.tolist()}".encode())
+    return digest.hexdigest()[:16]
 
 
 def _describe(frame: Any) -> tuple[tuple[int, ...], str]:

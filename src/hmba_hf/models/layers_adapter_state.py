@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,9 +26,11 @@ class AdapterState:
         tensors: by name, each with one row for each stream. Those of a scan are named `branch/stride_n/ago_k/conv` and
             `/ssm` (see `MambaState`): what was left of every `n`-th frame, the last of them `k` frames ago.
             `frames_seen` counts each stream's frames.
+        weights: a digest of the model that made it, where that is known (see `VideoStream`).
     """
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    weights: str = ""
 
     def to(self, device: Any = None, dtype: torch.dtype | None = None) -> "AdapterState":
         """Move to a device, a dtype or both; states of scans stay in float32 or wider, counts stay whole numbers."""
@@ -38,11 +40,11 @@ class AdapterState:
                 return x.to(device)
             return x.to(device, torch.promote_types(dtype, torch.float32) if name.endswith(WIDE) else dtype)
 
-        return AdapterState({name: move(name, x) for name, x in self.tensors.items()})
+        return replace(self, tensors={name: move(name, x) for name, x in self.tensors.items()})
 
     def detach(self) -> "AdapterState":
         """Cut the streams off from the gradients of what they have seen."""
-        return AdapterState({name: x.detach() for name, x in self.tensors.items()})
+        return replace(self, tensors={name: x.detach() for name, x in self.tensors.items()})
 
     def select(self, streams: Sequence[int] | Tensor) -> "AdapterState":
         """Return the state of these streams in this order; one that is not named is dropped.
@@ -51,12 +53,13 @@ class AdapterState:
             IndexError: if there is no such stream.
         """
         rows = streams if isinstance(streams, Tensor) else torch.tensor(streams, dtype=torch.long)
-        return AdapterState({name: x[rows.to(x.device)] for name, x in self.tensors.items()})
+        return replace(self, tensors={name: x[rows.to(x.device)] for name, x in self.tensors.items()})
 
     def save(self, path: str | os.PathLike) -> None:
         """Write a safetensors file, whole or not at all."""
         half = Path(f"{os.fspath(path)}.half")
-        save_file({name: x.detach().contiguous() for name, x in self.tensors.items()}, half, metadata=KIND)
+        tensors = {name: x.detach().contiguous() for name, x in self.tensors.items()}
+        save_file(tensors, half, metadata={**KIND, "weights": self.weights})
         half.replace(path)
 
     @classmethod
@@ -69,9 +72,11 @@ class AdapterState:
         """
         try:
             with safe_open(os.fspath(path), framework="pt") as file:
-                if file.metadata() != KIND:
-                    raise ValueError(f"{path} must hold an adapter's state, got a file of metadata {file.metadata()}")
-                return cls({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+                metadata = file.metadata() or {}
+                if not KIND.items() <= metadata.items():
+                    raise ValueError(f"{path} must hold an adapter's state, got a file of metadata {metadata}")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                return cls(tensors, metadata.get("weights", ""))
         except SafetensorError as error:
             raise ValueError(f"{path} must be a safetensors file, got one that cannot be read: {error}") from error
 

@@ -7,11 +7,11 @@ convolution, from the present into what comes before it; those before the first,
 # mypy: allow-untyped-defs
 # Triton compiles a kernel from its source, where only `tl.constexpr` may annotate an argument.
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from .ops_launch_triton import device_of, sigmoid, strides
 
 try:
     import triton
@@ -76,16 +76,6 @@ def conv_backward(
     return grad_x, grad_weight.sum((0, 1)), None if grad_bias is None else grad_bias.sum((0, 1)), grad_state
 
 
-def strides(x: Tensor | None) -> tuple[int, int]:
-    """Return the strides of batch and time, which a kernel does not read of a tensor that is absent."""
-    return (0, 0) if x is None else (x.stride(0), x.stride(1))
-
-
-def device_of(x: Tensor) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, whatever device its arguments are on."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
-
-
 @triton.jit
 def _load_inputs(
     x, state, mask, step, channel, length, channels, x_time, state_time, mask_time,
@@ -121,13 +111,6 @@ def _convolve(
             x, state, mask, step - i, channel, length, channels, x_time, state_time, mask_time, wide, REVERSE, TAPS
         )
     return total
-
-
-@triton.jit
-def sigmoid(x):
-    """Compute `1 / (1 + exp(-x))` without overflow."""
-    small = tl.exp(-tl.abs(x))
-    return tl.where(x >= 0, 1.0, small) / (1.0 + small)
 
 
 @triton.jit

@@ -1,8 +1,10 @@
 """The selective scan for CPUs in one pass over memory, forward and backward, compiled by Numba.
 
-Channels are the lanes. A task is a tile of channels in a group of batch rows; it runs over time with its states in the
-cache, so nothing of size `(b, l, d, n)` ever exists. Tasks share no output, and sums across tasks go through partial
-results whose number does not depend on the threads: the same inputs give the same bits.
+Channels are the lanes. A task is a tile of channels in a group of batch rows, and goes over time in chunks. Of each,
+first all inputs are read, row by row as they lie in memory; then each column of lanes goes through it alone, four
+states at a time in registers; then all results are written. So nothing of size `(b, l, d, n)` ever exists. Tasks share
+no output, and sums across tasks go through partial results whose number does not depend on the threads: the same
+inputs give the same bits.
 
 States lie as `(b, n, d)` here, with the channels adjacent.
 """
@@ -21,7 +23,9 @@ try:
 except ImportError as error:
     raise ImportError("the CPU kernels need numpy: pip install numpy") from error
 
-TILE = 128  # channels of a task: their states fill half of a first-level cache
+TILE = 128  # channels of a task
+CHUNK = 32  # steps that are read at once, where no state is kept between chunks
+STATES = 4  # in registers at once
 AHEAD = 2  # steps between asking for inputs and reading them: rows lie too far apart for the processor to foresee
 LN_2 = math.log(2)
 
@@ -57,11 +61,14 @@ def scan_forward(
         _forward,
         groups * tiles,
         b * length * d * n,
-        (*flat(u.dtype, u, delta, B, C, z), *flat(A.dtype, _by_state(A) / LN_2, *weights, state)),
+        (
+            *flat(u.dtype, u, delta, B, C, z, None),
+            *flat(A.dtype, _by_state(A) / LN_2, *weights, state, None, None),
+        ),
         (*flat(u.dtype, y), *flat(A.dtype, end, starts)),
         *flat(torch.bool, mask),
-        strides(u, delta, B, C, z),
-        (b, length, reads, d, n, groups, chunk),
+        strides(u, delta, B, C, z, None),
+        (b, length, reads, d, n, groups, chunk or CHUNK),
         reverse,
     )
     return y, end, starts
@@ -104,7 +111,7 @@ def scan_backward(
         groups * tiles,
         3 * b * length * d * n,
         (
-            *flat(u.dtype, grad_y, u, delta, B, C, z),
+            *flat(u.dtype, u, delta, B, C, z, grad_y),
             *flat(A.dtype, _by_state(A) / LN_2, *weights, state, starts, grad_end),
         ),
         (
@@ -112,7 +119,7 @@ def scan_backward(
             *flat(A.dtype, grad_A, grad_B, grad_C, *grad_weights, grad_state),
         ),
         *flat(torch.bool, mask),
-        strides(grad_y, u, delta, B, C, z),
+        strides(u, delta, B, C, z, grad_y),
         (b, length, reads, d, n, groups, chunk),
         reverse,
     )
@@ -134,90 +141,42 @@ def _by_state(x: Tensor) -> Tensor:
 
 
 @compiled
-def _read_row(source: Any, offset: int, row: Any) -> None:
-    """Read `B` or `C` of one step, wide."""
-    for k in range(row.size):
-        row[k] = read(source, offset + k)
-
-
-@compiled
-def _read_states(source: Any, offset: int, channels: int, tile: Any, n: int, width: int) -> None:
-    """Read the states of a tile, whose rows are `channels` apart, into `(columns, n)`; a column is some lanes.
-
-    Whole lanes are written, zeros beyond the width: what a task before left there must not be met.
-    """
-    for k in range(n):
-        for c in range(0, width, LANES):
-            store(tile, c * n + k * LANES, LANES, load(source, offset + k * channels + c, width - c))
-
-
-@compiled
-def _write_states(tile: Any, target: Any, offset: int, channels: int, n: int, width: int) -> None:
-    """Write back what `_read_states` reads."""
-    for k in range(n):
-        for c in range(0, width, LANES):
-            store(target, offset + k * channels + c, width - c, load(tile, c * n + k * LANES, LANES))
-
-
-@compiled
 def _forward(
     first: int, last: int, inputs: Any, results: Any, mask: Any, strides: Any, sizes: Any, reverse: bool
 ) -> None:
     """Scan tasks `first` to `last`: a tile of channels each, over the batch rows of a group."""
-    u, delta, B, C, z, A, D, bias, state = inputs
+    _, _, _, _, _, _, A, _, _, state, _, _ = inputs
     y, end, starts = results
     b, length, reads, d, n, groups, chunk = sizes
-    u_b, u_l, delta_b, delta_l, B_b, B_l, C_b, C_l, z_b, z_l = strides
-    tiles, chunks = (d + TILE - 1) // TILE, (length + chunk - 1) // max(chunk, 1)
-    rates, h = np.zeros(n * TILE, A.dtype), np.zeros(n * TILE, A.dtype)
-    B_t, C_t = np.empty(n, A.dtype), np.empty(n, A.dtype)
-    gated, zero, ahead = z.size > 0, splat(A.dtype.type(0)), -AHEAD if reverse else AHEAD
+    tiles, chunks, padded = (d + TILE - 1) // TILE, (length + chunk - 1) // chunk, (n + STATES - 1) // STATES * STATES
+    rates, h = np.zeros(padded * TILE, A.dtype), np.zeros(padded * TILE, A.dtype)
+    given, maps = _room_for_inputs(chunk, padded, A)
+    kept = np.zeros(0, A.dtype), np.zeros(0, A.dtype)
     for task in range(first, last):
         group, tile = task // tiles, task % tiles * TILE
         width = min(TILE, d - tile)
-        _read_states(A, tile, d, rates, n, width)
+        _read_states(A, tile, d, rates, (n, padded, width))
         for i in range(group * b // groups, (group + 1) * b // groups):
             if state.size:
-                _read_states(state, i * n * d + tile, d, h, n, width)
+                _read_states(state, i * n * d + tile, d, h, (n, padded, width))
             else:
                 h[:] = 0
-            for s in range(length):
-                t = length - 1 - s if reverse else s
-                reading = s >= length - reads
-                r = t if reverse else t - (length - reads)  # where this step is among those that are read
-                if starts.size and s and s % chunk == 0:
-                    start = (i * (chunks - 1) + s // chunk - 1) * n * d
-                    _write_states(h, starts, start + tile, d, n, width)
-                if mask.size and not mask[i * length + t]:
-                    if reading:
-                        for c in range(0, width, LANES):
-                            store(y, (i * reads + r) * d + tile + c, width - c, zero)
-                    continue
-                _read_row(B, i * B_b + t * B_l, B_t)
-                if reading:
-                    _read_row(C, i * C_b + r * C_l, C_t)
+            for part in range(chunks):
+                past = part * chunk
+                count = min(chunk, length - past)
+                unread = max(0, length - reads - past)  # steps at the start of this chunk that are not read
+                if part and starts.size:
+                    start = (i * (chunks - 1) + part - 1) * n * d
+                    _write_states(h, starts, start + tile, d, (n, padded, width))
+                place = i, tile, width, past, count
+                _read_chunk(given, maps, inputs, mask, strides, sizes, place, reverse)
                 for c in range(0, width, LANES):
-                    rest, channel = width - c, tile + c
-                    prefetch(u, i * u_b + (t + ahead) * u_l + channel)
-                    prefetch(delta, i * delta_b + (t + ahead) * delta_l + channel)
-                    if reading and gated:
-                        prefetch(z, i * z_b + (r + ahead) * z_l + channel)
-                    u_t = load(u, i * u_b + t * u_l + channel, rest)
-                    step = softplus(load(delta, i * delta_b + t * delta_l + channel, rest) + load(bias, channel, rest))
-                    update, y_t = step * u_t, load(D, channel, rest) * u_t
-                    for k in range(n):
-                        o = c * n + k * LANES
-                        state_k = exp2(step * load(rates, o, LANES)) * load(h, o, LANES) + update * B_t[k]
-                        store(h, o, LANES, state_k)
-                        if reading:
-                            y_t += state_k * C_t[k]
-                    if reading:
-                        if gated:
-                            z_t = load(z, i * z_b + r * z_l + channel, rest)
-                            y_t *= z_t * sigmoid(z_t)
-                        store(y, (i * reads + r) * d + channel, rest, y_t)
+                    column = c * padded, c * chunk, count, unread, padded
+                    _go_forth(h, rates, given, maps, kept, column)
+                if unread < count:
+                    _write_read_out(y, given, inputs, mask, strides, sizes, place, reverse)
             if end.size:
-                _write_states(h, end, i * n * d + tile, d, n, width)
+                _write_states(h, end, i * n * d + tile, d, (n, padded, width))
 
 
 @compiled
@@ -226,126 +185,160 @@ def _backward(
 ) -> None:
     """Bring gradients through tasks `first` to `last`, chunk by chunk from the end of the scan.
 
-    The inputs of a chunk are read for a whole tile. Then each column of lanes goes through the chunk alone, there and
-    back, so that its states and decays stay in the first-level cache. Then the gradients of the inputs are written.
+    A column goes through each chunk there and back, with its states and decays in the cache in between.
     """
     _, _, _, _, _, _, A, _, _, state, starts, grad_end = inputs
     _, _, _, grad_A, _, _, grad_D, grad_bias, grad_state = results
     b, length, reads, d, n, groups, chunk = sizes
-    tiles, chunks = (d + TILE - 1) // TILE, (length + chunk - 1) // chunk
-    row = n * LANES
-    # Of a tile, `(columns, n)` and `(columns,)`.
-    rates, grad_h, grad_rates = np.zeros(n * TILE, A.dtype), np.zeros(n * TILE, A.dtype), np.zeros(n * TILE, A.dtype)
+    tiles, chunks, padded = (d + TILE - 1) // TILE, (length + chunk - 1) // chunk, (n + STATES - 1) // STATES * STATES
+    row = padded * LANES
+    rates, h = np.zeros(padded * TILE, A.dtype), np.zeros(padded * TILE, A.dtype)
+    grad_rates, grad_h = np.zeros(padded * TILE, A.dtype), np.zeros(padded * TILE, A.dtype)
     sums = np.zeros(TILE, A.dtype), np.zeros(TILE, A.dtype)  # gradients of D and bias
-    # Of a tile in a chunk, `(columns, chunk)`: step, update, gradient of what is read before the gate; what is read,
-    # gradient of the update, gradient of the step.
-    given = np.zeros(chunk * TILE, A.dtype), np.zeros(chunk * TILE, A.dtype), np.zeros(chunk * TILE, A.dtype)
-    found = np.zeros(chunk * TILE, A.dtype), np.zeros(chunk * TILE, A.dtype), np.zeros(chunk * TILE, A.dtype)
-    # Of a chunk, `(chunk, n)`: B and C, and their gradients lane by lane.
-    maps = np.zeros(chunk * n, A.dtype), np.zeros(chunk * n, A.dtype)
+    given, maps = _room_for_inputs(chunk, padded, A)
+    # Of a tile in a chunk, `(columns, chunk)`: gradients of the update and of the step.
+    found = np.zeros(chunk * TILE, A.dtype), np.zeros(chunk * TILE, A.dtype)
+    # Of a chunk, `(chunk, n)`: gradients of B and C, lane by lane.
     grad_maps = np.zeros(chunk * row, A.dtype), np.zeros(chunk * row, A.dtype)
     # Of a column in a chunk, `(chunk, n)`: the states at its start and after each step, and the decays.
-    states, decays = np.zeros((chunk + 1) * row, A.dtype), np.zeros(chunk * row, A.dtype)
+    kept = np.zeros((chunk + 1) * row, A.dtype), np.zeros(chunk * row, A.dtype)
     for task in range(first, last):
         group, tile = task // tiles, task % tiles * TILE
         width = min(TILE, d - tile)
+        size = n, padded, width
         grad_rates[:] = 0
         sums[0][:] = 0
         sums[1][:] = 0
-        _read_states(A, tile, d, rates, n, width)
+        _read_states(A, tile, d, rates, size)
         for i in range(group * b // groups, (group + 1) * b // groups):
             if grad_end.size:
-                _read_states(grad_end, i * n * d + tile, d, grad_h, n, width)
+                _read_states(grad_end, i * n * d + tile, d, grad_h, size)
             else:
                 grad_h[:] = 0
             for part in range(chunks - 1, -1, -1):
                 past = part * chunk
                 count = min(chunk, length - past)
                 unread = max(0, length - reads - past)  # steps at the start of this chunk that are not read
+                if part:
+                    _read_states(starts, (i * (chunks - 1) + part - 1) * n * d + tile, d, h, size)
+                elif state.size:
+                    _read_states(state, i * n * d + tile, d, h, size)
+                else:
+                    h[:] = 0
                 place = i, tile, width, past, count
                 _read_chunk(given, maps, inputs, mask, strides, sizes, place, reverse)
                 grad_maps[0][: count * row] = 0
                 grad_maps[1][: count * row] = 0
                 for c in range(0, width, LANES):
-                    lanes = min(LANES, width - c)
-                    if part:
-                        start = (i * (chunks - 1) + part - 1) * n * d
-                        _read_states(starts, start + tile + c, d, states, n, lanes)
-                    elif state.size:
-                        _read_states(state, i * n * d + tile + c, d, states, n, lanes)
-                    else:
-                        states[:row] = 0
-                    column = c * n, c * chunk, count, unread, n
-                    _go_forth(states, decays, rates, given, found, maps, column)
-                    _go_back(grad_h, grad_rates, grad_maps, states, decays, rates, given, found, maps, column)
-                _write_chunk(results, sums, given, found, grad_maps, inputs, mask, strides, sizes, place, reverse)
+                    column = c * padded, c * chunk, count, unread, padded
+                    _go_forth(h, rates, given, maps, kept, column)
+                    _go_back(grad_h, grad_rates, grad_maps, found, rates, given, maps, kept, column)
+                _write_gradients(results, sums, given, found, grad_maps, inputs, mask, strides, sizes, place, reverse)
             if grad_state.size:
-                _write_states(grad_h, grad_state, i * n * d + tile, d, n, width)
-        _write_states(grad_rates, grad_A, group * n * d + tile, d, n, width)
-        _write_states(sums[0], grad_D, group * d + tile, d, 1, width)
-        _write_states(sums[1], grad_bias, group * d + tile, d, 1, width)
+                _write_states(grad_h, grad_state, i * n * d + tile, d, size)
+        _write_states(grad_rates, grad_A, group * n * d + tile, d, size)
+        _write_states(sums[0], grad_D, group * d + tile, d, (1, 1, width))
+        _write_states(sums[1], grad_bias, group * d + tile, d, (1, 1, width))
+
+
+@inlined
+def _room_for_inputs(chunk: int, padded: int, like: Any) -> Any:
+    """Make room for what `_read_chunk` reads.
+
+    First of a tile, `(columns, chunk)`: step, update, what is read, and the gradient of that before the gate. Then of
+    all channels, `(chunk, n)`: `B` and `C`, with zeros for states that do not exist.
+    """
+    given = (
+        np.zeros(chunk * TILE, like.dtype),
+        np.zeros(chunk * TILE, like.dtype),
+        np.zeros(chunk * TILE, like.dtype),
+        np.zeros(chunk * TILE, like.dtype),
+    )
+    return given, (np.zeros(chunk * padded, like.dtype), np.zeros(chunk * padded, like.dtype))
 
 
 @inlined
 def _read_chunk(
     given: Any, maps: Any, inputs: Any, mask: Any, strides: Any, sizes: Any, place: Any, reverse: bool
 ) -> None:
-    """Read what a chunk is given, zeros where it is masked."""
-    grad_y, u, delta, B, C, z, _, _, bias, _, _, _ = inputs
+    """Read what a chunk is given, zeros where it is masked; what is read of a step begins with the skip connection."""
+    u, delta, B, C, z, grad_y, _, D, bias, _, _, _ = inputs
     _, length, reads, _, n, _, chunk = sizes
-    g_b, g_l, u_b, u_l, delta_b, delta_l, B_b, B_l, C_b, C_l, z_b, z_l = strides
+    u_b, u_l, delta_b, delta_l, B_b, B_l, C_b, C_l, z_b, z_l, g_b, g_l = strides
     i, tile, width, past, count = place
-    steps, updates, grads = given
-    gated, zero, ahead = z.size > 0, splat(steps.dtype.type(0)), -AHEAD if reverse else AHEAD
+    steps, updates, outs, grads = given
+    padded, zero, ahead = maps[0].size // chunk, splat(steps.dtype.type(0)), -AHEAD if reverse else AHEAD
     for s in range(count):
         t = length - 1 - past - s if reverse else past + s
         reading = past + s >= length - reads
-        r = t if reverse else t - (length - reads)
+        r = t if reverse else t - (length - reads)  # where this step is among those that are read
         if mask.size and not mask[i * length + t]:
-            maps[0][s * n : (s + 1) * n] = 0
-            maps[1][s * n : (s + 1) * n] = 0
+            maps[0][s * padded : s * padded + n] = 0
+            maps[1][s * padded : s * padded + n] = 0
             for c in range(0, width, LANES):
-                o = c * chunk + s * LANES
-                store(steps, o, LANES, zero)
-                store(updates, o, LANES, zero)
-                store(grads, o, LANES, zero)
+                for array in given:
+                    store(array, c * chunk + s * LANES, LANES, zero)
             continue
-        _read_row(B, i * B_b + t * B_l, maps[0][s * n : (s + 1) * n])
-        if reading:
-            _read_row(C, i * C_b + r * C_l, maps[1][s * n : (s + 1) * n])
+        for k in range(n):
+            maps[0][s * padded + k] = read(B, i * B_b + t * B_l + k)
+            if reading:
+                maps[1][s * padded + k] = read(C, i * C_b + r * C_l + k)
         for c in range(0, width, LANES):
             rest, channel, o = width - c, tile + c, c * chunk + s * LANES
             prefetch(u, i * u_b + (t + ahead) * u_l + channel)
             prefetch(delta, i * delta_b + (t + ahead) * delta_l + channel)
+            u_t = load(u, i * u_b + t * u_l + channel, rest)
             step = softplus(load(delta, i * delta_b + t * delta_l + channel, rest) + load(bias, channel, rest))
             store(steps, o, LANES, step)
-            store(updates, o, LANES, step * load(u, i * u_b + t * u_l + channel, rest))
+            store(updates, o, LANES, step * u_t)
             if reading:
+                store(outs, o, LANES, load(D, channel, rest) * u_t)
+                if z.size:
+                    prefetch(z, i * z_b + (r + ahead) * z_l + channel)
+            if reading and grad_y.size:
                 prefetch(grad_y, i * g_b + (r + ahead) * g_l + channel)
                 grad = load(grad_y, i * g_b + r * g_l + channel, rest)
-                if gated:
-                    prefetch(z, i * z_b + (r + ahead) * z_l + channel)
+                if z.size:
                     z_t = load(z, i * z_b + r * z_l + channel, rest)
                     grad *= z_t * sigmoid(z_t)
                 store(grads, o, LANES, grad)
 
 
 @inlined
-def _go_forth(states: Any, decays: Any, rates: Any, given: Any, found: Any, maps: Any, column: Any) -> None:
-    """Run a column through a chunk again; keep the state after each step, its decay, and what is read of it."""
+def _go_forth(h: Any, rates: Any, given: Any, maps: Any, kept: Any, column: Any) -> None:
+    """Run a column through a chunk; where there is room, keep the state before and after each step, and the decay."""
     tile_row, chunk_row, count, unread, n = column
-    for s in range(count):
-        o = chunk_row + s * LANES
-        step, update, out = load(given[0], o, LANES), load(given[1], o, LANES), splat(rates.dtype.type(0))
-        for k in range(n):
-            j = (s * n + k) * LANES
-            decay = exp2(step * load(rates, tile_row + k * LANES, LANES))
-            h = decay * load(states, j, LANES) + update * maps[0][s * n + k]
-            store(decays, j, LANES, decay)
-            store(states, j + n * LANES, LANES, h)
+    steps, updates, outs, _ = given
+    states, decays = kept
+    for k in range(0, n, STATES):
+        m = tile_row + k * LANES
+        rates_k, h_k = _load_four(rates, m), _load_four(h, m)
+        if states.size:
+            _store_four(states, k * LANES, h_k)
+        for s in range(count):
+            o, j = chunk_row + s * LANES, s * n + k
+            step, update = load(steps, o, LANES), load(updates, o, LANES)
+            decay = (
+                exp2(step * rates_k[0]),
+                exp2(step * rates_k[1]),
+                exp2(step * rates_k[2]),
+                exp2(step * rates_k[3]),
+            )
+            h_k = (
+                decay[0] * h_k[0] + update * maps[0][j],
+                decay[1] * h_k[1] + update * maps[0][j + 1],
+                decay[2] * h_k[2] + update * maps[0][j + 2],
+                decay[3] * h_k[3] + update * maps[0][j + 3],
+            )
+            if states.size:
+                _store_four(decays, j * LANES, decay)
+                _store_four(states, (j + n) * LANES, h_k)
             if s >= unread:
-                out += h * maps[1][s * n + k]
-        store(found[0], o, LANES, out)
+                read_k = h_k[0] * maps[1][j] + h_k[1] * maps[1][j + 1]
+                read_k += h_k[2] * maps[1][j + 2] + h_k[3] * maps[1][j + 3]
+                store(outs, o, LANES, load(outs, o, LANES) + read_k)
+        if not states.size:
+            _store_four(h, m, h_k)
 
 
 @inlined
@@ -353,40 +346,81 @@ def _go_back(
     grad_h: Any,
     grad_rates: Any,
     grad_maps: Any,
-    states: Any,
-    decays: Any,
+    found: Any,
     rates: Any,
     given: Any,
-    found: Any,
     maps: Any,
+    kept: Any,
     column: Any,
 ) -> None:
     """Bring the gradient of a column's states back through a chunk."""
     tile_row, chunk_row, count, unread, n = column
-    for s in range(count - 1, -1, -1):
-        o = chunk_row + s * LANES
-        step, update, grad = load(given[0], o, LANES), load(given[1], o, LANES), load(given[2], o, LANES)
-        grad_update, grad_step = splat(rates.dtype.type(0)), splat(rates.dtype.type(0))
-        for k in range(n):
-            j, m = (s * n + k) * LANES, tile_row + k * LANES
-            grad_k = load(grad_h, m, LANES)
+    steps, updates, _, grads = given
+    states, decays = kept
+    zero = splat(rates.dtype.type(0))
+    for k in range(0, n, STATES):
+        m = tile_row + k * LANES
+        rates_k, grad_k, grad_rates_k = _load_four(rates, m), _load_four(grad_h, m), _load_four(grad_rates, m)
+        for s in range(count - 1, -1, -1):
+            o, j = chunk_row + s * LANES, s * n + k
+            step, update = load(steps, o, LANES), load(updates, o, LANES)
+            grad_update, grad_step = zero, zero
+            if k:
+                grad_update, grad_step = load(found[0], o, LANES), load(found[1], o, LANES)
             if s >= unread:
-                grad_k += grad * maps[1][s * n + k]
-                h = load(states, j + n * LANES, LANES)
-                store(grad_maps[1], j, LANES, load(grad_maps[1], j, LANES) + grad * h)
-            store(grad_maps[0], j, LANES, load(grad_maps[0], j, LANES) + grad_k * update)
-            grad_update += grad_k * maps[0][s * n + k]
-            grad_k *= load(decays, j, LANES)
-            store(grad_h, m, LANES, grad_k)
-            grad_k *= load(states, j, LANES)  # now of the exponent, step * A
-            store(grad_rates, m, LANES, load(grad_rates, m, LANES) + grad_k * step)
-            grad_step += grad_k * load(rates, m, LANES)
-        store(found[1], o, LANES, grad_update)
-        store(found[2], o, LANES, grad_step)
+                grad, h = load(grads, o, LANES), _load_four(states, (j + n) * LANES)
+                _add_four(grad_maps[1], j * LANES, (grad * h[0], grad * h[1], grad * h[2], grad * h[3]))
+                grad_k = (
+                    grad_k[0] + grad * maps[1][j],
+                    grad_k[1] + grad * maps[1][j + 1],
+                    grad_k[2] + grad * maps[1][j + 2],
+                    grad_k[3] + grad * maps[1][j + 3],
+                )
+            in_B = (grad_k[0] * update, grad_k[1] * update, grad_k[2] * update, grad_k[3] * update)
+            _add_four(grad_maps[0], j * LANES, in_B)
+            grad_update += grad_k[0] * maps[0][j] + grad_k[1] * maps[0][j + 1]
+            grad_update += grad_k[2] * maps[0][j + 2] + grad_k[3] * maps[0][j + 3]
+            decay, before = _load_four(decays, j * LANES), _load_four(states, j * LANES)
+            grad_k = (grad_k[0] * decay[0], grad_k[1] * decay[1], grad_k[2] * decay[2], grad_k[3] * decay[3])
+            # Of the exponents, step * A.
+            inner = (grad_k[0] * before[0], grad_k[1] * before[1], grad_k[2] * before[2], grad_k[3] * before[3])
+            grad_rates_k = (
+                grad_rates_k[0] + inner[0] * step,
+                grad_rates_k[1] + inner[1] * step,
+                grad_rates_k[2] + inner[2] * step,
+                grad_rates_k[3] + inner[3] * step,
+            )
+            grad_step += inner[0] * rates_k[0] + inner[1] * rates_k[1]
+            grad_step += inner[2] * rates_k[2] + inner[3] * rates_k[3]
+            store(found[0], o, LANES, grad_update)
+            store(found[1], o, LANES, grad_step)
+        _store_four(grad_h, m, grad_k)
+        _store_four(grad_rates, m, grad_rates_k)
 
 
 @inlined
-def _write_chunk(
+def _write_read_out(
+    y: Any, given: Any, inputs: Any, mask: Any, strides: Any, sizes: Any, place: Any, reverse: bool
+) -> None:
+    """Write what is read of a chunk, after the gate; zeros where it is masked."""
+    z = inputs[4]
+    _, length, reads, d, _, _, chunk = sizes
+    i, tile, width, past, count = place
+    zero = splat(given[2].dtype.type(0))
+    for s in range(max(0, length - reads - past), count):
+        t = length - 1 - past - s if reverse else past + s
+        r = t if reverse else t - (length - reads)
+        hidden = mask.size and not mask[i * length + t]
+        for c in range(0, width, LANES):
+            y_t = load(given[2], c * chunk + s * LANES, LANES)
+            if z.size and not hidden:
+                z_t = load(z, i * strides[8] + r * strides[9] + tile + c, width - c)
+                y_t *= z_t * sigmoid(z_t)
+            store(y, (i * reads + r) * d + tile + c, width - c, zero if hidden else y_t)
+
+
+@inlined
+def _write_gradients(
     results: Any,
     sums: Any,
     given: Any,
@@ -400,12 +434,12 @@ def _write_chunk(
     reverse: bool,
 ) -> None:
     """Write the gradients of what a chunk was given, zeros where it is masked, and add to those of `D` and bias."""
-    grad_y, u, delta, _, _, z, _, D, bias, _, _, _ = inputs
+    u, delta, _, _, z, grad_y, _, D, bias, _, _, _ = inputs
     grad_u, grad_delta, grad_z, _, grad_B, grad_C, _, _, _ = results
     b, length, reads, d, n, _, chunk = sizes
-    g_b, g_l, u_b, u_l, delta_b, delta_l, _, _, _, _, z_b, z_l = strides
+    u_b, u_l, delta_b, delta_l, _, _, _, _, z_b, z_l, g_b, g_l = strides
     i, tile, width, past, count = place
-    gated, zero = z.size > 0, splat(D.dtype.type(0))
+    padded, zero = grad_maps[0].size // (chunk * LANES), splat(D.dtype.type(0))
     for s in range(count):
         t = length - 1 - past - s if reverse else past + s
         reading = past + s >= length - reads
@@ -416,31 +450,75 @@ def _write_chunk(
             if mask.size and not mask[i * length + t]:
                 store(grad_u, o_u, rest, zero)
                 store(grad_delta, o_u, rest, zero)
-                if reading and gated:
+                if reading and z.size:
                     store(grad_z, o_z, rest, zero)
                 continue
-            u_t, D_c = load(u, i * u_b + t * u_l + channel, rest), load(D, channel, rest)
-            step, grad, out = load(given[0], o, LANES), load(given[2], o, LANES), load(found[0], o, LANES)
-            grad_update, grad_step = load(found[1], o, LANES), load(found[2], o, LANES)
+            u_t, step = load(u, i * u_b + t * u_l + channel, rest), load(given[0], o, LANES)
+            grad_update, grad_step = load(found[0], o, LANES), load(found[1], o, LANES)
             raw = load(delta, i * delta_b + t * delta_l + channel, rest) + load(bias, channel, rest)
             grad_raw = (grad_step * LN_2 + grad_update * u_t) * sigmoid(raw)
             grad_u_t = grad_update * step
             store(sums[1], c, LANES, load(sums[1], c, LANES) + grad_raw)
             if reading:
-                grad_u_t += grad * D_c
+                out, grad = load(given[2], o, LANES), load(given[3], o, LANES)
+                grad_u_t += grad * load(D, channel, rest)
                 store(sums[0], c, LANES, load(sums[0], c, LANES) + grad * u_t)
-            if reading and gated:
-                z_t, grad_t = (
-                    load(z, i * z_b + r * z_l + channel, rest),
-                    load(grad_y, i * g_b + r * g_l + channel, rest),
-                )
-                open_ = sigmoid(z_t)
-                store(grad_z, o_z, rest, grad_t * (out + D_c * u_t) * open_ * (1.0 + z_t * (1.0 - open_)))
+                if z.size:
+                    z_t = load(z, i * z_b + r * z_l + channel, rest)
+                    open_, grad_t = sigmoid(z_t), load(grad_y, i * g_b + r * g_l + channel, rest)
+                    store(grad_z, o_z, rest, grad_t * out * open_ * (1.0 + z_t * (1.0 - open_)))
             store(grad_delta, o_u, rest, grad_raw)
             store(grad_u, o_u, rest, grad_u_t)
         sum_B = ((tile // TILE * b + i) * length + t) * n
         sum_C = ((tile // TILE * b + i) * reads + r) * n
         for k in range(n):
-            grad_B[sum_B + k] = lane_sum(load(grad_maps[0], (s * n + k) * LANES, LANES))
+            grad_B[sum_B + k] = lane_sum(load(grad_maps[0], (s * padded + k) * LANES, LANES))
             if reading:
-                grad_C[sum_C + k] = lane_sum(load(grad_maps[1], (s * n + k) * LANES, LANES))
+                grad_C[sum_C + k] = lane_sum(load(grad_maps[1], (s * padded + k) * LANES, LANES))
+
+
+@inlined
+def _load_four(x: Any, o: int) -> Any:
+    return (
+        load(x, o, LANES),
+        load(x, o + LANES, LANES),
+        load(x, o + 2 * LANES, LANES),
+        load(x, o + 3 * LANES, LANES),
+    )
+
+
+@inlined
+def _store_four(x: Any, o: int, four: Any) -> None:
+    store(x, o, LANES, four[0])
+    store(x, o + LANES, LANES, four[1])
+    store(x, o + 2 * LANES, LANES, four[2])
+    store(x, o + 3 * LANES, LANES, four[3])
+
+
+@inlined
+def _add_four(x: Any, o: int, four: Any) -> None:
+    store(x, o, LANES, load(x, o, LANES) + four[0])
+    store(x, o + LANES, LANES, load(x, o + LANES, LANES) + four[1])
+    store(x, o + 2 * LANES, LANES, load(x, o + 2 * LANES, LANES) + four[2])
+    store(x, o + 3 * LANES, LANES, load(x, o + 3 * LANES, LANES) + four[3])
+
+
+@compiled
+def _read_states(source: Any, offset: int, channels: int, tile: Any, size: Any) -> None:
+    """Read the states of a tile, whose rows are `channels` apart, into `(columns, padded n)`; a column is some lanes.
+
+    Whole lanes are written, zeros beyond the width: what a task before left there must not be met.
+    """
+    n, padded, width = size
+    for k in range(n):
+        for c in range(0, width, LANES):
+            store(tile, c * padded + k * LANES, LANES, load(source, offset + k * channels + c, width - c))
+
+
+@compiled
+def _write_states(tile: Any, target: Any, offset: int, channels: int, size: Any) -> None:
+    """Write back what `_read_states` reads."""
+    n, padded, width = size
+    for k in range(n):
+        for c in range(0, width, LANES):
+            store(target, offset + k * channels + c, width - c, load(tile, c * padded + k * LANES, LANES))

@@ -10,7 +10,7 @@ every chunk from the state kept there and walks the other way.
 
 from torch import Tensor
 
-from .ops_causal_conv1d_triton import device_of, sigmoid, strides
+from .ops_launch_triton import device_of, sigmoid, strides
 
 try:
     import triton
