@@ -257,8 +257,8 @@ def test_the_state_of_a_stream_is_on_disk_what_it_was(model, processor, tmp_path
     second.reset(loaded)
     unknown = AdapterState(loaded.tensors)  # as `get_video_features` leaves it
     second.reset(unknown)
-    for each in (stream, second):
-        each.push(clip(1)[0].resize((40, 20)), 9 / 2)
+    for each, seconds in ((stream, 1.5), (second, 0.0)):
+        each.push(frames_of_noise(4)[3], seconds)
     assert_close(second.features().pooler_output, stream.features().pooler_output, atol=1e-6, rtol=1e-6)
 
 
@@ -370,7 +370,10 @@ def test_a_state_of_another_model_is_refused_and_the_stream_goes_on(model, proce
     with pytest.raises(ValueError, match="a state of this very adapter"):
         case.stream.reset(other.features().adapter_state)
     case.goes_on()
-    same_shapes = lively_model()
+
+
+def test_a_state_made_by_other_weights_is_refused_and_the_stream_goes_on(model, processor):
+    case, same_shapes = Unharmed(model, processor, "recurrent"), lively_model()
     with torch.no_grad():
         same_shapes.model.vision_tower.embeddings.class_embedding.add_(1)
     other = VideoStream(same_shapes, processor, mode="recurrent")
@@ -378,6 +381,9 @@ def test_a_state_of_another_model_is_refused_and_the_stream_goes_on(model, proce
     with pytest.raises(ValueError, match="a state of this very model is wanted, with weights .*, got one made by oth"):
         case.stream.reset(other.features().adapter_state.to("cpu").select([0]).detach())
     case.goes_on()
+
+
+def test_a_window_goes_on_from_no_state(model, processor):
     with pytest.raises(ValueError, match="in recurrent mode only, got mode='window'"):
         VideoStream(model, processor).reset(AdapterState())
 

@@ -123,7 +123,7 @@ class VideoStream:
         if taken:
             inputs = self.processor.video_processor([[frame]], return_tensors="pt")
             with torch.no_grad():
-                features = self.model.get_frame_features(inputs["pixel_values_videos"].to(self.model.device))
+                features = self.model.get_frame_features(inputs["pixel_values_videos"].to(self._pipeline.device))
                 window, before = self._advance(features, moment - self._moment)
             self._window, self._before, self._kind = window, before, kind
             self._features, self.timestamp = None, float(timestamp)
@@ -218,7 +218,7 @@ class VideoStream:
     def _read_prefix(self, input_ids: Tensor) -> Cache:
         """Return a cache of the text before the video, which the language model reads once for all questions."""
         length = int((input_ids[0] == self.processor.video_token_id).int().argmax())
-        prefix = input_ids[:, :length].to(self.model.device)
+        prefix = input_ids[:, :length].to(self._pipeline.device)
         if self._prefix is None or not torch.equal(self._prefix[0], prefix):
             cache = DynamicCache(config=self.model.config.get_text_config())
             if length:
@@ -230,16 +230,16 @@ class VideoStream:
     def _checked(self, state: AdapterState) -> AdapterState:
         if self.mode != "recurrent":
             raise ValueError(f"a stream goes on from a state in recurrent mode only, got mode={self.mode!r}")
+        config, state = self.model.config, state.to(self._pipeline.device)
+        like: dict[str, Any] = {"device": self._pipeline.device, "dtype": self.model.dtype}
+        with torch.no_grad():
+            blank = torch.zeros(1, 1, config.num_patches, config.vision_config.hidden_size, **like)
+            self.model.adapt_frame_features(blank, state, read_out=False)
         if state.weights and self._weights and state.weights != self._weights:
             raise ValueError(
                 f"a state of this very model is wanted, with weights {self._weights}, got one made by others, "
                 f"{state.weights}"
             )
-        config, state = self.model.config, state.to(self.model.device)
-        like: dict[str, Any] = {"device": self.model.device, "dtype": self.model.dtype}
-        with torch.no_grad():
-            blank = torch.zeros(1, 1, config.num_patches, config.vision_config.hidden_size, **like)
-            self.model.adapt_frame_features(blank, state, read_out=False)
         return state
 
 

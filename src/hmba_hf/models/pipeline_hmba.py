@@ -68,6 +68,12 @@ class VideoTextToTextPipeline(Pipeline):
     _pipeline_calls_generate = True
     _default_generation_config = GenerationConfig(max_new_tokens=256)
 
+    def __init__(self, model: Any, *args: Any, **kwargs: Any):
+        places = getattr(model, "hf_device_map", None)
+        if places:  # the base class sends inputs to the first place, which a disk cannot take
+            model.hf_device_map = dict(sorted(places.items(), key=lambda place: place[1] == "disk"))
+        super().__init__(model, *args, **kwargs)
+
     def __call__(  # type: ignore[override]
         self, videos: Any = None, text: Any = None, timestamp: Any = None, **kwargs: Any
     ) -> Any:
