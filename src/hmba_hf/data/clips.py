@@ -13,7 +13,9 @@ from PIL import Image
 
 from ..models.video_decoding_hmba import TIME_TOLERANCE, VideoDecodeError, iter_frames
 
-_NEARLY_LOSSLESS, _GOOD = {"crf": "12"}, {"crf": "23", "preset": "veryfast"}
+# Macroblock-tree rate control of x264 reads memory that it has not written: the same frames give different bytes.
+_REPEATABLE = {"x264-params": "mbtree=0"}
+_NEARLY_LOSSLESS, _GOOD = {"qp": "12"}, {"crf": "23", "preset": "veryfast"}
 
 
 class ClipWriter:
@@ -40,7 +42,7 @@ class ClipWriter:
         has_h264 = "libx264" in av.codecs_available
         self._rate, self._count = rate, 0
         self._container = av.open(str(target) if isinstance(target, Path) else target, "w", format="mp4")
-        codec, options = ("libx264", options) if has_h264 else ("mpeg4", {"qscale": "2"})
+        codec, options = ("libx264", {**options, **_REPEATABLE}) if has_h264 else ("mpeg4", {"qscale": "2"})
         stream: Any = self._container.add_stream(codec, rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
         stream.codec_context.thread_count = 1

@@ -100,7 +100,8 @@ class ShardFolder:
 
     def write(self, name: str, rows: Sequence[dict[str, Any]], result: ShardResult, features: Any) -> None:
         """Write one parquet file and what became of its records."""
-        table = import_datasets().Dataset.from_list(list(rows), features=features)
+        columns = {column: [row[column] for row in rows] for column in features}
+        table = import_datasets().Dataset.from_dict(columns, features=features)
         self._parquet(name).unlink(missing_ok=True)
         self.write_json(self.state / f"{name}.json", asdict(result))
         with _no_bars():

@@ -43,8 +43,8 @@ class PushOptions:
 def write_card(text: CardText, report: dict[str, Any]) -> str:
     """Write the dataset card of a report as `build_report` makes it: metadata, counts, settings, licence.
 
-    The files are not named in its metadata: `load_dataset` finds them by their names, and would take what it has cached
-    of another folder of the same name for this one if they were.
+    Its metadata do not list the files, for `load_dataset` finds them by their names. Where they are listed, it takes
+    what it has cached of another folder of the same name for this one.
     """
     data = huggingface_hub.DatasetCardData(
         pretty_name=text.title,
