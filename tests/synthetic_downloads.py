@@ -2,9 +2,7 @@
 
 import csv
 import json
-from fractions import Fraction
 
-import av
 import numpy as np
 from PIL import Image
 
@@ -79,19 +77,6 @@ def write_bddx_download(folder):
         (videos / f"aaaaaaaa-0000000{number}.mov").write_bytes(content)
     (videos / "aaaaaaaa-00000006.mov").write_bytes(b"This is no video.")
     return annotations
-
-
-def rotated_video(path, pictures, degrees):
-    """Write pictures, `(h, w, 3)` each, with a display matrix that turns them."""
-    with av.open(str(path), "w", format="mov") as output:
-        stream = output.add_stream("mpeg4", rate=10)
-        stream.height, stream.width = pictures[0].shape[:2]
-        stream.pix_fmt = "yuv420p"
-        for number, picture in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
-            frame.pts, frame.time_base = number, Fraction(1, 10)
-            output.mux(stream.encode(frame))
-        output.mux(stream.encode(None))
 
 
 def drama_record(clip, key, **changes):

@@ -106,6 +106,9 @@ class BDDXOptions:
         else:
             names, because = ["images"], "the annotations are about videos"
         refuse_unused(self, names, because)
+        if self.annotations_only:
+            names = ["images", "height"] if self.annotations is None else ["videos", "fps", "height"]
+            refuse_unused(self, names, "annotations_only leaves the clips out")
         name = "images" if self.annotations is None else "videos"
         if not self.annotations_only and not Path(getattr(self, name) or "missing").is_dir():
             raise FileNotFoundError(f"{name} must be a folder, got {getattr(self, name)!r}")
@@ -140,43 +143,56 @@ class Segment:
     justification: str
 
 
-def read_segments(path: str | Path) -> tuple[list[Segment], list[Dropped], int]:
-    """Read the CSV file: every segment, what is none, and how many of both there are.
+@dataclass
+class Annotations:
+    """What the CSV file holds.
 
-    Everything that stands in the place of a segment counts, and a row in which nothing does counts once.
+    Args:
+        segments: those whose four cells are filled, in order.
+        dropped: what stands in the place of a segment and is none, and rows in which nothing does.
+        found: the number of both.
+        videos: the video of each ranked row, the first at 0.
+    """
+
+    segments: list[Segment] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    found: int = 0
+    videos: list[str] = field(default_factory=list)
+
+
+def read_annotations(path: str | Path) -> Annotations:
+    """Read the CSV file.
 
     Raises:
-        ValueError: if the file is not BDD-X's or is cut off.
+        ValueError: if it is not BDD-X's or is cut off.
     """
-    segments: list[Segment] = []
-    dropped: list[Dropped] = []
-    rank = index = found = 0
+    read, index = Annotations(), 0
     for line, cells in _read_rows(path):
         video_id = PurePosixPath(urlparse(cells[0]).path).stem
         answers = [dict(zip(CELLS, cells[1 + 4 * place : 5 + 4 * place], strict=True)) for place in range(15)]
         problem = _row_problem(cells, answers[0])
         used = [(place, answer) for place, answer in enumerate(answers, 1) if any(answer.values())]
-        found += max(len(used), 1)
+        read.found += max(len(used), 1)
         if problem is not None:
             names = [f"line {line}, answer {place}" for place, _ in used] or [f"line {line}"]
-            dropped += [Dropped(name, problem, video_id) for name in names]
+            read.dropped += [Dropped(name, problem, video_id) for name in names]
             continue
-        rank += 1
+        read.videos.append(video_id)
         for place, answer in used:
             missing = [f"no {cell}" for cell in CELLS if not answer[cell]]
             if missing:
                 detail = f"{video_id}: {', '.join(missing)}"
-                dropped.append(Dropped(f"line {line}, answer {place}", "segment_partly_empty", detail))
+                read.dropped.append(Dropped(f"line {line}, answer {place}", "segment_partly_empty", detail))
                 continue
             start, end = _seconds(answer["start"]), _seconds(answer["end"])
             if start is None or end is None:
                 detail = f"from {answer['start']!r} to {answer['end']!r}"
-                dropped.append(Dropped(f"{video_id}_{index}", "time_is_no_number", detail))
+                read.dropped.append(Dropped(f"{video_id}_{index}", "time_is_no_number", detail))
             else:
                 texts = (answer["action"], answer["justification"])
-                segments.append(Segment(index, rank, video_id, start, end, *texts))
+                read.segments.append(Segment(index, len(read.videos), video_id, start, end, *texts))
             index += 1
-    return segments, dropped, found
+    return read
 
 
 def _read_rows(path: str | Path) -> list[tuple[int, list[str]]]:
@@ -242,35 +258,34 @@ def read_split_files(folder: str | Path) -> dict[int, tuple[str, str]]:
     return listed
 
 
-def plan_segments(
-    segments: Sequence[Segment], dropped: Sequence[Dropped], found: int, listed: Mapping[int, tuple[str, str]] | None
-) -> Plan:
-    """Put what `read_segments` found into splits, by the lists of ranks or, where there are none, by `RANGES`.
+def plan_segments(read: Annotations, listed: Mapping[int, tuple[str, str]] | None) -> Plan:
+    """Put segments into splits, by the lists of ranks or, where there are none, by `RANGES`.
 
     Raises:
-        ValueError: if the lists name another video than the annotations.
+        ValueError: if a list names a row that the annotations do not have, or another video for it.
     """
-    records, left_out = [], list(dropped)
-    for segment in segments:
-        split, video_id = _split_of(segment.rank, listed)
-        name = f"{segment.video_id}_{segment.index}"
+    for rank, (list_name, video_id) in (listed or {}).items():
+        known = read.videos[rank - 1] if 1 <= rank <= len(read.videos) else "none"
+        if known != video_id:
+            raise ValueError(
+                f"row {rank} of the annotations is about {known}, in the list of the {list_name} split about {video_id}: "
+                "annotations and split files do not belong together, or the annotations are cut off"
+            )
+    records, dropped = [], list(read.dropped)
+    for segment in read.segments:
+        name, split = f"{segment.video_id}_{segment.index}", _split_of(segment.rank, listed)
         if split is None:
             reason = "row_in_no_range" if listed is None else "row_in_no_split_file"
-            left_out.append(Dropped(name, reason, f"row {segment.rank}"))
-            continue
-        if video_id not in (None, segment.video_id):
-            raise ValueError(
-                f"row {segment.rank} of the annotations is about {segment.video_id}, in the file of the {split} split "
-                f"about {video_id}: annotations and split files do not belong together"
-            )
-        records.append(Record(name, split, segment.video_id, segment))
-    return Plan(found, records, left_out)
+            dropped.append(Dropped(name, reason, f"row {segment.rank}"))
+        else:
+            records.append(Record(name, split, segment.video_id, segment))
+    return Plan(read.found, records, dropped)
 
 
-def _split_of(rank: int, listed: Mapping[int, tuple[str, str]] | None) -> tuple[str | None, str | None]:
+def _split_of(rank: int, listed: Mapping[int, tuple[str, str]] | None) -> str | None:
     if listed is not None:
-        return listed.get(rank, (None, None))
-    return next((split for split, ranks in RANGES.items() if rank in ranks), None), None
+        return listed[rank][0] if rank in listed else None
+    return next((split for split, ranks in RANGES.items() if rank in ranks), None)
 
 
 def find_videos(folder: str | Path) -> dict[str, Path]:
@@ -404,14 +419,14 @@ def prepare_bddx(options: BDDXOptions, run: RunOptions) -> dict[str, Any]:
 
 def _plan_raw(options: BDDXOptions, annotations: Path) -> tuple[Plan, dict[str, str]]:
     """Plan what the CSV file holds, and hash all files that decide about it."""
-    segments, dropped, found = read_segments(annotations)
+    read = read_annotations(annotations)
     files = {"annotations": hash_file(annotations)}
     if options.split_rule == "ranges":
-        return plan_segments(segments, dropped, found, None), files
+        return plan_segments(read, None), files
     folder = Path(options.split_folder or annotations.parent)
     listed = read_split_files(folder)
     files |= {name: hash_file(folder / name) for name in SPLIT_FILES.values()}
-    return plan_segments(segments, dropped, found, listed), files
+    return plan_segments(read, listed), files
 
 
 def _raw_converter(options: BDDXOptions) -> Convert:

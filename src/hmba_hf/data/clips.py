@@ -17,6 +17,8 @@ from ..models.video_decoding_hmba import TIME_TOLERANCE, VideoDecodeError, iter_
 _REPEATABLE = {"x264-params": "mbtree=0"}
 _NEARLY_LOSSLESS, _GOOD = {"qp": "12"}, {"crf": "23", "preset": "veryfast"}
 
+_LAST_FRAME_SECONDS = 1.0  # a last frame that is shown for longer is taken for a file that is cut off
+
 
 class ClipWriter:
     """An MP4 file that is written frame by frame: H.264 where PyAV has an encoder for it, else MPEG-4.
@@ -89,13 +91,16 @@ def even_size(width: int, height: int, most: int | None) -> tuple[int, int]:
 
 
 def video_duration(path: str | Path) -> float:
-    """Seconds that the header of a video file gives for it; infinite where it is silent.
+    """Seconds that the header of a file gives for its video, or for all of it; infinite where it is silent.
 
     Raises:
         VideoDecodeError: if the file cannot be opened as a video.
     """
     try:
         with av.open(f"file:{path}", metadata_errors="replace") as container:
+            stream: Any = container.streams.best("video")
+            if stream is not None and stream.duration is not None:
+                return float(stream.duration * stream.time_base)
             return math.inf if container.duration is None else container.duration / av.time_base
     except (av.FFmpegError, ValueError) as error:
         raise VideoDecodeError(f"{path} cannot be read as a video: {error}") from error
@@ -107,7 +112,7 @@ def cut_clips(
     """Cut stretches out of a video in one pass, each an MP4 file of its own with a keyframe every two seconds.
 
     A clip shows what the video shows at `start`, `start + 1 / fps` and so on up to `end` or to the video's last
-    frame, upright and with square pixels.
+    frame, upright and with square pixels. A file that ends before its header says is damaged there.
 
     Args:
         spans: `(start, end)` in seconds since the first frame; they may come in any order and overlap.
@@ -123,7 +128,7 @@ def cut_clips(
     """
     cuts = [_Cut(start, end, fps, height) for start, end in spans]
     shown: np.ndarray | VideoDecodeError | None = None
-    last = 0.0
+    last, promised = 0.0, video_duration(path)
     for seconds, frame in iter_frames(path):
         is_damage = isinstance(frame, VideoDecodeError)  # it bears the time of the frame before it, which is whole
         if shown is not None:
@@ -133,10 +138,12 @@ def cut_clips(
             break
         shown, last = frame, max(last, seconds)
     for cut in cuts:
-        if isinstance(shown, np.ndarray):
+        if shown is not None:
             cut.show(shown, last + 2 * TIME_TOLERANCE)
-        elif shown is not None:
-            cut.show(shown, math.inf)
+        if promised < math.inf and last + _LAST_FRAME_SECONDS < min(cut.end, promised):
+            cut.show(
+                VideoDecodeError(f"{path} is damaged: its frames end at {last:.3f} of {promised:.3f} s"), math.inf
+            )
     return [cut.close(path) for cut in cuts]
 
 

@@ -1,7 +1,8 @@
 """DRAMA: which object in a two-second clip is a risk for the ego car, where it is, and why.
 
 The raw download is `integrated_output_v2.json`, a list with one record for each clip, and a folder `combined` with the
-clips' frames; the box of a record belongs to the key frame that it names.
+clips' frames; the box of a record belongs to the key frame that it names. The suggestion to the ego car and its
+intention, which records hold too, have no place in the schema.
 
 Source: the official loader, a copy of which is `drama.py` in github.com/Sranc3/H-MBA at 9a8645d.
 """

@@ -159,7 +159,7 @@ def prepare(preparation: Preparation, run: RunOptions) -> dict[str, Any]:
         folder.write_json(folder.folder / REPORT_FILE, report)
         folder.write_text(folder.folder / CARD_FILE, write_card(preparation.card, report))
         if preparation.licence_file is not None:
-            folder.write_text(folder.folder / LICENSE_FILE, preparation.licence_file.read_text())
+            folder.write_text(folder.folder / LICENSE_FILE, preparation.licence_file.read_text("utf-8", "replace"))
     return report
 
 
