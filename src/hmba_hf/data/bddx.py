@@ -268,8 +268,8 @@ def plan_segments(read: Annotations, listed: Mapping[int, tuple[str, str]] | Non
         known = read.videos[rank - 1] if 1 <= rank <= len(read.videos) else "none"
         if known != video_id:
             raise ValueError(
-                f"row {rank} of the annotations is about {known}, in the list of the {list_name} split about {video_id}: "
-                "annotations and split files do not belong together, or the annotations are cut off"
+                f"row {rank} of the annotations is about {known}, in the list of the {list_name} split about "
+                f"{video_id}: annotations and split files do not belong together, or the annotations are cut off"
             )
     records, dropped = [], list(read.dropped)
     for segment in read.segments:
