@@ -138,6 +138,13 @@ def test_each_schema_refuses_the_other_kind_of_clip():
         to_bddx_row(drive(video=None, frames=FRAMES), 0.0, 1.0)
 
 
+def test_rows_of_annotations_alone_are_no_samples():
+    with pytest.raises(ValueError, match="row a holds no frames: .* prepared with annotations only"):
+        from_drama_row(to_drama_row(sample()) | {"frames": None})
+    with pytest.raises(ValueError, match="row vid_7_3 holds no video: .* prepared with annotations only"):
+        from_bddx_row(to_bddx_row(drive(), 0.0, 1.0) | {"video": None})
+
+
 def test_a_missing_datasets_library_is_named_with_its_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match=r"pip install hmba-hf\[train\]"):

@@ -1,48 +1,20 @@
-"""The micro-world on disk: video files, and parquet files in the schemas of DRAMA and BDD-X.
+"""The micro-world on disk: parquet files in the schemas of DRAMA and BDD-X.
 
 What is learned on these files says nothing about real roads.
 """
 
 import io
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
-from fractions import Fraction
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import av
-from PIL import Image
-
+from .clips import write_video
 from .micro_world import MicroWorld, MicroWorldConfig
 from .samples import bddx_features, drama_features, import_datasets, to_bddx_row, to_drama_row
 
 _ROWS_PER_FILE = 1000
-
-
-def write_video(target: str | Path | BinaryIO, frames: Sequence[Image.Image], fps: float = 2.0) -> None:
-    """Write frames as an MP4 file that shows each of them for `1 / fps` seconds.
-
-    A frame is repeated so that the file has at least ten pictures a second. Sampled at `fps` from its last picture
-    backwards it gives the frames back, up to lossy compression. H.264 where PyAV has an encoder for it, else MPEG-4.
-    """
-    if not 0.01 <= fps <= 1000:
-        raise ValueError(f"fps must be from 0.01 to 1000, got {fps}")
-    hold = math.ceil(10 / fps)
-    rate = Fraction(fps).limit_denominator(100) * hold
-    if not frames or frames[0].width % 2 or frames[0].height % 2:
-        raise ValueError(f"expected frames of even width and height, got {[frame.size for frame in frames]}")
-    has_h264 = "libx264" in av.codecs_available
-    with av.open(str(target) if isinstance(target, Path) else target, "w", format="mp4") as container:
-        options = {"crf": "12"} if has_h264 else {"qscale": "2"}
-        stream: Any = container.add_stream("libx264" if has_h264 else "mpeg4", rate=rate, options=options)
-        stream.width, stream.height, stream.pix_fmt = *frames[0].size, "yuv420p"
-        for number in range(len(frames) * hold):
-            picture = av.VideoFrame.from_image(frames[number // hold])
-            picture.pts, picture.time_base = number, 1 / rate
-            container.mux(stream.encode(picture))
-        container.mux(stream.encode(None))
 
 
 def write_drama(folder: str | Path, config: MicroWorldConfig, sizes: Mapping[str, int]) -> list[Path]:

@@ -109,7 +109,12 @@ def to_drama_row(sample: Sample) -> dict[str, Any]:
 
 
 def from_drama_row(row: Mapping[str, Any], split: str = "train") -> Sample:
-    """Read a row of the DRAMA schema, its frames decoded or as `{"bytes", "path"}`."""
+    """Read a row of the DRAMA schema, its frames decoded or as `{"bytes", "path"}`.
+
+    Raises:
+        ValueError: if the dataset holds annotations only, or the row does not hold together.
+    """
+    _check_media(row["frames"], f"row {row['id']}", "frames")
     return Sample(
         id=row["id"],
         question=row["question"],
@@ -154,8 +159,13 @@ def to_bddx_row(sample: Sample, start: float, end: float) -> dict[str, Any]:
 
 
 def from_bddx_row(row: Mapping[str, Any], split: str = "train") -> Sample:
-    """Read a row of the BDD-X schema, its video as `{"bytes", "path"}`; the current frame is the clip's last."""
+    """Read a row of the BDD-X schema, its video as `{"bytes", "path"}`; the current frame is the clip's last.
+
+    Raises:
+        ValueError: if the dataset holds annotations only.
+    """
     video = row["video"]
+    _check_media(video, f"row {row['video_id']}_{row['segment']}", "video")
     return Sample(
         id=f"{row['video_id']}_{row['segment']}",
         question=BDDX_QUESTION,
@@ -209,6 +219,13 @@ def import_datasets() -> Any:
     except ImportError as error:
         raise ImportError("reading or writing dataset rows needs `pip install hmba-hf[train]`") from error
     return datasets
+
+
+def _check_media(media: Any, name: str, kind: str) -> None:
+    if media is None:
+        raise ValueError(
+            f"{name} holds no {kind}: its dataset was prepared with annotations only, which nothing can be shown from"
+        )
 
 
 def _to_picture(frame: Any) -> Image.Image:

@@ -1,0 +1,38 @@
+"""Make a dataset of BDD-X: one clip for each segment of a drive, what the ego car does in it, and why.
+
+    python examples/prepare_bddx.py --annotations BDD-X-Annotations_v1.csv --videos bdd100k/videos --output_dir bddx
+
+The result is read by `load_dataset("bddx")` and by `finetune.py --dataset_name bddx`. The lists of the splits,
+train.txt, val.txt and test.txt, are those beside the annotations; `--split_rule ranges` splits as ADAPT does.
+`report.json` names each record that became no row, with the reason. A run that was stopped is resumed by the same
+command.
+
+With `--annotations_only` nothing but text is written, and no video is needed. `--push_to_hub name/bddx` uploads the
+result to a private repository. The released H-MBA code's own files are read too, actions before justifications:
+
+    python examples/prepare_bddx.py --train_files action.jsonl justification.jsonl --images pictures --output_dir bddx
+"""
+
+from argparse import RawDescriptionHelpFormatter
+
+from transformers import HfArgumentParser
+
+from hmba_hf.data.bddx import BDDXOptions, prepare_bddx
+from hmba_hf.data.preparing import RunOptions, format_report
+from hmba_hf.data.publishing import PushOptions, push_folder
+
+
+def main() -> None:
+    """Convert, report, push."""
+    parser = HfArgumentParser(
+        [BDDXOptions, RunOptions, PushOptions], description=__doc__, formatter_class=RawDescriptionHelpFormatter
+    )
+    options, run, push = parser.parse_args_into_dataclasses()
+    print(format_report(prepare_bddx(options, run)))
+    print(f"dataset and report.json: {run.output_dir}")
+    if push.push_to_hub is not None:
+        print(f"pushed to {push_folder(run.output_dir, push)}")
+
+
+if __name__ == "__main__":
+    main()

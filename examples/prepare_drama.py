@@ -1,0 +1,39 @@
+"""Make a dataset of DRAMA: five frames of a clip, a question, and an answer with the box of what is at risk.
+
+    python examples/prepare_drama.py --annotations integrated_output_v2.json --images drama --output_dir drama-hf
+
+The result is read by `load_dataset("drama-hf")` and by `finetune.py --dataset_name drama-hf`. `--images` is the folder
+in which `combined` lies. `report.json` names each record that became no row, with the reason. A run that was stopped
+is resumed by the same command.
+
+With `--annotations_only` no pictures are written, but the size of the key frames is read, because boxes are fractions
+of it. `--push_to_hub name/drama` uploads the result to a private repository. The released H-MBA code's own files are
+read too:
+
+    python examples/prepare_drama.py --train_file drama_train_SC.jsonl --test_file drama_test_SC.jsonl \\
+        --images format --output_dir drama-hf
+"""
+
+from argparse import RawDescriptionHelpFormatter
+
+from transformers import HfArgumentParser
+
+from hmba_hf.data.drama import DramaOptions, prepare_drama
+from hmba_hf.data.preparing import RunOptions, format_report
+from hmba_hf.data.publishing import PushOptions, push_folder
+
+
+def main() -> None:
+    """Convert, report, push."""
+    parser = HfArgumentParser(
+        [DramaOptions, RunOptions, PushOptions], description=__doc__, formatter_class=RawDescriptionHelpFormatter
+    )
+    options, run, push = parser.parse_args_into_dataclasses()
+    print(format_report(prepare_drama(options, run)))
+    print(f"dataset and report.json: {run.output_dir}")
+    if push.push_to_hub is not None:
+        print(f"pushed to {push_folder(run.output_dir, push)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,436 @@
+"""BDD-X: what the ego car does in a stretch of a drive, and why.
+
+The raw download is a CSV file, three lists of its rows and the videos of BDD100K. A row of the CSV file describes a
+video in up to 15 segments. Rows are known by their rank `n`: the 1-based number among those that have a video, a first
+start and a first justification. Segments are known by their index: the 0-based number among those of ranked rows whose
+four cells are filled, 26,521 in all. RAG-Driver, DriveGPT4 and DriveMM put it behind the name of the video, and it is
+the column `segment` here: `{video_id}_{segment}` is unique, although a thousand videos are described twice.
+
+Source: github.com/JinkyuKimUCB/explainable-deep-driving, `Step1_csv2json.py`; github.com/jxbbb/ADAPT, `src/prepro`.
+"""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+from urllib.parse import urlparse
+
+from ..models.video_decoding_hmba import VideoDecodeError
+from .clips import cut_clips, video_duration
+from .parquet_shards import Dropped
+from .preparing import (
+    MEDIA_MISSING,
+    MEDIA_UNREADABLE,
+    Convert,
+    Converted,
+    Plan,
+    Preparation,
+    Record,
+    RunOptions,
+    hash_file,
+    prepare,
+    refuse_unused,
+)
+from .publishing import LICENSE_FILE, CardText
+from .released_layout import DriveConverter, plan_actions
+from .samples import bddx_features
+
+CELLS = ("start", "end", "action", "justification")
+COLUMNS = ["Input.Video", *(f"Answer.{number}{cell}" for number in range(1, 16) for cell in CELLS)]
+SPLIT_FILES = {"train": "train.txt", "validation": "val.txt", "test": "test.txt"}
+RANGES = {"train": range(1, 5595), "validation": range(5595, 6296), "test": range(6296, 6997)}
+VIDEO_SUFFIXES = (".mov", ".mp4")
+
+_ROWS_PER_FILE = 200
+_RELEASED_FRAMES = 8  # the released code reads seven frames before the current one
+
+_CARD = CardText(
+    title="BDD-X",
+    rows=(
+        "One row for each segment of a drive: what the ego car does (`action`), why (`justification`), and a clip of "
+        "it whose last picture is the current frame. `start` and `end` are the annotated seconds in the drive "
+        "`video_id` of BDD100K; `segment` counts all segments of BDD-X from 0. See "
+        "[BDD-X](https://github.com/JinkyuKimUCB/BDD-X-dataset) and its paper, arXiv 1807.11546."
+    ),
+    licence=(
+        "The annotations are copyright (c) 2018 The Regents of the University of California: for educational, "
+        f"research and not-for-profit purposes, and every copy must carry the notice of their `{LICENSE_FILE}` file. "
+        "The clips are parts of BDD100K's videos, which come under the terms of BDD100K; no right to pass them on is "
+        "known to us."
+    ),
+    tags=("driving", "bdd-x"),
+)
+
+
+@dataclass
+class BDDXOptions:
+    """Which annotations and videos of BDD-X are prepared, and how."""
+
+    annotations: str | None = field(default=None, metadata={"help": "BDD-X-Annotations_v1.csv"})
+    videos: str | None = field(
+        default=None, metadata={"help": "folder of BDD100K's videos, at any depth; not for annotations only"}
+    )
+    split_rule: Literal["split_files", "ranges"] = field(
+        default="split_files", metadata={"help": "the official lists of rows, or ADAPT's ranges of rows"}
+    )
+    split_folder: str | None = field(
+        default=None, metadata={"help": "folder of train.txt, val.txt and test.txt; that of the annotations if absent"}
+    )
+    fps: float | None = field(
+        default=None, metadata={"help": "pictures a second: 10 of a video, 2 of the released layout when absent"}
+    )
+    height: int = field(default=360, metadata={"help": "most rows of a picture; those of the videos are 720"})
+    annotations_only: bool = field(default=False, metadata={"help": "leave out the clips"})
+    train_files: list[str] = field(
+        default_factory=list,
+        metadata={"help": "actions and justifications in the released layout, without annotations"},
+    )
+    validation_files: list[str] = field(default_factory=list, metadata={"help": "likewise"})
+    test_files: list[str] = field(default_factory=list, metadata={"help": "likewise"})
+    images: str | None = field(default=None, metadata={"help": "folder of the pictures of the released layout"})
+
+    def __post_init__(self) -> None:
+        if self.height < 2 or not 0.01 <= self.clip_fps <= 1000:
+            raise ValueError(
+                f"height must be at least 2 and fps from 0.01 to 1000, got {self.height} and {self.clip_fps}"
+            )
+        if (self.annotations is None) == (not self.released_files):
+            raise ValueError("expected either annotations or files of the released layout, such as train_files")
+        if self.annotations is None:
+            names, because = ["videos", "split_rule", "split_folder"], "files of the released layout have their splits"
+        elif self.split_rule == "ranges":
+            names, because = ["images", "split_folder"], "the rule ranges reads no list, and the layout is the raw one"
+        else:
+            names, because = ["images"], "the annotations are about videos"
+        refuse_unused(self, names, because)
+        if self.annotations_only:
+            names = ["images", "height"] if self.annotations is None else ["videos", "fps", "height"]
+            refuse_unused(self, names, "annotations_only leaves the clips out")
+        name = "images" if self.annotations is None else "videos"
+        if not self.annotations_only and not Path(getattr(self, name) or "missing").is_dir():
+            raise FileNotFoundError(f"{name} must be a folder, got {getattr(self, name)!r}")
+
+    @property
+    def released_files(self) -> dict[str, list[str]]:
+        """The files of the released layout, by split."""
+        files = {"train": self.train_files, "validation": self.validation_files, "test": self.test_files}
+        return {split: paths for split, paths in files.items() if paths}
+
+    @property
+    def clip_fps(self) -> float:
+        """Pictures a second, as asked for or as usual."""
+        return self.fps or (2.0 if self.annotations is None else 10.0)
+
+
+@dataclass(frozen=True)
+class Segment:
+    """What the ego car does from `start` to `end`, in seconds of a drive, and why.
+
+    Args:
+        index: 0-based, among all segments that are filled.
+        rank: 1-based, of the row it stands in.
+    """
+
+    index: int
+    rank: int
+    video_id: str
+    start: float
+    end: float
+    action: str
+    justification: str
+
+
+@dataclass
+class Annotations:
+    """What the CSV file holds.
+
+    Args:
+        segments: those whose four cells are filled, in order.
+        dropped: what stands in the place of a segment and is none, and rows in which nothing does.
+        found: the number of both.
+        videos: the video of each ranked row, the first at 0.
+    """
+
+    segments: list[Segment] = field(default_factory=list)
+    dropped: list[Dropped] = field(default_factory=list)
+    found: int = 0
+    videos: list[str] = field(default_factory=list)
+
+
+def read_annotations(path: str | Path) -> Annotations:
+    """Read the CSV file.
+
+    Raises:
+        ValueError: if it is not BDD-X's or is cut off.
+    """
+    read, index = Annotations(), 0
+    for line, cells in _read_rows(path):
+        video_id = PurePosixPath(urlparse(cells[0]).path).stem
+        answers = [dict(zip(CELLS, cells[1 + 4 * place : 5 + 4 * place], strict=True)) for place in range(15)]
+        problem = _row_problem(cells, answers[0])
+        used = [(place, answer) for place, answer in enumerate(answers, 1) if any(answer.values())]
+        read.found += max(len(used), 1)
+        if problem is not None:
+            names = [f"line {line}, answer {place}" for place, _ in used] or [f"line {line}"]
+            read.dropped += [Dropped(name, problem, video_id) for name in names]
+            continue
+        read.videos.append(video_id)
+        for place, answer in used:
+            missing = [f"no {cell}" for cell in CELLS if not answer[cell]]
+            if missing:
+                detail = f"{video_id}: {', '.join(missing)}"
+                read.dropped.append(Dropped(f"line {line}, answer {place}", "segment_partly_empty", detail))
+                continue
+            start, end = _seconds(answer["start"]), _seconds(answer["end"])
+            if start is None or end is None:
+                detail = f"from {answer['start']!r} to {answer['end']!r}"
+                read.dropped.append(Dropped(f"{video_id}_{index}", "time_is_no_number", detail))
+            else:
+                texts = (answer["action"], answer["justification"])
+                read.segments.append(Segment(index, len(read.videos), video_id, start, end, *texts))
+            index += 1
+    return read
+
+
+def _read_rows(path: str | Path) -> list[tuple[int, list[str]]]:
+    """Read the number of the line and the cells of each row below the header, without stray spaces."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            rows = [(reader.line_num, [" ".join(cell.split()) for cell in row]) for row in reader]
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from error
+    header = rows[0][1] if rows else []
+    if header != COLUMNS:
+        raise ValueError(
+            f"{path} must have the {len(COLUMNS)} columns of BDD-X, {COLUMNS[0]} to {COLUMNS[-1]}, got {header}"
+        )
+    rows = [(line, cells or [""] * len(COLUMNS)) for line, cells in rows[1:]]
+    for line, cells in rows:
+        if len(cells) != len(COLUMNS):
+            raise ValueError(
+                f"{path}, line {line} must have {len(COLUMNS)} cells, got {len(cells)}: is the file whole?"
+            )
+    return rows
+
+
+def _row_problem(cells: Sequence[str], first: Mapping[str, str]) -> str | None:
+    """Why a row has no rank; `None` if it has one."""
+    if not any(cells):
+        return "row_empty"
+    if not cells[0]:
+        return "row_without_video"
+    return None if first["start"] and first["justification"] else "row_without_first_answer"
+
+
+def _seconds(text: str) -> float | None:
+    """Read a time; `None` if it is none."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) and value >= 0 else None
+
+
+def read_split_files(folder: str | Path) -> dict[int, tuple[str, str]]:
+    """Read `train.txt`, `val.txt` and `test.txt`: the split and the video of each rank that they list.
+
+    Raises:
+        FileNotFoundError: if one of them is missing.
+        ValueError: if a line is not `{rank}_{video}` or a rank is listed twice.
+    """
+    listed: dict[int, tuple[str, str]] = {}
+    for split, name in SPLIT_FILES.items():
+        path = Path(folder) / name
+        if not path.is_file():
+            raise FileNotFoundError(f"the split rule split_files needs {path}; the rule ranges needs no such file")
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            rank, _, video_id = line.strip().partition("_")
+            if not line.strip():
+                continue
+            if not (rank.isdecimal() and video_id) or int(rank) in listed:
+                problem = "lists a row again" if rank.isdecimal() and int(rank) in listed else "is no number_video"
+                raise ValueError(f"{path}, line {number} {problem}: {line!r}")
+            listed[int(rank)] = (split, video_id)
+    return listed
+
+
+def plan_segments(read: Annotations, listed: Mapping[int, tuple[str, str]] | None) -> Plan:
+    """Put segments into splits, by the lists of ranks or, where there are none, by `RANGES`.
+
+    Raises:
+        ValueError: if a list names a row that the annotations do not have, or another video for it.
+    """
+    for rank, (list_name, video_id) in (listed or {}).items():
+        known = read.videos[rank - 1] if 1 <= rank <= len(read.videos) else "none"
+        if known != video_id:
+            raise ValueError(
+                f"row {rank} of the annotations is about {known}, in the list of the {list_name} split about "
+                f"{video_id}: annotations and split files do not belong together, or the annotations are cut off"
+            )
+    records, dropped = [], list(read.dropped)
+    for segment in read.segments:
+        name, split = f"{segment.video_id}_{segment.index}", _split_of(segment.rank, listed)
+        if split is None:
+            reason = "row_in_no_range" if listed is None else "row_in_no_split_file"
+            dropped.append(Dropped(name, reason, f"row {segment.rank}"))
+        else:
+            records.append(Record(name, split, segment.video_id, segment))
+    return Plan(read.found, records, dropped)
+
+
+def _split_of(rank: int, listed: Mapping[int, tuple[str, str]] | None) -> str | None:
+    if listed is not None:
+        return listed[rank][0] if rank in listed else None
+    return next((split for split, ranks in RANGES.items() if rank in ranks), None)
+
+
+def find_videos(folder: str | Path) -> dict[str, Path]:
+    """Find the videos in a folder and below it, by their names without suffix."""
+    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
+    return {path.stem: path for path in reversed(paths)}
+
+
+def widen_span(start: float, end: float, duration: float) -> tuple[float, float]:
+    """End a span with its video, and bring one of no second or one second to two.
+
+    One second is added before it, or after it in the first two seconds of the video; two seconds are added on both
+    sides, or on the side where there is a video.
+
+    Source: github.com/jxbbb/ADAPT at 29d6c3d, `src/prepro/extract_frames.py`.
+    Differs: the video's end is not rounded down to a second.
+    """
+    end = min(end, duration)
+    length = round(end - start)
+    if length == 0:
+        before, after = (0, 2) if start < 2 else (2, 0) if duration - end < 2 else (1, 1)
+    elif length == 1:
+        before, after = (0, 1) if start < 2 else (1, 0)
+    else:
+        before, after = 0, 0
+    return start - before, min(end + after, duration)
+
+
+def convert_segments(
+    records: Sequence[Record], videos: Mapping[str, Path], fps: float, height: int | None
+) -> list[Converted | Dropped]:
+    """Cut the segments of one video out of it."""
+    name = records[0].media
+    if name not in videos:
+        return [Dropped(record.id, MEDIA_MISSING, f"no video {name}") for record in records]
+    outcomes: dict[str, Converted | Dropped] = {}
+    try:
+        duration = video_duration(videos[name])
+        spans = {}
+        for record in records:
+            problem = _span_problem(record.content, duration)
+            if problem is None:
+                spans[record.id] = widen_span(record.content.start, record.content.end, duration)
+            else:
+                outcomes[record.id] = Dropped(record.id, *problem)
+        clips = cut_clips(videos[name], list(spans.values()), fps, height) if spans else []
+    except (VideoDecodeError, FileNotFoundError) as error:
+        return [_unreadable(record, videos[name], error) for record in records]
+    for (record_id, span), clip in zip(spans.items(), clips, strict=True):
+        record = next(record for record in records if record.id == record_id)
+        if isinstance(clip, bytes):
+            outcomes[record_id] = Converted(_row(record, clip), _notes(record.content, span))
+        else:
+            outcomes[record_id] = _unreadable(record, videos[name], clip)
+    return [outcomes[record.id] for record in records]
+
+
+def _span_problem(segment: Segment, duration: float) -> tuple[str, str] | None:
+    if segment.end < segment.start:
+        return "segment_ends_before_it_starts", f"from {segment.start:g} to {segment.end:g} s"
+    if segment.start >= duration:
+        return "segment_after_the_video", f"from {segment.start:g} s, the video ends at {duration:.3f} s"
+    return None
+
+
+def _unreadable(record: Record, path: Path, error: Exception) -> Dropped:
+    return Dropped(record.id, MEDIA_UNREADABLE, str(error).replace(str(path), path.name))
+
+
+def _notes(segment: Segment, span: tuple[float, float]) -> tuple[str, ...]:
+    found = []
+    if span[1] < segment.end:
+        found.append("ends_with_the_video")
+    if span[0] < segment.start or span[1] > segment.end:
+        found.append("widened_to_two_seconds")
+    return tuple(found)
+
+
+def _row(record: Record, clip: bytes | None) -> dict[str, Any]:
+    segment: Segment = record.content
+    return {
+        "video": None if clip is None else {"bytes": clip, "path": f"{record.id}.mp4"},
+        "video_id": segment.video_id,
+        "segment": segment.index,
+        "start": segment.start,
+        "end": segment.end,
+        "action": segment.action,
+        "justification": segment.justification,
+    }
+
+
+def _without_clips(records: Sequence[Record]) -> list[Converted | Dropped]:
+    return [Converted(_row(record, None)) for record in records]
+
+
+def prepare_bddx(options: BDDXOptions, run: RunOptions) -> dict[str, Any]:
+    """Prepare BDD-X as `options` say, and return the report.
+
+    Raises:
+        ValueError: for input that is not what it should be.
+        FileNotFoundError: for input that is not there.
+        OSError: if the disk is full.
+    """
+    settings: dict[str, Any] = {"dataset": "bddx", "annotations_only": options.annotations_only}
+    if not options.annotations_only:
+        settings |= {"fps": options.clip_fps, "height": options.height}
+    licence = None
+    if options.annotations is not None:
+        settings |= {"layout": "raw", "split_rule": options.split_rule}
+        plan, settings["files"] = _plan_raw(options, Path(options.annotations))
+        convert = _raw_converter(options)
+        licence = Path(options.annotations).parent / LICENSE_FILE
+    else:
+        files = {split: [hash_file(path) for path in paths] for split, paths in options.released_files.items()}
+        settings |= {"layout": "released", "files": files, "num_frames": _RELEASED_FRAMES}
+        plan = plan_actions(options.released_files)
+        convert = DriveConverter(
+            Path(options.images or ""), _RELEASED_FRAMES, options.clip_fps, options.height, options.annotations_only
+        )
+    preparation = Preparation(
+        plan=plan,
+        convert=convert,
+        features=bddx_features(),
+        settings=settings,
+        card=_CARD,
+        rows_per_file=run.file_size(_ROWS_PER_FILE, options.annotations_only),
+        licence_file=licence if licence is not None and licence.is_file() else None,
+    )
+    return prepare(preparation, run)
+
+
+def _plan_raw(options: BDDXOptions, annotations: Path) -> tuple[Plan, dict[str, str]]:
+    """Plan what the CSV file holds, and hash all files that decide about it."""
+    read = read_annotations(annotations)
+    files = {"annotations": hash_file(annotations)}
+    if options.split_rule == "ranges":
+        return plan_segments(read, None), files
+    folder = Path(options.split_folder or annotations.parent)
+    listed = read_split_files(folder)
+    files |= {name: hash_file(folder / name) for name in SPLIT_FILES.values()}
+    return plan_segments(read, listed), files
+
+
+def _raw_converter(options: BDDXOptions) -> Convert:
+    if options.annotations_only:
+        return _without_clips
+    videos = find_videos(options.videos or "")
+    return partial(convert_segments, videos=videos, fps=options.clip_fps, height=options.height)

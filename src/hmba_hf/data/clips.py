@@ -1,0 +1,189 @@
+"""Short MP4 files: from frames, and cut out of longer videos in one pass."""
+
+import io
+import math
+from collections.abc import Sequence
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import av
+import numpy as np
+from PIL import Image
+
+from ..models.video_decoding_hmba import TIME_TOLERANCE, VideoDecodeError, iter_frames
+
+# With macroblock-tree rate control x264 (core 165) gives now and then other bytes for the same frames, in one thread,
+# too; without it, it never did in thousands of runs.
+_REPEATABLE = {"x264-params": "mbtree=0"}
+_NEARLY_LOSSLESS, _GOOD = {"qp": "12"}, {"crf": "23", "preset": "veryfast"}
+
+_LAST_FRAME_SECONDS = 1.0  # a last frame that is shown for longer is taken for a file that is cut off
+
+
+class ClipWriter:
+    """An MP4 file that is written frame by frame: H.264 where PyAV has an encoder for it, else MPEG-4.
+
+    The same frames give the same bytes, however many cores there are.
+
+    Args:
+        target: path or binary file object.
+        size: width and height of the file's pictures, both even.
+        rate: pictures a second.
+        options: of the H.264 encoder.
+        keyframe_every: most pictures from one keyframe to the next; the encoder's default when absent.
+    """
+
+    def __init__(
+        self,
+        target: str | Path | BinaryIO,
+        size: tuple[int, int],
+        rate: Fraction,
+        options: dict[str, str],
+        keyframe_every: int | None = None,
+    ):
+        has_h264 = "libx264" in av.codecs_available
+        self._rate, self._count = rate, 0
+        self._container = av.open(str(target) if isinstance(target, Path) else target, "w", format="mp4")
+        codec, options = ("libx264", {**options, **_REPEATABLE}) if has_h264 else ("mpeg4", {"qscale": "2"})
+        stream: Any = self._container.add_stream(codec, rate=rate, options=options)
+        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        stream.codec_context.thread_count = 1
+        if keyframe_every is not None:
+            stream.gop_size = keyframe_every
+        self._stream = stream
+
+    def write(self, picture: av.VideoFrame) -> None:
+        """Add a picture, shown for `1 / rate` seconds; one of another size is scaled."""
+        picture = picture.reformat(self._stream.width, self._stream.height, "yuv420p", interpolation="AREA")
+        picture.pts, picture.time_base = self._count, 1 / self._rate
+        self._count += 1
+        self._container.mux(self._stream.encode(picture))
+
+    def close(self) -> None:
+        """Write what is still held back, and the end of the file."""
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+
+
+def write_video(target: str | Path | BinaryIO, frames: Sequence[Image.Image], fps: float = 2.0) -> None:
+    """Write frames as an MP4 file that shows each of them for `1 / fps` seconds.
+
+    A frame is repeated so that the file has at least ten pictures a second. Sampled at `fps` from its last picture
+    backwards it gives the frames back, up to lossy compression. H.264 where PyAV has an encoder for it, else MPEG-4.
+    """
+    if not 0.01 <= fps <= 1000:
+        raise ValueError(f"fps must be from 0.01 to 1000, got {fps}")
+    hold = math.ceil(10 / fps)
+    rate = Fraction(fps).limit_denominator(100) * hold
+    if not frames or frames[0].width % 2 or frames[0].height % 2:
+        raise ValueError(f"expected frames of even width and height, got {[frame.size for frame in frames]}")
+    writer = ClipWriter(target, frames[0].size, rate, _NEARLY_LOSSLESS)
+    for frame in frames:
+        for _ in range(hold):
+            writer.write(av.VideoFrame.from_image(frame))
+    writer.close()
+
+
+def even_size(width: int, height: int, most: int | None) -> tuple[int, int]:
+    """The size of a picture scaled down to a height of `most` at the most, both sides even as encoders want them."""
+    scale = 1.0 if most is None else min(most / height, 1.0)
+    return max(2 * round(width * scale / 2), 2), max(2 * round(height * scale / 2), 2)
+
+
+def video_duration(path: str | Path) -> float:
+    """Seconds that the header of a file gives for its video, or for all of it; infinite where it is silent.
+
+    Raises:
+        VideoDecodeError: if the file cannot be opened as a video.
+    """
+    try:
+        with av.open(f"file:{path}", metadata_errors="replace") as container:
+            stream: Any = container.streams.best("video")
+            if stream is not None and stream.duration is not None:
+                return float(stream.duration * stream.time_base)
+            return math.inf if container.duration is None else container.duration / av.time_base
+    except (av.FFmpegError, ValueError) as error:
+        raise VideoDecodeError(f"{path} cannot be read as a video: {error}") from error
+
+
+def cut_clips(
+    path: str | Path, spans: Sequence[tuple[float, float]], fps: float, height: int | None = None
+) -> list[bytes | VideoDecodeError]:
+    """Cut stretches out of a video in one pass, each an MP4 file of its own with a keyframe every two seconds.
+
+    A clip shows what the video shows at `start`, `start + 1 / fps` and so on up to `end` or to the video's last
+    frame, upright and with square pixels. A file that ends before its header says is damaged there.
+
+    Args:
+        spans: `(start, end)` in seconds since the first frame; they may come in any order and overlap.
+        fps: pictures a second.
+        height: most rows of a picture; those of the video when absent.
+
+    Returns:
+        For each span the bytes of its file, or the error that keeps it from being cut.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        VideoDecodeError: it holds no video.
+    """
+    cuts = [_Cut(start, end, fps, height) for start, end in spans]
+    shown: np.ndarray | VideoDecodeError | None = None
+    last, promised = 0.0, video_duration(path)
+    for seconds, frame in iter_frames(path):
+        is_damage = isinstance(frame, VideoDecodeError)  # it bears the time of the frame before it, which is whole
+        if shown is not None:
+            for cut in cuts:
+                cut.show(shown, seconds + 2 * TIME_TOLERANCE if is_damage else seconds)
+        if all(cut.is_done for cut in cuts):
+            break
+        shown, last = frame, max(last, seconds)
+    for cut in cuts:
+        if shown is not None:
+            cut.show(shown, last + 2 * TIME_TOLERANCE)
+        if promised < math.inf and last + _LAST_FRAME_SECONDS < min(cut.end, promised):
+            cut.show(
+                VideoDecodeError(f"{path} is damaged: its frames end at {last:.3f} of {promised:.3f} s"), math.inf
+            )
+    return [cut.close(path) for cut in cuts]
+
+
+class _Cut:
+    """One clip that is being cut: it takes the frame that is shown at each of its times."""
+
+    def __init__(self, start: float, end: float, fps: float, height: int | None):
+        self.start, self.end, self.fps, self.height = start, end, fps, height
+        self.count = 0
+        self.file = io.BytesIO()
+        self.writer: ClipWriter | None = None
+        self.damage: VideoDecodeError | None = None
+
+    @property
+    def is_done(self) -> bool:
+        return self.damage is not None or self._next > self.end + TIME_TOLERANCE
+
+    @property
+    def _next(self) -> float:
+        return self.start + self.count / self.fps
+
+    def show(self, shown: np.ndarray | VideoDecodeError, until: float) -> None:
+        """Take a frame, `(h, w, 3)`, for every time of the clip before `until`; damage ends the clip."""
+        while not self.is_done and self._next < until - TIME_TOLERANCE:
+            if isinstance(shown, VideoDecodeError):
+                self.damage = shown
+                return
+            if self.writer is None:
+                rate = Fraction(self.fps).limit_denominator(1000)
+                size = even_size(shown.shape[1], shown.shape[0], self.height)
+                self.writer = ClipWriter(self.file, size, rate, _GOOD, max(round(2 * self.fps), 1))
+            self.writer.write(av.VideoFrame.from_ndarray(np.ascontiguousarray(shown), format="rgb24"))
+            self.count += 1
+
+    def close(self, path: str | Path) -> bytes | VideoDecodeError:
+        if self.writer is not None:
+            self.writer.close()
+        if self.damage is not None:
+            return self.damage
+        if self.count == 0:
+            return VideoDecodeError(f"{path} shows nothing from {self.start} s to {self.end} s")
+        return self.file.getvalue()

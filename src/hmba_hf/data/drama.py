@@ -1,0 +1,333 @@
+"""DRAMA: which object in a two-second clip is a risk for the ego car, where it is, and why.
+
+The raw download is `integrated_output_v2.json`, a list with one record for each clip, and a folder `combined` with the
+clips' frames; the box of a record belongs to the key frame that it names. The suggestion to the ego car and its
+intention, which records hold too, have no place in the schema.
+
+Source: the official loader, a copy of which is `drama.py` in github.com/Sranc3/H-MBA at 9a8645d.
+"""
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from .drama_rows import UNNAMED_OBJECT, RecordError, Scene, SceneConverter
+from .parquet_shards import Dropped
+from .preparing import (
+    MEDIA_MISSING,
+    Plan,
+    Preparation,
+    Record,
+    RunOptions,
+    hash_file,
+    name_differently,
+    prepare,
+    refuse_unused,
+)
+from .publishing import CardText
+from .released_layout import find_released_frames, plan_sentences
+from .samples import BOX_MARKER, drama_features
+
+NO_RISK_ANSWER = "No object is at risk."
+
+_ROWS_PER_FILE = 100
+_FRAME_NAME = re.compile(r"frame_(\d+)\.png")
+_VERB = re.compile(r"\b(?:is|are|was|were|has|have|had|will|may|might|can|could|would|should)\b", re.IGNORECASE)
+_NO_SUBJECT = re.compile(
+    r"[,;:()]|^(?:the )?ego\b|^(?:this|these|those)$|\b(?:and|or|but|to|of|in|on|at|by|with|from|for|than)$"
+    r"|\b(?:as|because|since|when|where|while|if|so|that|which|who|whose|there|it|they|he|she|we)\b",
+    re.IGNORECASE,
+)
+_MOST_WORDS = 12
+_CARD = CardText(
+    title="DRAMA",
+    rows=(
+        "One row for each clip: frames of it, the last one current, a question, an answer in which `<box>` stands "
+        "for the box of what is at risk, and that box as fractions of the frame. See "
+        "[DRAMA](https://usa.honda-ri.com/drama)."
+    ),
+    licence=(
+        "DRAMA is given by the Honda Research Institute on request, to universities and for non-commercial research; "
+        "no right to pass on its pictures or annotations is known to us."
+    ),
+    tags=("driving", "drama"),
+)
+
+
+@dataclass
+class DramaOptions:
+    """Which annotations and pictures of DRAMA are prepared, and how."""
+
+    images: str = field(metadata={"help": "folder that holds `combined`, or the pictures of the released layout"})
+    annotations: str | None = field(default=None, metadata={"help": "integrated_output_v2.json"})
+    split_rule: Literal["official", "captioned"] = field(
+        default="official",
+        metadata={
+            "help": "70/15/15 by order, of records with risk, caption and box, or of those with caption and gif"
+        },
+    )
+    keep_without_risk: bool = field(default=False, metadata={"help": "keep records whose Risk is No, without a box"})
+    num_frames: int = field(default=5, metadata={"help": "frames of a clip, the current one included"})
+    frame_step: int | None = field(
+        default=None, metadata={"help": "frames from one to the next; spread over the whole clip when absent"}
+    )
+    height: int | None = field(default=None, metadata={"help": "most rows of a picture; the original's when absent"})
+    annotations_only: bool = field(default=False, metadata={"help": "leave out the pictures"})
+    train_file: str | None = field(
+        default=None, metadata={"help": "lines in the released layout, without annotations"}
+    )
+    validation_file: str | None = field(default=None, metadata={"help": "likewise"})
+    test_file: str | None = field(default=None, metadata={"help": "likewise"})
+
+    def __post_init__(self) -> None:
+        for name in ("num_frames", "frame_step", "height"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not Path(self.images).is_dir():
+            raise FileNotFoundError(f"images must be a folder of pictures, got {self.images!r}")
+        if self.annotations_only:
+            refuse_unused(self, ["height"], "annotations_only leaves the pictures out")
+        if (self.annotations is None) == (not self.released_files):
+            raise ValueError("expected either annotations or files of the released layout, such as train_file")
+        if self.released_files:
+            names = ["split_rule", "keep_without_risk", "frame_step"]
+            refuse_unused(self, names, "files of the released layout have their splits and frames")
+
+    @property
+    def released_files(self) -> dict[str, str]:
+        """The files of the released layout, by split."""
+        files = {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
+        return {split: path for split, path in files.items() if path is not None}
+
+
+@dataclass(frozen=True)
+class _SplitRule:
+    """Which records are counted, and where in their order validation and test begin."""
+
+    problem: Callable[["_Annotation"], str | None]
+    cuts: Callable[[int], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class _Annotation:
+    """The fields of one raw record that matter; `key_frame` is the path below `combined`."""
+
+    key_frame: str | None
+    reference: str
+    risk: str
+    caption: str
+    geometry: tuple[Any, ...]
+
+
+def _official_problem(annotation: _Annotation) -> str | None:
+    if annotation.risk == "no":
+        return "no_risk"
+    if not annotation.caption:
+        return "no_caption"
+    return None if annotation.geometry else "no_box"
+
+
+def _captioned_problem(annotation: _Annotation) -> str | None:
+    if not annotation.caption:
+        return "no_caption"
+    return None if annotation.reference.endswith(".gif") else "no_gif"
+
+
+# Products and not fractions, so that they are rounded as the originals' are.
+# Differs: the official loader also leaves out what is not on the disk before it counts; here the split of a record
+# does not depend on how much has been downloaded.
+# Source of `captioned`: the preparation of DRAMA in a copy of SwinBERT's repository.
+SPLIT_RULES = {
+    "official": _SplitRule(_official_problem, lambda n: (int(0.7 * n), int(0.85 * n))),
+    "captioned": _SplitRule(_captioned_problem, lambda n: (int(n * 0.7), int(n * 0.7) + int(n * 0.15))),
+}
+
+
+def read_annotations(path: str | Path) -> list[Any]:
+    """Read `integrated_output_v2.json`.
+
+    Raises:
+        ValueError: if it is no list in JSON.
+    """
+    try:
+        records = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(records, list):
+        raise ValueError(f"{path} must hold a list of records, got {type(records).__name__}")
+    return records
+
+
+def plan_scenes(records: Sequence[Any], split_rule: str, keep_without_risk: bool) -> Plan:
+    """Put raw records into splits, and tell which become no row.
+
+    A record that its rule does not count but that is kept goes where its neighbours go.
+    """
+    rule = SPLIT_RULES[split_rule]
+    annotations = [_read_annotation(record) for record in records]
+    counted = [annotation is not None and rule.problem(annotation) is None for annotation in annotations]
+    validation, test = rule.cuts(sum(counted))
+    planned: list[Record] = []
+    dropped: list[Dropped] = []
+    taken: Counter[str] = Counter()
+    before = 0
+    for number, (annotation, counts) in enumerate(zip(annotations, counted, strict=True)):
+        split = "train" if before < validation else "validation" if before < test else "test"
+        before += counts
+        name = f"record {number}"
+        try:
+            if annotation is None:
+                raise RecordError("record_malformed", "it is no object of names and values")
+            key_frame = _key_frame(annotation)
+            name = name_differently("_".join(PurePosixPath(key_frame).with_suffix("").parts), taken)
+            scene = _scene(annotation, rule, keep_without_risk)
+            planned.append(Record(name, split, key_frame, scene))
+        except RecordError as error:
+            dropped.append(Dropped(name, error.reason, error.detail))
+    return Plan(len(records), planned, dropped)
+
+
+def _read_annotation(record: Any) -> _Annotation | None:
+    if not isinstance(record, Mapping):
+        return None
+    url = str(record.get("s3_fileUrl") or "")
+    path = PurePosixPath(url.partition("/combined/")[2])
+    is_frame = len(path.parts) > 1 and ".." not in path.parts and _FRAME_NAME.fullmatch(path.name)
+    caption = " ".join(str(record.get("Caption") or "").split())
+    geometry = record.get("geometry")
+    return _Annotation(
+        key_frame=str(path) if is_frame else None,
+        reference=str(record.get("s3_instructionReference") or ""),
+        risk=str(record.get("Risk") or "").strip().lower(),
+        caption="" if caption.upper() == "N/A" else caption,
+        geometry=tuple(geometry) if isinstance(geometry, (list, tuple)) else () if not geometry else (geometry,),
+    )
+
+
+def _key_frame(annotation: _Annotation) -> str:
+    if annotation.key_frame is None:
+        raise RecordError("key_frame_unknown", "s3_fileUrl does not end in /combined/.../frame_<number>.png")
+    return annotation.key_frame
+
+
+def _scene(annotation: _Annotation, rule: _SplitRule, keep_without_risk: bool) -> Scene:
+    if annotation.risk not in ("yes", "no"):
+        raise RecordError("risk_unknown", f"Risk is {annotation.risk!r}, neither yes nor no")
+    if annotation.caption.count(BOX_MARKER):
+        raise RecordError("caption_holds_a_marker", annotation.caption)
+    if annotation.risk == "no":
+        if not keep_without_risk:
+            raise RecordError("no_risk", "Risk is No")
+        return Scene(annotation.caption or NO_RISK_ANSWER, risk=False)
+    problem = rule.problem(annotation)
+    if problem is not None:
+        raise RecordError(problem, f"left out by the split rule: {annotation.caption or 'no caption'}")
+    if not annotation.geometry:
+        return Scene(annotation.caption)
+    answer, label = mark_subject(annotation.caption)
+    return Scene(answer, (_corners(annotation.geometry),), (label,))
+
+
+def _corners(geometry: Sequence[Any]) -> tuple[float, float, float, float]:
+    """Read the diagonal of a box, points 0 and 2, whose numbers may be strings."""
+    try:
+        x1, y1, x2, y2 = (float(geometry[point][axis]) for point in (0, 2) for axis in (0, 1))
+    except (TypeError, ValueError, LookupError) as error:
+        raise RecordError("box_malformed", f"geometry is {list(geometry)!r}") from error
+    if not all(map(math.isfinite, (x1, y1, x2, y2))):
+        raise RecordError("box_malformed", f"geometry is {list(geometry)!r}")
+    return x1, y1, x2, y2
+
+
+def mark_subject(caption: str) -> tuple[str, str]:
+    """Put `<box>` into a caption, and name what it marks.
+
+    DRAMA does not say which words the box belongs to. Where the caption is `{subject} {is, are, may, ...} ...` with a
+    plain subject other than the ego car, the marker stands behind the subject, which names the box: the released
+    layout marks such captions in the same place. Otherwise it stands at the end, before the last mark of punctuation.
+    """
+    verb = _VERB.search(caption)
+    subject = caption[: verb.start()].rstrip() if verb else ""
+    if subject and len(subject.split()) <= _MOST_WORDS and not _NO_SUBJECT.search(subject):
+        return f"{subject}{BOX_MARKER}{caption[len(subject) :]}", subject
+    text = caption.rstrip(" .!?")
+    return f"{text}{BOX_MARKER}{caption[len(text) :]}", UNNAMED_OBJECT
+
+
+def choose_frames(numbers: Sequence[int], key: int, num_frames: int, frame_step: int | None) -> list[int]:
+    """Choose frames of a clip, oldest first, that end at its key frame.
+
+    They are `frame_step` frames apart, or spread over all that the clip has up to the key frame. Where there are too
+    few, the first one is repeated. How the authors of H-MBA chose their five frames is not known.
+
+    Args:
+        numbers: of the frames that there are, `key` among them.
+    """
+    past = sorted(number for number in numbers if number <= key)
+    last = len(past) - 1
+    if frame_step is None and last + 1 >= num_frames:
+        places = [last - last * step // max(num_frames - 1, 1) for step in range(num_frames)]
+    else:
+        places = [max(last - step * (frame_step or 1), 0) for step in range(num_frames)]
+    return [past[place] for place in reversed(places)]
+
+
+@dataclass(frozen=True)
+class _RawFrames:
+    """Finds the frames of a raw record in the folder of its clip."""
+
+    combined: Path
+    num_frames: int
+    frame_step: int | None
+
+    def __call__(self, record: Record) -> tuple[list[Path], tuple[str, ...]]:
+        key_frame = self.combined / record.media
+        match = _FRAME_NAME.fullmatch(key_frame.name)
+        if match is None or not key_frame.is_file():
+            raise RecordError(MEDIA_MISSING, record.media)
+        found = ((_FRAME_NAME.fullmatch(path.name), path) for path in key_frame.parent.iterdir())
+        by_number = {int(name[1]): path for name, path in found if name is not None}
+        chosen = choose_frames(list(by_number), int(match[1]), self.num_frames, self.frame_step)
+        notes = () if len(set(chosen)) == len(chosen) else ("first_frame_repeated",)
+        return [by_number[number] for number in chosen], notes
+
+
+def prepare_drama(options: DramaOptions, run: RunOptions) -> dict[str, Any]:
+    """Prepare DRAMA as `options` say, and return the report.
+
+    Raises:
+        ValueError: for input that is not what it should be.
+        FileNotFoundError: for input that is not there.
+        OSError: if the disk is full.
+    """
+    images = Path(options.images)
+    settings: dict[str, Any] = {"dataset": "drama", "annotations_only": options.annotations_only}
+    settings |= {"num_frames": options.num_frames, "height": options.height}
+    if options.annotations is not None:
+        settings |= {"layout": "raw", "files": {"annotations": hash_file(options.annotations)}}
+        settings |= {"split_rule": options.split_rule, "keep_without_risk": options.keep_without_risk}
+        settings |= {"frame_step": options.frame_step}
+        records = read_annotations(options.annotations)
+        plan = plan_scenes(records, options.split_rule, options.keep_without_risk)
+        root = images / "combined" if (images / "combined").is_dir() else images
+        find_frames: Any = _RawFrames(root, options.num_frames, options.frame_step)
+    else:
+        files = {split: hash_file(path) for split, path in options.released_files.items()}
+        settings |= {"layout": "released", "files": files}
+        plan, root = plan_sentences(options.released_files), images
+        find_frames = find_released_frames(images, options.num_frames)
+    preparation = Preparation(
+        plan=plan,
+        convert=SceneConverter(find_frames, root, options.height, options.annotations_only),
+        features=drama_features(),
+        settings=settings,
+        card=_CARD,
+        rows_per_file=run.file_size(_ROWS_PER_FILE, options.annotations_only),
+    )
+    return prepare(preparation, run)

@@ -1,0 +1,187 @@
+"""A row of the DRAMA schema from pictures on disk, a text and boxes in pixels."""
+
+import io
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .parquet_shards import Dropped
+from .preparing import MEDIA_MISSING, MEDIA_UNREADABLE, Converted, Record
+from .samples import BOX_MARKER, Box
+
+# The templates of the released code without their place for the picture, which is a message's own part here.
+QUESTIONS = (
+    "Please tell which object is at the highest risk for the ego car in the image and give coordinates "
+    "[x1,y1,x2,y2] for the object you mention.",
+    "Analyze which object is most noteworthy for the ego car within the photo and provide bounding box info for the "
+    "referenced object.",
+)
+UNNAMED_OBJECT = "important object"  # the label of a box whose words in the text are not known
+JPEG_QUALITY = 95
+
+
+class RecordError(ValueError):
+    """A record that cannot become a row: a short name of the reason, and what in it is the matter."""
+
+    def __init__(self, reason: str, detail: str):
+        super().__init__(f"{reason}: {detail}")
+        self.reason, self.detail = reason, detail
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What is said about a clip.
+
+    Args:
+        answer: text in which the i-th `<box>` stands for `boxes[i]`.
+        boxes: `(x1, y1, x2, y2)` in pixels of the original frame, any two opposite corners.
+        labels: what each box holds.
+        risk: whether there is an object at risk.
+    """
+
+    answer: str
+    boxes: tuple[tuple[float, float, float, float], ...] = ()
+    labels: tuple[str, ...] = ()
+    risk: bool = True
+
+    def __post_init__(self) -> None:
+        markers = self.answer.count(BOX_MARKER)
+        if markers != len(self.boxes) or len(self.labels) != len(self.boxes):
+            raise RecordError("boxes_do_not_fit_the_text", f"{markers} places for {len(self.boxes)} boxes")
+
+
+@dataclass(frozen=True)
+class SceneConverter:
+    """Turns records whose content is a `Scene` into rows.
+
+    Args:
+        find_frames: the paths of a record's pictures, oldest first and current last, and remarks about them; raises
+            `RecordError`.
+        root: folder of the pictures, which messages leave out.
+        height: most rows of a picture; those of the original when absent.
+        annotations_only: leave out the pictures; of the current one the size is read.
+    """
+
+    find_frames: Callable[[Record], tuple[list[Path], tuple[str, ...]]]
+    root: Path
+    height: int | None
+    annotations_only: bool
+
+    def __call__(self, records: Sequence[Record]) -> list[Converted | Dropped]:
+        """Convert each record by itself."""
+        return [self._convert(record) for record in records]
+
+    def _convert(self, record: Record) -> Converted | Dropped:
+        scene: Scene = record.content
+        try:
+            paths, notes = self.find_frames(record)
+            original = read_picture_size(paths[-1])
+            boxes, are_clipped = (
+                zip(*(fit_box(box, original) for box in scene.boxes), strict=True) if scene.boxes else ((), ())
+            )
+            frames, size = (None, original) if self.annotations_only else read_frames(paths, self.height)
+        except RecordError as error:
+            return Dropped(record.id, error.reason, error.detail.replace(f"{self.root}/", ""))
+        if any(are_clipped):
+            notes = (*notes, "box_cut_at_the_edge")
+        return Converted(_row(record, scene, boxes, frames, size), notes)
+
+
+def _row(
+    record: Record, scene: Scene, boxes: Sequence[Box], frames: list[bytes] | None, size: tuple[int, int]
+) -> dict[str, Any]:
+    pictures = (
+        None
+        if frames is None
+        else [{"bytes": content, "path": f"{record.id}_{number}.jpg"} for number, content in enumerate(frames)]
+    )
+    return {
+        "id": record.id,
+        "frames": pictures,
+        "width": size[0],
+        "height": size[1],
+        "question": choose_question(record.id),
+        "answer": scene.answer,
+        "caption": scene.answer.replace(BOX_MARKER, ""),
+        "risk": "Yes" if scene.risk else "No",
+        "objects": [{"bbox": list(box), "category": label} for box, label in zip(boxes, scene.labels, strict=True)],
+    }
+
+
+def choose_question(name: str) -> str:
+    """One of the two released questions, always the same for the same name.
+
+    Differs: the released code draws one at each access.
+    """
+    return QUESTIONS[zlib.crc32(name.encode()) % len(QUESTIONS)]
+
+
+def fit_box(corners: Sequence[float], size: tuple[int, int]) -> tuple[Box, bool]:
+    """Bring a box from pixels to [0, 1] of a picture of `size` (width, height), and say whether it was cut.
+
+    Args:
+        corners: `x, y, x, y` of two opposite corners.
+
+    Raises:
+        RecordError: if less than a pixel of it lies in the picture.
+    """
+    edges = []
+    for first, second, length in ((corners[0], corners[2], size[0]), (corners[1], corners[3], size[1])):
+        low, high = sorted((first, second))
+        inside = max(low, 0.0), min(high, float(length))
+        if not inside[1] - inside[0] >= 1:
+            raise RecordError("box_empty", f"{list(corners)} in a picture of {size[0]} x {size[1]}")
+        edges.append((inside[0] / length, inside[1] / length, inside != (low, high)))
+    (x1, x2, cut_x), (y1, y2, cut_y) = edges
+    return (x1, y1, x2, y2), cut_x or cut_y
+
+
+def read_picture_size(path: Path) -> tuple[int, int]:
+    """Width and height of a picture, from its header."""
+    with _opened(path) as picture:
+        return picture.size
+
+
+def read_frames(paths: Sequence[Path], height: int | None) -> tuple[list[bytes], tuple[int, int]]:
+    """Read pictures as JPEG files, and their size, which must be the same for all.
+
+    A JPEG file that needs no scaling stays as it is.
+
+    Raises:
+        RecordError: if a picture is missing, cannot be read, or differs in size.
+    """
+    read = {path: _read_jpeg(path, height) for path in dict.fromkeys(paths)}
+    sizes = {size for _, size in read.values()}
+    if len(sizes) > 1:
+        raise RecordError(MEDIA_UNREADABLE, f"{paths[-1]} and frames before it differ in size: {sorted(sizes)}")
+    return [read[path][0] for path in paths], sizes.pop()
+
+
+def _read_jpeg(path: Path, height: int | None) -> tuple[bytes, tuple[int, int]]:
+    with _opened(path) as picture:
+        try:
+            picture.load()
+        except (OSError, SyntaxError, ValueError) as error:
+            raise RecordError(MEDIA_UNREADABLE, f"{path}: {error}") from error
+        is_small = height is None or picture.height <= height
+        if is_small and picture.format == "JPEG" and picture.mode == "RGB":
+            return path.read_bytes(), picture.size
+        small = picture.convert("RGB")
+    if height is not None and not is_small:
+        small = small.resize((max(round(small.width * height / small.height), 1), height), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=JPEG_QUALITY)
+    return file.getvalue(), small.size
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        return Image.open(path)
+    except FileNotFoundError as error:
+        raise RecordError(MEDIA_MISSING, str(path)) from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise RecordError(MEDIA_UNREADABLE, f"{path}: {error}") from error

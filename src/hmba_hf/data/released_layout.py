@@ -1,0 +1,206 @@
+"""The layout that the released H-MBA code reads: JSON lines, and pictures of each clip beside them.
+
+Of a clip `{id}.jpg` is the current frame; `{id}_p1.jpg`, `{id}_p2.jpg` and so on are those before it, oldest first.
+Each split has its own lines; its pictures lie in a folder of its name or beside those of the others.
+
+Source: github.com/Sranc3/H-MBA at 9a8645d, `FlickrDataset` and `InstructDataset`.
+"""
+
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .clips import even_size, write_video
+from .drama_rows import UNNAMED_OBJECT, RecordError, Scene, read_frames
+from .parquet_shards import Dropped
+from .preparing import Converted, Plan, Record, name_differently
+from .samples import BOX_MARKER
+
+PHRASE_START, PHRASE_END = "<ph_st>", "<ph_ed>"
+PICTURE = "<image>"
+_FOLDERS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class Drive:
+    """What the ego car does in a clip, and why; `picture` is the file of the current frame."""
+
+    picture: str
+    segment: int
+    action: str
+    justification: str
+
+
+def plan_sentences(files: Mapping[str, str | Path]) -> Plan:
+    """Read DRAMA's lines, a file for each split: a picture, boxes in pixels, and a sentence that marks their words."""
+    records: list[Record] = []
+    dropped: list[Dropped] = []
+    taken: Counter[str] = Counter()
+    found = 0
+    for split, path in files.items():
+        for name, line in _read_lines(path):
+            found += 1
+            try:
+                image_id, sentence, boxes, places = _fields(line, "image_id", "sentence", "boxes", "boxes_seq")
+                name = name_differently(str(image_id), taken)
+                records.append(Record(name, split, str(image_id), _read_sentence(sentence, boxes, places)))
+            except RecordError as error:
+                dropped.append(Dropped(name, error.reason, error.detail))
+    return Plan(found, records, dropped)
+
+
+def _read_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
+    """Yield each line that holds anything as its name and its JSON value, `None` if it has none."""
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), 1):
+        try:
+            value = json.loads(line) if line.strip() else ""
+        except ValueError:
+            value = None
+        if value != "":
+            yield f"{Path(path).name}, line {number}", value
+
+
+def _fields(line: Any, *names: str) -> list[Any]:
+    if not isinstance(line, Mapping) or not all(name in line for name in names):
+        raise RecordError("line_malformed", f"expected an object in JSON with {', '.join(names)}")
+    return [line[name] for name in names]
+
+
+def _read_sentence(sentence: Any, boxes: Any, places: Any) -> Scene:
+    """Turn `<ph_st>words<ph_ed>` into `words<box>`, with a marker for each box that belongs to the words."""
+    if not isinstance(sentence, str) or BOX_MARKER in sentence:
+        raise RecordError("line_malformed", f"the sentence is {sentence!r}")
+    *pieces, rest = sentence.split(PHRASE_END)
+    try:
+        chosen = [[tuple(float(value) for value in boxes[index]) for index in place] for place in places]
+    except (TypeError, ValueError, LookupError) as error:
+        raise RecordError("boxes_do_not_fit_the_text", f"boxes {boxes!r} at {places!r}") from error
+    if len(chosen) != len(pieces) or any(len(box) != 4 for place in chosen for box in place):
+        raise RecordError("boxes_do_not_fit_the_text", f"boxes {boxes!r} at {places!r} for {sentence!r}")
+    answer, labels = "", []
+    for piece, place in zip(pieces, chosen, strict=True):
+        label = piece.rpartition(PHRASE_START)[2] if PHRASE_START in piece else UNNAMED_OBJECT
+        answer += piece.replace(PHRASE_START, "") + BOX_MARKER * len(place)
+        labels += [label] * len(place)
+    answer += rest.replace(PHRASE_START, "")
+    flat = tuple((x1, y1, x2, y2) for place in chosen for x1, y1, x2, y2 in place)
+    return Scene(answer, flat, tuple(labels))
+
+
+def plan_actions(files: Mapping[str, Sequence[str | Path]]) -> Plan:
+    """Read BDD-X's lines, two files for each split: the actions, and the justifications of the same clips.
+
+    A clip has the id `{id}_{segment}`, where the segment is 0 unless the id occurs in another split too. What counts
+    as found are the clips, and the lines that are of none.
+    """
+    records: list[Record] = []
+    dropped: list[Dropped] = []
+    taken: Counter[str] = Counter()
+    found = 0
+    for split, paths in files.items():
+        if len(paths) != 2:
+            raise ValueError(f"the {split} split needs a file of actions and one of justifications, got {list(paths)}")
+        before = len(dropped)
+        actions, justifications = (_read_answers(path, dropped) for path in paths)
+        found += len(dropped) - before + len({**actions, **justifications})
+        for name in {**actions, **justifications}:
+            missing = [
+                kind for kind, part in (("action", actions), ("justification", justifications)) if name not in part
+            ]
+            if missing:
+                dropped.append(Dropped(name, f"no_{missing[0]}", f"of the {split} split"))
+                continue
+            (picture, action), (other, justification) = actions[name], justifications[name]
+            if picture != other:
+                dropped.append(Dropped(name, "pictures_differ", f"{picture} and {other}"))
+                continue
+            taken[name] += 1
+            drive = Drive(picture, taken[name] - 1, action, justification)
+            records.append(Record(f"{name}_{drive.segment}", split, name, drive))
+    return Plan(found, records, dropped)
+
+
+def _read_answers(path: str | Path, dropped: list[Dropped]) -> dict[str, tuple[str, str]]:
+    """Read the picture and the answer of each clip; what is none goes to `dropped`."""
+    answers: dict[str, tuple[str, str]] = {}
+    for name, line in _read_lines(path):
+        try:
+            clip, picture, turns = _fields(line, "id", "image", "conversations")
+            answer = _read_turns(turns)
+            if str(clip) in answers:
+                raise RecordError("id_repeated", str(clip))
+            answers[str(clip)] = (str(picture), answer)
+        except RecordError as error:
+            dropped.append(Dropped(name, error.reason, error.detail))
+    return answers
+
+
+def _read_turns(turns: Any) -> str:
+    """The answer of a conversation of one question, about a picture, and one answer."""
+    try:
+        (asked, question), (answered, answer) = ((turn["from"], turn["value"]) for turn in turns)
+        is_sound = (asked, answered) == ("human", "gpt") and PICTURE in question and PICTURE not in answer
+    except (TypeError, ValueError, LookupError):
+        is_sound = False
+    if not is_sound:
+        raise RecordError("line_malformed", f"expected a question about {PICTURE} and its answer, got {turns!r}")
+    return " ".join(answer.split())
+
+
+def find_released_frames(folder: Path, num_frames: int) -> Callable[[Record], tuple[list[Path], tuple[str, ...]]]:
+    """How to find the frames of a clip, oldest first, among the pictures in `folder`."""
+
+    def find(record: Record) -> tuple[list[Path], tuple[str, ...]]:
+        current = record.content.picture if isinstance(record.content, Drive) else f"{record.media}.jpg"
+        names = [*(f"{record.media}_p{number}.jpg" for number in range(1, num_frames)), current]
+        own = [folder / name for name in _FOLDERS[record.split] if (folder / name).is_dir()]
+        return [(own or [folder])[0] / name for name in names], ()
+
+    return find
+
+
+@dataclass(frozen=True)
+class DriveConverter:
+    """Turns records whose content is a `Drive` into rows, the frames of each as a video that shows `fps` a second.
+
+    Differs: the released code reads frames; rows of BDD-X hold a video, from which frames are sampled.
+    """
+
+    folder: Path
+    num_frames: int
+    fps: float
+    height: int | None
+    annotations_only: bool
+
+    def __call__(self, records: Sequence[Record]) -> list[Converted | Dropped]:
+        """Convert each record by itself."""
+        return [self._convert(record) for record in records]
+
+    def _convert(self, record: Record) -> Converted | Dropped:
+        video = None
+        if not self.annotations_only:
+            try:
+                paths, _ = find_released_frames(self.folder, self.num_frames)(record)
+                frames, _ = read_frames(paths, self.height)
+            except RecordError as error:
+                return Dropped(record.id, error.reason, error.detail.replace(f"{self.folder}/", ""))
+            video = {"bytes": self._to_video(frames), "path": f"{record.id}.mp4"}
+        drive: Drive = record.content
+        row: dict[str, Any] = {"video": video, "video_id": record.media, "segment": drive.segment}
+        row |= {"start": 0.0, "end": self.num_frames / self.fps}
+        return Converted({**row, "action": drive.action, "justification": drive.justification})
+
+    def _to_video(self, frames: Sequence[bytes]) -> bytes:
+        pictures = [Image.open(io.BytesIO(frame)).convert("RGB") for frame in frames]
+        size = even_size(*pictures[0].size, None)
+        file = io.BytesIO()
+        write_video(
+            file, [picture if picture.size == size else picture.resize(size) for picture in pictures], self.fps
+        )
+        return file.getvalue()
