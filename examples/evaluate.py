@@ -20,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from transformers import HfArgumentParser
 
 import hmba_hf
@@ -52,6 +53,8 @@ def main() -> None:
     if (args.model is None) == (args.predictions is None):
         parser.error("give either --model or --predictions")
     predictions = Path(args.predictions or predict(args))
+    if not PartialState().is_main_process:
+        return
     scored = ScoredRecords(
         read_records(predictions), args.tokenizer, Bootstrap(args.confidence, args.draws, args.seed)
     )

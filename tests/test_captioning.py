@@ -167,6 +167,21 @@ def test_a_java_that_does_not_run_is_none(monkeypatch, tmp_path):
         java_version.cache_clear()
 
 
+def test_a_java_that_breaks_down_makes_meteor_absent_and_stops_the_tokenizer(monkeypatch, tmp_path):
+    fake = tmp_path / "java"
+    fake.write_text("#!/bin/sh\necho 'version 17' >&2\n[ \"$1\" = -version ] || exit 3\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    java_version.cache_clear()
+    try:
+        with pytest.raises(MetricUnavailable, match="METEOR did not run: its Java ended early"):
+            meteor_statistics(["a car"] * 9, [["a car"]] * 9)
+        with pytest.raises(RuntimeError, match="expected 1 lines from the PTB tokenizer, got 0: version 17"):
+            tokenize_captions(["a car"], "ptb")
+    finally:
+        java_version.cache_clear()
+
+
 def test_one_caption_alone_has_defined_scores():
     scores = score_captions(["The car stops"], [["The car stops"]], "words")
     assert [scores.bleu_1, scores.bleu_3, scores.rouge_l] == pytest.approx([1, 1, 1])

@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,16 +24,17 @@ def meteor_statistics(predictions: Sequence[str], references: Sequence[Sequence[
         MetricUnavailable: where there is no Java.
     """
     require_java("METEOR")
-    folder = benchmark_folder() / "meteor"
     command = ["java", "-Xmx2G", "-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
-    with subprocess.Popen(
-        command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-    ) as process:
-        try:
-            pairs = zip(predictions, references, strict=True)
-            statistics = np.array([_match(process, prediction, texts) for prediction, texts in pairs])
-        finally:
-            process.kill()  # it would wait for more lines
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    try:
+        with subprocess.Popen(command, cwd=benchmark_folder() / "meteor", **pipes) as process:
+            try:
+                pairs = zip(predictions, references, strict=True)
+                statistics = np.array([_match(process, prediction, texts) for prediction, texts in pairs])
+            finally:
+                process.kill()  # it would wait for more lines
+    except BrokenPipeError as error:
+        raise MetricUnavailable("METEOR did not run: its Java ended early") from error
     # A caption that its reference repeats word for word is not fragmented, alone or among others.
     is_whole = (statistics[:, 21:23] == statistics[:, 0:2]).all(1) & (statistics[:, 20] == 1)
     statistics[is_whole, 20] = 0
@@ -47,9 +49,10 @@ def _match(process: subprocess.Popen, prediction: str, references: Sequence[str]
     process.stdin.write((" ||| ".join(["SCORE", *parts]) + "\n").encode("utf-8", errors="replace"))
     process.stdin.flush()
     answer = process.stdout.readline().decode("utf-8")
+    if not answer:
+        raise BrokenPipeError
     numbers = [float(number) for number in answer.split()]
-    if len(numbers) != 23:
-        raise RuntimeError(f"expected 23 numbers from METEOR for {parts}, got {answer!r}")
+    assert len(numbers) == 23, f"expected 23 numbers from METEOR for {parts}, got {answer!r}"
     return numbers
 
 
