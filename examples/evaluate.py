@@ -65,19 +65,22 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
     (folder / "per_sample.jsonl").write_text("".join(json.dumps(one) + "\n" for one in scored.each()))
-    (folder / "eval_results.json").write_text(json.dumps(card_metadata(metrics), indent=1))
+    split = next((record["split"] for record in scored.records if record.get("split")), made_by["split"][0])
+    (folder / "eval_results.json").write_text(json.dumps(card_metadata(metrics, split), indent=1))
     if metrics["scores"]:
         print(format_table(metrics))
     else:
         print(f"There is nothing to score: no answer of {predictions} has a true box or a reference with a word.")
 
 
-def card_metadata(metrics: dict[str, Any]) -> dict[str, Any]:
-    """The scores of each split as the metadata of a model's card."""
+def card_metadata(metrics: dict[str, Any], only_split: str) -> dict[str, Any]:
+    """The scores of each split, or of the only one, as the metadata of a model's card."""
     made_by, results = metrics["arguments"], []
-    for split, group in metrics.get("splits", {made_by["split"][0]: metrics}).items():
-        results += to_eval_results(group, made_by["dataset_name"], split, made_by.get("dataset_revision"))
-    return to_model_index(str(made_by["model"]), results)
+    dataset = Path(made_by["dataset_name"])
+    name = dataset.name if dataset.exists() else made_by["dataset_name"]  # a folder here, or a Hub id
+    for split, group in metrics.get("splits", {only_split: metrics}).items():
+        results += to_eval_results(group, name, split, made_by.get("dataset_revision"))
+    return to_model_index(Path(made_by["model"] or made_by["output_dir"]).name, results)
 
 
 def versions() -> dict[str, str | None]:

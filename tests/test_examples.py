@@ -327,8 +327,8 @@ def test_evaluation_writes_predictions_and_scores(finetuned, drama, tmp_path):
     index = json.loads((folder / "eval_results.json").read_text())["model-index"]
     name, results = model_index_to_eval_results(index)
     values = {result.metric_name: result.metric_value for result in results}
-    assert name == str(finetuned[0]) and values["mIoU"] == metrics["scores"]["mean_iou"]
-    assert {(result.dataset_type, result.dataset_split) for result in results} == {(str(drama), "test")}
+    assert name == finetuned[0].name and values["mIoU"] == metrics["scores"]["mean_iou"]
+    assert {(result.dataset_type, result.dataset_split) for result in results} == {(drama.name, "test")}
 
 
 def test_action_and_justification_of_videos_are_scored_apart(finetuned, tmp_path, call, capsys):

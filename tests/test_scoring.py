@@ -159,7 +159,9 @@ def test_every_record_has_its_own_scores():
 
 def test_records_are_read_line_by_line(tmp_path):
     path = tmp_path / "predictions.jsonl"
-    path.write_text('{"id": "a", "answer": "A car.", "reference": "A van."}\n{"error": "gone"}\n')
+    path.write_text(
+        '{"id": "a", "answer": "A\u2028car.", "reference": "A van."}\n{"error": "gone"}\n', encoding="utf-8"
+    )
     records = read_records(path)
     assert [one.get("id") for one in records] == ["a", None]
     assert score(records)["scores"]["bleu_1"] > 0
@@ -188,6 +190,7 @@ def test_results_go_to_a_model_card_and_come_back():
     assert found["mIoU"].metric_value == pytest.approx(0.5) and "tokenizer" not in found["mIoU"].metric_args
     arguments = found["BLEU-4"].metric_args
     assert arguments["tokenizer"] == "words" and arguments["draws"] == 50 and len(arguments["interval"]) == 2
+    assert (arguments["answered"], arguments["skipped"]) == (2, 0)
     assert {(one.dataset_name, one.dataset_split, one.dataset_revision) for one in results} == {
         ("drama", "test", "0" * 40)
     }

@@ -43,15 +43,19 @@ def read_records(path: str | Path) -> list[Record]:
         ValueError: if a line is no such object, or if there is none.
     """
     records = []
-    for number, line in enumerate(Path(path).read_text().splitlines(), 1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: expected a JSON object, got {line[:80]!r}") from error
-        absent = [key for key in REQUIRED_KEYS if key not in record] if isinstance(record, dict) else REQUIRED_KEYS
-        if absent and not (isinstance(record, dict) and record.get("error")):
-            raise ValueError(f"{path}, line {number}: expected a record with {REQUIRED_KEYS}, got {line[:80]!r}")
-        records.append(record)
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise ValueError(
+                    f"{path}, line {number}: expected a JSON object, got {line.strip()[:80]!r}"
+                ) from error
+            if not isinstance(record, dict) or not (record.get("error") or record.keys() >= set(REQUIRED_KEYS)):
+                raise ValueError(
+                    f"{path}, line {number}: expected a record with {REQUIRED_KEYS}, got {line.strip()[:80]!r}"
+                )
+            records.append(record)
     if not records:
         raise ValueError(f"{path}: expected at least one record, got none")
     return records
@@ -95,17 +99,21 @@ class ScoredRecords:
         self.absent: dict[str, str] = {}
         self.boxes = {row: _boxes(record) for row, record in enumerate(self.records) if record.get("boxes")}
         self.captions: dict[str, tuple[list[int], ComparedCaptions]] = {}
+        try:
+            self._compare_captions()
+        except ImportError as reason:
+            self.absent["captions"] = f"captions were left out: {reason}"
+
+    def _compare_captions(self) -> None:
         pairs: dict[str, dict[int, tuple[str, str]]] = {}
         for row, record in enumerate(self.records):
             for part, (answer, reference) in caption_parts(record).items():
                 if any(character.isalnum() for character in reference):
                     pairs.setdefault(part, {})[row] = (answer, reference)
         for part, rows in pairs.items():
-            answers, references = [pair[0] for pair in rows.values()], [[pair[1]] for pair in rows.values()]
-            try:
-                self.captions[part] = list(rows), compare_captions(answers, references, tokenizer)
-            except ImportError as reason:
-                self.absent["captions"] = f"captions were left out: {reason}"
+            answers, references = zip(*rows.values(), strict=True)
+            compared = compare_captions(answers, [[reference] for reference in references], self.tokenizer)
+            self.captions[part] = list(rows), compared
 
     def scores(self, rows: Sequence[int] | None = None) -> dict[str, Any]:
         """Score all records, or a slice of them, as `{"scores": {name: value}, "intervals": {name: [low, high]}}`."""
@@ -201,7 +209,7 @@ def to_eval_results(
 
     Args:
         metrics: of one split.
-        dataset: its Hub id or name.
+        dataset: its Hub id, or the name of its folder.
         revision: of the dataset, where it is known.
     """
     results = []
@@ -210,7 +218,8 @@ def to_eval_results(
         if metric not in CARD_METRICS:
             continue
         kind, title = CARD_METRICS[metric]
-        arguments = {**metrics["bootstrap"], "interval": metrics["intervals"][name]}
+        counts = {key: metrics["samples"][key] for key in ("answered", "skipped")}
+        arguments = {**metrics["bootstrap"], "interval": metrics["intervals"][name], **counts}
         if metrics["tokenizer"] is not None and kind in ("bleu", "meteor", "rouge", "cider", "spice"):
             arguments["tokenizer"] = metrics["tokenizer"]
         results.append(
