@@ -66,7 +66,8 @@ def learn_and_score(
         run("finetune.py", *more, launcher=("-m", *launch), model_name_or_path=BASE, output_dir=folder, **options)
         record.write_text(json.dumps(recipe, indent=1))
     if not metrics.exists():
-        run("evaluate.py", model=folder, max_samples=clips, device_map="cpu", output_dir=metrics.parent)
+        how = {"device_map": "cpu", "tokenizer": "words", "overwrite": True}
+        run("evaluate.py", model=folder, max_samples=clips, **how, output_dir=metrics.parent)
     return json.loads(metrics.read_text())["scores"]
 
 

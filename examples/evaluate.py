@@ -1,81 +1,97 @@
-"""Let a fine-tuned H-MBA answer about held-out clips and score its boxes.
+"""Let a fine-tuned H-MBA answer about held-out clips and score what it says.
 
     python examples/evaluate.py --model hmba-drama --dataset_name org/drama --split test --output_dir hmba-drama/test
+    python examples/evaluate.py --predictions hmba-drama/test/predictions.jsonl --output_dir hmba-drama/test
 
-Writes `predictions.jsonl` and `metrics.json`, and prints a table: the mean IoU with its 95 % interval, and for the
-micro-world the share of clips in which the right road user is picked. Samples without boxes are answered, not scored.
-The micro-world's numbers say nothing about real roads.
+The answers are those of `predict.py`, with its options; or `--predictions` names a file of them. Prints a table and
+writes `metrics.json`: mIoU, Acc@0.5, the share of answers without a readable box, and for the micro-world that of
+clips in which the right road user is picked; BLEU-1 to 4, ROUGE-L, CIDEr, and with Java METEOR and SPICE, of BDD-X's
+action and justification apart; all with bootstrap intervals, and again for each split and tag. `per_sample.jsonl` has
+the scores of every clip, `eval_results.json` the results for the model's card. The published caption metrics need
+Java: without it words are split by another rule, and the results say so. The micro-world's numbers say nothing about
+real roads.
 """
 
 import argparse
 import json
-from dataclasses import asdict, replace
+import platform
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from accelerate import PartialState
+from transformers import HfArgumentParser
 
-import hmba_hf  # noqa: F401 - registers the model
-from hmba_hf.data.loading import load_samples
-from hmba_hf.data.micro_world import MOTIONS, MicroWorld
-from hmba_hf.evaluation import score_grounding, share_picked, stream_answers
+import hmba_hf
+from hmba_hf.metrics.bootstrap import Bootstrap
+from hmba_hf.metrics.caption_tokens import TOKENIZERS, java_version
+from hmba_hf.prediction import PredictionArguments, predict
+from hmba_hf.scoring import ScoredRecords, format_table, read_records, to_eval_results, to_model_index
+
+
+@dataclass
+class EvaluationArguments(PredictionArguments):
+    """Which answers to score, and how."""
+
+    output_dir: str = field(default="evaluation", metadata={"help": "folder of answers and scores"})
+    predictions: str | None = field(default=None, metadata={"help": "score the answers of this file"})
+    tokenizer: str | None = field(
+        default=None, metadata={"help": "of captions; ptb where Java runs when absent", "choices": TOKENIZERS}
+    )
+    confidence: float = field(default=0.95, metadata={"help": "of the intervals"})
+    draws: int = field(default=1000, metadata={"help": "resampled corpora for the intervals"})
+    seed: int = field(default=0, metadata={"help": "of the resampling"})
 
 
 def main() -> None:
     """Answer, score, write, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or Hub id")
-    parser.add_argument("--dataset_name", default="micro-world", help="folder, Hub id or micro-world")
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--max_samples", type=int, default=None, help="only this many from the start")
-    parser.add_argument("--motion", default="symmetric", choices=MOTIONS, help="of the micro-world")
-    parser.add_argument("--world_seed", type=int, default=0, help="of the micro-world")
-    parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--max_new_tokens", type=int, default=128)
-    parser.add_argument("--dtype", default="auto", help="of the weights, such as bfloat16")
-    parser.add_argument("--device_map", default="auto", help="where the model runs, such as cpu or auto")
-    parser.add_argument("--output_dir", type=Path, default=Path("evaluation"))
-    args = parser.parse_args()
-
-    model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=args.dtype, device_map=args.device_map)
-    processor = AutoProcessor.from_pretrained(args.model)
-    samples = load_samples(
-        args.dataset_name,
-        args.split,
-        args.max_samples,
-        seed=args.world_seed,
-        motion=args.motion,
-        frame_size=processor.video_processor.size["height"],
-        num_frames=model.config.num_frames,
+    parser = HfArgumentParser(
+        EvaluationArguments, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    (args,) = parser.parse_args_into_dataclasses()
+    if (args.model is None) == (args.predictions is None):
+        parser.error("give either --model or --predictions")
+    predictions = Path(args.predictions or predict(args))
+    if not PartialState().is_main_process:
+        return
+    scored = ScoredRecords(
+        read_records(predictions), args.tokenizer, Bootstrap(args.confidence, args.draws, args.seed)
+    )
+    recipe = predictions.parent / "recipe.json"  # left by predict, if the answers are its own
+    made_by = {**asdict(args), **(json.loads(recipe.read_text()) if recipe.exists() else {})}
+    metrics = {**scored.summary(), "arguments": made_by, "versions": versions()}
+    folder = Path(args.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
+    (folder / "per_sample.jsonl").write_text("".join(json.dumps(one) + "\n" for one in scored.each()))
+    split = next((record["split"] for record in scored.records if record.get("split")), made_by["split"][0])
+    (folder / "eval_results.json").write_text(json.dumps(card_metadata(metrics, split), indent=1))
+    if metrics["scores"]:
+        print(format_table(metrics))
+    else:
+        print(f"There is nothing to score: no answer of {predictions} has a true box or a reference with a word.")
 
-    args.output_dir.mkdir(parents=True, exist_ok=True)
-    answers, answered = [], []
-    options = {"batch_size": args.batch_size, "max_new_tokens": args.max_new_tokens}
-    with open(args.output_dir / "predictions.jsonl", "w") as file:
-        for sample, answer in stream_answers(model, processor, samples, **options):
-            record = {"id": sample.id, "answer": answer, "reference": sample.answer, "boxes": sample.boxes}
-            file.write(json.dumps(record) + "\n")
-            answers.append(answer)
-            answered.append(replace(sample, frames=None, video=b""))  # its pictures have been seen
-    scores: dict[str, Any] | None = None
-    if any(sample.boxes for sample in answered):
-        scores = asdict(score_grounding(answers, answered, processor))
-        if isinstance(samples, MicroWorld):
-            scores["picked"] = share_picked(answers, samples, processor)
-    metrics = {"arguments": {name: str(value) for name, value in vars(args).items()}, "scores": scores}
-    (args.output_dir / "metrics.json").write_text(json.dumps(metrics, indent=1))
-    if scores is None:
-        print(f"No sample has a box to score; the answers are in {args.output_dir / 'predictions.jsonl'}.")
-    for name, value in (scores or {}).items():
-        print(f"{name:>17}  {write_score(value)}")
+
+def card_metadata(metrics: dict[str, Any], only_split: str) -> dict[str, Any]:
+    """The scores of each split, or of the only one, as the metadata of a model's card."""
+    made_by, results = metrics["arguments"], []
+    dataset = Path(made_by["dataset_name"])
+    name = dataset.name if dataset.exists() else made_by["dataset_name"]  # a folder here, or a Hub id
+    for split, group in metrics.get("splits", {only_split: metrics}).items():
+        results += to_eval_results(group, name, split, made_by.get("dataset_revision"))
+    return to_model_index(Path(made_by["model"] or made_by["output_dir"]).name, results)
 
 
-def write_score(value: Any) -> str:
-    """Write a number or the numbers of an interval, with three decimals where it has any."""
-    if isinstance(value, tuple):
-        return " to ".join(map(write_score, value))
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+def versions() -> dict[str, str | None]:
+    """What decides the numbers besides the arguments."""
+    found: dict[str, str | None] = {"python": platform.python_version(), "hmba_hf": hmba_hf.__version__}
+    for package in ("torch", "transformers", "pycocoevalcap"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return {**found, "java": java_version()}
 
 
 if __name__ == "__main__":

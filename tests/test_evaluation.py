@@ -5,7 +5,16 @@ from PIL import Image
 from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.micro_world_files import write_video
 from hmba_hf.data.samples import Sample
-from hmba_hf.evaluation import answer_box, answer_samples, encode_questions, score_grounding, share_picked
+from hmba_hf.evaluation import (
+    answer_batches,
+    answer_box,
+    answer_samples,
+    encode_questions,
+    score_grounding,
+    share_picked,
+    split_batches,
+)
+from hmba_hf.models.processing_hmba import HMBAProcessor
 from tiny_models import open_gate, tiny_model
 from tiny_processors import tiny_processor
 
@@ -90,6 +99,59 @@ def test_no_samples_have_no_answers(model, processor):
     assert answer_samples(model, processor, []) == []
 
 
+class Broken(MicroWorld):
+    """A world whose clip 2 is a damaged video, and whose clip 5 cannot even be read as a sample."""
+
+    def __getitem__(self, index):
+        if index == 5:
+            raise OSError("cannot identify image file")
+        if index == 2:
+            return Sample("damaged", "Where?", "", video=b"no video at all")
+        return super().__getitem__(index)
+
+
+def test_samples_that_cannot_be_read_are_skipped_with_the_reason(model, processor):
+    broken, batches = Broken(WORLD.config, "test", 8), split_batches(8, 3)
+    outcomes = [
+        outcome
+        for batch in answer_batches(model, processor, broken, batches, on_error="skip", max_new_tokens=6)
+        for outcome in batch
+    ]
+    assert [outcome.index for outcome in outcomes] == list(range(8))
+    assert [outcome.index for outcome in outcomes if outcome.error] == [2, 5]
+    assert outcomes[2].sample.id == "damaged" and outcomes[2].error.startswith("VideoDecodeError: ")
+    assert outcomes[5].sample is None and outcomes[5].error == "OSError: cannot identify image file"
+    answers = answer_samples(model, processor, [WORLD[index] for index in (0, 1, 3, 4, 6, 7)], max_new_tokens=6)
+    assert [outcome.answer for outcome in outcomes if not outcome.error] == answers
+
+
+def test_a_batch_of_unreadable_samples_alone_is_survived(model, processor):
+    (outcomes,) = answer_batches(model, processor, Broken(WORLD.config, "test", 8), [[2, 5]], on_error="skip")
+    assert [outcome.answer for outcome in outcomes] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ([1, 2], r"sample 2 \(damaged\) cannot be read, .*VideoDecodeError"),
+        ([5], "sample 5 cannot .*OSError: cannot id"),
+    ],
+)
+def test_a_sample_that_cannot_be_read_stops_by_default_and_is_named(model, processor, batch, message):
+    model.train()
+    with pytest.raises(ValueError, match=message):
+        list(answer_batches(model, processor, Broken(WORLD.config, "test", 8), [[0], batch], max_new_tokens=2))
+    assert model.training, "the model is in the mode that it was in"
+    model.eval()
+
+
+def test_an_error_that_no_sample_is_to_blame_for_stays_what_it_is(model, processor):
+    with pytest.raises(ValueError, match="max_new_tokens"):
+        list(answer_batches(model, processor, WORLD, [[0]], on_error="skip", max_new_tokens=-1))
+    with pytest.raises(ValueError, match=r"on_error must be one of \('stop', 'skip'\), got 'ignore'"):
+        list(answer_batches(model, processor, WORLD, [[0]], on_error="ignore"))
+
+
 def test_a_box_is_read_as_fractions_of_a_frame_that_is_not_square(processor):
     size, box = (200, 100), (0.1, 0.25, 0.5, 0.75)  # height and width
     printed = processor.format_boxes([(10, 50, 50, 150)], size=size)
@@ -104,9 +166,34 @@ def test_the_last_box_that_can_be_read_is_the_answer(processor):
     assert answer_box(answer, processor, (32, 32)) == pytest.approx((0.5, 0.5, 1.0, 1.0))
 
 
-@pytest.mark.parametrize("answer", ["", "The car.", "A car[0.1,0.2]", "A car[0.9,0.9,0.1,0.1]", "A car[0.1,0.2,0.3,"])
-def test_an_answer_without_a_readable_box_gives_none(processor, answer):
-    assert answer_box(answer, processor, (32, 32)) is None
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "",
+        "The car.",
+        "A car[0.1,0.2]",
+        "A car[0.1,0.2,0.3,",
+        "A car[0.9,0.1,0.1,0.9]",
+        "A car[0.1,0.9,0.9,0.1]",
+        "A car[0.1,0.2,1.3,0.4]",
+        "A car[-0.1,0.2,0.3,0.4]",
+        "A car[a,b,c,4]",
+    ],
+)
+def test_an_answer_with_no_box_or_one_cut_off_reversed_or_out_of_range_gives_none(processor, answer):
+    assert answer_box(answer, processor, (32, 32)) is answer_box(answer, HMBAProcessor, (32, 32)) is None
+
+
+def test_a_box_in_the_padding_is_clipped_to_the_frame(processor):
+    box = answer_box("A car[0.000,0.000,1.000,0.500]", processor, (32, 64))
+    assert box == pytest.approx((0, 0, 1, 0.5))
+
+
+def test_a_box_of_the_question_is_not_scored(processor):
+    sample = WORLD.still_sample(0, "what")
+    assert sample.boxes and sample.answer.count("<box>") == 0
+    with pytest.raises(ValueError, match="samples with boxes, got none"):
+        score_grounding(["A van."], [sample], processor)
 
 
 def test_unreadable_boxes_score_nothing_and_are_counted(processor):

@@ -9,10 +9,13 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from datasets import Dataset
+from huggingface_hub.repocard_data import model_index_to_eval_results
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
@@ -21,6 +24,7 @@ from hmba_hf import HMBAProcessor, HMBAVideoProcessor, iter_frames
 from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.micro_world_files import write_bddx, write_drama, write_video
+from hmba_hf.data.samples import drama_features, to_drama_row
 from hmba_hf.evaluation import answer_samples, score_grounding
 from hmba_hf.training import part_of
 from tiny_models import tiny_model, tiny_tower
@@ -36,6 +40,7 @@ TRAINING = [
     *("--use_cpu", "True", "--max_train_samples", "6", "--logging_steps", "1"),
     *("--learning_rate", "1e-2", "--warmup_steps", "0"),
 ]
+QUICK = ["--tokenizer", "words", "--draws", "20"]  # METEOR, which the other tokenizer brings, starts for seconds
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -97,6 +102,10 @@ def clip(tmp_path_factory):
     return path
 
 
+def read_lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def losses(folder):
     return [loss for _, loss in json.loads((folder / "history.json").read_text())["loss"]]
 
@@ -118,7 +127,7 @@ def folder_of_pictures(tmp_path_factory):
 
 
 def answers_of(folder):
-    return [json.loads(line) for line in (folder / "answers.jsonl").read_text().splitlines()]
+    return read_lines(folder / "answers.jsonl")
 
 
 @pytest.mark.parametrize("mode", ["window", "recurrent"])
@@ -245,19 +254,19 @@ def test_the_options_of_the_adapter_and_the_world_reach_model_and_clips(base, tm
     assert AutoProcessor.from_pretrained(tmp_path / "out").video_processor.num_frames == 8
     assert "no picture of the loss: plotting curves needs `pip install hmba-hf[demo]`" in capsys.readouterr().out
     assert len(losses(tmp_path / "out")) == 1 and "secret" not in (tmp_path / "out" / "history.json").read_text()
-    words = ["--max_samples", 2, "--motion", "order", "--world_seed", 9, "--max_new_tokens", 2]
+    words = ["--max_samples", 2, "--motion", "order", "--world_seed", 9, "--max_new_tokens", 2, *QUICK]
     call("evaluate.py", "--model", tmp_path / "out", *words, "--output_dir", tmp_path)
     lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
     assert [json.loads(line)["id"] for line in lines] == ["test-order-9-000000", "test-order-9-000001"]
     scores = json.loads((tmp_path / "metrics.json").read_text())["scores"]
-    assert 0 <= scores["picked"] <= 1 and "mean_iou_interval  0.000 to " in capsys.readouterr().out
+    assert 0 <= scores["picked"] <= 1 and "motion: order: 2 of 2 samples" in capsys.readouterr().out
 
 
 def test_a_dataset_is_learned_and_answered_one_frame_at_a_time(base, drama, tmp_path, call):
     """The micro-world needs three frames to move in; it has no say about other clips."""
     words = ["--num_frames", 1, "--use_cpu", "True", "--max_steps", 1, "--per_device_train_batch_size", 1]
     call("finetune.py", "--model_name_or_path", base, "--dataset_name", drama, *words, "--output_dir", tmp_path / "a")
-    words = ["--dataset_name", drama, "--max_new_tokens", 2, "--output_dir", tmp_path]
+    words = ["--dataset_name", drama, "--max_new_tokens", 2, *QUICK, "--output_dir", tmp_path]
     call("evaluate.py", "--model", tmp_path / "a", *words)
     scores = json.loads((tmp_path / "metrics.json").read_text())["scores"]
     assert scores["count"] == 3 and "picked" not in scores
@@ -291,7 +300,7 @@ def test_finetuning_says_what_is_wrong_with_an_option(base, call, words, message
         call("finetune.py", "--model_name_or_path", base, "--use_cpu", "True", "--max_steps", 1, *words)
 
 
-@pytest.mark.parametrize("script", ["finetune.py", "evaluate.py"])
+@pytest.mark.parametrize("script", ["finetune.py", "evaluate.py", "predict.py"])
 def test_an_unknown_motion_is_refused_with_the_known_ones(script, base, call, capsys):
     name = "--model_name_or_path" if script == "finetune.py" else "--model"
     with pytest.raises(SystemExit):
@@ -301,26 +310,87 @@ def test_an_unknown_motion_is_refused_with_the_known_ones(script, base, call, ca
 
 def test_evaluation_writes_predictions_and_scores(finetuned, drama, tmp_path):
     options = ["--dataset_name", drama, "--max_new_tokens", "6", "--batch_size", "2", "--output_dir", "scores/test"]
-    printed = run(tmp_path, EXAMPLES / "evaluate.py", "--model", finetuned[0], *options)
-    lines = (tmp_path / "scores" / "test" / "predictions.jsonl").read_text().splitlines()
-    predictions, world = [json.loads(line) for line in lines], MicroWorld(WORLD, "test", 3)
+    printed = run(tmp_path, EXAMPLES / "evaluate.py", "--model", finetuned[0], *QUICK, *options)
+    folder, world = tmp_path / "scores" / "test", MicroWorld(WORLD, "test", 3)
+    predictions = read_lines(folder / "predictions.jsonl")
     assert [prediction["id"] for prediction in predictions] == [sample.id for sample in world]
     assert [prediction["reference"] for prediction in predictions] == [sample.answer for sample in world]
     assert predictions[0]["boxes"] == [list(box) for box in world[0].boxes]
-    metrics = json.loads((tmp_path / "scores" / "test" / "metrics.json").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["scores"]["count"] == 3 and 0 <= metrics["scores"]["mean_iou"] <= 1
-    assert metrics["arguments"]["dataset_name"] == str(drama)
-    assert {line.split()[0] for line in printed.splitlines()} == metrics["scores"].keys()
+    assert metrics["scores"].keys() >= {"bleu_4", "rouge_l", "cider", "unparsed"} and metrics["tokenizer"] == "words"
+    assert metrics["bootstrap"] == {"confidence": 0.95, "draws": 20, "seed": 0}
+    assert metrics["arguments"]["dataset_name"] == str(drama) and metrics["arguments"]["num_samples"] == 3
+    assert metrics["versions"]["transformers"] and metrics["versions"].keys() >= {"java", "pycocoevalcap"}
+    assert {line.split()[0] for line in printed.splitlines() if line} >= metrics["scores"].keys()
+    assert [one["id"] for one in read_lines(folder / "per_sample.jsonl")] == [sample.id for sample in world]
+    index = json.loads((folder / "eval_results.json").read_text())["model-index"]
+    name, results = model_index_to_eval_results(index)
+    values = {result.metric_name: result.metric_value for result in results}
+    assert name == finetuned[0].name and values["mIoU"] == metrics["scores"]["mean_iou"]
+    assert {(result.dataset_type, result.dataset_split) for result in results} == {(drama.name, "test")}
 
 
-def test_samples_without_boxes_are_answered_and_not_scored(finetuned, tmp_path, call, capsys):
+def test_action_and_justification_of_videos_are_scored_apart(finetuned, tmp_path, call, capsys):
     write_bddx(tmp_path / "bddx", WORLD, {"test": 2})
-    words = ["--dataset_name", tmp_path / "bddx", "--max_new_tokens", 4, "--output_dir", tmp_path]
+    words = ["--dataset_name", tmp_path / "bddx", "--max_new_tokens", 4, *QUICK, "--output_dir", tmp_path]
     call("evaluate.py", "--model", finetuned[0], *words)
-    assert "No sample has a box to score; the answers are in" in capsys.readouterr().out
-    assert json.loads((tmp_path / "metrics.json").read_text())["scores"] is None
-    lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
-    assert [json.loads(line)["reference"].count("\n") for line in lines] == [1, 1]
+    scores = json.loads((tmp_path / "metrics.json").read_text())["scores"]
+    assert {name.split("_")[0] for name in scores} == {"action", "justification"}
+    assert "justification_cider" in capsys.readouterr().out
+
+
+def test_a_dataset_with_nothing_to_score_is_answered_and_said_so(finetuned, tmp_path, call, capsys):
+    rows = [to_drama_row(replace(sample, answer="", boxes=(), labels=())) for sample in MicroWorld(WORLD, "test", 2)]
+    (tmp_path / "data").mkdir()
+    Dataset.from_list(rows, features=drama_features()).to_parquet(tmp_path / "data" / "test-00000-of-00001.parquet")
+    words = ["--dataset_name", tmp_path, "--max_new_tokens", 4, *QUICK, "--output_dir", tmp_path / "out"]
+    call("evaluate.py", "--model", finetuned[0], *words)
+    assert "There is nothing to score: no answer of" in capsys.readouterr().out
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["scores"] == {}
+    assert json.loads((tmp_path / "out" / "eval_results.json").read_text()) == {"model-index": []}
+    assert len(read_lines(tmp_path / "out" / "predictions.jsonl")) == 2
+
+
+def test_two_processes_predict_what_one_evaluates(finetuned, drama, tmp_path, call, capsys):
+    words = ["--model", finetuned[0], "--dataset_name", drama, "--split", "test", "train"]
+    words += ["--batch_size", 2, "--max_new_tokens", 6, "--device_map", "cpu"]
+    printed = run(tmp_path, *TWO_PROCESSES, EXAMPLES / "predict.py", *words, "--output_dir", "two")
+    assert "predictions: two/predictions.jsonl" in printed
+    call("evaluate.py", *words, *QUICK, "--output_dir", "one")
+    assert (tmp_path / "two" / "predictions.jsonl").read_bytes() == (
+        tmp_path / "one" / "predictions.jsonl"
+    ).read_bytes()
+    call("evaluate.py", "--predictions", "two/predictions.jsonl", *QUICK, "--output_dir", "scored")
+    one, scored = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "scored"))
+    assert scored["scores"] == one["scores"] and scored["splits"] == one["splits"]
+    assert list(one["splits"]) == ["test", "train"] and one["splits"]["train"]["samples"]["answered"] == 6
+    assert scored["arguments"]["dataset_name"] == str(drama), "from the recipe beside the predictions"
+    results = json.loads((tmp_path / "scored" / "eval_results.json").read_text())["model-index"][0]["results"]
+    assert [result["dataset"]["split"] for result in results] == ["test", "train"]
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "message"),
+    [
+        ("evaluate.py", [], "give either --model or --predictions"),
+        ("evaluate.py", ["--model", "a", "--predictions", "b"], "give either --model or --predictions"),
+        ("predict.py", [], "the following arguments are required: --model"),
+    ],
+)
+def test_what_shall_be_answered_or_scored_must_be_said(call, capsys, script, words, message):
+    with pytest.raises(SystemExit):
+        call(script, *words)
+    assert message in capsys.readouterr().err
+
+
+def test_prediction_that_is_interrupted_says_how_to_go_on(finetuned, tmp_path, call, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hmba_hf.prediction.answer_batches", interrupt)
+    with pytest.raises(SystemExit, match="stopped; the same command goes on with what is in"):
+        call("predict.py", "--model", finetuned[0], "--max_samples", 2, "--output_dir", tmp_path)
 
 
 def test_a_video_is_described_at_a_moment(finetuned, clip, tmp_path):

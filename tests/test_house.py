@@ -35,6 +35,9 @@ MAY_IMPORT = {
     "visualization": set(),
     "training": {"models", "data", "metrics"},
     "evaluation": {"models", "data", "metrics"},
+    "prediction": {"models", "data", "metrics", "evaluation"},
+    "scoring": {"models", "data", "metrics", "evaluation"},
+    "lmms_eval_plugin": {"models", "data", "metrics", "evaluation", "prediction", "scoring", "lmms_eval_plugin"},
     "hub": {"models"},
 }
 # Imported for type checkers only, which makes the file travel with a saved processor.
@@ -42,8 +45,8 @@ MAY_NAME_FOR_TYPES = {"processing": {"pipeline"}}
 SHARED_FLOORS = {"ops", "layers"}
 REQUIRED = {"accelerate", "av", "huggingface_hub", "jinja2", "numpy", "PIL", "safetensors", "torch", "transformers"}
 OPTIONAL = (
-    "datasets evaluate kernels llvmlite mamba_ssm matplotlib numba peft pycocoevalcap torchvision triton".split()
-)
+    "datasets evaluate kernels llvmlite lmms_eval mamba_ssm matplotlib numba peft pycocoevalcap torchvision triton"
+).split()
 BANNED_WORDS = {"utils", "helpers", "common", "misc", "manager"}
 UNSAFE_MODULES = {"dill", "joblib", "marshal", "pickle", "shelve"}
 

@@ -10,7 +10,7 @@ from PIL import Image
 from transformers import CLIPVisionConfig, InternVLVisionConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from hmba_hf.models.processing_hmba import HMBAProcessor, format_boxes, parse_boxes
+from hmba_hf.models.processing_hmba import HMBAProcessor, format_boxes, parse_boxes, strip_boxes
 from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor
 from tiny_processors import clip, tiny_processor, tiny_tokenizer, user, video
 
@@ -117,6 +117,23 @@ def test_spaces_and_any_number_of_decimals_are_read():
 def test_words_in_brackets_are_no_boxes():
     assert parse_boxes("A car [see the information desk] stops.") == []
     assert parse_boxes("") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "stripped"),
+    [
+        ("A car[0.1,0.2,0.3,0.4] stops.", "A car stops."),
+        ("Two cars[0,0,1,1;0,0,0.5,0.5][0.1,0.2] stop", "Two cars stop"),
+        ("A car[0.1,0.2,0.3", "A car"),
+        ("A car[0.1,0.2 is by a van[0.1,0.2,0.3,0.4] now", "A car now"),
+        ("A car[9,9,1,1] [see the desk]\nwaits", "A car [see the desk]\nwaits"),
+        ("No box.", "No box."),
+        ("", ""),
+    ],
+)
+def test_box_text_is_cut_out_well_formed_or_not(text, stripped):
+    assert strip_boxes(text) == HMBAProcessor.strip_boxes(text) == stripped
+    assert parse_boxes(strip_boxes(text)) == []
 
 
 @pytest.mark.parametrize(

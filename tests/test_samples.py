@@ -75,6 +75,12 @@ def test_a_drama_row_gives_the_sample_back():
     assert from_drama_row(row, "test") == sample(split="test")
 
 
+def test_a_column_of_tags_is_read_where_there_is_one():
+    assert from_drama_row(to_drama_row(sample()) | {"tags": ["risk: van", "night"]}).tags == ("risk: van", "night")
+    assert from_bddx_row(to_bddx_row(drive(), 0.0, 1.0) | {"tags": ["rain"]}).tags == ("rain",)
+    assert sample().tags == from_drama_row(to_drama_row(sample()) | {"tags": None}).tags == ()
+
+
 def test_a_sample_without_boxes_is_no_risk():
     assert to_drama_row(sample(answer="Nothing.", boxes=[], labels=[]))["risk"] == "No"
 

@@ -1,14 +1,31 @@
 """What a model answers about samples, and how well its boxes meet the true ones."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tqdm.auto import tqdm
 
 from .data.collator import to_conversation
 from .data.micro_world import MicroWorld
-from .data.samples import Box, Sample
+from .data.samples import BOX_MARKER, Box, Sample
 from .metrics.grounding import GroundingScores, mean_iou, picked_object
+
+ON_ERROR = ("stop", "skip")
+_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError)  # all that samples, PyAV and PIL raise for broken files
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of sample number `index`: its `answer`, or else the `error` for which it could not be read.
+
+    `sample` is `None` if not even its row could be read.
+    """
+
+    index: int
+    sample: Sample | None
+    answer: str | None = None
+    error: str | None = None
 
 
 def answer_samples(
@@ -31,22 +48,94 @@ def stream_answers(
         generate_kwargs: of `generate`, over `max_new_tokens=128`.
 
     Raises:
-        ValueError: if `batch_size` is below 1.
+        ValueError: if `batch_size` is below 1, or if a sample cannot be read.
     """
+    for outcomes in answer_batches(
+        model, processor, samples, split_batches(len(samples), batch_size), **generate_kwargs
+    ):
+        for outcome in outcomes:
+            assert outcome.sample is not None and outcome.answer is not None
+            yield outcome.sample, outcome.answer
+
+
+def split_batches(count: int, batch_size: int) -> list[range]:
+    """Cut the indices from 0 to `count` into ranges of `batch_size`, the last one maybe shorter."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    return [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+
+
+def answer_batches(
+    model: Any,
+    processor: Any,
+    samples: Sequence[Sample],
+    batches: Sequence[Sequence[int]],
+    on_error: str = "stop",
+    **generate_kwargs: Any,
+) -> Iterator[list[Outcome]]:
+    """Answer the samples of one batch of indices after the other; other arguments as in `stream_answers`.
+
+    Args:
+        batches: indices of samples that are answered together. Padding and the order of sums depend on a batch, so
+            the same batches give the same answers.
+        on_error: what a sample that cannot be read does: `"stop"` raises `ValueError`, `"skip"` gives an `Outcome`
+            with its error, and the others of its batch are answered without it.
+    """
+    if on_error not in ON_ERROR:
+        raise ValueError(f"on_error must be one of {ON_ERROR}, got {on_error!r}")
     was_training = model.training
     model.eval()
     options = {"max_new_tokens": 128, "do_sample": False, **generate_kwargs}
     try:
-        for start in tqdm(range(0, len(samples), batch_size), desc="answering", disable=None):
-            batch = [samples[index] for index in range(start, min(start + batch_size, len(samples)))]
-            inputs = encode_questions(batch, processor).to(model.device)
-            generated = model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
-            answers = processor.batch_decode(generated, skip_special_tokens=True)
-            yield from zip(batch, (answer.strip() for answer in answers), strict=True)
+        for batch in tqdm(batches, desc="answering", disable=None):
+            outcomes, inputs = _read_batch(samples, batch, processor, on_error)
+            answers = iter(generate_answers(model, processor, inputs, options) if inputs is not None else ())
+            yield [
+                outcome if outcome.error else Outcome(outcome.index, outcome.sample, next(answers))
+                for outcome in outcomes
+            ]
     finally:
         model.train(was_training)
+
+
+def generate_answers(model: Any, processor: Any, inputs: Any, options: dict[str, Any]) -> list[str]:
+    """Generate with `options` of `generate` what follows encoded questions, and decode it without special tokens."""
+    inputs = inputs.to(model.device)
+    generated = model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
+    return [answer.strip() for answer in processor.batch_decode(generated, skip_special_tokens=True)]
+
+
+def _read_batch(
+    samples: Sequence[Sample], batch: Sequence[int], processor: Any, on_error: str
+) -> tuple[list[Outcome], Any]:
+    """Read and encode a batch; one by one if that fails, which finds the sample to blame."""
+    try:
+        read = [samples[index] for index in batch]
+        outcomes = [Outcome(index, sample) for index, sample in zip(batch, read, strict=True)]
+        return outcomes, encode_questions(read, processor)
+    except _UNREADABLE as error:
+        outcomes = [_read_one(samples, index, processor) for index in batch]
+        unreadable = [outcome for outcome in outcomes if outcome.error]
+        if not unreadable:
+            raise
+        if on_error == "stop":
+            first = unreadable[0]
+            name = "" if first.sample is None else f" ({first.sample.id})"
+            raise ValueError(
+                f"sample {first.index}{name} cannot be read, and on_error is not 'skip': {first.error}"
+            ) from error
+    good = [outcome.sample for outcome in outcomes if outcome.sample is not None and not outcome.error]
+    return outcomes, encode_questions(good, processor) if good else None
+
+
+def _read_one(samples: Sequence[Sample], index: int, processor: Any) -> Outcome:
+    sample = None
+    try:
+        sample = samples[index]
+        encode_questions([sample], processor)
+    except _UNREADABLE as error:
+        return Outcome(index, sample, error=f"{type(error).__name__}: {error}")
+    return Outcome(index, sample)
 
 
 def encode_questions(samples: Sequence[Sample], processor: Any) -> Any:
@@ -64,11 +153,15 @@ def encode_questions(samples: Sequence[Sample], processor: Any) -> Any:
 
 
 def answer_box(answer: str, processor: Any, size: tuple[int, int]) -> Box | None:
-    """Return the last box of an answer as fractions of the original frame, or `None` if there is none to read.
+    """Return the box that an answer gives, as fractions of the original frame, or `None` if it gives none.
+
+    That is the last one that can be read, however many there are. None is read from an answer without a box, nor from
+    box text that is cut off, reversed (`x2 < x1` or `y2 < y1`), outside of the padded square (below 0 or above 1) or
+    not four plain numbers. What lies in the padding around the frame is clipped to the frame.
 
     Args:
         answer: generated text.
-        processor: reads the box.
+        processor: reads the box; `HMBAProcessor`, the class itself, does it too.
         size: height and width of the original frame.
     """
     objects = processor.post_process_boxes(answer, size=size)
@@ -78,20 +171,28 @@ def answer_box(answer: str, processor: Any, size: tuple[int, int]) -> Box | None
     return box["xmin"] / width, box["ymin"] / height, box["xmax"] / width, box["ymax"] / height
 
 
+def answer_boxes(sample: Sample) -> Sequence[Box]:
+    """The boxes of a sample that its answer mentions, without those of its question."""
+    return sample.boxes[sample.question.count(BOX_MARKER) :]
+
+
 def score_grounding(answers: Sequence[str], samples: Sequence[Sample], processor: Any) -> GroundingScores:
-    """Score the last box of each answer against the last box of its sample; samples without a box are left out.
+    """Score the box of each answer against the last box of its sample's; samples without a box are left out.
+
+    What counts as the box of a generated answer is told at `answer_box`, how it is scored at `mean_iou`.
 
     Raises:
-        ValueError: if no sample has a box, or if one that has does not tell the `size` of its frames.
+        ValueError: if no sample has a box in its answer, or if one that has does not tell the `size` of its frames.
     """
     predictions, targets = [], []
     for answer, sample in zip(answers, samples, strict=True):
-        if not sample.boxes:
+        boxes = answer_boxes(sample)
+        if not boxes:
             continue
         if sample.size is None:
             raise ValueError(f"sample {sample.id}: scoring its box needs size=(height, width) of the original frame")
         predictions.append(answer_box(answer, processor, sample.size))
-        targets.append(sample.boxes[-1])
+        targets.append(boxes[-1])
     if not targets:
         raise ValueError("grounding is scored on samples with boxes, got none")
     return mean_iou(predictions, targets)

@@ -33,6 +33,7 @@ class Sample:
         labels: what each box holds.
         split: `"train"`, `"validation"` or `"test"`.
         size: height and width of the original frame; taken from `frames` where there are any.
+        tags: names of groups that it belongs to, such as `"risk: pedestrian"`; scores are told for each of them.
     """
 
     id: str
@@ -45,12 +46,14 @@ class Sample:
     labels: Sequence[str] = ()
     split: str = "train"
     size: tuple[int, int] | None = None
+    tags: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if not self.id or not self.question:
             raise ValueError(f"a sample needs an id and a question, got id={self.id!r}, question={self.question!r}")
         self._check_picture()
         self.boxes = tuple(check_box(box, self.id) for box in self.boxes)
+        self.tags = tuple(self.tags)
         if len(self.labels) != len(self.boxes):
             raise ValueError(f"sample {self.id}: one label for each box, got {len(self.labels)} for {len(self.boxes)}")
         markers = (self.question + self.answer).count(BOX_MARKER)
@@ -109,7 +112,7 @@ def to_drama_row(sample: Sample) -> dict[str, Any]:
 
 
 def from_drama_row(row: Mapping[str, Any], split: str = "train") -> Sample:
-    """Read a row of the DRAMA schema, its frames decoded or as `{"bytes", "path"}`.
+    """Read a row of the DRAMA schema, its frames decoded or as `{"bytes", "path"}`; a column `tags` may be there.
 
     Raises:
         ValueError: if the dataset holds annotations only, or the row does not hold together.
@@ -124,6 +127,7 @@ def from_drama_row(row: Mapping[str, Any], split: str = "train") -> Sample:
         labels=[item["category"] for item in row["objects"]],
         split=split,
         size=(row["height"], row["width"]),
+        tags=row.get("tags") or (),
     )
 
 
@@ -161,6 +165,8 @@ def to_bddx_row(sample: Sample, start: float, end: float) -> dict[str, Any]:
 def from_bddx_row(row: Mapping[str, Any], split: str = "train") -> Sample:
     """Read a row of the BDD-X schema, its video as `{"bytes", "path"}`; the current frame is the clip's last.
 
+    A column `tags` may be there.
+
     Raises:
         ValueError: if the dataset holds annotations only.
     """
@@ -172,6 +178,7 @@ def from_bddx_row(row: Mapping[str, Any], split: str = "train") -> Sample:
         answer=f"{row['action']}\n{row['justification']}",
         video=video["path"] if video.get("bytes") is None else video["bytes"],
         split=split,
+        tags=row.get("tags") or (),
     )
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from .bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, Interval
+
 Box = Sequence[float]
 
 
@@ -14,25 +16,32 @@ class GroundingScores:
 
     Args:
         mean_iou: mean intersection over union.
-        mean_iou_interval: its 95 % bootstrap interval.
         accuracy: share of pairs with an IoU above 0.5.
         missed: share of pairs with an IoU of 0, unparsed ones included.
         unparsed: share of predictions that are `None`.
         centre_distance: mean L1 distance of the centres where there is a prediction; `None` where there is none.
         count: number of pairs.
+        intervals: the bootstrap interval of each score above that is a number.
     """
 
     mean_iou: float
-    mean_iou_interval: tuple[float, float]
     accuracy: float
     missed: float
     unparsed: float
     centre_distance: float | None
     count: int
+    intervals: dict[str, Interval]
 
 
 def box_iou(first: Box, second: Box) -> float:
-    """Intersection over union of two boxes `(x1, y1, x2, y2)`; 0 if either has no area."""
+    """Intersection over union of two boxes `(x1, y1, x2, y2)`.
+
+    A reversed box (`x2 < x1` or `y2 < y1`) has no area, and what has none meets nothing: 0, also for two equal boxes
+    without area. Numbers are taken as they are: a box may reach outside of the frame, and what is outside counts.
+
+    Raises:
+        ValueError: for anything but four finite numbers.
+    """
     for box in (first, second):
         if len(box) != 4 or not np.isfinite(box).all():
             raise ValueError(f"expected a box of 4 finite numbers (x1, y1, x2, y2), got {box!r}")
@@ -54,30 +63,52 @@ def pair_ious(predictions: Sequence[Box | None], targets: Sequence[Box]) -> np.n
     return np.array([0.0 if prediction is None else box_iou(prediction, target) for prediction, target in pairs])
 
 
-def mean_iou(predictions: Sequence[Box | None], targets: Sequence[Box]) -> GroundingScores:
+def mean_iou(
+    predictions: Sequence[Box | None], targets: Sequence[Box], bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
+) -> GroundingScores:
     """Score predicted boxes against true ones, both in the same coordinates.
 
-    A prediction is the last box of an answer, as in the published script, or `None` if that cannot be read; choosing
-    it is the caller's part. `None` counts as IoU 0.
+    | prediction                    | IoU            | counted as        |
+    |-------------------------------|----------------|-------------------|
+    | missing: `None`               | 0              | unparsed, missed  |
+    | reversed or without area      | 0              | missed            |
+    | reaching outside of the frame | of all its area | any other         |
+
+    Of an answer with several boxes the last one is the prediction, as in the published script; choosing it, and
+    calling unreadable what is printed reversed or outside of the frame, is the part of whoever reads the text.
 
     Source: github.com/Sranc3/H-MBA at 9a8645d, `mIoU.py`.
     Differs: unreadable answers and boxes without area count as IoU 0, where the script stops with an error.
     """
     ious = pair_ious(predictions, targets)
     distances = [
-        (abs(box[0] + box[2] - target[0] - target[2]) + abs(box[1] + box[3] - target[1] - target[3])) / 2
-        for box, target in zip(predictions, targets, strict=True)
-        if box is not None
+        0.0 if box is None else _centre_distance(box, target) for box, target in zip(predictions, targets, strict=True)
     ]
-    return GroundingScores(
-        mean_iou=float(ious.mean()),
-        mean_iou_interval=bootstrap_interval(ious),
-        accuracy=float((ious > 0.5).mean()),
-        missed=float((ious == 0).mean()),
-        unparsed=1 - len(distances) / len(ious),
-        centre_distance=float(np.mean(distances)) if distances else None,
-        count=len(ious),
-    )
+    unparsed = [box is None for box in predictions]
+    statistics = np.stack([ious, ious > 0.5, ious == 0, unparsed, distances], axis=1)  # (n, 5)
+    scores = {name: float(score) for name, score in _means(statistics.sum(0), len(ious)).items()}
+    drawn = _means(bootstrap.sums(statistics), len(ious))
+    intervals = {name: bootstrap.interval(drawn[name]) for name, score in scores.items() if np.isfinite(score)}
+    finite = {name: score if np.isfinite(score) else None for name, score in scores.items()}
+    return GroundingScores(**finite, count=len(ious), intervals=intervals)  # type: ignore[arg-type]
+
+
+def _centre_distance(box: Box, target: Box) -> float:
+    return (abs(box[0] + box[2] - target[0] - target[2]) + abs(box[1] + box[3] - target[1] - target[3])) / 2
+
+
+def _means(sums: np.ndarray, count: int) -> dict[str, np.ndarray]:
+    """The scores of a corpus of `count` pairs from its summed statistics, `(..., 5)`."""
+    unparsed = sums[..., 3]
+    with np.errstate(invalid="ignore"):  # no prediction, no distance
+        distance = sums[..., 4] / (count - unparsed)
+    return {
+        "mean_iou": sums[..., 0] / count,
+        "accuracy": sums[..., 1] / count,
+        "missed": sums[..., 2] / count,
+        "unparsed": unparsed / count,
+        "centre_distance": distance,
+    }
 
 
 def picked_object(prediction: Box | None, objects: Sequence[Box]) -> int | None:
@@ -87,16 +118,3 @@ def picked_object(prediction: Box | None, objects: Sequence[Box]) -> int | None:
     ious = [box_iou(prediction, box) for box in objects]
     best = int(np.argmax(ious))
     return best if ious[best] > 0 else None
-
-
-def bootstrap_interval(
-    values: Sequence[float] | np.ndarray, confidence: float = 0.95, draws: int = 1000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile interval of the mean of `values`, resampled `draws` times."""
-    if len(values) == 0 or not 0 < confidence < 1:
-        raise ValueError(f"expected values and a confidence in (0, 1), got {len(values)} values and {confidence}")
-    rng = np.random.default_rng(seed)
-    sample = np.asarray(values, dtype=float)
-    means = [sample[rng.integers(len(sample), size=len(sample))].mean() for _ in range(draws)]
-    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return float(low), float(high)

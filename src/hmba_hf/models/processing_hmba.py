@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -123,15 +123,49 @@ def parse_boxes(text: str) -> list[ParsedBox]:
     """
     found: list[ParsedBox] = []
     label, end = "", 0
-    for bracket in _BRACKET.finditer(text):
+    for bracket in _box_brackets(text):
         content, closed = bracket.groups()
-        if not _is_box_text(content, bool(closed)):
-            continue
         label = _last_phrase(text[end : bracket.start()]) or label
         parts, written = content.split(";") if closed else [""], bracket.group()
         found.extend(ParsedBox(label, _read_box(part), written) for part in parts)
         end = bracket.end()
     return found
+
+
+def strip_boxes(text: str) -> str:
+    """Cut out the brackets that `parse_boxes` takes for box text, well-formed or not, and nothing else.
+
+    A bracket that never closes ends before the next one or with the text.
+    """
+    pieces, end = [], 0
+    for bracket in _box_brackets(text):
+        pieces.append(text[end : bracket.start()])
+        end = bracket.end()
+    return "".join(pieces) + text[end:]
+
+
+def post_process_boxes(text: str | list[str], size: Any) -> list:
+    """Return the boxes of an answer in pixels of the original frame, clipped to it.
+
+    Args:
+        text: an answer, or a list of answers.
+        size: height and width of the original frame, one pair for all answers or a list with one per answer.
+
+    Returns:
+        `[{"label": str, "box": {"xmin", "ymin", "xmax", "ymax"}}, ...]`, or one such list per answer. Malformed
+        boxes are left out; `parse_boxes` reports them.
+    """
+    if isinstance(text, str):
+        boxes = [(label, box) for label, box, _ in parse_boxes(text) if box is not None]
+        return [{"label": label, "box": _box_to_pixels(box, size)} for label, box in boxes]
+    sizes = [size] * len(text) if np.shape(size) == (2,) else list(size)
+    if len(text) != len(sizes):
+        raise ValueError(f"expected one size for all texts or one each, got {len(text)} texts and {len(sizes)} sizes")
+    return [post_process_boxes(one, pair) for one, pair in zip(text, sizes, strict=True)]
+
+
+def _box_brackets(text: str) -> Iterator[re.Match[str]]:
+    return (bracket for bracket in _BRACKET.finditer(text) if _is_box_text(bracket[1], bool(bracket[2])))
 
 
 def _is_box_text(content: str, closed: bool) -> bool:
@@ -223,6 +257,8 @@ class HMBAProcessor(ProcessorMixin):
 
     format_boxes = staticmethod(format_boxes)
     parse_boxes = staticmethod(parse_boxes)
+    post_process_boxes = staticmethod(post_process_boxes)
+    strip_boxes = staticmethod(strip_boxes)
 
     def __init__(
         self,
@@ -347,26 +383,5 @@ class HMBAProcessor(ProcessorMixin):
         """Return the settings as a dict, with the code that a saved processor carries."""
         return {**super().to_dict(), "auto_map": {"AutoProcessor": "processing_hmba.HMBAProcessor"}}
 
-    def post_process_boxes(self, text: str | list[str], size: Any) -> list:
-        """Return the boxes of an answer in pixels of the original frame, clipped to it.
 
-        Args:
-            text: an answer, or a list of answers.
-            size: height and width of the original frame, one pair for all answers or a list with one per answer.
-
-        Returns:
-            `[{"label": str, "box": {"xmin", "ymin", "xmax", "ymax"}}, ...]`, or one such list per answer. Malformed
-            boxes are left out; `parse_boxes` reports them.
-        """
-        if isinstance(text, str):
-            boxes = [(label, box) for label, box, _ in parse_boxes(text) if box is not None]
-            return [{"label": label, "box": _box_to_pixels(box, size)} for label, box in boxes]
-        sizes = [size] * len(text) if np.shape(size) == (2,) else list(size)
-        if len(text) != len(sizes):
-            raise ValueError(
-                f"expected one size for all texts or one each, got {len(text)} texts and {len(sizes)} sizes"
-            )
-        return [self.post_process_boxes(one, pair) for one, pair in zip(text, sizes, strict=True)]
-
-
-__all__ = ["HMBAProcessor", "ParsedBox", "format_boxes", "parse_boxes"]
+__all__ = ["HMBAProcessor", "ParsedBox", "format_boxes", "parse_boxes", "post_process_boxes", "strip_boxes"]

@@ -399,7 +399,7 @@ class _VideoReader:
 
     def _promised_time(self) -> float:
         """Time of the last frame in the index of the file; minus infinity where there is no index."""
-        index = self.stream.index_entries
+        index = getattr(self.stream, "index_entries", ())  # PyAV 15, which lmms-eval asks for, does not show it
         if not self.has_times or len(index) == 0:
             return -math.inf
         return float(index[len(index) - 1].timestamp * self.stream.time_base - self.origin)

@@ -1,0 +1,36 @@
+"""Let H-MBA answer about every clip of a split, in any number of processes, and never lose an answer.
+
+    accelerate launch examples/predict.py --model hmba-drama --dataset_name org/drama --split test \\
+        --output_dir hmba-drama/test
+
+Writes `predictions.jsonl`, which `evaluate.py --predictions` scores. Stopped or killed, the same command goes on where
+it was, also with another number of processes, and ends with the same answers; all processes must see one output_dir.
+A clip that cannot be read stops the run, or, with `--on_error skip`, stands in the file with the reason.
+"""
+
+import argparse
+import sys
+
+from transformers import HfArgumentParser
+
+import hmba_hf  # noqa: F401 - registers the model
+from hmba_hf.prediction import PredictionArguments, predict
+
+
+def main() -> None:
+    """Answer what is missing, merge, say where it is."""
+    parser = HfArgumentParser(
+        PredictionArguments, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    (args,) = parser.parse_args_into_dataclasses()
+    if args.model is None:
+        parser.error("the following arguments are required: --model")
+    try:
+        predictions = predict(args)
+    except KeyboardInterrupt:
+        sys.exit(f"stopped; the same command goes on with what is in {args.output_dir}")
+    print(f"predictions: {predictions}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""The questions of our tasks as lmms-eval's documents, and its answers as our records, scored by our metrics.
+
+A document is a record without an answer, text and numbers, and the source of its clip, which is read when it is asked
+for.
+"""
+
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from functools import cache, lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from ..data.loading import load_samples
+from ..data.samples import BDDX_QUESTION, Sample, import_datasets
+from ..evaluation import Outcome
+from ..prediction import Splits, to_record
+from ..scoring import ScoredRecords
+
+Document = dict[str, Any]
+CAPTION_SCORES = ("bleu_4", "meteor", "rouge_l", "cider")
+SCORES = ("mean_iou", "accuracy", "unparsed", "picked", *CAPTION_SCORES)
+BDDX_SCORES = tuple(f"{part}_{name}" for part in ("action", "justification") for name in CAPTION_SCORES)
+
+
+def open_documents(sources: Any) -> Any:
+    """Read the documents of a split, whose name, dataset and size the only row of `sources` tells, as a `Dataset`.
+
+    A name of a dataset that begins with `$` stands for the environment variable that holds it.
+
+    Raises:
+        ValueError: if that variable is not set, or if there is no such dataset or split.
+    """
+    (source,) = sources
+    name = source["dataset_name"]
+    if name.startswith("$"):
+        variable, name = name[1:], os.environ.get(name[1:])
+        if not name:
+            raise ValueError(f"set {variable} to the folder or Hub id of the dataset of this task")
+    source = {"dataset_name": name, "split": source["split"], "size": source["size"]}
+    samples = _open_samples(**source)
+    records = (
+        to_record(Outcome(index, samples[index]), samples) for index in tqdm(range(len(samples)), desc="documents")
+    )
+    return import_datasets().Dataset.from_list([{**record, "source": source} for record in records])
+
+
+@cache
+def _open_samples(dataset_name: str, split: str, size: int | None) -> Splits:
+    return Splits([load_samples(dataset_name, split, size)])
+
+
+def _sample_of(document: Document) -> Sample:
+    return _open_samples(**document["source"])[document["index"]]
+
+
+def doc_to_messages(document: Document) -> list[dict[str, Any]]:
+    """The clip as one video, a list of pictures or the path of a file, and the question after it."""
+    sample = _sample_of(document)
+    clip = list(sample.frames) if sample.frames is not None else _path_of(sample)
+    content = [{"type": "video", "url": clip}, {"type": "text", "text": document["question"]}]
+    return [{"role": "user", "content": content}]
+
+
+def doc_to_visual(document: Document) -> list[Any]:
+    """For models without a chat template: the pictures of the clip, or the path of its file."""
+    sample = _sample_of(document)
+    return list(sample.frames) if sample.frames is not None else [_path_of(sample)]
+
+
+def _path_of(sample: Sample) -> str:
+    """Path of a sample's video, which is written to a temporary file if it comes as bytes."""
+    if not isinstance(sample.video, bytes):
+        return str(sample.video)
+    path = Path(_temporary_folder().name) / f"{sample.id}.mp4"
+    if not path.exists():
+        path.write_bytes(sample.video)
+    return str(path)
+
+
+@cache
+def _temporary_folder() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="hmba-videos-")
+
+
+def process_results(document: Document, results: Sequence[str]) -> dict[str, Document]:
+    """Put the answer into the record, under the name of every metric: all of them are scores of the whole corpus."""
+    names = BDDX_SCORES if document["question"] == BDDX_QUESTION else SCORES
+    return dict.fromkeys(names, {**document, "answer": results[0]})
+
+
+def score(records: Sequence[Document], name: str) -> float:
+    """One score of all records, as `ScoredRecords` names it; NaN where it is absent."""
+    return _score_all(json.dumps(list(records))).get(name, float("nan"))
+
+
+@lru_cache(maxsize=4)  # one for each task of a run, whose metrics ask one after the other
+def _score_all(records: str) -> dict[str, float]:
+    scored = ScoredRecords(json.loads(records))
+    scores = scored.scores()["scores"]
+    for reason in dict.fromkeys(scored.absent.values()):
+        print(reason)
+    return scores
+
+
+def __getattr__(name: str) -> Any:
+    """The aggregation of each score under its own name, as the task files call it."""
+    if name in (*SCORES, *BDDX_SCORES):
+        return partial(score, name=name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

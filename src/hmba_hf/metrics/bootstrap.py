@@ -1,0 +1,59 @@
+"""How sure a score is: percentile intervals over corpora drawn with replacement from the one that was scored."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are drawn.
+
+    Args:
+        confidence: share of the resampled scores between the two ends, 2.5 % of them on either side by default.
+        draws: resampled corpora.
+        seed: the same seed and number of items give the same corpora, for every metric.
+    """
+
+    confidence: float = 0.95
+    draws: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.confidence < 1 or self.draws < 1:
+            raise ValueError(
+                f"expected a confidence in (0, 1) and at least one draw, got {self.confidence} and {self.draws}"
+            )
+
+    def sums(self, statistics: np.ndarray) -> np.ndarray:
+        """Sum the rows of `statistics`, `(n, k)`, over each resampled corpus of n items, `(draws, k)`."""
+        rng = np.random.default_rng(self.seed)
+        count = len(statistics)
+        drawn = np.empty((self.draws, statistics.shape[1]))
+        for draw in range(self.draws):
+            times = np.bincount(rng.integers(count, size=count), minlength=count)
+            drawn[draw] = times.astype(float) @ statistics
+        return drawn
+
+    def interval(self, scores: np.ndarray) -> Interval:
+        """The ends between which the resampled `scores`, `(draws,)`, lie; those that are not finite do not count."""
+        tail = (1 - self.confidence) / 2
+        low, high = np.quantile(scores[np.isfinite(scores)], [tail, 1 - tail])
+        return float(low), float(high)
+
+
+DEFAULT_BOOTSTRAP = Bootstrap()
+
+
+def bootstrap_interval(
+    values: Sequence[float] | np.ndarray, confidence: float = 0.95, draws: int = 1000, seed: int = 0
+) -> Interval:
+    """Percentile interval of the mean of `values`, resampled `draws` times."""
+    if len(values) == 0:
+        raise ValueError("expected values to resample, got 0 values")
+    bootstrap = Bootstrap(confidence, draws, seed)
+    sample = np.asarray(values, dtype=float)
+    return bootstrap.interval(bootstrap.sums(sample[:, None])[:, 0] / len(sample))

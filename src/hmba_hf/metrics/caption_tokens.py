@@ -1,0 +1,93 @@
+"""Captions as the words that caption metrics count; which tokenizer made them decides the numbers."""
+
+import functools
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+TOKENIZERS = ("ptb", "words")
+
+_WORD = re.compile(r"\w+(?:['’-]\w+)*")
+
+
+class MetricUnavailable(RuntimeError):
+    """One sentence that says what a metric or a tokenizer needs and this machine does not have."""
+
+
+def tokenize_captions(captions: Sequence[str], tokenizer: str) -> list[str]:
+    """Bring captions to lower-case words joined by single spaces; one without any word becomes the empty string.
+
+    Args:
+        captions: any text, also empty, of several lines or with odd characters.
+        tokenizer: `"ptb"`: Stanford's Penn Treebank tokenizer without punctuation, the one of the published numbers,
+            which needs Java; `"words"`: runs of letters and digits, also with a hyphen or an apostrophe inside.
+
+    Raises:
+        ValueError: if there is no such tokenizer.
+        MetricUnavailable: if it needs Java and there is none.
+
+    Source: github.com/salaniz/pycocoevalcap 1.2, `tokenizer/ptbtokenizer.py`, whose jar, arguments and punctuation
+        marks are used.
+    Differs: there, a caption with a line separator shifts those after it, markup that one leaves open runs on through
+        the next ones (here `<` always stands alone), and a temporary file is written beside the jar.
+    """
+    if tokenizer not in TOKENIZERS:
+        raise ValueError(f"expected a tokenizer of {TOKENIZERS}, got {tokenizer!r}")
+    lines = [" ".join(caption.replace("<", " < ").split()) for caption in captions]
+    if tokenizer == "words":
+        return [" ".join(_WORD.findall(line.lower())) for line in lines]
+    filled = iter(_ptb_lines([line for line in lines if line]))
+    return [next(filled) if line else "" for line in lines]
+
+
+def best_tokenizer() -> str:
+    """`"ptb"` where Java runs, else `"words"`."""
+    return "words" if java_version() is None else "ptb"
+
+
+@functools.cache
+def java_version() -> str | None:
+    """The first line of `java -version`, or `None` where there is no Java that runs."""
+    if shutil.which("java") is None:
+        return None
+    try:
+        done = subprocess.run(["java", "-version"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stderr.splitlines()[0] if done.returncode == 0 and done.stderr else None
+
+
+def require_java(what: str) -> None:
+    """Raise `MetricUnavailable` in the name of `what` where no Java runs."""
+    if java_version() is None:
+        raise MetricUnavailable(f"{what} needs Java, and no `java` that runs was found on the PATH")
+
+
+def benchmark_folder() -> Path:
+    """Folder of pycocoevalcap, the caption benchmark's package, or one sentence that says how to get it."""
+    try:
+        import pycocoevalcap
+    except ImportError as error:
+        raise ImportError("caption metrics need `pip install hmba-hf[eval]`") from error
+    return Path(next(iter(pycocoevalcap.__path__)))  # it has no __init__.py
+
+
+def _ptb_lines(lines: Sequence[str]) -> list[str]:
+    """Tokenize lines, none of them empty, in one run of the tokenizer."""
+    require_java("the PTB tokenizer")
+    folder = benchmark_folder() / "tokenizer"
+    from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS, STANFORD_CORENLP_3_4_1_JAR
+
+    if not lines:
+        return []
+    command = ["java", "-cp", str(folder / STANFORD_CORENLP_3_4_1_JAR), "edu.stanford.nlp.process.PTBTokenizer"]
+    text = "".join(f"{line}\n" for line in lines).encode("utf-8", errors="replace")
+    done = subprocess.run([*command, "-preserveLines", "-lowerCase"], input=text, capture_output=True)
+    tokenized = done.stdout.decode("utf-8").split("\n")[:-1]
+    if done.returncode or len(tokenized) != len(lines):
+        raise RuntimeError(
+            f"expected {len(lines)} lines from the PTB tokenizer, got {len(tokenized)}: {done.stderr.decode()[-500:]}"
+        )
+    return [" ".join(word for word in line.split() if word not in PUNCTUATIONS) for line in tokenized]

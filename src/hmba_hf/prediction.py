@@ -1,0 +1,273 @@
+"""Answers to whole splits as files: shared among processes, kept whenever they are killed, and gone on with later.
+
+A folder of predictions holds `recipe.json`, the options that its answers depend on; while it grows, one file
+`answers-*.jsonl` of each process and run; and in the end `predictions.jsonl`, a line for each sample in the order of
+the dataset. Samples are answered in batches that depend on the recipe alone, and a batch counts when all of its lines
+are there: so whatever happens in between, the answers are those of a run that nothing has disturbed.
+"""
+
+import hashlib
+import json
+import os
+import re
+from bisect import bisect
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, overload
+from uuid import uuid4
+
+import torch
+from accelerate import PartialState
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from .data.loading import MICRO_WORLD, load_samples
+from .data.micro_world import MOTIONS, MicroWorld
+from .data.samples import Sample
+from .evaluation import ON_ERROR, Outcome, answer_batches, answer_boxes, split_batches
+
+# A process that has finished waits this long for the slowest one.
+_PATIENCE = timedelta(days=7)
+
+
+@dataclass
+class PredictionArguments:
+    """Which model answers about which clips, and where the answers go."""
+
+    model: str | None = field(default=None, metadata={"help": "folder or Hub id"})
+    dataset_name: str = field(default=MICRO_WORLD, metadata={"help": "folder, Hub id or micro-world"})
+    split: list[str] = field(default_factory=lambda: ["test"], metadata={"help": "one or more, such as: test"})
+    max_samples: int | None = field(default=None, metadata={"help": "only this many from the start of each split"})
+    motion: str = field(default="symmetric", metadata={"help": "of the micro-world", "choices": MOTIONS})
+    world_seed: int = field(default=0, metadata={"help": "of the micro-world"})
+    batch_size: int = field(default=32, metadata={"help": "clips that are answered at once"})
+    max_new_tokens: int = field(default=128, metadata={"help": "longest answer"})
+    dtype: str = field(default="auto", metadata={"help": "of the weights, such as bfloat16"})
+    device_map: str | None = field(
+        default=None, metadata={"help": "where the model runs, such as cpu or auto; each process's device when absent"}
+    )
+    on_error: str = field(
+        default="stop", metadata={"help": "what a clip that cannot be read does", "choices": ON_ERROR}
+    )
+    output_dir: str = field(default="predictions", metadata={"help": "folder of the answers"})
+    overwrite: bool = field(default=False, metadata={"help": "drop the answers of another recipe in output_dir"})
+
+    def recipe(self) -> dict[str, Any]:
+        """The options that decide what the answers are; how a broken clip is met may change on the way."""
+        names = ["model", "dataset_name", "split", "max_samples", "batch_size", "max_new_tokens", "dtype"]
+        names += ["motion", "world_seed"] if self.dataset_name == MICRO_WORLD else []
+        return {name: getattr(self, name) for name in names}
+
+
+class Splits(Sequence[Sample]):
+    """Several splits of a dataset, one after the other."""
+
+    def __init__(self, splits: Sequence[Sequence[Sample]]):
+        self.splits = splits
+        self._ends = list(accumulate(len(split) for split in splits))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        """Read sample `index`, or a list of them for a slice."""
+        if isinstance(index, slice):
+            return [self[number] for number in range(len(self))[index]]
+        split, number = self.locate(index)
+        return split[number]
+
+    def locate(self, index: int) -> tuple[Sequence[Sample], int]:
+        """The split that sample `index` is in, and its number there."""
+        if not 0 <= index < len(self):
+            raise IndexError(f"expected an index from 0 to {len(self) - 1}, got {index}")
+        place = bisect(self._ends, index)
+        return self.splits[place], index - (self._ends[place - 1] if place else 0)
+
+
+class PredictionFolder:
+    """The files of one set of predictions, which any number of processes write at once."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.recipe_file = self.folder / "recipe.json"
+        self.predictions_file = self.folder / "predictions.jsonl"
+        self._own_file = self.folder / f"answers-{uuid4().hex}.jsonl"
+
+    def claim(self, recipe: dict[str, Any], overwrite: bool = False) -> None:
+        """Take the folder for the answers of a recipe.
+
+        Raises:
+            ValueError: if it holds those of another one and is not to be overwritten.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        answers = [path for path in (self.predictions_file, *self._answer_files()) if path.exists()]
+        there = json.loads(self.recipe_file.read_text()) if self.recipe_file.exists() else {}
+        if answers and there != recipe:
+            if not overwrite:
+                names = sorted(name for name in {*there, *recipe} if there.get(name) != recipe.get(name))
+                changes = ", ".join(f"{name} is {there.get(name)!r}, not {recipe.get(name)!r}" for name in names)
+                raise ValueError(
+                    f"{self.folder} holds answers of another recipe: {changes}; choose another output_dir, "
+                    "or pass overwrite"
+                )
+            for path in answers:
+                path.unlink()
+        _write_whole(self.recipe_file, json.dumps(recipe, indent=1))
+
+    def read(self) -> dict[int, dict[str, Any]]:
+        """All records that are there, by the index of their sample; a line that was torn is not."""
+        records: dict[int, dict[str, Any]] = {}
+        for path in (*self._answer_files(), self.predictions_file):
+            lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+            for line in lines:
+                try:
+                    record = json.loads(line)
+                except ValueError:  # its sample is answered again
+                    continue
+                records[record["index"]] = record
+        return records
+
+    def append(self, records: Iterable[dict[str, Any]]) -> None:
+        """Add the records of one batch; when this returns, they are on disk."""
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        with open(self._own_file, "ab") as file:
+            file.write(lines.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def merge(self, count: int) -> Path:
+        """Put the records of all `count` samples in order into one file, and remove those that they came from."""
+        records = self.read()
+        missing = sorted(set(range(count)) - set(records))
+        if missing or len(records) != count:
+            raise RuntimeError(f"expected one record for each of {count} samples in {self.folder}, missing {missing}")
+        _write_whole(self.predictions_file, "".join(json.dumps(records[index]) + "\n" for index in range(count)))
+        for path in self._answer_files():
+            path.unlink()
+        return self.predictions_file
+
+    def _answer_files(self) -> list[Path]:
+        return sorted(self.folder.glob("answers-*.jsonl"))
+
+
+def predict(arguments: PredictionArguments) -> Path:
+    """Answer all samples, in as many processes as Accelerate has launched, and return the file of the answers.
+
+    What the folder holds of the same recipe is kept, also if it was written by another number of processes.
+
+    Raises:
+        ValueError: if the folder holds the answers of another recipe or dataset, if a sample cannot be read and
+            `on_error` is `"stop"`, or if none can be read.
+    """
+    if arguments.model is None:
+        raise ValueError("expected a model to answer with, got model=None")
+    state = PartialState(timeout=_PATIENCE)
+    device_map = arguments.device_map or str(state.device)
+    model = AutoModelForImageTextToText.from_pretrained(arguments.model, dtype=arguments.dtype, device_map=device_map)
+    processor = AutoProcessor.from_pretrained(arguments.model)
+    samples = _load_splits(arguments, processor.video_processor.size["height"], model.config.num_frames)
+    folder = PredictionFolder(arguments.output_dir)
+    recipe = {**arguments.recipe(), "weights": fingerprint(model), "num_samples": len(samples)}
+    recipe["dataset_revision"] = dataset_revision(samples.splits[0])
+    if state.is_main_process:
+        folder.claim(recipe, arguments.overwrite)
+    state.wait_for_everyone()
+    records = folder.read()
+    _check_ids(samples, records)
+    batches = split_batches(len(samples), arguments.batch_size)
+    missing = [batch for batch in batches if not all(index in records for index in batch)]
+    state.wait_for_everyone()  # all have read the same before anyone writes
+    share = missing[state.process_index :: state.num_processes]
+    options = {"on_error": arguments.on_error, "max_new_tokens": arguments.max_new_tokens}
+    for outcomes in answer_batches(model, processor, samples, share, **options):  # type: ignore[arg-type]
+        folder.append(to_record(outcome, samples) for outcome in outcomes)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        _report(folder.merge(len(samples)))
+    state.wait_for_everyone()
+    return folder.predictions_file
+
+
+def to_record(outcome: Outcome, samples: Splits) -> dict[str, Any]:
+    """All that scoring an answer needs, as plain values; `answer` is `None` where there is an `error`."""
+    sample = outcome.sample
+    record: dict[str, Any] = {"index": outcome.index, "id": None, "answer": outcome.answer, "error": outcome.error}
+    if sample is None:
+        return record
+    record |= {
+        "id": sample.id,
+        "split": sample.split,
+        "question": sample.question,
+        "reference": sample.answer,
+        "boxes": [list(box) for box in answer_boxes(sample)],
+        "size": None if sample.size is None else list(sample.size),
+        "tags": list(sample.tags),
+    }
+    world, index = samples.locate(outcome.index)
+    if isinstance(world, MicroWorld):
+        scene = world.scene(index)
+        record["others"] = [list(box) for number, box in enumerate(scene.boxes) if number != scene.risk]
+        record["tags"] += [f"motion: {world.config.motion}", f"risk: {scene.users[scene.risk].kind}"]
+    return record
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """Tell models apart by the names, shapes and first values of all parameters, which costs next to nothing."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} ".encode())
+        if not parameter.is_meta:
+            digest.update(parameter.detach().flatten()[:64].double().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def dataset_revision(samples: Any) -> str | None:
+    """The commit at which `load_samples` read a dataset of the Hub, as its cache has it; `None` for any other."""
+    files = getattr(getattr(samples, "rows", None), "cache_files", ())
+    folders = (Path(file["filename"]).parent.name for file in files)
+    return next((name for name in folders if re.fullmatch("[0-9a-f]{40}", name)), None)
+
+
+def _load_splits(arguments: PredictionArguments, frame_size: int, num_frames: int) -> Splits:
+    world = {"seed": arguments.world_seed, "motion": arguments.motion}
+    world |= {"frame_size": frame_size, "num_frames": num_frames}
+    return Splits(
+        [load_samples(arguments.dataset_name, name, arguments.max_samples, **world) for name in arguments.split]
+    )
+
+
+def _check_ids(samples: Splits, records: dict[int, dict[str, Any]]) -> None:
+    """Compare the ids of the first and the last sample that is answered with those of the dataset."""
+    answered = sorted(index for index, record in records.items() if record["error"] is None)
+    for index in answered[:1] + answered[-1:]:
+        if samples[index].id != records[index]["id"]:
+            raise ValueError(
+                f"the dataset has changed: sample {index} is {samples[index].id}, and the answers that are there "
+                f"have {records[index]['id']}; choose another output_dir"
+            )
+
+
+def _report(predictions: Path) -> None:
+    """Say how many samples have no answer; that none has one is an error."""
+    records = [json.loads(line) for line in predictions.read_text().splitlines()]
+    errors = [record for record in records if record["error"] is not None]
+    if errors:
+        print(f"skipped {len(errors)} of {len(records)}: they cannot be read, see {predictions}")
+    if len(errors) == len(records):
+        raise ValueError(f"none of {len(records)} samples could be read; the first one: {errors[0]['error']}")
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    draft = path.with_name(path.name + ".draft")
+    with open(draft, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(draft, path)

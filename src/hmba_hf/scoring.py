@@ -1,0 +1,272 @@
+"""Records of answers to scores with intervals: boxes, captions, each split, each tag, and results for a model card."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub import EvalResult
+from huggingface_hub.repocard_data import eval_results_to_model_index
+
+from .data.samples import BDDX_QUESTION, BOX_MARKER
+from .evaluation import answer_box
+from .metrics.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, bootstrap_interval
+from .metrics.captioning import ComparedCaptions, compare_captions
+from .metrics.grounding import Box, mean_iou, pair_ious, picked_object
+from .models.processing_hmba import HMBAProcessor, strip_boxes
+
+Record = dict[str, Any]
+REQUIRED_KEYS = ("id", "answer", "reference")
+# What a card shows, with the Hub's word for the kind of metric and the name that people know.
+CARD_METRICS = {
+    "mean_iou": ("mean_iou", "mIoU"),
+    "accuracy": ("accuracy", "Acc@0.5"),
+    "unparsed": ("unparsed", "answers without a readable box"),
+    "picked": ("accuracy", "right object"),
+    **{f"bleu_{n}": ("bleu", f"BLEU-{n}") for n in (1, 2, 3, 4)},
+    "meteor": ("meteor", "METEOR"),
+    "rouge_l": ("rouge", "ROUGE-L"),
+    "cider": ("cider", "CIDEr"),
+    "spice": ("spice", "SPICE"),
+}
+
+
+def read_records(path: str | Path) -> list[Record]:
+    """Read predictions, one JSON object a line.
+
+    A record needs `id`, `answer` and `reference`. For boxes it needs `boxes` and `size`, see `Sample`; `split`,
+    `question`, `tags`, `others` (boxes of what else could have been meant) and `error` are optional.
+
+    Raises:
+        ValueError: if a line is no such object, or if there is none.
+    """
+    records = []
+    with open(path, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                record = json.loads(line)
+            except ValueError as error:
+                raise ValueError(
+                    f"{path}, line {number}: expected a JSON object, got {line.strip()[:80]!r}"
+                ) from error
+            if not isinstance(record, dict) or not (record.get("error") or record.keys() >= set(REQUIRED_KEYS)):
+                raise ValueError(
+                    f"{path}, line {number}: expected a record with {REQUIRED_KEYS}, got {line.strip()[:80]!r}"
+                )
+            records.append(record)
+    if not records:
+        raise ValueError(f"{path}: expected at least one record, got none")
+    return records
+
+
+def caption_parts(record: Record) -> dict[str, tuple[str, str]]:
+    """The captions of a record as pairs of what was generated and what it should be, without any box.
+
+    Box text is cut out of both as `strip_boxes` does it, and the marker `<box>` out of the reference. A caption is one
+    part, `""`. An answer to BDD-X's question is two, `"action_"`, its first line, and `"justification_"`, all after
+    it, which the literature scores apart.
+    """
+    answer, reference = strip_boxes(record["answer"]), strip_boxes(record["reference"].replace(BOX_MARKER, ""))
+    if record.get("question") != BDDX_QUESTION:
+        return {"": (answer, reference)}
+    (action, _, why), (true_action, _, true_why) = answer.partition("\n"), reference.partition("\n")
+    return {"action_": (action, true_action), "justification_": (why, true_why)}
+
+
+class ScoredRecords:
+    """Answers compared with what they should be, to be scored as a whole and in groups.
+
+    Records with an `error` are left out. Boxes are scored where a record has `boxes`, captions where the reference
+    has a word.
+
+    Args:
+        records: as in `read_records`.
+        tokenizer: as in `compare_captions`.
+        bootstrap: how intervals are drawn.
+
+    Raises:
+        ValueError: if a record with boxes does not tell the size of its frame.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], tokenizer: str | None = None, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
+    ):
+        self.records = [record for record in records if not record.get("error")]
+        self.skipped = len(records) - len(self.records)
+        self.tokenizer, self.bootstrap = tokenizer, bootstrap
+        self.absent: dict[str, str] = {}
+        self.boxes = {row: _boxes(record) for row, record in enumerate(self.records) if record.get("boxes")}
+        self.captions: dict[str, tuple[list[int], ComparedCaptions]] = {}
+        try:
+            self._compare_captions()
+        except ImportError as reason:
+            self.absent["captions"] = f"captions were left out: {reason}"
+
+    def _compare_captions(self) -> None:
+        pairs: dict[str, dict[int, tuple[str, str]]] = {}
+        for row, record in enumerate(self.records):
+            for part, (answer, reference) in caption_parts(record).items():
+                if any(character.isalnum() for character in reference):
+                    pairs.setdefault(part, {})[row] = (answer, reference)
+        for part, rows in pairs.items():
+            answers, references = zip(*rows.values(), strict=True)
+            compared = compare_captions(answers, [[reference] for reference in references], self.tokenizer)
+            self.captions[part] = list(rows), compared
+
+    def scores(self, rows: Sequence[int] | None = None) -> dict[str, Any]:
+        """Score all records, or a slice of them, as `{"scores": {name: value}, "intervals": {name: [low, high]}}`."""
+        chosen = range(len(self.records)) if rows is None else rows
+        values, intervals = self._grounding([row for row in chosen if row in self.boxes])
+        for part, (places, captions) in self.captions.items():
+            wanted = set(chosen)
+            numbers = [number for number, row in enumerate(places) if row in wanted]
+            if not numbers:
+                continue
+            found = asdict(captions.scores(numbers, self.bootstrap))
+            intervals |= {part + name: interval for name, interval in found["intervals"].items()}
+            values |= {part + name: found[name] for name in found if name in found["intervals"]}
+            self.absent |= found["absent"]
+        return {"scores": values, "intervals": {name: list(interval) for name, interval in intervals.items()}}
+
+    def summary(self) -> dict[str, Any]:
+        """Score the records as a whole, by tag and by split.
+
+        Returns:
+            `scores` and `intervals` by name, empty where there is nothing to score; `absent`, why a score is not
+            there; `tokenizer` and `bootstrap`; the number of `samples` that were answered, skipped, and scored;
+            `tags`, with scores and intervals of each; and, of more than one split, `splits`, all of this for each. A
+            split is a corpus of its own. A tag is a slice of the corpus, whose n-gram weights CIDEr keeps.
+        """
+        tags: dict[str, list[int]] = {}
+        splits: dict[str | None, list[Record]] = {}
+        for row, record in enumerate(self.records):
+            splits.setdefault(record.get("split"), []).append(record)
+            for tag in record.get("tags") or ():
+                tags.setdefault(tag, []).append(row)
+        result = {
+            **self.scores(),
+            "absent": self.absent,
+            "tokenizer": next((compared.tokenizer for _, compared in self.captions.values()), None),
+            "bootstrap": asdict(self.bootstrap),
+            "samples": {
+                "answered": len(self.records),
+                "skipped": self.skipped,
+                "with_box": len(self.boxes),
+                "with_reference": len({row for rows, _ in self.captions.values() for row in rows}),
+            },
+            "tags": {tag: {"samples": len(rows), **self.scores(rows)} for tag, rows in sorted(tags.items())},
+        }
+        if len(splits) > 1:
+            apart = {name: ScoredRecords(part, self.tokenizer, self.bootstrap) for name, part in splits.items()}
+            result["splits"] = {name: scored.summary() for name, scored in apart.items()}
+        return result
+
+    def each(self) -> list[Record]:
+        """The scores of every record by itself."""
+        scores: list[Record] = [{key: record.get(key) for key in ("index", "id")} for record in self.records]
+        for row, (predicted, target) in self.boxes.items():
+            scores[row]["iou"] = float(pair_ious([predicted], [target])[0])
+        for part, (rows, captions) in self.captions.items():
+            for name, values in captions.each().items():
+                for row, value in zip(rows, values.tolist(), strict=True):
+                    scores[row][part + name] = value if np.isfinite(value) else None
+        return scores
+
+    def _grounding(self, rows: Sequence[int]) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
+        if not rows:
+            return {}, {}
+        predictions, targets = zip(*(self.boxes[row] for row in rows), strict=True)
+        values = asdict(mean_iou(predictions, targets, self.bootstrap))
+        intervals = values.pop("intervals")
+        picked = [_is_picked(*self.boxes[row], self.records[row]["others"]) for row in rows if self._has_others(row)]
+        if picked:
+            values["picked"] = sum(picked) / len(picked)
+            intervals["picked"] = bootstrap_interval(picked, **asdict(self.bootstrap))
+        return values, intervals
+
+    def _has_others(self, row: int) -> bool:
+        return bool(self.records[row].get("others"))
+
+
+def _boxes(record: Record) -> tuple[Box | None, Box]:
+    """The box that a record's answer gives, and the true one."""
+    if record.get("size") is None:
+        raise ValueError(f"record {record['id']}: scoring its box needs size=[height, width] of the original frame")
+    height, width = record["size"]
+    return answer_box(record["answer"], HMBAProcessor, (height, width)), record["boxes"][-1]
+
+
+def _is_picked(predicted: Box | None, target: Box, others: Sequence[Box]) -> bool:
+    return picked_object(predicted, [target, *others]) == 0
+
+
+def to_eval_results(
+    metrics: dict[str, Any], dataset: str, split: str, revision: str | None = None
+) -> list[EvalResult]:
+    """Write a summary of `ScoredRecords` as results for a model card, one for each score of `CARD_METRICS`.
+
+    Args:
+        metrics: of one split.
+        dataset: its Hub id, or the name of its folder.
+        revision: of the dataset, where it is known.
+    """
+    results = []
+    for name, value in metrics["scores"].items():
+        part, metric = _take_apart(name)
+        if metric not in CARD_METRICS:
+            continue
+        kind, title = CARD_METRICS[metric]
+        counts = {key: metrics["samples"][key] for key in ("answered", "skipped")}
+        arguments = {**metrics["bootstrap"], "interval": metrics["intervals"][name], **counts}
+        if metrics["tokenizer"] is not None and kind in ("bleu", "meteor", "rouge", "cider", "spice"):
+            arguments["tokenizer"] = metrics["tokenizer"]
+        results.append(
+            EvalResult(
+                task_type="video-text-to-text",
+                dataset_type=dataset,
+                dataset_name=dataset.rpartition("/")[2] or dataset,
+                dataset_split=split,
+                dataset_revision=revision,
+                metric_type=kind,
+                metric_name=f"{part} {title}".strip(),
+                metric_value=value,
+                metric_args=arguments,
+            )
+        )
+    return results
+
+
+def _take_apart(name: str) -> tuple[str, str]:
+    """Split `"action_bleu_4"` into `("action", "bleu_4")`."""
+    for part in ("action", "justification"):
+        if name.startswith(f"{part}_"):
+            return part, name.removeprefix(f"{part}_")
+    return "", name
+
+
+def to_model_index(model_name: str, results: Sequence[EvalResult]) -> dict[str, Any]:
+    """Results as the metadata of a card holds them; `model_index_to_eval_results` reads them back."""
+    return {"model-index": eval_results_to_model_index(model_name, list(results)) if results else []}
+
+
+def format_table(metrics: dict[str, Any]) -> str:
+    """Scores with their intervals as lines for people, then those of each tag, and what is absent and why."""
+    confidence = f"{metrics['bootstrap']['confidence']:.0%}"
+    lines = _format_scores(metrics)
+    for tag, group in metrics["tags"].items():
+        lines += ["", f"{tag}: {group['samples']} of {metrics['samples']['answered']} samples", *_format_scores(group)]
+    lines += ["", f"{confidence} intervals of {metrics['bootstrap']['draws']} resampled corpora"]
+    if metrics["tokenizer"] is not None:
+        lines.append(f"captions in words of the tokenizer {metrics['tokenizer']!r}")
+    return "\n".join([*lines, *metrics["absent"].values()])
+
+
+def _format_scores(group: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, value in group["scores"].items():
+        low_high = group["intervals"].get(name)
+        interval = "" if low_high is None else f"  {low_high[0]:.3f} to {low_high[1]:.3f}"
+        lines.append(f"{name:>22}  {value:.3f}{interval}" if isinstance(value, float) else f"{name:>22}  {value}")
+    return lines

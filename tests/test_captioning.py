@@ -1,0 +1,326 @@
+"""Caption metrics; with Java against the caption benchmark itself, and anywhere against its stored numbers."""
+
+import json
+import math
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.spice import get_stanford_models, spice
+from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+from hmba_hf.metrics import caption_tokens, captioning
+from hmba_hf.metrics.bootstrap import Bootstrap
+from hmba_hf.metrics.caption_tokens import MetricUnavailable, benchmark_folder, java_version, tokenize_captions
+from hmba_hf.metrics.captioning import bleu_counts, bleu_scores, compare_captions, score_captions
+from hmba_hf.metrics.java_metrics import meteor_scores, meteor_statistics, spice_scores
+
+STORED = json.loads((Path(__file__).parent / "golden" / "caption_scores.json").read_text())
+PREDICTIONS, REFERENCES = STORED["predictions"], STORED["references"]
+TOKENS = STORED["prediction_tokens"], STORED["reference_tokens"]
+IN_PYTHON = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider")
+WITHOUT_JAVA = java_version() is None
+
+
+@pytest.fixture
+def no_java(monkeypatch):
+    """A machine on whose PATH there is no Java."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    java_version.cache_clear()
+    yield
+    java_version.cache_clear()
+
+
+@pytest.fixture
+def stored_tokens(monkeypatch):
+    """Words as the PTB tokenizer made them once, where there is no Java to make them."""
+    words = dict(zip(PREDICTIONS, TOKENS[0], strict=True))
+    words |= {
+        text: word
+        for texts, made in zip(REFERENCES, TOKENS[1], strict=True)
+        for text, word in zip(texts, made, strict=True)
+    }
+    monkeypatch.setattr(captioning, "tokenize_captions", lambda captions, _: [words[caption] for caption in captions])
+
+
+@pytest.fixture(scope="module")
+def compared():
+    """The stored captions as they are compared here; METEOR, which takes seconds to start, is started once."""
+    return compare_captions(PREDICTIONS, REFERENCES)
+
+
+def test_scores_are_the_benchmarks_numbers(stored_tokens):
+    compared = compare_captions(PREDICTIONS, REFERENCES, "words")
+    scores, each = compared.scores(), compared.each()
+    for name in IN_PYTHON:
+        assert getattr(scores, name) == pytest.approx(STORED["scores"][name], abs=1e-9), name
+        assert each[name] == pytest.approx(STORED["each"][name], abs=1e-9), name
+
+
+def test_with_java_words_and_meteor_are_the_benchmarks_too_and_without_it_one_sentence_says_so(compared):
+    scores = compared.scores()
+    if WITHOUT_JAVA:
+        assert scores.tokenizer == "words" and scores.meteor is None
+        assert scores.absent["meteor"] == (
+            "meteor was left out: it compares words of the tokenizer 'ptb', which needs Java"
+        )
+        return
+    assert scores.tokenizer == "ptb"
+    for name in (*IN_PYTHON, "meteor"):
+        assert getattr(scores, name) == pytest.approx(STORED["scores"][name], abs=1e-4), name
+        assert compared.each()[name] == pytest.approx(STORED["each"][name], abs=1e-4), name
+
+
+def test_words_are_those_of_the_installed_benchmark(compared):
+    if WITHOUT_JAVA:
+        with pytest.raises(MetricUnavailable, match="the PTB tokenizer needs Java, and no `java` that runs"):
+            tokenize_captions(PREDICTIONS, "ptb")
+        return
+    texts = {index: [{"caption": text} for text in texts] for index, texts in enumerate(REFERENCES)}
+    answers = {index: [{"caption": text}] for index, text in enumerate(PREDICTIONS)}
+    gts, res = PTBTokenizer().tokenize(texts), PTBTokenizer().tokenize(answers)
+    assert [words for [words] in res.values()] == tokenize_captions(PREDICTIONS, "ptb")
+    assert compared.scores().bleu_4 == pytest.approx(Bleu(4).compute_score(gts, res, verbose=0)[0][3], abs=1e-12)
+
+
+def test_a_caption_is_tokenized_the_same_whatever_stands_around_it():
+    rng = random.Random(0)
+    odd = [
+        '<a b="c',
+        "?>",
+        "<!--",
+        "|||",
+        "\u2028",
+        "\x0b",
+        "\x85",
+        "\r\n",
+        "\n",
+        "\x00",
+        "é",
+        "日本",
+        "\ud83d",
+        "(",
+        "'s",
+    ]
+    odd += ["a car", "<box>", "[0.1,0.2]", "...", "-", "Mr.", "&amp;", "can't", "\\", " "]
+    captions = ["", "...", *("".join(rng.choices(odd, k=rng.randint(1, 6))) for _ in range(300))]
+    order = rng.sample(range(len(captions)), len(captions))
+    for tokenizer in ("words", *(() if WITHOUT_JAVA else ("ptb",))):
+        tokens = tokenize_captions(captions, tokenizer)
+        assert tokens[:2] == ["", ""] and not any("\n" in line for line in tokens)
+        shuffled = tokenize_captions([captions[index] for index in order], tokenizer)
+        assert shuffled == [tokens[index] for index in order]
+
+
+def test_the_tokenizer_without_java_splits_lower_case_words():
+    assert tokenize_captions(["A van's by the CAFÉ, slow-moving!", " \n", "3.5 m"], "words") == [
+        "a van's by the café slow-moving",
+        "",
+        "3 5 m",
+    ]
+
+
+def test_separators_inside_captions_do_not_disturb_meteor():
+    if WITHOUT_JAVA:
+        with pytest.raises(MetricUnavailable, match="METEOR needs Java"):
+            meteor_statistics(["a"], [["a"]])
+        return
+    odd = meteor_statistics(["a ||| car", "", "a car", "é"], [["||| a car", "|||"], ["a car"], ["a car"], ["a"]])
+    assert meteor_scores(odd)[[0, 2]] == pytest.approx([1, 1], abs=1e-9)
+    assert meteor_scores(odd)[[1, 3]].tolist() == [0, 0]
+
+
+def test_nothing_is_left_behind_by_java():
+    folders = [folder for folder in benchmark_folder().iterdir() if folder.is_dir() and folder.name != "__pycache__"]
+    before = {path for folder in folders for path in folder.rglob("*") if "__pycache__" not in path.parts}
+    if not WITHOUT_JAVA:
+        tokenize_captions(["A car."], "ptb")
+        with pytest.raises(AttributeError):
+            meteor_statistics(["a car"], [[None]])
+    assert not [child for child in psutil.Process().children(recursive=True) if "java" in child.name()]
+    assert {path for folder in folders for path in folder.rglob("*") if "__pycache__" not in path.parts} == before
+
+
+def test_without_java_words_are_split_by_rule_and_the_result_says_so(no_java):
+    scores = score_captions(PREDICTIONS, REFERENCES)
+    assert scores.tokenizer == "words" and (scores.meteor, scores.spice) == (None, None)
+    assert scores.absent.keys() == {"meteor", "spice"} and all("Java" in reason for reason in scores.absent.values())
+    assert scores.bleu_4 != pytest.approx(STORED["scores"]["bleu_4"], abs=1e-4), "another tokenizer, other numbers"
+    with pytest.raises(MetricUnavailable, match="the PTB tokenizer needs Java"):
+        score_captions(PREDICTIONS, REFERENCES, tokenizer="ptb")
+
+
+def test_a_java_that_does_not_run_is_none(monkeypatch, tmp_path):
+    fake = tmp_path / "java"
+    fake.write_text("#!/bin/sh\necho 'no runtime' >&2; exit 1\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    java_version.cache_clear()
+    try:
+        assert java_version() is None and caption_tokens.best_tokenizer() == "words"
+    finally:
+        java_version.cache_clear()
+
+
+def test_a_java_that_breaks_down_makes_meteor_absent_and_stops_the_tokenizer(monkeypatch, tmp_path):
+    fake = tmp_path / "java"
+    fake.write_text("#!/bin/sh\necho 'version 17' >&2\n[ \"$1\" = -version ] || exit 3\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    java_version.cache_clear()
+    try:
+        with pytest.raises(MetricUnavailable, match="METEOR did not run: its Java ended early"):
+            meteor_statistics(["a car"] * 9, [["a car"]] * 9)
+        with pytest.raises(RuntimeError, match="expected 1 lines from the PTB tokenizer, got 0: version 17"):
+            tokenize_captions(["a car"], "ptb")
+    finally:
+        java_version.cache_clear()
+
+
+def test_one_caption_alone_has_defined_scores():
+    scores = score_captions(["The car stops"], [["The car stops"]], "words")
+    assert [scores.bleu_1, scores.bleu_3, scores.rouge_l] == pytest.approx([1, 1, 1])
+    assert scores.cider == 0.0, "no n-gram tells a single caption from the rest of its corpus"
+    assert scores.intervals["bleu_1"] == pytest.approx((1, 1)) and scores.count == 1
+
+
+def test_captions_without_a_word_score_nothing():
+    scores = score_captions(["", " ... ", "\n"], [["the car stops"], ["a dog"], ["a van"]], "words")
+    assert [scores.bleu_1, scores.bleu_4, scores.rouge_l, scores.cider] == [0, 0, 0, 0]
+    mixed = score_captions(["", "a dog"], [["the car stops"], ["a dog"]], "words")
+    assert mixed.rouge_l == pytest.approx(0.5)
+
+
+def test_intervals_come_from_whole_captions_drawn_anew(stored_tokens):
+    bootstrap = Bootstrap(draws=6, seed=3)
+    compared = compare_captions(PREDICTIONS, REFERENCES, "words")
+    rng, count = np.random.default_rng(3), len(PREDICTIONS)
+    drawn = [rng.integers(count, size=count) for _ in range(6)]
+    bleu = [bleu_scores(bleu_counts([TOKENS[0][i] for i in d], [TOKENS[1][i] for i in d]).sum(0))[3] for d in drawn]
+    gts, res = ({n: TOKENS[1][i] for n, i in enumerate(drawn[0])}, {n: [TOKENS[0][i]] for n, i in enumerate(drawn[0])})
+    assert Bleu(4).compute_score(gts, res, verbose=0)[0][3] == pytest.approx(bleu[0], abs=1e-12)
+    scores = compared.scores(bootstrap=bootstrap)
+    assert scores.intervals["bleu_4"] == pytest.approx(np.quantile(bleu, [0.025, 0.975]))
+    cider = [compared.cider[d].mean() for d in drawn]
+    assert scores.intervals["cider"] == pytest.approx(np.quantile(cider, [0.025, 0.975]))
+    assert scores == compared.scores(bootstrap=bootstrap)
+
+
+def test_every_score_lies_in_its_interval_and_more_confidence_widens_it(compared):
+    scores, sure = compared.scores(), compared.scores(bootstrap=Bootstrap(confidence=0.999))
+    expected = set(IN_PYTHON) | (set() if WITHOUT_JAVA else {"meteor"})
+    assert scores.intervals.keys() == expected | ({"spice"} if scores.spice is not None else set())
+    for name, (low, high) in scores.intervals.items():
+        assert low <= getattr(scores, name) <= high and low < high
+        assert sure.intervals[name][0] <= low and high <= sure.intervals[name][1]
+
+
+def test_a_slice_is_scored_like_a_corpus_but_for_the_n_gram_weights_of_cider(compared, stored_tokens):
+    rows = [0, 3, 7, 8]
+    own = score_captions([PREDICTIONS[i] for i in rows], [REFERENCES[i] for i in rows], "words")
+    slice_ = compare_captions(PREDICTIONS, REFERENCES, "words").scores(rows)
+    for name in ("bleu_1", "bleu_4", "rouge_l"):
+        assert getattr(slice_, name) == pytest.approx(getattr(own, name))
+    assert slice_.count == 4
+    assert slice_.cider == pytest.approx(np.array(STORED["each"]["cider"])[rows].mean())
+    assert slice_.cider != pytest.approx(own.cider)
+    if not WITHOUT_JAVA:
+        assert compared.scores(rows).meteor == pytest.approx(meteor_scores(compared.meteor[rows].sum(0)))
+    with pytest.raises(ValueError, match="at least one row"):
+        compared.scores([])
+
+
+@pytest.mark.parametrize(
+    ("predictions", "references", "message"),
+    [
+        ([], [], "at least one, got 0 and 0"),
+        (["a"], [], "as many predictions as lists of references, at least one, got 1 and 0"),
+        (["a"], ["a car"], "a list of references for each caption, got 'a car' for number 0"),
+        (["a", "b"], [["a"], []], r"a list of references for each caption, got \[\] for number 1"),
+        (["a"], [["a car", "..."]], r"every reference needs a word, got \['a car', '...'\] for caption 0"),
+    ],
+)
+def test_captions_that_cannot_be_compared_are_refused(predictions, references, message):
+    with pytest.raises(ValueError, match=message):
+        score_captions(predictions, references, "words")
+
+
+def test_an_unknown_tokenizer_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"a tokenizer of \('ptb', 'words'\), got 'bpe'"):
+        score_captions(["a"], [["a"]], "bpe")
+
+
+def test_the_missing_benchmark_is_named_with_its_install_command(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
+    with pytest.raises(ImportError, match=r"caption metrics need `pip install hmba-hf\[eval\]`"):
+        score_captions(["a"], [["a"]])
+
+
+def test_spice_downloads_nothing_and_says_what_it_needs(monkeypatch):
+    monkeypatch.setattr(get_stanford_models, "urlretrieve", lambda *_, **__: pytest.fail("a download"))
+    expected = (
+        "SPICE needs Java" if WITHOUT_JAVA else "SPICE needs Stanford CoreNLP 3.6.0, which `python -m pycocoeval"
+    )
+    if not (benchmark_folder() / "spice" / "lib" / "stanford-corenlp-3.6.0-models.jar").exists():
+        with pytest.raises(MetricUnavailable, match=expected):
+            spice_scores(["a"], [["a"]])
+
+
+@pytest.fixture
+def spice_jar(monkeypatch, tmp_path):
+    """A SPICE whose jar answers with the number of words of a caption, and not a number for an empty one."""
+
+    def run(command, cwd):
+        items = json.loads(Path(command[4]).read_text())
+        scores = [
+            {"image_id": item["image_id"], "scores": {"All": {"f": len(item["test"].split()) / 10 or None}}}
+            for item in reversed(items)
+        ]
+        Path(command[command.index("-out") + 1]).write_text(json.dumps(scores))
+
+    (tmp_path / "spice" / "lib").mkdir(parents=True)
+    (tmp_path / "spice" / "lib" / "stanford-corenlp-3.6.0-models.jar").touch()
+    monkeypatch.setattr("hmba_hf.metrics.java_metrics.benchmark_folder", lambda: tmp_path)
+    monkeypatch.setattr("hmba_hf.metrics.java_metrics.require_java", lambda _: None)
+    monkeypatch.setattr(spice, "get_stanford_models", lambda: None)
+    monkeypatch.setattr(subprocess, "check_call", run)
+    monkeypatch.setattr(spice, "TEMP_DIR", str(tmp_path / "temporary"))
+    monkeypatch.setattr(spice, "CACHE_DIR", str(tmp_path / "cache"))
+    return monkeypatch
+
+
+def test_spice_scores_come_in_the_order_of_the_captions(spice_jar):
+    captions = [" ".join(["car"] * (1 + index % 9)) for index in range(12)]
+    found = spice_scores(captions, [["car"]] * 12)
+    assert found.tolist() == [(1 + index % 9) / 10 for index in range(12)]
+
+
+def test_a_spice_that_is_not_defined_for_some_captions_is_absent_with_a_reason(spice_jar, stored_tokens):
+    spice_jar.setattr(captioning, "meteor_statistics", lambda *_: np.ones((len(PREDICTIONS), 23)))
+    scores = compare_captions(PREDICTIONS, REFERENCES, "ptb").scores()
+    assert scores.spice is None and scores.absent == {
+        "spice": "spice was left out: some captions give it nothing to compare"
+    }
+    rows = [index for index, text in enumerate(PREDICTIONS) if text]
+    defined = compare_captions(PREDICTIONS, REFERENCES, "ptb").scores(rows)
+    assert math.isfinite(defined.spice) and "spice" in defined.intervals
+
+
+def test_a_spice_that_fails_is_absent_with_its_error(spice_jar, stored_tokens):
+    def fail(command, cwd):
+        raise subprocess.CalledProcessError(1, command[:2])
+
+    spice_jar.setattr(subprocess, "check_call", fail)
+    with pytest.raises(MetricUnavailable, match="SPICE did not run: .*exit status 1"):
+        spice_scores(["a"], [["a"]])
+
+
+@pytest.mark.parametrize("options", [{"confidence": 1.0}, {"confidence": 0}, {"draws": 0}])
+def test_a_bootstrap_that_draws_nothing_is_refused(options):
+    with pytest.raises(ValueError, match=r"a confidence in \(0, 1\) and at least one draw"):
+        Bootstrap(**options)

@@ -1,0 +1,220 @@
+import json
+import sys
+
+import pytest
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.repocard_data import model_index_to_eval_results
+
+from hmba_hf.data.samples import BDDX_QUESTION
+from hmba_hf.metrics.bootstrap import Bootstrap
+from hmba_hf.metrics.captioning import score_captions
+from hmba_hf.scoring import (
+    ScoredRecords,
+    caption_parts,
+    format_table,
+    read_records,
+    to_eval_results,
+    to_model_index,
+)
+
+BOX = (0.25, 0.25, 0.75, 0.75)
+PRINTED = "[0.250,0.250,0.750,0.750]"
+QUICK = Bootstrap(draws=50)
+
+
+def record(number=0, answer=f"The red van{PRINTED} is cutting in.", **changes):
+    fields = {
+        "index": number,
+        "id": f"clip-{number}",
+        "split": "test",
+        "question": "Which object?",
+        "reference": "The red van<box> is cutting in.",
+        "boxes": [BOX],
+        "size": [100, 100],
+        "tags": [],
+        "answer": answer,
+        "error": None,
+    }
+    return fields | changes
+
+
+def drive(number, answer, reference):
+    return record(number, answer, question=BDDX_QUESTION, reference=reference, boxes=[])
+
+
+def score(records, **options):
+    return ScoredRecords(records, "words", QUICK, **options).summary()
+
+
+def test_boxes_and_captions_are_scored_apart_and_boxes_are_no_part_of_a_caption():
+    summary = score([record(0), record(1, "The red van is cutting in."), record(2, "A dog[0.1,0.2")])
+    assert summary["scores"]["mean_iou"] == pytest.approx(1 / 3)
+    assert summary["scores"]["unparsed"] == pytest.approx(2 / 3) and summary["scores"]["count"] == 3
+    expected = score_captions(
+        ["The red van is cutting in.", "The red van is cutting in.", "A dog"],
+        [["The red van is cutting in."]] * 3,
+        "words",
+    )
+    for name in ("bleu_1", "bleu_4", "rouge_l", "cider"):
+        assert summary["scores"][name] == pytest.approx(getattr(expected, name)), name
+    assert summary["tokenizer"] == "words" and summary["absent"].keys() == {"meteor", "spice"}
+    numbers = {name for name, value in summary["scores"].items() if isinstance(value, float)}
+    assert summary["intervals"].keys() == numbers
+    assert json.loads(json.dumps(summary)) == summary
+
+
+def test_action_and_justification_are_scored_apart():
+    records = [
+        drive(0, "The car stops\nbecause the light is red", "The car stops\nbecause the light is red"),
+        drive(1, "The car turns left", "The car turns left\nto reach the garage"),
+    ]
+    summary = score(records)
+    assert summary["scores"]["action_bleu_1"] == pytest.approx(1)
+    assert summary["scores"]["justification_rouge_l"] == pytest.approx(0.5)
+    assert "bleu_1" not in summary["scores"] and "mean_iou" not in summary["scores"]
+    assert caption_parts(records[1]) == {
+        "action_": ("The car turns left", "The car turns left"),
+        "justification_": ("", "to reach the garage"),
+    }
+
+
+def test_a_caption_of_two_lines_is_one_caption():
+    assert caption_parts(record(0, f"A van{PRINTED}\nstops")) == {"": ("A van\nstops", "The red van is cutting in.")}
+
+
+def test_a_tag_is_a_slice_and_a_split_a_corpus_of_its_own():
+    records = [
+        record(0, tags=["risk: van", "night"]),
+        record(1, "A dog.", tags=["risk: dog"], reference="The brown dog runs."),
+        record(2, "The truck stops.", tags=["night"], reference="A truck stops ahead.", split="validation"),
+        record(3, "A bus waits.", reference="The bus is waiting.", split="validation"),
+    ]
+    summary = score(records)
+    assert {tag: group["samples"] for tag, group in summary["tags"].items()} == {
+        "night": 2,
+        "risk: dog": 1,
+        "risk: van": 1,
+    }
+    assert summary["tags"]["risk: van"]["scores"]["mean_iou"] == pytest.approx(1)
+    assert summary["tags"]["risk: dog"]["scores"]["unparsed"] == 1
+    each = ScoredRecords(records, "words").each()
+    assert summary["tags"]["night"]["scores"]["cider"] == pytest.approx((each[0]["cider"] + each[2]["cider"]) / 2)
+    assert summary["splits"].keys() == {"test", "validation"}
+    assert summary["splits"]["test"] == score(records[:2])
+    assert "splits" not in summary["splits"]["test"]
+
+
+def test_a_slice_without_boxes_has_no_score_of_boxes():
+    records = [record(0, tags=["box"]), record(1, boxes=[], size=None, reference="A van stops.", tags=["none"])]
+    summary = score(records)
+    assert "mean_iou" in summary["tags"]["box"]["scores"] and "mean_iou" not in summary["tags"]["none"]["scores"]
+    assert summary["samples"] == {"answered": 2, "skipped": 0, "with_box": 1, "with_reference": 2}
+
+
+def test_the_right_object_is_picked_where_others_are_named():
+    others = [[0.0, 0.0, 0.2, 0.2]]
+    records = [record(0, others=others), record(1, "A[0.000,0.000,0.200,0.200]", others=others), record(2)]
+    assert score(records)["scores"]["picked"] == 0.5
+    assert score(records)["intervals"]["picked"] == [0.0, 1.0]
+    assert "picked" not in score([record(2)])["scores"]
+
+
+def test_skipped_samples_are_counted_and_not_scored():
+    skipped = {"index": 1, "id": None, "answer": None, "error": "OSError: no picture"}
+    summary = score([record(0), skipped])
+    assert summary["samples"] == {"answered": 1, "skipped": 1, "with_box": 1, "with_reference": 1}
+    assert summary["scores"]["mean_iou"] == pytest.approx(1) and "splits" not in summary
+
+
+@pytest.mark.parametrize("reference", ["", " \n", "...", "<box>"])
+def test_a_reference_without_a_word_is_left_out_and_nothing_to_score_is_no_error(reference):
+    summary = score([record(0, reference=reference, boxes=[])])
+    assert (summary["scores"], summary["intervals"], summary["tokenizer"]) == ({}, {}, None)
+    assert summary["samples"]["answered"] == 1 and summary["samples"]["with_reference"] == 0
+    mixed = score([record(0, reference=reference, boxes=[]), record(1)])
+    assert mixed["samples"]["with_reference"] == 1 and mixed["scores"]["rouge_l"] == pytest.approx(1)
+
+
+def test_a_box_without_the_size_of_its_frame_is_an_error_that_names_the_record():
+    with pytest.raises(ValueError, match="record clip-7: scoring its box needs size"):
+        score([record(7, size=None)])
+
+
+def test_without_the_caption_benchmark_boxes_are_scored_and_a_sentence_says_what_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocoevalcap", None)
+    summary = score([record(0)])
+    assert summary["scores"]["mean_iou"] == pytest.approx(1) and "bleu_1" not in summary["scores"]
+    assert summary["absent"] == {
+        "captions": "captions were left out: caption metrics need `pip install hmba-hf[eval]`"
+    }
+    assert summary["absent"]["captions"] in format_table(summary)
+
+
+def test_every_record_has_its_own_scores():
+    first, second, third = ScoredRecords([record(0), record(1, "A dog."), drive(2, "a\nb", "a\nb")], "words").each()
+    assert (first["id"], first["iou"], first["bleu_1"]) == ("clip-0", 1.0, pytest.approx(1))
+    assert (second["iou"], second["rouge_l"]) == (0.0, 0.0)
+    assert third.keys() >= {"action_bleu_1", "justification_cider"} and "iou" not in third
+
+
+def test_records_are_read_line_by_line(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(
+        '{"id": "a", "answer": "A\u2028car.", "reference": "A van."}\n{"error": "gone"}\n', encoding="utf-8"
+    )
+    records = read_records(path)
+    assert [one.get("id") for one in records] == ["a", None]
+    assert score(records)["scores"]["bleu_1"] > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected at least one record, got none"),
+        ("{}\n", r"line 1: expected a record with \('id', 'answer', 'reference'\), got '{}'"),
+        ('{"id": 1, "answer": "", "reference": ""}\n[1]\n', "line 2: expected a record"),
+        ('{"id": "a", "ans', "line 1: expected a JSON object, got "),
+    ],
+)
+def test_a_file_of_something_else_is_refused_with_the_line(tmp_path, text, message):
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_records(path)
+
+
+def test_results_go_to_a_model_card_and_come_back():
+    results = to_eval_results(score([record(0), record(1, "A dog.")]), "org/drama", "test", "0" * 40)
+    found = {result.metric_name: result for result in results}
+    assert found.keys() >= {"mIoU", "Acc@0.5", "BLEU-4", "CIDEr", "ROUGE-L"} and "METEOR" not in found
+    assert found["mIoU"].metric_value == pytest.approx(0.5) and "tokenizer" not in found["mIoU"].metric_args
+    arguments = found["BLEU-4"].metric_args
+    assert arguments["tokenizer"] == "words" and arguments["draws"] == 50 and len(arguments["interval"]) == 2
+    assert (arguments["answered"], arguments["skipped"]) == (2, 0)
+    assert {(one.dataset_name, one.dataset_split, one.dataset_revision) for one in results} == {
+        ("drama", "test", "0" * 40)
+    }
+    index = json.loads(json.dumps(to_model_index("hmba-drama", results)))
+    name, again = model_index_to_eval_results(index["model-index"])
+    assert name == "hmba-drama" and again == results
+    card = ModelCard.from_template(
+        ModelCardData(model_name=name, eval_results=again), template_str="---\n{{ card_data }}\n---\n"
+    )
+    assert ModelCard(str(card)).data.eval_results == results
+
+
+def test_results_of_actions_and_justifications_have_names_of_their_own():
+    results = to_eval_results(score([drive(0, "a b\nc", "a b\nc")]), "org/bddx", "test")
+    assert {result.metric_name for result in results} >= {"action BLEU-4", "justification CIDEr"}
+    assert {result.metric_type for result in results} == {"bleu", "rouge", "cider"}
+    assert to_model_index("none", []) == {"model-index": []}
+
+
+def test_the_table_has_a_line_for_each_score_and_one_for_each_reason():
+    summary = score([record(0, tags=["night"]), record(1, "A dog.")])
+    lines = format_table(summary).splitlines()
+    names = [line.split()[0] for line in lines[: len(summary["scores"])]]
+    assert names == list(summary["scores"])
+    assert any(line.split()[:3] == ["mean_iou", "0.500", "0.000"] for line in lines)
+    assert "night: 1 of 2 samples" in lines and "95% intervals of 50 resampled corpora" in lines
+    assert lines[-2:] == list(summary["absent"].values())
