@@ -35,6 +35,8 @@ MAY_IMPORT = {
     "visualization": set(),
     "training": {"models", "data", "metrics"},
     "evaluation": {"models", "data", "metrics"},
+    "flops": {"models"},
+    "studies": {"studies", "models", "data", "evaluation", "flops", "visualization"},
     "hub": {"models"},
 }
 # Imported for type checkers only, which makes the file travel with a saved processor.
