@@ -114,8 +114,9 @@ def learn_and_score(folder: Path, options: Mapping[str, Any], seed: int, steps: 
     if record.exists() and json.loads(record.read_text()) == recipe:
         print(f"{folder} is there and is not trained again")
     else:
-        for stale in (record, *folder.glob("test-*/*.json")):
-            stale.unlink(missing_ok=True)
+        record.unlink(missing_ok=True)
+        for stale in folder.glob("test-*"):  # answers and measurements of another model
+            shutil.rmtree(stale)
         launch = ("accelerate.commands.launch", "--cpu", "--num_processes", "1", "--mixed_precision", "no")
         run("finetune.py", launcher=("-m", *launch), model_name_or_path=BASE, output_dir=folder, **options)
         record.write_text(json.dumps(recipe, indent=1))

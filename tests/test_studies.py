@@ -186,9 +186,11 @@ def test_runs_are_shared_between_studies_and_repeated_only_if_they_would_be_othe
     assert scripts("baselines", "--motion", "order") == 8 * ["finetune.py", "evaluate.py"]
     assert all(command[command.index("--motion") + 1] == "order" for _, command in done)
     assert scripts("baselines") == [], "another motion has runs of its own"
-    recipe = tmp_path / "runs" / "runs" / "none-1-300" / "recipe.json"
-    recipe.write_text(recipe.read_text().replace('"base": "', '"base": "other'))
+    folder = tmp_path / "runs" / "runs" / "none-1-300"
+    (folder / "test-500" / "predictions.jsonl").write_text("")
+    (folder / "recipe.json").write_text((folder / "recipe.json").read_text().replace('"base": "', '"base": "other'))
     assert scripts("baselines") == ["finetune.py", "evaluate.py"], "what was there came from another base"
+    assert not (folder / "test-500" / "predictions.jsonl").exists(), "and so did its answers"
 
 
 def test_a_page_tells_what_has_not_been_run_and_needs_something_that_has(ablate, tmp_path):
