@@ -13,7 +13,7 @@ import argparse
 import subprocess
 from pathlib import Path
 
-from compare_adapters import learn_and_score, run
+from ablate import learn_and_score, run
 from PIL import Image
 from transformers import AutoModel
 
@@ -46,7 +46,7 @@ def main() -> None:
     scores = {}
     for name, adapter in (("current frame only", "none"), ("H-MBA", "mamba")):
         model = args.output_dir / f"{adapter}-{args.steps}"
-        scores[name] = learn_and_score(model, adapter, seed=0, steps=args.steps, clips=args.clips)
+        scores[name] = learn_and_score(model, {"adapter": adapter}, seed=0, steps=args.steps, clips=args.clips)
     loaded = AutoModel.from_pretrained(model)
     print(f"\n{model} loads as {type(loaded).__name__} with {loaded.num_parameters():,} parameters")
     pictures = describe_held_out_clips(model, args.output_dir)

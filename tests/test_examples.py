@@ -464,43 +464,6 @@ def test_the_demo_refuses_what_is_no_video_before_it_trains(name, call, monkeypa
     assert "error: --video: " in capsys.readouterr().err
 
 
-def test_adapters_are_compared_and_nothing_is_done_twice(tmp_path, call, capsys, monkeypatch):
-    ious = {"mamba-0": 0.6, "mamba-1": 0.8, "none-0": 0.25, "none-1": 0.25}
-    done = []
-
-    def pretend(command, check):
-        """Leave what the command would: a folder of a model, or the scores of one."""
-        script = next(Path(word).name for word in command if word.endswith(".py"))
-        folder = Path(command[command.index("--output_dir") + 1])
-        folder.mkdir(parents=True, exist_ok=True)
-        done.append((script, command))
-        if script == "evaluate.py":
-            scores = {"mean_iou": ious[folder.parent.name[: -len("-400")]], "accuracy": 0.5, "picked": 0.5}
-            (folder / "metrics.json").write_text(json.dumps({"scores": {**scores, "unparsed": 0.0}}))
-
-    monkeypatch.setattr(subprocess, "run", pretend)
-    words = ["--adapters", "mamba", "none", "--seeds", 0, 1, "--output_dir", tmp_path / "runs"]
-
-    def compare(*more):
-        done.clear()
-        call("compare_adapters.py", *words, *more)
-        return [script for script, _ in done]
-
-    assert compare() == 4 * ["finetune.py", "evaluate.py"]
-    table = (tmp_path / "runs" / "table.md").read_text()
-    assert "| mamba | 0.700 ± 0.141 | 0.500 ± 0.000 | 0.500 ± 0.000 | 0.000 ± 0.000 | 2 |" in table
-    assert "| none | 0.250 ± 0.000 |" in table and table.strip() in capsys.readouterr().out
-    assert ["--gate_learning_rate" in command for script, command in done if script == "finetune.py"] == [1, 1, 0, 0]
-    assert compare() == []
-    assert compare("--clips", 50) == 4 * ["evaluate.py"]
-    assert compare("--fusion", "add", "--branches", "temporal", "divided_space_time") == 4 * [
-        "finetune.py",
-        "evaluate.py",
-    ]
-    assert done[0][1][-5:] == ["--fusion", "add", "--branches", "temporal", "divided_space_time"]
-    assert compare("--clips", 50) == 4 * ["finetune.py", "evaluate.py"], "what was there came from other options"
-
-
 def test_the_shipped_base_is_small_and_finds_road_users_in_pictures():
     folder = EXAMPLES / "micro_base"
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 4 * 2**20

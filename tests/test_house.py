@@ -38,6 +38,8 @@ MAY_IMPORT = {
     "prediction": {"models", "data", "metrics", "evaluation"},
     "scoring": {"models", "data", "metrics", "evaluation"},
     "lmms_eval_plugin": {"models", "data", "metrics", "evaluation", "prediction", "scoring", "lmms_eval_plugin"},
+    "flops": {"models"},
+    "studies": {"studies", "models", "data", "evaluation", "flops", "visualization"},
     "hub": {"models"},
 }
 # Imported for type checkers only, which makes the file travel with a saved processor.

@@ -54,7 +54,14 @@ def test_the_fused_kernel_runs_on_a_cpu():
 
 
 def test_other_devices_run_the_portable_form():
-    assert scan_backends("meta") == scan_backends("mps") == ("portable",)
+    assert scan_backends("mps") == ("portable",)
+
+
+def test_shapes_are_told_on_the_meta_device_without_any_kernel(imported):
+    imported("cpu", fail(AssertionError("no kernel is wanted")))
+    inputs = {name: torch.as_tensor(x).to("meta") for name, x in scan_inputs(b=2, length=7, d=5, n=4).items()}
+    y, state = selective_scan(**{**inputs, "reverse": False})
+    assert y.is_meta and y.shape == (2, 7, 5) and state.shape == (2, 5, 4)
 
 
 def test_a_package_that_is_not_installed_is_passed_over_in_silence(imported, caplog):

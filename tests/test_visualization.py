@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hmba_hf.visualization import draw_answer, draw_boxes, plot_curves, write_report
+from hmba_hf.visualization import draw_answer, draw_boxes, plot_bars, plot_curves, write_report
 
 GREY = Image.new("RGB", (60, 40), (90, 90, 90))
 OBJECT = {"label": "", "box": {"xmin": 10, "ymin": 5, "xmax": 30, "ymax": 25}}
@@ -70,10 +70,22 @@ def test_curves_become_a_picture():
     assert picture.width > 600 and len(picture.convert("RGB").getcolors(100000)) > 10
 
 
+def test_bars_become_a_picture_with_a_dot_for_each_value():
+    one = plot_bars({"mIoU": {"T": [0.4, 0.6], "JST": [0.2]}}, "Branches")
+    assert one.width > 600
+    other = plot_bars({"mIoU": {"T": [0.3, 0.7], "JST": [0.2]}}, "Branches")
+    assert changed(one.convert("RGB"), other.convert("RGB")).any(), "the same mean of other values"
+    two = plot_bars({"mIoU": {"T": [0.4]}, "right object": {"T": [0.6], "DST": [0.9]}}, "Branches")
+    colours = {colour for _, colour in two.convert("RGB").getcolors(1 << 20)}
+    assert {(255, 45, 135), (0, 166, 255)} <= colours, "a colour for each series"
+
+
 def test_missing_matplotlib_is_named_with_its_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"pip install hmba-hf\[demo\]"):
         plot_curves({}, "a")
+    with pytest.raises(ImportError, match=r"pip install hmba-hf\[demo\]"):
+        plot_bars({}, "a")
 
 
 def test_a_report_holds_everything_it_shows_and_escapes_its_texts(tmp_path):

@@ -116,17 +116,47 @@ def _write_column(paragraphs: Sequence[tuple[str, str]], width: int) -> Picture:
 
 def plot_curves(curves: Mapping[str, Sequence[tuple[float, float]]], title: str, x_label: str = "step") -> Picture:
     """Plot named curves of `(x, y)` points in one picture; needs matplotlib."""
+    figure = _figure()
+    axes = figure.add_subplot(title=title, xlabel=x_label)
+    for number, (name, points) in enumerate(curves.items()):
+        axes.plot(*zip(*points, strict=True), label=name, color=_PALETTE[number % len(_PALETTE)], marker=".")
+    return _finish(figure)
+
+
+def plot_bars(bars: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Picture:
+    """Plot `{series: {group: values}}` as groups of bars, each as high as the mean of its values, which are its dots.
+
+    Needs matplotlib.
+    """
+    figure = _figure()
+    axes = figure.add_subplot(title=title)
+    groups = list(dict.fromkeys(group for series in bars.values() for group in series))
+    width = 0.8 / max(len(bars), 1)
+    for number, (name, series) in enumerate(bars.items()):
+        colour = _PALETTE[number % len(_PALETTE)]
+        for group, values in series.items():
+            x = groups.index(group) + (number - (len(bars) - 1) / 2) * width
+            label = name if group == next(iter(series)) else None
+            axes.bar(x, sum(values) / len(values), width, color=colour, alpha=0.5, label=label)
+            axes.plot([x] * len(values), values, ".", color=colour)
+    axes.set_xticks(range(len(groups)), groups)
+    return _finish(figure, loc="upper left", bbox_to_anchor=(1, 1))
+
+
+def _figure() -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("plotting curves needs `pip install hmba-hf[demo]`") from error
-    figure = Figure(figsize=(7, 3.6), dpi=120, layout="constrained")
-    axes = figure.add_subplot(title=title, xlabel=x_label)
-    for number, (name, points) in enumerate(curves.items()):
-        axes.plot(*zip(*points, strict=True), label=name, color=_PALETTE[number % len(_PALETTE)], marker=".")
+    return Figure(figsize=(7, 3.6), dpi=120, layout="constrained")
+
+
+def _finish(figure: Any, **legend: Any) -> Picture:
+    """Give the axes of a figure their grid and legend, and draw it."""
+    (axes,) = figure.axes
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, **legend)
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return Image.open(file)

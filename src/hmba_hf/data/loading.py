@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from typing import Any, overload
 
-from .micro_world import MicroWorld, MicroWorldConfig
+from .micro_world import MicroWorld, MicroWorldConfig, TwoTaskWorld
 from .samples import Sample, from_bddx_row, from_drama_row, import_datasets
 
 MICRO_WORLD = "micro-world"
+TWO_TASKS = "micro-world-two-tasks"
 DRAMA_COLUMNS = {"id", "frames", "width", "height", "question", "answer", "objects"}
 BDDX_COLUMNS = {"video", "video_id", "segment", "action", "justification"}
 
@@ -47,7 +48,8 @@ def load_samples(name: str, split: str, size: int | None = None, **world: Any) -
     """Load one split of a dataset.
 
     Args:
-        name: `"micro-world"`, or a folder or Hub id of a dataset in the DRAMA or the BDD-X schema.
+        name: `"micro-world"`, or `"micro-world-two-tasks"` for its risks and what its ego car does by turns, or a
+            folder or Hub id of a dataset in the DRAMA or the BDD-X schema.
         split: `"train"`, `"validation"` or `"test"`.
         size: this many samples from the start; all of a dataset, 10,000 clips of the micro-world when absent.
         world: values of `MicroWorldConfig`; they concern the micro-world alone.
@@ -57,8 +59,9 @@ def load_samples(name: str, split: str, size: int | None = None, **world: Any) -
     """
     if size is not None and size < 1:
         raise ValueError(f"at least one sample must be asked for, got size={size}")
-    if name == MICRO_WORLD:
-        return MicroWorld(MicroWorldConfig(**world), split, 10000 if size is None else size)
+    if name in (MICRO_WORLD, TWO_TASKS):
+        clips = MicroWorld(MicroWorldConfig(**world), split, 10000 if size is None else size)
+        return clips if name == MICRO_WORLD else TwoTaskWorld(clips)
     datasets = import_datasets()
     try:
         rows = datasets.load_dataset(name, split=split)

@@ -324,6 +324,20 @@ class MicroWorld(Sequence[Sample]):
         return np.random.Generator(np.random.SFC64(np.random.SeedSequence(self.config.seed, spawn_key=key)))
 
 
+class TwoTaskWorld(Sequence[Sample]):
+    """The clips of a world by turns with the question for the risk and with the one what the ego car does and why."""
+
+    def __init__(self, world: MicroWorld):
+        self.world = world
+
+    def __len__(self) -> int:
+        return len(self.world)
+
+    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+        """The risk sample of an even clip, the ego sample of an odd one."""
+        return self.world.ego_sample(index) if index % 2 else self.world[index]
+
+
 def _figures(users: Sequence[RoadUser], inward: Sequence[float], nearness: Sequence[float]) -> list[Figure]:
     places = zip(users, inward, nearness, strict=True)
     return [Figure(user.kind, user.colour, user.box(moved, grown)) for user, moved, grown in places]

@@ -56,8 +56,8 @@ def scan_backends(device: str) -> tuple[str, ...]:
     Raises:
         RuntimeError: if `HMBA_SCAN_BACKEND` names a backend that does not exist or does not work here.
     """
-    if device == "meta":  # where only shapes are asked for
-        return ("portable",)
+    if device == "meta":  # the operator of any fused kernel tells the shapes, without the kernel
+        return ("cpu", "portable")
     forced = os.environ.get(VARIABLE)
     choices = tuple(name for name in CHOICES.get(device, ()) if not isinstance(_load(name), Unavailable))
     if not forced:

@@ -1,0 +1,174 @@
+"""Ablate the adapter on the micro-world: the paper's tables and those that its readers ask for, from one command each.
+
+    python examples/ablate.py branches              # or several of: branches strides fusion baselines frames
+    python examples/ablate.py all                   #   degradation cost attention
+    python examples/ablate.py page                  # what has been run, on one page: benchmarks/results/studies.md
+
+Each run fine-tunes `examples/micro_base` with one thing of the paper preset changed, and answers about held-out clips;
+only motion tells which road user is the risk. A run that several studies ask for is done once, and one that is on
+disk is repeated only if its options or the base have changed: stop it at any time, and start it again. Each study
+prints a table and says where the order that the paper's design lets one expect does not hold; it leaves `table.md`,
+`results.json` and `plot.png` in its folder. All of it runs on the CPU, also where there is a GPU: the models are tiny,
+and the numbers of different machines can be compared. The micro-world's numbers say nothing about real roads.
+"""
+
+import argparse
+import hashlib
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hmba_hf.data.micro_world import MOTIONS
+from hmba_hf.studies.catalogue import DISCLAIMER, STUDIES, Study, write_page
+
+EXAMPLES = Path(__file__).parent
+BASE = EXAMPLES / "micro_base"
+DEFAULTS = {"motion": "symmetric", "per_device_train_batch_size": 32}
+PAGE = EXAMPLES.parent / "benchmarks" / "results" / "studies.md"
+
+
+def main() -> None:
+    """Run what is missing, then print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("studies", nargs="+", choices=[*STUDIES, "all", "page"], metavar="STUDY")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=300, help="of fine-tuning; twice as many for two tasks")
+    parser.add_argument("--batch_size", type=int, default=32, help="clips of a step")
+    parser.add_argument("--clips", type=int, default=500, help="held-out clips to evaluate on")
+    parser.add_argument("--motion", default=DEFAULTS["motion"], choices=MOTIONS)
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/studies"), help="for runs and results")
+    parser.add_argument("--page", type=Path, default=PAGE, help="what `page` writes")
+    args = parser.parse_args()
+    names = [*STUDIES] if "all" in args.studies else [name for name in args.studies if name != "page"]
+    for name in names:
+        run_study(name, STUDIES[name], args)
+    if "page" in args.studies:
+        collect(args.output_dir, args.page)
+
+
+def run_study(name: str, study: Study, args: argparse.Namespace) -> None:
+    """Do the runs of a study, print its table, and write all that it leaves."""
+    folder = args.output_dir / name
+    folder.mkdir(parents=True, exist_ok=True)
+    common = {"adapter": "mamba", "motion": args.motion, "per_device_train_batch_size": args.batch_size}
+    records: dict[str, list] = {label: [] for label in study.variants}
+    runs = [(label, seed) for label in study.variants for seed in args.seeds]
+    for number, (label, seed) in enumerate(runs, start=1):
+        print(f"\n{study.title}, run {number} of {len(runs)}: {label}, seed {seed}", flush=True)
+        records[label].append(record_run(name, study, {**common, **study.variants[label]}, seed, args))
+    table = study.tell(records)
+    (folder / "table.md").write_text(table)
+    command = shlex.join(["python", "examples/ablate.py", name, *changed_options(args)])
+    (folder / "results.json").write_text(json.dumps({"command": command, "records": records}, indent=1))
+    plot = folder / "plot.png"
+    try:
+        study.telling.draw(records, f"{study.title} (micro-world)").save(plot)
+    except ImportError as error:
+        plot.unlink(missing_ok=True)  # an older one shows other numbers
+        print(f"no plot: {error}")
+    print(f"\n{table}\n{DISCLAIMER}\nThe results are in {folder}.", flush=True)
+
+
+def record_run(
+    name: str, study: Study, options: Mapping[str, Any], seed: int, args: argparse.Namespace
+) -> dict[str, Any]:
+    """Fine-tune and evaluate one variant with one seed, unless that is done, and measure what the study adds."""
+    steps = args.steps * study.lengthen
+    folder = args.output_dir / "runs" / f"{run_name(options)}-{seed}-{steps}"
+    record: dict[str, Any] = {"scores": learn_and_score(folder, options, seed, steps, args.clips)}
+    if study.measure is not None:
+        measured = folder / f"test-{args.clips}" / f"{name}.json"
+        if not measured.exists():
+            print(f"\nmeasuring {name} of {folder}", flush=True)
+            measured.write_text(json.dumps(study.measure(folder, args.clips, args.motion)))
+        record[name] = json.loads(measured.read_text())
+    return record
+
+
+def run_name(options: Mapping[str, Any]) -> str:
+    """Name a run by its adapter and what else its options change."""
+    words = [options["adapter"]]
+    for name, value in options.items():
+        if name != "adapter" and value != DEFAULTS.get(name):
+            words.append(f"{name}_{'_'.join(map(str, value)) if isinstance(value, list) else value}")
+    return "-".join(words)
+
+
+def changed_options(args: argparse.Namespace) -> list[str]:
+    """Write the options that the numbers depend on."""
+    words = [f"--{name}={getattr(args, name)}" for name in ("steps", "batch_size", "clips", "motion")]
+    return ["--seeds", *map(str, args.seeds), *words]
+
+
+def learn_and_score(folder: Path, options: Mapping[str, Any], seed: int, steps: int, clips: int) -> dict[str, float]:
+    """Fine-tune the base with a fresh adapter and evaluate it on the CPU, unless that is done; return the scores."""
+    options = finetuning_options(options, seed, steps)
+    weights = hashlib.sha256((BASE / "model.safetensors").read_bytes()).hexdigest()
+    recipe = {"options": options, "base": weights}
+    record, metrics = folder / "recipe.json", folder / f"test-{clips}" / "metrics.json"
+    if record.exists() and json.loads(record.read_text()) == recipe:
+        print(f"{folder} is there and is not trained again")
+    else:
+        record.unlink(missing_ok=True)
+        for stale in folder.glob("test-*"):  # answers and measurements of another model
+            shutil.rmtree(stale)
+        launch = ("accelerate.commands.launch", "--cpu", "--num_processes", "1", "--mixed_precision", "no")
+        run("finetune.py", launcher=("-m", *launch), model_name_or_path=BASE, output_dir=folder, **options)
+        record.write_text(json.dumps(recipe, indent=1))
+    if not metrics.exists():
+        how = {"motion": options["motion"], "device_map": "cpu", "tokenizer": "words", "overwrite": True}
+        run("evaluate.py", model=folder, max_samples=clips, output_dir=metrics.parent, **how)
+    return json.loads(metrics.read_text())["scores"]
+
+
+def finetuning_options(options: Mapping[str, Any], seed: int, steps: int) -> dict[str, Any]:
+    """How to fine-tune on clips whose risk only motion tells; `options` add to it and go before it."""
+    gate = {"gate_learning_rate": 0.1} if options["adapter"] in ("mamba", "transformer") else {}
+    return {
+        **DEFAULTS,
+        **options,
+        "max_steps": steps,
+        "seed": seed,
+        "learning_rate": 5e-4,
+        "adapter_learning_rate": 2e-3,
+        **gate,
+        "warmup_steps": 20,
+        "logging_steps": 10,
+        "save_strategy": "no",
+        "dataloader_num_workers": 1,
+        "use_cpu": True,
+    }
+
+
+def run(script: str, launcher: Sequence[str] = (), **options: Any) -> None:
+    """Print and run one of the examples, as a user would type it."""
+    command = [*launcher, str(EXAMPLES / script)]
+    for name, value in options.items():
+        command += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    print(f"\n$ python {shlex.join(command)}", flush=True)
+    subprocess.run([sys.executable, *command], check=True)
+
+
+def collect(folder: Path, page: Path) -> None:
+    """Write the results of all studies that have been run to one page, their plots beside it."""
+    results: dict[str, Any] = {}
+    page.parent.mkdir(parents=True, exist_ok=True)
+    for name in STUDIES:
+        record, plot, copy = folder / name / "results.json", folder / name / "plot.png", f"{page.stem}_{name}.png"
+        if record.exists():
+            results[name] = {**json.loads(record.read_text()), "plot": copy if plot.exists() else None}
+            if plot.exists():
+                shutil.copyfile(plot, page.parent / copy)
+    if not results:
+        raise SystemExit(f"a folder with results of studies is wanted, got {folder}, which has none")
+    page.write_text(write_page(results))
+    print(f"{len(results)} of {len(STUDIES)} studies are on {page}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""What H-MBA costs in floating point operations, counted on the meta device, where nothing is computed.
+
+A multiply-add counts as two. What is counted:
+
+- products of matrices, convolutions and attention, by torch's `FlopCounterMode`; attention as if nothing were masked;
+- the scan, which torch does not know: `9 d n` for a step that is read, `7 d n` for one that only moves the state and
+  so lacks the multiply-add with `C`;
+- the convolution before it, `2 k d` for a step.
+
+Norms, activations, softmax, sums and means are not counted.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+from .models.configuration_hmba import HMBAConfig
+from .models.layers_adapter_state import AdapterState
+from .models.layers_temporal_adapter import TemporalAdapter
+from .models.modeling_hmba import HMBAForConditionalGeneration, HMBAModel
+from .models.ops_fused import NAMESPACE
+
+Shape = Sequence[int]
+
+
+def count_flops(call: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
+    """Count the operations of one call of a module, or of a function of modules, on the meta device.
+
+    Raises:
+        ValueError: if it returns a tensor of another device, whose scan may run in a form that cannot be counted.
+    """
+    operators = getattr(torch.ops, NAMESPACE)
+    formulas = {operators.selective_scan: _scan_flops, operators.causal_conv1d: _conv_flops}
+    # With gradients: torch's encoder layer has a way without them that the counter does not see.
+    with torch.enable_grad(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
+        result = call(*args, **kwargs)
+    for x in tree_leaves(result):
+        if isinstance(x, Tensor) and not x.is_meta:
+            raise ValueError(f"modules and tensors on the meta device are wanted, got a result on {x.device}")
+    return counter.get_total_flops()
+
+
+def answer_flops(config: HMBAConfig, num_frames: int | None = None, text_tokens: int = 64) -> dict[str, int]:
+    """Count what one clip and the first token of an answer cost, by part of the model.
+
+    Args:
+        config: of the model.
+        num_frames: frames of the clip; the config's when absent.
+        text_tokens: tokens of the prompt besides the `p` visual ones.
+
+    Returns:
+        Operations by `"vision_tower"` (all frames), `"adapter"`, `"projector"`, and `"language_model"` (it reads the
+        whole prompt and its head one token).
+    """
+    with torch.device("meta"):
+        model = HMBAForConditionalGeneration(config).eval()
+        frames, tower = _frame_features(config, num_frames or config.num_frames), model.model.vision_tower
+        size = (getattr(tower.config, "num_channels", 3), *config.frame_size)
+        pixels = torch.empty(1, frames.shape[1], *size)
+        width = model.get_input_embeddings().embedding_dim
+        prompt = torch.empty(1, config.num_patches + text_tokens, width)
+    language_model, last = model.model.language_model, prompt[:, -1]
+    read = count_flops(language_model, inputs_embeds=prompt, use_cache=True)
+    return {
+        "vision_tower": count_flops(model.get_frame_features, pixels),
+        "adapter": count_flops(model.model.temporal_adapter, frames),
+        "projector": count_flops(model.model.multi_modal_projector, frames[:, -1]),
+        "language_model": read + count_flops(model.lm_head, last),
+    }
+
+
+def adapter_flops(config: HMBAConfig, num_frames: int | None = None, is_stream: bool = False) -> dict[str, int]:
+    """Count what the adapter does for one clip, or for the next frames of a stream.
+
+    Args:
+        config: of the model.
+        num_frames: frames of the clip, or new frames of the stream; the config's when absent.
+        is_stream: whether a state comes before the frames and is left behind; needs an adapter with a state.
+
+    Returns:
+        Operations by `"context"` (the scans) and `"query"` (fusion and latent Mamba); a baseline has no query.
+    """
+    adapter, frames = _build_adapter(config), _frame_features(config, num_frames or config.num_frames)
+    state = AdapterState() if is_stream else None
+    whole = count_flops(adapter, frames, state)
+    if not isinstance(adapter, TemporalAdapter):
+        return {"context": whole, "query": 0}
+    context = count_flops(adapter.context, frames, state)
+    return {"context": context, "query": whole - context}
+
+
+def context_flops(config: HMBAConfig, num_frames: int | None = None) -> dict[str, int]:
+    """Count what each branch at each stride of an adapter costs a clip on its own, by `"branch/stride_n"`.
+
+    Together they may cost less: the strides of a branch share what does not depend on the stride.
+
+    Raises:
+        ValueError: if the adapter is a baseline, which has no branches.
+    """
+    if config.adapter != "mamba":
+        raise ValueError(f"an adapter with branches is wanted, 'mamba', got {config.adapter!r}")
+    frames, costs = _frame_features(config, num_frames or config.num_frames), {}
+    for stride in sorted(config.temporal_strides):
+        for branch in config.branches:
+            one = {"branches": [branch], "temporal_strides": [stride], "fusion": "add", "fusion_weights": None}
+            alone: Any = _build_adapter(HMBAConfig.from_dict({**config.to_dict(), **one}))
+            costs[f"{branch}/stride_{stride}"] = count_flops(alone.context, frames)
+    return costs
+
+
+def _build_adapter(config: HMBAConfig) -> torch.nn.Module:
+    with torch.device("meta"):
+        return HMBAModel(config).temporal_adapter.eval()
+
+
+def _frame_features(config: HMBAConfig, num_frames: int) -> Tensor:
+    return torch.empty(1, num_frames, config.num_patches, config.vision_config.hidden_size, device="meta")
+
+
+def _scan_flops(u: Shape, delta: Shape, A: Shape, B: Shape, C: Shape | None, *rest: Any, **kwargs: Any) -> int:
+    (b, length, d), n = u, A[1]
+    return b * d * n * (7 * length + (0 if C is None else 2 * C[1]))
+
+
+def _conv_flops(x: Shape, weight: Shape, *rest: Any, **kwargs: Any) -> int:
+    b, length, d = x
+    return 2 * b * length * d * weight[1]

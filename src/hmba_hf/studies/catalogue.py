@@ -1,0 +1,142 @@
+"""The studies by name: which runs each compares, what it measures of them, and how their results are told."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..data.loading import TWO_TASKS
+from .measuring import measure_attention, measure_cost, measure_degradation
+from .tables import ATTENTION, COST, DEGRADATION, SCORES, Records, Telling, compare, markdown_table
+
+DISCLAIMER = (
+    "The micro-world's numbers, of a model of less than a million parameters: they say nothing about real roads."
+)
+
+_HOW = (
+    "Each run fine-tunes `examples/micro_base` with the paper preset changed as its row says, and answers about "
+    "held-out clips; boxes are read from the generated text. Numbers are means and standard deviations over the "
+    "seeds. Below each table stands what the paper's design lets one expect, and whether it is so here."
+)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One question, and the runs that answer it.
+
+    Args:
+        title: of its table.
+        question: what it asks and how, in a sentence or two.
+        variants: by the label of a row, what the row changes of the paper preset: options of `finetune.py`.
+        expected: `(better, worse)` of what `telling.values` names, as the paper's design has it.
+        telling: how its records are told.
+        measure: of a run's folder, the number of held-out clips and the motion, what a record holds besides its
+            scores, under the study's name.
+        lengthen: how many times the usual number of steps a run takes.
+    """
+
+    title: str
+    question: str
+    variants: Mapping[str, Mapping[str, Any]]
+    expected: Sequence[tuple[str, str]] = ()
+    telling: Telling = SCORES
+    measure: Callable[[Path, int, str], dict[str, Any]] | None = None
+    lengthen: int = 1
+
+    def tell(self, records: Records) -> str:
+        """Write the table in Markdown, and below it whether what was expected is so."""
+        values = self.telling.values(records)
+        sentences = [compare(better, worse, values) for better, worse in self.expected]
+        remarks = "\n".join(f"- {sentence}" for sentence in self.telling.describe(records) + sentences)
+        return f"{markdown_table(self.telling.tabulate(records))}\n\n{remarks}".rstrip() + "\n"
+
+
+STUDIES = {
+    "branches": Study(
+        "Branches",
+        "Which of the three scans does the adapter need: T (frames pooled over patches), DST (patches over time, then "
+        "space), JST (all tokens at once)?",
+        {
+            "T": {"branches": ["temporal"]},
+            "DST": {"branches": ["divided_space_time"]},
+            "JST": {"branches": ["joint_space_time"]},
+            "T + DST + JST": {},
+        },
+        [("T + DST + JST", "T"), ("T + DST + JST", "DST"), ("T + DST + JST", "JST")],
+    ),
+    "strides": Study(
+        "Temporal strides",
+        "Do two temporal resolutions find more than one?",
+        {"1": {"temporal_strides": [1]}, "2": {"temporal_strides": [2]}, "1 and 2": {}},
+        [("1 and 2", "1"), ("1 and 2", "2")],
+    ),
+    "fusion": Study(
+        "Fusion",
+        "How should the current frame take from the contexts: by its query, by the released code's cosine, by adding "
+        "them up, or from all of them concatenated?",
+        {"query": {}, **{fusion: {"fusion": fusion} for fusion in ("cosine", "add", "concat")}},
+        [("query", "cosine"), ("query", "add"), ("query", "concat")],
+    ),
+    "baselines": Study(
+        "Adapters",
+        "What does H-MBA find that the current frame alone, the mean of the frames and self-attention over time do "
+        "not?",
+        {"mamba": {}, **{adapter: {"adapter": adapter} for adapter in ("none", "mean", "transformer")}},
+        [("mamba", "none"), ("mamba", "mean"), ("mamba", "transformer")],
+    ),
+    "frames": Study(
+        "Number of frames",
+        "Do more frames help? The same motion is drawn in 3, 5 or 9 frames.",
+        {"3": {"num_frames": 3}, "5": {}, "9": {"num_frames": 9}},
+        [("5", "3"), ("9", "5")],
+    ),
+    "degradation": Study(
+        "A spoilt current frame",
+        "What is left when blur, mud or darkness spoils the current frame and no other? The models are those of "
+        "`fusion` and have learned on clean frames. What is expected is said of the mean over the severities.",
+        {"query": {}, "add": {"fusion": "add"}},
+        [(f"query, {kind}", f"add, {kind}") for kind in ("blur", "occlusion", "darkness")],
+        DEGRADATION,
+        measure_degradation,
+    ),
+    "cost": Study(
+        "Cost against accuracy",
+        "What do frames and strides cost, and what do they bring? Full size is the same adapter on CLIP ViT-L/14, "
+        "whose operations are counted, not run.",
+        {
+            f"{frames} frames, {name}": {**({} if frames == 5 else {"num_frames": frames}), **strides}
+            for name, strides in {"stride 1": {"temporal_strides": [1]}, "strides 1 and 2": {}}.items()
+            for frames in (3, 5, 9)
+        },
+        telling=COST,
+        measure=measure_cost,
+    ),
+    "attention": Study(
+        "Where the query looks",
+        "How much of the query's attention goes to each branch at each stride, in clips with the risk question and in "
+        "clips with the description question? One model learns both, by turns. The adapter is not told the question: "
+        "a difference is one between the clips.",
+        {"risk and description": {"dataset_name": TWO_TASKS}},
+        telling=ATTENTION,
+        measure=measure_attention,
+        lengthen=2,
+    ),
+}
+
+
+def write_page(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """Write the results of studies, by name, as one Markdown page.
+
+    Each has its `"command"`, its `"records"`, and the file name of its `"plot"` or `None`. A study without results is
+    named as not run.
+    """
+    sections = ["# Studies", "", DISCLAIMER + " " + _HOW, ""]
+    for name, study in STUDIES.items():
+        sections += [f"## {study.title}", "", study.question, ""]
+        if name not in results:
+            sections += ["Not run.", ""]
+            continue
+        done = results[name]
+        plot = [f"![{study.title}]({done['plot']})", ""] if done["plot"] else []
+        sections += [f"`{done['command']}`", "", study.tell(done["records"]), *plot]
+    return "\n".join(sections).rstrip() + "\n"

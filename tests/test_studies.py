@@ -1,0 +1,216 @@
+"""The studies: their measures on tiny models, their words, and `ablate.py` with next to no training."""
+
+import json
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hmba_hf.data.loading import TWO_TASKS, load_samples
+from hmba_hf.data.micro_world import RISK_QUESTION, MicroWorld, MicroWorldConfig
+from hmba_hf.data.samples import BDDX_QUESTION
+from hmba_hf.models.layers_temporal_adapter import BRANCHES
+from hmba_hf.studies import catalogue
+from hmba_hf.studies.catalogue import STUDIES, Study, write_page
+from hmba_hf.studies.measuring import adapter_memory, attention_masses
+from hmba_hf.studies.tables import compare, markdown_table, spread
+from tiny_models import open_gate, tiny_model
+from tiny_processors import tiny_processor
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+WORLD = MicroWorld(MicroWorldConfig(frame_size=32), "test", 5)
+pytestmark = pytest.mark.timeout(900)
+
+LEARN = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--mixed_precision", "no"]
+
+
+@pytest.fixture
+def ablate(monkeypatch, tmp_path):
+    """Run `ablate.py` inside this process, for one seed."""
+
+    def run_here(script, *words):
+        monkeypatch.setattr(sys, "argv", [str(script), *map(str, words)])
+        monkeypatch.chdir(tmp_path)
+        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+
+    def run_example_here(command, check):
+        script = next(place for place, word in enumerate(command) if word.endswith(".py"))
+        assert command[:script] in ([sys.executable], [sys.executable, *LEARN]) and check
+        run_here(*command[script:])
+
+    monkeypatch.setattr(subprocess, "run", run_example_here)
+    return lambda *words: run_here("ablate.py", *words, "--output_dir", tmp_path / "runs")
+
+
+def scores(mean_iou=0.5, picked=0.75):
+    return {"mean_iou": mean_iou, "accuracy": 0.5, "picked": picked, "unparsed": 0.0}
+
+
+def test_the_querys_attention_to_all_contexts_sums_to_one():
+    model, processor = open_gate(tiny_model()), tiny_processor()
+    masses = attention_masses(model, processor, WORLD, batch_size=2)
+    assert list(masses) == [f"{branch}/stride_{stride}" for stride in (1, 2) for branch in model.config.branches]
+    assert sum(masses.values()) == pytest.approx(1) and min(masses.values()) > 0
+    assert attention_masses(model, processor, WORLD, batch_size=5) == pytest.approx(masses)
+    one = tiny_model(branches=["temporal"], temporal_strides=[3])
+    assert attention_masses(one, processor, WORLD) == pytest.approx({"temporal/stride_3": 1})
+
+
+def test_attention_is_refused_of_a_fusion_without_it():
+    with pytest.raises(ValueError, match="whose query attends is wanted, fusion 'query', got 'add'"):
+        attention_masses(tiny_model(fusion="add"), tiny_processor(), WORLD)
+
+
+def test_two_tasks_come_by_turns():
+    samples = load_samples(TWO_TASKS, "test", 4, frame_size=32)
+    assert [sample.question for sample in samples] == 2 * [RISK_QUESTION, BDDX_QUESTION]
+    assert (samples[2].answer, samples[3].answer) == (WORLD[2].answer, WORLD.ego_sample(3).answer)
+
+
+def test_numbers_are_told_with_their_spread():
+    assert spread([0.5, 0.7]) == "0.600 ± 0.141" and spread([0.25]) == "0.250" and spread([3.0, 3.0], 1) == "3.0 ± 0.0"
+    assert markdown_table([{"a": 1, "b": "x"}, {"a": 2, "b": "y"}]) == "| a | b |\n|---|---|\n| 1 | x |\n| 2 | y |"
+
+
+def test_an_order_that_does_not_hold_is_told():
+    values = {"high": [0.6, 0.62], "low": [0.3, 0.34], "near": [0.5, 0.7]}
+    assert compare("high", "low", values) == "`high` above `low`: so it is, by 0.290."
+    assert compare("low", "high", values) == "`low` above `high`: **not so**, it is below by 0.290."
+    assert compare("high", "near", values).startswith("`high` above `near`: undecided, they differ by +0.010 and")
+
+
+@pytest.mark.parametrize("study", STUDIES.values(), ids=STUDIES)
+def test_what_a_study_expects_is_among_its_rows(study):
+    if study.measure is None:
+        rows = set(study.variants)
+        assert {row for pair in study.expected for row in pair} <= rows
+    assert len({json.dumps(variant) for variant in study.variants.values()}) == len(study.variants)
+
+
+def test_adapters_memory_is_that_of_its_results_at_least(tmp_path):
+    if not Path("/proc/self/clear_refs").exists():
+        pytest.skip("the system does not tell")
+    tiny_model().save_pretrained(tmp_path)
+    tiny_processor().save_pretrained(tmp_path)
+    assert 2**14 < adapter_memory(tmp_path) < 2**28
+
+
+def test_every_study_runs_from_training_to_table_and_plot(ablate, tmp_path, capsys, monkeypatch):
+    """One variant besides the paper preset for each study, one step, two clips: enough to go all the way."""
+    few = {}
+    for name, study in STUDIES.items():
+        labels = [*study.variants][:1] + [*study.variants][-1:]
+        kept = {label: study.variants[label] for label in labels}
+        expected = [pair for pair in study.expected if {row.split(",")[0] for row in pair} <= set(kept)]
+        few[name] = Study(study.title, study.question, kept, expected, study.telling, study.measure, study.lengthen)
+    monkeypatch.setattr(catalogue, "STUDIES", few)
+    words = ["--steps", 1, "--batch_size", 2, "--clips", 2, "--seeds", 0]
+    ablate("all", *words)
+    printed = capsys.readouterr().out
+    for name, study in few.items():
+        folder = tmp_path / "runs" / name
+        table = (folder / "table.md").read_text()
+        assert table in printed and table.count("\n|") >= 2
+        results = json.loads((folder / "results.json").read_text())
+        assert (
+            results["records"].keys() == study.variants.keys() and f"ablate.py {name} --seeds 0" in results["command"]
+        )
+        with Image.open(folder / "plot.png") as plot:
+            assert plot.width > 600
+    assert "say nothing about real roads" in printed and "`query, blur` above `add, blur`: " in printed
+    check_measures(tmp_path / "runs")
+    ablate("all", "page", *words, "--page", tmp_path / "page.md")
+    assert "$ python" not in capsys.readouterr().out, "nothing is done twice"
+    page = (tmp_path / "page.md").read_text()
+    assert page.count("\n## ") == page.count("![") == len(STUDIES) and "say nothing about real roads" in page
+    assert all((tmp_path / name).exists() for name in re.findall(r"!\[.*?\]\((.*?)\)", page))
+
+
+def check_measures(folder):
+    """Look at what the three studies measure that measure more than scores."""
+
+    def records(name):
+        return json.loads((folder / name / "results.json").read_text())["records"]
+
+    for runs in records("degradation").values():
+        kinds = runs[0]["degradation"]
+        assert list(kinds) == ["blur", "occlusion", "darkness"]
+        assert all(list(severities) == ["0.25", "0.5", "1.0"] for severities in kinds.values())
+    few, many = (runs[0]["cost"] for runs in records("cost").values())  # 3 frames, stride 1; 9 frames, strides 1 and 2
+    assert few["flops"]["adapter"] < many["flops"]["adapter"] and few["adapter_memory"] != many["adapter_memory"]
+    assert few["full_size_flops"]["vision_tower"] * 3 == many["full_size_flops"]["vision_tower"]
+    (runs,) = records("attention").values()
+    for kind in ("risk", "description", "fresh"):
+        assert sum(runs[0]["attention"][kind].values()) == pytest.approx(1)
+    assert runs[0]["attention"]["risk"] != runs[0]["attention"]["description"]
+
+
+def test_runs_are_shared_between_studies_and_repeated_only_if_they_would_be_others(
+    ablate, tmp_path, monkeypatch, capsys
+):
+    ious = {"mamba": 0.6, "none": 0.25, "mean": 0.25, "transformer": 0.65}
+    done = []
+
+    def pretend(command, check):
+        """Leave what the command would: a folder of a model, or the scores of one."""
+        script = next(Path(word).name for word in command if word.endswith(".py"))
+        folder = Path(command[command.index("--output_dir") + 1])
+        folder.mkdir(parents=True, exist_ok=True)
+        done.append((script, command))
+        if script == "evaluate.py":
+            mean_iou = ious.get(folder.parent.name.split("-")[0], 0.5) + 0.1 * int(folder.parent.name.split("-")[-2])
+            (folder / "metrics.json").write_text(json.dumps({"scores": scores(mean_iou)}))
+
+    monkeypatch.setattr(subprocess, "run", pretend)
+
+    def scripts(*words):
+        done.clear()
+        ablate(*words, "--seeds", 0, 1)
+        return [script for script, _ in done]
+
+    assert scripts("baselines") == 8 * ["finetune.py", "evaluate.py"]
+    table = (tmp_path / "runs" / "baselines" / "table.md").read_text()
+    assert "| mamba | 0.650 ± 0.071 | 0.500 ± 0.000 | 0.750 ± 0.000 | 0.000 ± 0.000 | 2 |" in table
+    assert "`mamba` above `none`: so it is, by 0.350." in table
+    assert "`mamba` above `transformer`: undecided" in table and table in capsys.readouterr().out
+    gates = ["--gate_learning_rate" in command for script, command in done if script == "finetune.py"]
+    assert gates == 2 * [True] + 4 * [False] + 2 * [True]
+    assert scripts("baselines") == []
+    assert scripts("branches") == 6 * ["finetune.py", "evaluate.py"], "the paper preset has been run"
+    assert [command[command.index("--branches") + 1] for _, command in done[::4]] == list(BRANCHES)
+    assert scripts("baselines", "--clips", 50) == 8 * ["evaluate.py"]
+    assert scripts("baselines", "--motion", "order") == 8 * ["finetune.py", "evaluate.py"]
+    assert all(command[command.index("--motion") + 1] == "order" for _, command in done)
+    assert scripts("baselines") == [], "another motion has runs of its own"
+    folder = tmp_path / "runs" / "runs" / "none-1-300"
+    (folder / "test-500" / "predictions.jsonl").write_text("")
+    (folder / "recipe.json").write_text((folder / "recipe.json").read_text().replace('"base": "', '"base": "other'))
+    assert scripts("baselines") == ["finetune.py", "evaluate.py"], "what was there came from another base"
+    assert not (folder / "test-500" / "predictions.jsonl").exists(), "and so did its answers"
+
+
+def test_a_page_tells_what_has_not_been_run_and_needs_something_that_has(ablate, tmp_path):
+    with pytest.raises(SystemExit, match="a folder with results of studies is wanted, got .*runs, which has none"):
+        ablate("page", "--page", tmp_path / "page.md")
+    records = {label: [{"scores": scores(0.5 + i / 10)}] for i, label in enumerate(STUDIES["strides"].variants)}
+    page = write_page({"strides": {"command": "python a.py strides", "records": records, "plot": None}})
+    assert page.count("Not run.") == len(STUDIES) - 1
+    assert "`python a.py strides`" in page and "| 1 and 2 | 0.700 |" in page and "![" not in page
+
+
+def test_a_study_without_matplotlib_says_how_to_get_its_plot(ablate, tmp_path, monkeypatch, capsys):
+    def pretend(command, check):
+        folder = Path(command[command.index("--output_dir") + 1])
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "metrics.json").write_text(json.dumps({"scores": scores()}))
+
+    monkeypatch.setattr(subprocess, "run", pretend)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    ablate("strides", "--seeds", 0)
+    assert "no plot: plotting curves needs `pip install hmba-hf[demo]`" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "strides" / "table.md").exists()
+    assert not (tmp_path / "runs" / "strides" / "plot.png").exists()
