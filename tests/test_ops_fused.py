@@ -142,16 +142,18 @@ print(conv_forward(torch.ones(1, 1, 16), torch.ones(16, 1), torch.zeros(16), Non
     assert run() == (pytest.approx(0.5, abs=1e-3), True)
 
 
-def test_nan_in_one_row_stays_there():
-    inputs = {
-        k: v.detach() for k, v in large_inputs(b=9, d=133, without=("mask", "reverse")).items() if torch.is_tensor(v)
-    }
-    inputs["u"][4, 20:] = torch.nan
-    leaves = {k: v.requires_grad_() for k, v in inputs.items()}
-    y, _ = selective_scan(**leaves)
-    y.nan_to_num().sum().backward()
-    for name in ("u", "delta", "B", "C", "z"):
-        others = torch.arange(9) != 4
+@pytest.mark.parametrize("n", [16, 3])
+def test_nan_in_one_row_stays_there(n):
+    inputs = large_inputs(b=130, length=5, d=133, n=n, without=("mask", "reverse"))
+    leaves = {k: v.detach() for k, v in inputs.items() if torch.is_tensor(v)}
+    leaves["u"][64, 2:] = torch.nan
+    for leaf in leaves.values():
+        leaf.requires_grad_()
+    y, state = selective_scan(**leaves)
+    others = torch.arange(130) != 64
+    assert y[others].isfinite().all() and state[others].isfinite().all()
+    (y.nan_to_num().sum() + state[others].sum() + 0 * state[64].nan_to_num().sum()).backward()
+    for name in ("u", "delta", "B", "C", "z", "state"):
         assert leaves[name].grad[others].isfinite().all(), name
 
 

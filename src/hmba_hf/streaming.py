@@ -86,11 +86,13 @@ class VideoStream:
         In recurrent mode, go on from what another stream has seen if its state is given.
 
         Raises:
-            ValueError: if the state is not one of this model's adapter, with these weights, for one stream.
+            ValueError: if the state is not one of this model's adapter for one stream, or was made by other weights,
+                where these are in memory; `AdapterState(state.tensors)` is taken for a state of whatever weights.
         """
-        self._weights = "" if self.mode == "window" else _digest(self.model)
+        weights = "" if self.mode == "window" else _digest(self.model)
         if state is not None:
-            state = self._checked(state)
+            state = self._checked(state, weights)
+        self._weights = weights
         self._window: deque[Tensor] = deque(maxlen=self.num_frames if self.mode == "window" else 1)
         self._before: AdapterState | None = state or AdapterState()  # what was seen before the current frame
         self._features: HMBAVideoFeatures | None = None  # of the current frame, once they are asked for
@@ -227,7 +229,7 @@ class VideoStream:
             self._prefix = prefix, cache
         return copy.deepcopy(self._prefix[1])
 
-    def _checked(self, state: AdapterState) -> AdapterState:
+    def _checked(self, state: AdapterState, weights: str) -> AdapterState:
         if self.mode != "recurrent":
             raise ValueError(f"a stream goes on from a state in recurrent mode only, got mode={self.mode!r}")
         config, state = self.model.config, state.to(self._pipeline.device)
@@ -235,25 +237,29 @@ class VideoStream:
         with torch.no_grad():
             blank = torch.zeros(1, 1, config.num_patches, config.vision_config.hidden_size, **like)
             self.model.adapt_frame_features(blank, state, read_out=False)
-        if state.weights and self._weights and state.weights != self._weights:
+        if state.weights and weights and state.weights != weights:
             raise ValueError(
-                f"a state of this very model is wanted, with weights {self._weights}, got one made by others, "
+                f"a state of this very model is wanted, with weights {weights}, got one made by others, "
                 f"{state.weights}"
             )
         return state
 
 
 def _digest(model: nn.Module) -> str:
-    """Return a digest of some numbers of each weight that a state depends on; empty if they are not in memory."""
+    """Return a digest of some numbers of each weight that a state depends on; empty if they are not in memory.
+
+    Devices, compiling and a move from float32 to bfloat16 leave it as it is; what PEFT adds or wraps does not.
+    """
     digest = hashlib.sha256()
-    for name, weight in model.state_dict().items():
-        part = PARTS_OF_A_STATE.search(name)
+    for name, weight in model.named_parameters():
+        place = name.replace("_orig_mod.", "")
+        part = PARTS_OF_A_STATE.search(place)
         if part is None:
             continue
         if weight.is_meta:
             return ""
-        numbers = weight.flatten()[:: -(-weight.numel() // WEIGHTS_READ)]
-        digest.update(f"{name[part.start() :]} {tuple(weight.shape)} {numbers.tolist()}".encode())
+        some = weight.detach().flatten()[:: max(1, -(-weight.numel() // WEIGHTS_READ))]
+        digest.update(f"{place[part.start() :]} {tuple(weight.shape)} {some.to(torch.bfloat16).tolist()}".encode())
     return digest.hexdigest()[:16]
 
 

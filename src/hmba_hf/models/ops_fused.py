@@ -169,11 +169,10 @@ def _save_scan(ctx: Any, inputs: tuple, output: tuple) -> None:
 
 
 def _differentiate_scan(ctx: Any, grad_y: Any, grad_end: Any, grad_starts: Any) -> tuple:
-    tensors = ctx.saved_tensors
-    gradients = _scan_backward(
-        grad_y, grad_end if ctx.returns_state else None, *tensors, ctx.reverse, ctx.chunk, ctx.backend
-    )
-    return *(g if x is not None else None for x, g in zip(tensors, gradients, strict=False)), *[None] * 5
+    *inputs, mask, starts = ctx.saved_tensors
+    grad_end = grad_end if ctx.returns_state else None
+    gradients = _scan_backward(grad_y, grad_end, *inputs, mask, starts, ctx.reverse, ctx.chunk, ctx.backend)
+    return *(None if x is None else g for x, g in zip(inputs, gradients, strict=True)), *[None] * 5
 
 
 _scan.register_autograd(_differentiate_scan, setup_context=_save_scan)

@@ -100,14 +100,15 @@ def _scan_in_two(
     return_last_state: bool,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Scan the steps without output, then those with."""
-    result: Any
-    result = None, state
-    outputs = ((None, None, None), True), ((C, D, z), return_last_state)
-    for part, (output, goes_on) in zip(_parts(u, C, reverse), outputs, strict=True):
+    before, last = _parts(u, C, reverse)
+
+    def scan(part: slice, state: Any, output: Any, goes_on: bool) -> tuple[Tensor | None, Tensor | None]:
         hidden = None if mask is None else mask[:, part]
-        inputs = u[:, part], delta[:, part], A, B[:, part]
-        result = selective_scan(*inputs, *output, delta_bias, result[1], hidden, reverse, goes_on)
-    return result
+        inputs: Any = u[:, part], delta[:, part], A, B[:, part], *output, delta_bias, state, hidden, reverse, goes_on
+        return selective_scan(*inputs)
+
+    state = scan(before, state, (None, None, None), True)[1]
+    return scan(last, state, (C, D, z), return_last_state)
 
 
 def selective_scan_reference(
@@ -322,8 +323,10 @@ def _finish(read: Tensor, u: Tensor, D: Tensor | None, z: Tensor | None) -> Tens
 
 def _check_shapes(u: Tensor, A: Tensor, **others: Tensor | None) -> None:
     """Raise a `ValueError` that names the first argument whose shape does not fit `u` and `A`."""
-    if u.ndim != 3 or A.ndim != 2 or A.shape[0] != u.shape[2]:
-        raise ValueError(f"u must be (b, l, d) and A (d, n), got {tuple(u.shape)} and {tuple(A.shape)}")
+    if u.ndim != 3 or A.ndim != 2 or A.shape[0] != u.shape[2] or A.shape[1] < 1:
+        raise ValueError(
+            f"u must be (b, l, d) and A (d, n) with a state or more, got {tuple(u.shape)}, {tuple(A.shape)}"
+        )
     (b, length, d), n, C = u.shape, A.shape[1], others["C"]
     reads = C.shape[1] if C is not None and C.ndim == 3 and C.shape[1] <= length else length
     wanted: dict[str, tuple[int, ...]] = {

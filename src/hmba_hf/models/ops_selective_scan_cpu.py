@@ -507,12 +507,14 @@ def _add_four(x: Any, o: int, four: Any) -> None:
 def _read_states(source: Any, offset: int, channels: int, tile: Any, size: Any) -> None:
     """Read the states of a tile, whose rows are `channels` apart, into `(columns, padded n)`; a column is some lanes.
 
-    Whole lanes are written, zeros beyond the width: what a task before left there must not be met.
+    Whole lanes are written, zeros beyond the width and for states that do not exist: what a row or a task before left
+    there must not be met.
     """
     n, padded, width = size
-    for k in range(n):
+    for k in range(padded):
         for c in range(0, width, LANES):
-            store(tile, c * padded + k * LANES, LANES, load(source, offset + k * channels + c, width - c))
+            count = width - c if k < n else 0
+            store(tile, c * padded + k * LANES, LANES, load(source, offset + k * channels + c, count))
 
 
 @compiled
