@@ -85,3 +85,11 @@ def test_the_benchmark_of_long_streams_trains_two_models_and_asks_them(tmp_path)
     assert [(r["model"], r["frames"]) for r in records] == [
         (m, n) for m in ("clips", "streams") for n in ("window", 5, 60)
     ]
+
+
+def test_the_benchmark_of_cached_features_checks_the_losses_and_compares_epochs(tmp_path):
+    printed = run("cached_features.py", "--quick", "--output_dir", tmp_path)
+    assert columns(printed)[0][:5] == ["model", "clips", "epoch with the tower", "epoch on cached features", "ratio"]
+    (record,) = json.loads((tmp_path / "results.json").read_text())["epochs"]
+    assert record["error"] <= 1e-5 and record["clips"] == 16 and record["ratio"] > 0
+    assert len(record["tower"]) == len(record["cached"]) == 2

@@ -236,12 +236,12 @@ def test_finetuning_can_be_resumed(base, tmp_path, call):
 def test_the_options_of_the_adapter_and_the_world_reach_model_and_clips(base, tmp_path, call, monkeypatch, capsys):
     seen = []
 
-    def note(collator, samples):
-        seen.extend((sample.id, len(sample.frames)) for sample in samples)
-        return collate(collator, samples)
+    def note(collator, sample):
+        seen.append((sample.id, len(sample.frames)))
+        return encode(collator, sample)
 
-    collate = SampleCollator.__call__
-    monkeypatch.setattr(SampleCollator, "__call__", note)
+    encode = SampleCollator.encode
+    monkeypatch.setattr(SampleCollator, "encode", note)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     options = ["--adapter", "mamba", "--fusion", "add", "--branches", "temporal", "divided_space_time"]
     options += ["--temporal_strides", 1, 3, "--num_frames", 8, "--motion", "order", "--world_seed", 7]

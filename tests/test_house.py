@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "metrics": {"metrics"},
     "streaming": {"models"},
     "visualization": set(),
-    "training": {"models", "data", "metrics"},
+    "training": {"training", "models", "data", "metrics", "evaluation", "scoring", "visualization"},
     "evaluation": {"models", "data", "metrics"},
     "prediction": {"models", "data", "metrics", "evaluation"},
     "scoring": {"models", "data", "metrics", "evaluation"},

@@ -361,7 +361,8 @@ MISFITS = {
     "mask with a hole": ({"frame_mask": torch.tensor([[1, 0, 1, 1, 1]])}, MASK_PATTERN),
     "mask at the end": ({"frame_mask": torch.tensor([[1, 1, 1, 1, 0]])}, MASK_PATTERN),
     "mask of all": ({"frame_mask": torch.zeros(1, 5)}, MASK_PATTERN),
-    "features too": ({"mm_encoder_outputs": {"video": 1}}, "either pixel_values_videos or mm_encoder_outputs"),
+    "features too": ({"mm_encoder_outputs": {"video": 1}}, "one of pixel_values_videos, frame_features and mm_encod"),
+    "frames too": ({"frame_features": torch.zeros(1, 5, 4, 32)}, "one of pixel_values_videos, frame_features and mm"),
 }
 
 
@@ -379,3 +380,49 @@ def test_forward_compiles_as_one_graph():
         # The graph is what the model is responsible for; generating code for it takes minutes on a small CPU.
         compiled = torch.compile(model, fullgraph=True, backend="eager")
         assert_close(compiled(**inputs).logits, wanted, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("adapter", ["mamba", "none", "mean", "transformer"])
+def test_frame_features_stand_for_pixels(adapter):
+    model = tiny_model(adapter=adapter)
+    if adapter == "mamba":
+        open_gate(model)
+    inputs = tiny_inputs(batch=2, labels=tiny_inputs(batch=2)["input_ids"])
+    inputs["frame_mask"] = torch.tensor([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1]], dtype=torch.bool)
+    wanted = model(**inputs)
+    features = model.get_frame_features(inputs.pop("pixel_values_videos"))
+    found = model(**inputs, frame_features=features)
+    assert torch.equal(found.logits, wanted.logits) and torch.equal(found.loss, wanted.loss)
+    assert found.adapter_attentions is None
+    told = model(**inputs, frame_features=features, output_attentions=True).adapter_attentions
+    assert bool(told) == (adapter == "mamba")
+
+
+def test_an_answer_is_generated_from_frame_features():
+    model = open_gate(tiny_model())
+    inputs = tiny_inputs(batch=2, frames=4, videos=2)
+    options = {"max_new_tokens": 4, "do_sample": False, "num_beams": 2, "num_return_sequences": 2}
+    wanted = model.generate(**inputs, **options)
+    features = model.get_frame_features(inputs.pop("pixel_values_videos"))
+    assert torch.equal(model.generate(**inputs, frame_features=features, **options), wanted)
+    mask = torch.ones(4, 4, dtype=torch.bool)
+    assert torch.equal(model.generate(**inputs, frame_features=features, frame_mask=mask, **options), wanted)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (torch.zeros(1, 5, 3, 32), r"must be \(videos, frames, 4, 32\), got \(1, 5, 3, 32\)"),
+        (torch.zeros(1, 5, 4, 16), r"must be \(videos, frames, 4, 32\), got \(1, 5, 4, 16\)"),
+        (torch.zeros(1, 0, 4, 32), r"must be \(videos, frames, 4, 32\), got \(1, 0, 4, 32\)"),
+        (torch.zeros(5, 4, 32), r"must be \(videos, frames, 4, 32\), got \(5, 4, 32\)"),
+        (torch.full((1, 5, 4, 32), torch.nan), "frame_features must be finite"),
+    ],
+)
+def test_features_that_cannot_be_the_towers_are_refused(features, message):
+    inputs = tiny_inputs()
+    del inputs["pixel_values_videos"]
+    with pytest.raises(ValueError, match=message):
+        tiny_model()(**inputs, frame_features=features)
+    with pytest.raises(ValueError, match=message):
+        tiny_model().generate(**inputs, frame_features=features)

@@ -8,24 +8,11 @@ from transformers import TrainingArguments
 from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
 from hmba_hf.training import PARTS, AdapterTrainer, part_of, set_trainable
+from tiny_bases import SHORT_TEMPLATE
 from tiny_models import open_gate, tiny_model
 from tiny_processors import tiny_processor
 
 WORLD = MicroWorldConfig(frame_size=32)
-# Vicuna's system sentence would be most of a prompt of one token for each character.
-SHORT_TEMPLATE = """\
-{%- for message in messages -%}
-    {%- for block in message['content'] -%}
-        {%- if message['role'] == 'assistant' -%}
-            {%- generation -%}{{- block['text'] ~ eos_token -}}{%- endgeneration -%}
-        {%- else -%}
-            {{- block['text'] ~ ' ' if block['type'] == 'text' else '<video>' -}}
-        {%- endif -%}
-    {%- endfor -%}
-{%- endfor -%}
-"""
-
-
 GATE = "model.temporal_adapter.gate"
 
 

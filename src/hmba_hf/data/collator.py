@@ -1,14 +1,18 @@
 """Samples to a batch, through a given processor."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
+from torch.nn.utils.rnn import pad_sequence
 
+from .cached_features import CachedSample
 from .samples import BOX_MARKER, Sample, fill_boxes
 
 IGNORE_INDEX = -100  # PyTorch's cross entropy skips these labels
+_BLANK = Image.new("RGB", (1, 1))
 
 
 @dataclass
@@ -16,40 +20,86 @@ class SampleCollator:
     """Turn samples into the inputs of a model in training: those of the processor, and `labels`, `(b, l)`.
 
     Labels are the input ids where the processor's chat template marks the assistant's words, -100 elsewhere.
-    Sequences are padded on the right; videos are sampled as the processor's video processor says.
+    Sequences are padded on the right; videos are sampled as the processor's video processor says. A sample of cached
+    features has `frame_features`, `(b, t, p, d)`, in the place of its pixels.
+
+    Args:
+        processor: of the model.
+        max_length: most tokens of a sample; a longer one is refused, since nothing is ever cut off.
     """
 
     processor: Any
+    max_length: int | None = None
 
-    def __call__(self, samples: Sequence[Sample]) -> dict[str, torch.Tensor]:
-        """Build one batch; a sample without any token to learn from raises `ValueError`."""
-        options: dict[str, Any] = {"padding": True, "padding_side": "right", "return_tensors": "pt"}
-        if any(sample.timestamp is not None for sample in samples):
-            options["timestamp"] = [sample.timestamp for sample in samples]
+    def __call__(self, samples: Sequence[Sample | Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Build one batch, of samples or of what `encode` made of them."""
+        return self._join([sample if isinstance(sample, Mapping) else self.encode(sample) for sample in samples])
+
+    def encode(self, sample: Sample) -> dict[str, torch.Tensor]:
+        """Turn one sample into tensors without a batch axis.
+
+        Raises:
+            ValueError: if it has no token to learn from, or more than `max_length`.
+        """
+        options: dict[str, Any] = {"return_tensors": "pt"}
+        if sample.timestamp is not None:
+            options["timestamp"] = [sample.timestamp]
         inputs = self.processor.apply_chat_template(
-            [to_conversation(sample, self.processor) for sample in samples],
+            [to_conversation(sample, self.processor)],
             tokenize=True,
             return_dict=True,
             return_assistant_tokens_mask=True,
             processor_kwargs=options,
         )
-        is_answer = torch.as_tensor(inputs.pop("assistant_masks")).bool()  # (b, l)
-        for sample, mask in zip(samples, is_answer, strict=True):
-            if not mask.any():
-                raise ValueError(
-                    f"sample {sample.id}: no token of the answer {sample.answer!r} is marked as the assistant's; "
-                    "does the chat template have a generation block?"
-                )
-        labels = inputs["input_ids"].masked_fill(~is_answer, IGNORE_INDEX)
-        return {**inputs, "labels": labels}
+        encoded = {name: torch.as_tensor(value)[0] for name, value in inputs.items()}
+        is_answer = encoded.pop("assistant_masks").bool()  # (l,)
+        if not is_answer.any():
+            raise ValueError(
+                f"sample {sample.id}: no token of the answer {sample.answer!r} is marked as the assistant's; "
+                "does the chat template have a generation block?"
+            )
+        if self.max_length is not None and len(is_answer) > self.max_length:
+            raise ValueError(
+                f"sample {sample.id}: at most max_length={self.max_length} tokens are wanted, got {len(is_answer)}"
+            )
+        encoded["labels"] = encoded["input_ids"].masked_fill(~is_answer, IGNORE_INDEX)
+        if isinstance(sample, CachedSample):
+            encoded["frame_features"] = sample.frame_features
+            del encoded["pixel_values_videos"]
+        return encoded
+
+    def _join(self, encoded: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Pad texts on the right and clips in front, where a mask tells real frames from padding."""
+        padding = {"input_ids": self.processor.tokenizer.pad_token_id or 0, "labels": IGNORE_INDEX}
+        batch = {}
+        for name in encoded[0]:
+            values = [sample[name] for sample in encoded]
+            if name in ("pixel_values_videos", "frame_features"):
+                length = max(map(len, values))
+                batch[name] = torch.stack([_pad_front(frames, length) for frames in values])
+                if any(len(frames) < length for frames in values):
+                    masks = [_pad_front(torch.ones(len(frames), dtype=torch.bool), length) for frames in values]
+                    batch["frame_mask"] = torch.stack(masks)
+            else:
+                batch[name] = pad_sequence(values, batch_first=True, padding_value=padding.get(name, 0))
+        return batch
+
+
+def _pad_front(frames: torch.Tensor, length: int) -> torch.Tensor:
+    return torch.cat([frames.new_zeros(length - len(frames), *frames.shape[1:]), frames])
 
 
 def to_conversation(sample: Sample, processor: Any, with_answer: bool = True) -> list[dict[str, Any]]:
-    """Write a sample as chat messages, its boxes printed by `processor.format_boxes`."""
+    """Write a sample as chat messages, its boxes printed by `processor.format_boxes`.
+
+    A blank picture stands for cached features: a prompt does not depend on what its video shows.
+    """
     question_boxes = sample.question.count(BOX_MARKER)
     texts = [_print_box(sample, box, processor) for box in sample.boxes]
     question = fill_boxes(sample.question, texts[:question_boxes])
-    video = list(sample.frames) if sample.frames is not None else sample.video
+    video: Any = list(sample.frames) if sample.frames is not None else sample.video
+    if isinstance(sample, CachedSample):
+        video = [_BLANK]
     content = [{"type": "video", "video": video}, {"type": "text", "text": question}]
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     if with_answer:

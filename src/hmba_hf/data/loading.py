@@ -1,7 +1,10 @@
 """Samples by name: the micro-world, or a dataset on disk or on the Hub."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, overload
+
+from PIL import Image
 
 from .micro_world import MicroWorld, MicroWorldConfig, TwoTaskWorld
 from .samples import Sample, from_bddx_row, from_drama_row, import_datasets
@@ -16,19 +19,9 @@ class RowSamples(Sequence[Sample]):
     """The rows of a `datasets.Dataset` in the DRAMA or the BDD-X schema, read as samples when they are asked for."""
 
     def __init__(self, rows: Any, split: str):
-        columns = set(rows.column_names)
-        if DRAMA_COLUMNS <= columns:
-            self._read = from_drama_row
-        elif BDDX_COLUMNS <= columns:
-            self._read = from_bddx_row
-            rows = rows.cast_column("video", import_datasets().Video(decode=False))
-        else:
-            raise ValueError(
-                f"the dataset must have the columns of DRAMA {sorted(DRAMA_COLUMNS)} or BDD-X {sorted(BDDX_COLUMNS)}, "
-                f"got {sorted(columns)}"
-            )
-        self.rows = rows
+        self.rows = undecoded(rows)
         self.split = split
+        self._is_drama = DRAMA_COLUMNS <= set(rows.column_names)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -41,7 +34,47 @@ class RowSamples(Sequence[Sample]):
         """Read row `index`, or a list of them for a slice."""
         if isinstance(index, slice):
             return [self[number] for number in range(len(self))[index]]
-        return self._read(self.rows[index], self.split)
+        return read_row(self.rows[index], self.split)
+
+    def without_pictures(self, index: int) -> tuple[Sample, list[Any]]:
+        """Read row `index` without decoding anything: its sample with an empty video, and its files as they are.
+
+        The files are `{"bytes", "path"}` each.
+        """
+        row = self.rows[index]
+        media = row["frames" if self._is_drama else "video"]
+        if media is None:  # says so
+            read_row(row, self.split)
+        if self._is_drama:
+            row["frames"] = [Image.new("RGB", (row["width"], row["height"]))]
+        else:
+            row["video"] = {"bytes": b"", "path": None}
+        sample = replace(read_row(row, self.split), frames=None, video=b"")
+        return sample, media if self._is_drama else [media]
+
+
+def undecoded(rows: Any) -> Any:
+    """Let the rows of a dataset or a stream give files as they are, if the columns are of a schema.
+
+    Raises:
+        ValueError: if they are of none.
+    """
+    datasets = import_datasets()
+    columns = set(rows.column_names or ())
+    if DRAMA_COLUMNS <= columns:
+        return rows.cast_column("frames", datasets.List(datasets.Image(decode=False)))
+    if BDDX_COLUMNS <= columns:
+        return rows.cast_column("video", datasets.Video(decode=False))
+    raise ValueError(
+        f"the dataset must have the columns of DRAMA {sorted(DRAMA_COLUMNS)} or BDD-X {sorted(BDDX_COLUMNS)}, "
+        f"got {sorted(columns)}"
+    )
+
+
+def read_row(row: Mapping[str, Any], split: str) -> Sample:
+    """Read an undecoded row; in a mixture of schemas each has the columns of all, empty where they are not its own."""
+    is_drama = "video" not in row or row.get("frames") is not None
+    return from_drama_row(row, split) if is_drama else from_bddx_row(row, split)
 
 
 def load_samples(name: str, split: str, size: int | None = None, **world: Any) -> Sequence[Sample]:
@@ -62,11 +95,15 @@ def load_samples(name: str, split: str, size: int | None = None, **world: Any) -
     if name in (MICRO_WORLD, TWO_TASKS):
         clips = MicroWorld(MicroWorldConfig(**world), split, 10000 if size is None else size)
         return clips if name == MICRO_WORLD else TwoTaskWorld(clips)
-    datasets = import_datasets()
+    rows = load_rows(name, split)
+    return RowSamples(rows if size is None else rows.select(range(min(size, len(rows)))), split)
+
+
+def load_rows(name: str, split: str, streaming: bool = False) -> Any:
+    """Load one split of a dataset as rows, or as a stream of them; arguments and errors as in `load_samples`."""
     try:
-        rows = datasets.load_dataset(name, split=split)
+        return import_datasets().load_dataset(name, split=split, streaming=streaming)
     except (FileNotFoundError, ConnectionError) as error:
         raise ValueError(
             f"expected {MICRO_WORLD!r}, a folder or a Hub id of a dataset, got {name!r}: {error}"
         ) from error
-    return RowSamples(rows if size is None else rows.select(range(min(size, len(rows)))), split)

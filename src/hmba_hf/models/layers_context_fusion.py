@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from .layers_mamba import holds_parameters
+
 Contexts = dict[tuple[str, int], Tensor]
 """What each branch at each stride says of the clip: `{(branch, stride): (b, 1 or p, d)}`."""
 
@@ -44,7 +46,8 @@ class CrossAttentionFusion(nn.Module):
         self.key_proj = nn.Linear(hidden_size, hidden_size)
         self.value_proj = nn.Linear(hidden_size, hidden_size)
         self.out_proj = nn.Linear(hidden_size, hidden_size)
-        self.reset_parameters()
+        if holds_parameters(self):
+            self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -105,7 +108,8 @@ class CosineFusion(nn.Module):
         self.weights = [1.0 if weights is None else weights[branch] for branch, _ in contexts]
         self.query_proj = nn.Linear(hidden_size, hidden_size)
         self.context_scales = nn.Parameter(torch.empty(len(contexts)))
-        self.reset_parameters()
+        if holds_parameters(self):
+            self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -132,7 +136,8 @@ class AddFusion(nn.Module):
     def __init__(self, contexts: list[tuple[str, int]]):
         super().__init__()
         self.context_scales = nn.Parameter(torch.empty(len(contexts)))
-        self.reset_parameters()
+        if holds_parameters(self):
+            self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

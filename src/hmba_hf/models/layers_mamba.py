@@ -25,6 +25,14 @@ class MambaState(NamedTuple):
     ssm: Tensor
 
 
+def holds_parameters(module: nn.Module) -> bool:
+    """Tell whether the parameters have room for values; DeepSpeed's ZeRO-3 parts them while a model is built.
+
+    `from_pretrained` then fills them, or has them drawn once they are together.
+    """
+    return all(parameter.numel() for parameter in module.parameters())
+
+
 class Projection(nn.Linear):
     """A linear layer of which a call may ask for some rows alone."""
 
@@ -70,7 +78,8 @@ class MambaMixer(GradientCheckpointingLayer):
         self.A_log = nn.Parameter(torch.empty(d, state_size))
         self.D = nn.Parameter(torch.empty(d))
         self.out_proj = nn.Linear(d, hidden_size, bias=False)
-        self.reset_parameters()
+        if holds_parameters(self):
+            self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -12,7 +12,7 @@ from transformers import initialization as init
 
 from .layers_adapter_state import AdapterOutput, AdapterState, check_frames, check_padding
 from .layers_context_fusion import AddFusion, ConcatFusion, Contexts, CosineFusion, CrossAttentionFusion
-from .layers_mamba import BidirectionalMambaMixer, MambaMixer, MambaState
+from .layers_mamba import BidirectionalMambaMixer, MambaMixer, MambaState, holds_parameters
 
 BRANCHES = ("temporal", "divided_space_time", "joint_space_time")
 
@@ -249,7 +249,8 @@ class QueryMamba(nn.Module):
             raise ValueError(f'fusion must be "query", "cosine", "add" or "concat", got {fusion!r}')
         self.latent_norm = nn.LayerNorm(hidden_size) if latent_mamba else None
         self.latent_mixer = MambaMixer(hidden_size, **mixer) if latent_mamba else None
-        self.reset_parameters()
+        if holds_parameters(self):
+            self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:

@@ -93,6 +93,11 @@ class HMBAPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
+    def post_init(self) -> None:
+        """Finish a model as transformers does, and name only layers that it has: FSDP looks for each of them."""
+        super().post_init()
+        self._no_split_modules &= {type(module).__name__ for module in self.modules()}  # type: ignore[operator]
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -221,16 +226,17 @@ class HMBAModel(HMBAPreTrainedModel):
         shape = tuple(pixel_values_videos.shape)
         if len(shape) != 5 or 0 in shape:
             raise ValueError(f"pixel_values_videos must be (videos, frames, channels, height, width), got {shape}")
-        if frame_mask is not None and tuple(frame_mask.shape) != shape[:2]:
-            raise ValueError(f"frame_mask must be {shape[:2]}, a value for each frame, got {tuple(frame_mask.shape)}")
         _require(torch.isfinite(pixel_values_videos).all(), "pixel_values_videos must be finite, got NaN or infinity")
-        if frame_mask is not None:
-            mask = frame_mask.bool()
-            _require(
-                (mask[:, 1:] >= mask[:, :-1]).all() & mask[:, -1].all(),
-                "frame_mask must be false for padding in front and true from each video's first frame to its last, "
-                "got another pattern",
-            )
+        _check_mask(frame_mask, shape[:2])
+
+    def _check_features(self, frame_features: Tensor, frame_mask: Tensor | None) -> Tensor:
+        """Return frame features in the dtype of the adapter, if they can be those of this model's tower."""
+        wanted, shape = (self.config.num_patches, self.config.vision_config.hidden_size), tuple(frame_features.shape)
+        if len(shape) != 4 or 0 in shape or shape[2:] != wanted:
+            raise ValueError(f"frame_features must be (videos, frames, {wanted[0]}, {wanted[1]}), got {shape}")
+        _require(torch.isfinite(frame_features).all(), "frame_features must be finite, got NaN or infinity")
+        _check_mask(frame_mask, shape[:2])
+        return frame_features.to(self.multi_modal_projector.bias.dtype)
 
     def get_placeholder_mask(
         self, input_ids: Tensor | None, inputs_embeds: Tensor, video: HMBAVideoFeatures | None
@@ -273,6 +279,7 @@ class HMBAModel(HMBAPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         mm_encoder_outputs: dict[str, HMBAVideoFeatures] | None = None,
+        frame_features: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | HMBAModelOutputWithPast:
         """Put the videos' features in the place of the video tokens and run the language model.
@@ -284,23 +291,29 @@ class HMBAModel(HMBAPreTrainedModel):
             frame_mask: `(videos, t)`, true for real frames.
             mm_encoder_outputs: `{"video": features}` from `get_video_features`, instead of pixels; `{}` for a prompt
                 without videos that has a cache.
+            frame_features: `(videos, t, p, d)` from `get_frame_features`, instead of pixels.
 
         Raises:
-            ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given, if pixels and their features
-                are both given, or if the prompt's video tokens do not match the videos.
+            ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given, if videos are given in more
+                than one form, or if the prompt's video tokens do not match the videos.
         """
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("exactly one of input_ids and inputs_embeds is wanted, got both or neither")
         video = (mm_encoder_outputs or {}).get("video")
-        if video is not None and pixel_values_videos is not None:
-            raise ValueError("either pixel_values_videos or mm_encoder_outputs is wanted, got both")
+        if sum(form is not None for form in (pixel_values_videos, frame_features, video)) > 1:
+            raise ValueError(
+                "one of pixel_values_videos, frame_features and mm_encoder_outputs is wanted, got more than one"
+            )
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
+        wants_attentions = kwargs.get("output_attentions", self.config.output_attentions)
         if pixel_values_videos is not None:
-            wants_attentions = kwargs.get("output_attentions", self.config.output_attentions)
             video = self.get_video_features(
                 pixel_values_videos, frame_mask, return_dict=True, output_attentions=wants_attentions
             )
+        elif frame_features is not None:
+            video = self.adapt_frame_features(self._check_features(frame_features, frame_mask), frame_mask=frame_mask)
+            video.adapter_attentions = video.adapter_attentions if wants_attentions else None
         features = None
         if video is not None:
             features = video["pooler_output"].to(inputs_embeds.device, inputs_embeds.dtype)
@@ -453,6 +466,15 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
         """Bring the features of frames to the language model; see `HMBAModel.adapt_frame_features`."""
         return self.model.adapt_frame_features(frame_features, *args, **kwargs)
 
+    def generate(self, *args: Any, frame_features: Tensor | None = None, **kwargs: Any) -> Any:
+        """Generate as every model of transformers does; `frame_features` may stand for the videos as in `forward`."""
+        if frame_features is not None:
+            mask = kwargs.pop("frame_mask", None)
+            with torch.no_grad():
+                video = self.adapt_frame_features(self.model._check_features(frame_features, mask), frame_mask=mask)
+            kwargs["mm_encoder_outputs"] = {"video": video}
+        return super().generate(*args, **kwargs)  # type: ignore[misc]
+
     @can_return_tuple
     def forward(  # type: ignore[misc]  # TransformersKwargs repeats position_ids
         self,
@@ -467,6 +489,7 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         mm_encoder_outputs: dict[str, HMBAVideoFeatures] | None = None,
+        frame_features: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | HMBACausalLMOutputWithPast:
         """Predict the next token at each position; arguments as in `HMBAModel.forward`.
@@ -485,6 +508,7 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             mm_encoder_outputs=mm_encoder_outputs,
+            frame_features=frame_features,
             return_dict=True,
             **kwargs,
         )
@@ -503,6 +527,20 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
             video_hidden_states=outputs.video_hidden_states,
             adapter_attentions=outputs.adapter_attentions,
         )
+
+
+def _check_mask(frame_mask: Tensor | None, wanted: tuple[int, ...]) -> None:
+    """Raise a `ValueError` unless a frame mask, if there is one, fits its videos and tells padding in front."""
+    if frame_mask is None:
+        return
+    if tuple(frame_mask.shape) != wanted:
+        raise ValueError(f"frame_mask must be {wanted}, a value for each frame, got {tuple(frame_mask.shape)}")
+    mask = frame_mask.bool()
+    _require(
+        (mask[:, 1:] >= mask[:, :-1]).all() & mask[:, -1].all(),
+        "frame_mask must be false for padding in front and true from each video's first frame to its last, "
+        "got another pattern",
+    )
 
 
 def _require(condition: Tensor, message: str | Callable[[], str]) -> None:

@@ -1,0 +1,62 @@
+"""Run a frozen vision tower once over every frame of a dataset; `finetune.py --feature_cache` reads what it says.
+
+    accelerate launch examples/cache_features.py --model_name_or_path org/hmba-base --dataset_name org/drama \\
+        --output_dir features --dtype bfloat16
+    accelerate launch examples/finetune.py ... --feature_cache features --bf16 True
+
+The same command started again makes what is missing. A cache can be added to, as by another dataset or split; one of
+another tower, another way to prepare frames or another dtype is refused, here and in training.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from transformers import AutoModelForImageTextToText, AutoProcessor, HfArgumentParser
+
+import hmba_hf  # noqa: F401 - registers the model
+from hmba_hf.data.bad_samples import BadSamples
+from hmba_hf.data.cached_features import feature_key
+from hmba_hf.data.feature_caching import FeatureWriter
+from hmba_hf.training.arguments import ClipArguments
+from hmba_hf.training.run import training_sources
+
+
+def main() -> None:
+    """Load the tower, cache, say what is there."""
+    parser = HfArgumentParser(ClipArguments, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model_name_or_path", required=True, help="folder or Hub id of an H-MBA model or base")
+    parser.add_argument("--output_dir", type=Path, required=True, help="folder of the cache")
+    parser.add_argument("--dtype", default="auto", help="in which the tower computes; that of the checkpoint for auto")
+    parser.add_argument("--num_frames", type=int, default=None, help="frames of a clip; the model's when absent")
+    parser.add_argument("--batch_size", type=int, default=8, help="clips that go through the tower at once")
+    parser.add_argument("--block_size", type=int, default=256, help="clips in a file")
+    parser.add_argument("--num_workers", type=int, default=0, help="processes that decode")
+    parser.add_argument("--seed", type=int, default=42, help="of finetune.py, for --stream_frames")
+    parser.add_argument("--use_cpu", action="store_true", help="also where there is a GPU")
+    clip_args, args = parser.parse_args_into_dataclasses()
+
+    state = PartialState(cpu=args.use_cpu)
+    model = AutoModelForImageTextToText.from_pretrained(args.model_name_or_path, dtype=args.dtype).to(state.device)
+    processor = AutoProcessor.from_pretrained(args.model_name_or_path)
+    processor.video_processor.num_frames = args.num_frames or model.config.num_frames
+
+    @torch.no_grad()
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        return model.get_frame_features(pixels.to(model.device)).to(model.model.vision_tower.dtype)
+
+    key = feature_key(model, processor.video_processor, model.model.vision_tower.dtype)
+    bad = BadSamples(clip_args.on_bad_sample, args.output_dir / "bad_samples.jsonl")
+    sizes = {"batch_size": args.batch_size, "block_size": args.block_size, "num_workers": args.num_workers}
+    writer = FeatureWriter(args.output_dir, key, encode, processor.video_processor, bad, **sizes)
+    for samples in training_sources(clip_args, args.seed, processor):
+        counts = writer.write(samples)
+        if state.is_main_process:
+            print(f"{len(samples)} samples: {counts['made']} clips made, {counts['cache']} in {args.output_dir}")
+    if state.is_main_process and (skipped := bad.skipped()):
+        print(f"{len(skipped)} could not be read and are left out; see {bad.record}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""What becomes of samples that cannot be read."""
+
+import json
+from pathlib import Path
+
+READ_ERRORS = (OSError, ValueError, KeyError, TypeError, SyntaxError, EOFError)
+"""What missing, damaged and misformed files and rows raise; Pillow calls a damaged PNG a `SyntaxError`."""
+
+POLICIES = ("stop", "skip")
+
+
+class BadSamples:
+    """What to do about a sample that cannot be learned from: stop, or skip it and write it down.
+
+    The record is a file: samples are read in several processes, some of which end before the run does.
+
+    Args:
+        policy: `"stop"` or `"skip"`.
+        record: JSON lines of what was skipped; another run adds to it.
+    """
+
+    def __init__(self, policy: str, record: Path | None = None):
+        if policy not in POLICIES:
+            raise ValueError(f"a bad sample must be met by one of {list(POLICIES)}, got {policy!r}")
+        self.policy, self.record = policy, record
+
+    def meet(self, name: str, error: Exception) -> None:
+        """Deal with one.
+
+        Raises:
+            ValueError: naming the sample and what is wrong with it, if the policy is to stop.
+        """
+        reason = str(error) or type(error).__name__
+        if self.policy == "stop":
+            reason = reason if name in reason else f"{name}: {reason}"
+            raise ValueError(f"{reason} (--on_bad_sample skip leaves such samples out)") from error
+        if self.record is not None:
+            line = json.dumps({"sample": name, "reason": reason}) + "\n"
+            self.record.parent.mkdir(parents=True, exist_ok=True)
+            # One write of few bytes at the end of a file is not torn apart by those of other processes.
+            with open(self.record, "a") as file:
+                file.write(line)
+
+    def forget(self) -> None:
+        """Begin a record anew."""
+        if self.record is not None:
+            self.record.unlink(missing_ok=True)
+
+    def skipped(self) -> dict[str, str]:
+        """Return what was skipped, each sample once, with the reason."""
+        if self.record is None or not self.record.exists():
+            return {}
+        rows = [json.loads(line) for line in self.record.read_text().splitlines() if line.endswith("}")]
+        return {row["sample"]: row["reason"] for row in rows}

@@ -1,0 +1,176 @@
+"""Run a vision tower once over the frames of samples and keep what it says, for `cached_features.py` to read.
+
+Samples are worked on in blocks. The features of a block are one file, which is written whole or not at all and named
+by a hash of its clips: a run that was killed finds what it has made and makes the rest, with the same contents.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from .atomic_files import differences, explained_write_errors, write_json, written_whole
+from .bad_samples import READ_ERRORS, BadSamples
+from .cached_features import INDEX, describe_sample
+from .samples import Sample
+
+KEY = "key.json"
+
+
+@dataclass
+class FeatureWriter:
+    """Caches the features of the frames of samples; several processes share the work.
+
+    Args:
+        folder: of the cache; what it holds is kept.
+        key: as `feature_key` gives it.
+        encode: the tower, from `(1, frames, channels, height, width)` to `(1, frames, p, d)`.
+        video_processor: samples and prepares the frames.
+        bad: what to do about a sample that cannot be read.
+        batch_size: clips that go through the tower at once.
+        block_size: samples whose features make one file.
+        num_workers: processes that decode.
+    """
+
+    folder: Path
+    key: dict[str, str]
+    encode: Callable[[torch.Tensor], torch.Tensor]
+    video_processor: Any
+    bad: BadSamples
+    batch_size: int = 8
+    block_size: int = 256
+    num_workers: int = 0
+
+    def write(self, samples: Sequence[Sample]) -> dict[str, int]:
+        """Cache what is not there yet.
+
+        Returns:
+            How many clips have been `"made"` now, and how many the `"cache"` holds.
+
+        Raises:
+            ValueError: if the folder holds features of another key, or if features are not finite.
+            OSError: if a file cannot be written, as on a full disk; the others stay.
+        """
+        state, made = PartialState(), 0
+        self._claim(state)
+        blocks = [range(start, start + self.block_size) for start in range(0, len(samples), self.block_size)]
+        mine = [[index for index in block if index < len(samples)] for block in blocks]
+        mine = mine[state.process_index :: state.num_processes]
+        with tqdm(total=sum(map(len, mine)), desc="caching features", disable=None) as progress:
+            for block in mine:
+                made += self._write_block(samples, block, progress)
+        made = sum(gather_object([made]))
+        if state.is_main_process:
+            self._write_index()
+        state.wait_for_everyone()
+        index = json.loads((self.folder / INDEX).read_text())
+        return {"made": made, "cache": len(index["names"])}
+
+    def _claim(self, state: PartialState) -> None:
+        """Let the folder hold features of this key and of no other."""
+        path = self.folder / KEY
+        if state.is_main_process:
+            for unfinished in self.folder.glob("_features-*"):  # left by a run that was killed
+                unfinished.unlink()
+        if state.is_main_process and not path.exists():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(path, self.key)
+        state.wait_for_everyone()
+        if different := differences(json.loads(path.read_text()), self.key):
+            raise ValueError(f"{self.folder} holds other features: {'; '.join(different)}. Name another folder")
+
+    def _write_block(self, samples: Sequence[Sample], block: Sequence[int], progress: Any) -> int:
+        """Cache the clips of one block, unless they are; return how many were made."""
+        described = [_describe(samples, index) for index in block]
+        for name, _, error in described:
+            if error is not None:
+                self.bad.meet(name, error)
+        names = {content: name for name, content, _ in described if content}
+        digest = hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()
+        path = self.folder / f"features-{digest[:32]}.safetensors"
+        first = {content: index for index, (_, content, _) in zip(block, described, strict=True) if content}
+        if not names or path.exists():
+            progress.update(len(block))
+            return 0
+        progress.update(len(block) - len(first))
+        tensors, unreadable = self._encode_clips(samples, first, progress)
+        for content, reason in unreadable.items():
+            self.bad.meet(f"sample {names[content]}", ValueError(reason))
+        record = {"names": {content: names[content] for content in sorted(tensors)}, "unreadable": unreadable}
+        kept = "The files before it are whole: make room and start the same command again"
+        with explained_write_errors(path, kept), written_whole(path) as unfinished:
+            save_file(tensors, unfinished, metadata={"record": json.dumps(record)})
+        return len(tensors)
+
+    def _encode_clips(
+        self, samples: Sequence[Sample], places: dict[str, int], progress: Any
+    ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+        """Decode clips and run the tower; return features, and what is wrong with clips that have none."""
+        features, unreadable = {}, {}
+        clips = _PreparedClips(samples, places, self.video_processor)
+        loader = DataLoader(clips, self.batch_size, num_workers=self.num_workers, collate_fn=list)
+        for batch in loader:
+            progress.update(len(batch))
+            unreadable.update({content: pixels for content, pixels in batch if isinstance(pixels, str)})
+            batch = [(content, pixels) for content, pixels in batch if not isinstance(pixels, str)]
+            if not batch:
+                continue
+            encoded = self.encode(torch.cat([pixels for _, pixels in batch])[None])[0].cpu()  # (frames, p, d)
+            lengths = [len(pixels) for _, pixels in batch]
+            for (content, _), clip in zip(batch, encoded.split(lengths), strict=True):
+                if not torch.isfinite(clip).all():
+                    raise ValueError(
+                        f"features must be finite, got NaN or infinity for sample number {places[content]}"
+                    )
+                features[content] = clip.contiguous()
+        return features, unreadable
+
+    def _write_index(self) -> None:
+        """List what the files hold, once they are all there."""
+        index: dict[str, Any] = {"key": self.key, "files": {}, "names": {}, "unreadable": {}}
+        for path in sorted(self.folder.glob("features-*.safetensors")):
+            with safe_open(path, framework="pt") as file:
+                record = json.loads(file.metadata()["record"])
+            index["files"][path.name] = list(record["names"])
+            index["names"].update(record["names"])
+            index["unreadable"].update(record["unreadable"])
+        write_json(self.folder / INDEX, index)
+
+
+class _PreparedClips(Dataset):
+    """Clips by their hashes as `(hash, pixels)`, or with what is wrong in the place of the pixels."""
+
+    def __init__(self, samples: Sequence[Sample], places: dict[str, int], video_processor: Any):
+        self.samples, self.places, self.video_processor = samples, list(places.items()), video_processor
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, number: int) -> tuple[str, torch.Tensor | str]:
+        content, index = self.places[number]
+        try:
+            sample = self.samples[index]
+            video: Any = list(sample.frames) if sample.frames is not None else sample.video
+            clip = self.video_processor([video], timestamp=sample.timestamp, return_tensors="pt")
+            return content, clip["pixel_values_videos"][0]  # (t, channels, height, width)
+        except READ_ERRORS as error:
+            return content, str(error) or type(error).__name__
+
+
+def _describe(samples: Sequence[Sample], index: int) -> tuple[str, str, Exception | None]:
+    """Return the name and the hash of a sample, and what is wrong if it has none."""
+    try:
+        sample, content = describe_sample(samples, index)
+        return sample.id, content, None
+    except READ_ERRORS as error:
+        return f"sample number {index}", "", error

@@ -1,0 +1,188 @@
+"""A fine-tuning run from its options to its history."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Subset
+from transformers import PreTrainedModel, set_seed
+
+from ..data.atomic_files import write_json
+from ..data.bad_samples import BadSamples
+from ..data.cached_features import CachedSamples, FeatureCache, feature_key
+from ..data.collator import SampleCollator
+from ..data.encoded_samples import EncodedSamples, EncodedStream, readable_samples
+from ..data.loading import load_samples
+from ..data.mixing import MixedSamples
+from ..data.samples import Sample
+from ..data.streamed_samples import StreamedSamples
+from ..data.streams import open_stream
+from ..evaluation import answer_boxes
+from ..metrics.bootstrap import Bootstrap
+from ..scoring import ScoredRecords
+from ..visualization import plot_curves
+from .arguments import ClipArguments, DataArguments, FinetuningArguments, ModelArguments, recipe
+from .base_model import load_base
+from .checkpoints import checkpoint_to_resume
+from .parts import gathered, learn
+from .trainer import AdapterTrainer
+
+_TIMINGS = ("_runtime", "_per_second", "_preparation_time")
+
+
+def finetune(model_args: ModelArguments, data_args: DataArguments, args: FinetuningArguments) -> AdapterTrainer:
+    """Train, or go on from the last whole checkpoint in the folder of the run, and leave model and history there.
+
+    Raises:
+        ValueError: if an option is wrong or does not go with another, if the folder holds checkpoints of another
+            recipe, or if a sample cannot be learned from and the run is to stop then.
+        OSError: if something cannot be written, as on a full disk; the last whole checkpoint stays.
+    """
+    check_options(model_args, data_args, args)
+    run = Path(str(args.output_dir))
+    wanted = recipe(model_args, data_args, args)
+    checkpoint = checkpoint_to_resume(run, wanted, args.resume_from_checkpoint)
+    bad = BadSamples(data_args.on_bad_sample, run / "bad_samples.jsonl")
+    if checkpoint is None and args.process_index == 0:
+        bad.forget()
+    set_seed(args.seed)  # for an adapter that starts fresh
+    model, processor = load_base(model_args, run, checkpoint is not None)
+    cache = None if data_args.feature_cache is None else open_cache(data_args.feature_cache, model, processor, args)
+    collator = SampleCollator(processor, data_args.max_length)
+    set_seed(args.seed)  # low-rank updates start alike in all processes, whatever each has drawn by now
+    learning, counts = learn(model, model_args.learns, model_args.lora)
+    dataset = training_dataset(data_args, args, collator, bad, cache)
+    evaluation = None if args.eval_strategy == "no" else evaluation_dataset(data_args, collator, bad)
+    trainer = AdapterTrainer(
+        model=learning,
+        args=args,
+        train_dataset=dataset,
+        eval_dataset=evaluation,
+        data_collator=collator,
+        processing_class=processor,
+        adapter_learning_rate=model_args.adapter_learning_rate,
+        gate_learning_rate=model_args.gate_learning_rate,
+        recipe=wanted,
+        score_answers=answer_metrics,
+        max_new_tokens=data_args.max_new_tokens,
+    )
+    if trainer.is_world_process_zero():
+        clips = "a stream" if data_args.streaming else f"{len(dataset)} clips"  # type: ignore[arg-type]
+        print(f"{clips}; parameters that learn: {counts}")
+        print("a new run" if checkpoint is None else f"going on from {checkpoint}")
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        save_history(trainer, {**vars(model_args), **vars(data_args), **args.to_sanitized_dict()}, bad)
+    return trainer
+
+
+def check_options(model_args: ModelArguments, data_args: DataArguments, args: FinetuningArguments) -> None:
+    """Raise a `ValueError` for options that do not go together."""
+    if data_args.streaming and args.max_steps < 1:
+        raise ValueError("a stream has no length: --streaming needs --max_steps")
+    if data_args.streaming and (data_args.feature_cache or data_args.stream_frames):
+        raise ValueError("--feature_cache and --stream_frames need datasets that are held, not --streaming")
+    if data_args.feature_cache and "vision_tower" in model_args.learns:
+        raise ValueError("the features of a vision tower that learns cannot be cached: leave out one of the two")
+    if data_args.dataset_weights is not None and len(data_args.dataset_weights) != len(data_args.dataset_name):
+        raise ValueError(f"one weight for each of {data_args.dataset_name} is wanted, got {data_args.dataset_weights}")
+
+
+def training_sources(arguments: ClipArguments, seed: int, processor: Any) -> list[Sequence[Sample]]:
+    """Load the clips to learn from, dataset by dataset, with a past before each if the model shall stream."""
+    sources = _named_samples(arguments, arguments.train_split, arguments.max_train_samples, processor)
+    if arguments.stream_frames:
+        return [StreamedSamples(source, arguments.stream_frames, seed) for source in sources]
+    return sources
+
+
+def training_dataset(
+    arguments: DataArguments,
+    args: FinetuningArguments,
+    collator: SampleCollator,
+    bad: BadSamples,
+    cache: FeatureCache | None = None,
+) -> EncodedSamples | EncodedStream:
+    """Build the samples to learn from: held or streamed, mixed, with pictures or cached features, as options say."""
+    names, weights = arguments.dataset_name, arguments.dataset_weights
+    seed = args.seed if args.data_seed is None else args.data_seed
+    if arguments.streaming:
+        share = args.process_index, args.world_size
+        stream = open_stream(names, arguments.train_split, weights, arguments.max_train_samples, seed, *share)
+        return EncodedStream(stream, collator, bad)
+    sources = training_sources(arguments, args.seed, collator.processor)
+    if cache is not None:
+        sources = [CachedSamples(source, cache) for source in sources]
+    samples = sources[0] if len(sources) == 1 else MixedSamples(sources, weights, seed)
+    return EncodedSamples(samples, collator, bad)
+
+
+def evaluation_dataset(arguments: DataArguments, collator: SampleCollator, bad: BadSamples) -> EncodedSamples:
+    """Build the samples to evaluate on, those of all datasets that can be read."""
+    sources = _named_samples(arguments, arguments.eval_split, arguments.max_eval_samples, collator.processor)
+    samples = MixedSamples(sources)
+    readable: Any = Subset(samples, readable_samples(samples, collator, bad))  # type: ignore[arg-type]
+    if not len(readable):
+        raise ValueError(f"evaluation needs a sample that can be read, got none in {arguments.eval_split!r}")
+    return EncodedSamples(readable, collator, bad)
+
+
+def open_cache(folder: str, model: PreTrainedModel, processor: Any, args: FinetuningArguments) -> FeatureCache:
+    """Open cached features, which must be what the model's tower would compute in this run."""
+    tower = model.model.vision_tower
+    computes_in = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else tower.dtype
+    with gathered(tower.parameters()):
+        return FeatureCache(folder, feature_key(model, processor.video_processor, computes_in))
+
+
+def answer_metrics(answers: Sequence[str], samples: Sequence[Sample]) -> dict[str, float]:
+    """Score answers while a model learns, by the names of `ScoredRecords`: boxes, and captions without Java.
+
+    For the numbers that are published, `evaluate.py` scores a model.
+    """
+    records = [
+        {
+            "id": sample.id,
+            "question": sample.question,
+            "answer": answer,
+            "reference": sample.answer,
+            "boxes": answer_boxes(sample),
+            "size": sample.size,
+        }
+        for answer, sample in zip(answers, samples, strict=True)
+    ]
+    scores = ScoredRecords(records, "words", Bootstrap(draws=1)).scores()["scores"]
+    return {name: value for name, value in scores.items() if isinstance(value, float)}
+
+
+def save_history(trainer: AdapterTrainer, arguments: dict[str, Any], bad: BadSamples) -> None:
+    """Write how loss and metrics went, as numbers and, with matplotlib, as pictures, with the options that made it."""
+    loss: dict[float, float] = {}
+    metrics: dict[str, dict[float, float]] = {}
+    for entry in trainer.state.log_history:
+        for name, value in entry.items():
+            if name == "loss":
+                loss[entry["step"]] = value
+            elif name.startswith("eval_") and not name.endswith(_TIMINGS):
+                metrics.setdefault(name.removeprefix("eval_"), {})[entry["step"]] = value
+    folder, skipped = Path(str(trainer.args.output_dir)), bad.skipped()
+    losses, curves = list(loss.items()), {name: list(points.items()) for name, points in metrics.items()}
+    record = {"arguments": arguments, "loss": losses, "metrics": curves, "bad_samples": skipped}
+    write_json(folder / "history.json", record)
+    if skipped:
+        print(f"{len(skipped)} samples could not be read and were left out; see bad_samples in {folder}/history.json")
+    try:
+        plot_curves({"loss": losses}, "Training loss").save(folder / "loss.png")
+        if curves:
+            plot_curves(curves, "Evaluation").save(folder / "metrics.png")
+    except ImportError as error:
+        print(f"no picture of the loss: {error}")
+
+
+def _named_samples(arguments: ClipArguments, split: str, size: int | None, processor: Any) -> list[Sequence[Sample]]:
+    video_processor = processor.video_processor
+    world: dict[str, Any] = {"seed": arguments.world_seed, "motion": arguments.motion}
+    world |= {"frame_size": video_processor.size["height"], "num_frames": video_processor.num_frames}
+    return [load_samples(name, split, size, **world) for name in arguments.dataset_name]

@@ -1,0 +1,208 @@
+"""A Trainer that knows the parts of H-MBA, answers questions while it learns, and survives a kill at any moment."""
+
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.utils import gather_object
+from torch.distributed.fsdp import FSDPModule
+from torch.utils.data import DataLoader, Subset
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
+
+from ..data.atomic_files import explained_write_errors
+from ..data.encoded_samples import EncodedStream
+from ..data.samples import Sample
+from ..evaluation import stream_answers
+from .checkpoints import break_seal, last_whole_checkpoint, seal_checkpoint
+from .parts import part_of, shape_of
+
+_ADAPTED = ("adapter", "projector")
+ScoreAnswers = Callable[[Sequence[str], Sequence[Sample]], Mapping[str, float]]
+
+
+class ExactResume(TrainerCallback):
+    """What a run needs, besides its checkpoint, to go on as if it had never been stopped."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Let a run that goes on from its last step end there."""
+        control.should_training_stop = state.global_step >= state.max_steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log the loss wherever a checkpoint may be saved: what has not been logged by then is in none."""
+        control.should_log = control.should_log or control.should_save or control.should_evaluate
+
+    on_epoch_end = on_step_end
+
+
+class AdapterTrainer(Trainer):
+    """A `Trainer` for H-MBA.
+
+    Adapter and projector may have a learning rate of their own; weight decay is kept from what it would harm in them:
+    vectors (norms, biases, gates, scales), `A_log` and embeddings. A checkpoint is sealed when it is whole, and older
+    ones are deleted after that. With `score_answers`, each evaluation also has the model answer.
+
+    Args:
+        adapter_learning_rate: of adapter and projector; `args.learning_rate` when absent.
+        gate_learning_rate: of the adapter's gate alone; that of the adapter when absent. The gate starts at zero and
+            moves by about its learning rate a step: at the adapter's own rate what the adapter says stays too faint
+            for the language model to notice.
+        recipe: what the result depends on, kept with each checkpoint.
+        score_answers: turns the answers about the samples of `eval_dataset`, an `EncodedSamples` or `Sample`s, into
+            metrics by name. The samples come without their pictures.
+        max_new_tokens: most tokens of an answer.
+        args, kwargs: of `Trainer`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        adapter_learning_rate: float | None = None,
+        gate_learning_rate: float | None = None,
+        recipe: Mapping[str, Any] | None = None,
+        score_answers: ScoreAnswers | None = None,
+        max_new_tokens: int = 128,
+        **kwargs: Any,
+    ):
+        super().__init__(*args, **kwargs)
+        self.adapter_learning_rate = adapter_learning_rate
+        self.gate_learning_rate = gate_learning_rate
+        self.recipe = dict(recipe or {})
+        self.score_answers = score_answers
+        self.max_new_tokens = max_new_tokens
+        self.add_callback(ExactResume())
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """Name the parameters that weight decay is applied to."""
+        vectors = {name for name, parameter in model.named_parameters() if len(shape_of(parameter)) < 2}
+        names = super().get_decay_parameter_names(model)
+        return [n for n in names if n not in vectors and not n.endswith(("A_log", "embedding"))]
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """Create the optimizer and split its groups by learning rate.
+
+        Raises:
+            ValueError: if a learning rate is given for what is not there or does not learn.
+        """
+        optimizer = super().create_optimizer(model)
+        rates = self._own_rates(self.model if model is None else model)
+        groups = []
+        for group in optimizer.param_groups:
+            by_rate: dict[float, list[torch.nn.Parameter]] = {}
+            for parameter in group["params"]:
+                by_rate.setdefault(rates.get(parameter, group["lr"]), []).append(parameter)
+            groups += [{**group, "params": parameters, "lr": rate} for rate, parameters in by_rate.items()]
+        optimizer.param_groups[:] = groups
+        return optimizer
+
+    def _own_rates(self, model: Any) -> dict[torch.nn.Parameter, float]:
+        """The learning rate of every parameter that has one of its own."""
+        learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        chosen = {
+            "adapter_learning_rate": [p for name, p in learning.items() if part_of(name) in _ADAPTED],
+            "gate_learning_rate": [
+                p for name, p in learning.items() if part_of(name) == "adapter" and name.endswith(".gate")
+            ],
+        }
+        rates = {}
+        for option, parameters in chosen.items():
+            if (rate := getattr(self, option)) is None:
+                continue
+            if not parameters:
+                raise ValueError(f"{option} must be the rate of something that learns, got {rate} for no parameter")
+            rates.update(dict.fromkeys(parameters, rate))
+        return rates
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Return the batches to learn from; of a stream each process reads and decodes a share of its own."""
+        if not isinstance(self.train_dataset, EncodedStream):
+            return super().get_train_dataloader()
+        return DataLoader(
+            self.train_dataset,
+            batch_size=self._train_batch_size,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.dataloader_pin_memory,
+            prefetch_factor=self.args.dataloader_prefetch_factor,
+        )
+
+    def get_batch_samples(
+        self, epoch_iterator: Any, num_batches: int, device: torch.device
+    ) -> tuple[list, torch.Tensor | int | None]:
+        """Take the batches of a step; none after the last step, which a run may go on from."""
+        if self.state.global_step >= self.state.max_steps:
+            return [], None
+        return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """Evaluate as `Trainer` does, and score answers, if they are wanted."""
+        output = super().evaluation_loop(dataloader, *args, **kwargs)
+        if self.score_answers is not None:
+            dataset: Any = dataloader.dataset
+            scores = self.score_answers(*self._answer(getattr(dataset, "samples", dataset)))
+            prefix = kwargs.get("metric_key_prefix", "eval")
+            named = {f"{prefix}_{name}": value for name, value in scores.items()}
+            output = output._replace(metrics={**(output.metrics or {}), **named})
+        return output
+
+    def _answer(self, samples: Sequence[Sample]) -> tuple[list[str], list[Sample]]:
+        """Answer about samples, each process about a share of them, and bring all answers to each."""
+        world, rank, count = self.args.world_size, self.args.process_index, len(samples)
+        # Shares of one length: where the model itself is spread, all processes compute together.
+        share = [number % count for number in range(rank, math.ceil(count / world) * world, world)]
+        chosen: Any = Subset(samples, share)  # type: ignore[arg-type]
+        options = {"batch_size": self.args.per_device_eval_batch_size, "max_new_tokens": self.max_new_tokens}
+        with self.accelerator.autocast():
+            answered = stream_answers(self.model, self.processing_class, chosen, **options)
+            rows = [
+                (number, answer, replace(sample, frames=None, video=b""))
+                for number, (sample, answer) in zip(share, answered, strict=True)
+            ]
+        found = {number: (answer, sample) for number, answer, sample in gather_object(rows)}
+        answers, seen = zip(*(found[number] for number in range(count)), strict=True)
+        return list(answers), list(seen)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Save as `Trainer` does, but delete nothing before the new checkpoint is whole."""
+        run = self._run
+        folder = run / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            break_seal(folder)
+        self.accelerator.wait_for_everyone()
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            with self._explained(folder):
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()
+                if self.args.should_save:
+                    seal_checkpoint(folder, self.recipe)
+        except OSError:
+            if self.args.should_save:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            rotate_checkpoints(str(run), limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model as `Trainer` does, and say so if there is no room for it."""
+        if isinstance(self.model, FSDPModule):
+            # Its class is made by torch; the code of the class behind it shall travel with a checkpoint.
+            type(self.model).__module__ = type(self.model).__mro__[2].__module__
+        with nullcontext() if _internal_call else self._explained(Path(output_dir or self._run)):
+            super().save_model(output_dir, _internal_call)
+
+    @property
+    def _run(self) -> Path:
+        return Path(str(self.args.output_dir))
+
+    def _explained(self, folder: Path) -> Any:
+        safe = last_whole_checkpoint(self._run)
+        kept = f"{safe} is whole: make room and start the same command again" if safe else "No checkpoint is there yet"
+        return explained_write_errors(folder, kept)

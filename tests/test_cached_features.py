@@ -1,0 +1,248 @@
+from dataclasses import replace
+
+import pytest
+import torch
+from datasets import load_dataset
+from PIL import Image
+
+from hmba_hf.data import feature_caching
+from hmba_hf.data.bad_samples import BadSamples
+from hmba_hf.data.cached_features import CachedSample, CachedSamples, FeatureCache, describe_sample, feature_key
+from hmba_hf.data.collator import SampleCollator
+from hmba_hf.data.feature_caching import FeatureWriter
+from hmba_hf.data.loading import load_samples
+from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
+from hmba_hf.data.micro_world_files import write_bddx, write_drama, write_video
+from hmba_hf.data.samples import Sample
+from tiny_bases import SHORT_TEMPLATE
+from tiny_models import open_gate, tiny_model
+from tiny_processors import tiny_processor
+
+WORLD = MicroWorld(MicroWorldConfig(frame_size=32), "train", 6)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return open_gate(tiny_model())
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return tiny_processor(chat_template=SHORT_TEMPLATE)
+
+
+def writer(folder, model, processor, policy="stop", **kwargs):
+    key = feature_key(model, processor.video_processor, torch.float32)
+    encode = torch.no_grad()(model.get_frame_features)
+    bad = BadSamples(policy, folder / "bad_samples.jsonl")
+    return FeatureWriter(folder, key, encode, processor.video_processor, bad, block_size=4, **kwargs)
+
+
+def cached(folder, samples, model, processor):
+    return CachedSamples(samples, FeatureCache(folder, feature_key(model, processor.video_processor, torch.float32)))
+
+
+@pytest.mark.parametrize("kind", ["micro-world", "drama", "bddx", "still"])
+def test_a_model_gives_the_same_loss_and_gradients_for_cached_features(tmp_path, model, processor, kind):
+    samples = WORLD
+    if kind == "still":  # clips of unequal length
+        samples = [WORLD[0], WORLD.still_sample(1), WORLD[2]]
+    elif kind != "micro-world":
+        write = {"drama": write_drama, "bddx": write_bddx}[kind]
+        write(tmp_path / kind, WORLD.config, {"train": 6})
+        samples = load_samples(str(tmp_path / kind), "train")
+    assert writer(tmp_path / "cache", model, processor).write(samples) == {"made": len(samples), "cache": len(samples)}
+    read = cached(tmp_path / "cache", samples, model, processor)
+    batch = SampleCollator(processor)([read[index] for index in range(3)])
+    wanted = SampleCollator(processor)([samples[index] for index in range(3)])
+    assert "pixel_values_videos" not in batch and batch["frame_features"].shape == (3, 5, 4, 32)
+    for name in wanted.keys() - {"pixel_values_videos"}:
+        assert torch.equal(batch[name], wanted[name]), name
+    weight = model.model.temporal_adapter.gate
+    found = [model(**inputs).loss for inputs in (batch, wanted)]
+    gradients = [torch.autograd.grad(loss, weight)[0] for loss in found]
+    torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-7)
+
+
+def test_reading_cached_samples_touches_neither_pictures_nor_tower(tmp_path, model, processor, monkeypatch):
+    write_drama(tmp_path / "drama", WORLD.config, {"train": 6})
+    samples = load_samples(str(tmp_path / "drama"), "train")
+    writer(tmp_path / "cache", model, processor).write(samples)
+    monkeypatch.setattr(Image, "open", lambda *args: pytest.fail("no picture must be read"))
+    read = cached(tmp_path / "cache", samples, model, processor)
+    monkeypatch.setattr(type(samples.rows), "__getitem__", lambda *args: pytest.fail("no row must be read"))
+    batch = SampleCollator(processor)([read[0], read[5]])
+    monkeypatch.setattr(model.model.vision_tower, "forward", lambda *args, **kw: pytest.fail("no tower must be run"))
+    assert torch.isfinite(model(**batch).loss)
+    assert isinstance(read[0], CachedSample) and read[0].answer == WORLD[0].answer
+    assert read[0].boxes[0] == pytest.approx(WORLD[0].boxes[0], abs=1e-6)
+
+
+def test_a_second_run_makes_what_is_missing_and_keeps_the_rest(tmp_path, model, processor):
+    first = writer(tmp_path, model, processor)
+    assert first.write(WORLD) == {"made": 6, "cache": 6}
+    files = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert writer(tmp_path, model, processor).write(WORLD) == {"made": 0, "cache": 6}
+    lost = sorted(tmp_path.glob("features-*"))[0]
+    lost.unlink()
+    (tmp_path / "index.json").unlink()
+    (tmp_path / "_features-half.safetensors.77").write_bytes(b"left by a run that was killed")
+    with pytest.raises(ValueError, match="a whole cache of features is wanted, got .* without its index.json"):
+        cached(tmp_path, WORLD, model, processor)
+    assert writer(tmp_path, model, processor).write(WORLD)["made"] in (2, 4)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
+def test_other_samples_are_added_and_shared_clips_are_kept_once_in_a_block(tmp_path, model, processor):
+    again = replace(WORLD[0], id="again", question="What else?")
+    assert writer(tmp_path, model, processor).write([WORLD[0], again, WORLD[1]]) == {"made": 2, "cache": 2}
+    other = MicroWorld(WORLD.config, "validation", 3)
+    assert writer(tmp_path, model, processor).write(other) == {"made": 3, "cache": 5}
+    assert len(cached(tmp_path, [again, other[2], WORLD[1]], model, processor)) == 3
+
+
+def change_weight(model, processor):
+    model.model.vision_tower.pre_layrnorm.bias.data[0] += 1e-3
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (change_weight, "vision tower"),
+        (lambda model, processor: setattr(model.config, "vision_feature_layer", -1), "layer is '-2' there, '-1' is"),
+        (lambda model, processor: setattr(processor.video_processor, "num_frames", 8), "num_frames is '5' there, '8'"),
+        (lambda model, processor: setattr(processor.video_processor, "fps", 4.0), "fps is '2.0' there, '4.0' is"),
+        (lambda model, processor: setattr(processor.video_processor, "image_std", [1, 1, 1]), "image_std"),
+    ],
+)
+def test_features_of_another_tower_or_sampling_are_refused(tmp_path, change, named):
+    torch.manual_seed(0)
+    model, processor = tiny_model(), tiny_processor(chat_template=SHORT_TEMPLATE)
+    writer(tmp_path, model, processor).write(WORLD)
+    change(model, processor)
+    with pytest.raises(ValueError, match=f"are stale and are not used: .*{named}"):
+        cached(tmp_path, WORLD, model, processor)
+    with pytest.raises(ValueError, match=f"holds other features: .*{named}.* Name another folder"):
+        writer(tmp_path, model, processor).write(WORLD)
+
+
+def test_features_of_another_dtype_are_refused(tmp_path, model, processor):
+    writer(tmp_path, model, processor).write(WORLD)
+    wanted = feature_key(model, processor.video_processor, torch.bfloat16)
+    with pytest.raises(ValueError, match="stale and are not used: .*dtype is 'float32' there, 'bfloat16' is wanted"):
+        FeatureCache(tmp_path, wanted)
+
+
+def test_the_key_of_a_tower_is_that_of_its_weights_in_the_dtype_of_the_cache(model, processor):
+    half = tiny_model()
+    half.load_state_dict(model.state_dict())
+    keys = [feature_key(m, processor.video_processor, torch.bfloat16) for m in (model, half.to(torch.bfloat16))]
+    assert keys[0] == keys[1] != feature_key(model, processor.video_processor, torch.float32)
+
+
+def test_a_clip_that_has_changed_is_refused_by_name(tmp_path, model, processor):
+    path = tmp_path / "clip.mp4"
+    write_video(path, WORLD[0].frames)
+    clip = Sample("clip", "Q?", "A", video=path)
+    writer(tmp_path / "cache", model, processor).write([clip, WORLD[1]])
+    assert len(cached(tmp_path / "cache", [WORLD[1], clip], model, processor)) == 2
+    write_video(path, WORLD[2].frames)
+    with pytest.raises(
+        ValueError, match="stale .*: 1 of 1 samples are not there, such as clip: its frames have chang"
+    ):
+        cached(tmp_path / "cache", [clip], model, processor)
+    with pytest.raises(ValueError, match=r"such as \S*-000004: it was not there when the cache was made"):
+        cached(tmp_path / "cache", [WORLD[4]], model, processor)
+
+
+def test_the_hash_of_a_clip_tells_its_pictures_and_its_moment(tmp_path):
+    path = tmp_path / "clip.mp4"
+    write_video(path, WORLD[0].frames)
+    file = Sample("a", "Q?", "A", video=path)
+    hashes = [
+        describe_sample([sample], 0)[1]
+        for sample in (
+            file,
+            replace(file, video=path.read_bytes()),
+            replace(file, video=str(path), id="b", question="Else?"),
+            replace(file, timestamp=1.0),
+            WORLD[0],
+            replace(WORLD[0], frames=WORLD[0].frames[1:]),
+            replace(WORLD[0], frames=WORLD[0].frames[::-1]),
+        )
+    ]
+    assert hashes[0] == hashes[1] == hashes[2] and len(set(hashes)) == 5
+
+
+def test_rows_are_described_without_decoding(tmp_path):
+    write_drama(tmp_path / "drama", WORLD.config, {"train": 3})
+    write_bddx(tmp_path / "bddx", WORLD.config, {"train": 3})
+    for name in ("drama", "bddx"):
+        samples = load_samples(str(tmp_path / name), "train")
+        described = [describe_sample(samples, index) for index in range(3)]
+        for index, (sample, _) in enumerate(described):
+            assert replace(samples[index], frames=None, video=b"") == sample
+        assert len({content for _, content in described}) == 3
+        rows = load_dataset(str(tmp_path / name), split="train")
+        assert describe_sample(type(samples)(rows, "train"), 1) == described[1]
+
+
+def test_bad_samples_are_skipped_with_a_count_or_stop(tmp_path, model, processor):
+    (tmp_path / "damaged.mp4").write_bytes(b"no video at all")
+    missing = Sample("missing", "Q?", "A", video=tmp_path / "nowhere.mp4")
+    damaged = Sample("damaged", "Q?", "A", video=tmp_path / "damaged.mp4")
+    samples = [WORLD[0], missing, damaged, WORLD[1]]
+    with pytest.raises(ValueError, match="nowhere.mp4.*--on_bad_sample skip"):
+        writer(tmp_path / "stop", model, processor).write(samples)
+    skipping = writer(tmp_path / "skip", model, processor, "skip")
+    assert skipping.write(samples) == {"made": 2, "cache": 2}
+    assert set(skipping.bad.skipped()) == {"sample number 1", "sample damaged"}
+    read = cached(tmp_path / "skip", samples, model, processor)
+    assert read[3].frame_features.shape == (5, 4, 32)
+    for index, reason in ((1, "nowhere.mp4"), (2, "damaged")):
+        with pytest.raises(ValueError, match=reason):
+            read[index]
+
+
+def test_features_that_are_not_finite_are_an_error(tmp_path, model, processor):
+    broken = writer(tmp_path, model, processor)
+    broken.encode = lambda pixels: torch.full((1, pixels.shape[1], 4, 32), torch.nan)
+    with pytest.raises(ValueError, match="features must be finite, got NaN or infinity for sample number 0"):
+        broken.write(WORLD)
+    assert not list(tmp_path.glob("features-*"))
+
+
+def test_a_full_disk_is_named_and_loses_nothing(tmp_path, model, processor, monkeypatch):
+    calls = []
+
+    def fill_up(tensors, path, metadata):
+        calls.append(path)
+        path.write_bytes(b"half")
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        save(tensors, path, metadata=metadata)
+
+    save = feature_caching.save_file
+    monkeypatch.setattr(feature_caching, "save_file", fill_up)
+    with pytest.raises(
+        OSError, match=r"features-.* could not be written, .* MiB are free: .*No space left.*files before it are whole"
+    ):
+        writer(tmp_path, model, processor).write(WORLD)
+    assert len(list(tmp_path.glob("*features-*"))) == 1 and not (tmp_path / "index.json").exists()
+    assert writer(tmp_path, model, processor).write(WORLD)["made"] == 2
+
+
+def test_workers_decode_what_one_process_does(tmp_path, model, processor):
+    for workers in (0, 1):
+        writer(tmp_path / str(workers), model, processor, num_workers=workers).write(WORLD)
+    for path in (tmp_path / "0").iterdir():
+        assert (tmp_path / "1" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_cached_sample_holds_features_alone(model):
+    with pytest.raises(ValueError, match=r"features \(frames, patches, channels\) alone are wanted"):
+        CachedSample("a", "Q?", "A", frame_features=torch.zeros(4, 32))
+    with pytest.raises(ValueError, match="alone are wanted"):
+        CachedSample("a", "Q?", "A", video=b"x", frame_features=torch.zeros(5, 4, 32))

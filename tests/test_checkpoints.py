@@ -1,0 +1,87 @@
+import json
+import os
+
+import pytest
+
+from hmba_hf.data import atomic_files
+from hmba_hf.data.atomic_files import explained_write_errors, write_json, written_whole
+from hmba_hf.training.checkpoints import (
+    break_seal,
+    checkpoint_to_resume,
+    last_whole_checkpoint,
+    read_recipe,
+    seal_checkpoint,
+)
+
+RECIPE = {"learning_rate": 1e-3, "dataset_name": ["micro-world"]}
+
+
+def checkpoint(run, steps, recipe=RECIPE):
+    """A sealed checkpoint of two files, one of them in a folder."""
+    folder = run / f"checkpoint-{steps}"
+    (folder / "shards").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "shards" / "optimizer").write_bytes(b"moments")
+    seal_checkpoint(folder, recipe)
+    return folder
+
+
+def test_the_last_whole_checkpoint_is_that_of_the_most_steps(tmp_path):
+    assert last_whole_checkpoint(tmp_path) is None and last_whole_checkpoint(tmp_path / "nowhere") is None
+    folders = [checkpoint(tmp_path, steps) for steps in (9, 100, 20)]
+    (tmp_path / "checkpoint-best").mkdir()
+    assert last_whole_checkpoint(tmp_path) == folders[1]
+
+
+@pytest.mark.parametrize("harm", ["unsealed", "half deleted", "cut off", "grown"])
+def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path, harm):
+    whole, newer = checkpoint(tmp_path, 2), checkpoint(tmp_path, 4)
+    optimizer = newer / "shards" / "optimizer"
+    if harm == "unsealed":
+        break_seal(newer)
+    elif harm == "half deleted":
+        optimizer.unlink()
+    else:
+        optimizer.write_bytes(b"mom" if harm == "cut off" else b"moments and more")
+    assert read_recipe(newer) is None and read_recipe(whole) == RECIPE
+    assert checkpoint_to_resume(tmp_path, RECIPE) == whole
+    with pytest.raises(ValueError, match="a whole checkpoint is wanted to go on from, got .*checkpoint-4"):
+        checkpoint_to_resume(tmp_path, RECIPE, str(newer))
+
+
+def test_a_folder_of_another_recipe_is_refused_with_what_differs(tmp_path):
+    folder = checkpoint(tmp_path, 2)
+    other = {**RECIPE, "learning_rate": 2e-3}
+    message = r"holds checkpoints of another recipe: learning_rate is 0.001 there, 0.002 is wanted\. Name another"
+    with pytest.raises(ValueError, match=message):
+        checkpoint_to_resume(tmp_path, other)
+    assert checkpoint_to_resume(tmp_path, RECIPE) == folder
+    assert checkpoint_to_resume(tmp_path / "elsewhere", other) is None
+
+
+def test_a_checkpoint_that_is_asked_for_may_be_of_another_recipe(tmp_path, capsys):
+    folder = checkpoint(tmp_path, 2)
+    assert checkpoint_to_resume(tmp_path, {**RECIPE, "max_steps": 9}, str(folder)) == folder
+    assert "max_steps is None there, 9 is wanted" in capsys.readouterr().out
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "history.json"
+    write_json(path, [1])
+    with pytest.raises(KeyError), written_whole(path) as unfinished:
+        unfinished.write_text("half")
+        raise KeyError
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *paths: pytest.fail("not before all of it is on the disk"))
+        patch.setattr(atomic_files, "flush_to_disk", lambda path: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            write_json(path, [2])
+    assert json.loads(path.read_text()) == [1] and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failed_write_says_what_is_safe(tmp_path):
+    with pytest.raises(
+        OSError, match=r"model could not be written, .* MiB are free: .*No space left.*\. All before it is whole"
+    ):
+        with explained_write_errors(tmp_path / "model", "All before it is whole"):
+            raise OSError(28, "No space left on device")

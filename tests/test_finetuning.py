@@ -1,0 +1,376 @@
+import hashlib
+import json
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from peft import PeftModel
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
+
+from hmba_hf.data.collator import SampleCollator
+from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
+from hmba_hf.data.micro_world_files import write_bddx, write_drama
+from hmba_hf.training import part_of
+from hmba_hf.training.arguments import PRESETS, parse_arguments, recipe
+from tiny_bases import FAST, save_base, tune
+
+WORLD = MicroWorldConfig(frame_size=32)
+KILLER = Path(__file__).with_name("killed_runs.py")
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A base without an adapter."""
+    torch.manual_seed(0)
+    return save_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def full_base(tmp_path_factory):
+    """A base with an adapter."""
+    torch.manual_seed(0)
+    return save_base(tmp_path_factory.mktemp("full_base"), adapter="mamba")
+
+
+@pytest.fixture(scope="module")
+def datasets(tmp_path_factory):
+    """A folder in the DRAMA schema and one in the BDD-X schema."""
+    drama, bddx = tmp_path_factory.mktemp("drama"), tmp_path_factory.mktemp("bddx")
+    write_drama(drama, WORLD, {"train": 8, "validation": 3})
+    write_bddx(bddx, WORLD, {"train": 4})
+    return [drama, bddx]
+
+
+def history(folder):
+    return json.loads((folder / "history.json").read_text())
+
+
+def weights(folder):
+    return load_file(next(folder.glob("*model.safetensors")))
+
+
+def assert_same_result(folder, wanted):
+    """The same loss at each step and the same weights, to the bit."""
+    assert (
+        history(folder)["loss"] == history(wanted)["loss"] and history(folder)["metrics"] == history(wanted)["metrics"]
+    )
+    found, expected = weights(folder), weights(wanted)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def run_under_kills(folder, script, *words):
+    """Let a command be killed ten times; return the folder of the undisturbed run and those of the others."""
+    folder.mkdir()
+    command = [sys.executable, KILLER, 10, 0, folder, script, *words]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert len(done.stdout.split()) == 10
+    return folder / "undisturbed", [path for path in folder.glob("killed-*") if path.is_dir()]
+
+
+def test_training_that_is_killed_ten_times_ends_as_if_it_had_not_been(full_base, tmp_path):
+    words = ["--model_name_or_path", full_base, "--learns", "adapter", "projector", "lora", "--lora_dropout", 0.1]
+    words += [*FAST, "--logging_steps", 2, "--max_train_samples", 10, "--per_device_train_batch_size", 2]
+    words += ["--max_steps", 12, "--save_steps", 3]
+    undisturbed, killed = run_under_kills(tmp_path / "runs", "finetune.py", *words)
+    assert [step for step, _ in history(undisturbed)["loss"]] == [1, 2, 3, 4, 6, 8, 9, 10, 12]
+    for folder in killed:
+        assert_same_result(folder, undisturbed)
+
+
+def test_caching_that_is_killed_ten_times_ends_as_if_it_had_not_been(base, tmp_path):
+    words = ["--model_name_or_path", base, "--use_cpu", "--max_train_samples", 120, "--block_size", 8]
+    undisturbed, killed = run_under_kills(tmp_path / "runs", "cache_features.py", *words)
+    files = {path.name: path.read_bytes() for path in undisturbed.iterdir()}
+    assert len(files) == 15 + len(("index.json", "key.json"))
+    for folder in killed:
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == files
+
+
+def test_the_same_command_goes_on_and_passes_over_what_is_not_whole(base, tmp_path, capsys):
+    words = ["--adapter", "mamba", "--max_steps", 6, "--save_steps", 2, "--save_total_limit", 9]
+    tune(base, tmp_path / "whole", *words)
+    assert "a new run" in capsys.readouterr().out
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")
+    (tmp_path / "again" / "checkpoint-6" / "seal.json").unlink()  # half written
+    (tmp_path / "again" / "checkpoint-4" / "optimizer.pt").unlink()  # half deleted
+    tune(base, tmp_path / "again", *words)
+    assert f"going on from {tmp_path / 'again' / 'checkpoint-2'}" in capsys.readouterr().out
+    assert_same_result(tmp_path / "again", tmp_path / "whole")
+    trainer = tune(base, tmp_path / "again", *words)
+    assert trainer.state.global_step == 6, "a run that is over is not gone on with"
+    assert_same_result(tmp_path / "again", tmp_path / "whole")
+
+
+def test_a_run_that_ends_within_an_epoch_is_not_gone_on_with(base, tmp_path):
+    words = ["--max_steps", 3, "--save_steps", 2]  # of 5 steps in an epoch
+    tune(base, tmp_path / "out", *words)
+    wanted = weights(tmp_path / "out")
+    assert tune(base, tmp_path / "out", *words).state.global_step == 3
+    assert all(torch.equal(weight, wanted[name]) for name, weight in weights(tmp_path / "out").items())
+
+
+def test_old_checkpoints_go_when_the_new_one_is_whole(base, tmp_path, monkeypatch):
+    seen = []
+
+    def note(folder, limit, *args, **kwargs):
+        seen.append(sorted(path.parent.name for path in Path(folder).glob("checkpoint-*/seal.json")))
+        rotate(folder, limit, *args, **kwargs)
+
+    import hmba_hf.training.trainer as trainer
+
+    rotate = trainer.rotate_checkpoints
+    monkeypatch.setattr(trainer, "rotate_checkpoints", note)
+    tune(base, tmp_path / "out", "--max_steps", 3, "--save_steps", 1, "--save_total_limit", 1)
+    assert seen == [["checkpoint-1"], ["checkpoint-1", "checkpoint-2"], ["checkpoint-2", "checkpoint-3"]]
+    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-3"]
+
+
+def test_a_folder_of_another_recipe_is_refused(base, tmp_path):
+    tune(base, tmp_path / "out", "--max_steps", 2)
+    tune(base, tmp_path / "out", "--max_steps", 2, "--logging_steps", 2, "--eval_strategy", "no")
+    with pytest.raises(ValueError, match="another recipe: max_steps is 2 there, 4 is wanted; seed is 42 there, 7 is"):
+        tune(base, tmp_path / "out", "--max_steps", 4, "--seed", 7)
+    checkpoint = tmp_path / "out" / "checkpoint-2"
+    trainer = tune(base, tmp_path / "out", "--max_steps", 4, "--resume_from_checkpoint", checkpoint)
+    assert trainer.state.global_step == 4 and len(history(tmp_path / "out")["loss"]) == 4
+
+
+def full_disk_at(step, monkeypatch, error):
+    """Let the weights of one checkpoint be cut off."""
+    save = safetensors.torch.save_file
+
+    def save_or_fail(tensors, path, *args, **kwargs):
+        if f"checkpoint-{step}/" in str(path):
+            Path(path).write_bytes(b"half")
+            raise error
+        return save(tensors, path, *args, **kwargs)
+
+    monkeypatch.setattr("transformers.modeling_utils.safe_save_file", save_or_fail)
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), safetensors.SafetensorError("I/O error 28")]
+)
+def test_a_full_disk_is_named_and_the_last_whole_checkpoint_stays(base, tmp_path, monkeypatch, error):
+    words = ["--max_steps", 4, "--save_steps", 2, "--save_total_limit", 1]
+    tune(base, tmp_path / "whole", *words)
+    with monkeypatch.context() as patch:
+        full_disk_at(4, patch, error)
+        message = (
+            r"checkpoint-4 could not be written, .* MiB are free: .*28.*checkpoint-2 is whole: make room and start"
+        )
+        with pytest.raises(OSError, match=message):
+            tune(base, tmp_path / "out", *words)
+    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-2"]
+    tune(base, tmp_path / "out", *words)
+    assert_same_result(tmp_path / "out", tmp_path / "whole")
+
+
+def hashes(model):
+    digest = hashlib.sha256
+    return {name: digest(tensor.numpy().tobytes()).hexdigest() for name, tensor in model.state_dict().items()}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_low_rank_updates_touch_what_they_name_alone_and_load_in_every_way(tmp_path, tied):
+    base = save_base(tmp_path / "base", adapter="mamba", tie_word_embeddings=tied)
+    before = hashes(AutoModelForImageTextToText.from_pretrained(base))
+    words = ["--learns", "adapter", "lora", "--lora_targets", "q_proj", "v_proj", "--lora_rank", 4, "--max_steps", 3]
+    trainer = tune(base, tmp_path / "out", *words)
+    after = {
+        name.removeprefix("base_model.model.").replace(".base_layer.", ".").replace(".original_module.", "."): value
+        for name, value in hashes(trainer.model).items()
+        if "lora_" not in name and ".modules_to_save." not in name
+    }
+    assert after == before, "the base is as it was, to the bit"
+    saved = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    updated = {re.search(r"\.([a-z_]+)\.lora_[AB]\.weight", name)[1] for name in saved if "lora" in name}
+    assert updated == {"q_proj", "v_proj"} and {part_of(name) for name in saved} == {"adapter", "language_model"}
+    assert not [name for name in saved if "embed_tokens" in name or "lm_head" in name]
+    adapter = sum(tensor.numel() for name, tensor in saved.items() if part_of(name) == "adapter")
+    assert sum(tensor.numel() for tensor in saved.values()) == adapter + 2 * 2 * 4 * (32 + 32)
+    assert not (tmp_path / "out" / "base").exists(), "the base had the adapter that it was asked for"
+
+    batch = SampleCollator(trainer.processing_class)([MicroWorld(WORLD, "test", 1)[0]])
+    with torch.no_grad():
+        wanted = trainer.model.eval()(**batch).logits
+        fresh = AutoModelForImageTextToText.from_pretrained(base)
+        assert not torch.allclose(fresh(**batch).logits, wanted, atol=1e-3)
+        peft_model = PeftModel.from_pretrained(fresh, tmp_path / "out")
+        loaded = AutoModelForImageTextToText.from_pretrained(base)
+        loaded.load_adapter(tmp_path / "out")
+        pipe = pipeline("video-text-to-text", model=str(tmp_path / "out"))
+        for model in (peft_model, loaded, pipe.model, peft_model.merge_and_unload()):
+            torch.testing.assert_close(model.eval()(**batch).logits, wanted, rtol=0, atol=2e-6)
+
+
+def test_low_rank_updates_beside_a_new_adapter_bring_a_base_of_their_own(base, tmp_path, capsys):
+    words = ["--adapter", "mamba", "--num_frames", 8, "--learns", "adapter", "projector", "lora", "--max_steps", 2]
+    trainer = tune(base, tmp_path / "out", *words)
+    assert "low-rank updates belong to a base with the adapter" in capsys.readouterr().out
+    pipe = pipeline("video-text-to-text", model=str(tmp_path / "out"))
+    assert pipe.model.config.num_frames == pipe.processor.video_processor.num_frames == 8
+    batch = SampleCollator(trainer.processing_class)([MicroWorld(WORLD, "test", 1)[0]])
+    with torch.no_grad():
+        logits = pipe.model(**batch).logits
+        torch.testing.assert_close(logits, trainer.model.eval()(**batch).logits, rtol=0, atol=2e-6)
+
+
+def test_quantised_low_rank_updates_say_what_they_need(base, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ImportError, match=r"in 4 bits \(qlora\) needs `pip install bitsandbytes`"):
+        tune(base, tmp_path / "out", "--learns", "projector", "qlora", "--max_steps", 1)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--learns", "lora", "language_model"], r"must learn in one way, got \['lora', 'language_model'\]"),
+        (["--learns", "lora", "--lora_targets", "brain"], r"must be linear layers .*'q_proj'.*, got \['brain'\]"),
+        (["--streaming", "True"], "a stream has no length: --streaming needs --max_steps"),
+        (["--streaming", "True", "--max_steps", 1, "--feature_cache", "x"], "need datasets that are held, not --str"),
+        (["--learns", "vision_tower", "--feature_cache", "x"], "vision tower that learns cannot be cached"),
+        (["--dataset_weights", "1", "2"], r"one weight for each of \['micro-world'\] is wanted, got \[1.0, 2.0\]"),
+        (["--feature_cache", "nowhere"], "a whole cache of features is wanted, got nowhere"),
+        (["--eval_strategy", "epoch", "--eval_split", "dev"], "expected a split of .* got 'dev'"),
+        (["--max_length", 5], "at most max_length=5 tokens are wanted, got .*--on_bad_sample skip"),
+        (["--max_length", 5, "--on_bad_sample", "skip"], "one sample that can be learned from is wanted, got none"),
+    ],
+)
+def test_options_that_are_wrong_or_do_not_go_together_are_refused(base, tmp_path, words, message):
+    with pytest.raises(ValueError, match=message):
+        tune(base, tmp_path / "out", *words)
+
+
+def test_training_on_cached_features_has_equal_losses_and_runs_no_tower(base, datasets, tmp_path, monkeypatch):
+    cache = [sys.executable, KILLER.parents[1] / "examples" / "cache_features.py", "--use_cpu"]
+    cache += ["--model_name_or_path", base, "--dataset_name", *datasets, "--output_dir", tmp_path / "cache"]
+    done = subprocess.run([*map(str, cache)], capture_output=True, text=True)
+    assert done.returncode == 0 and "4 samples: 4 clips made, 12 in" in done.stdout, done.stderr
+    words = ["--adapter", "mamba", "--dataset_name", *datasets, "--dataset_weights", 2, 1, "--max_steps", 6]
+    tune(base, tmp_path / "plain", *words)
+    forward = "transformers.models.clip.modeling_clip.CLIPVisionModel.forward"
+    monkeypatch.setattr(forward, lambda *args, **kwargs: pytest.fail("the tower must not be run"))
+    tune(base, tmp_path / "cached", *words, "--feature_cache", tmp_path / "cache")
+    plain, cached = (torch.tensor(history(tmp_path / name)["loss"]) for name in ("plain", "cached"))
+    torch.testing.assert_close(cached, plain, rtol=0, atol=1e-6)
+    with pytest.raises(ValueError, match="stale .*dtype is 'float32' there, 'bfloat16' is wanted"):
+        tune(base, tmp_path / "half", *words, "--feature_cache", tmp_path / "cache", "--bf16", "True")
+    with pytest.raises(ValueError, match="stale .*num_frames is '5' there, '4' is wanted"):
+        tune(base, tmp_path / "other", *words, "--feature_cache", tmp_path / "cache", "--num_frames", 4)
+
+
+def test_a_stream_is_learned_from_again_and_again_and_resumed_exactly(base, datasets, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1)
+    words = ["--dataset_name", *datasets, "--streaming", "True", "--save_steps", 4, "--save_total_limit", 9]
+    words += ["--max_steps", 8]  # more than the 12 clips give in a pass
+    tune(base, tmp_path / "whole", *words)
+    assert len(history(tmp_path / "whole")["loss"]) == 8
+    shutil.copytree(tmp_path / "whole", tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "checkpoint-8")
+    tune(base, tmp_path / "again", *words)
+    assert_same_result(tmp_path / "again", tmp_path / "whole")
+
+
+def test_bad_samples_are_left_out_counted_and_named_at_the_end(base, tmp_path, capsys):
+    lengths = {sample.id: len(sample.answer) for sample in MicroWorld(WORLD, "train", 10)}
+    # One token for each character: the longest answers are too long.
+    processor = AutoProcessor.from_pretrained(base)
+    encoded = {s.id: len(SampleCollator(processor).encode(s)["labels"]) for s in MicroWorld(WORLD, "train", 10)}
+    most = sorted(encoded.values())[6]
+    tune(base, tmp_path / "out", "--num_train_epochs", 2, "--max_length", most, "--on_bad_sample", "skip")
+    bad = {f"sample {name}" for name, length in encoded.items() if length > most}
+    assert bad and history(tmp_path / "out")["bad_samples"].keys() == bad and len(lengths) == 10
+    assert f"{len(bad)} samples could not be read and were left out" in capsys.readouterr().out
+    assert len(history(tmp_path / "out")["loss"]) == 10, "as many steps of as many samples as without bad ones"
+
+
+def test_the_best_model_is_kept_by_what_it_answers(full_base, tmp_path, monkeypatch):
+    scores = iter([0.2, 0.8, 0.4])
+    monkeypatch.setattr("hmba_hf.training.run.answer_metrics", lambda *args: {"mean_iou": next(scores)})
+    words = [
+        "--max_steps",
+        6,
+        "--eval_strategy",
+        "steps",
+        "--eval_steps",
+        2,
+        "--save_steps",
+        2,
+        "--max_eval_samples",
+        3,
+    ]
+    words += ["--load_best_model_at_end", "True", "--metric_for_best_model", "mean_iou", "--max_new_tokens", 2]
+    tune(full_base, tmp_path / "out", *words, "--save_total_limit", 9)
+    assert history(tmp_path / "out")["metrics"]["mean_iou"] == [[2, 0.2], [4, 0.8], [6, 0.4]]
+    assert len(history(tmp_path / "out")["metrics"]["loss"]) == 3
+    best, kept = weights(tmp_path / "out" / "checkpoint-4"), weights(tmp_path / "out")
+    assert all(torch.equal(kept[name], best[name]) for name in best)
+    assert not torch.equal(best["lm_head.weight"], weights(tmp_path / "out" / "checkpoint-6")["lm_head.weight"])
+    for name in ("loss", "metrics"):
+        with Image.open(tmp_path / "out" / f"{name}.png") as picture:
+            assert picture.width > 100
+
+
+def test_boxes_and_captions_are_scored_while_a_model_learns(full_base, datasets, tmp_path):
+    words = ["--dataset_name", *datasets, "--max_steps", 1, "--eval_strategy", "steps", "--eval_split", "train"]
+    tune(full_base, tmp_path / "out", *words, "--max_new_tokens", 3)
+    metrics = history(tmp_path / "out")["metrics"]
+    assert {"loss", "mean_iou", "unparsed", "cider", "action_bleu_4", "justification_rouge_l"} <= metrics.keys()
+    assert metrics["unparsed"] == [[1, 1.0]]
+
+
+def test_an_evaluation_answers_each_sample_once(full_base, tmp_path, monkeypatch):
+    seen = []
+
+    def note(answers, samples):
+        seen.append([(sample.id, answer, sample.frames) for sample, answer in zip(samples, answers, strict=True)])
+        return {}
+
+    monkeypatch.setattr("hmba_hf.training.run.answer_metrics", note)
+    words = ["--max_steps", 1, "--eval_strategy", "steps", "--max_eval_samples", 5, "--per_device_eval_batch_size", 2]
+    tune(full_base, tmp_path / "out", *words, "--max_new_tokens", 2)
+    world = MicroWorld(WORLD, "validation", 5)
+    assert [name for name, _, _ in seen[0]] == [sample.id for sample in world]
+    assert all(answer and frames is None for _, answer, frames in seen[0])
+
+
+@pytest.mark.parametrize("option", ["--bf16", "--activation_checkpointing"])
+def test_cheaper_arithmetic_and_memory_give_nearly_the_same_losses(full_base, tmp_path, option):
+    losses = []
+    for value in ("False", "True"):
+        tune(full_base, tmp_path / value, "--max_steps", 4, option, value)
+        losses.append(torch.tensor(history(tmp_path / value)["loss"]))
+    torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=0.05 if option == "--bf16" else 1e-6)
+    assert torch.equal(losses[0], losses[1]) == (option != "--bf16")
+
+
+@pytest.mark.parametrize(("name", "frames"), [("drama", 5), ("bddx", 8)])
+def test_a_preset_is_the_published_recipe_and_what_is_said_wins(name, frames, capsys):
+    words = ["--model_name_or_path", "base", "--preset", name, "--use_cpu", "True"]
+    model_args, data_args, args = parse_arguments("", words)
+    assert f"preset {name}: {{" in capsys.readouterr().out and PRESETS[name]["num_frames"] == frames
+    assert (model_args.num_frames, data_args.max_length, args.num_train_epochs) == (frames, 4096, 3)
+    assert (args.per_device_train_batch_size, args.learning_rate, args.warmup_steps) == (8, 2e-5, 0.03)
+    assert args.lr_scheduler_type == "cosine" and args.weight_decay == 0 and args.activation_checkpointing
+    said = ["--learning_rate", "1e-3", "--num_frames", "4", "--activation_checkpointing", "False"]
+    model_args, data_args, args = parse_arguments("", [*said, *words])
+    assert (model_args.num_frames, args.learning_rate, args.activation_checkpointing) == (4, 1e-3, False)
+    assert args.num_train_epochs == 3 and recipe(model_args, data_args, args)["max_length"] == 4096
+
+
+def test_an_unknown_preset_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        parse_arguments("", ["--model_name_or_path", "base", "--preset", "kitti"])
+    assert "'bddx', 'drama'" in capsys.readouterr().err
