@@ -61,6 +61,8 @@ def seeded():
 @pytest.fixture
 def poisoned_memory(monkeypatch):
     """Memory that is taken without being cleared holds NaN, so that a result that was never written shows."""
+    with torch.device("meta"):
+        torch.empty(0)  # torch lists at first use which functions heed a device, and must not list ours
     for name in ("empty", "empty_like"):
         monkeypatch.setattr(torch, name, poisoning(getattr(torch, name)))
     monkeypatch.setattr(torch.Tensor, "new_empty", poisoning(torch.Tensor.new_empty))
@@ -72,6 +74,23 @@ def poisoning(allocate):
         return x.fill_(float("nan")) if x.is_floating_point() and not x.is_meta else x
 
     return poisoned
+
+
+@pytest.fixture
+def java(monkeypatch, tmp_path):
+    """Put a shell script in the place of Java: `java(script)`; before that there is none on the PATH."""
+    from hmba_hf.metrics.caption_tokens import java_version
+
+    def install(script):
+        fake = tmp_path / "java"
+        fake.write_text(f"#!/bin/sh\n{script}\n")
+        fake.chmod(0o755)
+        java_version.cache_clear()
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    java_version.cache_clear()
+    yield install
+    java_version.cache_clear()
 
 
 @pytest.fixture(scope="session")

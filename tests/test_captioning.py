@@ -28,15 +28,6 @@ WITHOUT_JAVA = java_version() is None
 
 
 @pytest.fixture
-def no_java(monkeypatch):
-    """A machine on whose PATH there is no Java."""
-    monkeypatch.setenv("PATH", "/nowhere")
-    java_version.cache_clear()
-    yield
-    java_version.cache_clear()
-
-
-@pytest.fixture
 def stored_tokens(monkeypatch):
     """Words as the PTB tokenizer made them once, where there is no Java to make them."""
     words = dict(zip(PREDICTIONS, TOKENS[0], strict=True))
@@ -146,7 +137,7 @@ def test_nothing_is_left_behind_by_java():
     assert {path for folder in folders for path in folder.rglob("*") if "__pycache__" not in path.parts} == before
 
 
-def test_without_java_words_are_split_by_rule_and_the_result_says_so(no_java):
+def test_without_java_words_are_split_by_rule_and_the_result_says_so(java):
     scores = score_captions(PREDICTIONS, REFERENCES)
     assert scores.tokenizer == "words" and (scores.meteor, scores.spice) == (None, None)
     assert scores.absent.keys() == {"meteor", "spice"} and all("Java" in reason for reason in scores.absent.values())
@@ -155,31 +146,17 @@ def test_without_java_words_are_split_by_rule_and_the_result_says_so(no_java):
         score_captions(PREDICTIONS, REFERENCES, tokenizer="ptb")
 
 
-def test_a_java_that_does_not_run_is_none(monkeypatch, tmp_path):
-    fake = tmp_path / "java"
-    fake.write_text("#!/bin/sh\necho 'no runtime' >&2; exit 1\n")
-    fake.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    java_version.cache_clear()
-    try:
-        assert java_version() is None and caption_tokens.best_tokenizer() == "words"
-    finally:
-        java_version.cache_clear()
+def test_a_java_that_does_not_run_is_none(java):
+    java("echo 'no runtime' >&2; exit 1")
+    assert java_version() is None and caption_tokens.best_tokenizer() == "words"
 
 
-def test_a_java_that_breaks_down_makes_meteor_absent_and_stops_the_tokenizer(monkeypatch, tmp_path):
-    fake = tmp_path / "java"
-    fake.write_text("#!/bin/sh\necho 'version 17' >&2\n[ \"$1\" = -version ] || exit 3\n")
-    fake.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    java_version.cache_clear()
-    try:
-        with pytest.raises(MetricUnavailable, match="METEOR did not run: its Java ended early"):
-            meteor_statistics(["a car"] * 9, [["a car"]] * 9)
-        with pytest.raises(RuntimeError, match="expected 1 lines from the PTB tokenizer, got 0: version 17"):
-            tokenize_captions(["a car"], "ptb")
-    finally:
-        java_version.cache_clear()
+def test_a_java_that_breaks_down_makes_meteor_absent_and_stops_the_tokenizer(java):
+    java("echo 'version 17' >&2\n[ \"$1\" = -version ] || exit 3")
+    with pytest.raises(MetricUnavailable, match="METEOR did not run: its Java ended early"):
+        meteor_statistics(["a car"] * 9, [["a car"]] * 9)
+    with pytest.raises(RuntimeError, match="expected 1 lines from the PTB tokenizer, got 0: version 17"):
+        tokenize_captions(["a car"], "ptb")
 
 
 def test_one_caption_alone_has_defined_scores():

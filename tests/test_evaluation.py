@@ -15,7 +15,7 @@ from hmba_hf.evaluation import (
     split_batches,
 )
 from hmba_hf.models.processing_hmba import HMBAProcessor
-from tiny_models import open_gate, tiny_model
+from tiny_models import lively_model
 from tiny_processors import tiny_processor
 
 WORLD = MicroWorld(MicroWorldConfig(frame_size=32), "test", 8)
@@ -29,13 +29,7 @@ def processor():
 @pytest.fixture(scope="module")
 def model():
     """A random model whose answers depend on the video and on the question."""
-    torch.manual_seed(2)
-    model = open_gate(tiny_model())
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.ndim > 1 and any(part in name for part in ("language_model", "projector", "lm_head")):
-                weight.mul_(12)
-    return model
+    return lively_model(12, seed=2)
 
 
 def wide_sample(boxes=((0.25, 0.5, 0.5, 1.0),)):

@@ -10,7 +10,6 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 import tomllib
-import torch
 import yaml
 from PIL import Image
 
@@ -19,9 +18,8 @@ from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.micro_world_files import write_bddx, write_drama
 from hmba_hf.evaluation import answer_samples
 from hmba_hf.lmms_eval_plugin import TASKS, documents, manifests
-from hmba_hf.metrics.caption_tokens import java_version
 from hmba_hf.scoring import ScoredRecords
-from tiny_models import open_gate, tiny_model
+from tiny_models import lively_model
 from tiny_processors import tiny_processor
 
 ROOT = Path(__file__).parents[1]
@@ -47,15 +45,6 @@ def load_task(name):
     return yaml.load((TASKS / task.pop("include")).read_text(), TaskLoader) | task
 
 
-@pytest.fixture
-def no_java(monkeypatch):
-    """Without METEOR, which takes seconds to start."""
-    monkeypatch.setenv("PATH", "/nowhere")
-    java_version.cache_clear()
-    yield
-    java_version.cache_clear()
-
-
 def test_there_is_a_file_for_each_task():
     assert sorted(path.stem for path in TASKS.glob("*.yaml")) == sorted(NAMES)
 
@@ -75,7 +64,7 @@ def test_a_task_names_functions_and_files_that_are_there(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_metric_of_a_task_gets_its_score_from_a_result(name, no_java):
+def test_every_metric_of_a_task_gets_its_score_from_a_result(name, java):
     task, sample = load_task(name), MicroWorld(size=1)
     sample = sample.ego_sample(0) if name == "hmba_bddx" else sample[0]
     document = {"id": "a", "question": sample.question, "reference": sample.answer, "boxes": list(sample.boxes)}
@@ -115,7 +104,7 @@ def test_a_dataset_is_found_through_the_environment(tmp_path, monkeypatch):
     assert Path(clip).read_bytes()[4:8] == b"ftyp" and documents.doc_to_visual(rows[0]) == [clip]
 
 
-def test_scores_are_those_of_our_own_evaluation(no_java):
+def test_scores_are_those_of_our_own_evaluation(java):
     rows = documents.open_documents(MICRO_WORLD)
     answers = ["The red car[0.100,0.100,0.500,0.500] is cutting in from the left.", "A dog.", "", "A van[0.9,0.1,"]
     results = [documents.process_results(row, [answer]) for row, answer in zip(rows, answers, strict=True)]
@@ -166,13 +155,7 @@ def plugin(monkeypatch):
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
-    torch.manual_seed(2)
-    model = open_gate(tiny_model())
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.ndim > 1 and any(part in name for part in ("language_model", "projector", "lm_head")):
-                weight.mul_(12)
-    model.save_pretrained(folder)
+    lively_model(12, seed=2).save_pretrained(folder)
     tiny_processor().save_pretrained(folder)
     return folder
 

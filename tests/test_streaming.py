@@ -11,21 +11,10 @@ from torch.testing import assert_close
 from transformers import GenerationConfig, MistralConfig, pipeline
 
 from hmba_hf import AdapterState, VideoStream, decode_frames
-from tiny_models import open_gate, tiny_model
+from tiny_models import lively_model, tiny_model
 from tiny_processors import clip, tiny_processor
 
 QUESTION = "Which object is the risk?"
-
-
-def lively_model(**kwargs):
-    """A random model whose greedy answers depend on the video and on the question."""
-    torch.manual_seed(0)
-    model = open_gate(tiny_model(**kwargs))
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if weight.ndim > 1 and any(part in name for part in ("language_model", "projector", "lm_head")):
-                weight.mul_(16)
-    return model
 
 
 @pytest.fixture

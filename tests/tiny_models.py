@@ -57,6 +57,17 @@ def open_gate(model: HMBAForConditionalGeneration) -> HMBAForConditionalGenerati
     return model
 
 
+def lively_model(scale: float = 16, seed: int = 0, **kwargs) -> HMBAForConditionalGeneration:
+    """Build a random model whose greedy answers depend on the video and on the question."""
+    torch.manual_seed(seed)
+    model = open_gate(tiny_model(**kwargs))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1 and any(part in name for part in ("language_model", "projector", "lm_head")):
+                weight.mul_(scale)
+    return model
+
+
 def tiny_inputs(batch: int = 1, frames: int = 5, videos: int = 1, **kwargs) -> dict[str, torch.Tensor]:
     """Build a prompt with `videos` videos for each row, and their random pixels."""
     row = [1, 10, 11, *(videos * [*[VIDEO_TOKEN_ID] * NUM_PATCHES, 12]), 13, 14, 15]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 from uuid import uuid4
 
 import torch
@@ -25,7 +25,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from .data.loading import MICRO_WORLD, load_samples
 from .data.micro_world import MOTIONS, MicroWorld
-from .data.samples import Sample
+from .data.samples import Sample, SampleSequence
 from .evaluation import ON_ERROR, Outcome, answer_batches, answer_boxes, split_batches
 
 # A process that has finished waits this long for the slowest one.
@@ -61,7 +61,7 @@ class PredictionArguments:
         return {name: getattr(self, name) for name in names}
 
 
-class Splits(Sequence[Sample]):
+class Splits(SampleSequence):
     """Several splits of a dataset, one after the other."""
 
     def __init__(self, splits: Sequence[Sequence[Sample]]):
@@ -71,14 +71,8 @@ class Splits(Sequence[Sample]):
     def __len__(self) -> int:
         return self._ends[-1]
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        """Read sample `index`, or a list of them for a slice."""
-        if isinstance(index, slice):
-            return [self[number] for number in range(len(self))[index]]
+    def read_sample(self, index: int) -> Sample:
+        """Read sample `index`."""
         split, number = self.locate(index)
         return split[number]
 

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from .atomic_files import differences
 from .bad_samples import READ_ERRORS
 from .loading import RowSamples
-from .samples import Sample
+from .samples import Sample, SampleSequence
 
 INDEX = "index.json"
 # Options of a video processor that no pixel depends on.
@@ -122,7 +122,7 @@ class FeatureCache:
             return file.get_tensor(content)
 
 
-class CachedSamples(Sequence[Sample]):
+class CachedSamples(SampleSequence):
     """Samples with the features of their frames from a cache.
 
     Every clip is hashed when this is built, each process a share of them, so that features of a clip that has changed
@@ -148,7 +148,7 @@ class CachedSamples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._described)
 
-    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+    def read_sample(self, index: int) -> Sample:
         sample, content = self._described[index]
         if isinstance(sample, str):
             raise ValueError(sample)

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, overload
+from typing import Any
 
 from PIL import Image
 
 from .micro_world import MicroWorld, MicroWorldConfig, TwoTaskWorld
-from .samples import Sample, from_bddx_row, from_drama_row, import_datasets
+from .samples import Sample, SampleSequence, from_bddx_row, from_drama_row, import_datasets
 
 MICRO_WORLD = "micro-world"
 TWO_TASKS = "micro-world-two-tasks"
@@ -15,7 +15,7 @@ DRAMA_COLUMNS = {"id", "frames", "width", "height", "question", "answer", "objec
 BDDX_COLUMNS = {"video", "video_id", "segment", "action", "justification"}
 
 
-class RowSamples(Sequence[Sample]):
+class RowSamples(SampleSequence):
     """The rows of a `datasets.Dataset` in the DRAMA or the BDD-X schema, read as samples when they are asked for."""
 
     def __init__(self, rows: Any, split: str):
@@ -26,14 +26,8 @@ class RowSamples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
-        """Read row `index`, or a list of them for a slice."""
-        if isinstance(index, slice):
-            return [self[number] for number in range(len(self))[index]]
+    def read_sample(self, index: int) -> Sample:
+        """Read row `index`."""
         return read_row(self.rows[index], self.split)
 
     def without_pictures(self, index: int) -> tuple[Sample, list[Any]]:

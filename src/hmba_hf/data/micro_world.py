@@ -15,7 +15,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -31,7 +31,7 @@ from .micro_world_drawing import (
     draw_picture,
     random_backdrop,
 )
-from .samples import BDDX_QUESTION, BOX_MARKER, Box, Sample
+from .samples import BDDX_QUESTION, BOX_MARKER, Box, Sample, SampleSequence
 
 SPLITS = ("train", "validation", "test")
 MOTIONS = ("symmetric", "order", "monotone")
@@ -185,7 +185,7 @@ class Scene:
         return [user.box() for user in self.users]
 
 
-class MicroWorld(Sequence[Sample]):
+class MicroWorld(SampleSequence):
     """Clips of one split as `Sample`s of the risk task.
 
     With the same versions of numpy and pillow, a config, a split and an index give the same clip.
@@ -201,15 +201,8 @@ class MicroWorld(Sequence[Sample]):
     def __len__(self) -> int:
         return self.size
 
-    @overload
-    def __getitem__(self, index: int) -> Sample: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+    def read_sample(self, index: int) -> Sample:
         """The clip `index` with the question for the risk; the answer names it, boxes it and says what it does."""
-        if isinstance(index, slice):
-            return [self[number] for number in range(self.size)[index]]
-        index += self.size if -self.size <= index < 0 else 0
         scene = self.scene(index)
         user = scene.users[scene.risk]
         answer = f"The {user.name}{BOX_MARKER} {_MANOEUVRES[user.kind]} from the {user.side}."
@@ -324,7 +317,7 @@ class MicroWorld(Sequence[Sample]):
         return np.random.Generator(np.random.SFC64(np.random.SeedSequence(self.config.seed, spawn_key=key)))
 
 
-class TwoTaskWorld(Sequence[Sample]):
+class TwoTaskWorld(SampleSequence):
     """The clips of a world by turns with the question for the risk and with the one what the ego car does and why."""
 
     def __init__(self, world: MicroWorld):
@@ -333,7 +326,7 @@ class TwoTaskWorld(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.world)
 
-    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+    def read_sample(self, index: int) -> Sample:
         """The risk sample of an even clip, the ego sample of an odd one."""
         return self.world.ego_sample(index) if index % 2 else self.world[index]
 

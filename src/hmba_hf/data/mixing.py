@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .samples import Sample, import_datasets
+from .samples import Sample, SampleSequence, import_datasets
 
 
-class MixedSamples(Sequence[Sample]):
+class MixedSamples(SampleSequence):
     """Sequences of samples, one after the other, or with weights in a random order.
 
     With weights, the mixture ends when every source has been seen as a whole; the others have begun anew by then, as
@@ -38,7 +38,7 @@ class MixedSamples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self._places)
 
-    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+    def read_sample(self, index: int) -> Sample:
         source, place = self._places[index].tolist()
         return self.sources[source][place]
 

@@ -5,10 +5,11 @@ Text says where a box belongs with the marker `<box>`; numbers are filled in by 
 
 import io
 import math
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 from PIL import Image
 
@@ -73,6 +74,26 @@ class Sample:
         if len(sizes) != 1 or self.size not in (None, *sizes):
             raise ValueError(f"sample {self.id}: frames of one size, got {sorted(sizes)} with size={self.size}")
         self.size = sizes.pop()
+
+
+class SampleSequence(Sequence[Sample]):
+    """Samples that are made when they are asked for, by index, also from the end, or several by a slice."""
+
+    @abstractmethod
+    def read_sample(self, index: int) -> Sample:
+        """Make sample `index`, from 0 on."""
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        """Read sample `index`, or a list of them for a slice."""
+        if isinstance(index, slice):
+            return [self.read_sample(number) for number in range(len(self))[index]]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"expected an index from 0 to {len(self) - 1}, got {index}")
+        return self.read_sample(index % len(self))
 
 
 def check_box(box: Sequence[float], name: str) -> Box:

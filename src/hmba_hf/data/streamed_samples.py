@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from .samples import Sample
+from .samples import Sample, SampleSequence
 
 
-class StreamedSamples(Sequence[Sample]):
+class StreamedSamples(SampleSequence):
     """Samples with up to `longest` frames of other samples before their own, a number drawn for each.
 
     What a model learns from them holds after any number of frames, which it does not when all that it has seen are
@@ -31,7 +31,7 @@ class StreamedSamples(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
+    def read_sample(self, index: int) -> Sample:
         sample = self.samples[index]
         generator = np.random.default_rng([self.seed, index])
         past: list = []

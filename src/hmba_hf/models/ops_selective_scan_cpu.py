@@ -16,7 +16,26 @@ import torch
 from torch import Tensor
 
 from .ops_launch_cpu import compiled, flat, inlined, launch, split, strides
-from .ops_simd_cpu import LANES, exp2, lane_sum, load, prefetch, read, sigmoid, softplus, splat, store
+from .ops_simd_cpu import (
+    LANES,
+    add_four,
+    exp2_four,
+    four_numbers,
+    lane_sum,
+    load,
+    load_four,
+    multiply_four,
+    prefetch,
+    read,
+    scale_four,
+    sigmoid,
+    softplus,
+    splat,
+    store,
+    store_four,
+    sum_fours,
+    sum_of_four,
+)
 
 try:
     import numpy as np
@@ -312,33 +331,21 @@ def _go_forth(h: Any, rates: Any, given: Any, maps: Any, kept: Any, column: Any)
     states, decays = kept
     for k in range(0, n, STATES):
         m = tile_row + k * LANES
-        rates_k, h_k = _load_four(rates, m), _load_four(h, m)
+        rates_k, h_k = load_four(rates, m), load_four(h, m)
         if states.size:
-            _store_four(states, k * LANES, h_k)
+            store_four(states, k * LANES, h_k)
         for s in range(count):
             o, j = chunk_row + s * LANES, s * n + k
             step, update = load(steps, o, LANES), load(updates, o, LANES)
-            decay = (
-                exp2(step * rates_k[0]),
-                exp2(step * rates_k[1]),
-                exp2(step * rates_k[2]),
-                exp2(step * rates_k[3]),
-            )
-            h_k = (
-                decay[0] * h_k[0] + update * maps[0][j],
-                decay[1] * h_k[1] + update * maps[0][j + 1],
-                decay[2] * h_k[2] + update * maps[0][j + 2],
-                decay[3] * h_k[3] + update * maps[0][j + 3],
-            )
+            decay = exp2_four(scale_four(rates_k, step))
+            h_k = sum_fours(multiply_four(decay, h_k), scale_four(four_numbers(maps[0], j), update))
             if states.size:
-                _store_four(decays, j * LANES, decay)
-                _store_four(states, (j + n) * LANES, h_k)
+                store_four(decays, j * LANES, decay)
+                store_four(states, (j + n) * LANES, h_k)
             if s >= unread:
-                read_k = h_k[0] * maps[1][j] + h_k[1] * maps[1][j + 1]
-                read_k += h_k[2] * maps[1][j + 2] + h_k[3] * maps[1][j + 3]
-                store(outs, o, LANES, load(outs, o, LANES) + read_k)
+                store(outs, o, LANES, load(outs, o, LANES) + sum_of_four(multiply_four(h_k, four_numbers(maps[1], j))))
         if not states.size:
-            _store_four(h, m, h_k)
+            store_four(h, m, h_k)
 
 
 @inlined
@@ -360,7 +367,7 @@ def _go_back(
     zero = splat(rates.dtype.type(0))
     for k in range(0, n, STATES):
         m = tile_row + k * LANES
-        rates_k, grad_k, grad_rates_k = _load_four(rates, m), _load_four(grad_h, m), _load_four(grad_rates, m)
+        rates_k, grad_k, grad_rates_k = load_four(rates, m), load_four(grad_h, m), load_four(grad_rates, m)
         for s in range(count - 1, -1, -1):
             o, j = chunk_row + s * LANES, s * n + k
             step, update = load(steps, o, LANES), load(updates, o, LANES)
@@ -368,34 +375,19 @@ def _go_back(
             if k:
                 grad_update, grad_step = load(found[0], o, LANES), load(found[1], o, LANES)
             if s >= unread:
-                grad, h = load(grads, o, LANES), _load_four(states, (j + n) * LANES)
-                _add_four(grad_maps[1], j * LANES, (grad * h[0], grad * h[1], grad * h[2], grad * h[3]))
-                grad_k = (
-                    grad_k[0] + grad * maps[1][j],
-                    grad_k[1] + grad * maps[1][j + 1],
-                    grad_k[2] + grad * maps[1][j + 2],
-                    grad_k[3] + grad * maps[1][j + 3],
-                )
-            in_B = (grad_k[0] * update, grad_k[1] * update, grad_k[2] * update, grad_k[3] * update)
-            _add_four(grad_maps[0], j * LANES, in_B)
-            grad_update += grad_k[0] * maps[0][j] + grad_k[1] * maps[0][j + 1]
-            grad_update += grad_k[2] * maps[0][j + 2] + grad_k[3] * maps[0][j + 3]
-            decay, before = _load_four(decays, j * LANES), _load_four(states, j * LANES)
-            grad_k = (grad_k[0] * decay[0], grad_k[1] * decay[1], grad_k[2] * decay[2], grad_k[3] * decay[3])
-            # Of the exponents, step * A.
-            inner = (grad_k[0] * before[0], grad_k[1] * before[1], grad_k[2] * before[2], grad_k[3] * before[3])
-            grad_rates_k = (
-                grad_rates_k[0] + inner[0] * step,
-                grad_rates_k[1] + inner[1] * step,
-                grad_rates_k[2] + inner[2] * step,
-                grad_rates_k[3] + inner[3] * step,
-            )
-            grad_step += inner[0] * rates_k[0] + inner[1] * rates_k[1]
-            grad_step += inner[2] * rates_k[2] + inner[3] * rates_k[3]
+                grad, h = load(grads, o, LANES), load_four(states, (j + n) * LANES)
+                add_four(grad_maps[1], j * LANES, scale_four(h, grad))
+                grad_k = sum_fours(grad_k, scale_four(four_numbers(maps[1], j), grad))
+            add_four(grad_maps[0], j * LANES, scale_four(grad_k, update))
+            grad_update += sum_of_four(multiply_four(grad_k, four_numbers(maps[0], j)))
+            grad_k = multiply_four(grad_k, load_four(decays, j * LANES))
+            inner = multiply_four(grad_k, load_four(states, j * LANES))  # of the exponents, step * A
+            grad_rates_k = sum_fours(grad_rates_k, scale_four(inner, step))
+            grad_step += sum_of_four(multiply_four(inner, rates_k))
             store(found[0], o, LANES, grad_update)
             store(found[1], o, LANES, grad_step)
-        _store_four(grad_h, m, grad_k)
-        _store_four(grad_rates, m, grad_rates_k)
+        store_four(grad_h, m, grad_k)
+        store_four(grad_rates, m, grad_rates_k)
 
 
 @inlined
@@ -475,32 +467,6 @@ def _write_gradients(
             grad_B[sum_B + k] = lane_sum(load(grad_maps[0], (s * padded + k) * LANES, LANES))
             if reading:
                 grad_C[sum_C + k] = lane_sum(load(grad_maps[1], (s * padded + k) * LANES, LANES))
-
-
-@inlined
-def _load_four(x: Any, o: int) -> Any:
-    return (
-        load(x, o, LANES),
-        load(x, o + LANES, LANES),
-        load(x, o + 2 * LANES, LANES),
-        load(x, o + 3 * LANES, LANES),
-    )
-
-
-@inlined
-def _store_four(x: Any, o: int, four: Any) -> None:
-    store(x, o, LANES, four[0])
-    store(x, o + LANES, LANES, four[1])
-    store(x, o + 2 * LANES, LANES, four[2])
-    store(x, o + 3 * LANES, LANES, four[3])
-
-
-@inlined
-def _add_four(x: Any, o: int, four: Any) -> None:
-    store(x, o, LANES, load(x, o, LANES) + four[0])
-    store(x, o + LANES, LANES, load(x, o + LANES, LANES) + four[1])
-    store(x, o + 2 * LANES, LANES, load(x, o + 2 * LANES, LANES) + four[2])
-    store(x, o + 3 * LANES, LANES, load(x, o + 3 * LANES, LANES) + four[3])
 
 
 @compiled

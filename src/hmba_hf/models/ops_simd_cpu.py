@@ -12,6 +12,8 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+from .ops_launch_cpu import inlined
+
 try:
     from llvmlite import ir
     from numba import types
@@ -299,3 +301,71 @@ def lane_sum(typing: Any, lanes: Any) -> Any:
         return builder.call(reduce, [ir.Constant(vector.element, 0.0), args[0]], fastmath=("reassoc",))
 
     return lanes.dtype(lanes), emit
+
+
+# Four at a time: as many as stay in registers with what is done to them.
+
+
+@inlined
+def load_four(x: Any, o: int) -> Any:
+    """Read four neighbouring lanes."""
+    return (
+        load(x, o, LANES),
+        load(x, o + LANES, LANES),
+        load(x, o + 2 * LANES, LANES),
+        load(x, o + 3 * LANES, LANES),
+    )
+
+
+@inlined
+def store_four(x: Any, o: int, four: Any) -> None:
+    """Write them back."""
+    store(x, o, LANES, four[0])
+    store(x, o + LANES, LANES, four[1])
+    store(x, o + 2 * LANES, LANES, four[2])
+    store(x, o + 3 * LANES, LANES, four[3])
+
+
+@inlined
+def add_four(x: Any, o: int, four: Any) -> None:
+    """Add to those in memory."""
+    store(x, o, LANES, load(x, o, LANES) + four[0])
+    store(x, o + LANES, LANES, load(x, o + LANES, LANES) + four[1])
+    store(x, o + 2 * LANES, LANES, load(x, o + 2 * LANES, LANES) + four[2])
+    store(x, o + 3 * LANES, LANES, load(x, o + 3 * LANES, LANES) + four[3])
+
+
+@inlined
+def four_numbers(x: Any, j: int) -> Any:
+    """Read four neighbouring numbers."""
+    return x[j], x[j + 1], x[j + 2], x[j + 3]
+
+
+@inlined
+def exp2_four(x: Any) -> Any:
+    """2^x of each."""
+    return exp2(x[0]), exp2(x[1]), exp2(x[2]), exp2(x[3])
+
+
+@inlined
+def scale_four(x: Any, factor: Any) -> Any:
+    """Multiply each by one factor."""
+    return x[0] * factor, x[1] * factor, x[2] * factor, x[3] * factor
+
+
+@inlined
+def multiply_four(x: Any, y: Any) -> Any:
+    """Multiply one by one."""
+    return x[0] * y[0], x[1] * y[1], x[2] * y[2], x[3] * y[3]
+
+
+@inlined
+def sum_fours(x: Any, y: Any) -> Any:
+    """Add one by one."""
+    return x[0] + y[0], x[1] + y[1], x[2] + y[2], x[3] + y[3]
+
+
+@inlined
+def sum_of_four(x: Any) -> Any:
+    """Add all of them, always in the same order."""
+    return (x[0] + x[1]) + (x[2] + x[3])
