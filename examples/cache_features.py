@@ -37,7 +37,8 @@ def main() -> None:
     parser.add_argument("--use_cpu", action="store_true", help="also where there is a GPU")
     clip_args, args = parser.parse_args_into_dataclasses()
 
-    state = PartialState(cpu=args.use_cpu)
+    # Without `cpu` processes on a machine without an accelerator would not know of each other.
+    state = PartialState(cpu=args.use_cpu or not torch.accelerator.is_available())
     model = AutoModelForImageTextToText.from_pretrained(args.model_name_or_path, dtype=args.dtype).to(state.device)
     processor = AutoProcessor.from_pretrained(args.model_name_or_path)
     processor.video_processor.num_frames = args.num_frames or model.config.num_frames

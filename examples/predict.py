@@ -11,6 +11,7 @@ A clip that cannot be read stops the run, or, with `--on_error skip`, stands in 
 import argparse
 import sys
 
+from accelerate import PartialState
 from transformers import HfArgumentParser
 
 import hmba_hf  # noqa: F401 - registers the model
@@ -29,7 +30,8 @@ def main() -> None:
         predictions = predict(args)
     except KeyboardInterrupt:
         sys.exit(f"stopped; the same command goes on with what is in {args.output_dir}")
-    print(f"predictions: {predictions}")
+    if PartialState().is_main_process:
+        print(f"predictions: {predictions}")
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def test_a_finished_folder_is_left_as_it_is(arguments, undisturbed, answered):
 
 def test_a_run_that_was_killed_while_it_merged_ends_like_any_other(arguments, undisturbed, answered, tmp_path):
     folder = started(tmp_path / "out", undisturbed, range(COUNT))
-    (folder / "predictions.jsonl.draft").write_text("half a file")
+    (folder / "_predictions.jsonl.123").write_text("half a file")
     assert predict(arguments(folder)).read_bytes() == undisturbed.read_bytes()
     (folder / "answers-left.jsonl").write_text(undisturbed.read_text().splitlines()[0] + "\n")
     assert predict(arguments(folder)).read_bytes() == undisturbed.read_bytes()
@@ -146,7 +146,7 @@ def pretend_processes(monkeypatch, index, count):
         wait_for_everyone=lambda: None,
         device=torch.device("cpu"),
     )
-    monkeypatch.setattr(prediction, "PartialState", lambda timeout: state)
+    monkeypatch.setattr(prediction, "PartialState", lambda cpu, timeout: state)
 
 
 def test_processes_share_what_is_missing_and_their_number_may_change(
@@ -175,11 +175,11 @@ def test_nothing_is_merged_while_a_sample_is_missing(tmp_path, undisturbed):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 3}, "batch_size is 2, not 3"),
-        ({"max_new_tokens": 5}, "max_new_tokens is 6, not 5"),
-        ({"motion": "order"}, "motion is 'symmetric', not 'order'"),
-        ({"max_samples": 5}, "max_samples is 7, not 5, num_samples is 7, not 5"),
-        ({"split": ["validation"]}, r"split is \['test'\], not \['validation'\]"),
+        ({"batch_size": 3}, "batch_size is 2 there, 3 is wanted"),
+        ({"max_new_tokens": 5}, "max_new_tokens is 6 there, 5 is wanted"),
+        ({"motion": "order"}, "motion is 'symmetric' there, 'order' is wanted"),
+        ({"max_samples": 5}, "max_samples is 7 there, 5 is wanted, num_samples is 7 there, 5 is wanted"),
+        ({"split": ["validation"]}, r"split is \['test'\] there, \['validation'\] is wanted"),
     ],
 )
 def test_a_folder_of_another_recipe_is_refused_and_nothing_in_it_lost(arguments, undisturbed, changes, message):
@@ -201,7 +201,7 @@ def test_other_weights_in_the_same_place_are_another_recipe(arguments, undisturb
 def test_answers_without_a_recipe_are_nobodys(arguments, undisturbed, tmp_path):
     folder = started(tmp_path / "out", undisturbed, [0, 1])
     (folder / "recipe.json").unlink()
-    with pytest.raises(ValueError, match="holds answers of another recipe: batch_size is None, not 2"):
+    with pytest.raises(ValueError, match="holds answers of another recipe: batch_size is None there, 2 is wanted"):
         predict(arguments(folder))
 
 

@@ -23,6 +23,7 @@ import torch
 from accelerate import PartialState
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from .data.atomic_files import differences, write_json, written_whole
 from .data.loading import MICRO_WORLD, load_samples
 from .data.micro_world import MOTIONS, MicroWorld
 from .data.samples import Sample, SampleSequence
@@ -100,19 +101,19 @@ class PredictionFolder:
             ValueError: if it holds those of another one and is not to be overwritten.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
+        for unfinished in self.folder.glob("_*.json*"):  # left by a run that was killed
+            unfinished.unlink()
         answers = [path for path in (self.predictions_file, *self._answer_files()) if path.exists()]
         there = json.loads(self.recipe_file.read_text()) if self.recipe_file.exists() else {}
         if answers and there != recipe:
             if not overwrite:
-                names = sorted(name for name in {*there, *recipe} if there.get(name) != recipe.get(name))
-                changes = ", ".join(f"{name} is {there.get(name)!r}, not {recipe.get(name)!r}" for name in names)
                 raise ValueError(
-                    f"{self.folder} holds answers of another recipe: {changes}; choose another output_dir, "
-                    "or pass overwrite"
+                    f"{self.folder} holds answers of another recipe: {', '.join(differences(there, recipe))}; choose "
+                    "another output_dir, or pass overwrite"
                 )
             for path in answers:
                 path.unlink()
-        _write_whole(self.recipe_file, json.dumps(recipe, indent=1))
+        write_json(self.recipe_file, recipe)
 
     def read(self) -> dict[int, dict[str, Any]]:
         """All records that are there, by the index of their sample; a line that was torn is not."""
@@ -141,7 +142,8 @@ class PredictionFolder:
         missing = sorted(set(range(count)) - set(records))
         if missing or len(records) != count:
             raise RuntimeError(f"expected one record for each of {count} samples in {self.folder}, missing {missing}")
-        _write_whole(self.predictions_file, "".join(json.dumps(records[index]) + "\n" for index in range(count)))
+        with written_whole(self.predictions_file) as unfinished:
+            unfinished.write_text("".join(json.dumps(records[index]) + "\n" for index in range(count)))
         for path in self._answer_files():
             path.unlink()
         return self.predictions_file
@@ -161,7 +163,8 @@ def predict(arguments: PredictionArguments) -> Path:
     """
     if arguments.model is None:
         raise ValueError("expected a model to answer with, got model=None")
-    state = PartialState(timeout=_PATIENCE)
+    # Without `cpu` processes on a machine without an accelerator would not know of each other.
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
     device_map = arguments.device_map or str(state.device)
     model = AutoModelForImageTextToText.from_pretrained(arguments.model, dtype=arguments.dtype, device_map=device_map)
     processor = AutoProcessor.from_pretrained(arguments.model)
@@ -176,6 +179,8 @@ def predict(arguments: PredictionArguments) -> Path:
     _check_ids(samples, records)
     batches = split_batches(len(samples), arguments.batch_size)
     missing = [batch for batch in batches if not all(index in records for index in batch)]
+    if state.is_main_process:
+        print(f"{len(missing)} of {len(batches)} batches to answer, processes: {state.num_processes}")
     state.wait_for_everyone()  # all have read the same before anyone writes
     share = missing[state.process_index :: state.num_processes]
     options = {"on_error": arguments.on_error, "max_new_tokens": arguments.max_new_tokens}
@@ -255,13 +260,3 @@ def _report(predictions: Path) -> None:
         print(f"skipped {len(errors)} of {len(records)}: they cannot be read, see {predictions}")
     if len(errors) == len(records):
         raise ValueError(f"none of {len(records)} samples could be read; the first one: {errors[0]['error']}")
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    draft = path.with_name(path.name + ".draft")
-    with open(draft, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
