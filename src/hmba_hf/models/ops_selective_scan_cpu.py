@@ -19,6 +19,7 @@ from .ops_launch_cpu import compiled, flat, inlined, launch, split, strides
 from .ops_simd_cpu import (
     LANES,
     add_four,
+    add_products,
     exp2_four,
     four_numbers,
     lane_sum,
@@ -34,7 +35,6 @@ from .ops_simd_cpu import (
     store,
     store_four,
     sum_fours,
-    sum_of_four,
 )
 
 try:
@@ -343,7 +343,7 @@ def _go_forth(h: Any, rates: Any, given: Any, maps: Any, kept: Any, column: Any)
                 store_four(decays, j * LANES, decay)
                 store_four(states, (j + n) * LANES, h_k)
             if s >= unread:
-                store(outs, o, LANES, load(outs, o, LANES) + sum_of_four(multiply_four(h_k, four_numbers(maps[1], j))))
+                store(outs, o, LANES, add_products(load(outs, o, LANES), h_k, four_numbers(maps[1], j)))
         if not states.size:
             store_four(h, m, h_k)
 
@@ -379,11 +379,11 @@ def _go_back(
                 add_four(grad_maps[1], j * LANES, scale_four(h, grad))
                 grad_k = sum_fours(grad_k, scale_four(four_numbers(maps[1], j), grad))
             add_four(grad_maps[0], j * LANES, scale_four(grad_k, update))
-            grad_update += sum_of_four(multiply_four(grad_k, four_numbers(maps[0], j)))
+            grad_update = add_products(grad_update, grad_k, four_numbers(maps[0], j))
             grad_k = multiply_four(grad_k, load_four(decays, j * LANES))
             inner = multiply_four(grad_k, load_four(states, j * LANES))  # of the exponents, step * A
             grad_rates_k = sum_fours(grad_rates_k, scale_four(inner, step))
-            grad_step += sum_of_four(multiply_four(inner, rates_k))
+            grad_step = add_products(grad_step, inner, rates_k)
             store(found[0], o, LANES, grad_update)
             store(found[1], o, LANES, grad_step)
         store_four(grad_h, m, grad_k)

@@ -66,8 +66,8 @@ def _lanes_of(array: types.Array) -> Lanes:
 class _Vector:
     """Emit arithmetic on vectors of one type; a Python number stands for a vector full of it."""
 
-    def __init__(self, builder: ir.IRBuilder, bits: int):
-        self.builder, self.bits = builder, bits
+    def __init__(self, builder: ir.IRBuilder, bits: int, avx512: bool = False):
+        self.builder, self.bits, self.avx512 = builder, bits, avx512
         self.type = ir.VectorType(_float(bits), LANES)
         self.integers = ir.VectorType(ir.IntType(bits), LANES)
 
@@ -98,11 +98,13 @@ class _Vector:
         return value
 
     def exp2(self, x: ir.Value) -> ir.Value:
-        """2^x, with `x` brought into the range of exponents first.
+        """2^x, with `x` brought into the range of exponents first: at most 2^127 (2^1023 in double).
 
         Adding 1.5 * 2^(mantissa bits) rounds to an integer, which then stands in the lowest bits, the bias of the
         exponent already added: shifted up, these bits are the power of two.
         """
+        if self.avx512 and self.bits == 32:
+            return self._exp2_avx512(x)
         mantissa, bias = (23, 127) if self.bits == 32 else (52, 1023)
         magic = 1.5 * 2**mantissa + bias
         x = self.smallest(float(bias), self.largest(float(1 - bias), x))
@@ -111,6 +113,20 @@ class _Vector:
         shift = ir.Constant(self.integers, [mantissa] * LANES)
         power = self.builder.shl(self.builder.bitcast(rounded, self.integers), shift)
         return self("fmul", self.polynomial(fraction, EXP2[self.bits]), self.builder.bitcast(power, self.type))
+
+    def _exp2_avx512(self, x: ir.Value) -> ir.Value:
+        """2^x, where one instruction takes off the nearest integer and another multiplies by a power of two."""
+        x = self.smallest(127.0, x)
+        fraction = self._instruct("reduce", x, ir.Constant(ir.IntType(32), 0))
+        return self._instruct("scalef", self.polynomial(fraction, EXP2[32]), self("fsub", x, fraction))
+
+    def _instruct(self, name: str, *args: ir.Value) -> ir.Value:
+        undefined, all_lanes = ir.Constant(self.type, ir.Undefined), ir.Constant(ir.IntType(16), -1)
+        usual_rounding = ir.Constant(ir.IntType(32), 4)
+        args = (*args, undefined, all_lanes, usual_rounding)
+        function = ir.FunctionType(self.type, [x.type for x in args])
+        name = f"llvm.x86.avx512.mask.{name}.ps.512"
+        return self.builder.call(cgutils.get_or_insert_function(self.builder.module, function, name), args)
 
     def sigmoid(self, x: ir.Value) -> ir.Value:
         return self("fdiv", 1.0, self("fadd", 1.0, self.exp2(self("fmul", x, -LOG2_E))))
@@ -153,7 +169,8 @@ def _declare_function(name: str) -> Callable:
     @_vector_function
     def function(typing: Any, x: Any) -> Any:
         def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple) -> ir.Value:
-            return getattr(_Vector(builder, x.dtype.bitwidth), name)(args[0])
+            avx512 = "+avx512dq" in context.codegen().magic_tuple()[2]  # of the processor that is compiled for
+            return getattr(_Vector(builder, x.dtype.bitwidth, avx512), name)(args[0])
 
         return x(x), emit
 
@@ -338,7 +355,7 @@ def add_four(x: Any, o: int, four: Any) -> None:
 @inlined
 def four_numbers(x: Any, j: int) -> Any:
     """Read four neighbouring numbers."""
-    return x[j], x[j + 1], x[j + 2], x[j + 3]
+    return read(x, j), read(x, j + 1), read(x, j + 2), read(x, j + 3)
 
 
 @inlined
@@ -366,6 +383,6 @@ def sum_fours(x: Any, y: Any) -> Any:
 
 
 @inlined
-def sum_of_four(x: Any) -> Any:
-    """Add all of them, always in the same order."""
-    return (x[0] + x[1]) + (x[2] + x[3])
+def add_products(total: Any, x: Any, y: Any) -> Any:
+    """Add the product of each two, always in the same order, as fused multiply-adds."""
+    return total + x[0] * y[0] + x[1] * y[1] + x[2] * y[2] + x[3] * y[3]
