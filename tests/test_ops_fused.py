@@ -142,6 +142,20 @@ print(conv_forward(torch.ones(1, 1, 16), torch.ones(16, 1), torch.zeros(16), Non
     assert run() == (pytest.approx(0.5, abs=1e-3), True)
 
 
+def test_the_numbers_hold_on_a_processor_without_wide_instructions():
+    single = "test_ops_selective_scan.py::test_it_equals_the_reference_in_single"
+    extreme = "test_ops_selective_scan.py::test_extreme_steps_and_decays_stay_finite"
+    long = "test_ops_fused.py::test_long_sequences_stay_near_double_precision"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-k", "not portable", "-p", "no:cacheprovider", single, extreme, long],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
 @pytest.mark.parametrize("n", [16, 3])
 def test_nan_in_one_row_stays_there(n):
     inputs = large_inputs(b=130, length=5, d=133, n=n, without=("mask", "reverse"))

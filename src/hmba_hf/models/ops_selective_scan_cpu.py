@@ -42,7 +42,8 @@ try:
 except ImportError as error:
     raise ImportError("the CPU kernels need numpy: pip install numpy") from error
 
-TILE = 128  # channels of a task
+TILE = 1024  # channels of a task, at most; rows lie pages apart, and with few channels pages are looked up too often
+TILE_BACKWARD = 256  # whatever the number of threads, which must change no bit of the sums over tiles
 CHUNK = 32  # steps that are read at once, where no state is kept between chunks
 STATES = 4  # in registers at once
 AHEAD = 2  # steps between asking for inputs and reading them: rows lie too far apart for the processor to foresee
@@ -75,7 +76,9 @@ def scan_forward(
     end = A.new_empty(b, n, d) if return_last_state else None
     starts = A.new_empty(b, -(-length // chunk) - 1 if chunk else 0, n, d)
     weights = [A.new_zeros(d) if x is None else x for x in (D, delta_bias)]
-    groups, tiles = split(b, d, TILE)
+    tasks_of_row = -(-torch.get_num_threads() // max(1, b))
+    tile = min(TILE, -(-d // (tasks_of_row * LANES)) * LANES)
+    groups, tiles = split(b, d, tile)
     launch(
         _forward,
         groups * tiles,
@@ -87,7 +90,7 @@ def scan_forward(
         (*flat(u.dtype, y), *flat(A.dtype, end, starts)),
         *flat(torch.bool, mask),
         strides(u, delta, B, C, z, None),
-        (b, length, reads, d, n, groups, chunk or CHUNK),
+        (b, length, reads, d, n, groups, chunk or max(1, min(CHUNK, length)), tile),
         reverse,
     )
     return y, end, starts
@@ -117,7 +120,7 @@ def scan_backward(
     """
     (b, length, d), n, reads = u.shape, A.shape[1], 0 if C is None else C.shape[1]
     weights = [A.new_zeros(d) if x is None else x for x in (D, delta_bias)]
-    groups, tiles = split(b, d, TILE)
+    groups, tiles = split(b, d, TILE_BACKWARD)
     grad_u, grad_delta = u.new_empty(b, length, d), u.new_empty(b, length, d)
     grad_z = None if z is None else u.new_empty(b, reads, d)
     grad_state = None if state is None else A.new_empty(b, n, d)
@@ -139,7 +142,7 @@ def scan_backward(
         ),
         *flat(torch.bool, mask),
         strides(u, delta, B, C, z, grad_y),
-        (b, length, reads, d, n, groups, chunk),
+        (b, length, reads, d, n, groups, chunk, TILE_BACKWARD),
         reverse,
     )
     return (
@@ -166,14 +169,14 @@ def _forward(
     """Scan tasks `first` to `last`: a tile of channels each, over the batch rows of a group."""
     _, _, _, _, _, _, A, _, _, state, _, _ = inputs
     y, end, starts = results
-    b, length, reads, d, n, groups, chunk = sizes
-    tiles, chunks, padded = (d + TILE - 1) // TILE, (length + chunk - 1) // chunk, (n + STATES - 1) // STATES * STATES
-    rates, h = np.zeros(padded * TILE, A.dtype), np.zeros(padded * TILE, A.dtype)
-    given, maps = _room_for_inputs(chunk, padded, A)
+    b, length, reads, d, n, groups, chunk, widest = sizes
+    tiles, chunks, padded = -(-d // widest), -(-length // chunk), -(-n // STATES) * STATES
+    rates, h = np.zeros(padded * widest, A.dtype), np.zeros(padded * widest, A.dtype)
+    given, maps = _room_for_inputs(chunk, widest, padded, A)
     kept = np.zeros(0, A.dtype), np.zeros(0, A.dtype)
     for task in range(first, last):
-        group, tile = task // tiles, task % tiles * TILE
-        width = min(TILE, d - tile)
+        group, tile = task // tiles, task % tiles * widest
+        width = min(widest, d - tile)
         _read_states(A, tile, d, rates, (n, padded, width))
         for i in range(group * b // groups, (group + 1) * b // groups):
             if state.size:
@@ -208,22 +211,22 @@ def _backward(
     """
     _, _, _, _, _, _, A, _, _, state, starts, grad_end = inputs
     _, _, _, grad_A, _, _, grad_D, grad_bias, grad_state = results
-    b, length, reads, d, n, groups, chunk = sizes
-    tiles, chunks, padded = (d + TILE - 1) // TILE, (length + chunk - 1) // chunk, (n + STATES - 1) // STATES * STATES
+    b, length, reads, d, n, groups, chunk, widest = sizes
+    tiles, chunks, padded = -(-d // widest), -(-length // chunk), -(-n // STATES) * STATES
     row = padded * LANES
-    rates, h = np.zeros(padded * TILE, A.dtype), np.zeros(padded * TILE, A.dtype)
-    grad_rates, grad_h = np.zeros(padded * TILE, A.dtype), np.zeros(padded * TILE, A.dtype)
-    sums = np.zeros(TILE, A.dtype), np.zeros(TILE, A.dtype)  # gradients of D and bias
-    given, maps = _room_for_inputs(chunk, padded, A)
+    rates, h = np.zeros(padded * widest, A.dtype), np.zeros(padded * widest, A.dtype)
+    grad_rates, grad_h = np.zeros(padded * widest, A.dtype), np.zeros(padded * widest, A.dtype)
+    sums = np.zeros(widest, A.dtype), np.zeros(widest, A.dtype)  # gradients of D and bias
+    given, maps = _room_for_inputs(chunk, widest, padded, A)
     # Of a tile in a chunk, `(columns, chunk)`: gradients of the update and of the step.
-    found = np.zeros(chunk * TILE, A.dtype), np.zeros(chunk * TILE, A.dtype)
+    found = np.zeros(chunk * widest, A.dtype), np.zeros(chunk * widest, A.dtype)
     # Of a chunk, `(chunk, n)`: gradients of B and C, lane by lane.
     grad_maps = np.zeros(chunk * row, A.dtype), np.zeros(chunk * row, A.dtype)
     # Of a column in a chunk, `(chunk, n)`: the states at its start and after each step, and the decays.
     kept = np.zeros((chunk + 1) * row, A.dtype), np.zeros(chunk * row, A.dtype)
     for task in range(first, last):
-        group, tile = task // tiles, task % tiles * TILE
-        width = min(TILE, d - tile)
+        group, tile = task // tiles, task % tiles * widest
+        width = min(widest, d - tile)
         size = n, padded, width
         grad_rates[:] = 0
         sums[0][:] = 0
@@ -261,17 +264,17 @@ def _backward(
 
 
 @inlined
-def _room_for_inputs(chunk: int, padded: int, like: Any) -> Any:
+def _room_for_inputs(chunk: int, widest: int, padded: int, like: Any) -> Any:
     """Make room for what `_read_chunk` reads.
 
     First of a tile, `(columns, chunk)`: step, update, what is read, and the gradient of that before the gate. Then of
     all channels, `(chunk, n)`: `B` and `C`, with zeros for states that do not exist.
     """
     given = (
-        np.zeros(chunk * TILE, like.dtype),
-        np.zeros(chunk * TILE, like.dtype),
-        np.zeros(chunk * TILE, like.dtype),
-        np.zeros(chunk * TILE, like.dtype),
+        np.zeros(chunk * widest, like.dtype),
+        np.zeros(chunk * widest, like.dtype),
+        np.zeros(chunk * widest, like.dtype),
+        np.zeros(chunk * widest, like.dtype),
     )
     return given, (np.zeros(chunk * padded, like.dtype), np.zeros(chunk * padded, like.dtype))
 
@@ -282,7 +285,7 @@ def _read_chunk(
 ) -> None:
     """Read what a chunk is given, zeros where it is masked; what is read of a step begins with the skip connection."""
     u, delta, B, C, z, grad_y, _, D, bias, _, _, _ = inputs
-    _, length, reads, _, n, _, chunk = sizes
+    _, length, reads, _, n, _, chunk, _ = sizes
     u_b, u_l, delta_b, delta_l, B_b, B_l, C_b, C_l, z_b, z_l, g_b, g_l = strides
     i, tile, width, past, count = place
     steps, updates, outs, grads = given
@@ -396,7 +399,7 @@ def _write_read_out(
 ) -> None:
     """Write what is read of a chunk, after the gate; zeros where it is masked."""
     z = inputs[4]
-    _, length, reads, d, _, _, chunk = sizes
+    _, length, reads, d, _, _, chunk, _ = sizes
     i, tile, width, past, count = place
     zero = splat(given[2].dtype.type(0))
     for s in range(max(0, length - reads - past), count):
@@ -428,7 +431,7 @@ def _write_gradients(
     """Write the gradients of what a chunk was given, zeros where it is masked, and add to those of `D` and bias."""
     u, delta, _, _, z, grad_y, _, D, bias, _, _, _ = inputs
     grad_u, grad_delta, grad_z, _, grad_B, grad_C, _, _, _ = results
-    b, length, reads, d, n, _, chunk = sizes
+    b, length, reads, d, n, _, chunk, widest = sizes
     u_b, u_l, delta_b, delta_l, _, _, _, _, z_b, z_l, g_b, g_l = strides
     i, tile, width, past, count = place
     padded, zero = grad_maps[0].size // (chunk * LANES), splat(D.dtype.type(0))
@@ -461,8 +464,8 @@ def _write_gradients(
                     store(grad_z, o_z, rest, grad_t * out * open_ * (1.0 + z_t * (1.0 - open_)))
             store(grad_delta, o_u, rest, grad_raw)
             store(grad_u, o_u, rest, grad_u_t)
-        sum_B = ((tile // TILE * b + i) * length + t) * n
-        sum_C = ((tile // TILE * b + i) * reads + r) * n
+        sum_B = ((tile // widest * b + i) * length + t) * n
+        sum_C = ((tile // widest * b + i) * reads + r) * n
         for k in range(n):
             grad_B[sum_B + k] = lane_sum(load(grad_maps[0], (s * padded + k) * LANES, LANES))
             if reading:
