@@ -20,11 +20,13 @@ from .ops_simd_cpu import (
     LANES,
     add_four,
     add_products,
+    add_scaled,
     exp2_four,
     four_numbers,
     lane_sum,
     load,
     load_four,
+    multiply_add_four,
     multiply_four,
     prefetch,
     read,
@@ -34,7 +36,6 @@ from .ops_simd_cpu import (
     splat,
     store,
     store_four,
-    sum_fours,
 )
 
 try:
@@ -341,7 +342,7 @@ def _go_forth(h: Any, rates: Any, given: Any, maps: Any, kept: Any, column: Any)
             o, j = chunk_row + s * LANES, s * n + k
             step, update = load(steps, o, LANES), load(updates, o, LANES)
             decay = exp2_four(scale_four(rates_k, step))
-            h_k = sum_fours(multiply_four(decay, h_k), scale_four(four_numbers(maps[0], j), update))
+            h_k = multiply_add_four(decay, h_k, scale_four(four_numbers(maps[0], j), update))
             if states.size:
                 store_four(decays, j * LANES, decay)
                 store_four(states, (j + n) * LANES, h_k)
@@ -380,12 +381,12 @@ def _go_back(
             if s >= unread:
                 grad, h = load(grads, o, LANES), load_four(states, (j + n) * LANES)
                 add_four(grad_maps[1], j * LANES, scale_four(h, grad))
-                grad_k = sum_fours(grad_k, scale_four(four_numbers(maps[1], j), grad))
+                grad_k = add_scaled(grad_k, four_numbers(maps[1], j), grad)
             add_four(grad_maps[0], j * LANES, scale_four(grad_k, update))
             grad_update = add_products(grad_update, grad_k, four_numbers(maps[0], j))
             grad_k = multiply_four(grad_k, load_four(decays, j * LANES))
             inner = multiply_four(grad_k, load_four(states, j * LANES))  # of the exponents, step * A
-            grad_rates_k = sum_fours(grad_rates_k, scale_four(inner, step))
+            grad_rates_k = add_scaled(grad_rates_k, inner, step)
             grad_step = add_products(grad_step, inner, rates_k)
             store(found[0], o, LANES, grad_update)
             store(found[1], o, LANES, grad_step)

@@ -297,6 +297,20 @@ def _narrow(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
 
 
 @_vector_function
+def multiply_add(typing: Any, x: Any, y: Any, z: Any) -> Any:
+    """x * y + z, rounded once where the processor can: in every loop alike, whatever the compiler makes of it."""
+
+    def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple) -> ir.Value:
+        vector = args[2].type
+        name = f"llvm.fmuladd.v{LANES}f{z.dtype.bitwidth}"
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(vector, [vector] * 3), name)
+        splat = _Vector(builder, z.dtype.bitwidth).splat
+        return builder.call(function, [splat(args[0]), splat(args[1]), args[2]])
+
+    return z(x, y, z), emit
+
+
+@_vector_function
 def splat(typing: Any, number: Any) -> Any:
     """Fill all lanes with one number."""
 
@@ -377,12 +391,29 @@ def multiply_four(x: Any, y: Any) -> Any:
 
 
 @inlined
-def sum_fours(x: Any, y: Any) -> Any:
-    """Add one by one."""
-    return x[0] + y[0], x[1] + y[1], x[2] + y[2], x[3] + y[3]
+def multiply_add_four(x: Any, y: Any, z: Any) -> Any:
+    """x * y + z, one by one."""
+    return (
+        multiply_add(x[0], y[0], z[0]),
+        multiply_add(x[1], y[1], z[1]),
+        multiply_add(x[2], y[2], z[2]),
+        multiply_add(x[3], y[3], z[3]),
+    )
+
+
+@inlined
+def add_scaled(total: Any, x: Any, factor: Any) -> Any:
+    """Add four times one factor."""
+    return (
+        multiply_add(x[0], factor, total[0]),
+        multiply_add(x[1], factor, total[1]),
+        multiply_add(x[2], factor, total[2]),
+        multiply_add(x[3], factor, total[3]),
+    )
 
 
 @inlined
 def add_products(total: Any, x: Any, y: Any) -> Any:
-    """Add the product of each two, always in the same order, as fused multiply-adds."""
-    return total + x[0] * y[0] + x[1] * y[1] + x[2] * y[2] + x[3] * y[3]
+    """Add the product of each two, always in the same order."""
+    total = multiply_add(x[1], y[1], multiply_add(x[0], y[0], total))
+    return multiply_add(x[3], y[3], multiply_add(x[2], y[2], total))
