@@ -23,7 +23,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hmba_hf.data.micro_world import MOTIONS
+from filelock import FileLock
+
+from hmba_hf.data.atomic_files import write_json
+from hmba_hf.data.micro_world import MOTIONS, MicroWorldConfig
 from hmba_hf.studies.catalogue import DISCLAIMER, STUDIES, Study, write_page
 
 EXAMPLES = Path(__file__).parent
@@ -45,6 +48,12 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=PAGE, help="what `page` writes")
     args = parser.parse_args()
     names = [*STUDIES] if "all" in args.studies else [name for name in args.studies if name != "page"]
+    try:
+        for name in names:
+            for variant in STUDIES[name].variants.values():
+                MicroWorldConfig(motion=args.motion, num_frames=variant.get("num_frames", 5))
+    except ValueError as error:
+        parser.error(f"{name} cannot be run: {error}")
     for name in names:
         run_study(name, STUDIES[name], args)
     if "page" in args.studies:
@@ -64,7 +73,7 @@ def run_study(name: str, study: Study, args: argparse.Namespace) -> None:
     table = study.tell(records)
     (folder / "table.md").write_text(table)
     command = shlex.join(["python", "examples/ablate.py", name, *changed_options(args)])
-    (folder / "results.json").write_text(json.dumps({"command": command, "records": records}, indent=1))
+    write_json(folder / "results.json", {"command": command, "base": base_digest(), "records": records})
     plot = folder / "plot.png"
     try:
         study.telling.draw(records, f"{study.title} (micro-world)").save(plot)
@@ -80,13 +89,15 @@ def record_run(
     """Fine-tune and evaluate one variant with one seed, unless that is done, and measure what the study adds."""
     steps = args.steps * study.lengthen
     folder = args.output_dir / "runs" / f"{run_name(options)}-{seed}-{steps}"
-    record: dict[str, Any] = {"scores": learn_and_score(folder, options, seed, steps, args.clips)}
-    if study.measure is not None:
-        measured = folder / f"test-{args.clips}" / f"{name}.json"
-        if not measured.exists():
-            print(f"\nmeasuring {name} of {folder}", flush=True)
-            measured.write_text(json.dumps(study.measure(folder, args.clips, args.motion)))
-        record[name] = json.loads(measured.read_text())
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f"{folder.name}.lock")):  # another study may want the same run
+        record: dict[str, Any] = {"scores": learn_and_score(folder, options, seed, steps, args.clips)}
+        if study.measure is not None:
+            measured = folder / f"test-{args.clips}" / f"{name}.json"
+            if not measured.exists():
+                print(f"\nmeasuring {name} of {folder}", flush=True)
+                write_json(measured, study.measure(folder, args.clips, args.motion))
+            record[name] = json.loads(measured.read_text())
     return record
 
 
@@ -108,8 +119,7 @@ def changed_options(args: argparse.Namespace) -> list[str]:
 def learn_and_score(folder: Path, options: Mapping[str, Any], seed: int, steps: int, clips: int) -> dict[str, float]:
     """Fine-tune the base with a fresh adapter and evaluate it on the CPU, unless that is done; return the scores."""
     options = finetuning_options(options, seed, steps)
-    weights = hashlib.sha256((BASE / "model.safetensors").read_bytes()).hexdigest()
-    recipe = {"options": options, "base": weights}
+    recipe = {"options": options, "base": base_digest()}
     record, metrics = folder / "recipe.json", folder / f"test-{clips}" / "metrics.json"
     if record.exists() and json.loads(record.read_text()) == recipe:
         print(f"{folder} is there and is not trained again")
@@ -119,11 +129,16 @@ def learn_and_score(folder: Path, options: Mapping[str, Any], seed: int, steps: 
             shutil.rmtree(stale)
         launch = ("accelerate.commands.launch", "--cpu", "--num_processes", "1", "--mixed_precision", "no")
         run("finetune.py", launcher=("-m", *launch), model_name_or_path=BASE, output_dir=folder, **options)
-        record.write_text(json.dumps(recipe, indent=1))
+        write_json(record, recipe)
     if not metrics.exists():
         how = {"motion": options["motion"], "device_map": "cpu", "tokenizer": "words", "overwrite": True}
         run("evaluate.py", model=folder, max_samples=clips, output_dir=metrics.parent, **how)
     return json.loads(metrics.read_text())["scores"]
+
+
+def base_digest() -> str:
+    """The SHA-256 of the weights that all runs start from."""
+    return hashlib.sha256((BASE / "model.safetensors").read_bytes()).hexdigest()
 
 
 def finetuning_options(options: Mapping[str, Any], seed: int, steps: int) -> dict[str, Any]:
@@ -162,6 +177,10 @@ def collect(folder: Path, page: Path) -> None:
         record, plot, copy = folder / name / "results.json", folder / name / "plot.png", f"{page.stem}_{name}.png"
         if record.exists():
             results[name] = {**json.loads(record.read_text()), "plot": copy if plot.exists() else None}
+            if results[name]["base"] != base_digest():
+                raise SystemExit(
+                    f"results of {BASE} as it is are wanted, got {record} of another base: run {name} again"
+                )
             if plot.exists():
                 shutil.copyfile(plot, page.parent / copy)
     if not results:

@@ -4,7 +4,9 @@
         --output_dir features --dtype bfloat16
     accelerate launch examples/finetune.py ... --feature_cache features --bf16 True
 
-The same command started again makes what is missing. A cache can be added to, as by another dataset or split; one of
+The same command started again makes what is missing, and tries again what could not be read. With `--bf16` a run
+without a cache computes the tower's sums in mixed precision, and one with a cache of bfloat16 differs from it by
+rounding; in one precision they are the same. A cache can be added to, as by another dataset or split; one of
 another tower, another way to prepare frames or another dtype is refused, here and in training.
 """
 
@@ -51,6 +53,9 @@ def main() -> None:
     bad = BadSamples(clip_args.on_bad_sample, args.output_dir / "bad_samples.jsonl")
     sizes = {"batch_size": args.batch_size, "block_size": args.block_size, "num_workers": args.num_workers}
     writer = FeatureWriter(args.output_dir, key, encode, processor.video_processor, bad, **sizes)
+    if state.is_main_process:
+        bad.forget()
+    state.wait_for_everyone()
     for samples in training_sources(clip_args, args.seed, processor):
         counts = writer.write(samples)
         if state.is_main_process:

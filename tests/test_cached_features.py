@@ -111,6 +111,7 @@ def change_weight(model, processor):
     ("change", "named"),
     [
         (change_weight, "vision tower"),
+        (lambda model, processor: setattr(model.model.vision_tower.config, "hidden_act", "gelu"), "hidden_act"),
         (lambda model, processor: setattr(model.config, "vision_feature_layer", -1), "layer is '-2' there, '-1' is"),
         (lambda model, processor: setattr(processor.video_processor, "num_frames", 8), "num_frames is '5' there, '8'"),
         (lambda model, processor: setattr(processor.video_processor, "fps", 4.0), "fps is '2.0' there, '4.0' is"),
@@ -204,6 +205,26 @@ def test_bad_samples_are_skipped_with_a_count_or_stop(tmp_path, model, processor
     for index, reason in ((1, "nowhere.mp4"), (2, "damaged")):
         with pytest.raises(ValueError, match=reason):
             read[index]
+
+
+def test_what_could_not_be_read_is_tried_again(tmp_path, model, processor, monkeypatch):
+    folder, samples = tmp_path / "cache", [WORLD[0], Sample("shaky", "Q?", "A", video=b"a video"), WORLD[1]]
+    assert writer(folder, model, processor, "skip").write(samples) == {"made": 2, "cache": 2}
+    with pytest.raises(ValueError, match="sample shaky: .*--on_bad_sample skip"):
+        writer(folder, model, processor, "stop").write(samples)
+    (folder / "_index.json.7").write_text("left by a kill")
+    before = cached(folder, samples, model, processor)[2].frame_features
+    prepare = type(processor.video_processor).__call__
+
+    def mended(self, videos, **options):
+        return prepare(self, [WORLD[2].frames if videos == [b"a video"] else videos[0]], **options)
+
+    monkeypatch.setattr(type(processor.video_processor), "__call__", mended)
+    assert writer(folder, model, processor, "stop").write(samples) == {"made": 1, "cache": 3}
+    assert writer(folder, model, processor, "stop").write(samples) == {"made": 0, "cache": 3}
+    read = cached(folder, samples, model, processor)
+    assert torch.equal(read[2].frame_features, before) and read[1].frame_features.shape == before.shape
+    assert not list(folder.glob("_*"))
 
 
 def test_features_that_are_not_finite_are_an_error(tmp_path, model, processor):

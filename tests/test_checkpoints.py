@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 
 import pytest
 
@@ -63,6 +64,30 @@ def test_a_checkpoint_that_is_asked_for_may_be_of_another_recipe(tmp_path, capsy
     folder = checkpoint(tmp_path, 2)
     assert checkpoint_to_resume(tmp_path, {**RECIPE, "max_steps": 9}, str(folder)) == folder
     assert "max_steps is None there, 9 is wanted" in capsys.readouterr().out
+
+
+def test_a_run_that_began_elsewhere_goes_on_from_its_own_checkpoints(tmp_path):
+    start = checkpoint(tmp_path / "elsewhere", 2)
+    run = tmp_path / "run"
+    assert checkpoint_to_resume(run, RECIPE, str(start)) == start
+    first = checkpoint(run, 4)
+    assert checkpoint_to_resume(run, RECIPE, str(start)) == first
+    second = checkpoint(run, 6)
+    assert checkpoint_to_resume(run, RECIPE, str(first)) == first, "back, as it is asked for"
+    shutil.rmtree(first)
+    assert checkpoint_to_resume(run, RECIPE, str(first)) == second, "which has taken its place"
+
+
+def test_an_error_that_no_disk_makes_stays_what_it_is(tmp_path):
+    for error in (RuntimeError("CUDA error: an assert"), ConnectionError("no route to the Hub")):
+        with (
+            pytest.raises(type(error), match=str(error)) as raised,
+            explained_write_errors(tmp_path / "model", "safe"),
+        ):
+            raise error
+        assert raised.value is error
+    with pytest.raises(OSError, match="could not be written"), explained_write_errors(tmp_path / "model", "safe"):
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):

@@ -223,6 +223,19 @@ def test_the_captioned_rule_splits_by_the_order_of_records_with_caption_and_gif(
     ]
 
 
+def test_the_captioned_rule_keeps_all_that_it_counts_whatever_the_risk(tmp_path):
+    records = [
+        drama_record("a/1", 1, Risk="No"),
+        drama_record("a/2", 2),
+        drama_record("a/3", 3, Risk="No", Caption=""),
+    ]
+    plan = plan_scenes(records, "captioned", False)
+    assert [record.content.risk for record in plan.records] == [False, True]
+    assert [item.reason for item in plan.dropped] == ["no_caption"]
+    with pytest.raises(ValueError, match="keep_without_risk would have no effect: split_rule captioned keeps"):
+        DramaOptions(str(tmp_path), "a.json", split_rule="captioned", keep_without_risk=True)
+
+
 def test_records_without_risk_are_kept_where_their_neighbours_go():
     records = [drama_record(f"a/{number}", number) for number in range(20)]
     quiet = [drama_record("q/1", 1, Risk="No", Caption="N/A", geometry=[]), drama_record("q/2", 2, Risk="No")]

@@ -75,7 +75,10 @@ def test_nothing_but_bad_samples_is_an_error(tmp_path):
 def test_a_record_that_was_cut_off_by_a_kill_is_read_as_far_as_it_goes(tmp_path):
     record = tmp_path / "bad.jsonl"
     record.write_text(json.dumps({"sample": "a", "reason": "b"}) + '\n{"sample": "c", "rea')
-    assert BadSamples("skip", record).skipped() == {"a": "b"}
+    bad = BadSamples("skip", record)
+    assert bad.skipped() == {"a": "b"}
+    bad.meet("d", ValueError("e"))
+    assert bad.skipped() == {"a": "b", "d": "e"}
 
 
 def test_an_unknown_policy_is_an_error():

@@ -167,20 +167,27 @@ def test_the_last_box_that_can_be_read_is_the_answer(processor):
         "The car.",
         "A car[0.1,0.2]",
         "A car[0.1,0.2,0.3,",
-        "A car[0.9,0.1,0.1,0.9]",
-        "A car[0.1,0.9,0.9,0.1]",
-        "A car[0.1,0.2,1.3,0.4]",
-        "A car[-0.1,0.2,0.3,0.4]",
         "A car[a,b,c,4]",
+        "A car[0.1,0.2,nan,0.4]",
+        "A car[0.1,0.2,inf,0.4]",
     ],
 )
-def test_an_answer_with_no_box_or_one_cut_off_reversed_or_out_of_range_gives_none(processor, answer):
+def test_an_answer_with_no_box_or_one_of_other_than_four_numbers_gives_none(processor, answer):
     assert answer_box(answer, processor, (32, 32)) is answer_box(answer, HMBAProcessor, (32, 32)) is None
 
 
-def test_a_box_in_the_padding_is_clipped_to_the_frame(processor):
+@pytest.mark.parametrize(
+    "box", [(0.9, 0.1, 0.1, 0.9), (0.1, 0.9, 0.9, 0.1), (0.1, 0.2, 1.3, 0.4), (-0.1, 0.2, 0.3, 0.4)]
+)
+def test_a_reversed_box_and_one_beyond_the_square_are_taken_as_printed(processor, box):
+    answer = f"A car[{','.join(map(str, box))}]"
+    assert answer_box(answer, processor, (32, 32)) == pytest.approx(box)
+    assert processor.post_process_boxes(answer, size=(32, 32)) == [], "but none of them is shown"
+
+
+def test_a_box_in_the_padding_is_not_clipped_to_the_frame(processor):
     box = answer_box("A car[0.000,0.000,1.000,0.500]", processor, (32, 64))
-    assert box == pytest.approx((0, 0, 1, 0.5))
+    assert box == pytest.approx((0, -0.5, 1, 0.5))
 
 
 def test_a_box_of_the_question_is_not_scored(processor):

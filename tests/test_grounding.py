@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
+from PIL import Image
 
+from hmba_hf.data.samples import Sample
+from hmba_hf.evaluation import score_grounding
 from hmba_hf.metrics.bootstrap import Bootstrap, bootstrap_interval
 from hmba_hf.metrics.grounding import box_iou, mean_iou, pair_ious, picked_object
 from hmba_hf.models.processing_hmba import HMBAProcessor, format_boxes
@@ -85,7 +88,7 @@ def released_scores(answers, targets):
 
 
 def last_box(text):
-    return [box for _, box, _ in HMBAProcessor.parse_boxes(text)][-1]
+    return HMBAProcessor.parse_boxes(text)[-1].box
 
 
 @pytest.mark.parametrize("size", [(64, 64), (720, 1280), (1280, 1928)])
@@ -106,12 +109,41 @@ def test_boxes_score_as_in_the_released_script_where_it_does_not_crash(size):
     assert mean_iou([[*box] for box in found], pixels).mean_iou == pytest.approx(expected["mean_iou"], abs=2e-3)
 
 
+@pytest.mark.parametrize("size", [(32, 32), (32, 64), (720, 1280)])
+def test_answers_score_as_in_the_released_script_wherever_their_boxes_reach(size):
+    """Into the padding around the frame, beyond the square, and reversed."""
+    rng, (height, width) = np.random.default_rng(2), size
+    side, frame = max(size), Image.new("RGB", size[::-1])
+    samples, answers, targets = [], [], []
+    for index in range(100):
+        x1, y1 = rng.uniform(0, 0.4, 2).tolist()
+        x2, y2 = rng.uniform(0.6, 1, 2).tolist()
+        samples.append(Sample(str(index), "Where?", "Here<box>", [frame], boxes=[(x1, y1, x2, y2)], labels=["it"]))
+        xs = [(x * width + (side - width) // 2) / side for x in (x1, x2)]
+        ys = [(y * height + (side - height) // 2) / side for y in (y1, y2)]
+        targets.append(f"Here[{xs[0]},{ys[0]},{xs[1]},{ys[1]}]")
+        printed = ",".join(f"{number:.3f}" for number in rng.uniform(-0.2, 1.2, 4))
+        answers.append(f"A van[0.1,0.1,0.2,0.2] and a car[{printed}]")
+    scores = score_grounding(answers, samples, HMBAProcessor)
+    expected = released_scores(answers, targets)
+    assert scores.unparsed == 0 and scores.mean_iou > 0.01
+    found = {name: getattr(scores, name) for name in ("mean_iou", "accuracy", "missed")}
+    assert found == pytest.approx({name: expected[name] for name in found}, abs=1e-9)
+
+
 @pytest.mark.parametrize("answer", ["A car.", "A car[0.1,0.2]", "[0.1,0.2,0.3", "a[0.5,0.5,0.5,0.5]"])
 def test_what_stops_the_released_script_is_a_miss(answer):
     with pytest.raises((ValueError, ZeroDivisionError)):
         released_scores([answer], ["a[0.500,0.500,0.500,0.500]"])
-    found = [box for _, box, _ in HMBAProcessor.parse_boxes(answer)]
+    found = [parsed.box for parsed in HMBAProcessor.parse_boxes(answer)]
     assert mean_iou([found[-1] if found else None], [(0.5, 0.5, 0.5, 0.5)]).missed == 1
+
+
+def test_a_resampled_corpus_without_any_prediction_has_no_distance_but_its_other_scores():
+    for seed in range(20):  # one draw of two pairs often draws the one without a box twice
+        scores = mean_iou([None, UNIT], [UNIT, UNIT], Bootstrap(draws=1, seed=seed))
+        assert scores.centre_distance == 0 and set(scores.intervals) >= {"mean_iou", "unparsed"}
+        assert ("centre_distance" in scores.intervals) == (scores.intervals["unparsed"][0] < 1)
 
 
 @pytest.mark.parametrize(("predictions", "targets"), [([], []), ([UNIT], []), ([None], [UNIT, UNIT])])

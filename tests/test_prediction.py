@@ -240,6 +240,34 @@ def test_an_unreadable_clip_stops_the_run_or_is_skipped_and_nothing_is_lost(
     assert records[3]["id"] == "damaged" and all(
         record["answer"] is not None for record in records if not record["error"]
     )
+    with pytest.raises(ValueError, match=r"sample 3 \(damaged\) cannot be read"):
+        predict(arguments(tmp_path))  # what was skipped is no answer
+    monkeypatch.setattr(
+        prediction, "load_samples", lambda *_, **__: MicroWorld(MicroWorldConfig(frame_size=32), "test", COUNT)
+    )
+    answered.clear()
+    mended = [json.loads(line) for line in predict(arguments(tmp_path)).read_text().splitlines()]
+    assert answered == [[2, 3]], "the batch of the clip that has been mended"
+    assert mended[3]["error"] is None and mended[:3] + mended[4:] == records[:3] + records[4:]
+    assert files_of(tmp_path) == ["predictions.jsonl", "recipe.json"]
+
+
+def test_a_full_disk_is_told_and_loses_no_answer(arguments, undisturbed, tmp_path, monkeypatch):
+    written = PredictionFolder.append
+
+    def append(self, records):
+        if len(self.read()) >= 4:
+            monkeypatch.setattr(prediction.os, "fsync", full)
+        written(self, records)
+
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(PredictionFolder, "append", append)
+    with pytest.raises(OSError, match=r"could not be written, .* MiB are free: .*All earlier answers are safe"):
+        predict(arguments(tmp_path))
+    monkeypatch.undo()
+    assert predict(arguments(tmp_path)).read_bytes() == undisturbed.read_bytes()
 
 
 def test_a_dataset_of_which_nothing_can_be_read_is_an_error(arguments, tmp_path, monkeypatch):
@@ -250,7 +278,8 @@ def test_a_dataset_of_which_nothing_can_be_read_is_an_error(arguments, tmp_path,
     monkeypatch.setattr(prediction, "load_samples", lambda *_, **__: Gone(size=3))
     with pytest.raises(ValueError, match="none of 3 samples could be read; the first one: OSError: no such disk"):
         predict(arguments(tmp_path, on_error="skip"))
-    assert len((tmp_path / "predictions.jsonl").read_text().splitlines()) == 3
+    lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
+    assert [json.loads(line)["split"] for line in lines] == ["test"] * 3
 
 
 def test_a_model_must_be_named(arguments, tmp_path):
@@ -281,8 +310,8 @@ def test_videos_are_answered_too(arguments, tmp_path):
 
 def test_splits_are_one_sequence():
     world, other = MicroWorld(split="test", size=2), MicroWorld(split="train", size=3)
-    splits = Splits([world, other])
-    assert len(splits) == 5 and splits.locate(1) == (world, 1) and splits.locate(2) == (other, 0)
+    splits = Splits({"test": world, "train": other})
+    assert len(splits) == 5 and splits.locate(1) == (0, 1) and splits.locate(2) == (1, 0)
     assert [sample.id for sample in splits] == [sample.id for sample in [*world, *other]]
     assert [sample.id for sample in splits[1:3]] == [world[1].id, other[0].id]
     with pytest.raises(IndexError, match="from 0 to 4, got 5"):

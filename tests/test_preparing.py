@@ -69,6 +69,18 @@ def parquet_names(folder):
     return sorted(path.name for path in (folder / "data").glob("*"))
 
 
+def test_a_folder_in_which_no_media_are_found_is_an_error_and_the_right_one_mends_it(tmp_path):
+    plan = Plan(3, records(3), [])
+    lost = Counting(missing=[record.id for record in records(3)])
+    with pytest.raises(
+        ValueError, match=r"none of 3 records has media .* train0: media_missing \(no file0\).*--retry_dropped"
+    ):
+        prepare(preparation(plan, lost), run_options(tmp_path))
+    assert not (tmp_path / "report.json").exists()
+    report = prepare(preparation(plan), run_options(tmp_path, retry_dropped=True))
+    assert report["written"] == 3 and "--retry_dropped" not in format_report(report)
+
+
 def test_files_are_numbered_and_load_as_the_splits_in_order(tmp_path):
     report = prepare(preparation(), run_options(tmp_path))
     names = [f"train-{number:05d}-of-00004.parquet" for number in range(4)]

@@ -191,6 +191,8 @@ def test_frames_become_a_video_from_which_they_are_sampled(drives, tmp_path):
         assert [mean_red(frame) for frame in frames] == pytest.approx([25 * place for place in range(1, 9)], abs=8)
     row = datasets.load_dataset(str(tmp_path / "out"), split="train")[0]
     assert (row["start"], row["end"]) == (0, 4)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "do not tell where in its drive" in card and "annotated seconds" not in card
 
 
 def test_the_mini_set_of_actions_is_prepared(shared_data, tmp_path):

@@ -151,6 +151,18 @@ def test_rows_of_annotations_alone_are_no_samples():
         from_bddx_row(to_bddx_row(drive(), 0.0, 1.0) | {"video": None})
 
 
+@pytest.mark.parametrize("name", ["action", "justification", "video_id", "segment"])
+def test_a_row_with_a_gap_is_no_sample_and_none_is_never_a_word(name):
+    with pytest.raises(ValueError, match=f"must have a value for '{name}', got none"):
+        from_bddx_row(to_bddx_row(drive(), 0.0, 1.0) | {name: None})
+
+
+def test_a_row_with_a_frame_missing_is_no_sample():
+    row = to_drama_row(sample())
+    with pytest.raises(ValueError, match="row a holds no picture in the place of a frame"):
+        from_drama_row(row | {"frames": [row["frames"][0], None]})
+
+
 def test_a_missing_datasets_library_is_named_with_its_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match=r"pip install hmba-hf\[train\]"):

@@ -124,6 +124,9 @@ def test_skipped_samples_are_counted_and_not_scored():
     summary = score([record(0), skipped])
     assert summary["samples"] == {"answered": 1, "skipped": 1, "with_box": 1, "with_reference": 1}
     assert summary["scores"]["mean_iou"] == pytest.approx(1) and "splits" not in summary
+    apart = score([record(0, split="test"), {**skipped, "split": "validation"}])["splits"]
+    assert {split: group["samples"]["skipped"] for split, group in apart.items()} == {"test": 0, "validation": 1}
+    assert apart["validation"]["scores"] == {}, "of a split that could not be read"
 
 
 @pytest.mark.parametrize("reference", ["", " \n", "...", "<box>"])

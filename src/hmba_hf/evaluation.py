@@ -6,13 +6,13 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from .data.bad_samples import READ_ERRORS
 from .data.collator import to_conversation
 from .data.micro_world import MicroWorld
 from .data.samples import BOX_MARKER, Box, Sample
 from .metrics.grounding import GroundingScores, mean_iou, picked_object
 
 ON_ERROR = ("stop", "skip")
-_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError)  # all that samples, PyAV and PIL raise for broken files
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _read_batch(
         read = [samples[index] for index in batch]
         outcomes = [Outcome(index, sample) for index, sample in zip(batch, read, strict=True)]
         return outcomes, encode_questions(read, processor)
-    except _UNREADABLE as error:
+    except READ_ERRORS as error:
         outcomes = [_read_one(samples, index, processor) for index in batch]
         unreadable = [outcome for outcome in outcomes if outcome.error]
         if not unreadable:
@@ -133,7 +133,7 @@ def _read_one(samples: Sequence[Sample], index: int, processor: Any) -> Outcome:
     try:
         sample = samples[index]
         encode_questions([sample], processor)
-    except _UNREADABLE as error:
+    except READ_ERRORS as error:
         return Outcome(index, sample, error=f"{type(error).__name__}: {error}")
     return Outcome(index, sample)
 
@@ -155,20 +155,25 @@ def encode_questions(samples: Sequence[Sample], processor: Any) -> Any:
 def answer_box(answer: str, processor: Any, size: tuple[int, int]) -> Box | None:
     """Return the box that an answer gives, as fractions of the original frame, or `None` if it gives none.
 
-    That is the last one that can be read, however many there are. None is read from an answer without a box, nor from
-    box text that is cut off, reversed (`x2 < x1` or `y2 < y1`), outside of the padded square (below 0 or above 1) or
-    not four plain numbers. What lies in the padding around the frame is clipped to the frame.
+    That is the last one of four finite numbers, however many there are, as it is printed: what is reversed stays so,
+    and what reaches beyond the frame is not clipped to it. None is read from an answer without a box, nor from one
+    that is cut off or of other than four numbers.
 
     Args:
         answer: generated text.
         processor: reads the box; `HMBAProcessor`, the class itself, does it too.
         size: height and width of the original frame.
+
+    Source: github.com/Sranc3/H-MBA at 9a8645d, `mIoU.py`, which scores what is printed, too.
     """
-    objects = processor.post_process_boxes(answer, size=size)
-    if not objects:
+    printed = [parsed.numbers for parsed in processor.parse_boxes(answer) if parsed.numbers is not None]
+    if not printed:
         return None
-    (height, width), box = size, objects[-1]["box"]
-    return box["xmin"] / width, box["ymin"] / height, box["xmax"] / width, box["ymax"] / height
+    (height, width), (x1, y1, x2, y2) = size, printed[-1]
+    side = max(size)  # of the square that the frame is padded to, in its middle
+    left, top = (side - width) // 2, (side - height) // 2
+    xs, ys = ([(number * side - start) for number in pair] for pair, start in (((x1, x2), left), ((y1, y2), top)))
+    return xs[0] / width, ys[0] / height, xs[1] / width, ys[1] / height
 
 
 def answer_boxes(sample: Sample) -> Sequence[Box]:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 from bisect import bisect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import accumulate
@@ -23,8 +23,8 @@ import torch
 from accelerate import PartialState
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from .data.atomic_files import differences, write_json, written_whole
-from .data.loading import MICRO_WORLD, load_samples
+from .data.atomic_files import differences, explained_write_errors, write_json, written_whole
+from .data.loading import MICRO_WORLD, TWO_TASKS, load_samples
 from .data.micro_world import MOTIONS, MicroWorld
 from .data.samples import Sample, SampleSequence
 from .evaluation import ON_ERROR, Outcome, answer_batches, answer_boxes, split_batches
@@ -58,31 +58,31 @@ class PredictionArguments:
     def recipe(self) -> dict[str, Any]:
         """The options that decide what the answers are; how a broken clip is met may change on the way."""
         names = ["model", "dataset_name", "split", "max_samples", "batch_size", "max_new_tokens", "dtype"]
-        names += ["motion", "world_seed"] if self.dataset_name == MICRO_WORLD else []
+        names += ["motion", "world_seed"] if self.dataset_name in (MICRO_WORLD, TWO_TASKS) else []
         return {name: getattr(self, name) for name in names}
 
 
 class Splits(SampleSequence):
-    """Several splits of a dataset, one after the other."""
+    """Several splits of a dataset, by name, one after the other."""
 
-    def __init__(self, splits: Sequence[Sequence[Sample]]):
-        self.splits = splits
-        self._ends = list(accumulate(len(split) for split in splits))
+    def __init__(self, splits: Mapping[str, Sequence[Sample]]):
+        self.names, self.splits = list(splits), list(splits.values())
+        self._ends = list(accumulate(len(split) for split in self.splits))
 
     def __len__(self) -> int:
         return self._ends[-1]
 
     def read_sample(self, index: int) -> Sample:
         """Read sample `index`."""
-        split, number = self.locate(index)
-        return split[number]
+        place, number = self.locate(index)
+        return self.splits[place][number]
 
-    def locate(self, index: int) -> tuple[Sequence[Sample], int]:
-        """The split that sample `index` is in, and its number there."""
+    def locate(self, index: int) -> tuple[int, int]:
+        """The number of the split that sample `index` is in, and its number there."""
         if not 0 <= index < len(self):
             raise IndexError(f"expected an index from 0 to {len(self) - 1}, got {index}")
         place = bisect(self._ends, index)
-        return self.splits[place], index - (self._ends[place - 1] if place else 0)
+        return place, index - (self._ends[place - 1] if place else 0)
 
 
 class PredictionFolder:
@@ -116,7 +116,10 @@ class PredictionFolder:
         write_json(self.recipe_file, recipe)
 
     def read(self) -> dict[int, dict[str, Any]]:
-        """All records that are there, by the index of their sample; a line that was torn is not."""
+        """All records that are there, by the index of their sample; a line that was torn is not.
+
+        An answer goes before an error: the sample has been tried again.
+        """
         records: dict[int, dict[str, Any]] = {}
         for path in (*self._answer_files(), self.predictions_file):
             lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
@@ -125,13 +128,15 @@ class PredictionFolder:
                     record = json.loads(line)
                 except ValueError:  # its sample is answered again
                     continue
-                records[record["index"]] = record
+                if record["error"] is None or record["index"] not in records:
+                    records[record["index"]] = record
         return records
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Add the records of one batch; when this returns, they are on disk."""
         lines = "".join(json.dumps(record) + "\n" for record in records)
-        with open(self._own_file, "ab") as file:
+        safe = "All earlier answers are safe: make room, and the same command goes on."
+        with explained_write_errors(self._own_file, safe), open(self._own_file, "ab") as file:
             file.write(lines.encode())
             file.flush()
             os.fsync(file.fileno())
@@ -142,7 +147,8 @@ class PredictionFolder:
         missing = sorted(set(range(count)) - set(records))
         if missing or len(records) != count:
             raise RuntimeError(f"expected one record for each of {count} samples in {self.folder}, missing {missing}")
-        with written_whole(self.predictions_file) as unfinished:
+        safe = "All answers are safe: make room, and the same command puts them together."
+        with explained_write_errors(self.predictions_file, safe), written_whole(self.predictions_file) as unfinished:
             unfinished.write_text("".join(json.dumps(records[index]) + "\n" for index in range(count)))
         for path in self._answer_files():
             path.unlink()
@@ -155,7 +161,8 @@ class PredictionFolder:
 def predict(arguments: PredictionArguments) -> Path:
     """Answer all samples, in as many processes as Accelerate has launched, and return the file of the answers.
 
-    What the folder holds of the same recipe is kept, also if it was written by another number of processes.
+    What the folder holds of the same recipe is kept, also if it was written by another number of processes; a sample
+    that could not be read is tried again.
 
     Raises:
         ValueError: if the folder holds the answers of another recipe or dataset, if a sample cannot be read and
@@ -178,7 +185,8 @@ def predict(arguments: PredictionArguments) -> Path:
     records = folder.read()
     _check_ids(samples, records)
     batches = split_batches(len(samples), arguments.batch_size)
-    missing = [batch for batch in batches if not all(index in records for index in batch)]
+    answered = {index for index, record in records.items() if record["error"] is None}
+    missing = [batch for batch in batches if not answered.issuperset(batch)]
     if state.is_main_process:
         print(f"{len(missing)} of {len(batches)} batches to answer, processes: {state.num_processes}")
     state.wait_for_everyone()  # all have read the same before anyone writes
@@ -195,22 +203,22 @@ def predict(arguments: PredictionArguments) -> Path:
 
 def to_record(outcome: Outcome, samples: Splits) -> dict[str, Any]:
     """All that scoring an answer needs, as plain values; `answer` is `None` where there is an `error`."""
-    sample = outcome.sample
-    record: dict[str, Any] = {"index": outcome.index, "id": None, "answer": outcome.answer, "error": outcome.error}
+    sample, (place, number) = outcome.sample, samples.locate(outcome.index)
+    record: dict[str, Any] = {"index": outcome.index, "id": None, "split": samples.names[place]}
+    record |= {"answer": outcome.answer, "error": outcome.error}
     if sample is None:
         return record
     record |= {
         "id": sample.id,
-        "split": sample.split,
         "question": sample.question,
         "reference": sample.answer,
         "boxes": [list(box) for box in answer_boxes(sample)],
         "size": None if sample.size is None else list(sample.size),
         "tags": list(sample.tags),
     }
-    world, index = samples.locate(outcome.index)
+    world = samples.splits[place]
     if isinstance(world, MicroWorld):
-        scene = world.scene(index)
+        scene = world.scene(number)
         record["others"] = [list(box) for number, box in enumerate(scene.boxes) if number != scene.risk]
         record["tags"] += [f"motion: {world.config.motion}", f"risk: {scene.users[scene.risk].kind}"]
     return record
@@ -237,7 +245,7 @@ def _load_splits(arguments: PredictionArguments, frame_size: int, num_frames: in
     world = {"seed": arguments.world_seed, "motion": arguments.motion}
     world |= {"frame_size": frame_size, "num_frames": num_frames}
     return Splits(
-        [load_samples(arguments.dataset_name, name, arguments.max_samples, **world) for name in arguments.split]
+        {name: load_samples(arguments.dataset_name, name, arguments.max_samples, **world) for name in arguments.split}
     )
 
 

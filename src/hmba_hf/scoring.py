@@ -93,8 +93,8 @@ class ScoredRecords:
     def __init__(
         self, records: Sequence[Record], tokenizer: str | None = None, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
     ):
+        self.given = records
         self.records = [record for record in records if not record.get("error")]
-        self.skipped = len(records) - len(self.records)
         self.tokenizer, self.bootstrap = tokenizer, bootstrap
         self.absent: dict[str, str] = {}
         self.boxes = {row: _boxes(record) for row, record in enumerate(self.records) if record.get("boxes")}
@@ -141,8 +141,10 @@ class ScoredRecords:
         """
         tags: dict[str, list[int]] = {}
         splits: dict[str | None, list[Record]] = {}
+        for record in self.given:
+            if record.get("split") or not record.get("error"):  # what could not be read may not tell its split
+                splits.setdefault(record.get("split"), []).append(record)
         for row, record in enumerate(self.records):
-            splits.setdefault(record.get("split"), []).append(record)
             for tag in record.get("tags") or ():
                 tags.setdefault(tag, []).append(row)
         result = {
@@ -152,7 +154,7 @@ class ScoredRecords:
             "bootstrap": asdict(self.bootstrap),
             "samples": {
                 "answered": len(self.records),
-                "skipped": self.skipped,
+                "skipped": len(self.given) - len(self.records),
                 "with_box": len(self.boxes),
                 "with_reference": len({row for rows, _ in self.captions.values() for row in rows}),
             },
@@ -252,11 +254,15 @@ def to_model_index(model_name: str, results: Sequence[EvalResult]) -> dict[str, 
 
 
 def format_table(metrics: dict[str, Any]) -> str:
-    """Scores with their intervals as lines for people, then those of each tag, and what is absent and why."""
-    confidence = f"{metrics['bootstrap']['confidence']:.0%}"
+    """Scores with their intervals as lines for people, then those of splits and tags, and what is absent and why."""
+    confidence = f"{metrics['bootstrap']['confidence'] * 100:g} %"
     lines = _format_scores(metrics)
+    for split, group in metrics.get("splits", {}).items():
+        lines += ["", f"{split}: {group['samples']['answered']} samples", *_format_scores(group)]
     for tag, group in metrics["tags"].items():
         lines += ["", f"{tag}: {group['samples']} of {metrics['samples']['answered']} samples", *_format_scores(group)]
+    if metrics["samples"]["skipped"]:
+        lines += ["", f"{metrics['samples']['skipped']} samples could not be read and are not in the scores"]
     lines += ["", f"{confidence} intervals of {metrics['bootstrap']['draws']} resampled corpora"]
     if metrics["tokenizer"] is not None:
         lines.append(f"captions in words of the tokenizer {metrics['tokenizer']!r}")

@@ -45,10 +45,20 @@ def explained_write_errors(target: Path, safe: str) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        # safetensors and torch have errors of their own for a failed write, and not all speak of a full disk.
+        if not _is_failed_write(error):
+            raise
         place = next(path for path in (target, *target.absolute().parents) if path.exists())
         free = shutil.disk_usage(place).free / 2**20
         raise OSError(f"{target} could not be written, {free:,.1f} MiB are free: {error}. {safe}") from error
+
+
+def _is_failed_write(error: Exception) -> bool:
+    """Tell an error of the disk, or of safetensors or torch for it, from others, such as those of a network."""
+    if isinstance(error, OSError):
+        return error.errno is not None
+    return (
+        isinstance(error, SafetensorError) or "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
+    )
 
 
 def differences(held: Any, wanted: Any) -> list[str]:

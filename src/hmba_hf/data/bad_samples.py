@@ -3,7 +3,9 @@
 import json
 from pathlib import Path
 
-READ_ERRORS = (OSError, ValueError, KeyError, TypeError, SyntaxError, EOFError)
+from PIL import Image
+
+READ_ERRORS = (OSError, ValueError, KeyError, TypeError, SyntaxError, EOFError, Image.DecompressionBombError)
 """What missing, damaged and misformed files and rows raise; Pillow calls a damaged PNG a `SyntaxError`."""
 
 POLICIES = ("stop", "skip")
@@ -35,9 +37,10 @@ class BadSamples:
             reason = reason if name in reason else f"{name}: {reason}"
             raise ValueError(f"{reason} (--on_bad_sample skip leaves such samples out)") from error
         if self.record is not None:
-            line = json.dumps({"sample": name, "reason": reason}) + "\n"
+            # One write of few bytes at the end of a file is not torn apart by those of other processes; one that a
+            # full disk has torn ends at the next line.
+            line = "\n" + json.dumps({"sample": name, "reason": reason}) + "\n"
             self.record.parent.mkdir(parents=True, exist_ok=True)
-            # One write of few bytes at the end of a file is not torn apart by those of other processes.
             with open(self.record, "a") as file:
                 file.write(line)
 
@@ -50,5 +53,11 @@ class BadSamples:
         """Return what was skipped, each sample once, with the reason."""
         if self.record is None or not self.record.exists():
             return {}
-        rows = [json.loads(line) for line in self.record.read_text().splitlines() if line.endswith("}")]
-        return {row["sample"]: row["reason"] for row in rows}
+        found = {}
+        for line in filter(None, self.record.read_text().splitlines()):
+            try:
+                row = json.loads(line)
+            except ValueError:  # torn
+                continue
+            found[row["sample"]] = row["reason"]
+        return found

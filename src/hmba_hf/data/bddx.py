@@ -12,7 +12,7 @@ Source: github.com/JinkyuKimUCB/explainable-deep-driving, `Step1_csv2json.py`; g
 import csv
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -51,8 +51,7 @@ _CARD = CardText(
     title="BDD-X",
     rows=(
         "One row for each segment of a drive: what the ego car does (`action`), why (`justification`), and a clip of "
-        "it whose last picture is the current frame. `start` and `end` are the annotated seconds in the drive "
-        "`video_id` of BDD100K; `segment` counts all segments of BDD-X from 0. See "
+        "it whose last picture is the current frame. {times} See "
         "[BDD-X](https://github.com/JinkyuKimUCB/BDD-X-dataset) and its paper, arXiv 1807.11546."
     ),
     licence=(
@@ -63,6 +62,14 @@ _CARD = CardText(
     ),
     tags=("driving", "bdd-x"),
 )
+
+
+_TIMES = {
+    "raw": "`start` and `end` are the annotated seconds in the drive `video_id` of BDD100K; `segment` counts all "
+    "segments of BDD-X from 0.",
+    "released": "The files of the released layout do not tell where in its drive a clip lies: `start` is 0, `end` the "
+    "length of the clip, and `segment` counts the clips of one `video_id`.",
+}
 
 
 @dataclass
@@ -122,7 +129,8 @@ class BDDXOptions:
     @property
     def clip_fps(self) -> float:
         """Pictures a second, as asked for or as usual."""
-        return self.fps or (2.0 if self.annotations is None else 10.0)
+        usual = 2.0 if self.annotations is None else 10.0
+        return usual if self.fps is None else self.fps
 
 
 @dataclass(frozen=True)
@@ -410,7 +418,7 @@ def prepare_bddx(options: BDDXOptions, run: RunOptions) -> dict[str, Any]:
         convert=convert,
         features=bddx_features(),
         settings=settings,
-        card=_CARD,
+        card=replace(_CARD, rows=_CARD.rows.format(times=_TIMES[settings["layout"]])),
         rows_per_file=run.file_size(_ROWS_PER_FILE, options.annotations_only),
         licence_file=licence if licence is not None and licence.is_file() else None,
     )

@@ -24,8 +24,9 @@ from .loading import RowSamples
 from .samples import Sample, SampleSequence
 
 INDEX = "index.json"
-# Options of a video processor that no pixel depends on.
+# Options of a video processor and of a tower that no feature depends on.
 _IDLE_OPTIONS = ("auto_map", "processor_class", "video_processor_type", "return_metadata")
+_IDLE_SETTINGS = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
 
 
 @dataclass
@@ -57,8 +58,10 @@ def feature_key(model: Any, video_processor: Any, dtype: torch.dtype) -> dict[st
         digest.update(f"{name} {tuple(values.shape)}".encode())
         digest.update(values.reshape(-1).view(torch.uint8).numpy())
     options = {name: value for name, value in video_processor.to_dict().items() if name not in _IDLE_OPTIONS}
+    settings = {name: value for name, value in tower.config.to_dict().items() if name not in _IDLE_SETTINGS}
     return {
         "vision tower": f"{type(tower).__name__} {digest.hexdigest()}",
+        **{f"vision tower's {name}": json.dumps(value, default=str) for name, value in sorted(settings.items())},
         "layer": str(model.config.vision_feature_layer),
         "dtype": str(dtype).removeprefix("torch."),
         **{f"video processor's {name}": json.dumps(value, default=str) for name, value in sorted(options.items())},
@@ -95,7 +98,7 @@ class FeatureCache:
     """Features on disk, found by the hashes of `describe_sample`.
 
     Args:
-        folder: as `write_features` left it.
+        folder: as `FeatureWriter` left it.
         key: of the features that are wanted.
 
     Raises:

@@ -71,7 +71,10 @@ class DramaOptions:
             "help": "70/15/15 by order, of records with risk, caption and box, or of those with caption and gif"
         },
     )
-    keep_without_risk: bool = field(default=False, metadata={"help": "keep records whose Risk is No, without a box"})
+    keep_without_risk: bool = field(
+        default=False,
+        metadata={"help": "keep records whose Risk is No, without a box; `captioned` counts them anyway"},
+    )
     num_frames: int = field(default=5, metadata={"help": "frames of a clip, the current one included"})
     frame_step: int | None = field(
         default=None, metadata={"help": "frames from one to the next; spread over the whole clip when absent"}
@@ -93,6 +96,8 @@ class DramaOptions:
             raise FileNotFoundError(f"images must be a folder of pictures, got {self.images!r}")
         if self.annotations_only:
             refuse_unused(self, ["height"], "annotations_only leaves the pictures out")
+        if self.split_rule == "captioned":
+            refuse_unused(self, ["keep_without_risk"], "split_rule captioned keeps what has caption and gif")
         if (self.annotations is None) == (not self.released_files):
             raise ValueError("expected either annotations or files of the released layout, such as train_file")
         if self.released_files:
@@ -221,13 +226,11 @@ def _scene(annotation: _Annotation, rule: _SplitRule, keep_without_risk: bool) -
         raise RecordError("risk_unknown", f"Risk is {annotation.risk!r}, neither yes nor no")
     if annotation.caption.count(BOX_MARKER):
         raise RecordError("caption_holds_a_marker", annotation.caption)
-    if annotation.risk == "no":
-        if not keep_without_risk:
-            raise RecordError("no_risk", "Risk is No")
-        return Scene(annotation.caption or NO_RISK_ANSWER, risk=False)
     problem = rule.problem(annotation)
-    if problem is not None:
+    if problem is not None and not (problem == "no_risk" and keep_without_risk):
         raise RecordError(problem, f"left out by the split rule: {annotation.caption or 'no caption'}")
+    if annotation.risk == "no":
+        return Scene(annotation.caption or NO_RISK_ANSWER, risk=False)
     if not annotation.geometry:
         return Scene(annotation.caption)
     answer, label = mark_subject(annotation.caption)

@@ -81,8 +81,9 @@ def readable_samples(samples: Sequence[Sample], collator: SampleCollator, bad: B
     for index in tqdm(share, desc="reading evaluation samples", disable=None if state.is_main_process else True):
         name = f"sample number {index}"
         try:
-            name = f"sample {samples[index].id}"
-            collator.encode(samples[index])
+            sample = samples[index]
+            name = f"sample {sample.id}"
+            collator.encode(sample)
         except READ_ERRORS as error:
             bad.meet(name, error)
         else:

@@ -15,7 +15,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
@@ -52,7 +52,7 @@ class FeatureWriter:
     num_workers: int = 0
 
     def write(self, samples: Sequence[Sample]) -> dict[str, int]:
-        """Cache what is not there yet.
+        """Cache what is not there yet, and try again what could not be read.
 
         Returns:
             How many clips have been `"made"` now, and how many the `"cache"` holds.
@@ -80,7 +80,7 @@ class FeatureWriter:
         """Let the folder hold features of this key and of no other."""
         path = self.folder / KEY
         if state.is_main_process:
-            for unfinished in self.folder.glob("_features-*"):  # left by a run that was killed
+            for unfinished in self.folder.glob("_*"):  # left by a run that was killed
                 unfinished.unlink()
         if state.is_main_process and not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -99,18 +99,25 @@ class FeatureWriter:
         digest = hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()
         path = self.folder / f"features-{digest[:32]}.safetensors"
         first = {content: index for index, (_, content, _) in zip(block, described, strict=True) if content}
-        if not names or path.exists():
-            progress.update(len(block))
-            return 0
+        if path.exists():
+            tried = _read_record(path)["unreadable"]
+            first = {content: index for content, index in first.items() if content in tried}
         progress.update(len(block) - len(first))
+        if not first:
+            return 0
         tensors, unreadable = self._encode_clips(samples, first, progress)
         for content, reason in unreadable.items():
             self.bad.meet(f"sample {names[content]}", ValueError(reason))
+        made = len(tensors)
+        if path.exists():
+            if not made:
+                return 0
+            tensors |= load_file(path)
         record = {"names": {content: names[content] for content in sorted(tensors)}, "unreadable": unreadable}
         kept = "The files before it are whole: make room and start the same command again"
         with explained_write_errors(path, kept), written_whole(path) as unfinished:
             save_file(tensors, unfinished, metadata={"record": json.dumps(record)})
-        return len(tensors)
+        return made
 
     def _encode_clips(
         self, samples: Sequence[Sample], places: dict[str, int], progress: Any
@@ -139,12 +146,17 @@ class FeatureWriter:
         """List what the files hold, once they are all there."""
         index: dict[str, Any] = {"key": self.key, "files": {}, "names": {}, "unreadable": {}}
         for path in sorted(self.folder.glob("features-*.safetensors")):
-            with safe_open(path, framework="pt") as file:
-                record = json.loads(file.metadata()["record"])
+            record = _read_record(path)
             index["files"][path.name] = list(record["names"])
             index["names"].update(record["names"])
             index["unreadable"].update(record["unreadable"])
         write_json(self.folder / INDEX, index)
+
+
+def _read_record(path: Path) -> dict[str, dict[str, str]]:
+    with safe_open(path, framework="pt") as file:
+        record: dict[str, dict[str, str]] = json.loads(file.metadata()["record"])
+        return record
 
 
 class _PreparedClips(Dataset):

@@ -137,7 +137,8 @@ def prepare(preparation: Preparation, run: RunOptions) -> dict[str, Any]:
         The report, as `build_report` makes it.
 
     Raises:
-        ValueError: if the folder holds another dataset, or if media are bad and `run.on_bad_media` is `"stop"`.
+        ValueError: if the folder holds another dataset, if media are bad and `run.on_bad_media` is `"stop"`, or if
+            all are.
         OSError: if the disk is full; what is complete stays.
     """
     shards = list(_shards(preparation.plan.records, preparation.rows_per_file))
@@ -155,6 +156,7 @@ def prepare(preparation: Preparation, run: RunOptions) -> dict[str, Any]:
             _check_media(result, run)
         todo = [shard for shard in shards if shard.name not in complete]
         complete |= _convert_shards(preparation, todo, folder, run)
+        _check_any_media(complete)
         report = build_report(preparation, {shard.name: complete[shard.name] for shard in shards})
         folder.write_json(folder.folder / REPORT_FILE, report)
         folder.write_text(folder.folder / CARD_FILE, write_card(preparation.card, report))
@@ -230,6 +232,15 @@ def _check_media(result: ShardResult, run: RunOptions) -> None:
         )
 
 
+def _check_any_media(results: dict[str, ShardResult]) -> None:
+    bad = [item for result in results.values() for item in _bad_media(result)]
+    if bad and not any(result.rows for result in results.values()):
+        raise ValueError(
+            f"none of {len(bad)} records has media that can be read; the first one, {bad[0].id}: {bad[0].reason} "
+            f"({bad[0].detail}); name the right folder, and run the command with --retry_dropped"
+        )
+
+
 def _in_parallel(
     convert: Convert, groups: Iterable[list[Record]], num_workers: int
 ) -> Generator[Sequence[Converted | Dropped], None, None]:
@@ -287,7 +298,10 @@ def format_report(report: dict[str, Any]) -> str:
     lines += [(f"  {reason}", count) for reason, count in report["reasons"].items()]
     lines += [(f"rows with a note: {note}", len(names)) for note, names in report["notes"].items()]
     width = max(len(name) for name, _ in lines)
-    return "\n".join(f"{name:<{width}}  {count:>8,}" for name, count in lines)
+    table = "\n".join(f"{name:<{width}}  {count:>8,}" for name, count in lines)
+    if {MEDIA_MISSING, MEDIA_UNREADABLE} & set(report["reasons"]):
+        table += "\nThe same command with --retry_dropped tries again what was missing or could not be read."
+    return table
 
 
 def name_differently(name: str, taken: Counter[str]) -> str:

@@ -143,7 +143,7 @@ def from_drama_row(row: Mapping[str, Any], split: str = "train") -> Sample:
         id=row["id"],
         question=row["question"],
         answer=row["answer"],
-        frames=[_to_picture(frame) for frame in row["frames"]],
+        frames=[_to_picture(frame, row["id"]) for frame in row["frames"]],
         boxes=[tuple(item["bbox"]) for item in row["objects"]],
         labels=[item["category"] for item in row["objects"]],
         split=split,
@@ -189,8 +189,11 @@ def from_bddx_row(row: Mapping[str, Any], split: str = "train") -> Sample:
     A column `tags` may be there.
 
     Raises:
-        ValueError: if the dataset holds annotations only.
+        ValueError: if the dataset holds annotations only, or the row lacks its name or what is to be said.
     """
+    for name in ("video_id", "segment", "action", "justification"):
+        if row[name] is None:
+            raise ValueError(f"row {row['video_id']}_{row['segment']} must have a value for {name!r}, got none")
     video = row["video"]
     _check_media(video, f"row {row['video_id']}_{row['segment']}", "video")
     return Sample(
@@ -256,7 +259,8 @@ def _check_media(media: Any, name: str, kind: str) -> None:
         )
 
 
-def _to_picture(frame: Any) -> Image.Image:
+def _to_picture(frame: Any, name: str) -> Image.Image:
+    _check_media(frame, f"row {name}", "picture in the place of a frame")
     if isinstance(frame, Mapping):
         frame = Image.open(frame["path"] if frame.get("bytes") is None else io.BytesIO(frame["bytes"]))
     return frame.convert("RGB")

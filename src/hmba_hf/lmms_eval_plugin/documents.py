@@ -50,7 +50,7 @@ def open_documents(sources: Any) -> Any:
 
 @cache
 def _open_samples(dataset_name: str, split: str, size: int | None) -> Splits:
-    return Splits([load_samples(dataset_name, split, size)])
+    return Splits({split: load_samples(dataset_name, split, size)})
 
 
 def _sample_of(document: Document) -> Sample:

@@ -87,7 +87,11 @@ class ComparedCaptions:
             raise ValueError("captions are scored on at least one row, got none")
         values = {name: float(value) for name, value in self._scores(statistics.sum(0), count).items()}
         drawn = self._scores(bootstrap.sums(statistics), count)
-        intervals = {name: bootstrap.interval(drawn[name]) for name, value in values.items() if np.isfinite(value)}
+        intervals = {
+            name: bootstrap.interval(drawn[name])
+            for name, value in values.items()
+            if np.isfinite(value) and np.isfinite(drawn[name]).any()
+        }
         absent = {**self.absent}
         for name, value in values.items():
             if not np.isfinite(value):

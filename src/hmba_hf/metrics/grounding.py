@@ -21,7 +21,7 @@ class GroundingScores:
         unparsed: share of predictions that are `None`.
         centre_distance: mean L1 distance of the centres where there is a prediction; `None` where there is none.
         count: number of pairs.
-        intervals: the bootstrap interval of each score above that is a number.
+        intervals: the bootstrap interval of each score above that is a number in any resampled corpus.
     """
 
     mean_iou: float
@@ -74,8 +74,8 @@ def mean_iou(
     | reversed or without area      | 0              | missed            |
     | reaching outside of the frame | of all its area | any other         |
 
-    Of an answer with several boxes the last one is the prediction, as in the published script; choosing it, and
-    calling unreadable what is printed reversed or outside of the frame, is the part of whoever reads the text.
+    Of an answer with several boxes the last one is the prediction, as in the published script; choosing it is the
+    part of whoever reads the text.
 
     Source: github.com/Sranc3/H-MBA at 9a8645d, `mIoU.py`.
     Differs: unreadable answers and boxes without area count as IoU 0, where the script stops with an error.
@@ -88,7 +88,7 @@ def mean_iou(
     statistics = np.stack([ious, ious > 0.5, ious == 0, unparsed, distances], axis=1)  # (n, 5)
     scores = {name: float(score) for name, score in _means(statistics.sum(0), len(ious)).items()}
     drawn = _means(bootstrap.sums(statistics), len(ious))
-    intervals = {name: bootstrap.interval(drawn[name]) for name, score in scores.items() if np.isfinite(score)}
+    intervals = {name: bootstrap.interval(draws) for name, draws in drawn.items() if np.isfinite(draws).any()}
     finite = {name: score if np.isfinite(score) else None for name, score in scores.items()}
     return GroundingScores(**finite, count=len(ious), intervals=intervals)  # type: ignore[arg-type]
 

@@ -83,11 +83,19 @@ _PHRASE_START = re.compile(
 
 
 class ParsedBox(NamedTuple):
-    """One box found in a text: `box` is `(x1, y1, x2, y2)` in [0, 1] of the padded square, None if it is malformed."""
+    """One box found in a text.
+
+    Attributes:
+        label: the phrase that it belongs to.
+        box: `(x1, y1, x2, y2)` in [0, 1] of the padded square, None if it is malformed.
+        text: the bracket.
+        numbers: what is printed, reversed or beyond the square as it may be; None if it is not four finite numbers.
+    """
 
     label: str
     box: tuple[float, float, float, float] | None
     text: str
+    numbers: tuple[float, float, float, float] | None
 
 
 def format_boxes(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> str:
@@ -127,7 +135,7 @@ def parse_boxes(text: str) -> list[ParsedBox]:
         content, closed = bracket.groups()
         label = _last_phrase(text[end : bracket.start()]) or label
         parts, written = content.split(";") if closed else [""], bracket.group()
-        found.extend(ParsedBox(label, _read_box(part), written) for part in parts)
+        found.extend(ParsedBox(label, _read_box(part), written, _read_numbers(part)) for part in parts)
         end = bracket.end()
     return found
 
@@ -156,8 +164,8 @@ def post_process_boxes(text: str | list[str], size: Any) -> list:
         boxes are left out; `parse_boxes` reports them.
     """
     if isinstance(text, str):
-        boxes = [(label, box) for label, box, _ in parse_boxes(text) if box is not None]
-        return [{"label": label, "box": _box_to_pixels(box, size)} for label, box in boxes]
+        found = [(parsed.label, parsed.box) for parsed in parse_boxes(text) if parsed.box is not None]
+        return [{"label": label, "box": _box_to_pixels(box, size)} for label, box in found]
     sizes = [size] * len(text) if np.shape(size) == (2,) else list(size)
     if len(text) != len(sizes):
         raise ValueError(f"expected one size for all texts or one each, got {len(text)} texts and {len(sizes)} sizes")
@@ -178,11 +186,19 @@ def _is_box_text(content: str, closed: bool) -> bool:
 
 
 def _read_box(part: str) -> tuple[float, float, float, float] | None:
-    fields = [field.strip() for field in part.split(",")]
-    if len(fields) != 4 or not all(_NUMBER.fullmatch(field) for field in fields):
+    numbers = _read_numbers(part)
+    if numbers is None or not all(_NUMBER.fullmatch(field.strip()) for field in part.split(",")):
         return None
-    x1, y1, x2, y2 = (float(field) for field in fields)
-    return (x1, y1, x2, y2) if x1 <= x2 <= 1 and y1 <= y2 <= 1 else None
+    x1, y1, x2, y2 = numbers
+    return numbers if x1 <= x2 <= 1 and y1 <= y2 <= 1 else None
+
+
+def _read_numbers(part: str) -> tuple[float, float, float, float] | None:
+    try:
+        x1, y1, x2, y2 = (float(field) for field in part.split(","))
+    except ValueError:  # not numbers, or not four
+        return None
+    return (x1, y1, x2, y2) if all(map(math.isfinite, (x1, y1, x2, y2))) else None
 
 
 def _last_phrase(text: str) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.loading import TWO_TASKS
-from .measuring import measure_attention, measure_cost, measure_degradation
+from .measuring import KINDS, measure_attention, measure_cost, measure_degradation
 from .tables import ATTENTION, COST, DEGRADATION, SCORES, Records, Telling, compare, markdown_table
 
 DISCLAIMER = (
@@ -93,9 +93,10 @@ STUDIES = {
     "degradation": Study(
         "A spoilt current frame",
         "What is left when blur, mud or darkness spoils the current frame and no other? The models are those of "
-        "`fusion` and have learned on clean frames. What is expected is said of the mean over the severities.",
+        "`fusion` and have learned on clean frames. What is expected is said of the share of the "
+        "clean mIoU that is left, over the severities.",
         {"query": {}, "add": {"fusion": "add"}},
-        [(f"query, {kind}", f"add, {kind}") for kind in ("blur", "occlusion", "darkness")],
+        [(f"query, {kind}", f"add, {kind}") for kind in KINDS],
         DEGRADATION,
         measure_degradation,
     ),

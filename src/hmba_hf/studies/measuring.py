@@ -5,6 +5,7 @@ All of it on the CPU and on the micro-world's held-out clips; it says nothing ab
 
 import ctypes
 import gc
+import json
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -70,8 +71,9 @@ def measure_attention(folder: Path, clips: int, motion: str) -> dict[str, Any]:
     The adapter is never told the question: where it looks can differ only because the clips do.
 
     Returns:
-        `"risk"` and `"description"`: attention by context, see `attention_masses`. `"fresh"`: of an adapter before
-        training, on the clips of the risk. `"described"`: share of descriptions that are right to the letter.
+        `"risk"` and `"description"`: attention by context, see `attention_masses`. `"fresh"`: of an untrained adapter,
+        drawn with the seed of the run, on the clips of the risk. `"described"`: share of descriptions that are right
+        to the letter.
     """
     model, processor = _load(folder)
     world = _held_out(model, processor, clips, motion)
@@ -82,7 +84,7 @@ def measure_attention(folder: Path, clips: int, motion: str) -> dict[str, Any]:
         "risk": attention_masses(model, processor, world),
         "description": attention_masses(model, processor, descriptions),
     }
-    torch.manual_seed(0)
+    torch.manual_seed(json.loads((folder / "history.json").read_text())["arguments"]["seed"])
     fresh = type(model)(model.config).eval()
     fresh.model.vision_tower = model.model.vision_tower  # frozen, and so that of the base
     return {**masses, "fresh": attention_masses(fresh, processor, world), "described": sum(right) / clips}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..visualization import Picture, plot_bars, plot_curves
+from .measuring import KINDS
 
 Records = Mapping[str, Sequence[Mapping[str, Any]]]
 Row = dict[str, str]
@@ -51,12 +52,15 @@ def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def compare(better: str, worse: str, values: Mapping[str, Sequence[float]]) -> str:
     """Say whether one row's values lie above another's, as they were expected to, or not, or cannot be told apart.
 
-    They cannot where their means are nearer than one standard deviation of a difference between two seeds.
+    They cannot where their means are nearer than one standard deviation of a difference between two seeds, nor from
+    one seed.
     """
     first, second = values[better], values[worse]
     difference = statistics.mean(first) - statistics.mean(second)
-    deviations = [statistics.stdev(seeds) if len(seeds) > 1 else 0.0 for seeds in (first, second)]
     expected = f"`{better}` above `{worse}`"
+    if min(len(first), len(second)) < 2:
+        return f"{expected}: undecided, they differ by {difference:+.3f}, and of the seeds there is one."
+    deviations = [statistics.stdev(seeds) for seeds in (first, second)]
     if abs(difference) <= math.hypot(*deviations):
         return (
             f"{expected}: undecided, they differ by {difference:+.3f} and the seeds by {math.hypot(*deviations):.3f}."
@@ -86,13 +90,9 @@ def draw_scores(records: Records, title: str) -> Picture:
 
 
 def degradation_values(records: Records) -> dict[str, list[float]]:
-    """The mean IoU of `"row, kind"`, over the severities, by seed."""
+    """The share of its clean mean IoU that is left of `"row, kind"`, over the severities, by seed."""
     return {
-        f"{label}, {kind}": [
-            statistics.mean(scores["mean_iou"] for scores in record["degradation"][kind].values()) for record in runs
-        ]
-        for label, runs in records.items()
-        for kind in runs[0]["degradation"]
+        f"{label}, {kind}": [_kept(run, kind) for run in runs] for label, runs in records.items() for kind in KINDS
     }
 
 
@@ -130,7 +130,7 @@ def tabulate_cost(records: Records) -> list[Row]:
             {
                 "": label,
                 "adapter, GFLOPs": f"{cost['flops']['adapter'] / GIGA:.4f}",
-                "whole answer, GFLOPs": f"{sum(cost['flops'].values()) / GIGA:.4f}",
+                "to the first word, GFLOPs": f"{sum(cost['flops'].values()) / GIGA:.4f}",
                 "adapter, MiB for 32 clips": spread(memory, 1) if memory else "not measured",
                 "full size: adapter, GFLOPs": f"{cost['full_size_flops']['adapter'] / GIGA:.1f}",
                 "full size: tower, GFLOPs": f"{cost['full_size_flops']['vision_tower'] / GIGA:.0f}",
@@ -184,6 +184,12 @@ def describe_attention(records: Records) -> list[str]:
 
 def _cells(runs: Sequence[Mapping[str, Any]], names: Iterable[str]) -> Row:
     return {COLUMNS[name]: spread([run["scores"][name] for run in runs]) for name in names}
+
+
+def _kept(run: Mapping[str, Any], kind: str) -> float:
+    left = statistics.mean(scores["mean_iou"] for scores in run["degradation"][kind].values())
+    clean = run["scores"]["mean_iou"]
+    return left / clean if clean else 0.0
 
 
 def _conditions(records: Records) -> list[tuple[str, str, dict[str, list[Any]]]]:

@@ -45,9 +45,11 @@ _RECIPE = """
 num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps learning_rate lr_scheduler_type
 lr_scheduler_kwargs warmup_steps weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm optim optim_args seed
 data_seed bf16 fp16 label_smoothing_factor neftune_noise_alpha dataloader_drop_last train_sampling_strategy
-load_best_model_at_end
+average_tokens_across_devices ignore_data_skip load_best_model_at_end
 """.split()
-_CHOICE_OF_THE_BEST = ("metric_for_best_model", "greater_is_better")
+_CHOICE_OF_THE_BEST = """
+metric_for_best_model greater_is_better eval_strategy eval_steps save_strategy save_steps
+""".split()
 
 
 @dataclass
@@ -182,12 +184,11 @@ def parse_arguments(
 def recipe(model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments) -> dict[str, Any]:
     """Return everything that a result depends on, by the names of the options."""
     data = dataclasses.asdict(data_args)
-    for name in ("feature_cache", "max_new_tokens"):  # the same result, faster or with other measurements
-        del data[name]
+    del data["feature_cache"]  # the same result, faster
     names = [*_RECIPE, *(["dataloader_num_workers"] if data_args.streaming else [])]
     if args.load_best_model_at_end:
         names += _CHOICE_OF_THE_BEST
     else:
-        del data["eval_split"], data["max_eval_samples"]
+        del data["eval_split"], data["max_eval_samples"], data["max_new_tokens"]
     training = {name: getattr(args, name) for name in names}
     return {**dataclasses.asdict(model_args), **data, **training, "processes": args.world_size}

@@ -54,12 +54,18 @@ def checkpoint_to_resume(folder: Path, recipe: Mapping[str, Any], wanted: str | 
     Args:
         folder: of the run.
         recipe: everything that its result depends on.
-        wanted: a checkpoint; it may be of another recipe, whose differences are printed.
+        wanted: a checkpoint; it may be of another recipe, whose differences are printed. Once a run that began at one
+            of elsewhere, or at one that it has deleted since, has a whole checkpoint of its own, it goes on from that.
 
     Raises:
         ValueError: if the checkpoint asked for is not whole, or if the folder holds checkpoints of another recipe.
     """
-    chosen = Path(wanted) if wanted else last_whole_checkpoint(folder)
+    own = last_whole_checkpoint(folder)
+    if wanted and own is not None and read_recipe(own) == json.loads(json.dumps(recipe)):
+        asked = Path(wanted)
+        if asked.resolve().parent != folder.resolve() or not asked.exists():
+            wanted = None
+    chosen = Path(wanted) if wanted else own
     if chosen is None:
         return None
     held = read_recipe(chosen)
