@@ -112,7 +112,9 @@ def test_notes_name_the_rows_that_they_are_about(tmp_path):
 
 
 def test_the_table_shows_all_counts(tmp_path):
-    lines = format_report(prepare(preparation(convert=Counting({"train2"})), run_options(tmp_path))).splitlines()
+    report = prepare(preparation(convert=Counting({"train2"})), run_options(tmp_path))
+    *lines, hint = format_report(report).splitlines()
+    assert "--retry_dropped" in hint
     table = {name.strip(): value for name, value in (line.rsplit(maxsplit=1) for line in lines)}
     assert table == {
         "annotations found": "9",

@@ -135,8 +135,10 @@ def test_pictures_lie_in_the_folder_of_their_split_or_beside_each_other(tmp_path
 def test_a_missing_frame_drops_its_record(tmp_path):
     write_pictures(tmp_path / "images", "a", 5)
     (tmp_path / "images" / "a_p3.jpg").unlink()
-    file = write_lines(tmp_path / "a", [sentence_line("a")])
+    write_pictures(tmp_path / "images", "b", 5)
+    file = write_lines(tmp_path / "a", [sentence_line("a"), sentence_line("b")])
     report = prepare_drama(DramaOptions(str(tmp_path / "images"), train_file=file), RunOptions(str(tmp_path / "out")))
+    assert report["rows"] == {"train": 1}
     assert report["dropped_records"] == [{"id": "a", "reason": "media_missing", "detail": "a_p3.jpg"}]
 
 

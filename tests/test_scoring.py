@@ -219,5 +219,5 @@ def test_the_table_has_a_line_for_each_score_and_one_for_each_reason():
     names = [line.split()[0] for line in lines[: len(summary["scores"])]]
     assert names == list(summary["scores"])
     assert any(line.split()[:3] == ["mean_iou", "0.500", "0.000"] for line in lines)
-    assert "night: 1 of 2 samples" in lines and "95% intervals of 50 resampled corpora" in lines
+    assert "night: 1 of 2 samples" in lines and "95 % intervals of 50 resampled corpora" in lines
     assert lines[-2:] == list(summary["absent"].values())

@@ -204,8 +204,7 @@ def test_a_study_that_this_motion_does_not_allow_is_refused_before_anything_runs
 
 def test_what_is_left_in_a_spoilt_frame_is_told_as_a_share_of_the_clean_score():
     spoilt = {kind: {severity: scores(0.3) for severity in ("0.25", "0.5", "1.0")} for kind in KINDS}
-    strong = [{"scores": scores(0.6), "degradation": spoilt}, {"scores": scores(0.601), "degradation": spoilt}]
-    weak = [{"scores": scores(0.4), "degradation": spoilt}, {"scores": scores(0.401), "degradation": spoilt}]
+    strong, weak = ([{"scores": scores(clean), "degradation": spoilt}] * 2 for clean in (0.6, 0.4))
     told = STUDIES["degradation"].tell({"query": strong, "add": weak})
     assert "`query, blur` above `add, blur`: **not so**, it is below by 0.250." in told
 
