@@ -80,7 +80,8 @@ def run(hub, tmp_path):
         }
         environment = {name: value for name, value in environment.items() if value is not None}
         command = [sys.executable, "-I", "-c", script, *map(str, arguments)]
-        done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=240)
+        options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 240}
+        done = subprocess.run(command, cwd=home, env=environment, **options)
         for token in hub.users:
             assert token not in done.stdout + done.stderr
         return done
