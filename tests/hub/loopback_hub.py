@@ -95,9 +95,10 @@ class LoopbackHub:
         """Select the requests that one route has answered."""
         return [request for request in self.requests if request.route == route]
 
-    def has_large(self, sha256: str) -> bool:
-        """Whether the content of a large file has arrived, in either way."""
-        return sha256 in self.large_files or self.xet.hash_of(sha256) is not None
+    def size_of_large(self, sha256: str) -> int | None:
+        """Look up the size of a large file that has arrived, in either way."""
+        content = self.large_files.get(sha256)
+        return self.xet.size_of(sha256) if content is None else len(content)
 
     def read_large(self, sha256: str) -> bytes:
         """Read the content of a large file."""
