@@ -74,6 +74,7 @@ def run(hub, tmp_path):
         environment |= {
             "HF_HOME": str(home),
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_UPDATE_DOWNLOAD_COUNTS": "0",
             "DISABLE_SAFETENSORS_CONVERSION": "1",
             "OMP_NUM_THREADS": "1",
             **variables,
