@@ -21,6 +21,7 @@ os.environ.update(
     HF_HOME=HUB_HOME,
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
+    HF_UPDATE_DOWNLOAD_COUNTS="0",
     DISABLE_SAFETENSORS_CONVERSION="1",
     TOKENIZERS_PARALLELISM="false",
     TRANSFORMERS_TEST_DEVICE="cpu",  # its suites would move models, but not our inputs, to a GPU

@@ -74,13 +74,15 @@ def run(hub, tmp_path):
         environment |= {
             "HF_HOME": str(home),
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            "HF_UPDATE_DOWNLOAD_COUNTS": "0",
             "DISABLE_SAFETENSORS_CONVERSION": "1",
             "OMP_NUM_THREADS": "1",
             **variables,
         }
         environment = {name: value for name, value in environment.items() if value is not None}
         command = [sys.executable, "-I", "-c", script, *map(str, arguments)]
-        done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=240)
+        options = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True, "timeout": 240}
+        done = subprocess.run(command, cwd=home, env=environment, **options)
         for token in hub.users:
             assert token not in done.stdout + done.stderr
         return done

@@ -68,9 +68,10 @@ def change(call: Call, files: dict[str, File], key: str, value: dict[str, Any]) 
             raise NotHere(f"a file in {value['encoding']}")
         files[path] = RegularFile(base64.b64decode(value["content"]))
     elif key == "lfsFile":
-        if not call.hub.has_large(value["oid"]):
+        size = call.hub.size_of_large(value["oid"])
+        if size is None or size != value.get("size", size):
             raise Refusal(400, f"LFS pointer pointed to a file that does not exist: {path}")
-        files[path] = LargeFile(value["oid"], len(call.hub.read_large(value["oid"])))
+        files[path] = LargeFile(value["oid"], size)
     elif key in ("deletedFile", "deletedFolder"):
         doomed = [name for name in files if name == path or (key[7:] == "Folder" and name.startswith(f"{path}/"))]
         if not doomed:

@@ -18,6 +18,8 @@ from routing import ROUTES, Answer, Call, NotHere, Request, Route, User, find_ro
 from xet import XetFiles
 
 API_HOST, STORAGE_HOST = "127.0.0.1", "localhost"  # two names of one machine are two origins for HTTP clients
+VIEWER_HOST = f"datasets-server.{API_HOST}"  # what `datasets` makes of the first; a proxy must lead it here
+ORIGINS = {API_HOST: "api", STORAGE_HOST: "storage", VIEWER_HOST: "viewer"}
 
 
 class LoopbackHub:
@@ -95,9 +97,10 @@ class LoopbackHub:
         """Select the requests that one route has answered."""
         return [request for request in self.requests if request.route == route]
 
-    def has_large(self, sha256: str) -> bool:
-        """Whether the content of a large file has arrived, in either way."""
-        return sha256 in self.large_files or self.xet.hash_of(sha256) is not None
+    def size_of_large(self, sha256: str) -> int | None:
+        """Look up the size of a large file that has arrived, in either way."""
+        content = self.large_files.get(sha256)
+        return self.xet.size_of(sha256) if content is None else len(content)
 
     def read_large(self, sha256: str) -> bytes:
         """Read the content of a large file."""
@@ -138,10 +141,10 @@ class Connection(BaseHTTPRequestHandler):
     def answer(self, hub: LoopbackHub, request: Request) -> tuple[Answer, Fault | None]:
         """Find the route of a request and let it answer."""
         split = urlsplit(self.path)
-        origin = "storage" if request.host == STORAGE_HOST else "api"
-        if request.authorized and (split.netloc or request.host != API_HOST):
+        origin = ORIGINS.get(request.host)
+        if request.authorized and request.host not in (API_HOST, VIEWER_HOST):
             hub.leaks.append(f"{self.command} {request.host} {split.path}")
-        found = find_route(origin, self.command, self.path.split("?")[0])
+        found = find_route(origin, self.command, split.path)
         fault = None
         if found is not None:
             request.route = found[0].name
@@ -158,7 +161,7 @@ class Connection(BaseHTTPRequestHandler):
         names = {name: unquote(value or "") for name, value in names.items()}
         query = parse_qs(split.query, keep_blank_values=True)
         try:
-            user = self.user(hub) if origin == "api" else None
+            user = None if origin == "storage" else self.user(hub)
             request.user = user.name if user else None
             call = Call(hub, self.command, split.path, names, query, self.headers, body, user)
             return self.answer_call(route, call), fault

@@ -247,3 +247,11 @@ def delete_tag(call: Call) -> Answer:
         raise Refusal(404, f"Invalid rev id: {name}", "RevisionNotFound")
     del repository.tags[name]
     return Answer.json({})
+
+
+@route("GET", "/info", origin="viewer")
+def viewer_info(call: Call) -> Answer:
+    """Say that the dataset viewer knows nothing of a dataset, as of a new or private one."""
+    raise Refusal(
+        404, "The dataset does not exist, or is not accessible without authentication.", "ExternalUnauthenticatedError"
+    )

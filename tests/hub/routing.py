@@ -144,7 +144,7 @@ def route(methods: str, pattern: str, origin: str = "api") -> Callable[[Callable
     return register
 
 
-def find_route(origin: str, method: str, path: str) -> tuple[Route, dict[str, str]] | None:
+def find_route(origin: str | None, method: str, path: str) -> tuple[Route, dict[str, str]] | None:
     """Find who answers, and the parts of the path, still quoted."""
     for candidate in ROUTES:
         match = candidate.pattern.fullmatch(path)

@@ -20,7 +20,7 @@ class XetFiles:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._hashes: dict[str, tuple[str, int]] = {}
+        self._files: dict[str, tuple[str, int]] = {}
         self._seen: set[Path] = set()
         self._lock = threading.Lock()
 
@@ -31,24 +31,27 @@ class XetFiles:
 
     def hash_of(self, sha256: str) -> str | None:
         """Find Xet's name of a file."""
+        return self._found(sha256)[0]
+
+    def size_of(self, sha256: str) -> int | None:
+        """Find the size of a file, in bytes."""
+        return self._found(sha256)[1]
+
+    def _found(self, sha256: str) -> tuple[str, int] | tuple[None, None]:
         with self._lock:
             for shard in {*self.folder.rglob("shards/*.mdb")} - self._seen:
-                self._hashes.update(files_of_shard(shard.read_bytes()))
+                self._files.update(files_of_shard(shard.read_bytes()))
                 self._seen.add(shard)
-            return self._hashes[sha256][0] if sha256 in self._hashes else None
-
-    def size_of(self, sha256: str) -> int:
-        """Look up the size of a file, in bytes."""
-        return self._hashes[sha256][1]
+            return self._files.get(sha256, (None, None))
 
     def read(self, sha256: str) -> bytes:
         """Put a file together again, for those who ask over plain HTTP."""
-        xet_hash = self.hash_of(sha256)
+        xet_hash, size = self._found(sha256)
         assert xet_hash is not None, f"{sha256} is not in {self.folder}"
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "file"
             with hf_xet.XetSession().new_file_download_group(endpoint=self.url) as group:
-                group.start_download_file(hf_xet.XetFileInfo(xet_hash, self.size_of(sha256)), str(path))
+                group.start_download_file(hf_xet.XetFileInfo(xet_hash, size), str(path))
             return path.read_bytes()
 
 
