@@ -14,20 +14,19 @@ real roads.
 
 import argparse
 import json
-import platform
+import shlex
+import sys
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
-import hmba_hf
+import hmba_hf  # noqa: F401 - registers the model
 from hmba_hf.metrics.bootstrap import Bootstrap
-from hmba_hf.metrics.caption_tokens import TOKENIZERS, java_version
+from hmba_hf.metrics.caption_tokens import TOKENIZERS
 from hmba_hf.prediction import PredictionArguments, predict
-from hmba_hf.scoring import ScoredRecords, format_table, read_records, to_eval_results, to_model_index
+from hmba_hf.scoring import ScoredRecords, card_results, format_table, read_records, run_metrics, to_model_index
 
 
 @dataclass
@@ -60,38 +59,18 @@ def main() -> None:
     )
     recipe = predictions.parent / "recipe.json"  # left by predict, if the answers are its own
     made_by = {**asdict(args), **(json.loads(recipe.read_text()) if recipe.exists() else {})}
-    metrics = {**scored.summary(), "arguments": made_by, "versions": versions()}
+    command = shlex.join(["python", *sys.argv])
+    metrics = run_metrics(scored, made_by, command)
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
     (folder / "per_sample.jsonl").write_text("".join(json.dumps(one) + "\n" for one in scored.each()))
-    split = next((record["split"] for record in scored.records if record.get("split")), made_by["split"][0])
-    (folder / "eval_results.json").write_text(json.dumps(card_metadata(metrics, split), indent=1))
+    name = Path(made_by["model"] or made_by["output_dir"]).name
+    (folder / "eval_results.json").write_text(json.dumps(to_model_index(name, card_results(metrics)), indent=1))
     if metrics["scores"]:
         print(format_table(metrics))
     else:
         print(f"There is nothing to score: no answer of {predictions} has a true box or a reference with a word.")
-
-
-def card_metadata(metrics: dict[str, Any], only_split: str) -> dict[str, Any]:
-    """The scores of each split, or of the only one, as the metadata of a model's card."""
-    made_by, results = metrics["arguments"], []
-    dataset = Path(made_by["dataset_name"])
-    name = dataset.name if dataset.exists() else made_by["dataset_name"]  # a folder here, or a Hub id
-    for split, group in metrics.get("splits", {only_split: metrics}).items():
-        results += to_eval_results(group, name, split, made_by.get("dataset_revision"))
-    return to_model_index(Path(made_by["model"] or made_by["output_dir"]).name, results)
-
-
-def versions() -> dict[str, str | None]:
-    """What decides the numbers besides the arguments."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "hmba_hf": hmba_hf.__version__}
-    for package in ("torch", "transformers", "pycocoevalcap"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
-    return {**found, "java": java_version()}
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
         --preset drama --output_dir hmba-drama
     accelerate launch --config_file examples/accelerate/fsdp.yaml examples/finetune.py ...
     accelerate launch examples/finetune.py ... --learns adapter projector lora --feature_cache features
+    accelerate launch examples/finetune.py ... --push_to_hub --hub_model_id org/hmba-drama
 
 `--dataset_name` names one or more of: folders and Hub ids in the DRAMA or the BDD-X schema, and `micro-world`, which
 needs no download and says nothing about real roads. Every option of `TrainingArguments` is accepted too. The same

@@ -4,6 +4,7 @@ import atexit
 import json
 import os
 import shutil
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -12,10 +13,15 @@ from pathlib import Path
 assert "huggingface_hub" not in sys.modules, "huggingface_hub was imported before its environment was set"
 HUB_HOME = tempfile.mkdtemp(prefix="hmba-hf-tests-")
 atexit.register(shutil.rmtree, HUB_HOME, ignore_errors=True)
+# The Hub's address is on this machine; nobody listens there, unless the tests in `hub/` start their server on it.
+HUB_SOCKET = socket.socket()
+HUB_SOCKET.bind(("127.0.0.1", 0))
 os.environ.update(
+    HF_ENDPOINT=f"http://127.0.0.1:{HUB_SOCKET.getsockname()[1]}",
     HF_HOME=HUB_HOME,
     HF_HUB_OFFLINE="1",
     HF_HUB_DISABLE_TELEMETRY="1",
+    HF_UPDATE_DOWNLOAD_COUNTS="0",
     DISABLE_SAFETENSORS_CONVERSION="1",
     TOKENIZERS_PARALLELISM="false",
     TRANSFORMERS_TEST_DEVICE="cpu",  # its suites would move models, but not our inputs, to a GPU
@@ -56,6 +62,12 @@ def seeded():
     """Every test draws the same random numbers, whatever ran before it."""
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002 - the suites of transformers draw from numpy's global generator
+
+
+@pytest.fixture(scope="session")
+def hub_socket():
+    """The socket of the address that `HF_ENDPOINT` names."""
+    return HUB_SOCKET
 
 
 @pytest.fixture

@@ -25,28 +25,16 @@ import hmba_hf
 from hmba_hf import HMBAForConditionalGeneration, HMBAModel, HMBAProcessor, HMBAVideoProcessor
 from tiny_models import open_gate, tiny_model
 from tiny_processors import tiny_processor
+from without_package import WITHOUT_PACKAGE
 
 MODELS = Path(hmba_hf.__file__).parent / "models"
 ENTRIES = ("configuration_hmba", "modeling_hmba", "video_processing_hmba", "processing_hmba", "pipeline_hmba")
 QUESTION = "Which object is the risk?"
 FRAMES = [Image.new("RGB", (40, 20), (0, 40 * i, 80)) for i in range(3)]
 
-# The start of every script below: this package cannot be imported, whatever is installed.
-WITHOUT_PACKAGE = """
+# The start of every script below.
+START = """
 import json, os, sys, traceback
-
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] == "hmba_hf":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-
-sys.meta_path.insert(0, Missing())
-try:
-    import hmba_hf
-except ModuleNotFoundError:
-    pass
-else:
-    raise AssertionError("the package can be imported")
 
 import torch
 import transformers
@@ -151,7 +139,7 @@ def run_without_package(home):
     environment = {"PATH": os.environ["PATH"], "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
     def run(script, *arguments):
-        command = [sys.executable, "-I", "-c", WITHOUT_PACKAGE + script, *map(str, arguments)]
+        command = [sys.executable, "-I", "-c", WITHOUT_PACKAGE + START + script, *map(str, arguments)]
         done = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout

@@ -23,28 +23,32 @@ OUTSIDE = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("
 MAY_IMPORT = {
     "ops": {"ops"},
     "layers": {"ops", "layers"},
-    "configuration": set(),
-    "modeling": {"layers", "configuration"},
+    "loading": set(),
+    "configuration": {"loading"},
+    "modeling": {"layers", "configuration", "loading"},
     "video_decoding": set(),
-    "video_processing": {"video_decoding"},
-    "processing": {"video_processing"},
+    "video_processing": {"video_decoding", "loading"},
+    "processing": {"video_processing", "loading"},
     "pipeline": {"processing"},
-    "data": {"data", "video_decoding"},
+    "repositories": set(),
+    "data": {"data", "video_decoding", "repositories"},
     "metrics": {"metrics"},
     "streaming": {"models"},
     "visualization": set(),
-    "training": {"training", "models", "data", "metrics", "evaluation", "scoring", "visualization"},
+    "training": {
+        *("training", "models", "data", "metrics", "evaluation", "scoring", "visualization", "hub", "repositories")
+    },
     "evaluation": {"models", "data", "metrics"},
     "prediction": {"models", "data", "metrics", "evaluation"},
     "scoring": {"models", "data", "metrics", "evaluation"},
     "lmms_eval_plugin": {"models", "data", "metrics", "evaluation", "prediction", "scoring", "lmms_eval_plugin"},
     "flops": {"models"},
     "studies": {"studies", "models", "data", "evaluation", "flops", "visualization"},
-    "hub": {"models"},
+    "hub": {"hub", "models", "metrics", "prediction", "scoring", "repositories"},
 }
 # Imported for type checkers only, which makes the file travel with a saved processor.
 MAY_NAME_FOR_TYPES = {"processing": {"pipeline"}}
-SHARED_FLOORS = {"ops", "layers"}
+SHARED_FLOORS = {"ops", "layers", "loading"}
 REQUIRED = {"accelerate", "av", "huggingface_hub", "jinja2", "numpy", "PIL", "safetensors", "torch", "transformers"}
 OPTIONAL = (
     "datasets evaluate kernels llvmlite lmms_eval mamba_ssm matplotlib numba peft pycocoevalcap torchvision triton"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from huggingface_hub import RepoUrl
+from huggingface_hub import RepoUrl, constants
 
 from hmba_hf.data.publishing import PushOptions, push_folder
 from synthetic_downloads import BDDX_ROWS, write_bddx_annotations
@@ -22,7 +22,7 @@ def hub(monkeypatch):
         def create_repo(self, repo_id, **options):
             self.calls.append(("create_repo", repo_id, options))
             self.private = options["private"] and repo_id != "name/open"
-            return RepoUrl(f"https://huggingface.co/datasets/{repo_id}")
+            return RepoUrl(f"{constants.ENDPOINT}/datasets/{repo_id}")
 
         def repo_info(self, repo_id, repo_type):
             return huggingface_hub.DatasetInfo(id=repo_id, private=self.private)
@@ -35,7 +35,7 @@ def hub(monkeypatch):
 
 
 def test_a_dataset_is_pushed_to_a_private_repository(hub, tmp_path):
-    assert push_folder(tmp_path, PushOptions("name/drama")) == "https://huggingface.co/datasets/name/drama"
+    assert push_folder(tmp_path, PushOptions("name/drama")) == f"{constants.ENDPOINT}/datasets/name/drama"
     (create, name, options), (upload, _, upload_options) = hub
     assert (create, name) == ("create_repo", "name/drama")
     assert options == {"repo_type": "dataset", "private": True, "exist_ok": True}
@@ -69,4 +69,4 @@ def test_the_example_pushes_what_it_has_finished(hub, tmp_path, monkeypatch, cap
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     assert [call[:2] for call in hub] == [("create_repo", "name/bddx"), ("upload_folder", "name/bddx")]
     assert hub[1][2]["folder_path"] == str(tmp_path / "out") and (tmp_path / "out" / "README.md").is_file()
-    assert "pushed to https://huggingface.co/datasets/name/bddx" in capsys.readouterr().out
+    assert f"pushed to {constants.ENDPOINT}/datasets/name/bddx" in capsys.readouterr().out

@@ -1,8 +1,10 @@
 """Records of answers to scores with intervals: boxes, captions, each split, each tag, and results for a model card."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 from .data.samples import BDDX_QUESTION, BOX_MARKER
 from .evaluation import answer_box
 from .metrics.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, bootstrap_interval
+from .metrics.caption_tokens import java_version
 from .metrics.captioning import ComparedCaptions, compare_captions
 from .metrics.grounding import Box, mean_iou, pair_ious, picked_object
 from .models.processing_hmba import HMBAProcessor, strip_boxes
@@ -238,6 +241,52 @@ def to_eval_results(
             )
         )
     return results
+
+
+def run_metrics(scored: ScoredRecords, arguments: Mapping[str, Any], command: str) -> dict[str, Any]:
+    """Write a summary with all that made it: what `evaluate.py` stores, and a card tells.
+
+    Args:
+        arguments: of the evaluation, with the recipe of its answers where they are of `predict`.
+        command: as it was given.
+    """
+    dataset = Path(arguments["dataset_name"])
+    return {
+        **scored.summary(),
+        "dataset": dataset.name if dataset.exists() else arguments["dataset_name"],  # a folder here, or a Hub id
+        "split": next((record["split"] for record in scored.records if record.get("split")), arguments["split"][0]),
+        "arguments": dict(arguments),
+        "versions": {
+            **package_versions("hmba-hf", "torch", "transformers", "pycocoevalcap"),
+            "java": java_version(),
+        },
+        "command": command,
+    }
+
+
+def card_results(metrics: Mapping[str, Any]) -> list[EvalResult]:
+    """Write what `run_metrics` returns as results for a model card, split by split, each with what made it."""
+    results, made_by = [], {"command": metrics["command"], "environment": format_versions(metrics["versions"])}
+    for split, group in metrics.get("splits", {metrics["split"]: metrics}).items():
+        found = to_eval_results(group, metrics["dataset"], split, metrics["arguments"].get("dataset_revision"))
+        results += [replace(result, metric_args={**(result.metric_args or {}), **made_by}) for result in found]
+    return results
+
+
+def package_versions(*packages: str) -> dict[str, str | None]:
+    """Tell the versions of Python and of packages, `None` for one that is not there."""
+    found: dict[str, str | None] = {"python": platform.python_version()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def format_versions(versions: Mapping[str, str | None]) -> str:
+    """Write versions in a line, without those of what is not there."""
+    return ", ".join(f"{name} {number}" for name, number in versions.items() if number is not None)
 
 
 def _take_apart(name: str) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import huggingface_hub
 
+from ..repositories import claim_repository
 from .parquet_shards import CARD_FILE, REPORT_FILE
 
 LICENSE_FILE = "LICENSE"
@@ -87,13 +88,8 @@ def push_folder(folder: str | Path, options: PushOptions) -> str:
     """
     if options.push_to_hub is None:
         raise ValueError("push_to_hub must name a repository, got None")
-    api = huggingface_hub.HfApi()
-    address = api.create_repo(options.push_to_hub, repo_type="dataset", private=not options.public, exist_ok=True)
-    if not options.public and not api.repo_info(address.repo_id, repo_type="dataset").private:
-        raise ValueError(
-            f"{address.repo_id} is public: name another repository, or say that the dataset may be public"
-        )
-    api.upload_folder(
+    address = claim_repository(options.push_to_hub, "dataset", private=not options.public)
+    huggingface_hub.HfApi().upload_folder(
         repo_id=address.repo_id,
         repo_type="dataset",
         folder_path=folder,

@@ -3,6 +3,9 @@
 from copy import deepcopy
 from typing import Any
 
+from .loading_checkpoints import unknown_private_keys  # first: it refuses a transformers that is too old
+
+# isort: split
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
@@ -126,6 +129,7 @@ class HMBAConfig(PreTrainedConfig):
         # trust the copy in the checkpoint.
         if not type(self).__module__.startswith("transformers_modules."):
             kwargs.pop("custom_pipelines", None)
+        self._check_keys(kwargs)
         super().__post_init__(**kwargs)
         self.temporal_strides = list(self.temporal_strides)
         self.branches = list(self.branches)
@@ -149,6 +153,13 @@ class HMBAConfig(PreTrainedConfig):
         self._check_choices()
         self._check_ranges()
         self._check_towers()
+
+    def _check_keys(self, others: dict[str, Any]) -> None:
+        """Check names that would become attributes: a private one might change what transformers does."""
+        configs = {"config": others, "vision_config": self.vision_config, "text_config": self.text_config}
+        for name, config in configs.items():
+            if isinstance(config, dict) and (unknown := unknown_private_keys(config)):
+                raise ValueError(f"{name} must hold no private keys, which begin with an underscore, got {unknown}")
 
     def _check_choices(self) -> None:
         for name, allowed in (("adapter", ADAPTERS), ("fusion", FUSIONS)):
@@ -207,7 +218,10 @@ class HMBAConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the config as a dict, with the code that a checkpoint of it carries."""
-        return {**super().to_dict(), "auto_map": dict(AUTO_MAP), "custom_pipelines": deepcopy(CUSTOM_PIPELINES)}
+        config = {**super().to_dict(), "auto_map": dict(AUTO_MAP), "custom_pipelines": deepcopy(CUSTOM_PIPELINES)}
+        for name in ("vision_config", "text_config"):  # what an older transformers has left in a parent's config
+            config[name] = {key: value for key, value in config[name].items() if not unknown_private_keys([key])}
+        return config
 
 
 def _pair(side: Any) -> tuple[int, int]:

@@ -5,6 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .loading_checkpoints import check_file_names  # first: it refuses a transformers that is too old
+
+# isort: split
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
@@ -92,6 +95,28 @@ class HMBAPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a model as every model of transformers is loaded, but from safetensors alone.
+
+        Raises:
+            ValueError: if pickled weights are asked for, or if a list of shards leads out of the checkpoint.
+            OSError: if the weights are not there, or not in safetensors.
+        """
+        if kwargs.get("use_safetensors") is False:
+            raise ValueError("weights in safetensors are wanted, got use_safetensors=False: pickles can hold programs")
+        kwargs["use_safetensors"] = True
+        if pretrained_model_name_or_path is not None:
+            index = ".".join(filter(None, ("model.safetensors.index", kwargs.get("variant"), "json")))
+            listed = "weight_map"
+            check_file_names(pretrained_model_name_or_path, index, lambda held: held.get(listed, {}).values(), kwargs)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except OSError as error:
+            if "safetensors" not in str(error):
+                raise
+            raise OSError(f"H-MBA loads weights in safetensors only, never pickled ones: {error}") from error
 
     def post_init(self) -> None:
         """Finish a model as transformers does, and name only layers that it has: FSDP looks for each of them."""

@@ -7,6 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .loading_checkpoints import check_file_names  # first: it refuses a transformers that is too old
+
+# isort: split
 import numpy as np
 from transformers import AutoConfig, AutoTokenizer
 from transformers.image_processing_base import ImageProcessingMixin
@@ -299,6 +302,19 @@ class HMBAProcessor(ProcessorMixin):
                     f"expected a tokenizer with the special token {token!r}; add it with add_special_tokens"
                 )
         self.video_token_id = vocabulary[video_token]
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a processor as every processor of transformers is loaded.
+
+        Raises:
+            ValueError: if it names a tokenizer's file that lies elsewhere.
+        """
+        listed = "fast_tokenizer_files"
+        check_file_names(
+            pretrained_model_name_or_path, "tokenizer_config.json", lambda held: held.get(listed) or (), kwargs
+        )
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def from_vision_text_pretrained(

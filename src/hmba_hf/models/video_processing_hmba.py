@@ -4,6 +4,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .loading_checkpoints import require_version  # noqa: F401 - refuses a transformers that is too old
+
+# isort: split
 import numpy as np
 from huggingface_hub.dataclasses import validate_typed_dict
 from PIL import Image

@@ -153,6 +153,9 @@ class FinetuningArguments(TrainingArguments):
     report_to: str = "none"
     dataloader_pin_memory: bool = False
     save_total_limit: int = 1
+    hub_license: str | None = field(
+        default=None, metadata={"help": "of the weights, for the card of --push_to_hub, such as apache-2.0"}
+    )
 
 
 def parse_arguments(

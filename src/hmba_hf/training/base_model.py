@@ -8,13 +8,14 @@ import torch
 from accelerate import PartialState
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils.hub import resolve_revision
 
 from .arguments import ModelArguments
 from .parts import quantization_config
 
 
-def load_base(arguments: ModelArguments, run: Path, is_resumed: bool) -> tuple[PreTrainedModel, Any]:
-    """Load the base with the adapter that is asked for, and its processor.
+def load_base(arguments: ModelArguments, run: Path, is_resumed: bool) -> tuple[PreTrainedModel, Any, str | None]:
+    """Load the base with the adapter that is asked for, its processor, and its commit, if it is of the Hub.
 
     A checkpoint of low-rank updates names the base that it belongs to and holds no configuration. Where the base is
     given another adapter than it has, the base as it is then is saved once, as `base` in the folder of the run.
@@ -41,7 +42,7 @@ def load_base(arguments: ModelArguments, run: Path, is_resumed: bool) -> tuple[P
                 f"first, `from_pretrained({path!r}, ...)` with these values, `save_pretrained`, and its processor"
             )
         if not is_resumed and PartialState().is_main_process:
-            _save_base(*_load(path, arguments, {}), own)
+            _save_base(*_load(path, arguments, {})[:2], own)
         PartialState().wait_for_everyone()
         path = str(own)
     return _load(path, arguments, options)
@@ -58,10 +59,11 @@ def _configs(path: str, arguments: ModelArguments) -> tuple[Any, Any]:
     return held, type(held).from_dict({**held.to_dict(), **arguments.config()})  # checks the changed values, too
 
 
-def _load(path: str, arguments: ModelArguments, options: dict[str, Any]) -> tuple[PreTrainedModel, Any]:
+def _load(path: str, arguments: ModelArguments, options: dict[str, Any]) -> tuple[PreTrainedModel, Any, str | None]:
     config = _configs(path, arguments)[1]
+    revision = resolve_revision(path)
     loaded: Any = AutoModelForImageTextToText.from_pretrained(
-        path, config=config, ignore_mismatched_sizes=True, output_loading_info=True, **options
+        path, config=config, revision=revision, ignore_mismatched_sizes=True, output_loading_info=True, **options
     )
     model, loading = loaded
     for name, held, wanted in sorted(loading["mismatched_keys"]):
@@ -71,7 +73,7 @@ def _load(path: str, arguments: ModelArguments, options: dict[str, Any]) -> tupl
         )
     processor = AutoProcessor.from_pretrained(path)
     processor.video_processor.num_frames = model.config.num_frames
-    return model, processor
+    return model, processor, getattr(revision, "resolved", None)
 
 
 def _save_base(model: PreTrainedModel, processor: Any, folder: Path) -> None:

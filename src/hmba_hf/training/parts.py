@@ -34,12 +34,14 @@ class LoraSettings:
         alpha: an update is scaled by `alpha / rank`.
         dropout: of what goes into an update, in training.
         targets: names of the linear layers that are updated, such as `q_proj`; all of them but the head when empty.
+        base_commit: of the base on the Hub, which the updates remember.
     """
 
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
     targets: Sequence[str] = ()
+    base_commit: str | None = None
 
 
 def learn(
@@ -170,6 +172,7 @@ def _add_lora(
         lora_dropout=settings.dropout,
         target_modules=rf"model\.language_model\.(?:.*\.)?(?:{'|'.join(targets)})",
         modules_to_save=[_MODULES[part] for part in parts if held[part]] or None,
+        revision=settings.base_commit,
     )
     peft_model = get_peft_model(model, config)
     counts = dict.fromkeys([*parts, way], 0)

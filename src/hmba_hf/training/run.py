@@ -1,10 +1,12 @@
 """A fine-tuning run from its options to its history."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.utils.data import Subset
 from transformers import PreTrainedModel, set_seed
 
@@ -13,21 +15,26 @@ from ..data.bad_samples import BadSamples
 from ..data.cached_features import CachedSamples, FeatureCache, feature_key
 from ..data.collator import SampleCollator
 from ..data.encoded_samples import EncodedSamples, EncodedStream, readable_samples
-from ..data.loading import load_samples
+from ..data.loading import MICRO_WORLD, load_samples
 from ..data.mixing import MixedSamples
 from ..data.samples import Sample
 from ..data.streamed_samples import StreamedSamples
 from ..data.streams import open_stream
 from ..evaluation import answer_boxes
+from ..hub import CardDetails
+from ..hub.checkpoints import check_base
 from ..metrics.bootstrap import Bootstrap
-from ..scoring import ScoredRecords
-from ..visualization import plot_curves
+from ..models.processing_hmba import strip_boxes
+from ..models.video_decoding_hmba import decode_frames
+from ..scoring import ScoredRecords, package_versions
+from ..visualization import draw_answer, plot_curves
 from .arguments import ClipArguments, DataArguments, FinetuningArguments, ModelArguments, recipe
 from .base_model import load_base
 from .checkpoints import checkpoint_to_resume
 from .parts import gathered, learn
-from .trainer import AdapterTrainer
+from .trainer import AdapterTrainer, check_push
 
+_PACKAGES = ("hmba-hf", "torch", "transformers", "accelerate", "peft")
 _TIMINGS = ("_runtime", "_per_second", "_preparation_time")
 
 
@@ -47,11 +54,13 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
     if checkpoint is None and args.process_index == 0:
         bad.forget()
     set_seed(args.seed)  # for an adapter that starts fresh
-    model, processor = load_base(model_args, run, checkpoint is not None)
+    model, processor, commit = load_base(model_args, run, checkpoint is not None)
     cache = None if data_args.feature_cache is None else open_cache(data_args.feature_cache, model, processor, args)
     collator = SampleCollator(processor, data_args.max_length)
     set_seed(args.seed)  # low-rank updates start alike in all processes, whatever each has drawn by now
-    learning, counts = learn(model, model_args.learns, model_args.lora)
+    learning, counts = learn(model, model_args.learns, replace(model_args.lora, base_commit=commit))
+    if args.push_to_hub:
+        check_base(learning)  # before the work, not after it
     dataset = training_dataset(data_args, args, collator, bad, cache)
     evaluation = None if args.eval_strategy == "no" else evaluation_dataset(data_args, collator, bad)
     trainer = AdapterTrainer(
@@ -66,12 +75,15 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
         recipe=wanted,
         score_answers=answer_metrics,
         max_new_tokens=data_args.max_new_tokens,
+        card=CardDetails(license=args.hub_license, training=wanted, environment=package_versions(*_PACKAGES)),
     )
     if trainer.is_world_process_zero():
         clips = "a stream" if data_args.streaming else f"{len(dataset)} clips"  # type: ignore[arg-type]
         print(f"{clips}; parameters that learn: {counts}")
         print("a new run" if checkpoint is None else f"going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if args.push_to_hub:
+        trainer.card = replace(trainer.card, picture=draw_example(trainer, data_args))
     trainer.save_model()
     if trainer.is_world_process_zero():
         save_history(trainer, {**vars(model_args), **vars(data_args), **args.to_sanitized_dict()}, bad)
@@ -88,6 +100,8 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Fi
         raise ValueError("the features of a vision tower that learns cannot be cached: leave out one of the two")
     if data_args.dataset_weights is not None and len(data_args.dataset_weights) != len(data_args.dataset_name):
         raise ValueError(f"one weight for each of {data_args.dataset_name} is wanted, got {data_args.dataset_weights}")
+    if args.push_to_hub:
+        check_push(args)
 
 
 def training_sources(arguments: ClipArguments, seed: int, processor: Any) -> list[Sequence[Sample]]:
@@ -155,6 +169,33 @@ def answer_metrics(answers: Sequence[str], samples: Sequence[Sample]) -> dict[st
     ]
     scores = ScoredRecords(records, "words", Bootstrap(draws=1)).scores()["scores"]
     return {name: value for name, value in scores.items() if isinstance(value, float)}
+
+
+def draw_example(trainer: AdapterTrainer, arguments: DataArguments) -> Any:
+    """Let the model answer about a clip that it has not learned from, and draw it for the card.
+
+    Returns:
+        A picture; `None` where there is no such clip, or where others could see one that is not the micro-world's.
+    """
+    names = [name for name in arguments.dataset_name if name == MICRO_WORLD]
+    if trainer.args.hub_private_repo is not False:
+        names = arguments.dataset_name
+    processor: Any = trainer.processing_class
+    try:
+        sample = _named_samples(replace(arguments, dataset_name=names[:1]), arguments.eval_split, 1, processor)[0][0]
+    except (ValueError, IndexError) as error:
+        print(f"no picture of an answer for the card: {error}")
+        return None
+    ((answer,), _) = trainer.answer([sample])
+    sampling = processor.video_processor
+    if sample.video is None:
+        frames = list(sample.frames or ())
+        times = [(number - len(frames) + 1) / sampling.fps for number in range(len(frames))]
+    else:
+        arrays, metadata = decode_frames(sample.video, sample.timestamp, sampling.num_frames, sampling.fps)
+        frames, times = [Image.fromarray(array) for array in arrays], metadata.timestamps
+    objects = processor.post_process_boxes(answer, (frames[-1].height, frames[-1].width))
+    return draw_answer(frames, times, sample.question, strip_boxes(answer), objects)
 
 
 def save_history(trainer: AdapterTrainer, arguments: dict[str, Any], bad: BadSamples) -> None:

@@ -1,28 +1,37 @@
 """A Trainer that knows the parts of H-MBA, answers questions while it learns, and survives a kill at any moment."""
 
 import math
+import os
 import shutil
+import tempfile
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import torch
 from accelerate.utils import gather_object
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader, Subset
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SaveStrategy, rotate_checkpoints
+from transformers.utils.hub import PushInProgress
 
-from ..data.atomic_files import explained_write_errors
+from ..data.atomic_files import explained_write_errors, write_json
 from ..data.encoded_samples import EncodedStream
 from ..data.samples import Sample
 from ..evaluation import stream_answers
+from ..hub import CardDetails
+from ..hub.checkpoints import TRAINING_FILE, checkpoint_files, commit_checkpoint, upload_checkpoint, write_card
+from ..repositories import claim_repository
 from .checkpoints import break_seal, last_whole_checkpoint, seal_checkpoint
 from .parts import part_of, shape_of
 
 _ADAPTED = ("adapter", "projector")
+_PUSHING = "_pushing-"  # copies of checkpoints on their way to the Hub
 ScoreAnswers = Callable[[Sequence[str], Sequence[Sample]], Mapping[str, float]]
 
 
@@ -45,7 +54,8 @@ class AdapterTrainer(Trainer):
 
     Adapter and projector may have a learning rate of their own; weight decay is kept from what it would harm in them:
     vectors (norms, biases, gates, scales), `A_log` and embeddings. A checkpoint is sealed when it is whole, and older
-    ones are deleted after that. With `score_answers`, each evaluation also has the model answer.
+    ones are deleted after that. With `score_answers`, each evaluation also has the model answer. A push ends where
+    `push_checkpoint` does: private unless `args.hub_private_repo` is false, with the same card, nothing pickled.
 
     Args:
         adapter_learning_rate: of adapter and projector; `args.learning_rate` when absent.
@@ -56,6 +66,7 @@ class AdapterTrainer(Trainer):
         score_answers: turns the answers about the samples of `eval_dataset`, an `EncodedSamples` or `Sample`s, into
             metrics by name. The samples come without their pictures.
         max_new_tokens: most tokens of an answer.
+        card: what the card of a push tells; the recipe when absent.
         args, kwargs: of `Trainer`.
     """
 
@@ -67,14 +78,18 @@ class AdapterTrainer(Trainer):
         recipe: Mapping[str, Any] | None = None,
         score_answers: ScoreAnswers | None = None,
         max_new_tokens: int = 128,
+        card: CardDetails | None = None,
         **kwargs: Any,
     ):
+        self.push_in_progress: Any = None
         super().__init__(*args, **kwargs)
         self.adapter_learning_rate = adapter_learning_rate
         self.gate_learning_rate = gate_learning_rate
         self.recipe = dict(recipe or {})
         self.score_answers = score_answers
         self.max_new_tokens = max_new_tokens
+        self.card = card or CardDetails(training=self.recipe)
+        self._hub = huggingface_hub.HfApi()
         self.add_callback(ExactResume())
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
@@ -144,13 +159,13 @@ class AdapterTrainer(Trainer):
         output = super().evaluation_loop(dataloader, *args, **kwargs)
         if self.score_answers is not None:
             dataset: Any = dataloader.dataset
-            scores = self.score_answers(*self._answer(getattr(dataset, "samples", dataset)))
+            scores = self.score_answers(*self.answer(getattr(dataset, "samples", dataset)))
             prefix = kwargs.get("metric_key_prefix", "eval")
             named = {f"{prefix}_{name}": value for name, value in scores.items()}
             output = output._replace(metrics={**(output.metrics or {}), **named})
         return output
 
-    def _answer(self, samples: Sequence[Sample]) -> tuple[list[str], list[Sample]]:
+    def answer(self, samples: Sequence[Sample]) -> tuple[list[str], list[Sample]]:
         """Answer about samples, each process about a share of them, and bring all answers to each."""
         world, rank, count = self.args.world_size, self.args.process_index, len(samples)
         # Shares of one length: where the model itself is spread, all processes compute together.
@@ -191,12 +206,112 @@ class AdapterTrainer(Trainer):
             rotate_checkpoints(str(run), limit, self.state.best_model_checkpoint, use_mtime=True)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model as `Trainer` does, and say so if there is no room for it."""
+        """Save the model, and push it, as `Trainer` does, and say so if there is no room for it."""
         if isinstance(self.model, FSDPModule):
             # Its class is made by torch; the code of the class behind it shall travel with a checkpoint.
             type(self.model).__module__ = type(self.model).__mro__[2].__module__
-        with nullcontext() if _internal_call else self._explained(Path(output_dir or self._run)):
-            super().save_model(output_dir, _internal_call)
+        is_to_push = self.args.push_to_hub and not _internal_call
+        if output_dir is not None or not is_to_push:  # else the push saves it
+            with nullcontext() if _internal_call else self._explained(Path(output_dir or self._run)):
+                super().save_model(output_dir, _internal_call=True)
+        if is_to_push:
+            self.push_to_hub("Model save")
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save and self.recipe:
+            write_json(Path(output_dir or self._run) / TRAINING_FILE, self.recipe)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Make the repository of `args.hub_model_id`, private unless `args.hub_private_repo` or `private` is false.
+
+        Raises:
+            ValueError: if it exists and is public, or if a push would hold a token or something pickled.
+        """
+        check_push(self.args, token)
+        if not self.is_world_process_zero():
+            return
+        if private is None:
+            private = self.args.hub_private_repo is not False
+        name = self.args.hub_model_id or self._run.absolute().name
+        self.hub_model_id: Any = claim_repository(name, private=private).repo_id
+
+    def create_model_card(self, **details: Any) -> None:  # type: ignore[override]
+        """Write the card into the folder of the run.
+
+        Args:
+            details: of `CardDetails`, over those of the trainer.
+        """
+        if self.is_world_process_zero():
+            write_card(self._run, self.model, (), replace(self.card, **details), self.hub_model_id)
+
+    def push_to_hub(  # type: ignore[override]
+        self,
+        commit_message: str = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **details: Any,
+    ) -> Any:
+        """Save model and processor in the folder of the run and upload them as `push_checkpoint` does.
+
+        Args:
+            commit_message, blocking, revision, private: as in `Trainer`.
+            token: none; see `init_hf_repo`.
+            details: of `CardDetails`, over those of the trainer.
+
+        Returns:
+            The commit, or its `Future` if not `blocking`; `None` in all processes but one.
+        """
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        if self.hub_model_id is None or token is not None:
+            self.init_hf_repo(token, private)
+        with self._explained(self._run):
+            self.save_model(_internal_call=True)
+        if not self.is_world_process_zero():
+            return None
+        self._finish_current_push()
+        arguments = (self._run, self.model, self.hub_model_id, (), replace(self.card, **details))
+        options = {"message": commit_message, "revision": revision or self.args.hub_revision}
+        if blocking:
+            return upload_checkpoint(*arguments, **options)  # type: ignore[arg-type]
+        return self._hub.run_as_future(upload_checkpoint, *arguments, **options)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Upload a checkpoint while training goes on, unless the one before is still on its way."""
+        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
+            return
+        is_busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
+        if is_busy and not self.args.hub_always_push:
+            return
+        if not is_busy:
+            self._finish_current_push()
+            for left in self._run.glob(f"{_PUSHING}*"):  # by a run that was killed
+                shutil.rmtree(left, ignore_errors=True)
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        by_steps = self.args.save_strategy == SaveStrategy.STEPS
+        place = f"step {self.state.global_step}" if by_steps else f"epoch {int(self.state.epoch or 0)}"
+        # Of its own, because the checkpoint may be deleted before all of it is there.
+        copy = Path(tempfile.mkdtemp(prefix=_PUSHING, dir=self._run))
+        for name in checkpoint_files(Path(checkpoint_folder)):
+            _link_or_copy(Path(checkpoint_folder) / name, copy / name)
+        write_card(copy, self.model, (), self.card, self.hub_model_id)
+        message = f"Training in progress, {place}"
+        job = self._hub.run_as_future(_commit_and_remove, copy, self.hub_model_id, message, self.args.hub_revision)
+        if self.push_in_progress is None:
+            self.push_in_progress = PushInProgress([])  # type: ignore[arg-type]
+        self.push_in_progress.jobs.append(job)
+
+    def _finish_current_push(self) -> None:
+        """Wait for pushes on their way, and tell which came to nothing: training does not end for that."""
+        if self.push_in_progress is None:
+            return
+        super()._finish_current_push()
+        for job in self.push_in_progress.jobs:
+            if not job.cancelled() and (error := job.exception()) is not None:
+                warnings.warn(f"a push during training came to nothing: {error}", stacklevel=2)
+        self.push_in_progress = None
 
     @property
     def _run(self) -> Path:
@@ -206,3 +321,30 @@ class AdapterTrainer(Trainer):
         safe = last_whole_checkpoint(self._run)
         kept = f"{safe} is whole: make room and start the same command again" if safe else "No checkpoint is there yet"
         return explained_write_errors(folder, kept)
+
+
+def check_push(args: Any, token: str | None = None) -> None:
+    """Raise a `ValueError` for options of `TrainingArguments` with which a push would hold what it must not."""
+    if token or args.hub_token:
+        raise ValueError("a push takes the token of `hf auth login` or HF_TOKEN, never one among the arguments")
+    if args.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
+        raise ValueError(
+            "hub_strategy must be 'end' or 'every_save', because what a run goes on from is pickled, got "
+            f"{str(args.hub_strategy.value)!r}"
+        )
+
+
+def _commit_and_remove(folder: Path, repo_id: str, message: str, revision: str | None) -> None:
+    try:
+        commit_checkpoint(folder, repo_id, message, revision=revision)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Give a file of weights a second name, and copy what is small and may be written again under its own."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.suffix == ".safetensors":
+        with suppress(OSError):  # of a file system without links
+            return os.link(source, target)
+    shutil.copyfile(source, target)

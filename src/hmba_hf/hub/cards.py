@@ -1,0 +1,193 @@
+"""The card of a checkpoint, composed from the model, how it was trained, and runs that are stored."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from PIL import Image
+
+from ..scoring import format_versions
+from .stored_runs import StoredRun
+
+CARD_FILE, PICTURE_FILE = "README.md", "example_answer.png"
+RELATIONS = ("adapter", "finetune", "merge", "quantized")
+_MICRO_WORLD = "micro-world"
+
+
+@dataclass(frozen=True)
+class CardDetails:
+    """What a card tells that neither the model nor its results do.
+
+    Args:
+        license: of the weights, as the Hub names it, such as `apache-2.0` or `llama2`.
+        training: options of training by their names, as `finetune` leaves them in `training_arguments.json`.
+        environment: versions of what it was trained with.
+        datasets: what it learned from, Hub ids or names; those of `training` when absent.
+        base_model: Hub ids of what it was made from; of what the model tells when absent.
+        base_model_relation: `finetune`, `adapter`, `merge` or `quantized`.
+        picture: of an answer, as `draw_answer` makes it; show only what you may publish.
+        tags: more of them.
+    """
+
+    license: str | None = None
+    training: Mapping[str, Any] = field(default_factory=dict)
+    environment: Mapping[str, str | None] = field(default_factory=dict)
+    datasets: Sequence[str] = ()
+    base_model: Sequence[str] = ()
+    base_model_relation: str | None = None
+    picture: Image.Image | None = None
+    tags: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if self.base_model_relation not in (None, *RELATIONS):
+            raise ValueError(f"base_model_relation must be one of {RELATIONS}, got {self.base_model_relation!r}")
+
+    @property
+    def learned_from(self) -> list[str]:
+        """Names of its training data: Hub ids as they are, folders by their last name."""
+        names = self.datasets or self.training.get("dataset_name") or ()
+        return [name if _is_hub_id(name) or name == _MICRO_WORLD else Path(name).name for name in names]
+
+
+@dataclass(frozen=True)
+class Parents:
+    """What a model was made from.
+
+    Args:
+        names: Hub ids.
+        relation: how.
+        revision: commit of the only one, where it is recorded.
+    """
+
+    names: list[str]
+    relation: str | None = None
+    revision: str | None = None
+
+
+def compose_card(
+    model: Any,
+    details: CardDetails,
+    runs: Sequence[StoredRun] = (),
+    repo_id: str = "this-folder",
+    revision: str | None = None,
+) -> ModelCard:
+    """Fill the template of a model's family.
+
+    Args:
+        model: a model of this package, or a `PeftModel` around one.
+        runs: whose scores it tells.
+        repo_id: where the checkpoint goes, or its folder.
+        revision: commit that holds the checkpoint; a card cannot name the commit that it comes with.
+
+    Raises:
+        ValueError: if the model is of no family that has a template.
+    """
+    parents = find_parents(model, details)
+    results = [result for run in runs for result in run.results]
+    learned_from = details.learned_from
+    is_drawn = any(_MICRO_WORLD in name for name in (*learned_from, *(run.metrics["dataset"] for run in runs)))
+    name = repo_id.rpartition("/")[2]
+    data = ModelCardData(
+        language="en",
+        license=details.license,
+        library_name="peft" if is_adapter(model) else "transformers",
+        pipeline_tag="video-text-to-text",
+        base_model=parents.names or None,
+        base_model_relation=parents.relation if parents.names else None,
+        datasets=[dataset for dataset in learned_from if _is_hub_id(dataset)] or None,
+        metrics=sorted({result.metric_type for result in results}) or None,
+        model_name=name,
+        eval_results=results or None,
+        tags=_tags(model, details, is_drawn),
+    )
+    return ModelCard.from_template(
+        data,
+        template_str=_template(model),
+        name=name,
+        repo_id=repo_id,
+        revision=revision,
+        is_adapter=is_adapter(model),
+        is_drawn=is_drawn,
+        parents=parents,
+        config=_config(model),
+        details=details,
+        learned_from=learned_from,
+        training=_table(details.training),
+        environment=format_versions(details.environment),
+        picture=PICTURE_FILE if details.picture is not None else None,
+        runs=[{"run": run, "results": run.results} for run in runs],
+    )
+
+
+def is_adapter(model: Any) -> bool:
+    """Tell low-rank updates, whose checkpoint holds them alone, from a whole model."""
+    return bool(getattr(model, "peft_config", None))
+
+
+def find_parents(model: Any, details: CardDetails) -> Parents:
+    """Say what a model was made from: as `details` have it, else as the model itself remembers."""
+    if details.base_model:
+        return Parents(list(details.base_model), details.base_model_relation or "finetune")
+    if is_adapter(model):
+        (settings,) = model.peft_config.values()
+        base = settings.base_model_name_or_path or _config(model).name_or_path
+        return Parents([base] if _is_hub_id(base) else [], "adapter", settings.revision)
+    config = _config(model)
+    if _is_hub_id(config.name_or_path):
+        return Parents([config.name_or_path], "finetune")
+    towers = [getattr(config, part, None) for part in ("vision_config", "text_config")]
+    names = [tower.name_or_path for tower in towers if tower is not None]
+    return Parents([name for name in dict.fromkeys(names) if _is_hub_id(name)], "finetune")
+
+
+def _config(model: Any) -> Any:
+    return (model.get_base_model() if hasattr(model, "get_base_model") else model).config
+
+
+def _template(model: Any) -> str:
+    family = _config(model).model_type
+    path = files("hmba_hf") / "model_cards" / f"{family}.md"
+    if not path.is_file():
+        held = sorted(Path(card.name).stem for card in (files("hmba_hf") / "model_cards").iterdir())
+        raise ValueError(f"a model of one of the families {held} is wanted, got model_type={family!r}")
+    return path.read_text(encoding="utf-8")
+
+
+def _tags(model: Any, details: CardDetails, is_drawn: bool) -> list[str]:
+    tags = [_config(model).model_type, "driving", "mamba", "video", "custom_code"]
+    tags += ["lora"] if is_adapter(model) else []
+    tags += [_MICRO_WORLD] if is_drawn else []
+    return list(dict.fromkeys([*tags, *details.tags]))
+
+
+def _table(options: Mapping[str, Any]) -> dict[str, str]:
+    """Write options as cells of a table; what is not set is left out, and a folder is told by its name alone."""
+    cells = {}
+    for name, value in options.items():
+        if value is None or value == [] or value == {}:
+            continue
+        values = [
+            Path(one).name if isinstance(one, str) and Path(one).is_absolute() else one for one in _listed(value)
+        ]
+        cells[name] = ", ".join(map(str, values)).replace("|", "\\|")
+    return cells
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _is_hub_id(name: Any) -> bool:
+    """Tell whether a name is that of a repository on the Hub, which a folder here or a bare name is not."""
+    if not isinstance(name, str) or "/" not in name or Path(name).exists():
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True

@@ -1,0 +1,133 @@
+"""Prepared datasets to the Hub and back: whole, streamed, in fewer files than before, pinned, and kept private."""
+
+from dataclasses import replace
+
+import datasets
+import numpy as np
+import pytest
+from datasets import load_dataset
+from huggingface_hub import HfApi
+
+from hmba_hf.data import micro_world_files
+from hmba_hf.data.loading import load_samples
+from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
+from hmba_hf.data.micro_world_files import write_bddx, write_drama
+from hmba_hf.data.publishing import PushOptions, push_folder
+from hmba_hf.data.streams import open_stream
+from tiny_bases import save_base, tune
+
+NAME = "org/drama"
+CONFIG = MicroWorldConfig(seed=3, frame_size=32)
+SIZES = {"train": 5, "test": 2}
+both_transports = pytest.mark.parametrize("transport", ["lfs", "xet"])
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """`datasets` does not wait long before it reads again, nor when it has read all."""
+    for name in ("STREAMING_READ_RETRY_INTERVAL", "SLEEP_TIME_ON_THREADS_SHUTDOWN"):
+        monkeypatch.setattr(datasets.config, name, 0.1)
+
+
+@pytest.fixture
+def drama(tmp_path, monkeypatch):
+    """A folder in the DRAMA schema, of four files."""
+    monkeypatch.setattr(micro_world_files, "_ROWS_PER_FILE", 2)
+    write_drama(tmp_path / "drama", CONFIG, SIZES)
+    return tmp_path / "drama"
+
+
+def assert_same(sample, expected):
+    """The same sample, its pictures compared by their pixels."""
+    assert replace(sample, frames=None, video=b"") == replace(expected, frames=None, video=b"")
+    for frame, wanted in zip(sample.frames, expected.frames, strict=True):
+        assert np.array_equal(np.asarray(frame), np.asarray(wanted))
+
+
+@both_transports
+def test_a_pushed_dataset_gives_back_its_samples(hub, drama, transport):
+    assert push_folder(drama, PushOptions(NAME)) == f"{hub.url}/datasets/{NAME}"
+    assert hub.repository(NAME, "dataset").private
+    samples, world = load_samples(NAME, "train"), MicroWorld(CONFIG, "train", SIZES["train"])
+    assert len(samples) == SIZES["train"]
+    for index in range(len(samples)):
+        assert_same(samples[index], world[index])
+
+
+@both_transports
+def test_a_pushed_dataset_is_streamed(hub, drama, transport):
+    push_folder(drama, PushOptions(NAME))
+    world = {sample.id: sample for sample in MicroWorld(CONFIG, "train", SIZES["train"])}
+    streamed = [read() for read in open_stream([NAME], "train").passage(0)]
+    assert {sample.id for sample in streamed} == world.keys()
+    for sample in streamed:
+        assert_same(sample, world[sample.id])
+    first = next(iter(load_dataset(NAME, split="test", streaming=True)))
+    assert first["id"] == MicroWorld(CONFIG, "test", 1)[0].id
+    assert any(request.range for request in hub.asked("download")), "read in parts"
+
+
+def test_a_stream_goes_on_after_a_cut(hub, drama):
+    push_folder(drama, PushOptions(NAME))
+    fault = hub.faults.cut_response("download", after=100, times=2, skip=1)
+    streamed = [read() for read in open_stream([NAME], "train").passage(0)]
+    assert fault.reached.is_set()
+    assert {sample.id for sample in streamed} == {s.id for s in MicroWorld(CONFIG, "train", SIZES["train"])}
+
+
+def test_videos_come_back_as_the_bytes_they_were(hub, tmp_path):
+    write_bddx(tmp_path, CONFIG, {"train": 2})
+    push_folder(tmp_path, PushOptions("org/bddx"))
+    local = load_samples(str(tmp_path), "train")
+    streamed = {sample.id: sample for sample in (read() for read in open_stream(["org/bddx"], "train").passage(0))}
+    for sample in load_samples("org/bddx", "train"):
+        assert sample == streamed[sample.id] == next(other for other in local if other.id == sample.id)
+        assert isinstance(sample.video, bytes)
+
+
+def test_a_dataset_in_fewer_files_leaves_none_of_the_old_and_a_tag_keeps_them(hub, drama, monkeypatch):
+    push_folder(drama, PushOptions(NAME))
+    HfApi().create_tag(NAME, tag="v1", repo_type="dataset")
+    monkeypatch.setattr(micro_world_files, "_ROWS_PER_FILE", 100)
+    write_drama(drama, MicroWorldConfig(seed=4, frame_size=32), {"train": 1, "test": 1})
+    push_folder(drama, PushOptions(NAME))
+    paths = [path for path in hub.repository(NAME, "dataset").files() if path.endswith(".parquet")]
+    assert sorted(paths) == ["data/test-00000-of-00001.parquet", "data/train-00000-of-00001.parquet"]
+    assert len(load_samples(NAME, "train")) == 1
+    assert load_dataset(NAME, split="train", revision="v1").num_rows == SIZES["train"]
+
+
+def test_a_public_repository_gets_nothing_unasked(hub, drama):
+    hub.create(NAME, "dataset")
+    with pytest.raises(ValueError, match=f"{NAME} is public"):
+        push_folder(drama, PushOptions(NAME))
+    assert hub.repository(NAME, "dataset").files().keys() == {".gitattributes"}
+    push_folder(drama, PushOptions(NAME, public=True))
+    assert len(load_samples(NAME, "test")) == 2
+
+
+def test_a_dataset_that_may_not_be_read_is_an_error_that_says_what_would_do(hub, drama, monkeypatch):
+    push_folder(drama, PushOptions(NAME))
+    monkeypatch.setenv("HF_TOKEN", hub.other_token)
+    for name in (NAME, "org/none"):
+        with pytest.raises(ValueError, match=f"a folder or a Hub id of a dataset, got '{name}'"):
+            load_samples(name, "train")
+    hub.repository(NAME, "dataset").private = False
+    hub.gate(NAME, "dataset")
+    with pytest.raises(ValueError, match="gated"):
+        load_samples(NAME, "train")
+
+
+def test_a_model_is_tuned_from_a_base_and_a_dataset_on_the_hub(hub, drama, tmp_path):
+    push_folder(drama, PushOptions(NAME))
+    api = HfApi()
+    api.create_repo("org/base", private=True)
+    api.upload_folder(repo_id="org/base", folder_path=save_base(tmp_path / "base"))
+    words = ["--dataset_name", NAME, "--max_steps", 1, "--eval_strategy", "no"]
+    local = ["--dataset_name", drama, "--max_steps", 1, "--eval_strategy", "no"]
+    losses = []
+    for base, options in (("org/base", words), (tmp_path / "base", local)):
+        folder = tmp_path / f"tuned-{len(losses)}"
+        losses.append(tune(base, folder, *options).state.log_history[0]["loss"])
+        assert (folder / "model.safetensors").is_file()
+    assert losses[0] == losses[1]

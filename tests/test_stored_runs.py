@@ -1,0 +1,121 @@
+"""Numbers reach a card only if stored answers score them."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from hmba_hf.hub.stored_runs import StoredRun, read_runs
+from tiny_bases import save_base
+from tiny_runs import evaluate, run_example
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A random model in a folder."""
+    torch.manual_seed(0)
+    return save_base(tmp_path_factory.mktemp("model"), adapter="mamba")
+
+
+@pytest.fixture(scope="module")
+def evaluated(model, tmp_path_factory):
+    """What `evaluate.py` leaves about it."""
+    return evaluate(model, tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture
+def run(evaluated, tmp_path):
+    """A copy of it to spoil."""
+    return shutil.copytree(evaluated, tmp_path / "run")
+
+
+def change(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def test_a_stored_run_tells_its_numbers_with_what_made_them(run, model):
+    stored = StoredRun(run)
+    metrics = json.loads((run / "metrics.json").read_text())
+    found = {result.metric_name: result for result in stored.results}
+    assert found["mIoU"].metric_value == metrics["scores"]["mean_iou"]
+    assert {result.dataset_split for result in stored.results} == {"test"}
+    for result in stored.results:
+        arguments = result.metric_args
+        assert arguments["command"].startswith("python ") and f"--model {model}" in arguments["command"]
+        assert "torch " in arguments["environment"] and "hmba-hf 0.1.0" in arguments["environment"]
+        assert len(arguments["interval"]) == 2 and arguments["answered"] == 3
+    stored.check_model(model)
+
+
+def test_the_run_of_another_model_is_refused(run, tmp_path):
+    torch.manual_seed(1)
+    other = save_base(tmp_path / "other", adapter="mamba")
+    with pytest.raises(ValueError, match="holds the scores of another model: its answers are of the weights"):
+        StoredRun(run).check_model(other)
+
+
+def test_answers_scored_from_elsewhere_are_found_there(run, tmp_path):
+    words = ["--predictions", run / "predictions.jsonl", "--output_dir", tmp_path / "scores", "--draws", 20]
+    run_example("evaluate.py", *words, "--tokenizer", "words")
+    assert [one.metric_value for one in StoredRun(tmp_path / "scores").results] == [
+        one.metric_value for one in StoredRun(run).results
+    ]
+
+
+@pytest.mark.parametrize("part", ["scores", "intervals", "samples"])
+def test_a_number_that_the_answers_do_not_score_is_refused(run, part):
+    metrics = json.loads((run / "metrics.json").read_text())
+    name = {"samples": "answered"}.get(part, "mean_iou")
+    better = [0.9, 1.0] if part == "intervals" else 0.95
+    change(run / "metrics.json", **{part: {**metrics[part], name: better}})
+    with pytest.raises(ValueError, match=rf"in {part} {name} is .*9.* and should be "):
+        StoredRun(run)
+
+
+def test_a_number_that_cannot_be_computed_here_is_refused_with_the_reason(run):
+    metrics = json.loads((run / "metrics.json").read_text())
+    change(run / "metrics.json", scores={**metrics["scores"], "spice": 0.5})
+    with pytest.raises(ValueError, match="spice is 0.5 and should be None"):
+        StoredRun(run)
+
+
+def test_answers_that_were_touched_are_refused(run):
+    lines = (run / "predictions.jsonl").read_text().splitlines(keepends=True)
+    (run / "predictions.jsonl").write_text("".join(lines[:2]))
+    with pytest.raises(ValueError, match="3 answers are wanted, got 2"):
+        StoredRun(run)
+
+
+def test_metrics_of_other_answers_are_refused(run):
+    change(run / "recipe.json", weights="0" * 16)
+    with pytest.raises(ValueError, match="metrics.json is of other answers than recipe.json: weights is"):
+        StoredRun(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("metrics.json", None, "a folder that examples/evaluate.py has written"),
+        ("metrics.json", "{", "a folder that examples/evaluate.py has written"),
+        ("metrics.json", "[1]", "a JSON object is wanted, got list"),
+        ("metrics.json", '{"scores": {"mean_iou": 0.9}}', r"these lack \['intervals', "),
+        ("recipe.json", None, "a folder that examples/evaluate.py has written"),
+        ("recipe.json", "{}", "answers of predict.py are wanted, the recipe of these lacks weights"),
+    ],
+)
+def test_a_folder_of_something_else_is_refused(run, name, content, message):
+    (run / name).unlink()
+    if content is not None:
+        (run / name).write_text(content)
+    with pytest.raises(ValueError, match=message):
+        StoredRun(run)
+
+
+def test_a_number_by_hand_is_no_run(run):
+    with pytest.raises(ValueError, match="folders that examples/evaluate.py has written, not numbers: got dict"):
+        read_runs([{"mean_iou": 0.9}])
+    with pytest.raises(ValueError, match="a list of folders of evaluate.py is wanted"):
+        read_runs(run)
+    with pytest.raises(ValueError, match="one run for each split is wanted"):
+        read_runs([run, run])
