@@ -84,10 +84,6 @@ class LoopbackHub:
         self.repositories[repo_type, repo_id] = repository
         return repository
 
-    def make_private(self, repo_id: str, repo_type: str = "model") -> None:
-        """Hide a repository from everybody but its owners."""
-        self.repository(repo_id, repo_type).private = True
-
     def gate(self, repo_id: str, repo_type: str = "model", granted: tuple[str, ...] = ()) -> None:
         """Show a repository to everybody, its files only to its owners and to the users named in `granted`."""
         repository = self.repository(repo_id, repo_type)
@@ -194,25 +190,12 @@ class Connection(BaseHTTPRequestHandler):
 
     def read_body(self, request: Request, cut: int | None) -> bytes:
         """Read the body of the request, or the beginning of it."""
-        if self.headers.get("Transfer-Encoding") == "chunked":
-            return self.read_chunks(request, cut)
+        assert "Transfer-Encoding" not in self.headers, "no client has sent its body in chunks so far"
         length = int(self.headers.get("Content-Length") or 0)
         body = self.rfile.read(length if cut is None else min(cut, length))
         request.received = len(body)
         if cut is not None or len(body) < length:
             raise Cut
-        return body
-
-    def read_chunks(self, request: Request, cut: int | None) -> bytes:
-        """Read a body that comes in chunks."""
-        body = b""
-        while size := int(self.rfile.readline().split(b";")[0] or b"0", 16):
-            body += self.rfile.read(size)
-            self.rfile.readline()
-            request.received = len(body)
-            if cut is not None and len(body) >= cut:
-                raise Cut
-        self.rfile.readline()
         return body
 
     def write(self, answer: Answer, cut: int | None) -> None:

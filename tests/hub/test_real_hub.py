@@ -54,7 +54,8 @@ def checkpoint(tmp_path):
     return tmp_path / "model"
 
 
-def test_the_hub_on_this_machine_passes_the_test_of_the_real_one(hub, run, checkpoint):
+@pytest.mark.parametrize("transport", ["xet"])  # which the real one asks for
+def test_the_hub_on_this_machine_passes_the_test_of_the_real_one(hub, run, transport, checkpoint):
     done = run(ROUND_TRIP, "org", checkpoint)
     assert done.returncode == 0, done.stderr
     assert hub.repositories == {} and hub.asked("delete_repository")
