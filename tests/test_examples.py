@@ -275,8 +275,11 @@ def test_a_dataset_is_learned_and_answered_one_frame_at_a_time(base, drama, tmp_
 @pytest.mark.parametrize(
     ("words", "name"),
     [
-        (["--num_frames", 8], r"temporal_position_embedding must be \(8, 32\) for .*'num_frames': 8.*, got \(5, 32\)"),
-        (["--temporal_strides", 1, 2, 3], r"must be .* for {'temporal_strides': \[1, 2, 3\]}, got "),
+        (["--num_frames", 8], r"fit .*'num_frames': 8.*: .*embedding is \(5, 32\) there, \(8, 32\) is wanted"),
+        (["--temporal_strides", 1, 2, 3], r"does not fit {'temporal_strides': \[1, 2, 3\]}: "),
+        (["--temporal_strides", 1, 3], r"does not fit {'temporal_strides': \[1, 3\]}: .* is there alone"),
+        (["--fusion", "cosine"], r"does not fit {'fusion': 'cosine'}: "),
+        (["--adapter", "transformer"], r"does not fit {'adapter': 'transformer'}: "),
     ],
 )
 def test_a_trained_adapter_that_does_not_fit_is_refused(finetuned, call, words, name):

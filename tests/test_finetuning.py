@@ -200,7 +200,7 @@ def test_low_rank_updates_touch_what_they_name_alone_and_load_in_every_way(tmp_p
     assert not [name for name in saved if "embed_tokens" in name or "lm_head" in name]
     adapter = sum(tensor.numel() for name, tensor in saved.items() if part_of(name) == "adapter")
     assert sum(tensor.numel() for tensor in saved.values()) == adapter + 2 * 2 * 4 * (32 + 32)
-    assert not (tmp_path / "out" / "base").exists(), "the base had the adapter that it was asked for"
+    assert not (tmp_path / "out" / "adapted_base").exists(), "the base had the adapter that it was asked for"
 
     batch = SampleCollator(trainer.processing_class)([MicroWorld(WORLD, "test", 1)[0]])
     with torch.no_grad():
@@ -211,20 +211,53 @@ def test_low_rank_updates_touch_what_they_name_alone_and_load_in_every_way(tmp_p
         loaded = AutoModelForImageTextToText.from_pretrained(base)
         loaded.load_adapter(tmp_path / "out")
         pipe = pipeline("video-text-to-text", model=str(tmp_path / "out"))
-        for model in (peft_model, loaded, pipe.model, peft_model.merge_and_unload()):
+        for model in (peft_model, loaded, pipe.model):
             torch.testing.assert_close(model.eval()(**batch).logits, wanted, rtol=0, atol=2e-6)
+        merged = peft_model.merge_and_unload()
+        torch.testing.assert_close(merged.eval()(**batch).logits, wanted, rtol=0, atol=2e-6)
 
 
-def test_low_rank_updates_beside_a_new_adapter_bring_a_base_of_their_own(base, tmp_path, capsys):
+def test_low_rank_updates_beside_a_new_adapter_bring_a_base_of_their_own(base, tmp_path, capsys, monkeypatch):
     words = ["--adapter", "mamba", "--num_frames", 8, "--learns", "adapter", "projector", "lora", "--max_steps", 2]
-    trainer = tune(base, tmp_path / "out", *words)
+    monkeypatch.chdir(tmp_path)
+    trainer = tune(base, "out", *words)
     assert "low-rank updates belong to a base with the adapter" in capsys.readouterr().out
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
     pipe = pipeline("video-text-to-text", model=str(tmp_path / "out"))
     assert pipe.model.config.num_frames == pipe.processor.video_processor.num_frames == 8
     batch = SampleCollator(trainer.processing_class)([MicroWorld(WORLD, "test", 1)[0]])
     with torch.no_grad():
         logits = pipe.model(**batch).logits
         torch.testing.assert_close(logits, trainer.model.eval()(**batch).logits, rtol=0, atol=2e-6)
+
+
+def test_a_run_of_low_rank_updates_goes_on_elsewhere_and_never_takes_the_users_base(base, tmp_path):
+    words = ["--adapter", "mamba", "--learns", "adapter", "lora", "--save_steps", 2]
+    tune(base, tmp_path / "one", *words, "--max_steps", 2)
+    again = ["--resume_from_checkpoint", tmp_path / "one" / "checkpoint-2"]
+    assert tune(base, tmp_path / "two", *words, "--max_steps", 3, *again).state.global_step == 3
+    shutil.copytree(base, tmp_path / "runs" / "adapted_base")
+    before = hashes(AutoModelForImageTextToText.from_pretrained(base))
+    with pytest.raises(ValueError, match="a base of another folder is wanted, .*adapted_base is where this run saves"):
+        tune(tmp_path / "runs" / "adapted_base", tmp_path / "runs", *words, "--max_steps", 2)
+    assert hashes(AutoModelForImageTextToText.from_pretrained(tmp_path / "runs" / "adapted_base")) == before
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_each_preset_trains_a_base_whose_adapter_has_never_learned(preset, tmp_path, capsys):
+    base = save_base(tmp_path / "base", adapter="mamba")
+    trainer = tune(base, tmp_path / "out", "--preset", preset, "--max_steps", 1, "--dataloader_num_workers", 0)
+    frames = PRESETS[preset]["num_frames"]
+    assert trainer.model.config.num_frames == frames
+    learned = dict(trainer.model.model.temporal_adapter.named_parameters())
+    assert next(x for name, x in learned.items() if name.endswith("temporal_position_embedding")).shape[0] == frames
+    assert ("has never learned, and a new one takes its place" in capsys.readouterr().out) == (preset == "bddx")
+
+
+def test_a_base_without_an_adapter_is_told_where_one_should_learn(base, tmp_path):
+    with pytest.warns(UserWarning, match="the base has no adapter, and none learns: name one"):
+        tune(base, tmp_path / "out", "--max_steps", 1)
 
 
 def test_quantised_low_rank_updates_say_what_they_need(base, tmp_path, monkeypatch):

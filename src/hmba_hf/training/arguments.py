@@ -171,6 +171,7 @@ def parse_arguments(
         [ModelArguments, DataArguments, FinetuningArguments],  # type: ignore[list-item]
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for chosen in (first, parser):

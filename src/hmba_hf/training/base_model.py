@@ -11,37 +11,41 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils.hub import resolve_revision
 
 from .arguments import ModelArguments
-from .parts import quantization_config
+from .parts import gathered, part_of, quantization_config
 
 
 def load_base(arguments: ModelArguments, run: Path, is_resumed: bool) -> tuple[PreTrainedModel, Any, str | None]:
     """Load the base with the adapter that is asked for, its processor, and its commit, if it is of the Hub.
 
+    An adapter that has never learned gives way to a new one of another shape or kind; one that has learned does not.
     A checkpoint of low-rank updates names the base that it belongs to and holds no configuration. Where the base is
-    given another adapter than it has, the base as it is then is saved once, as `base` in the folder of the run.
+    given another adapter than it has, the base as it is then is saved once, as `adapted_base` in the run's folder.
 
     Args:
         arguments: which model, which adapter.
         run: folder of the run.
-        is_resumed: whether the run goes on from a checkpoint; its base is then there.
+        is_resumed: whether the run goes on from a checkpoint; a base that it has saved is then kept.
 
     Raises:
-        ValueError: if the base holds an adapter that does not fit what is asked for, or if ZeRO-3 would have to save
-            a base.
+        ValueError: if the base holds an adapter that has learned and does not fit what is asked for, if it is the
+            folder that a base is to be saved in, or if ZeRO-3 would have to save one.
         ImportError: if weights in 4 bits are asked for without bitsandbytes.
     """
     options: dict[str, Any] = {}
     if arguments.low_rank == "qlora":
         device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
         options = {"quantization_config": quantization_config(), "device_map": {"": device}}
-    path, own = arguments.model_name_or_path, run / "base"
+    path, own = arguments.model_name_or_path, (run / "adapted_base").resolve()  # a relative path reads as a Hub id
     if arguments.low_rank and _has_changed(arguments):
-        if is_deepspeed_zero3_enabled() and not is_resumed:
+        if Path(path).resolve() == own:
+            raise ValueError(f"a base of another folder is wanted, {own} is where this run saves its own")
+        is_kept = is_resumed and own.exists()
+        if is_deepspeed_zero3_enabled() and not is_kept:
             raise ValueError(
                 f"ZeRO-3 cannot save the base that low-rank updates beside {arguments.config()} belong to: save it "
                 f"first, `from_pretrained({path!r}, ...)` with these values, `save_pretrained`, and its processor"
             )
-        if not is_resumed and PartialState().is_main_process:
+        if not is_kept and PartialState().is_main_process:
             _save_base(*_load(path, arguments, {})[:2], own)
         PartialState().wait_for_everyone()
         path = str(own)
@@ -66,14 +70,30 @@ def _load(path: str, arguments: ModelArguments, options: dict[str, Any]) -> tupl
         path, config=config, revision=revision, ignore_mismatched_sizes=True, output_loading_info=True, **options
     )
     model, loading = loaded
-    for name, held, wanted in sorted(loading["mismatched_keys"]):
-        raise ValueError(
-            f"{name} must be {tuple(wanted)} for {arguments.config()}, got {tuple(held)} from {path}: leave out what "
-            "differs from its adapter, or start from a base without one"
-        )
+    _check_adapter(model, loading, arguments, path)
     processor = AutoProcessor.from_pretrained(path)
     processor.video_processor.num_frames = model.config.num_frames
     return model, processor, getattr(revision, "resolved", None)
+
+
+def _check_adapter(model: Any, loading: dict[str, Any], arguments: ModelArguments, path: str) -> None:
+    """Refuse to cut down or to fill up an adapter that has learned; one that has not is drawn anew."""
+    wanted = [name for name, _ in model.named_parameters() if part_of(name) == "adapter"]
+    odd = {name: f"{tuple(held)} there, {tuple(shape)} is wanted" for name, held, shape in loading["mismatched_keys"]}
+    odd |= {name: "not there" for name in loading["missing_keys"] if part_of(name) == "adapter"}
+    odd |= {name: "there alone" for name in loading["unexpected_keys"] if part_of(name) == "adapter"}
+    if not wanted or odd.keys() >= set(wanted) or not odd:  # none is wanted, there is none, or it fits
+        return
+    gates = [parameter for name, parameter in model.named_parameters() if name.endswith("temporal_adapter.gate")]
+    with gathered(gates):
+        has_learned = not gates or "model.temporal_adapter.gate" in odd or bool(gates[0].count_nonzero())
+    if has_learned:
+        name = min(odd)
+        raise ValueError(
+            f"{path} holds an adapter that does not fit {arguments.config()}: {name} is {odd[name]}; leave out what "
+            "differs from its adapter, or start from a base without one"
+        )
+    print(f"the adapter of {path} has never learned, and a new one takes its place")
 
 
 def _save_base(model: PreTrainedModel, processor: Any, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """A fine-tuning run from its options to its history."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -59,6 +60,10 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
     collator = SampleCollator(processor, data_args.max_length)
     set_seed(args.seed)  # low-rank updates start alike in all processes, whatever each has drawn by now
     learning, counts = learn(model, model_args.learns, replace(model_args.lora, base_commit=commit))
+    if counts.get("adapter") == 0 and model_args.adapter is None:
+        warnings.warn("the base has no adapter, and none learns: name one, as --adapter mamba", stacklevel=2)
+    if "vision_tower" in counts and args.ddp_find_unused_parameters is None:
+        args.ddp_find_unused_parameters = True  # layers after the one that is read have no gradient
     if args.push_to_hub:
         check_base(learning)  # before the work, not after it
     dataset = training_dataset(data_args, args, collator, bad, cache)
