@@ -22,6 +22,7 @@ from .layers_adapter_state import AdapterState
 from .layers_baseline_adapters import CurrentFrameAdapter, MeanFrameAdapter, TransformerAdapter
 from .layers_context_fusion import AddFusion, CosineFusion, CrossAttentionFusion
 from .layers_mamba import MambaMixer
+from .layers_projector import TwoLayerProjector
 from .layers_temporal_adapter import ContextMamba, QueryMamba, TemporalAdapter
 
 
@@ -130,7 +131,7 @@ class HMBAModel(HMBAPreTrainedModel):
                 f"which does not take {sorted(missing)}"
             )
         width = language_model.get_input_embeddings().embedding_dim
-        self.multi_modal_projector = nn.Linear(config.vision_config.hidden_size, width)
+        self.multi_modal_projector = _build_projector(config, width)
         self.language_model = language_model
         self.post_init()
 
@@ -558,6 +559,12 @@ def _scale_and_cap(logits: Tensor, text_config: Any) -> Tensor:
     if (cap := getattr(text_config, "final_logit_softcapping", None)) is not None:
         logits = torch.tanh(logits / cap) * cap
     return logits
+
+
+def _build_projector(config: HMBAConfig, width: int) -> nn.Linear | TwoLayerProjector:
+    """Unpack the config into the projector's plain keywords."""
+    channels, hidden_act = config.vision_config.hidden_size, config.projector_hidden_act
+    return nn.Linear(channels, width) if hidden_act is None else TwoLayerProjector(channels, width, hidden_act)
 
 
 def _build_adapter(config: HMBAConfig) -> nn.Module:
