@@ -46,7 +46,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def write_shards(folder: Path, tensors: Tensors, max_shard_size: str, name: str = "model") -> None:
+def write_shards(folder: Path, tensors: Tensors, max_shard_size: int | str, name: str = "model") -> None:
     """Write tensors to safetensors files as `save_pretrained` names them, one tensor at a time, with progress.
 
     Raises:

@@ -256,7 +256,7 @@ def test_written_files_are_those_of_the_library(tmp_path):
         "scalar": torch.tensor(2.5),
         "turned": torch.randn(4, 6).T,
     }
-    write_shards(tmp_path, MemoryTensors(tensors), "100B")
+    write_shards(tmp_path, MemoryTensors(tensors), 100)
     assert len(list(tmp_path.glob("*.safetensors"))) > 1 and (tmp_path / "model.safetensors.index.json").is_file()
     read = {name: tensor for path in tmp_path.glob("*.safetensors") for name, tensor in load_file(path).items()}
     assert_close(read, tensors, atol=0, rtol=0)
