@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import ModelCard, ModelCardData, split_torch_state_dict_into_shards
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig, LlamaConfig
 from transformers.dynamic_module_utils import custom_object_save
 
 from hmba_hf import HMBAConfig, HMBAForConditionalGeneration, HMBAProcessor
@@ -112,11 +112,12 @@ def wanted_tensors(model: HMBAForConditionalGeneration) -> dict[str, TensorSpec]
 
 def fresh_adapter(config: HMBAConfig, seed: int) -> dict[str, Tensor]:
     """Draw a new adapter as a new model would, without the rest of the model; names as in a checkpoint."""
-    small = HMBAConfig.from_dict(config.to_dict())
-    for part in (small.vision_config, small.text_config):
-        part.num_hidden_layers = 1
-    small.vision_feature_layer = -1
-    small.text_config.vocab_size, small.video_token_id, small.text_config.pad_token_id = 8, 0, 0
+    values = config.to_dict()
+    spread = getattr(config.text_config, "initializer_range", 0.02)
+    text = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=8)
+    values["text_config"] = {**text.to_dict(), "initializer_range": spread}
+    values["vision_config"]["num_hidden_layers"] = 1
+    small = HMBAConfig.from_dict({**values, "vision_feature_layer": -1, "video_token_id": 0})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         adapter = HMBAForConditionalGeneration(small).model.temporal_adapter
@@ -173,9 +174,15 @@ def load_tokenizer(path: Path) -> Any:
         raise ValueError(f"a folder with a tokenizer is wanted, got {path}: {error}") from error
 
 
-def read_generation_config(*folders: Path) -> GenerationConfig:
-    """Return the generation settings of the first folder that has some, else those of transformers."""
-    for folder in folders:
-        if (folder / "generation_config.json").is_file():
-            return GenerationConfig.from_pretrained(folder)
-    return GenerationConfig()
+def read_generation_config(folder: Path) -> GenerationConfig:
+    """Return the generation settings of a folder, or those of transformers if it has none.
+
+    Values for sampling are left out where nothing is sampled: transformers saves no such settings, but Vicuna has them.
+    """
+    if not (folder / "generation_config.json").is_file():
+        return GenerationConfig()
+    settings = GenerationConfig.from_pretrained(folder)
+    if not settings.do_sample:
+        for name in ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"):
+            setattr(settings, name, None)
+    return settings

@@ -37,7 +37,6 @@ from checkpoint_folders import (
 )
 from hmba_hf import HMBAConfig, HMBAProcessor
 from rename_keys import (
-    ADAPTER,
     PROJECTOR,
     TOWER,
     Rule,
@@ -239,38 +238,40 @@ def transformers_config(args: argparse.Namespace, folder: Path) -> HMBAConfig:
 
 def plan_tensors(args: argparse.Namespace, llava: Llava, model: Any) -> tuple[Tensors, torch.dtype, list[str]]:
     """Find out where each tensor comes from; return them, their dtype, and the names of those that are not used."""
-    wanted, source, config = wanted_tensors(model), llava.tensors, llava.config
-    text: Any = config.text_config
+    wanted, source, rows = wanted_tensors(model), llava.tensors, {}
     embeddings = next(name for name, module in model.named_modules() if module is model.get_input_embeddings())
-    names = (f"{embeddings}.weight", "lm_head.weight")
-    rows = {name: text.vocab_size for name in names if llava.is_original}
-    held = llava.settings["vocab_size"] if llava.is_original else text.vocab_size
-    from_source = {
-        name: TensorSpec((held, *spec.shape[1:]), spec.dtype) if name in rows else spec
-        for name, spec in wanted.items()
-        if not name.startswith(ADAPTER)
-    }
+    fresh = MemoryTensors(fresh_adapter(llava.config, args.seed) | missing_biases(llava, wanted))
+    from_source = {name: spec for name, spec in wanted.items() if name not in fresh.specs}
+    if llava.is_original:
+        for name in (f"{embeddings}.weight", "lm_head.weight"):
+            (rows[name], width), dtype = wanted[name]
+            from_source[name] = TensorSpec((llava.settings["vocab_size"], width), dtype)
     has_tower = not llava.is_original or any(name.startswith("model.vision_tower.") for name in source.specs)
     if not has_tower:
         from_source = {name: spec for name, spec in from_source.items() if not name.startswith(TOWER)}
-    new = fresh_adapter(config, args.seed)
-    if not llava.settings.get("multimodal_projector_bias", True):
-        biases = [name for name in wanted if name.startswith(PROJECTOR) and name.endswith(".bias")]
-        new |= {name: torch.zeros(from_source.pop(name).shape) for name in biases}
-    if llava.is_original:
-        rules = llava_rules(config.projector_hidden_act is not None, wanted)
-    else:
-        rules = transformers_llava_rules(wanted)
-    if config.tie_word_embeddings:
-        rules = tied_head_rules(names[0]) + rules
-    renaming = plan_renaming(source.specs, rules, from_source)
+    renaming = plan_renaming(source.specs, llava_table(llava, wanted, f"{embeddings}.weight"), from_source)
     dtype = getattr(torch, args.dtype) if args.dtype else single_dtype(source.specs, renaming)
-    fresh = MemoryTensors(new)
     parts: list[Tensors] = [RenamedTensors(source, renaming, dtype, rows)]
     if not has_tower:
         parts.append(llava.tower.renamed(wanted, dtype))
     parts.append(RenamedTensors(fresh, plan_renaming(fresh.specs, [Rule("*", ("*",))], fresh.specs), dtype))
     return JoinedTensors(*parts), dtype, renaming.unused
+
+
+def missing_biases(llava: Llava, wanted: dict[str, TensorSpec]) -> dict[str, torch.Tensor]:
+    """Return zeros for the biases of a projector that has none."""
+    if llava.settings.get("multimodal_projector_bias", True):
+        return {}
+    names = [name for name in wanted if name.startswith(PROJECTOR) and name.endswith(".bias")]
+    return {name: torch.zeros(wanted[name].shape) for name in names}
+
+
+def llava_table(llava: Llava, wanted: dict[str, TensorSpec], embeddings: str) -> list[Rule]:
+    """Return the table of a layout."""
+    if llava.is_original:
+        return llava_rules(llava.config.projector_hidden_act is not None, wanted)
+    rules = transformers_llava_rules(wanted)
+    return tied_head_rules(embeddings) + rules if llava.config.tie_word_embeddings else rules
 
 
 def build_processor(args: argparse.Namespace, llava: Llava) -> HMBAProcessor:
@@ -281,10 +282,10 @@ def build_processor(args: argparse.Namespace, llava: Llava) -> HMBAProcessor:
     )
     is_llava_1_5 = llava.settings["model_type"] in ORIGINAL and llava.config.text_config.model_type == "llama"
     template = None
-    if (args.chat_template or ("vicuna" if is_llava_1_5 else "source")) == "vicuna":
-        llava.tokenizer.chat_template = None
-    else:
+    if (args.chat_template or ("vicuna" if is_llava_1_5 else "source")) == "source":
         template = ProcessorMixin.get_processor_dict(llava.folder)[0].get("chat_template")
+        template = template or llava.tokenizer.chat_template
+    llava.tokenizer.chat_template = None  # the processor has it
     options: dict[str, Any] = {"patch_size": joined.patch_size, "video_token": token}
     if llava.settings.get("mm_use_im_start_end"):
         options |= {"video_start_token": "<im_start>", "video_end_token": "<im_end>"}

@@ -1,6 +1,7 @@
 """Where a conversion reads its tensors: files of any usual kind, one tensor at a time, and nothing in them is run.
 
-Files are mapped, and the mapping is given back as it is read: memory holds a few tensors, never a file.
+Files are mapped, and the mapping is given back as it is read: memory holds a few tensors, not a file. Only a pickle of
+before torch 1.6 is read as a whole, and never two at a time.
 """
 
 import argparse
@@ -88,7 +89,7 @@ class FileTensors:
             check_hashes(files, sha256)
         self._files: dict[str, tuple[Path, str]] = {}
         self.specs: dict[str, TensorSpec] = {}
-        self._open: tuple[Path, Any] | None = None
+        self._open: tuple[Path, Callable[[str], Tensor]] | None = None
         self._mapped = 0
         for file in files:
             for stored, spec in self._contents(file):
@@ -110,7 +111,7 @@ class FileTensors:
             self._open = None  # first, or two files would be open
             self._open, self._mapped = (file, self._load(file)), 0
         tensor = self._open[1](stored)
-        self._mapped += tensor.nbytes
+        self._mapped += tensor.nbytes if is_mappable(file) else 0  # else the whole file would be read again
         check_finite(name, tensor)
         return tensor
 
@@ -393,6 +394,11 @@ def check_finite(name: str, tensor: Tensor) -> None:
             raise ValueError(f"{name} must be finite, got NaN or infinity (as {tensor.dtype})")
 
 
+def is_mappable(file: Path) -> bool:
+    """Tell whether a file is mapped into memory, which pickles of before torch 1.6 cannot be."""
+    return file.suffix == ".safetensors" or zipfile.is_zipfile(file)
+
+
 def opened_safetensors(file: Path) -> Any:
     """Map a safetensors file.
 
@@ -413,10 +419,9 @@ def load_pickle(file: Path) -> dict[str, Tensor]:
     """
     try:
         with torch.serialization.safe_globals(ALLOWED_GLOBALS):
-            # The format of before torch 1.6 cannot be mapped.
-            content = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=is_mappable(file))
     except Exception as error:  # whatever bytes that are no checkpoint may lead to
-        if found := _code_in(file):
+        if found := _code_in(file) or re.findall(r"GLOBAL (\S+)", str(error)):
             raise ValueError(f"tensors alone are wanted, got {file}, which would run {', '.join(found)}") from error
         raise ValueError(f"a whole file of tensors is wanted, got {file}: {str(error).splitlines()[0]}") from error
     return _unwrapped(file, content)

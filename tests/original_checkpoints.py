@@ -8,10 +8,11 @@ from unittest import mock
 
 import torch
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerFast
 
 CONVERSION = Path(__file__).parents[1] / "conversion"
+PICTURES = {"image_processor_type": "CLIPImageProcessor", "image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.3, 0.2]}
 SHIKRA_TOKENS = ["<im_patch>", "<im_start>", "<im_end>"]
 
 
@@ -25,6 +26,7 @@ def save_tokenizer(folder, words, added=(), **options):
     """Save a tokenizer of `words` words, the special ones of Llama among them, and of added tokens after them."""
     vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2, **{f"word{i}": i for i in range(3, words)}}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special, **options)
     fast.add_tokens(list(added), special_tokens=True)
@@ -44,6 +46,7 @@ def save_clip(folder, tensors, facts):
     model = CLIPVisionModel(CLIPVisionConfig(**sizes, **{name: clip[name] for name in names}))
     model.load_state_dict({k.removeprefix("clip."): v for k, v in tensors.items() if k.startswith("clip.")})
     model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PICTURES))
     return folder
 
 
@@ -55,6 +58,7 @@ def save_settings(folder, facts, clip):
     settings |= {"vocab_size": llama["vocab"], "mm_vision_tower": str(clip), "mm_vision_select_layer": -2}
     settings |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": -1}  # as early Llamas have it, wrongly
     (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "generation_config.json").write_text(json.dumps({"temperature": 0.9, "top_p": 0.6}))  # as Vicuna has it
     save_tokenizer(folder, llama["vocab"] - len(SHIKRA_TOKENS), SHIKRA_TOKENS)
 
 

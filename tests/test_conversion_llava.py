@@ -20,7 +20,7 @@ from transformers import (
     pipeline,
 )
 
-from original_checkpoints import CONVERSION, run_conversion, save_tokenizer, save_weights
+from original_checkpoints import CONVERSION, PICTURES, run_conversion, save_tokenizer, save_weights
 from tiny_models import tiny_tower
 from tiny_processors import tiny_tokenizer
 
@@ -28,7 +28,6 @@ WORDS = 60
 IMAGE_TOKEN_ID = WORDS
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 TEXT = {**SIZES, "vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2}
-PICTURES = {"image_processor_type": "CLIPImageProcessor", "image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.3, 0.2]}
 
 
 def llava_config(model_type="llava", vision=None, text="llama", **kwargs):

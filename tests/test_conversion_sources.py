@@ -22,7 +22,7 @@ from original_checkpoints import (
     save_weights,
 )
 from rename_keys import Rule, TensorSpec, adapter_rules, plan_originals, plan_renaming, shikra_rules
-from tensor_sources import FileTensors, MemoryTensors
+from tensor_sources import FileTensors, MemoryTensors, local_path
 
 SCRIPTS = ["convert_hmba.py", "convert_llava.py"]
 
@@ -57,8 +57,7 @@ def test_a_pickle_that_runs_something_is_refused_and_not_run(source, is_zip):
     folder, weights = source
     content = {**weights, "model.norm.weight": Malicious()}
     torch.save(content, folder / "pytorch_model.bin", _use_new_zipfile_serialization=is_zip)
-    told = r"which would run .*\.system" if is_zip else "a whole file of tensors is wanted|which would run"
-    refused(folder, match=told)
+    refused(folder, match=r"tensors alone are wanted, got .*pytorch_model.bin, which would run .*\.system")
     assert not (Path(os.environ["HF_HOME"]) / "was_run").exists()
 
 
@@ -167,7 +166,7 @@ def test_one_name_of_a_module_is_enough(source, tmp_path):
     assert torch.equal(written[norm], weights["model.hmba.layer_norm.weight"])
 
 
-def test_the_table_knows_every_name_of_the_released_adapter_at_full_size(golden):
+def test_the_table_knows_every_name_of_the_released_adapter_and_the_way_back(golden):
     facts = golden("hmba_released_small")[1]
     names = [name.removeprefix("w.") for name in facts["tensors"] if name.startswith("w.")]
     rules = adapter_rules("", ours="")
@@ -291,3 +290,18 @@ def test_a_row_that_is_missing_or_doubled_is_seen():
     wanted = {"model.temporal_adapter.query.fusion.context_scales": TensorSpec((3,), torch.float32)}
     with pytest.raises(ValueError, match="context_scales must have 3 rows, each from one tensor"):
         plan_renaming(specs, shikra_rules(), wanted)
+
+
+def test_a_hub_id_may_name_its_revision(tmp_path, monkeypatch):
+    asked = []
+
+    def snapshot(repo, revision, allow_patterns):
+        asked.append((repo, revision, allow_patterns[-1]))
+        (tmp_path / "pytorch_model.bin").touch()
+        return tmp_path
+
+    monkeypatch.setattr("tensor_sources.snapshot_download", snapshot)
+    assert local_path("org/name@0123abc") == tmp_path
+    assert asked == [("org/name", "0123abc", "*.safetensors"), ("org/name", "0123abc", "*.bin")]
+    with pytest.raises(FileNotFoundError, match="a file, a folder or a Hub id is wanted, got /no/such/place, which"):
+        local_path("/no/such/place")
