@@ -177,7 +177,7 @@ def load_tokenizer(path: Path) -> Any:
 def read_generation_config(folder: Path) -> GenerationConfig:
     """Return the generation settings of a folder, or those of transformers if it has none.
 
-    Values for sampling are left out where nothing is sampled: transformers saves no such settings, but Vicuna has them.
+    Values for sampling are left out where nothing is sampled: Vicuna has them, and transformers does not save them.
     """
     if not (folder / "generation_config.json").is_file():
         return GenerationConfig()

@@ -281,11 +281,10 @@ def build_processor(args: argparse.Namespace, llava: Llava) -> HMBAProcessor:
         str(llava.tower.path), str(llava.folder), video_token=token, num_frames=llava.config.num_frames
     )
     is_llava_1_5 = llava.settings["model_type"] in ORIGINAL and llava.config.text_config.model_type == "llama"
-    template = None
-    if (args.chat_template or ("vicuna" if is_llava_1_5 else "source")) == "source":
-        template = ProcessorMixin.get_processor_dict(llava.folder)[0].get("chat_template")
-        template = template or llava.tokenizer.chat_template
-    llava.tokenizer.chat_template = None  # the processor has it
+    is_vicuna = (args.chat_template or ("vicuna" if is_llava_1_5 else "source")) == "vicuna"
+    template = None if is_vicuna else ProcessorMixin.get_processor_dict(llava.folder)[0].get("chat_template")
+    if is_vicuna or template is not None:
+        llava.tokenizer.chat_template = None  # else it would be saved instead
     options: dict[str, Any] = {"patch_size": joined.patch_size, "video_token": token}
     if llava.settings.get("mm_use_im_start_end"):
         options |= {"video_start_token": "<im_start>", "video_end_token": "<im_end>"}
