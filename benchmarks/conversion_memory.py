@@ -31,7 +31,8 @@ sys.path.insert(0, str(CONVERSION))
 
 from checkpoint_folders import write_shards  # noqa: E402
 from rename_keys import TOWER, TensorSpec, plan_originals, shikra_rules  # noqa: E402
-from tensor_sources import FileTensors, OriginalTensors, RecoveredTensors, SelectedTensors, Tensors  # noqa: E402
+from tensor_files import FileTensors  # noqa: E402
+from tensor_sources import OriginalTensors, RecoveredTensors, SelectedTensors, Tensors  # noqa: E402
 
 FORMS = ("safetensors", "bin", "delta")
 TOKENS = ("<im_patch>", "<im_start>", "<im_end>")

@@ -18,7 +18,8 @@ from transformers.dynamic_module_utils import custom_object_save
 from hmba_hf import HMBAConfig, HMBAForConditionalGeneration, HMBAProcessor
 from hmba_hf.data.atomic_files import explained_write_errors, write_json
 from rename_keys import TensorSpec
-from tensor_sources import SAFETENSORS_DTYPES, Tensors
+from tensor_files import SAFETENSORS_DTYPES
+from tensor_sources import Tensors
 
 STORED_DTYPES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
 
@@ -93,6 +94,7 @@ def write_safetensors(path: Path, tensors: Tensors, names: list[str], progress: 
             data: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
             file.write(data)
             progress.update(tensor.nbytes)
+            del tensor, data  # and with them what is mapped, before the next is read
         file.flush()
         os.fsync(file.fileno())
 

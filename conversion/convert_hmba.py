@@ -51,8 +51,8 @@ from rename_keys import (
     shikra_rules,
     single_dtype,
 )
+from tensor_files import FileTensors, local_path, parse_hashes
 from tensor_sources import (
-    FileTensors,
     JoinedTensors,
     MemoryTensors,
     OriginalTensors,
@@ -60,8 +60,6 @@ from tensor_sources import (
     RenamedTensors,
     SelectedTensors,
     Tensors,
-    local_path,
-    parse_hashes,
 )
 from verification import compare_adapters, compare_recorded, compare_tensors
 from vision_towers import VisionTower

@@ -47,7 +47,8 @@ from rename_keys import (
     tied_head_rules,
     transformers_llava_rules,
 )
-from tensor_sources import FileTensors, JoinedTensors, MemoryTensors, RenamedTensors, Tensors, local_path, parse_hashes
+from tensor_files import FileTensors, local_path, parse_hashes
+from tensor_sources import JoinedTensors, MemoryTensors, RenamedTensors, Tensors
 from verification import compare_tensors, compare_with_llava
 from vision_towers import VisionTower
 

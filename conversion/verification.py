@@ -13,7 +13,8 @@ from checkpoint_folders import blank_model
 from hmba_hf import HMBAConfig
 from original_adapter import original_adapter
 from rename_keys import ADAPTER
-from tensor_sources import FileTensors, Tensors
+from tensor_files import FileTensors
+from tensor_sources import Tensors
 
 DOUBLE_TOLERANCE = 1e-9
 RECORDED_TOLERANCE = 2e-5  # of float32 numbers of a whole model

@@ -7,7 +7,8 @@ import torch
 from transformers import AutoConfig
 
 from rename_keys import TOWER, TensorSpec, plan_renaming, vision_tower_rules
-from tensor_sources import FileTensors, RenamedTensors, local_path
+from tensor_files import FileTensors, local_path
+from tensor_sources import RenamedTensors
 
 
 class VisionTower:

@@ -22,7 +22,8 @@ from original_checkpoints import (
     save_weights,
 )
 from rename_keys import Rule, TensorSpec, adapter_rules, plan_originals, plan_renaming, shikra_rules
-from tensor_sources import FileTensors, MemoryTensors, local_path
+from tensor_files import FileTensors, local_path
+from tensor_sources import MemoryTensors
 
 SCRIPTS = ["convert_hmba.py", "convert_llava.py"]
 
@@ -300,7 +301,7 @@ def test_a_hub_id_may_name_its_revision(tmp_path, monkeypatch):
         (tmp_path / "pytorch_model.bin").touch()
         return tmp_path
 
-    monkeypatch.setattr("tensor_sources.snapshot_download", snapshot)
+    monkeypatch.setattr("tensor_files.snapshot_download", snapshot)
     assert local_path("org/name@0123abc") == tmp_path
     assert asked == [("org/name", "0123abc", "*.safetensors"), ("org/name", "0123abc", "*.bin")]
     with pytest.raises(FileNotFoundError, match="a file, a folder or a Hub id is wanted, got /no/such/place, which"):
