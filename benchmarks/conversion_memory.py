@@ -11,15 +11,13 @@ with what it was made of, and shown is only what was right.
 
 import argparse
 import json
-import multiprocessing
-import runpy
+import os
+import subprocess
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from measuring import MIB, hardware, markdown, save
@@ -124,25 +122,35 @@ def as_pickles(folder: Path) -> None:
         index.unlink()
 
 
+# What a fresh process runs: the converter and nothing else. It prints the bytes held before and at the peak.
+CHILD = """
+import sys
+from pathlib import Path
+import convert_hmba
+
+def held(field):
+    words = Path("/proc/self/status").read_text().split()
+    return int(words[words.index(field + ":") + 1]) * 1024
+
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+before = held("VmRSS")
+convert_hmba.main()
+print(before, held("VmHWM"))
+"""
+
+
 def convert(words: list[str]) -> tuple[int, int]:
-    """Run the converter; return the bytes that this process held before and at its peak. Call it in a fresh process.
+    """Run the converter in a process of its own; return the bytes that it held before and at its peak.
 
     Raises:
-        RuntimeError: where the system does not tell.
+        RuntimeError: if it fails, as it does where the system does not tell.
     """
-    refs, status = Path("/proc/self/clear_refs"), Path("/proc/self/status")
-    if not refs.exists():
-        raise RuntimeError("Linux is wanted: the memory of a process is read from /proc/self")
-
-    def held(field: str) -> int:
-        lines = status.read_text().split()
-        return int(lines[lines.index(f"{field}:") + 1]) * 1024
-
-    refs.write_text("5")  # the peak starts anew
-    before = held("VmRSS")
-    with mock.patch.object(sys, "argv", ["convert_hmba.py", *words]):
-        runpy.run_path(str(CONVERSION / "convert_hmba.py"), run_name="__main__")
-    return before, held("VmHWM")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CONVERSION), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, "-c", CHILD, *words], capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        raise RuntimeError(f"a conversion is wanted (on Linux, whose /proc tells of memory), got {done.stderr}")
+    before, peak = done.stdout.split()[-2:]
+    return int(before), int(peak)
 
 
 def check(folder: Path, form: str) -> int:
@@ -170,10 +178,9 @@ def measure(form: str, size: int, shards: int, folder: str | None) -> dict[str, 
         files = [
             path.stat().st_size for path in Path(place, "source").iterdir() if path.suffix in (".safetensors", ".bin")
         ]
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
-            start = time.perf_counter()
-            before, peak = fresh.submit(convert, words).result()
-            seconds = time.perf_counter() - start
+        start = time.perf_counter()
+        before, peak = convert(words)
+        seconds = time.perf_counter() - start
         tensors = check(Path(place), form)
     sizes = {"total": sum(files), "largest": max(files), "before": before, "peak": peak, "seconds": seconds}
     return {"form": form, "files": len(files), "tensors": tensors, **sizes}

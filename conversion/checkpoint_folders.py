@@ -136,6 +136,8 @@ def write_model_files(
     """Write everything of a checkpoint but its weights: configuration, code, generation settings, processor."""
     config: Any = model.config
     config.architectures, config.dtype = [type(model).__name__], dtype
+    for part in (config, config.vision_config, config.text_config):
+        part._name_or_path = ""  # a folder of this machine
     for settings in (config.text_config, generation_config):
         for name, token_id in special_ids(processor.tokenizer).items():
             if getattr(settings, name, None) is None:
@@ -150,6 +152,11 @@ def special_ids(tokenizer: Any) -> dict[str, int]:
     """Return the ids with which a tokenizer begins, ends and pads a text, those that it has."""
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return {name: token_id for name, token_id in ids.items() if token_id is not None}
+
+
+def card_name(source: str) -> str:
+    """Return what a card calls a source: its Hub id, or the name of a folder or file without where it lies."""
+    return Path(source).resolve().name if Path(source).exists() else source
 
 
 def write_card(folder: Path, text: str, sources: list[str | None]) -> None:

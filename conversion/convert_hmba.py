@@ -28,6 +28,7 @@ from transformers import AutoProcessor, LlamaConfig
 
 from checkpoint_folders import (
     blank_model,
+    card_name,
     fresh_adapter,
     load_tokenizer,
     read_generation_config,
@@ -259,11 +260,11 @@ def build_processor(original: Original, num_frames: int) -> HMBAProcessor:
 
 def card_text(args: argparse.Namespace, fresh: Tensors) -> str:
     """Say on the card what the checkpoint is made of."""
-    base = f", which is a difference from `{args.base}`" if args.base else ""
+    base = f", which is a difference from `{card_name(args.base)}`" if args.base else ""
     adapter = "The adapter is the checkpoint's own."
     if fresh.specs:
         adapter = "The adapter has not been trained as it is: fine-tune it before you ask anything about a video."
-    return CARD.format(checkpoint=args.checkpoint, base=base, adapter=adapter)
+    return CARD.format(checkpoint=card_name(args.checkpoint), base=base, adapter=adapter)
 
 
 def verify(folder: Path, recorded: str, tensors: Tensors, original: Original, dtype: torch.dtype | None) -> None:

@@ -25,6 +25,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from checkpoint_folders import (
     blank_model,
+    card_name,
     fresh_adapter,
     load_tokenizer,
     read_generation_config,
@@ -134,7 +135,7 @@ def convert(args: argparse.Namespace) -> None:
         write_shards(folder, tensors, args.max_shard_size)
         settings = read_generation_config(llava.folder)
         write_model_files(folder, model, dtype, settings, build_processor(args, llava))
-        write_card(folder, CARD.format(checkpoint=args.checkpoint), [args.checkpoint])
+        write_card(folder, CARD.format(checkpoint=card_name(args.checkpoint)), [args.checkpoint])
         if args.verify:
             print(f"verified: {compare_tensors(folder, tensors)} tensors are what they were made of")
             if llava.settings["model_type"] == "llava" and not llava.is_original:

@@ -5,6 +5,7 @@ twice, what is missing and what has the wrong shape or dtype stops a conversion,
 """
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -326,13 +327,13 @@ def single_dtype(originals: Mapping[str, TensorSpec], renaming: Renaming) -> tor
     """
     used = [origin.name for origins in renaming.origins.values() for origin in origins]
     free = [name for name in used if not (name.endswith((".A_log", ".D")) and originals[name].dtype == torch.float32)]
-    for name in free:
-        if originals[name].dtype != originals[free[0]].dtype:
-            raise ValueError(
-                f"{name} must be {originals[free[0]].dtype} as {free[0]} is, got {originals[name].dtype}: name a "
-                "dtype to bring all tensors to it"
-            )
-    return originals[free[0]].dtype
+    ((most, _), *others) = Counter(originals[name].dtype for name in free).most_common()
+    if others:
+        name = next(name for name in free if originals[name].dtype != most)
+        raise ValueError(
+            f"{name} must be {most} as most tensors are, got {originals[name].dtype}: name a dtype to bring all to it"
+        )
+    return most
 
 
 def plan_originals(ours: Iterable[str], rules: list[Rule]) -> dict[str, Origin]:

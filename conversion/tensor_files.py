@@ -45,8 +45,8 @@ SAFETENSORS_DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
-MAPPED_BYTES = 2**26  # read from a file before its pages are given back
-CHUNK = 2**22  # bytes, or numbers, that are looked at together
+MAPPED_BYTES = 2**24  # read from a file before its pages are given back
+CHUNK = 2**20  # bytes, or numbers, that are looked at together
 
 
 class FileTensors:

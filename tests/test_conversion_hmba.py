@@ -219,7 +219,8 @@ def test_the_checkpoint_carries_its_code_and_a_card(whole, tmp_path):
     save_weights(folder, weights)
     run_conversion("convert_hmba.py", "--checkpoint", folder, "--output_dir", tmp_path / "ours")
     card = (tmp_path / "ours" / "README.md").read_text()
-    assert "pipeline_tag: video-text-to-text" in card and str(folder) in card and "base_model" not in card
+    assert "pipeline_tag: video-text-to-text" in card and "`original`" in card and "base_model" not in card
+    assert not [path.name for path in (tmp_path / "ours").glob("*.*") if str(tmp_path).encode() in path.read_bytes()]
     code = """if True:
         import sys
         sys.modules["hmba_hf"] = None

@@ -27,7 +27,7 @@ from tiny_processors import tiny_tokenizer
 WORDS = 60
 IMAGE_TOKEN_ID = WORDS
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-TEXT = {**SIZES, "vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2}
+TEXT = {**SIZES, "num_key_value_heads": 4, "vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2}
 
 
 def llava_config(model_type="llava", vision=None, text="llama", **kwargs):
@@ -180,8 +180,8 @@ def save_original_llava(folder, clip, projector="mlp2x_gelu", holds_tower=False,
         weights |= {f"model.mm_projector.{k}": v for k, v in layers.linear_1.state_dict().items()}
         layers.linear_2, layers.act = torch.nn.Identity(), torch.nn.Identity()
     if holds_tower:
-        nested = {f"model.vision_tower.vision_tower.vision_model.{k}": v for k, v in tower.state_dict().items()}
-        weights |= nested
+        start = "model.vision_tower.vision_tower.vision_model."
+        weights |= {f"{start}{name}": tensor.clone() for name, tensor in tower.state_dict().items()}
         with torch.no_grad():
             tower.embeddings.class_embedding.zero_()
         tower.save_pretrained(clip)  # so that the checkpoint's own is told from it
@@ -286,6 +286,7 @@ def test_a_converted_model_is_fine_tuned_and_answers(tmp_path):
         LlavaConfig(vision_config=vision, text_config=text, image_token_index=token)
     ).save_pretrained(source)
     tokenizer.save_pretrained(source)
+    (source / "preprocessor_config.json").write_text(json.dumps(PICTURES))
     run_conversion("convert_llava.py", "--checkpoint", source, "--output_dir", tmp_path / "base")
     words = ["--model_name_or_path", tmp_path / "base", "--dataset_name", "micro-world", "--output_dir", tuned]
     words += ["--max_steps", 2, "--per_device_train_batch_size", 2, "--max_train_samples", 4, "--use_cpu", "True"]
