@@ -93,3 +93,13 @@ def test_the_benchmark_of_cached_features_checks_the_losses_and_compares_epochs(
     (record,) = json.loads((tmp_path / "results.json").read_text())["epochs"]
     assert record["error"] <= 1e-5 and record["clips"] == 16 and record["ratio"] > 0
     assert len(record["tower"]) == len(record["cached"]) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_a_conversion_holds_a_small_part_of_a_file_in_memory(tmp_path):
+    words = ["--mib", 320, "--shards", 2, "--forms", "safetensors", "bin"]
+    printed = run("conversion_memory.py", *words, "--scratch", tmp_path, "--output_dir", tmp_path / "results")
+    assert columns(printed)[0][:4] == ["form", "files", "size", "largest file"]
+    records = json.loads((tmp_path / "results" / "results.json").read_text())["records"]
+    assert [(record["form"], record["files"]) for record in records] == [("safetensors", 2), ("bin", 2)]
+    assert all(record["peak"] - record["before"] < 0.9 * record["largest"] for record in records)

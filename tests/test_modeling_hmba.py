@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from hmba_hf import HMBAConfig, HMBAForConditionalGeneration, HMBAModel
-from released_keys import released_model
+from rename_keys import TOWER, rename_tensors, shikra_rules, vision_tower_rules
 from tiny_models import NUM_PATCHES, VIDEO_TOKEN_ID, open_adapter, open_gate, tiny_config, tiny_inputs, tiny_model
 
 # Back over time, the current frame alone is scanned: a single step has no past to let decay.
@@ -52,10 +52,14 @@ def released(golden):
         video_token_id=facts["config"]["tokens"]["im_patch"],
     )
     model = HMBAForConditionalGeneration(config).eval()
-    parts = [
+    weights, tower = (
         {k.removeprefix(start): v for k, v in tensors.items() if k.startswith(start)} for start in ("w.", "clip.")
-    ]
-    model.load_state_dict(released_model(*parts))
+    )
+    state = model.state_dict()
+    seen = {name: tensor for name, tensor in state.items() if name.startswith(TOWER)}
+    read = {name: tensor for name, tensor in state.items() if name not in seen}
+    renamed = rename_tensors(weights, shikra_rules(), read) | rename_tensors(tower, vision_tower_rules(seen), seen)
+    model.load_state_dict(renamed)
     pixels = torch.cat([tensors["in.videos"], tensors["in.images"][:, None]], dim=1)
     return model, {"input_ids": tensors["in.input_ids"], "pixel_values_videos": pixels}, tensors
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 from .models.layers_adapter_state import AdapterState
-from .models.modeling_hmba import HMBAForConditionalGeneration, HMBAVideoFeatures
+from .models.modeling_hmba import HMBAForConditionalGeneration
+from .models.outputs_hmba import HMBAVideoFeatures
 from .models.pipeline_hmba import VideoTextToTextPipeline
 from .models.processing_hmba import HMBAProcessor
 

@@ -18,7 +18,8 @@ TRAINING_FILE = "training_arguments.json"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 _CONFIGS = ("adapter_config.json", "config.json", "generation_config.json")
 _CODE = tuple(
-    f"{floor}_*.py" for floor in "configuration layers loading modeling ops pipeline processing video".split()
+    f"{floor}_*.py"
+    for floor in "configuration joining layers loading modeling ops outputs pipeline processing video".split()
 )
 _PROCESSOR = (
     "added_tokens.json",

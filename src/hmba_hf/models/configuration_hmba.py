@@ -52,6 +52,7 @@ class HMBAConfig(PreTrainedConfig):
         latent_mamba: let a latent Mamba mix the patches after the fusion.
         gated: add the result through a learned gate that starts at zero; else add it as it is.
         state_size, conv_kernel, expand: of every Mamba mixer in the adapter.
+        projector_hidden_act: activation between the two layers of LLaVA's projector; absent for Shikra's one layer.
         lm_head_bias: give the language modelling head a bias, as some language models have it.
 
     Raises:
@@ -102,6 +103,7 @@ class HMBAConfig(PreTrainedConfig):
     state_size: int = 16
     conv_kernel: int = 4
     expand: int = 2
+    projector_hidden_act: str | None = None
     lm_head_bias: bool = False
     tie_word_embeddings: bool | None = None
 

@@ -2,7 +2,6 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from .loading_checkpoints import check_file_names  # first: it refuses a transformers that is too old
@@ -10,73 +9,24 @@ from .loading_checkpoints import check_file_names  # first: it refuses a transfo
 # isort: split
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin, LogitsProcessorList, SuppressTokensLogitsProcessor
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
 from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, torch_compilable_check
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from .configuration_hmba import HMBAConfig
+from .joining_hmba import join_pretrained
 from .layers_adapter_state import AdapterState
 from .layers_baseline_adapters import CurrentFrameAdapter, MeanFrameAdapter, TransformerAdapter
 from .layers_context_fusion import AddFusion, CosineFusion, CrossAttentionFusion
 from .layers_mamba import MambaMixer
+from .layers_projector import TwoLayerProjector
 from .layers_temporal_adapter import ContextMamba, QueryMamba, TemporalAdapter
-
-
-@dataclass
-class HMBAVideoFeatures(BaseModelOutputWithPooling):
-    """What `get_video_features` returns.
-
-    Attributes:
-        last_hidden_state: adapted features of each video's current frame, `(videos, p, d)`.
-        pooler_output: the same, projected to the language model, `(videos, p, hidden_size)`.
-        hidden_states, attentions: of the vision tower, for all frames, when asked for.
-        adapter_attentions: the query's attention to each context, `{"branch/stride_n": (videos, heads, p, 1 or p)}`,
-            with `output_attentions`, and always from `adapt_frame_features`.
-        adapter_state: what later frames of the same streams go on from, if a state was given.
-    """
-
-    adapter_attentions: dict[str, Tensor] | None = None
-    adapter_state: AdapterState | None = None
-
-
-@dataclass
-class HMBAModelOutputWithPast(BaseModelOutputWithPast):
-    """Output of `HMBAModel`.
-
-    Attributes:
-        video_hidden_states: projected features of each video, `(videos, p, hidden_size)`.
-        adapter_attentions: as in `HMBAVideoFeatures`.
-    """
-
-    video_hidden_states: Tensor | None = None
-    adapter_attentions: dict[str, Tensor] | None = None
-
-
-@dataclass
-class HMBACausalLMOutputWithPast(ModelOutput):
-    """Output of `HMBAForConditionalGeneration`.
-
-    Attributes:
-        loss: next-token cross entropy over labels other than -100, when labels are given.
-        logits: `(batch, length, vocab_size)`.
-        past_key_values: the language model's cache.
-        hidden_states, attentions: of the language model, when asked for.
-        video_hidden_states, adapter_attentions: as in `HMBAModelOutputWithPast`.
-    """
-
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
-    video_hidden_states: Tensor | None = None
-    adapter_attentions: dict[str, Tensor] | None = None
+from .outputs_hmba import HMBACausalLMOutputWithPast, HMBAModelOutputWithPast, HMBAVideoFeatures
 
 
 class HMBAPreTrainedModel(PreTrainedModel):
@@ -155,7 +105,7 @@ class HMBAModel(HMBAPreTrainedModel):
                 f"which does not take {sorted(missing)}"
             )
         width = language_model.get_input_embeddings().embedding_dim
-        self.multi_modal_projector = nn.Linear(config.vision_config.hidden_size, width)
+        self.multi_modal_projector = _build_projector(config, width)
         self.language_model = language_model
         self.post_init()
 
@@ -406,64 +356,7 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
             ValueError: if `HMBAConfig` has no such value, if the tower gives no patches, or if the joined model would
                 not give the language model's own logits for text.
         """
-        if unknown := set(kwargs) - set(HMBAConfig.__annotations__):
-            raise ValueError(f"values of HMBAConfig are wanted, got {sorted(unknown)}")
-        vision_config = AutoConfig.from_pretrained(vision)
-        vision_config = getattr(vision_config, "vision_config", vision_config)
-        size, patch_size = getattr(vision_config, "image_size", None), getattr(vision_config, "patch_size", None)
-        if isinstance(size, int) and isinstance(patch_size, int):
-            vision_config.image_size = size - size % patch_size  # no patch covers the rest
-        causal = AutoModelForCausalLM.from_pretrained(text, dtype=dtype)
-        vision_tower = AutoModel.from_pretrained(vision, config=vision_config, dtype=causal.dtype)
-        tokenizer = AutoTokenizer.from_pretrained(text)
-        tokenizer.add_tokens([video_token], special_tokens=True)
-        video_token_id = tokenizer.get_vocab()[video_token]
-        embeddings: Any = causal.get_input_embeddings()
-        if video_token_id >= embeddings.num_embeddings:
-            causal.resize_token_embeddings(len(tokenizer))
-        head = causal.get_output_embeddings()
-        config = HMBAConfig(
-            vision_config=vision_tower.config,
-            text_config=causal.config,
-            video_token_id=video_token_id,
-            lm_head_bias=getattr(head, "bias", None) is not None,
-            **kwargs,
-        )
-        with torch.device("meta"):
-            model = cls(config)
-        model.model.vision_tower, model.model.language_model = vision_tower, causal.base_model
-        model.lm_head = head
-        for fresh in (model.model.temporal_adapter, model.model.multi_modal_projector):
-            fresh.to_empty(device=causal.device)
-            fresh.apply(model._init_weights)
-            for name, parameter in fresh.named_parameters():
-                if not name.endswith(tuple(cls._keep_in_fp32_modules_strict)):
-                    parameter.data = parameter.data.to(causal.dtype)
-        model.tie_weights()
-        model.generation_config = causal.generation_config
-        if model.generation_config.pad_token_id is None:
-            pad_token_id = tokenizer.pad_token_id
-            model.generation_config.pad_token_id = tokenizer.eos_token_id if pad_token_id is None else pad_token_id
-        model.eval()._check_joined(causal)
-        return model
-
-    @torch.no_grad()
-    def _check_joined(self, causal: PreTrainedModel) -> None:
-        """Raise a `ValueError` unless a blank frame gives patches and text the language model's own logits."""
-        tower, (height, width) = self.model.vision_tower, self.config.frame_size
-        blank = torch.zeros(1, 1, getattr(tower.config, "num_channels", 3), height, width, device=tower.device)
-        try:
-            self.get_video_features(blank)
-        except Exception as error:
-            raise ValueError(f"a vision tower of patches is wanted, got {type(tower).__name__}: {error}") from error
-        tokens = [token for token in range(8) if token != self.config.video_token_id]
-        input_ids = torch.tensor([tokens], device=causal.device)
-        wanted, logits = causal(input_ids).logits, self(input_ids).logits
-        if logits.shape != wanted.shape or not torch.allclose(logits, wanted.to(logits), rtol=1e-3, atol=1e-5):
-            raise ValueError(
-                "a language model whose logits are linear in its last hidden state, or scaled by logit_scale or "
-                f"logits_scaling or capped by final_logit_softcapping, is wanted, got {type(causal).__name__}"
-            )
+        return join_pretrained(cls, vision, text, video_token, dtype, kwargs)
 
     def prepare_inputs_for_generation(self, *args: Any, inputs_embeds: Tensor | None = None, **kwargs: Any) -> dict:
         """Mark the prompt, whose video tokens must have videos; an assistant's draft may do without them."""
@@ -583,6 +476,12 @@ def _scale_and_cap(logits: Tensor, text_config: Any) -> Tensor:
     if (cap := getattr(text_config, "final_logit_softcapping", None)) is not None:
         logits = torch.tanh(logits / cap) * cap
     return logits
+
+
+def _build_projector(config: HMBAConfig, width: int) -> nn.Linear | TwoLayerProjector:
+    """Unpack the config into the projector's plain keywords."""
+    channels, hidden_act = config.vision_config.hidden_size, config.projector_hidden_act
+    return nn.Linear(channels, width) if hidden_act is None else TwoLayerProjector(channels, width, hidden_act)
 
 
 def _build_adapter(config: HMBAConfig) -> nn.Module:

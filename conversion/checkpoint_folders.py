@@ -1,0 +1,197 @@
+"""Complete checkpoints of this package, written tensor by tensor, whole or not at all."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import ModelCard, ModelCardData, split_torch_state_dict_into_shards
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import AutoTokenizer, GenerationConfig, LlamaConfig
+from transformers.dynamic_module_utils import custom_object_save
+
+from hmba_hf import HMBAConfig, HMBAForConditionalGeneration, HMBAProcessor
+from hmba_hf.data.atomic_files import explained_write_errors, write_json
+from rename_keys import TensorSpec
+from tensor_files import SAFETENSORS_DTYPES
+from tensor_sources import Tensors
+
+STORED_DTYPES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Give a folder to write into, which takes the place of `path` at the end; nothing stays of it if anything fails.
+
+    Raises:
+        FileExistsError: if `path` holds something.
+        OSError: if something cannot be written.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"a new or empty folder is wanted for the checkpoint, got {path}, which holds something")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"_{path.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir()
+    try:
+        yield unfinished
+        if path.exists():
+            path.rmdir()
+        unfinished.rename(path)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def write_shards(folder: Path, tensors: Tensors, max_shard_size: int | str, name: str = "model") -> None:
+    """Write tensors to safetensors files as `save_pretrained` names them, one tensor at a time, with progress.
+
+    Raises:
+        OSError: if the disk is full; before anything is written, if that can be told.
+    """
+    total, free = sum(spec.nbytes for spec in tensors.specs.values()), shutil.disk_usage(folder).free
+    if total > free:
+        raise OSError(
+            f"{total / 2**30:.2f} GiB are wanted for the weights in {folder}, got {free / 2**30:.2f} GiB free"
+        )
+    blank = {name: torch.empty(shape, dtype=dtype, device="meta") for name, (shape, dtype) in tensors.specs.items()}
+    pattern = f"{name}{{suffix}}.safetensors"
+    shards = split_torch_state_dict_into_shards(blank, filename_pattern=pattern, max_shard_size=max_shard_size)
+    with tqdm(total=total, desc="writing", unit="B", unit_scale=True, disable=None) as progress:
+        for file, names in shards.filename_to_tensors.items():
+            with explained_write_errors(folder / file, "Nothing is left of this checkpoint."):
+                write_safetensors(folder / file, tensors, names, progress)
+    if shards.is_sharded:
+        index = {"metadata": {"total_size": total}, "weight_map": shards.tensor_to_filename}
+        write_json(folder / f"{name}.safetensors.index.json", index)
+
+
+def write_safetensors(path: Path, tensors: Tensors, names: list[str], progress: Any) -> None:
+    """Write one safetensors file of tensors that are read one by one; the library's own writer wants all at once.
+
+    Source: the format of huggingface/safetensors: length of the header, header, data without gaps.
+    """
+    # Wide numbers first, or they would not be aligned in memory when the file is mapped.
+    names = sorted(names, key=lambda name: -tensors.specs[name].dtype.itemsize)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in names:
+        shape, dtype = tensors.specs[name]
+        start, end = end, end + tensors.specs[name].nbytes
+        header[name] = {"dtype": STORED_DTYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            tensor = tensors.read(name)
+            if (tuple(tensor.shape), tensor.dtype) != tensors.specs[name]:
+                raise ValueError(f"{name} must be {tensors.specs[name]}, got {tuple(tensor.shape)}, {tensor.dtype}")
+            data: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+            file.write(data)
+            progress.update(tensor.nbytes)
+            del tensor, data  # and with them what is mapped, before the next is read
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def blank_model(config: HMBAConfig) -> HMBAForConditionalGeneration:
+    """Build a model that has shapes but no weights."""
+    with torch.device("meta"):
+        return HMBAForConditionalGeneration(config)
+
+
+def wanted_tensors(model: HMBAForConditionalGeneration) -> dict[str, TensorSpec]:
+    """Return what a checkpoint of a model holds, a tied head left out."""
+    state: Mapping[str, Tensor] = model.state_dict()
+    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
+    return {name: TensorSpec(tuple(x.shape), x.dtype) for name, x in state.items() if name not in tied}
+
+
+def fresh_adapter(config: HMBAConfig, seed: int) -> dict[str, Tensor]:
+    """Draw a new adapter as a new model would, without the rest of the model; names as in a checkpoint."""
+    values = config.to_dict()
+    spread = getattr(config.text_config, "initializer_range", 0.02)
+    text = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=8)
+    values["text_config"] = {**text.to_dict(), "initializer_range": spread}
+    values["vision_config"]["num_hidden_layers"] = 1
+    small = HMBAConfig.from_dict({**values, "vision_feature_layer": -1, "video_token_id": 0})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        adapter = HMBAForConditionalGeneration(small).model.temporal_adapter
+    return {f"model.temporal_adapter.{name}": tensor for name, tensor in adapter.state_dict().items()}
+
+
+def write_model_files(
+    folder: Path,
+    model: HMBAForConditionalGeneration,
+    dtype: torch.dtype,
+    generation_config: GenerationConfig,
+    processor: HMBAProcessor,
+) -> None:
+    """Write everything of a checkpoint but its weights: configuration, code, generation settings, processor."""
+    config: Any = model.config
+    config.architectures, config.dtype = [type(model).__name__], dtype
+    for part in (config, config.vision_config, config.text_config):
+        part._name_or_path = ""  # a folder of this machine
+    for settings in (config.text_config, generation_config):
+        for name, token_id in special_ids(processor.tokenizer).items():
+            if getattr(settings, name, None) is None:
+                setattr(settings, name, token_id)
+    custom_object_save(model, folder, config=config)
+    config.save_pretrained(folder)
+    generation_config.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def special_ids(tokenizer: Any) -> dict[str, int]:
+    """Return the ids with which a tokenizer begins, ends and pads a text, those that it has."""
+    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return {name: token_id for name, token_id in ids.items() if token_id is not None}
+
+
+def card_name(source: str) -> str:
+    """Return what a card calls a source: its Hub id, or the name of a folder or file without where it lies."""
+    return Path(source).resolve().name if Path(source).exists() else source
+
+
+def write_card(folder: Path, text: str, sources: list[str | None]) -> None:
+    """Write the card: what the checkpoint was made of, those of the sources that are on the Hub as its bases."""
+    bases = [source.partition("@")[0] for source in sources if source and not Path(source).exists()]
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="video-text-to-text",
+        tags=["custom_code", "driving", "mamba"],
+        base_model=bases or None,
+    )
+    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(folder / "README.md")
+
+
+def load_tokenizer(path: Path) -> Any:
+    """Load a tokenizer.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ValueError(f"a folder with a tokenizer is wanted, got {path}: {error}") from error
+
+
+def read_generation_config(folder: Path) -> GenerationConfig:
+    """Return the generation settings of a folder, or those of transformers if it has none.
+
+    Values for sampling are left out where nothing is sampled: Vicuna has them, and transformers does not save them.
+    """
+    if not (folder / "generation_config.json").is_file():
+        return GenerationConfig()
+    settings = GenerationConfig.from_pretrained(folder)
+    if not settings.do_sample:
+        for name in ("temperature", "top_p", "top_k", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff"):
+            setattr(settings, name, None)
+    return settings

@@ -1,0 +1,277 @@
+"""The files of a checkpoint, of any usual kind: one tensor is read at a time, and nothing in them is run.
+
+Files are mapped, and the mapping is given back as it is read: memory holds a few tensors, not a file. Only a pickle of
+before torch 1.6 is read as a whole, and never two at a time.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from rename_keys import TensorSpec
+
+# What may stand in a pickle beside tensors: a training script's own arguments, which are values and nothing else.
+ALLOWED_GLOBALS: list[Any] = [argparse.Namespace]
+# Under which names a training script may put the weights, beside other things.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+# What FSDP, DDP, torch.compile and activation checkpointing put into names.
+WRAPPED_NAMES = re.compile(r"(?:^module|_fsdp_wrapped_module|_orig_mod|_checkpoint_wrapped_module)\.")
+NO_WEIGHTS = re.compile(r"training_args\.bin|optimizer.*|scheduler.*|rng_state.*|random_states.*|scaler.*")
+STANDARD_FILES = ("model.safetensors", "pytorch_model.bin")
+SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.(\w+)")
+SAFETENSORS_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+MAPPED_BYTES = 2**24  # read from a file before its pages are given back
+CHUNK = 2**20  # bytes, or numbers, that are looked at together
+
+
+class FileTensors:
+    """The tensors of a checkpoint, in one file or several.
+
+    Args:
+        path: a file (.safetensors, or a pickle such as .bin, .pt or .pth), or a folder with one file, all shards of
+            one checkpoint, or an index.
+        sha256: what the hashes of files must be, by their names.
+
+    Raises:
+        FileNotFoundError: if there are no weights, or a shard is missing.
+        ValueError: if a hash is another one, if a file is damaged or would run code, or if a name stands twice.
+    """
+
+    def __init__(self, path: Path, sha256: Mapping[str, str] | None = None):
+        files, indexed = weight_files(path)
+        if sha256:
+            check_hashes(files, sha256)
+        self._files: dict[str, tuple[Path, str]] = {}
+        self.specs: dict[str, TensorSpec] = {}
+        self._open: tuple[Path, Callable[[str], Tensor]] | None = None
+        self._mapped = 0
+        for file in files:
+            for stored, spec in self._contents(file):
+                name = WRAPPED_NAMES.sub("", stored)
+                if name in self.specs:
+                    raise ValueError(f"each tensor is wanted once, got {name} in {self._files[name][0]} and {file}")
+                self._files[name], self.specs[name] = (file, stored), spec
+        if lost := sorted(set(indexed) - {stored for _, stored in self._files.values()}):
+            raise ValueError(f"{lost[0]} must be in {indexed[lost[0]]} as the index says, got no such tensor there")
+
+    def read(self, name: str) -> Tensor:
+        """Read one tensor.
+
+        Raises:
+            ValueError: if it is not of real numbers, or one of them is not finite.
+        """
+        file, stored = self._files[name]
+        if self._open is None or self._open[0] != file or self._mapped > MAPPED_BYTES:
+            self._open = None  # first, or two files would be open
+            self._open, self._mapped = (file, self._load(file)), 0
+        tensor = self._open[1](stored)
+        self._mapped += tensor.nbytes if is_mappable(file) else 0  # else the whole file would be read again
+        check_finite(name, tensor)
+        return tensor
+
+    def _contents(self, file: Path) -> Iterator[tuple[str, TensorSpec]]:
+        if file.suffix == ".safetensors":
+            with opened_safetensors(file) as tensors:
+                for name in tensors.offset_keys():
+                    view = tensors.get_slice(name)
+                    yield name, TensorSpec(tuple(view.get_shape()), _dtype(file, name, view.get_dtype()))
+        else:
+            for name, tensor in load_pickle(file).items():
+                yield name, TensorSpec(tuple(tensor.shape), tensor.dtype)
+
+    def _load(self, file: Path) -> Callable[[str], Tensor]:
+        return opened_safetensors(file).get_tensor if file.suffix == ".safetensors" else load_pickle(file).__getitem__
+
+
+def local_path(name: str) -> Path:
+    """Return a folder or file, or the snapshot of a Hub repository, `org/name` or `org/name@revision`.
+
+    Raises:
+        FileNotFoundError: if there is neither.
+    """
+    if Path(name).exists():
+        return Path(name)
+    repo, _, revision = name.partition("@")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+        raise FileNotFoundError(f"a file, a folder or a Hub id is wanted, got {name}, which does not exist")
+    others = ["*.json", "*.model", "*.txt", "*.jinja"]
+    for weights in (["*.safetensors"], ["*.bin"]):
+        folder = Path(snapshot_download(repo, revision=revision or None, allow_patterns=others + weights))
+        if any(folder.glob(weights[0])):
+            break
+    return folder
+
+
+def weight_files(path: Path) -> tuple[list[Path], dict[str, str]]:
+    """Return the files of a checkpoint, and where its index puts each tensor if it has one.
+
+    Raises:
+        FileNotFoundError: if there are none, or one that belongs to them is missing.
+        ValueError: if it is not clear which files are meant.
+    """
+    if path.is_file():
+        return _indexed(path) if path.name.endswith(".index.json") else ([path], {})
+    for name in STANDARD_FILES:
+        if (path / f"{name}.index.json").is_file():
+            return _indexed(path / f"{name}.index.json")
+        if (path / name).is_file():
+            return [path / name], {}
+    for kinds in (("safetensors",), ("bin", "pt", "pth")):
+        found = sorted(file for kind in kinds for file in path.glob(f"*.{kind}"))
+        if found := [file for file in found if not NO_WEIGHTS.fullmatch(file.name)]:
+            return _one_checkpoint(found), {}
+    raise FileNotFoundError(f"weights are wanted (.safetensors, .bin, .pt or .pth), got none in {path}")
+
+
+def _indexed(index: Path) -> tuple[list[Path], dict[str, str]]:
+    weight_map = json.loads(index.read_text()).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise ValueError(f"an index with a weight_map is wanted, got none in {index}")
+    files = [index.parent / name for name in dict.fromkeys(weight_map.values())]
+    for file in files:
+        if file.parent != index.parent or not file.is_file():
+            raise FileNotFoundError(f"{file} is wanted, as {index} says, got no such file beside it")
+    return files, weight_map
+
+
+def _one_checkpoint(files: list[Path]) -> list[Path]:
+    """Return the files if they are one, or all shards of one checkpoint."""
+    shards = [SHARD.fullmatch(file.name) for file in files]
+    if len(files) == 1 and shards[0] is None:
+        return files
+    if all(shards) and len({(shard[1], shard[3], shard[4]) for shard in shards if shard}) == 1:
+        (first, *_), present = shards, {int(shard[2]) for shard in shards if shard}
+        if missing := set(range(1, int(first[3]) + 1)) - present:  # type: ignore[index]
+            raise FileNotFoundError(f"{first[3]} shards are wanted, got {len(files)}: {sorted(missing)} are missing")  # type: ignore[index]
+        return files
+    raise ValueError(f"the files of one checkpoint are wanted, got {[file.name for file in files]}: name one of them")
+
+
+def parse_hashes(words: Iterable[str]) -> dict[str, str]:
+    """Read `NAME=HASH` words.
+
+    Raises:
+        ValueError: if one is something else, or names a file twice.
+    """
+    hashes: dict[str, str] = {}
+    for word in words:
+        name, _, digest = word.rpartition("=")
+        if not name or name in hashes or not re.fullmatch("[0-9a-fA-F]{64}", digest):
+            raise ValueError(f"NAME=HASH is wanted, 64 hexadecimal digits for each file, got {word!r}")
+        hashes[name] = digest.lower()
+    return hashes
+
+
+def check_hashes(files: Iterable[Path], sha256: Mapping[str, str]) -> None:
+    """Check files by their hashes, with progress.
+
+    Raises:
+        ValueError: if a hash is another one, or belongs to no file.
+    """
+    by_name = {file.name: file for file in files}
+    if unknown := sorted(sha256.keys() - by_name.keys()):
+        raise ValueError(f"hashes of {sorted(by_name)} are wanted, got one of {unknown[0]}")
+    total = sum(by_name[name].stat().st_size for name in sha256)
+    with tqdm(total=total, desc="sha256", unit="B", unit_scale=True, disable=None) as progress:
+        for name, wanted in sha256.items():
+            digest = hashlib.sha256()
+            with open(by_name[name], "rb") as file:
+                while chunk := file.read(CHUNK):
+                    digest.update(chunk)
+                    progress.update(len(chunk))
+            if digest.hexdigest() != wanted:
+                raise ValueError(f"{by_name[name]} must have the sha256 {wanted}, got {digest.hexdigest()}")
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise a `ValueError` unless a tensor is one of finite real numbers, or of integers that nothing reads."""
+    if tensor.is_floating_point():
+        if tensor.dtype.itemsize < 2:
+            raise ValueError(f"{name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}")
+        if not all(part.isfinite().all() for part in tensor.reshape(-1).split(CHUNK)):
+            raise ValueError(f"{name} must be finite, got NaN or infinity (as {tensor.dtype})")
+
+
+def is_mappable(file: Path) -> bool:
+    """Tell whether a file is mapped into memory, which pickles of before torch 1.6 cannot be."""
+    return file.suffix == ".safetensors" or zipfile.is_zipfile(file)
+
+
+def opened_safetensors(file: Path) -> Any:
+    """Map a safetensors file.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    try:
+        return safe_open(file, framework="pt")
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"a whole safetensors file is wanted, got {file}: {error}") from error
+
+
+def load_pickle(file: Path) -> dict[str, Tensor]:
+    """Map the tensors of a pickle, and run nothing.
+
+    Raises:
+        ValueError: if the file is damaged, would run code, or holds something else than tensors.
+    """
+    try:
+        with torch.serialization.safe_globals(ALLOWED_GLOBALS):
+            content = torch.load(file, map_location="cpu", weights_only=True, mmap=is_mappable(file))
+    except Exception as error:  # whatever bytes that are no checkpoint may lead to
+        if found := _code_in(file) or re.findall(r"GLOBAL (\S+)", str(error)):
+            raise ValueError(f"tensors alone are wanted, got {file}, which would run {', '.join(found)}") from error
+        raise ValueError(f"a whole file of tensors is wanted, got {file}: {str(error).splitlines()[0]}") from error
+    return _unwrapped(file, content)
+
+
+def _code_in(file: Path) -> list[str]:
+    """Return what a pickle would call besides what builds tensors, if it can be read at all."""
+    try:
+        with torch.serialization.safe_globals(ALLOWED_GLOBALS):
+            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(os.fspath(file)))
+    except Exception:  # of the many errors, the first was the one to tell
+        return []
+
+
+def _unwrapped(file: Path, content: Any) -> dict[str, Tensor]:
+    """Return the dict of tensors in what a training script saved."""
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
+    if not isinstance(content, Mapping) or not content:
+        raise ValueError(f"a dict of tensors is wanted, got {type(content).__name__} in {file}")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise ValueError(f"{name} must be a tensor, got {type(value).__name__} in {file}")
+    return dict(content)
+
+
+def _dtype(file: Path, name: str, stored: str) -> torch.dtype:
+    if stored not in SAFETENSORS_DTYPES:
+        raise ValueError(f"{name} must be float16, bfloat16, float32 or float64, got {stored} in {file}")
+    return SAFETENSORS_DTYPES[stored]

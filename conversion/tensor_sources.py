@@ -1,0 +1,189 @@
+"""Tensors that a conversion makes of others, each when it is read: recovered from a delta, renamed, joined."""
+
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from rename_keys import Origin, Renaming, TensorSpec
+from tensor_files import CHUNK, check_finite
+
+
+class Tensors(Protocol):
+    """Tensors by name, of which shape and dtype are known before they are read."""
+
+    specs: dict[str, TensorSpec]
+
+    def read(self, name: str) -> Tensor:
+        """Read one of them; it is not to be written to."""
+
+
+class MemoryTensors:
+    """Tensors that are in memory."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]):
+        self.tensors = {name: tensor.detach() for name, tensor in tensors.items()}
+        self.specs = {name: TensorSpec(tuple(x.shape), x.dtype) for name, x in self.tensors.items()}
+
+    def read(self, name: str) -> Tensor:
+        """Return one of them."""
+        return self.tensors[name]
+
+
+class RecoveredTensors:
+    """A model that was published as its difference from a base: `delta + base`, in the dtype of the delta.
+
+    What the base does not have is taken from the delta as it is, and so are rows beyond the base's.
+
+    A wrong base is found by what the sum loses. The delta was made by subtracting the base from weights of one
+    precision, so subtracting the base from the sum gives the delta back, bit for bit. With another base the sum must
+    be rounded at other places:
+
+        norm((delta + base) - base - delta) / norm(delta) > 1e-5
+
+    and a base that is far smaller than the delta cannot be what a model was fine-tuned from.
+
+    Source: shikras/shikra, `apply_delta.py` (the sum; it has no check).
+    """
+
+    LARGEST_LOSS = 1e-5
+    LARGEST_DELTA = 2.0
+
+    def __init__(self, delta: Tensors, base: Tensors):
+        self.delta, self.base, self.specs = delta, base, dict(delta.specs)
+        for name, (shape, _) in base.specs.items():
+            if name.endswith("rotary_emb.inv_freq"):
+                continue
+            if name not in delta.specs:
+                raise ValueError(f"a delta for each tensor of the base is wanted, got none for {name}")
+            wanted = delta.specs[name].shape
+            if shape[1:] != wanted[1:] or len(shape) != len(wanted) or (shape and shape[0] > wanted[0]):
+                raise ValueError(f"{name} of the base must be {wanted} or have fewer rows, got {shape}: a wrong base")
+        if not base.specs.keys() & delta.specs.keys():
+            raise ValueError("a base with the names of the delta is wanted, got none of them")
+
+    def read(self, name: str) -> Tensor:
+        """Recover one tensor.
+
+        Raises:
+            ValueError: if the delta was made from another base.
+        """
+        delta = self.delta.read(name)
+        if name not in self.base.specs or not delta.is_floating_point():
+            return delta
+        base = self.base.read(name).to(delta.dtype)
+        recovered = delta.clone()
+        rows = recovered[: base.shape[0]] if base.ndim else recovered
+        rows += base
+        self._check_norms(name, delta[: base.shape[0]] if base.ndim else delta, base, rows)
+        return recovered
+
+    def _check_norms(self, name: str, delta: Tensor, base: Tensor, recovered: Tensor) -> None:
+        lost = changed = size = 0.0
+        for parts in zip(*(x.reshape(-1).split(CHUNK) for x in (delta, base, recovered)), strict=True):
+            d, b, r = parts
+            lost += (r - b - d).double().square().sum().item()
+            changed += d.double().square().sum().item()
+            size += b.double().square().sum().item()
+        if lost > self.LARGEST_LOSS**2 * changed or changed > self.LARGEST_DELTA**2 * size:
+            raise ValueError(
+                f"the base that the delta was made from is wanted, got another one: in {name} the sum loses "
+                f"{(lost / changed) ** 0.5:.1e} of the delta's norm (0 is right), which is "
+                f"{(changed / max(size, 1e-300)) ** 0.5:.2g} of the base's"
+            )
+
+
+class RenamedTensors:
+    """Tensors under the names of this package; read one at a time.
+
+    Args:
+        source: tensors under their original names.
+        renaming: where each comes from.
+        dtype: of each here, that of the original when absent; but decay rates are never narrower than float32.
+        rows: how many rows a tensor is brought to, by name; those that are added are the mean of the others.
+    """
+
+    def __init__(
+        self,
+        source: Tensors,
+        renaming: Renaming,
+        dtype: torch.dtype | None = None,
+        rows: Mapping[str, int] | None = None,
+    ):
+        self.source, self.renaming, self.rows = source, renaming, rows or {}
+        self.specs = {}
+        for name, origins in renaming.origins.items():
+            shape, held = source.specs[origins[0].name]
+            shape = origins[0].rule.shape_here(shape)
+            shape = (len(origins), *shape[1:]) if origins[0].rule.row is not None else shape
+            shape = (self.rows[name], *shape[1:]) if name in self.rows else shape
+            wanted = dtype or held
+            wide = torch.promote_types(wanted, torch.float32)
+            self.specs[name] = TensorSpec(shape, wide if name.endswith("A_log") else wanted)
+
+    def read(self, name: str) -> Tensor:
+        """Make one tensor.
+
+        Raises:
+            ValueError: if a number is too large for the dtype.
+        """
+        read = {origin.name: self.source.read(origin.name) for origin in self.renaming.origins[name]}
+        tensor, spec = self.renaming.make(name, read), self.specs[name]
+        if tensor.dtype != spec.dtype:
+            tensor = tensor.to(spec.dtype)
+            check_finite(name, tensor)
+        if added := spec.shape[0] - tensor.shape[0] if name in self.rows else 0:
+            mean = torch.stack([part.double().sum(0) for part in tensor.split(1024)]).sum(0) / len(tensor)
+            tensor = torch.cat([tensor, mean.to(tensor.dtype).expand(added, -1)])
+        return tensor
+
+
+class OriginalTensors:
+    """Tensors under the names of a foreign checkpoint, made of ours; read one at a time.
+
+    Args:
+        ours: tensors of this package.
+        origins: of which of them each is made.
+    """
+
+    def __init__(self, ours: Tensors, origins: Mapping[str, Origin]):
+        self.ours, self.origins = ours, origins
+        self.specs = {}
+        for original, (name, rule) in origins.items():
+            shape, dtype = ours.specs[name]
+            shape = shape if rule.row is None else (1, *shape[1:])
+            self.specs[original] = TensorSpec((1, *shape) if rule.leading_axis else shape, dtype)
+
+    def read(self, name: str) -> Tensor:
+        """Make one tensor."""
+        origin = self.origins[name]
+        return origin.rule.take_back(self.ours.read(origin.name))
+
+
+class SelectedTensors:
+    """Some of the tensors of a source."""
+
+    def __init__(self, source: Tensors, names: Iterable[str]):
+        self.source, self.specs = source, {name: source.specs[name] for name in names}
+
+    def read(self, name: str) -> Tensor:
+        """Read one of them."""
+        return self.source.read(name)
+
+
+class JoinedTensors:
+    """Tensors of several sources, one source after the other."""
+
+    def __init__(self, *sources: Tensors):
+        self.specs: dict[str, TensorSpec] = {}
+        self._sources: dict[str, Tensors] = {}
+        for source in sources:
+            if twice := source.specs.keys() & self.specs.keys():
+                raise ValueError(f"each tensor is wanted once, got {sorted(twice)[0]} from two sources")
+            self.specs |= source.specs
+            self._sources |= dict.fromkeys(source.specs, source)
+
+    def read(self, name: str) -> Tensor:
+        """Read one of them."""
+        return self._sources[name].read(name)

@@ -1,0 +1,133 @@
+"""What `--verify` does: every tensor compared, and the original's numbers beside ours."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import AutoModelForImageTextToText
+
+from checkpoint_folders import blank_model
+from hmba_hf import HMBAConfig
+from original_adapter import original_adapter
+from rename_keys import ADAPTER
+from tensor_files import FileTensors
+from tensor_sources import Tensors
+
+DOUBLE_TOLERANCE = 1e-9
+RECORDED_TOLERANCE = 2e-5  # of float32 numbers of a whole model
+
+
+def compare_tensors(folder: Path, wanted: Tensors) -> int:
+    """Read a written checkpoint again beside what it was made of; return how many tensors it holds.
+
+    Raises:
+        ValueError: if one is not what it was made of.
+    """
+    written = FileTensors(folder)
+    if differing := sorted(written.specs.keys() ^ wanted.specs.keys()):
+        raise ValueError(f"{differing[0]} must be in the checkpoint and in what it was made of, got it in one of them")
+    for name in tqdm(wanted.specs, desc="reading again", disable=None):
+        if not torch.equal(written.read(name), wanted.read(name)):
+            raise ValueError(f"{name} must be what it was made of, got other values")
+    return len(wanted.specs)
+
+
+@torch.no_grad()
+def compare_adapters(folder: Path, original: dict[str, Tensor]) -> float:
+    """Run the released adapter as its code has it and a converted one on the same frames, in double.
+
+    Args:
+        folder: checkpoint of this package.
+        original: the released adapter's tensors, without what their names begin with.
+
+    Returns:
+        How far apart they are.
+
+    Raises:
+        ValueError: if that is more than rounding explains.
+    """
+    config: Any = HMBAConfig.from_pretrained(folder)
+    adapter, written = (
+        blank_model(config).model.temporal_adapter.to_empty(device="cpu").double().eval(),
+        FileTensors(folder),
+    )
+    names = {name.removeprefix(ADAPTER): name for name in written.specs if name.startswith(ADAPTER)}
+    adapter.load_state_dict({name: written.read(whole) for name, whole in names.items()})
+    shape = (1, config.num_frames, config.num_patches, config.vision_config.hidden_size)
+    video = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    wanted = original_adapter({name: tensor.double() for name, tensor in original.items()}, video)
+    return _compare("adapter", adapter(video)[0], wanted, DOUBLE_TOLERANCE)
+
+
+@torch.no_grad()
+def compare_recorded(folder: Path, recorded: Path) -> dict[str, float]:
+    """Compare a converted model with numbers that were recorded from the original code, in float32.
+
+    Args:
+        folder: checkpoint of this package.
+        recorded: safetensors file with `in.input_ids`, `in.videos` (earlier frames), `in.images` (the current one)
+            and, of `out.adapted`, `out.logits` and `out.loss` (with `in.labels`), what there is; or with
+            `in.whole_video` (frame features) and `out.output`.
+
+    Returns:
+        How far apart they are, by the names of what was recorded.
+
+    Raises:
+        ValueError: if that is more than rounding explains, or if there is nothing to compare.
+    """
+    numbers = load_file(recorded)
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
+    ours: dict[str, Tensor] = {}
+    if "in.whole_video" in numbers:
+        ours["out.output"] = model.adapt_frame_features(numbers["in.whole_video"]).last_hidden_state
+    if "in.input_ids" in numbers:
+        pixels = torch.cat([numbers["in.videos"], numbers["in.images"][:, None]], dim=1)
+        inputs = {"input_ids": numbers["in.input_ids"], "pixel_values_videos": pixels}
+        output = model(**inputs, labels=numbers.get("in.labels"))
+        ours["out.adapted"] = model.get_video_features(pixels).last_hidden_state
+        ours["out.logits"] = output.logits
+        if output.loss is not None:
+            ours["out.loss"] = output.loss[None]
+    names = [name for name in ours if name in numbers]
+    if not names:
+        raise ValueError(f"inputs and outputs of the original are wanted, got {sorted(numbers)[:5]} ... in {recorded}")
+    return {name: _compare(name, ours[name], numbers[name], RECORDED_TOLERANCE) for name in names}
+
+
+@torch.no_grad()
+def compare_with_llava(folder: Path, source: Path) -> float:
+    """Compare the logits of a still picture with those of transformers' own class; one model in memory at a time.
+
+    Args:
+        folder: checkpoint of this package.
+        source: the LLaVA that it was made of, in transformers' layout.
+
+    Returns:
+        How far apart they are.
+
+    Raises:
+        ValueError: if that is more than rounding explains.
+    """
+    config: Any = HMBAConfig.from_pretrained(folder)
+    words = [token for token in range(3, 12) if token != config.video_token_id]
+    ids = torch.tensor([[*words[:4], *[config.video_token_id] * config.num_patches, *words[4:]]])
+    picture = torch.randn(1, 3, *config.frame_size, generator=torch.Generator().manual_seed(0))
+    theirs = AutoModelForImageTextToText.from_pretrained(source).eval()
+    wanted = theirs(input_ids=ids, pixel_values=picture.to(theirs.dtype)).logits
+    del theirs
+    ours = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    logits = ours(input_ids=ids, pixel_values_videos=picture[:, None].to(ours.dtype)).logits
+    rounding = {torch.float32: 1e-5}.get(ours.dtype, wanted.abs().max().item() / 128)
+    return _compare("logits", logits[..., : wanted.shape[-1]], wanted, rounding)
+
+
+def _compare(name: str, ours: Tensor, wanted: Tensor, tolerance: float) -> float:
+    if ours.shape != wanted.shape:
+        raise ValueError(f"{name} must be {tuple(wanted.shape)}, got {tuple(ours.shape)}")
+    error = (ours.double() - wanted.double()).abs().max().item()
+    if not error <= tolerance:
+        raise ValueError(f"{name} must be the original's to {tolerance}, got {error:.1e} off")
+    return error

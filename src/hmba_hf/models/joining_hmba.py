@@ -1,0 +1,89 @@
+"""A pretrained vision tower and a pretrained causal language model, joined by a fresh adapter and projector."""
+
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from transformers.modeling_utils import PreTrainedModel
+
+from .configuration_hmba import HMBAConfig
+
+
+def join_pretrained(
+    model_class: Any, vision: str, text: str, video_token: str, dtype: Any, values: dict[str, Any]
+) -> Any:
+    """Build a model of two pretrained ones; see `HMBAForConditionalGeneration.from_vision_text_pretrained`.
+
+    Args:
+        model_class: of the model, which takes an `HMBAConfig`.
+        vision, text, video_token, dtype: as there.
+        values: further values of the configuration.
+    """
+    if unknown := set(values) - set(HMBAConfig.__annotations__):
+        raise ValueError(f"values of HMBAConfig are wanted, got {sorted(unknown)}")
+    causal = AutoModelForCausalLM.from_pretrained(text, dtype=dtype)
+    vision_tower = AutoModel.from_pretrained(vision, config=_vision_config(vision), dtype=causal.dtype)
+    tokenizer = AutoTokenizer.from_pretrained(text)
+    tokenizer.add_tokens([video_token], special_tokens=True)
+    video_token_id = tokenizer.get_vocab()[video_token]
+    embeddings: Any = causal.get_input_embeddings()
+    if video_token_id >= embeddings.num_embeddings:
+        causal.resize_token_embeddings(len(tokenizer))
+    config = HMBAConfig(
+        vision_config=vision_tower.config,
+        text_config=causal.config,
+        video_token_id=video_token_id,
+        lm_head_bias=getattr(causal.get_output_embeddings(), "bias", None) is not None,
+        **values,
+    )
+    model = _assemble(model_class, config, vision_tower, causal)
+    if model.generation_config.pad_token_id is None:
+        pad_token_id = tokenizer.pad_token_id
+        model.generation_config.pad_token_id = tokenizer.eos_token_id if pad_token_id is None else pad_token_id
+    _check_joined(model.eval(), causal)
+    return model
+
+
+def _vision_config(vision: str) -> Any:
+    config = AutoConfig.from_pretrained(vision)
+    config = getattr(config, "vision_config", config)
+    size, patch_size = getattr(config, "image_size", None), getattr(config, "patch_size", None)
+    if isinstance(size, int) and isinstance(patch_size, int):
+        config.image_size = size - size % patch_size  # no patch covers the rest
+    return config
+
+
+def _assemble(model_class: Any, config: HMBAConfig, vision_tower: PreTrainedModel, causal: Any) -> Any:
+    """Put the two models into a third one, whose own parts are new."""
+    with torch.device("meta"):
+        model = model_class(config)
+    model.model.vision_tower, model.model.language_model = vision_tower, causal.base_model
+    model.lm_head = causal.get_output_embeddings()
+    for fresh in (model.model.temporal_adapter, model.model.multi_modal_projector):
+        fresh.to_empty(device=causal.device)
+        fresh.apply(model._init_weights)
+        for name, parameter in fresh.named_parameters():
+            if not name.endswith(tuple(model._keep_in_fp32_modules_strict)):
+                parameter.data = parameter.data.to(causal.dtype)
+    model.tie_weights()
+    model.generation_config = causal.generation_config
+    return model
+
+
+@torch.no_grad()
+def _check_joined(model: Any, causal: PreTrainedModel) -> None:
+    """Raise a `ValueError` unless a blank frame gives patches and text the language model's own logits."""
+    tower, (height, width) = model.model.vision_tower, model.config.frame_size
+    blank = torch.zeros(1, 1, getattr(tower.config, "num_channels", 3), height, width, device=tower.device)
+    try:
+        model.get_video_features(blank)
+    except Exception as error:
+        raise ValueError(f"a vision tower of patches is wanted, got {type(tower).__name__}: {error}") from error
+    tokens = [token for token in range(8) if token != model.config.video_token_id]
+    input_ids = torch.tensor([tokens], device=causal.device)
+    wanted, logits = causal(input_ids).logits, model(input_ids).logits
+    if logits.shape != wanted.shape or not torch.allclose(logits, wanted.to(logits), rtol=1e-3, atol=1e-5):
+        raise ValueError(
+            "a language model whose logits are linear in its last hidden state, or scaled by logit_scale or "
+            f"logits_scaling or capped by final_logit_softcapping, is wanted, got {type(causal).__name__}"
+        )

@@ -1,0 +1,95 @@
+"""Tiny checkpoints as the original codes write them, and the converters, run by their command lines."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+from unittest import mock
+
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerFast
+
+CONVERSION = Path(__file__).parents[1] / "conversion"
+PICTURES = {"image_processor_type": "CLIPImageProcessor", "image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.3, 0.2]}
+SHIKRA_TOKENS = ["<im_patch>", "<im_start>", "<im_end>"]
+
+
+def run_conversion(script, *words):
+    """Run a converter with words of a command line, inside this process."""
+    with mock.patch.object(sys, "argv", [script, *map(str, words)]):
+        runpy.run_path(str(CONVERSION / script), run_name="__main__")
+
+
+def save_tokenizer(folder, words, added=(), **options):
+    """Save a tokenizer of `words` words, the special ones of Llama among them, and of added tokens after them."""
+    vocabulary = {"<unk>": 0, "<s>": 1, "</s>": 2, **{f"word{i}": i for i in range(3, words)}}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    special = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special, **options)
+    fast.add_tokens(list(added), special_tokens=True)
+    fast.save_pretrained(folder)
+
+
+def golden_weights(tensors):
+    """Return the state dict of the original whole model in `hmba_e2e_small`."""
+    return {name.removeprefix("w."): tensor for name, tensor in tensors.items() if name.startswith("w.")}
+
+
+def save_clip(folder, tensors, facts):
+    """Save the tower of `hmba_e2e_small` as a CLIP of its own."""
+    clip = facts["config"]["clip"]
+    names = ("hidden_size", "intermediate_size", "image_size", "patch_size", "hidden_act", "layer_norm_eps")
+    sizes = {"num_hidden_layers": clip["layers"], "num_attention_heads": clip["heads"]}
+    model = CLIPVisionModel(CLIPVisionConfig(**sizes, **{name: clip[name] for name in names}))
+    model.load_state_dict({k.removeprefix("clip."): v for k, v in tensors.items() if k.startswith("clip.")})
+    model.save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PICTURES))
+    return folder
+
+
+def save_settings(folder, facts, clip):
+    """Write config.json and tokenizer of the original whole model in `hmba_e2e_small`."""
+    llama = facts["config"]["llama"]
+    settings = {name: llama[name] for name in ("hidden_size", "intermediate_size", "rms_norm_eps")}
+    settings |= {"model_type": "shikra", "num_hidden_layers": llama["layers"], "num_attention_heads": llama["heads"]}
+    settings |= {"vocab_size": llama["vocab"], "mm_vision_tower": str(clip), "mm_vision_select_layer": -2}
+    settings |= {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": -1}  # as early Llamas have it, wrongly
+    (folder / "config.json").write_text(json.dumps(settings))
+    (folder / "generation_config.json").write_text(json.dumps({"temperature": 0.9, "top_p": 0.6}))  # as Vicuna has it
+    save_tokenizer(folder, llama["vocab"] - len(SHIKRA_TOKENS), SHIKRA_TOKENS)
+
+
+def save_weights(folder, weights, form="safetensors"):
+    """Write a state dict in one of the forms that training leaves."""
+    halves = [dict(list(weights.items())[half::2]) for half in (0, 1)]
+    if form == "safetensors":
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    elif form == "bin":
+        torch.save(weights, folder / "pytorch_model.bin")
+    elif form == "pt":
+        torch.save({"state_dict": weights, "epoch": 3}, folder / "checkpoint.pt")
+        torch.save({}, folder / "optimizer.pt")
+    elif form == "fsdp":
+        torch.save({f"module._fsdp_wrapped_module.{k}": v for k, v in weights.items()}, folder / "pytorch_model.bin")
+    elif form == "before torch 1.6":
+        torch.save(weights, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    elif form == "sharded safetensors":
+        write_shards(
+            folder, halves, "model", "safetensors", lambda half, path: save_file(half, path, {"format": "pt"})
+        )
+    elif form == "sharded bin":
+        write_shards(folder, halves, "pytorch_model", "bin", torch.save)
+    else:
+        raise ValueError(form)
+
+
+def write_shards(folder, halves, name, kind, write):
+    files = [f"{name}-0000{i + 1}-of-00002.{kind}" for i in range(2)]
+    for half, file in zip(halves, files, strict=True):
+        write(half, folder / file)
+    weight_map = {key: file for half, file in zip(halves, files, strict=True) for key in half}
+    index = {"metadata": {}, "weight_map": weight_map}
+    (folder / f"{name}.{kind}.index.json").write_text(json.dumps(index))

@@ -1,0 +1,308 @@
+"""What a conversion refuses to read, and that it leaves nothing half-written behind; its tables, entry by entry."""
+
+import argparse
+import hashlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+
+from checkpoint_folders import whole_folder, write_shards
+from original_checkpoints import (
+    CONVERSION,
+    golden_weights,
+    run_conversion,
+    save_clip,
+    save_settings,
+    save_weights,
+)
+from rename_keys import Rule, TensorSpec, adapter_rules, plan_originals, plan_renaming, shikra_rules
+from tensor_files import FileTensors, local_path
+from tensor_sources import MemoryTensors
+
+SCRIPTS = ["convert_hmba.py", "convert_llava.py"]
+
+
+@pytest.fixture
+def source(golden, tmp_path):
+    """The folder of the original whole model without its weights, and its state dict."""
+    tensors, facts = golden("hmba_e2e_small")
+    folder = tmp_path / "original"
+    folder.mkdir()
+    save_settings(folder, facts, save_clip(tmp_path / "clip", tensors, facts))
+    return folder, golden_weights(tensors)
+
+
+def refused(source, *words, error=ValueError, match):
+    """See that a conversion is refused and leaves nothing behind."""
+    before = sorted(source.parent.rglob("*"))
+    with pytest.raises(error, match=match):
+        run_conversion("convert_hmba.py", "--checkpoint", source, "--output_dir", source.parent / "ours", *words)
+    assert sorted(source.parent.rglob("*")) == before
+
+
+class Malicious:
+    """Something that runs a command when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, (f"touch {Path(os.environ['HF_HOME']) / 'was_run'}",)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_a_pickle_that_runs_something_is_refused_and_not_run(source, is_zip):
+    folder, weights = source
+    content = {**weights, "model.norm.weight": Malicious()}
+    torch.save(content, folder / "pytorch_model.bin", _use_new_zipfile_serialization=is_zip)
+    refused(folder, match=r"tensors alone are wanted, got .*pytorch_model.bin, which would run .*\.system")
+    assert not (Path(os.environ["HF_HOME"]) / "was_run").exists()
+
+
+def test_the_arguments_of_a_training_script_beside_the_weights_are_harmless(tmp_path):
+    tensors = {"a": torch.randn(2, 3)}
+    torch.save({"model": tensors, "args": argparse.Namespace(lr=0.1)}, tmp_path / "checkpoint.pth")
+    files = FileTensors(tmp_path)
+    assert_close({name: files.read(name) for name in files.specs}, tensors, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "bin", "before torch 1.6", "sharded safetensors", "sharded bin"])
+@pytest.mark.parametrize("cut", ["in its middle", "at its end"])
+def test_a_truncated_file_is_refused(form, cut, source):
+    folder, weights = source
+    save_weights(folder, weights, form)
+    path = max((path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin")), key=os.path.getsize)
+    size = path.stat().st_size
+    os.truncate(path, size // 2 if cut == "in its middle" else size - 8)
+    refused(folder, match=f"a whole .*is wanted, got .*{path.name}")
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(source):
+    folder, _ = source
+    (folder / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
+    refused(folder, match="a whole file of tensors is wanted, got .*pytorch_model.bin")
+    torch.save([torch.ones(2)], folder / "pytorch_model.bin")
+    refused(folder, match="a dict of tensors is wanted, got list")
+    torch.save({"a": torch.ones(2), "b": 3}, folder / "pytorch_model.bin")
+    refused(folder, match="b must be a tensor, got int")
+
+
+def test_a_hash_is_checked(source, tmp_path):
+    folder, weights = source
+    save_weights(folder, weights)
+    digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    wrong = digest[:-1] + ("0" if digest[-1] != "0" else "1")
+    refused(folder, "--sha256", f"model.safetensors={wrong}", match=f"must have the sha256 {wrong}, got {digest}")
+    refused(
+        folder, "--sha256", f"other={digest}", match=r"hashes of \['model.safetensors'\] are wanted, got one of ot"
+    )
+    refused(folder, "--sha256", digest, match="NAME=HASH is wanted, 64 hexadecimal digits for each file, got ")
+    words = ["--checkpoint", folder, "--output_dir", tmp_path / "ours"]
+    run_conversion("convert_hmba.py", *words, "--sha256", f"model.safetensors={digest}")
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.hmba.t_mamba.A_log"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_is_none_is_refused_by_the_name_of_its_tensor(name, value, source):
+    folder, weights = source
+    weights[name].view(-1)[-1] = value
+    save_weights(folder, weights)
+    refused(folder, match=f"{name} must be finite, got NaN or infinity")
+
+
+def test_a_number_too_large_for_the_dtype_is_refused(source):
+    folder, weights = source
+    weights["model.norm.weight"][0] = 1e6
+    save_weights(folder, weights)
+    refused(folder, "--dtype", "float16", match=r"norm\.weight must be finite, got NaN or infinity \(as torch.float16")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda w: w.update({"model.hmba.strange": torch.ones(1)}),
+            "a tensor with a name in the table is wanted, got ",
+        ),
+        (lambda w: w.pop("model.layers.1.mlp.up_proj.weight"), r"must hold what becomes .*layers\.1\.mlp\.up_proj"),
+        (lambda w: w.pop("model.hmba.v2"), r"context_scales must have 2 rows, .* got \['model.hmba.v3'\]"),
+        (lambda w: w.pop("model.hmba.time_embed"), "must hold model.hmba.time_embed, got none"),
+        (lambda w: w.update({"model.kbmamba.v2": torch.ones(1)}), "one adapter is wanted, got tensors of "),
+        (lambda w: w.update({"model.norm.weight": torch.ones(31)}), r"model.norm.weight must be \(32,\), got \(31,\)"),
+        (lambda w: w.update({"model.hmba.v3": torch.ones(2)}), r"model.hmba.v3 must be \(1,\), got \(2,\)"),
+        (
+            lambda w: w.update({"lm_head.weight": w["lm_head.weight"].half()}),
+            "lm_head.weight must be torch.float32 as most tensors are, got torch.float16",
+        ),
+        (lambda w: w.update({"lm_head.weight": w["lm_head.weight"].long()}), "lm_head.weight must be of real numbers"),
+        (
+            lambda w: w.update({"model.layers.7.mlp.up_proj.weight": torch.ones(48, 32)}),
+            r"got model\.layers\.7\.mlp\.up_proj\.weight, which would be .*: it has none such",
+        ),
+        (
+            lambda w: w.update({"model.hmba.layer_3.1.bias": torch.ones(64)}),
+            r"layer_3\.1\.bias must equal model\.hmba\.layer_.*\.bias, another name of it, got other values",
+        ),
+    ],
+)
+def test_a_tensor_that_is_not_as_the_table_says_is_named(change, message, source):
+    folder, weights = source
+    change(weights)
+    save_weights(folder, weights, "bin")
+    refused(folder, match=message)
+
+
+def test_one_name_of_a_module_is_enough(source, tmp_path):
+    folder, weights = source
+    names = [name for name in weights if ".layer_norm." in name or name.endswith((".1.weight", ".1.bias"))]
+    kept = {name: tensor for name, tensor in weights.items() if name not in names or "reverse_layer_2.1" in name}
+    assert len(kept) == len(weights) - 12
+    save_weights(folder, kept)
+    run_conversion("convert_hmba.py", "--checkpoint", folder, "--output_dir", tmp_path / "ours")
+    written = load_file(tmp_path / "ours" / "model.safetensors")
+    norm = "model.temporal_adapter.context.norms.shared.weight"
+    assert torch.equal(written[norm], weights["model.hmba.layer_norm.weight"])
+
+
+def test_the_table_knows_every_name_of_the_released_adapter_and_the_way_back(golden):
+    facts = golden("hmba_released_small")[1]
+    names = [name.removeprefix("w.") for name in facts["tensors"] if name.startswith("w.")]
+    rules = adapter_rules("", ours="")
+    found = {name: next(rule for rule in rules if rule.match(name) is not None) for name in names}
+    used = {name for name, rule in found.items() if rule.ours}
+    assert len(names) == 102 and len(used) == 46
+    ours = {our for name in used for our in found[name].match(name)}
+    assert set(plan_originals(ours, rules)) == used
+
+
+def test_two_tensors_for_one_place_are_refused():
+    spec, rules = TensorSpec((2,), torch.float32), [Rule("a", ("x",)), Rule("b", ("x",))]
+    with pytest.raises(ValueError, match=r"one tensor is wanted for x, got \['a', 'b'\]"):
+        plan_renaming({"a": spec, "b": spec}, rules, {"x": spec})
+
+
+def test_a_tensor_in_two_files_is_refused(source):
+    folder, weights = source
+    save_weights(folder, weights, "sharded safetensors")
+    first, second = sorted(folder.glob("*.safetensors"))
+    extra = load_file(second)
+    save_file({**load_file(first), "lm_head.weight": weights["lm_head.weight"], **extra}, first, {"format": "pt"})
+    refused(folder, match="each tensor is wanted once, got ")
+
+
+def test_a_missing_shard_is_refused(source):
+    folder, weights = source
+    save_weights(folder, weights, "sharded bin")
+    (folder / "pytorch_model-00002-of-00002.bin").unlink()
+    refused(folder, error=FileNotFoundError, match="00002-of-00002.bin is wanted, as .* says, got no such file")
+    (folder / "pytorch_model.bin.index.json").unlink()
+    refused(folder, error=FileNotFoundError, match=r"00002 shards are wanted, got 1: \[2\] are missing")
+
+
+def test_a_tensor_that_only_the_index_knows_is_refused(source):
+    folder, weights = source
+    save_weights(folder, weights, "sharded safetensors")
+    index = folder / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace('"lm_head.weight"', '"lm_head.bias"'))
+    refused(folder, match="lm_head.bias must be in .* as the index says, got no such tensor there")
+
+
+def test_files_that_cannot_be_one_checkpoint_are_refused(source):
+    folder, weights = source
+    save_file(weights, folder / "one.safetensors")
+    save_file(weights, folder / "two.safetensors")
+    refused(folder, match=r"the files of one checkpoint are wanted, got \['one.safetensors', 'two.safetensors'\]")
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
+    refused(folder, error=FileNotFoundError, match="weights are wanted .* got none in ")
+
+
+def test_a_folder_that_holds_something_is_not_written_to(source, tmp_path):
+    folder, weights = source
+    save_weights(folder, weights)
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours" / "mine").write_text("precious")
+    refused(folder, error=FileExistsError, match="a new or empty folder is wanted for the checkpoint, got ")
+    assert (tmp_path / "ours" / "mine").read_text() == "precious"
+
+
+def test_what_a_killed_run_left_is_written_anew(source, tmp_path):
+    folder, weights = source
+    save_weights(folder, weights)
+    (tmp_path / "_ours.unfinished").mkdir()
+    (tmp_path / "_ours.unfinished" / "model.safetensors").write_bytes(b"half")
+    (tmp_path / "ours").mkdir()
+    run_conversion("convert_hmba.py", "--checkpoint", folder, "--output_dir", tmp_path / "ours")
+    assert (tmp_path / "ours" / "config.json").is_file() and not (tmp_path / "_ours.unfinished").exists()
+
+
+def test_a_disk_that_is_too_small_is_told_before_anything_is_written(tmp_path):
+    huge = MemoryTensors({})
+    huge.specs = {"a": TensorSpec((2**50,), torch.float32)}
+    with pytest.raises(OSError, match="4194304.00 GiB are wanted for the weights in .*, got .* GiB free"):
+        with whole_folder(tmp_path / "ours") as folder:
+            write_shards(folder, huge, "5GB")
+    assert not list(tmp_path.iterdir())
+
+
+def test_written_files_are_those_of_the_library(tmp_path):
+    tensors = {
+        "odd": torch.randn(3).half(),
+        "wide": torch.randn(2, 5, dtype=torch.float64),
+        "brain": torch.randn(7, 2).bfloat16(),
+        "scalar": torch.tensor(2.5),
+        "turned": torch.randn(4, 6).T,
+    }
+    write_shards(tmp_path, MemoryTensors(tensors), 100)
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1 and (tmp_path / "model.safetensors.index.json").is_file()
+    read = {name: tensor for path in tmp_path.glob("*.safetensors") for name, tensor in load_file(path).items()}
+    assert_close(read, tensors, atol=0, rtol=0)
+    files = FileTensors(tmp_path)
+    assert_close({name: files.read(name) for name in files.specs}, tensors, atol=0, rtol=0)
+
+
+def test_small_shards_load_like_one_file(source, tmp_path):
+    folder, weights = source
+    save_weights(folder, weights, "sharded bin")
+    for name, size in (("one", "5GB"), ("many", "200KB")):
+        run_conversion(
+            "convert_hmba.py", "--checkpoint", folder, "--output_dir", tmp_path / name, "--max_shard_size", size
+        )
+    assert len(list((tmp_path / "many").glob("model-*.safetensors"))) > 3
+    one, many = (FileTensors(tmp_path / name) for name in ("one", "many"))
+    assert one.specs == {name: many.specs[name] for name in one.specs}
+    assert all(torch.equal(one.read(name), many.read(name)) for name in one.specs)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_a_converter_says_how_it_is_called_from_anywhere(script, tmp_path):
+    done = subprocess.run(
+        [sys.executable, str(CONVERSION / script), "--help"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"python conversion/{script}" in done.stdout and "--checkpoint" in done.stdout
+
+
+def test_a_row_that_is_missing_or_doubled_is_seen():
+    specs = {f"model.hmba.v{i}": TensorSpec((1,), torch.float32) for i in (2, 3)}
+    wanted = {"model.temporal_adapter.query.fusion.context_scales": TensorSpec((3,), torch.float32)}
+    with pytest.raises(ValueError, match="context_scales must have 3 rows, each from one tensor"):
+        plan_renaming(specs, shikra_rules(), wanted)
+
+
+def test_a_hub_id_may_name_its_revision(tmp_path, monkeypatch):
+    asked = []
+
+    def snapshot(repo, revision, allow_patterns):
+        asked.append((repo, revision, allow_patterns[-1]))
+        (tmp_path / "pytorch_model.bin").touch()
+        return tmp_path
+
+    monkeypatch.setattr("tensor_files.snapshot_download", snapshot)
+    assert local_path("org/name@0123abc") == tmp_path
+    assert asked == [("org/name", "0123abc", "*.safetensors"), ("org/name", "0123abc", "*.bin")]
+    with pytest.raises(FileNotFoundError, match="a file, a folder or a Hub id is wanted, got /no/such/place, which"):
+        local_path("/no/such/place")
