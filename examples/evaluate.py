@@ -59,7 +59,7 @@ def main() -> None:
     )
     recipe = predictions.parent / "recipe.json"  # left by predict, if the answers are its own
     made_by = {**asdict(args), **(json.loads(recipe.read_text()) if recipe.exists() else {})}
-    command = shlex.join(["python", *sys.argv])
+    command = shlex.join(["python", "examples/evaluate.py", *sys.argv[1:]])
     metrics = run_metrics(scored, made_by, command)
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+import tomllib
 import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load
@@ -19,6 +21,8 @@ from test_bundle import ENTRIES, import_closure
 from tiny_bases import save_base
 from tiny_models import tiny_model
 from tiny_runs import evaluate
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +165,13 @@ def test_low_rank_updates_on_a_folder_are_not_pushed(base):
     model, processor = lora(base)
     with pytest.raises(ValueError, match="belong to a base on the Hub, got .*push the base first"):
         push_checkpoint(model, processor, "org/lora")
+
+
+def test_the_templates_of_cards_are_packaged():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["hmba_hf"]
+    packaged = {path for pattern in patterns for path in (ROOT / "src" / "hmba_hf").glob(pattern)}
+    assert {*(ROOT / "src" / "hmba_hf" / "model_cards").iterdir()} <= packaged
 
 
 def test_a_model_of_no_family_is_refused(tmp_path):
