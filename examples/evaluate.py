@@ -7,7 +7,8 @@ The answers are those of `predict.py`, with its options; or `--predictions` name
 writes `metrics.json`: mIoU, Acc@0.5, the share of answers without a readable box, and for the micro-world that of
 clips in which the right road user is picked; BLEU-1 to 4, ROUGE-L, CIDEr, and with Java METEOR and SPICE, of BDD-X's
 action and justification apart; all with bootstrap intervals, and again for each split and tag. `per_sample.jsonl` has
-the scores of every clip, `eval_results.json` the results for the model's card. The published caption metrics need
+the scores of every clip, `eval_results.json` the results for the model's card, where `recipe.json` beside the answers
+tells what they are of. The published caption metrics need
 Java: without it words are split by another rule, and the results say so. The micro-world's numbers say nothing about
 real roads.
 """
@@ -18,15 +19,20 @@ import shlex
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from transformers import HfArgumentParser
 
 import hmba_hf  # noqa: F401 - registers the model
+from hmba_hf.data.atomic_files import explained_write_errors, write_json, written_whole
 from hmba_hf.metrics.bootstrap import Bootstrap
 from hmba_hf.metrics.caption_tokens import TOKENIZERS
 from hmba_hf.prediction import PredictionArguments, predict
 from hmba_hf.scoring import ScoredRecords, card_results, format_table, read_records, run_metrics, to_model_index
+
+CARD_RESULTS = "eval_results.json"
+SCORING = ("predictions", "output_dir", "tokenizer", "confidence", "draws", "seed")
 
 
 @dataclass
@@ -57,20 +63,31 @@ def main() -> None:
     scored = ScoredRecords(
         read_records(predictions), args.tokenizer, Bootstrap(args.confidence, args.draws, args.seed)
     )
-    recipe = predictions.parent / "recipe.json"  # left by predict, if the answers are its own
-    made_by = {**asdict(args), **(json.loads(recipe.read_text()) if recipe.exists() else {})}
+    file = predictions.parent / "recipe.json"  # left by predict, if the answers are its own
+    recipe = json.loads(file.read_text()) if file.exists() else {}
+    used = asdict(args) if args.predictions is None else {name: getattr(args, name) for name in SCORING}
     command = shlex.join(["python", "examples/evaluate.py", *sys.argv[1:]])
-    metrics = run_metrics(scored, made_by, command)
+    metrics = run_metrics(scored, {**used, **recipe}, command)
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "metrics.json").write_text(json.dumps(metrics, indent=1))
-    (folder / "per_sample.jsonl").write_text("".join(json.dumps(one) + "\n" for one in scored.each()))
-    name = Path(made_by["model"] or made_by["output_dir"]).name
-    (folder / "eval_results.json").write_text(json.dumps(to_model_index(name, card_results(metrics)), indent=1))
+    with explained_write_errors(folder, "The answers are safe: make room and start the same command again."):
+        write(folder, metrics, scored, recipe)
+    if not recipe:
+        print(f"No {CARD_RESULTS} for a card: nothing beside {predictions} tells which model and data they are of.")
     if metrics["scores"]:
         print(format_table(metrics))
     else:
         print(f"There is nothing to score: no answer of {predictions} has a true box or a reference with a word.")
+
+
+def write(folder: Path, metrics: dict[str, Any], scored: ScoredRecords, recipe: dict[str, Any]) -> None:
+    """Write all files, each as a whole, the metrics last: where they are, the others are."""
+    (folder / CARD_RESULTS).unlink(missing_ok=True)
+    with written_whole(folder / "per_sample.jsonl") as unfinished:
+        unfinished.write_text("".join(json.dumps(one) + "\n" for one in scored.each()))
+    if recipe:
+        write_json(folder / CARD_RESULTS, to_model_index(Path(recipe["model"]).name, card_results(metrics)))
+    write_json(folder / "metrics.json", metrics)
 
 
 if __name__ == "__main__":

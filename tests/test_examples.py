@@ -373,6 +373,17 @@ def test_two_processes_predict_what_one_evaluates(finetuned, drama, tmp_path, ca
     assert [result["dataset"]["split"] for result in results] == ["test", "train"]
 
 
+def test_answers_of_unknown_origin_are_scored_and_credited_to_nobody(tmp_path, call, capsys):
+    answer = {"index": 0, "id": "a", "answer": "A van.", "reference": "A van stops.", "error": None}
+    (tmp_path / "given.jsonl").write_text(json.dumps(answer) + "\n")
+    (tmp_path / "eval_results.json").write_text("of another run")
+    call("evaluate.py", "--predictions", tmp_path / "given.jsonl", *QUICK, "--output_dir", tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["scores"]["bleu_1"] > 0 and metrics["dataset"] is None
+    assert not {"dataset_name", "motion", "model", "batch_size"} & set(metrics["arguments"])
+    assert not (tmp_path / "eval_results.json").exists() and "No eval_results.json" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("script", "words", "message"),
     [

@@ -247,14 +247,16 @@ def run_metrics(scored: ScoredRecords, arguments: Mapping[str, Any], command: st
     """Write a summary with all that made it: what `evaluate.py` stores, and a card tells.
 
     Args:
-        arguments: of the evaluation, with the recipe of its answers where they are of `predict`.
+        arguments: of the evaluation, with the recipe of its answers where they are of `predict`; `dataset` and `split`
+            are `None` where nothing tells them.
         command: as it was given.
     """
-    dataset = Path(arguments["dataset_name"])
+    dataset = arguments.get("dataset_name")
+    splits = [record["split"] for record in scored.records if record.get("split")] + [*arguments.get("split", [])]
     return {
         **scored.summary(),
-        "dataset": dataset.name if dataset.exists() else arguments["dataset_name"],  # a folder here, or a Hub id
-        "split": next((record["split"] for record in scored.records if record.get("split")), arguments["split"][0]),
+        "dataset": Path(dataset).name if dataset and Path(dataset).exists() else dataset,  # a folder here, or a Hub id
+        "split": next(iter(splits), None),
         "arguments": dict(arguments),
         "versions": {
             **package_versions("hmba-hf", "torch", "transformers", "pycocoevalcap"),
