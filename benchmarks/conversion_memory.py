@@ -214,7 +214,12 @@ def main() -> None:
 
     print(hardware())
     print("random weights, all tensors of each result compared with what they were made of\n")
-    records = [measure(form, args.mib * MIB, shards, args.scratch) for shards in args.shards for form in args.forms]
+    records = []
+    for shards in args.shards:
+        for form in args.forms:
+            records.append(measure(form, args.mib * MIB, shards, args.scratch))
+            print(", ".join(f"{name} {value}" for name, value in row(records[-1]).items()), flush=True)
+    print()
     print(markdown([row(record) for record in records]))
     worst = max(record["peak"] / record["largest"] for record in records)
     holds = "stays below" if worst < LIMIT else "is above"
