@@ -110,6 +110,13 @@ def test_the_variable_forces_a_backend(monkeypatch, name):
     assert_close(selective_scan(**inputs), selective_scan_reference(**inputs), atol=1e-12, rtol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["portable", "reference"])
+def test_a_forced_form_without_kernels_imports_none(name, monkeypatch, imported):
+    imported("cpu", lambda: pytest.fail("nobody asked for it"))
+    monkeypatch.setenv(VARIABLE, name)
+    assert scan_backends("cpu") == (name,)
+
+
 def test_an_unknown_backend_is_refused(monkeypatch):
     monkeypatch.setenv(VARIABLE, "gpu")
     with pytest.raises(RuntimeError, match="HMBA_SCAN_BACKEND=gpu.*choose from cpu, triton, mamba_ssm"):

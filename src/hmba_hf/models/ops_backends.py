@@ -59,15 +59,14 @@ def scan_backends(device: str) -> tuple[str, ...]:
     if device == "meta":  # the operator of any fused kernel tells the shapes, without the kernel
         return ("cpu", "portable")
     forced = os.environ.get(VARIABLE)
-    choices = tuple(name for name in CHOICES.get(device, ()) if not isinstance(_load(name), Unavailable))
-    if not forced:
-        return (*choices, "portable")
-    reason = _reason_against(forced, device)
-    if reason:
+    if forced and (reason := _reason_against(forced, device)):
         raise RuntimeError(f"{VARIABLE}={forced} cannot run on {device}: {reason}")
-    if forced not in (*FUSED, "portable", "reference"):
+    if forced in (*FUSED, "portable", "reference"):
+        return (forced,)
+    choices = tuple(name for name in CHOICES.get(device, ()) if not isinstance(_load(name), Unavailable))
+    if forced:
         return (forced, *(name for name in choices if name != "mamba_ssm"), "portable")
-    return (forced,)
+    return (*choices, "portable")
 
 
 def _reason_against(forced: str, device: str) -> str | None:
