@@ -23,7 +23,7 @@ from original_checkpoints import (
 )
 from rename_keys import Rule, TensorSpec, adapter_rules, plan_originals, plan_renaming, shikra_rules
 from tensor_files import FileTensors, local_path
-from tensor_sources import MemoryTensors
+from tensor_sources import MemoryTensors, RecoveredTensors
 
 SCRIPTS = ["convert_hmba.py", "convert_llava.py"]
 
@@ -291,6 +291,20 @@ def test_a_row_that_is_missing_or_doubled_is_seen():
     wanted = {"model.temporal_adapter.query.fusion.context_scales": TensorSpec((3,), torch.float32)}
     with pytest.raises(ValueError, match="context_scales must have 3 rows, each from one tensor"):
         plan_renaming(specs, shikra_rules(), wanted)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("change", [0.0005, 0.002, 0.02])
+def test_the_right_base_is_told_from_near_ones_in_any_precision(dtype, change):
+    base, tuned, other = 0.02 * torch.randn(512, 512), change * torch.randn(512, 512), torch.randn(512, 512)
+    base = base.to(dtype)
+    delta = (base.float() + tuned).to(dtype) - base
+    wrong = [0.02 * other, base.float() + 0.0005 * other, base.float() * 0.5]
+    sources = [MemoryTensors({"a": x.to(dtype)}) for x in (delta, base, *wrong)]
+    assert torch.equal(RecoveredTensors(*sources[:2]).read("a"), delta + base)
+    for source in sources[2:]:
+        with pytest.raises(ValueError, match="in a the sum loses .* eps of the delta's norm"):
+            RecoveredTensors(sources[0], source).read("a")
 
 
 def test_a_hub_id_may_name_its_revision(tmp_path, monkeypatch):
