@@ -50,6 +50,14 @@ def save_clip(folder, tensors, facts):
     return folder
 
 
+def save_original(tmp_path, tensors, facts):
+    """Save all of the original whole model but its weights, its tower beside it; return its folder."""
+    folder = tmp_path / "original"
+    folder.mkdir()
+    save_settings(folder, facts, save_clip(tmp_path / "clip", tensors, facts))
+    return folder
+
+
 def save_settings(folder, facts, clip):
     """Write config.json and tokenizer of the original whole model in `hmba_e2e_small`."""
     llama = facts["config"]["llama"]

@@ -16,8 +16,7 @@ from original_checkpoints import (
     SHIKRA_TOKENS,
     golden_weights,
     run_conversion,
-    save_clip,
-    save_settings,
+    save_original,
     save_tokenizer,
     save_weights,
 )
@@ -29,10 +28,7 @@ FORMS = ["safetensors", "bin", "pt", "fsdp", "before torch 1.6", "sharded safete
 def whole(golden, tmp_path):
     """The folder of the original whole model without its weights, its state dict, and the recorded numbers."""
     tensors, facts = golden("hmba_e2e_small")
-    folder = tmp_path / "original"
-    folder.mkdir()
-    save_settings(folder, facts, save_clip(tmp_path / "clip", tensors, facts))
-    return folder, golden_weights(tensors), tensors
+    return save_original(tmp_path, tensors, facts), golden_weights(tensors), tensors
 
 
 @pytest.fixture

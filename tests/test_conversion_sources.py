@@ -17,8 +17,7 @@ from original_checkpoints import (
     CONVERSION,
     golden_weights,
     run_conversion,
-    save_clip,
-    save_settings,
+    save_original,
     save_weights,
 )
 from rename_keys import Rule, TensorSpec, adapter_rules, plan_originals, plan_renaming, shikra_rules
@@ -32,10 +31,7 @@ SCRIPTS = ["convert_hmba.py", "convert_llava.py"]
 def source(golden, tmp_path):
     """The folder of the original whole model without its weights, and its state dict."""
     tensors, facts = golden("hmba_e2e_small")
-    folder = tmp_path / "original"
-    folder.mkdir()
-    save_settings(folder, facts, save_clip(tmp_path / "clip", tensors, facts))
-    return folder, golden_weights(tensors)
+    return save_original(tmp_path, tensors, facts), golden_weights(tensors)
 
 
 def refused(source, *words, error=ValueError, match):
