@@ -40,12 +40,13 @@ def large_inputs(**kwargs):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_number_of_threads_changes_no_bit(threads, dtype):
+@pytest.mark.parametrize("sizes", [{}, {"b": 1, "d": 1100}], ids=["several rows", "one row"])
+def test_the_number_of_threads_changes_no_bit(threads, sizes, dtype):
     results = []
     for count in (1, 2, 5, 5):
         threads(count)
         torch.manual_seed(1)
-        results.append(outputs_and_gradients(selective_scan, large_inputs(dtype=dtype)))
+        results.append(outputs_and_gradients(selective_scan, large_inputs(dtype=dtype, **sizes)))
     for other in results[1:]:
         assert_close(other, results[0], atol=0, rtol=0)
 

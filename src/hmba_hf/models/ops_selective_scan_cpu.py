@@ -44,9 +44,10 @@ except ImportError as error:
     raise ImportError("the CPU kernels need numpy: pip install numpy") from error
 
 TILE = 1024  # channels of a task, at most; rows lie pages apart, and with few channels pages are looked up too often
-TILE_BACKWARD = 256  # whatever the number of threads, which must change no bit of the sums over tiles
+BLOCK = 256  # channels of a partial sum, whatever the number of threads, which must change no bit
 CHUNK = 32  # steps that are read at once, where no state is kept between chunks
 STATES = 4  # in registers at once
+FOUR = STATES * LANES
 AHEAD = 2  # steps between asking for inputs and reading them: rows lie too far apart for the processor to foresee
 LN_2 = math.log(2)
 
@@ -77,8 +78,7 @@ def scan_forward(
     end = A.new_empty(b, n, d) if return_last_state else None
     starts = A.new_empty(b, -(-length // chunk) - 1 if chunk else 0, n, d)
     weights = [A.new_zeros(d) if x is None else x for x in (D, delta_bias)]
-    tasks_of_row = -(-torch.get_num_threads() // max(1, b))
-    tile = min(TILE, -(-d // (tasks_of_row * LANES)) * LANES)
+    tile = _tile(b, d, LANES)
     groups, tiles = split(b, d, tile)
     launch(
         _forward,
@@ -121,17 +121,18 @@ def scan_backward(
     """
     (b, length, d), n, reads = u.shape, A.shape[1], 0 if C is None else C.shape[1]
     weights = [A.new_zeros(d) if x is None else x for x in (D, delta_bias)]
-    groups, tiles = split(b, d, TILE_BACKWARD)
+    groups, blocks = split(b, d, BLOCK)
+    tile = _tile(groups, d, BLOCK)
     grad_u, grad_delta = u.new_empty(b, length, d), u.new_empty(b, length, d)
     grad_z = None if z is None else u.new_empty(b, reads, d)
     grad_state = None if state is None else A.new_empty(b, n, d)
-    grad_B = A.new_empty(tiles, b, length, n)
-    grad_C = None if C is None else A.new_empty(tiles, b, reads, n)
+    grad_B = A.new_empty(blocks, b, length, n)
+    grad_C = None if C is None else A.new_empty(blocks, b, reads, n)
     grad_A = A.new_empty(groups, n, d)
     grad_weights = A.new_empty(2, groups, d)
     launch(
         _backward,
-        groups * tiles,
+        groups * -(-d // tile),
         3 * b * length * d * n,
         (
             *flat(u.dtype, u, delta, B, C, z, grad_y),
@@ -143,7 +144,7 @@ def scan_backward(
         ),
         *flat(torch.bool, mask),
         strides(u, delta, B, C, z, grad_y),
-        (b, length, reads, d, n, groups, chunk, TILE_BACKWARD),
+        (b, length, reads, d, n, groups, chunk, tile),
         reverse,
     )
     return (
@@ -157,6 +158,12 @@ def scan_backward(
         None if delta_bias is None else grad_weights[1].sum(0),
         grad_state,
     )
+
+
+def _tile(groups: int, d: int, whole: int) -> int:
+    """As many channels for a task as leave one for each thread: a multiple of `whole`, or all that there are."""
+    tasks_of_group = -(-torch.get_num_threads() // max(1, groups))
+    return min(TILE, -(-d // LANES) * LANES, -(-d // (tasks_of_group * whole)) * whole)
 
 
 def _by_state(x: Tensor) -> Tensor:
@@ -173,6 +180,7 @@ def _forward(
     b, length, reads, d, n, groups, chunk, widest = sizes
     tiles, chunks, padded = -(-d // widest), -(-length // chunk), -(-n // STATES) * STATES
     rates, h = np.zeros(padded * widest, A.dtype), np.zeros(padded * widest, A.dtype)
+    call = inputs, mask, strides, sizes, reverse
     given, maps = _room_for_inputs(chunk, widest, padded, A)
     kept = np.zeros(0, A.dtype), np.zeros(0, A.dtype)
     for task in range(first, last):
@@ -192,12 +200,13 @@ def _forward(
                     start = (i * (chunks - 1) + part - 1) * n * d
                     _write_states(h, starts, start + tile, d, (n, padded, width))
                 place = i, tile, width, past, count
-                _read_chunk(given, maps, inputs, mask, strides, sizes, place, reverse)
+                _read_chunk(given, maps, call, place)
                 for c in range(0, width, LANES):
-                    column = c * padded, c * chunk, count, unread, padded
-                    _go_forth(h, rates, given, maps, kept, column)
+                    for k in range(0, padded, STATES):
+                        four = c * padded + k * LANES, c * chunk, count, unread, padded, k
+                        _go_forth(h, rates, given, maps, kept, four)
                 if unread < count:
-                    _write_read_out(y, given, inputs, mask, strides, sizes, place, reverse)
+                    _write_read_out(y, given, call, place)
             if end.size:
                 _write_states(h, end, i * n * d + tile, d, (n, padded, width))
 
@@ -214,17 +223,17 @@ def _backward(
     _, _, _, grad_A, _, _, grad_D, grad_bias, grad_state = results
     b, length, reads, d, n, groups, chunk, widest = sizes
     tiles, chunks, padded = -(-d // widest), -(-length // chunk), -(-n // STATES) * STATES
-    row = padded * LANES
     rates, h = np.zeros(padded * widest, A.dtype), np.zeros(padded * widest, A.dtype)
     grad_rates, grad_h = np.zeros(padded * widest, A.dtype), np.zeros(padded * widest, A.dtype)
     sums = np.zeros(widest, A.dtype), np.zeros(widest, A.dtype)  # gradients of D and bias
     given, maps = _room_for_inputs(chunk, widest, padded, A)
     # Of a tile in a chunk, `(columns, chunk)`: gradients of the update and of the step.
     found = np.zeros(chunk * widest, A.dtype), np.zeros(chunk * widest, A.dtype)
-    # Of a chunk, `(chunk, n)`: gradients of B and C, lane by lane.
-    grad_maps = np.zeros(chunk * row, A.dtype), np.zeros(chunk * row, A.dtype)
-    # Of a column in a chunk, `(chunk, n)`: the states at its start and after each step, and the decays.
-    kept = np.zeros((chunk + 1) * row, A.dtype), np.zeros(chunk * row, A.dtype)
+    # Of four states of a block in a chunk: gradients of B and C, lane by lane.
+    grad_maps = np.zeros(chunk * FOUR, A.dtype), np.zeros(chunk * FOUR, A.dtype)
+    # Of four states of a column in a chunk: these at its start and after each step, and their decays.
+    kept = np.zeros((chunk + 1) * FOUR, A.dtype), np.zeros(chunk * FOUR, A.dtype)
+    call, grads = (inputs, mask, strides, sizes, reverse), (grad_h, grad_rates, grad_maps, found)
     for task in range(first, last):
         group, tile = task // tiles, task % tiles * widest
         width = min(widest, d - tile)
@@ -249,14 +258,17 @@ def _backward(
                 else:
                     h[:] = 0
                 place = i, tile, width, past, count
-                _read_chunk(given, maps, inputs, mask, strides, sizes, place, reverse)
-                grad_maps[0][: count * row] = 0
-                grad_maps[1][: count * row] = 0
-                for c in range(0, width, LANES):
-                    column = c * padded, c * chunk, count, unread, padded
-                    _go_forth(h, rates, given, maps, kept, column)
-                    _go_back(grad_h, grad_rates, grad_maps, found, rates, given, maps, kept, column)
-                _write_gradients(results, sums, given, found, grad_maps, inputs, mask, strides, sizes, place, reverse)
+                _read_chunk(given, maps, call, place)
+                for block in range(0, width, BLOCK):
+                    for k in range(0, padded, STATES):
+                        grad_maps[0][: count * FOUR] = 0
+                        grad_maps[1][: count * FOUR] = 0
+                        for c in range(block, min(block + BLOCK, width), LANES):
+                            four = c * padded + k * LANES, c * chunk, count, unread, padded, k
+                            _go_forth(h, rates, given, maps, kept, four)
+                            _go_back(grads, rates, given, maps, kept, four)
+                        _write_map_gradients(results, grad_maps, call, place, block, k)
+                _write_gradients(results, sums, given, found, call, place)
             if grad_state.size:
                 _write_states(grad_h, grad_state, i * n * d + tile, d, size)
         _write_states(grad_rates, grad_A, group * n * d + tile, d, size)
@@ -281,10 +293,9 @@ def _room_for_inputs(chunk: int, widest: int, padded: int, like: Any) -> Any:
 
 
 @inlined
-def _read_chunk(
-    given: Any, maps: Any, inputs: Any, mask: Any, strides: Any, sizes: Any, place: Any, reverse: bool
-) -> None:
+def _read_chunk(given: Any, maps: Any, call: Any, place: Any) -> None:
     """Read what a chunk is given, zeros where it is masked; what is read of a step begins with the skip connection."""
+    inputs, mask, strides, sizes, reverse = call
     u, delta, B, C, z, grad_y, _, D, bias, _, _, _ = inputs
     _, length, reads, _, n, _, chunk, _ = sizes
     u_b, u_l, delta_b, delta_l, B_b, B_l, C_b, C_l, z_b, z_l, g_b, g_l = strides
@@ -328,77 +339,63 @@ def _read_chunk(
 
 
 @inlined
-def _go_forth(h: Any, rates: Any, given: Any, maps: Any, kept: Any, column: Any) -> None:
-    """Run a column through a chunk; where there is room, keep the state before and after each step, and the decay."""
-    tile_row, chunk_row, count, unread, n = column
+def _go_forth(h: Any, rates: Any, given: Any, maps: Any, kept: Any, four: Any) -> None:
+    """Run four states of a column through a chunk; where there is room, keep them and their decays at each step."""
+    m, chunk_row, count, unread, n, k = four
     steps, updates, outs, _ = given
     states, decays = kept
-    for k in range(0, n, STATES):
-        m = tile_row + k * LANES
-        rates_k, h_k = load_four(rates, m), load_four(h, m)
+    rates_k, h_k = load_four(rates, m), load_four(h, m)
+    if states.size:
+        store_four(states, 0, h_k)
+    for s in range(count):
+        o, j = chunk_row + s * LANES, s * n + k
+        step, update = load(steps, o, LANES), load(updates, o, LANES)
+        decay = exp2_four(scale_four(rates_k, step))
+        h_k = multiply_add_four(decay, h_k, scale_four(four_numbers(maps[0], j), update))
         if states.size:
-            store_four(states, k * LANES, h_k)
-        for s in range(count):
-            o, j = chunk_row + s * LANES, s * n + k
-            step, update = load(steps, o, LANES), load(updates, o, LANES)
-            decay = exp2_four(scale_four(rates_k, step))
-            h_k = multiply_add_four(decay, h_k, scale_four(four_numbers(maps[0], j), update))
-            if states.size:
-                store_four(decays, j * LANES, decay)
-                store_four(states, (j + n) * LANES, h_k)
-            if s >= unread:
-                store(outs, o, LANES, add_products(load(outs, o, LANES), h_k, four_numbers(maps[1], j)))
-        if not states.size:
-            store_four(h, m, h_k)
+            store_four(decays, s * FOUR, decay)
+            store_four(states, (s + 1) * FOUR, h_k)
+        if s >= unread:
+            store(outs, o, LANES, add_products(load(outs, o, LANES), h_k, four_numbers(maps[1], j)))
+    if not states.size:
+        store_four(h, m, h_k)
 
 
 @inlined
-def _go_back(
-    grad_h: Any,
-    grad_rates: Any,
-    grad_maps: Any,
-    found: Any,
-    rates: Any,
-    given: Any,
-    maps: Any,
-    kept: Any,
-    column: Any,
-) -> None:
-    """Bring the gradient of a column's states back through a chunk."""
-    tile_row, chunk_row, count, unread, n = column
-    steps, updates, _, grads = given
+def _go_back(grads: Any, rates: Any, given: Any, maps: Any, kept: Any, four: Any) -> None:
+    """Bring the gradients of four states of a column back through a chunk."""
+    grad_h, grad_rates, grad_maps, found = grads
+    m, chunk_row, count, unread, n, k = four
+    steps, updates, _, grads_read = given
     states, decays = kept
     zero = splat(rates.dtype.type(0))
-    for k in range(0, n, STATES):
-        m = tile_row + k * LANES
-        rates_k, grad_k, grad_rates_k = load_four(rates, m), load_four(grad_h, m), load_four(grad_rates, m)
-        for s in range(count - 1, -1, -1):
-            o, j = chunk_row + s * LANES, s * n + k
-            step, update = load(steps, o, LANES), load(updates, o, LANES)
-            grad_update, grad_step = zero, zero
-            if k:
-                grad_update, grad_step = load(found[0], o, LANES), load(found[1], o, LANES)
-            if s >= unread:
-                grad, h = load(grads, o, LANES), load_four(states, (j + n) * LANES)
-                add_four(grad_maps[1], j * LANES, scale_four(h, grad))
-                grad_k = add_scaled(grad_k, four_numbers(maps[1], j), grad)
-            add_four(grad_maps[0], j * LANES, scale_four(grad_k, update))
-            grad_update = add_products(grad_update, grad_k, four_numbers(maps[0], j))
-            grad_k = multiply_four(grad_k, load_four(decays, j * LANES))
-            inner = multiply_four(grad_k, load_four(states, j * LANES))  # of the exponents, step * A
-            grad_rates_k = add_scaled(grad_rates_k, inner, step)
-            grad_step = add_products(grad_step, inner, rates_k)
-            store(found[0], o, LANES, grad_update)
-            store(found[1], o, LANES, grad_step)
-        store_four(grad_h, m, grad_k)
-        store_four(grad_rates, m, grad_rates_k)
+    rates_k, grad_k, grad_rates_k = load_four(rates, m), load_four(grad_h, m), load_four(grad_rates, m)
+    for s in range(count - 1, -1, -1):
+        o, j = chunk_row + s * LANES, s * n + k
+        step, update = load(steps, o, LANES), load(updates, o, LANES)
+        grad_update, grad_step = zero, zero
+        if k:
+            grad_update, grad_step = load(found[0], o, LANES), load(found[1], o, LANES)
+        if s >= unread:
+            grad, h = load(grads_read, o, LANES), load_four(states, (s + 1) * FOUR)
+            add_four(grad_maps[1], s * FOUR, scale_four(h, grad))
+            grad_k = add_scaled(grad_k, four_numbers(maps[1], j), grad)
+        add_four(grad_maps[0], s * FOUR, scale_four(grad_k, update))
+        grad_update = add_products(grad_update, grad_k, four_numbers(maps[0], j))
+        grad_k = multiply_four(grad_k, load_four(decays, s * FOUR))
+        inner = multiply_four(grad_k, load_four(states, s * FOUR))  # of the exponents, step * A
+        grad_rates_k = add_scaled(grad_rates_k, inner, step)
+        grad_step = add_products(grad_step, inner, rates_k)
+        store(found[0], o, LANES, grad_update)
+        store(found[1], o, LANES, grad_step)
+    store_four(grad_h, m, grad_k)
+    store_four(grad_rates, m, grad_rates_k)
 
 
 @inlined
-def _write_read_out(
-    y: Any, given: Any, inputs: Any, mask: Any, strides: Any, sizes: Any, place: Any, reverse: bool
-) -> None:
+def _write_read_out(y: Any, given: Any, call: Any, place: Any) -> None:
     """Write what is read of a chunk, after the gate; zeros where it is masked."""
+    inputs, mask, strides, sizes, reverse = call
     z = inputs[4]
     _, length, reads, d, _, _, chunk, _ = sizes
     i, tile, width, past, count = place
@@ -416,26 +413,15 @@ def _write_read_out(
 
 
 @inlined
-def _write_gradients(
-    results: Any,
-    sums: Any,
-    given: Any,
-    found: Any,
-    grad_maps: Any,
-    inputs: Any,
-    mask: Any,
-    strides: Any,
-    sizes: Any,
-    place: Any,
-    reverse: bool,
-) -> None:
+def _write_gradients(results: Any, sums: Any, given: Any, found: Any, call: Any, place: Any) -> None:
     """Write the gradients of what a chunk was given, zeros where it is masked, and add to those of `D` and bias."""
+    inputs, mask, strides, sizes, reverse = call
     u, delta, _, _, z, grad_y, _, D, bias, _, _, _ = inputs
-    grad_u, grad_delta, grad_z, _, grad_B, grad_C, _, _, _ = results
-    b, length, reads, d, n, _, chunk, widest = sizes
+    grad_u, grad_delta, grad_z, _, _, _, _, _, _ = results
+    _, length, reads, d, _, _, chunk, _ = sizes
     u_b, u_l, delta_b, delta_l, _, _, _, _, z_b, z_l, g_b, g_l = strides
     i, tile, width, past, count = place
-    padded, zero = grad_maps[0].size // (chunk * LANES), splat(D.dtype.type(0))
+    zero = splat(D.dtype.type(0))
     for s in range(count):
         t = length - 1 - past - s if reverse else past + s
         reading = past + s >= length - reads
@@ -465,12 +451,23 @@ def _write_gradients(
                     store(grad_z, o_z, rest, grad_t * out * open_ * (1.0 + z_t * (1.0 - open_)))
             store(grad_delta, o_u, rest, grad_raw)
             store(grad_u, o_u, rest, grad_u_t)
-        sum_B = ((tile // widest * b + i) * length + t) * n
-        sum_C = ((tile // widest * b + i) * reads + r) * n
-        for k in range(n):
-            grad_B[sum_B + k] = lane_sum(load(grad_maps[0], (s * padded + k) * LANES, LANES))
-            if reading:
-                grad_C[sum_C + k] = lane_sum(load(grad_maps[1], (s * padded + k) * LANES, LANES))
+
+
+@inlined
+def _write_map_gradients(results: Any, grad_maps: Any, call: Any, place: Any, block: int, k: int) -> None:
+    """Write a block's part of the gradients of `B` and `C`, of four states in a chunk."""
+    _, _, _, _, grad_B, grad_C, _, _, _ = results
+    _, _, _, (b, length, reads, _, n, _, _, _), reverse = call
+    i, tile, _, past, count = place
+    row = (tile + block) // BLOCK * b + i
+    for s in range(count):
+        t = length - 1 - past - s if reverse else past + s
+        r = t if reverse else t - (length - reads)
+        for m in range(min(STATES, n - k)):
+            o = s * FOUR + m * LANES
+            grad_B[(row * length + t) * n + k + m] = lane_sum(load(grad_maps[0], o, LANES))
+            if past + s >= length - reads:
+                grad_C[(row * reads + r) * n + k + m] = lane_sum(load(grad_maps[1], o, LANES))
 
 
 @compiled
