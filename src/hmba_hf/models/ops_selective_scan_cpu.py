@@ -36,15 +36,11 @@ from .ops_simd_cpu import (
     splat,
     store,
     store_four,
+    zeros,
 )
 
-try:
-    import numpy as np
-except ImportError as error:
-    raise ImportError("the CPU kernels need numpy: pip install numpy") from error
-
 TILE = 1024  # channels of a task, at most; rows lie pages apart, and with few channels pages are looked up too often
-BLOCK = 256  # channels of a partial sum, whatever the number of threads, which must change no bit
+BLOCK = 256  # channels of a partial sum, at most
 CHUNK = 32  # steps that are read at once, where no state is kept between chunks
 STATES = 4  # in registers at once
 FOUR = STATES * LANES
@@ -91,7 +87,7 @@ def scan_forward(
         (*flat(u.dtype, y), *flat(A.dtype, end, starts)),
         *flat(torch.bool, mask),
         strides(u, delta, B, C, z, None),
-        (b, length, reads, d, n, groups, chunk or max(1, min(CHUNK, length)), tile),
+        (b, length, reads, d, n, groups, chunk or max(1, min(CHUNK, length)), tile, tile),
         reverse,
     )
     return y, end, starts
@@ -121,8 +117,9 @@ def scan_backward(
     """
     (b, length, d), n, reads = u.shape, A.shape[1], 0 if C is None else C.shape[1]
     weights = [A.new_zeros(d) if x is None else x for x in (D, delta_bias)]
-    groups, blocks = split(b, d, BLOCK)
-    tile = _tile(groups, d, BLOCK)
+    block = _block(d)
+    groups, blocks = split(b, d, block)
+    tile = _tile(groups, d, block)
     grad_u, grad_delta = u.new_empty(b, length, d), u.new_empty(b, length, d)
     grad_z = None if z is None else u.new_empty(b, reads, d)
     grad_state = None if state is None else A.new_empty(b, n, d)
@@ -144,7 +141,7 @@ def scan_backward(
         ),
         *flat(torch.bool, mask),
         strides(u, delta, B, C, z, grad_y),
-        (b, length, reads, d, n, groups, chunk, tile),
+        (b, length, reads, d, n, groups, chunk, tile, block),
         reverse,
     )
     return (
@@ -163,7 +160,17 @@ def scan_backward(
 def _tile(groups: int, d: int, whole: int) -> int:
     """As many channels for a task as leave one for each thread: a multiple of `whole`, or all that there are."""
     tasks_of_group = -(-torch.get_num_threads() // max(1, groups))
-    return min(TILE, -(-d // LANES) * LANES, -(-d // (tasks_of_group * whole)) * whole)
+    channels = min(-(-d // (tasks_of_group * whole)), TILE // whole) * whole
+    return min(channels, -(-d // LANES) * LANES)
+
+
+def _block(d: int) -> int:
+    """Channels of a partial sum, whatever the number of threads, which must change no bit.
+
+    There are 1, 2, 4, 8, ... blocks, so that threads have equal shares.
+    """
+    blocks = 1 << (-(-d // BLOCK) - 1).bit_length()
+    return -(-d // (blocks * LANES)) * LANES
 
 
 def _by_state(x: Tensor) -> Tensor:
@@ -177,12 +184,12 @@ def _forward(
     """Scan tasks `first` to `last`: a tile of channels each, over the batch rows of a group."""
     _, _, _, _, _, _, A, _, _, state, _, _ = inputs
     y, end, starts = results
-    b, length, reads, d, n, groups, chunk, widest = sizes
+    b, length, reads, d, n, groups, chunk, widest, _ = sizes
     tiles, chunks, padded = -(-d // widest), -(-length // chunk), -(-n // STATES) * STATES
-    rates, h = np.zeros(padded * widest, A.dtype), np.zeros(padded * widest, A.dtype)
+    rates, h = zeros(padded * widest, A), zeros(padded * widest, A)
     call = inputs, mask, strides, sizes, reverse
     given, maps = _room_for_inputs(chunk, widest, padded, A)
-    kept = np.zeros(0, A.dtype), np.zeros(0, A.dtype)
+    kept = zeros(0, A), zeros(0, A)
     for task in range(first, last):
         group, tile = task // tiles, task % tiles * widest
         width = min(widest, d - tile)
@@ -221,18 +228,18 @@ def _backward(
     """
     _, _, _, _, _, _, A, _, _, state, starts, grad_end = inputs
     _, _, _, grad_A, _, _, grad_D, grad_bias, grad_state = results
-    b, length, reads, d, n, groups, chunk, widest = sizes
+    b, length, reads, d, n, groups, chunk, widest, block = sizes
     tiles, chunks, padded = -(-d // widest), -(-length // chunk), -(-n // STATES) * STATES
-    rates, h = np.zeros(padded * widest, A.dtype), np.zeros(padded * widest, A.dtype)
-    grad_rates, grad_h = np.zeros(padded * widest, A.dtype), np.zeros(padded * widest, A.dtype)
-    sums = np.zeros(widest, A.dtype), np.zeros(widest, A.dtype)  # gradients of D and bias
+    rates, h = zeros(padded * widest, A), zeros(padded * widest, A)
+    grad_rates, grad_h = zeros(padded * widest, A), zeros(padded * widest, A)
+    sums = zeros(widest, A), zeros(widest, A)  # gradients of D and bias
     given, maps = _room_for_inputs(chunk, widest, padded, A)
     # Of a tile in a chunk, `(columns, chunk)`: gradients of the update and of the step.
-    found = np.zeros(chunk * widest, A.dtype), np.zeros(chunk * widest, A.dtype)
+    found = zeros(chunk * widest, A), zeros(chunk * widest, A)
     # Of four states of a block in a chunk: gradients of B and C, lane by lane.
-    grad_maps = np.zeros(chunk * FOUR, A.dtype), np.zeros(chunk * FOUR, A.dtype)
+    grad_maps = zeros(chunk * FOUR, A), zeros(chunk * FOUR, A)
     # Of four states of a column in a chunk: these at its start and after each step, and their decays.
-    kept = np.zeros((chunk + 1) * FOUR, A.dtype), np.zeros(chunk * FOUR, A.dtype)
+    kept = zeros((chunk + 1) * FOUR, A), zeros(chunk * FOUR, A)
     call, grads = (inputs, mask, strides, sizes, reverse), (grad_h, grad_rates, grad_maps, found)
     for task in range(first, last):
         group, tile = task // tiles, task % tiles * widest
@@ -259,15 +266,15 @@ def _backward(
                     h[:] = 0
                 place = i, tile, width, past, count
                 _read_chunk(given, maps, call, place)
-                for block in range(0, width, BLOCK):
+                for at in range(0, width, block):
                     for k in range(0, padded, STATES):
                         grad_maps[0][: count * FOUR] = 0
                         grad_maps[1][: count * FOUR] = 0
-                        for c in range(block, min(block + BLOCK, width), LANES):
+                        for c in range(at, min(at + block, width), LANES):
                             four = c * padded + k * LANES, c * chunk, count, unread, padded, k
                             _go_forth(h, rates, given, maps, kept, four)
                             _go_back(grads, rates, given, maps, kept, four)
-                        _write_map_gradients(results, grad_maps, call, place, block, k)
+                        _write_map_gradients(results, grad_maps, call, place, at, k)
                 _write_gradients(results, sums, given, found, call, place)
             if grad_state.size:
                 _write_states(grad_h, grad_state, i * n * d + tile, d, size)
@@ -284,12 +291,12 @@ def _room_for_inputs(chunk: int, widest: int, padded: int, like: Any) -> Any:
     all channels, `(chunk, n)`: `B` and `C`, with zeros for states that do not exist.
     """
     given = (
-        np.zeros(chunk * widest, like.dtype),
-        np.zeros(chunk * widest, like.dtype),
-        np.zeros(chunk * widest, like.dtype),
-        np.zeros(chunk * widest, like.dtype),
+        zeros(chunk * widest, like),
+        zeros(chunk * widest, like),
+        zeros(chunk * widest, like),
+        zeros(chunk * widest, like),
     )
-    return given, (np.zeros(chunk * padded, like.dtype), np.zeros(chunk * padded, like.dtype))
+    return given, (zeros(chunk * padded, like), zeros(chunk * padded, like))
 
 
 @inlined
@@ -297,7 +304,7 @@ def _read_chunk(given: Any, maps: Any, call: Any, place: Any) -> None:
     """Read what a chunk is given, zeros where it is masked; what is read of a step begins with the skip connection."""
     inputs, mask, strides, sizes, reverse = call
     u, delta, B, C, z, grad_y, _, D, bias, _, _, _ = inputs
-    _, length, reads, _, n, _, chunk, _ = sizes
+    _, length, reads, _, n, _, chunk, _, _ = sizes
     u_b, u_l, delta_b, delta_l, B_b, B_l, C_b, C_l, z_b, z_l, g_b, g_l = strides
     i, tile, width, past, count = place
     steps, updates, outs, grads = given
@@ -397,7 +404,7 @@ def _write_read_out(y: Any, given: Any, call: Any, place: Any) -> None:
     """Write what is read of a chunk, after the gate; zeros where it is masked."""
     inputs, mask, strides, sizes, reverse = call
     z = inputs[4]
-    _, length, reads, d, _, _, chunk, _ = sizes
+    _, length, reads, d, _, _, chunk, _, _ = sizes
     i, tile, width, past, count = place
     zero = splat(given[2].dtype.type(0))
     for s in range(max(0, length - reads - past), count):
@@ -418,7 +425,7 @@ def _write_gradients(results: Any, sums: Any, given: Any, found: Any, call: Any,
     inputs, mask, strides, sizes, reverse = call
     u, delta, _, _, z, grad_y, _, D, bias, _, _, _ = inputs
     grad_u, grad_delta, grad_z, _, _, _, _, _, _ = results
-    _, length, reads, d, _, _, chunk, _ = sizes
+    _, length, reads, d, _, _, chunk, _, _ = sizes
     u_b, u_l, delta_b, delta_l, _, _, _, _, z_b, z_l, g_b, g_l = strides
     i, tile, width, past, count = place
     zero = splat(D.dtype.type(0))
@@ -454,12 +461,12 @@ def _write_gradients(results: Any, sums: Any, given: Any, found: Any, call: Any,
 
 
 @inlined
-def _write_map_gradients(results: Any, grad_maps: Any, call: Any, place: Any, block: int, k: int) -> None:
+def _write_map_gradients(results: Any, grad_maps: Any, call: Any, place: Any, at: int, k: int) -> None:
     """Write a block's part of the gradients of `B` and `C`, of four states in a chunk."""
     _, _, _, _, grad_B, grad_C, _, _, _ = results
-    _, _, _, (b, length, reads, _, n, _, _, _), reverse = call
+    _, _, _, (b, length, reads, _, n, _, _, _, block), reverse = call
     i, tile, _, past, count = place
-    row = (tile + block) // BLOCK * b + i
+    row = (tile + at) // block * b + i
     for s in range(count):
         t = length - 1 - past - s if reverse else past + s
         r = t if reverse else t - (length - reads)

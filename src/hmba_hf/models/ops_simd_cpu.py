@@ -15,6 +15,7 @@ from typing import Any
 from .ops_launch_cpu import inlined
 
 try:
+    import numpy as np
     from llvmlite import ir
     from numba import types
     from numba.core import cgutils
@@ -24,6 +25,7 @@ except ImportError as error:
     raise ImportError("the CPU kernels need Numba: pip install numba") from error
 
 LANES = 16
+CACHE_LINE = 64  # bytes
 _vector_function: Any = intrinsic  # called from kernels without the first argument of what it decorates
 
 # 2^f on [-1/2, 1/2] and 2 artanh(s) / s on [0, 1/3] as polynomials, highest power first: minimax to 2e-9 and 4e-9 in
@@ -332,6 +334,14 @@ def lane_sum(typing: Any, lanes: Any) -> Any:
         return builder.call(reduce, [ir.Constant(vector.element, 0.0), args[0]], fastmath=("reassoc",))
 
     return lanes.dtype(lanes), emit
+
+
+@inlined
+def zeros(size: int, like: Any) -> Any:
+    """Zeros of the dtype of an array that begin with a cache line: lanes that lie across two take twice as long."""
+    x = np.zeros(size + CACHE_LINE // like.itemsize, like.dtype)
+    skip = -x.ctypes.data % CACHE_LINE // like.itemsize
+    return x[skip : skip + size]
 
 
 # Four at a time: as many as stay in registers with what is done to them.
