@@ -2,6 +2,7 @@
 
 import json
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from peft import PeftModel
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
 
+from hmba_hf import HMBAProcessor
 from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.micro_world_files import write_video
 from hmba_hf.hub import CardDetails, push_checkpoint
 from hmba_hf.training import LoraSettings, learn
+from hmba_hf.training.low_rank import LowRankModel
 from tiny_bases import save_base, tune
 from tiny_runs import evaluate, run_example
 
@@ -64,6 +67,89 @@ def test_a_checkpoint_is_one_commit_and_the_next_pins_it_in_the_card(hub, parts)
         assert_equal_weights(parts[0], loaded)
     HfApi().create_tag("org/tiny", tag="v1", revision=commit.oid)
     assert_equal_weights(parts[0], AutoModelForImageTextToText.from_pretrained("org/tiny", revision="v1"))
+
+
+@both_transports
+def test_what_is_there_already_makes_no_commit(hub, parts):
+    commit = push_checkpoint(*parts, "org/tiny", **SHARDS)
+    repository = hub.repository("org/tiny")
+    head = repository.head
+    again = push_checkpoint(*parts, "org/tiny", **SHARDS)
+    assert (again.oid, again.commit_url) == (commit.oid, commit.commit_url) and repository.head == head
+    HfApi().upload_file(path_or_fileobj=b"mine", path_in_repo="notes.md", repo_id="org/tiny")
+    assert push_checkpoint(*parts, "org/tiny", **SHARDS).oid == commit.oid, "what is no part of it changes nothing"
+
+    with torch.no_grad():
+        parts[0].lm_head.weight[-1, -1].add_(1)
+    changed = push_checkpoint(*parts, "org/tiny", **SHARDS)
+    assert titles(repository)[:3] == ["Pin the revision", "Upload model", "Upload notes.md with huggingface_hub"]
+    assert changed.oid in repository.files()["README.md"].decode()
+    push_checkpoint(*parts, "org/tiny", card=CardDetails(license="mit"), **SHARDS)
+    assert titles(repository)[:3] == ["Pin the revision", "Upload model", "Pin the revision"], "another card"
+
+
+def test_a_card_that_was_left_without_its_pin_gets_it_by_the_next_push(hub, parts):
+    hub.faults.fail("commit", 403, skip=1)
+    with pytest.warns(UserWarning, match="its card does not say so: .*403"):
+        commit = push_checkpoint(*parts, "org/tiny")
+    repository = hub.repository("org/tiny")
+    assert repository.head == commit.oid
+    assert push_checkpoint(*parts, "org/tiny").oid == commit.oid
+    assert titles(repository) == ["Pin the revision", "Upload model", "initial commit"]
+
+
+def test_the_models_own_push_to_hub_ends_in_the_same_place_with_the_same_card(hub, parts):
+    model, processor = parts
+    processor.push_to_hub("org/own", private=True)
+    commit = model.push_to_hub("org/own", commit_message="Mine", tags="night", max_shard_size="40KB")
+    push_checkpoint(model, processor, "org/twin", card=CardDetails(tags=["night"]), **SHARDS)
+    own, other = hub.repository("org/own"), hub.repository("org/twin")
+    assert own.private and titles(own)[:2] == ["Pin the revision", "Mine"]
+    files, wanted = own.files(), other.files()
+    assert {name: files[name] for name in files if name != "README.md"} == {
+        name: wanted[name] for name in wanted if name != "README.md"
+    }
+    card, named = files["README.md"].decode(), wanted["README.md"].decode()
+    (pinned,) = re.findall('"([0-9a-f]{40})"', named)
+    assert card == named.replace(pinned, commit.oid).replace("twin", "own")
+    assert HMBAProcessor.from_pretrained("org/own", revision=commit.oid)
+
+    first = model.push_to_hub("org/model_first")
+    assert titles(hub.repository("org/model_first")) == ["Upload model", "initial commit"], "no processor, no pin"
+    processor.push_to_hub("org/model_first")
+    assert pipeline("video-text-to-text", model="org/model_first", device="cpu")
+    assert model.push_to_hub("org/model_first").oid != first.oid
+    assert titles(hub.repository("org/model_first"))[0] == "Pin the revision"
+
+
+@pytest.mark.parametrize("options", [{"token": "hf_x"}, {"create_pr": True}, {"commit_description": "Why"}])
+def test_what_a_push_does_not_offer_is_refused_before_anything_happens(hub, parts, options):
+    with pytest.raises(
+        ValueError, match=f"a push to a branch, with the token of .* is wanted, got .*{min(options)}"
+    ) as error:
+        parts[0].push_to_hub("org/tiny", **options)
+    assert "hf_x" not in str(error.value) and not hub.repositories
+    with pytest.raises(TypeError, match=r"a commit has \['message', .*, got \['branch'\]"):
+        push_checkpoint(*parts, "org/tiny", branch="next")
+    assert not hub.repositories
+
+
+def test_of_two_pushes_at_once_one_is_whole_and_the_other_hears_of_it(hub, parts, saved):
+    push_checkpoint(*parts, "org/tiny")
+    other = AutoModelForImageTextToText.from_pretrained(saved)
+    with torch.no_grad():
+        parts[0].lm_head.weight.add_(1)
+        other.lm_head.weight.add_(2)
+    held = hub.faults.hold("commit")
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(push_checkpoint, *parts, "org/tiny", **SHARDS)
+        held.wait_until_reached()
+        fast = push_checkpoint(other, parts[1], "org/tiny")
+        held.release()
+        with pytest.raises(RuntimeError, match="somebody else has pushed, and nothing of this push is there"):
+            slow.result()
+    assert fast.oid in hub.repository("org/tiny").files()["README.md"].decode()
+    assert_equal_weights(other, AutoModelForImageTextToText.from_pretrained("org/tiny"))
 
 
 @both_transports
@@ -235,6 +321,22 @@ def test_low_rank_updates_are_pushed_and_loaded_in_every_way(hub, parts, run, cl
     quick = snippet.replace("timestamp=12.4", "timestamp=0.4, max_new_tokens=3")
     done = run(f"{source}os.chdir({str(clip.parent)!r})\n{quick}")
     assert done.returncode == 0 and "generated_text" in done.stdout, done.stderr
+
+
+def test_the_own_push_to_hub_of_low_rank_updates_ends_in_the_same_place_with_the_same_card(hub, parts):
+    push_checkpoint(*parts, "org/base")
+    model, base = lora(parts[1])
+    push_checkpoint(model, parts[1], "org/twin")
+    pushed = model.push_to_hub("org/own", processor=parts[1]).oid
+    files, wanted = (hub.repository(name).files() for name in ("org/own", "org/twin"))
+    assert files.keys() == wanted.keys() and files["adapter_model.safetensors"] == wanted["adapter_model.safetensors"]
+    card = ModelCard(files["README.md"].decode())
+    assert (card.data.library_name, card.data.base_model) == ("peft", ["org/base"])
+    assert base in card.text and pushed in card.text
+    again = LowRankModel.from_pretrained(AutoModelForImageTextToText.from_pretrained("org/base"), "org/own")
+    again.push_to_hub("org/own", tags=["night"])
+    card = ModelCard(hub.repository("org/own").files()["README.md"].decode())
+    assert card.data.base_model == ["org/base"] and {"lora", "night"} <= {*card.data.tags}
 
 
 @pytest.fixture
