@@ -36,20 +36,24 @@ def check_file_names(
         options: of `from_pretrained`.
 
     Raises:
-        ValueError: if a name is a path.
+        ValueError: if a name is a path, or if the file is not of the form that has names.
+        OSError: if the Hub cannot tell whether there is such a file.
     """
     found = cached_file(
         checkpoint,
         file,
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
         **{name: options[name] for name in _DOWNLOAD if options.get(name) is not None},
     )
     if found is None:
         return
-    with open(found, encoding="utf-8") as opened:
-        paths = sorted({str(name) for name in names(json.load(opened)) if not _is_plain(name)})
+    try:
+        with open(found, encoding="utf-8") as opened:
+            listed = [*names(json.load(opened))]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} of {checkpoint} must be a JSON object that names files: {error}") from error
+    paths = sorted({str(name) for name in listed if not _is_plain(name)})
     if paths:
         raise ValueError(f"{file} of {checkpoint} must name files beside it, got {paths}")
 
