@@ -15,6 +15,7 @@ from hmba_hf.hub import push_checkpoint
 from hmba_hf.models.video_decoding_hmba import VideoDecodeError
 from tiny_bases import tune
 from tiny_models import assert_equal_weights
+from tiny_runs import evaluate, run_example
 
 
 @pytest.fixture
@@ -63,6 +64,44 @@ def test_a_push_that_fails_during_training_ends_nothing(hub, pushed_base, tmp_pa
     with pytest.warns(UserWarning, match="a push during training came to nothing: .*403"):
         tune(pushed_base, tmp_path / "out", *PUSH, *words)
     assert hub.repository("org/tuned").titles()[:2] == ["Pin the revision", "Model save"]
+
+
+@pytest.mark.parametrize("learns", ["adapter", "lora"])
+def test_results_come_onto_the_card_of_a_tuned_model_and_what_it_told_stays(hub, pushed_base, tmp_path, learns):
+    tune(pushed_base, tmp_path / "out", *PUSH, "--learns", learns, "--max_steps", 1)
+    before = hub.repository("org/tuned").files()
+    run = evaluate(tmp_path / "out", tmp_path / "run")
+    for model, results in (
+        (tmp_path / "out", ["--results", run]),
+        ("org/tuned", []),
+        ("org/tuned", ["--results", run]),
+    ):
+        run_example("push.py", "--model", model, "--repo_id", "org/tuned", *results)
+        files = hub.repository("org/tuned").files()
+        card = ModelCard(files["README.md"].decode())
+        assert card.data.base_model == ["org/base"] and "| `max_steps` | 1 |" in card.text
+        assert json.loads(files["training_arguments.json"]) == json.loads(before["training_arguments.json"])
+        assert bool(card.data.eval_results) == bool(results)
+    weights = [name for name in before if name.endswith(".safetensors")]
+    assert len(weights) == 1 and files[weights[0]] == before[weights[0]]
+
+
+@pytest.mark.parametrize("learns", ["adapter", "lora"])
+def test_answers_are_of_the_revision_that_is_asked_for(hub, pushed_base, tmp_path, learns):
+    def answered_by(model, folder, *words):
+        return json.loads((evaluate(model, tmp_path / folder, *words) / "recipe.json").read_text())["weights"]
+
+    for number in (1, 2):
+        words = ["--learns", learns, "--max_steps", 1, "--warmup_steps", 0, "--learning_rate", number / 100]
+        tune(pushed_base, tmp_path / str(number), *PUSH, *words)
+        HfApi().create_tag("org/tuned", tag=f"v{number}")
+    first = answered_by("org/tuned", "first", "--model_revision", "v1")
+    assert first == answered_by(tmp_path / "1", "here")
+    assert first != answered_by("org/tuned", "second", "--model_revision", "v2") == answered_by("org/tuned", "last")
+    with pytest.raises(ValueError, match="a revision is one of a repository on the Hub, got 'v1' for the folder"):
+        answered_by(tmp_path / "1", "none", "--model_revision", "v1")
+    with pytest.raises(ValueError, match="a revision is one of a repository on the Hub, got 'v1' for the folder"):
+        tune(tmp_path / "1", tmp_path / "none", "--model_revision", "v1")
 
 
 def test_a_push_that_fails_in_the_end_loses_neither_the_model_nor_its_history(hub, pushed_base, tmp_path, monkeypatch):
