@@ -37,13 +37,13 @@ def check_file_names(
 
     Raises:
         ValueError: if a name is a path, or if the file is not of the form that has names.
-        OSError: if the Hub cannot tell whether there is such a file.
     """
     found = cached_file(
         checkpoint,
         file,
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
         **{name: options[name] for name in _DOWNLOAD if options.get(name) is not None},
     )
     if found is None:
