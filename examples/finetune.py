@@ -6,10 +6,10 @@
     accelerate launch examples/finetune.py ... --learns adapter projector lora --feature_cache features
     accelerate launch examples/finetune.py ... --push_to_hub --hub_model_id org/hmba-drama
 
-`--dataset_name` names one or more of: folders and Hub ids in the DRAMA or the BDD-X schema, and `micro-world`, which
-needs no download and says nothing about real roads. Every option of `TrainingArguments` is accepted too. The same
-command started again goes on from its last whole checkpoint. Leaves the model, `history.json`, and pictures of loss
-and metrics.
+`--dataset_name` names one or more of: folders and Hub ids in the DRAMA or the BDD-X schema, `org/drama@v1` for one at
+a revision, and `micro-world`, which needs no download and says nothing about real roads. Every option of
+`TrainingArguments` is accepted too. The same command started again goes on from its last whole checkpoint. Leaves the
+model, `history.json`, and pictures of loss and metrics.
 """
 
 import hmba_hf  # noqa: F401 - registers the model

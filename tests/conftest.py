@@ -106,6 +106,23 @@ def java(monkeypatch, tmp_path):
 
 
 @pytest.fixture(scope="session")
+def stored_model(tmp_path_factory):
+    """A random model in a folder, with its processor."""
+    from tiny_bases import save_base
+
+    torch.manual_seed(0)
+    return save_base(tmp_path_factory.mktemp("stored_model"), adapter="mamba")
+
+
+@pytest.fixture(scope="session")
+def stored_run(stored_model, tmp_path_factory):
+    """What `evaluate.py` leaves about it."""
+    from tiny_runs import evaluate
+
+    return evaluate(stored_model, tmp_path_factory.mktemp("stored_run"))
+
+
+@pytest.fixture(scope="session")
 def shared_data():
     """The folder of real clips and damaged files, `data` in `../shared` or in the folder that `HMBA_SHARED` names."""
     folder = Path(os.environ.get("HMBA_SHARED") or ROOT.parent / "shared") / "data"

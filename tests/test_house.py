@@ -41,8 +41,8 @@ MAY_IMPORT = {
         *("training", "models", "data", "metrics", "evaluation", "scoring", "visualization", "hub", "repositories")
     },
     "evaluation": {"models", "data", "metrics"},
-    "prediction": {"models", "data", "metrics", "evaluation"},
-    "scoring": {"models", "data", "metrics", "evaluation"},
+    "prediction": {"models", "data", "metrics", "evaluation", "repositories"},
+    "scoring": {"models", "data", "metrics", "evaluation", "repositories"},
     "lmms_eval_plugin": {"models", "data", "metrics", "evaluation", "prediction", "scoring", "lmms_eval_plugin"},
     "flops": {"models"},
     "studies": {"studies", "models", "data", "evaluation", "flops", "visualization"},

@@ -18,23 +18,9 @@ from hmba_hf.hub.checkpoints import checkpoint_files
 from hmba_hf.repositories import PICKLES, commit_files
 from hmba_hf.training import LoraSettings, learn
 from test_bundle import ENTRIES, import_closure
-from tiny_bases import save_base
-from tiny_models import tiny_model
-from tiny_runs import evaluate
+from tiny_models import assert_equal_weights, tiny_model
 
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    torch.manual_seed(0)
-    return save_base(tmp_path_factory.mktemp("base"), adapter="mamba")
-
-
-@pytest.fixture(scope="module")
-def run(base, tmp_path_factory):
-    """What `evaluate.py` leaves about it."""
-    return evaluate(base, tmp_path_factory.mktemp("run"))
 
 
 def load(folder):
@@ -51,9 +37,9 @@ DETAILS = CardDetails(
 )
 
 
-def test_a_checkpoint_holds_weights_code_processor_and_card_and_nothing_pickled(base, run, tmp_path):
-    model, processor = load(base)
-    folder = save_checkpoint(tmp_path / "out", model, processor, [run], DETAILS, max_shard_size="40KB")
+def test_a_checkpoint_holds_weights_code_processor_and_card_and_nothing_pickled(stored_model, stored_run, tmp_path):
+    model, processor = load(stored_model)
+    folder = save_checkpoint(tmp_path / "out", model, processor, [stored_run], DETAILS, max_shard_size="40KB")
     names = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
     code = {f"{name}.py" for name in import_closure(ENTRIES)}
     shards = {name for name in names if name.endswith(".safetensors")}
@@ -67,28 +53,27 @@ def test_a_checkpoint_holds_weights_code_processor_and_card_and_nothing_pickled(
     assert not [name for name in names if name.endswith(tuple(PICKLES))]
     config = json.loads((folder / "config.json").read_text())
     assert len(config["auto_map"]) == 4 and config["custom_pipelines"]
-    assert recorded_training(folder)["learning_rate"] == 2e-5 and recorded_training(base) == {}
-    again = load(folder)[0].state_dict()
-    assert all(torch.equal(again[name], weight) for name, weight in model.state_dict().items())
+    assert recorded_training(folder)["learning_rate"] == 2e-5 and recorded_training(stored_model) == {}
+    assert_equal_weights(model, load(folder)[0])
 
 
-def test_saving_again_leaves_no_shard_of_before(base, tmp_path):
-    model, processor = load(base)
+def test_saving_again_leaves_no_shard_of_before(stored_model, tmp_path):
+    model, processor = load(stored_model)
     save_checkpoint(tmp_path, model, processor, max_shard_size="40KB")
     save_checkpoint(tmp_path, model, processor)
     assert [path.name for path in tmp_path.glob("*.safetensors*")] == ["model.safetensors"]
 
 
-def test_a_card_says_what_it_must_and_comes_back(base, run, tmp_path):
-    model, processor = load(base)
-    save_checkpoint(tmp_path, model, processor, [run], DETAILS)
+def test_a_card_says_what_it_must_and_comes_back(stored_model, stored_run, tmp_path):
+    model, processor = load(stored_model)
+    save_checkpoint(tmp_path, model, processor, [stored_run], DETAILS)
     card = ModelCard.load(tmp_path / "README.md")
     data = card.data
     assert (data.library_name, data.pipeline_tag, data.license) == ("transformers", "video-text-to-text", "apache-2.0")
     assert data.base_model == list(DETAILS.base_model) and data["base_model_relation"] == "finetune"
     assert data.datasets == ["org/drama"]
     assert {"hmba", "driving", "mamba", "custom_code", "micro-world", "night"} <= {*data.tags}
-    metrics = json.loads((run / "metrics.json").read_text())
+    metrics = json.loads((stored_run / "metrics.json").read_text())
     held = {result.metric_name: result for result in data.eval_results}
     assert held["mIoU"].metric_value == metrics["scores"]["mean_iou"]
     assert held["mIoU"].metric_args["command"] == metrics["command"]
@@ -110,8 +95,8 @@ def test_a_card_says_what_it_must_and_comes_back(base, run, tmp_path):
     assert "{" not in text.replace("{{", "{").split("```")[0], "nothing of the template is left"
 
 
-def test_a_card_without_runs_has_no_number(base):
-    model, _ = load(base)
+def test_a_card_without_runs_has_no_number(stored_model):
+    model, _ = load(stored_model)
     card = compose_card(model, CardDetails(), repo_id="org/tiny", revision="0" * 40)
     assert card.data.eval_results is None and "model-index" not in card.data.to_dict()
     assert "None are stored." in card.text and 'revision = "' + "0" * 40 in card.text
@@ -131,24 +116,37 @@ def test_a_model_remembers_its_parents_by_their_hub_ids():
     assert (data.base_model, data["base_model_relation"]) == (["org/hmba-base"], "finetune")
 
 
-def test_results_of_another_model_are_refused_and_so_is_a_number_by_hand(base, run, tmp_path):
-    model, processor = load(base)
+def test_a_model_in_a_folder_is_a_child_of_what_its_training_began_with_and_never_of_itself():
+    model = tiny_model()
+    details = CardDetails(
+        training={"model_name_or_path": "org/hmba-base", "dataset_name": ["org/drama@v1", "org/drama"]}
+    )
+    card = compose_card(model, details, repo_id="org/hmba-drama")
+    assert (card.data.base_model, card.data["base_model_relation"]) == (["org/hmba-base"], "finetune")
+    assert card.data.datasets == ["org/drama"] and "`org/drama@v1`, `org/drama`" in card.text
+    model.config._name_or_path = "org/hmba-drama"  # pushed there again, with results
+    assert compose_card(model, details, repo_id="org/hmba-drama").data.base_model == ["org/hmba-base"]
+    assert compose_card(model, CardDetails(), repo_id="org/hmba-drama").data.base_model is None
+
+
+def test_results_of_another_model_are_refused_and_so_is_a_number_by_hand(stored_model, stored_run, tmp_path):
+    model, processor = load(stored_model)
     with torch.no_grad():
         model.lm_head.weight[0, 0] += 1
     with pytest.raises(ValueError, match="holds the scores of another model"):
-        save_checkpoint(tmp_path / "out", model, processor, [run])
+        save_checkpoint(tmp_path / "out", model, processor, [stored_run])
     with pytest.raises(ValueError, match="not numbers: got float"):
         save_checkpoint(tmp_path / "other", model, processor, [0.9])
     assert not (tmp_path / "other").exists() and not (tmp_path / "out" / "README.md").exists()
 
 
-def lora(base, **settings):
-    model, processor = load(base)
+def lora(stored_model, **settings):
+    model, processor = load(stored_model)
     return learn(model, ["adapter", "lora"], LoraSettings(rank=2, targets=["q_proj"], **settings))[0], processor
 
 
-def test_low_rank_updates_have_a_card_of_their_base_and_no_base_in_them(base, tmp_path):
-    model, processor = lora(base, base_commit="1" * 40)
+def test_low_rank_updates_have_a_card_of_their_base_and_no_base_in_them(stored_model, tmp_path):
+    model, processor = lora(stored_model, base_commit="1" * 40)
     model.peft_config["default"].base_model_name_or_path = "org/hmba-base"
     folder = save_checkpoint(tmp_path, model, processor, card=CardDetails(license="mit"))
     card = ModelCard.load(folder / "README.md")
@@ -158,11 +156,15 @@ def test_low_rank_updates_have_a_card_of_their_base_and_no_base_in_them(base, tm
     assert json.loads((folder / "adapter_config.json").read_text())["revision"] == "1" * 40
     assert [path.name for path in folder.glob("*.safetensors")] == ["adapter_model.safetensors"]
     with pytest.raises(ValueError, match="without another kind of checkpoint is wanted, .* holds adapter_config.json"):
-        save_checkpoint(tmp_path, *load(base))
+        save_checkpoint(tmp_path, *load(stored_model))
+    model.add_adapter("second", model.peft_config["default"])
+    with pytest.raises(ValueError, match=r"of the one name 'default' are wanted, got \['default', 'second'\]"):
+        save_checkpoint(tmp_path / "two", model, processor)
+    assert not (tmp_path / "two").exists()
 
 
-def test_low_rank_updates_on_a_folder_are_not_pushed(base):
-    model, processor = lora(base)
+def test_low_rank_updates_on_a_folder_are_not_pushed(stored_model):
+    model, processor = lora(stored_model)
     with pytest.raises(ValueError, match="belong to a base on the Hub, got .*push the base first"):
         push_checkpoint(model, processor, "org/lora")
 
@@ -191,10 +193,10 @@ def test_a_pickle_is_never_uploaded(name):
         commit_files("org/tiny", {name: b""}, lambda name: False, "Upload")
 
 
-def test_what_else_lies_in_a_folder_stays_there(base, tmp_path):
-    folder = shutil.copytree(base, tmp_path / "run")
+def test_what_else_lies_in_a_folder_stays_there(stored_model, tmp_path):
+    folder = shutil.copytree(stored_model, tmp_path / "run")
     for name in ("training_args.bin", "optimizer.pt", "seal.json", "trainer_state.json", "secret.txt", "train.py"):
         (folder / name).write_bytes(b"")
     (folder / "checkpoint-2").mkdir()
-    shutil.copy(base / "model.safetensors", folder / "checkpoint-2")
-    assert checkpoint_files(folder).keys() == {path.name for path in base.iterdir()}
+    shutil.copy(stored_model / "model.safetensors", folder / "checkpoint-2")
+    assert checkpoint_files(folder).keys() == {path.name for path in stored_model.iterdir()}

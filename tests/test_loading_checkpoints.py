@@ -112,6 +112,13 @@ def test_names_of_files_beside_it_are_let_through(folder):
         check_file_names(folder, "list.json", lambda held: held["names"], {})
 
 
+@pytest.mark.parametrize("content", ["[]", '{"weight_map": ["model.safetensors"]}', '{"weight_map": null}', "{"])
+def test_a_list_of_shards_that_is_none_is_refused_by_name(folder, content):
+    (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ValueError, match="model.safetensors.index.json of .* must be a JSON object that names files"):
+        AutoModelForImageTextToText.from_pretrained(folder)
+
+
 LOAD_THE_CODE_OF_A_FOLDER = """
 import sys
 from transformers import AutoConfig

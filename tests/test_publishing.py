@@ -1,58 +1,22 @@
-import runpy
-import sys
-from pathlib import Path
+"""What may not be pushed as a dataset, before anything is asked of a Hub, and what its card tells."""
 
-import huggingface_hub
+import json
+
 import pytest
-from huggingface_hub import RepoUrl, constants
+import yaml
 
-from hmba_hf.data.publishing import PushOptions, push_folder
+from hmba_hf.data.bddx import BDDXOptions, prepare_bddx
+from hmba_hf.data.preparing import RunOptions
+from hmba_hf.data.publishing import CardText, PushOptions, push_folder, write_card
 from synthetic_downloads import BDDX_ROWS, write_bddx_annotations
-
-EXAMPLE = Path(__file__).parents[1] / "examples" / "prepare_bddx.py"
 
 
 @pytest.fixture
-def hub(monkeypatch):
-    """A Hub that keeps what it is asked for; the repository name/open is public."""
-
-    class FakeApi:
-        calls = []
-
-        def create_repo(self, repo_id, **options):
-            self.calls.append(("create_repo", repo_id, options))
-            self.private = options["private"] and repo_id != "name/open"
-            return RepoUrl(f"{constants.ENDPOINT}/datasets/{repo_id}")
-
-        def repo_info(self, repo_id, repo_type):
-            return huggingface_hub.DatasetInfo(id=repo_id, private=self.private)
-
-        def upload_folder(self, **options):
-            self.calls.append(("upload_folder", options.pop("repo_id"), options))
-
-    monkeypatch.setattr(huggingface_hub, "HfApi", FakeApi)
-    return FakeApi.calls
-
-
-def test_a_dataset_is_pushed_to_a_private_repository(hub, tmp_path):
-    assert push_folder(tmp_path, PushOptions("name/drama")) == f"{constants.ENDPOINT}/datasets/name/drama"
-    (create, name, options), (upload, _, upload_options) = hub
-    assert (create, name) == ("create_repo", "name/drama")
-    assert options == {"repo_type": "dataset", "private": True, "exist_ok": True}
-    assert upload == "upload_folder" and upload_options["folder_path"] == tmp_path
-    assert upload_options["allow_patterns"] == ["data/*.parquet", "README.md", "report.json", "LICENSE"]
-    assert upload_options["delete_patterns"] == "data/*.parquet", "files of an earlier dataset do not stay among these"
-
-
-def test_only_who_asks_for_it_makes_a_dataset_public(hub, tmp_path):
-    push_folder(tmp_path, PushOptions("name/drama", public=True))
-    assert hub[0][2]["private"] is False
-
-
-def test_a_repository_that_is_public_already_gets_nothing_unasked(hub, tmp_path):
-    with pytest.raises(ValueError, match="name/open is public"):
-        push_folder(tmp_path, PushOptions("name/open"))
-    assert [call[0] for call in hub] == ["create_repo"]
+def prepared(tmp_path):
+    """A dataset of annotations alone."""
+    path = write_bddx_annotations(tmp_path / "raw", BDDX_ROWS)
+    prepare_bddx(BDDXOptions(str(path), annotations_only=True), RunOptions(str(tmp_path / "out")))
+    return tmp_path / "out"
 
 
 def test_options_must_name_a_repository(tmp_path):
@@ -62,11 +26,42 @@ def test_options_must_name_a_repository(tmp_path):
         push_folder(tmp_path, PushOptions())
 
 
-def test_the_example_pushes_what_it_has_finished(hub, tmp_path, monkeypatch, capsys):
-    path = write_bddx_annotations(tmp_path / "raw", BDDX_ROWS)
-    words = ["--annotations", str(path), "--annotations_only", "--output_dir", str(tmp_path / "out")]
-    monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *words, "--push_to_hub", "name/bddx"])
-    runpy.run_path(str(EXAMPLE), run_name="__main__")
-    assert [call[:2] for call in hub] == [("create_repo", "name/bddx"), ("upload_folder", "name/bddx")]
-    assert hub[1][2]["folder_path"] == str(tmp_path / "out") and (tmp_path / "out" / "README.md").is_file()
-    assert f"pushed to {constants.ENDPOINT}/datasets/name/bddx" in capsys.readouterr().out
+def test_a_folder_without_a_finished_dataset_is_refused(prepared):
+    (prepared / "report.json").unlink()
+    with pytest.raises(ValueError, match="a finished dataset is wanted, .* is not: run the command that prepares it"):
+        push_folder(prepared, PushOptions("name/bddx"))
+    with pytest.raises(ValueError, match="a finished dataset is wanted, got no parquet file in .*data"):
+        push_folder(prepared / "data", PushOptions("name/bddx"))
+
+
+@pytest.mark.parametrize("name", ["rows", "written", "dropped", "found"])
+def test_a_number_that_the_files_do_not_bear_out_is_refused(prepared, name):
+    report = json.loads((prepared / "report.json").read_text())
+    better = {**report["rows"], "train": 10**6} if name == "rows" else report[name] + 1
+    (prepared / "report.json").write_text(json.dumps({**report, name: better}))
+    with pytest.raises(
+        ValueError, match="report.json must tell what the folder holds: rows, written, dropped and found"
+    ):
+        push_folder(prepared, PushOptions("name/bddx"))
+
+
+def test_the_card_tells_terms_counts_settings_limits_and_how_it_is_read(prepared):
+    report = json.loads((prepared / "report.json").read_text())
+    text = CardText(**report["card"])
+    _, metadata, card = write_card(text, report, "name/bddx", "0" * 40).split("---\n", 2)
+    data = yaml.safe_load(metadata)
+    assert (data["license"], data["license_name"]) == ("other", "bdd-x") and "BDD-X-dataset" in data["license_link"]
+    assert data["task_categories"] == ["video-text-to-text"] and "driving" in data["tags"]
+    for split, count in report["rows"].items():
+        assert f"| {split} | {count} |" in card
+    for reason, count in report["reasons"].items():
+        assert f"| {reason} | {count} |" in card
+    for part in (
+        text.licence,
+        "annotations_only=True",
+        "Not for driving",
+        f"finetune.py --dataset_name name/bddx@{'0' * 40}",
+    ):
+        assert part in card, part
+    assert f'repository = "name/bddx"\nrevision = "{"0" * 40}"\n' in card
+    assert "revision = None" in (prepared / "README.md").read_text()

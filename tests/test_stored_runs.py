@@ -8,33 +8,20 @@ import torch
 
 from hmba_hf.hub.stored_runs import StoredRun, read_runs
 from tiny_bases import save_base
-from tiny_runs import evaluate, run_example
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    """A random model in a folder."""
-    torch.manual_seed(0)
-    return save_base(tmp_path_factory.mktemp("model"), adapter="mamba")
-
-
-@pytest.fixture(scope="module")
-def evaluated(model, tmp_path_factory):
-    """What `evaluate.py` leaves about it."""
-    return evaluate(model, tmp_path_factory.mktemp("run"))
+from tiny_runs import run_example
 
 
 @pytest.fixture
-def run(evaluated, tmp_path):
+def run(stored_run, tmp_path):
     """A copy of it to spoil."""
-    return shutil.copytree(evaluated, tmp_path / "run")
+    return shutil.copytree(stored_run, tmp_path / "run")
 
 
 def change(path, **values):
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
-def test_a_stored_run_tells_its_numbers_with_what_made_them(run, model):
+def test_a_stored_run_tells_its_numbers_with_what_made_them(run, stored_model):
     stored = StoredRun(run)
     metrics = json.loads((run / "metrics.json").read_text())
     found = {result.metric_name: result for result in stored.results}
@@ -42,10 +29,10 @@ def test_a_stored_run_tells_its_numbers_with_what_made_them(run, model):
     assert {result.dataset_split for result in stored.results} == {"test"}
     for result in stored.results:
         arguments = result.metric_args
-        assert arguments["command"].startswith("python ") and f"--model {model}" in arguments["command"]
+        assert arguments["command"].startswith("python ") and f"--model {stored_model}" in arguments["command"]
         assert "torch " in arguments["environment"] and "hmba-hf 0.1.0" in arguments["environment"]
         assert len(arguments["interval"]) == 2 and arguments["answered"] == 3
-    stored.check_model(model)
+    stored.check_model(stored_model)
 
 
 def test_the_run_of_another_model_is_refused(run, tmp_path):
@@ -90,6 +77,13 @@ def test_answers_that_were_touched_are_refused(run):
 def test_metrics_of_other_answers_are_refused(run):
     change(run / "recipe.json", weights="0" * 16)
     with pytest.raises(ValueError, match="metrics.json is of other answers than recipe.json: weights is"):
+        StoredRun(run)
+
+
+@pytest.mark.parametrize(("name", "value"), [("dataset", "org/drama"), ("split", "validation")])
+def test_scores_do_not_tell_of_other_clips_than_the_answers_are_about(run, name, value):
+    change(run / "metrics.json", **{name: value})
+    with pytest.raises(ValueError, match=rf"the {name} of these answers is '.*', and the scores tell of '{value}'"):
         StoredRun(run)
 
 

@@ -80,3 +80,9 @@ def tiny_inputs(batch: int = 1, frames: int = 5, videos: int = 1, **kwargs) -> d
         "pixel_values_videos": pixels,
         **kwargs,
     }
+
+
+def assert_equal_weights(model, other):
+    """The same weights, to the bit."""
+    weights = other.state_dict()
+    assert all(torch.equal(weights[name], weight) for name, weight in model.state_dict().items())

@@ -3,9 +3,11 @@
 Importing this package registers its models with the Auto classes and the `video-text-to-text` pipeline.
 """
 
+from typing import Any
+
 from .models.configuration_hmba import HMBAConfig
 from .models.layers_adapter_state import AdapterState
-from .models.modeling_hmba import HMBAForConditionalGeneration, HMBAModel
+from .models.modeling_hmba import HMBAForConditionalGeneration, HMBAModel, HMBAPreTrainedModel
 from .models.ops_backends import show_backends
 from .models.ops_selective_scan import selective_scan
 from .models.pipeline_hmba import VideoTextToTextPipeline
@@ -31,3 +33,14 @@ __all__ = [
     "selective_scan",
     "show_backends",
 ]
+
+
+def _push_to_hub(model: HMBAPreTrainedModel, repo_id: str, **options: Any) -> Any:
+    """Upload the model as `hmba_hf.hub.push_checkpoint` does; arguments as in `hmba_hf.hub.push_model`."""
+    from .hub import push_model  # what loading a model does not need
+
+    return push_model(model, repo_id, **options)
+
+
+# A checkpoint carries the class without this package, and then pushes as transformers does.
+HMBAPreTrainedModel.push_to_hub = _push_to_hub  # type: ignore[assignment]

@@ -22,12 +22,14 @@ from uuid import uuid4
 import torch
 from accelerate import PartialState
 from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import find_adapter_config_file
 
 from .data.atomic_files import differences, explained_write_errors, write_json, written_whole
 from .data.loading import MICRO_WORLD, TWO_TASKS, load_samples
 from .data.micro_world import MOTIONS, MicroWorld
 from .data.samples import Sample, SampleSequence
 from .evaluation import ON_ERROR, Outcome, answer_batches, answer_boxes, split_batches
+from .repositories import check_revision
 
 # A process that has finished waits this long for the slowest one.
 _PATIENCE = timedelta(days=7)
@@ -38,7 +40,10 @@ class PredictionArguments:
     """Which model answers about which clips, and where the answers go."""
 
     model: str | None = field(default=None, metadata={"help": "folder or Hub id"})
-    dataset_name: str = field(default=MICRO_WORLD, metadata={"help": "folder, Hub id or micro-world"})
+    model_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of it on the Hub"})
+    dataset_name: str = field(
+        default=MICRO_WORLD, metadata={"help": "folder, Hub id (org/name, org/name@revision) or micro-world"}
+    )
     split: list[str] = field(default_factory=lambda: ["test"], metadata={"help": "one or more, such as: test"})
     max_samples: int | None = field(default=None, metadata={"help": "only this many from the start of each split"})
     motion: str = field(default="symmetric", metadata={"help": "of the micro-world", "choices": MOTIONS})
@@ -59,6 +64,7 @@ class PredictionArguments:
         """The options that decide what the answers are; how a broken clip is met may change on the way."""
         names = ["model", "dataset_name", "split", "max_samples", "batch_size", "max_new_tokens", "dtype"]
         names += ["motion", "world_seed"] if self.dataset_name in (MICRO_WORLD, TWO_TASKS) else []
+        names += ["model_revision"] if self.model_revision is not None else []
         return {name: getattr(self, name) for name in names}
 
 
@@ -173,8 +179,11 @@ def predict(arguments: PredictionArguments) -> Path:
     # Without `cpu` processes on a machine without an accelerator would not know of each other.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
     device_map = arguments.device_map or str(state.device)
-    model = AutoModelForImageTextToText.from_pretrained(arguments.model, dtype=arguments.dtype, device_map=device_map)
-    processor = AutoProcessor.from_pretrained(arguments.model)
+    revision = _revision(arguments)
+    model = AutoModelForImageTextToText.from_pretrained(
+        arguments.model, dtype=arguments.dtype, device_map=device_map, **revision
+    )
+    processor = AutoProcessor.from_pretrained(arguments.model, revision=arguments.model_revision)
     samples = _load_splits(arguments, processor.video_processor.size["height"], model.config.num_frames)
     folder = PredictionFolder(arguments.output_dir)
     recipe = {**arguments.recipe(), "weights": fingerprint(model), "num_samples": len(samples)}
@@ -239,6 +248,16 @@ def dataset_revision(samples: Any) -> str | None:
     files = getattr(getattr(samples, "rows", None), "cache_files", ())
     folders = (Path(file["filename"]).parent.name for file in files)
     return next((name for name in folders if re.fullmatch("[0-9a-f]{40}", name)), None)
+
+
+def _revision(arguments: PredictionArguments) -> dict[str, Any]:
+    """How `from_pretrained` is asked for a revision; that of low-rank updates is none of the base that they name."""
+    name, revision = str(arguments.model), arguments.model_revision
+    if revision is None:
+        return {}
+    check_revision(name, revision)
+    is_adapter = find_adapter_config_file(name, revision=revision) is not None
+    return {"adapter_kwargs": {"revision": revision}} if is_adapter else {"revision": revision}
 
 
 def _load_splits(arguments: PredictionArguments, frame_size: int, num_frames: int) -> Splits:

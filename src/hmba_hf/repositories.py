@@ -1,13 +1,32 @@
 """Repositories on the Hub: private unless said, written in one commit, never over what somebody else has pushed."""
 
+import io
+import re
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import huggingface_hub
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, RepoUrl
-from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, RevisionNotFoundError
+from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
+CARD_FILE = "README.md"
 PICKLES = {".bin", ".ckpt", ".dill", ".joblib", ".pickle", ".pkl", ".pt", ".pth"}
+_PINNED = re.compile(r'^revision = "([0-9a-f]{40})"$', re.MULTILINE)  # in the snippet of a card
+
+
+def split_revision(name: str) -> tuple[str, str | None]:
+    """Split `org/drama@v1` into the Hub id and the branch, tag or commit; what is a folder here has none."""
+    repo_id, _, revision = name.partition("@")
+    return (name, None) if not revision or Path(name).exists() else (repo_id, revision)
+
+
+def check_revision(name: str, revision: str | None) -> None:
+    """Raise a `ValueError` if a revision is asked of a folder, which has none."""
+    if revision is not None and Path(name).exists():
+        raise ValueError(f"a revision is one of a repository on the Hub, got {revision!r} for the folder {name}")
 
 
 def claim_repository(repo_id: str, repo_type: str = "model", private: bool = True) -> RepoUrl:
@@ -32,11 +51,12 @@ def commit_files(
     message: str,
     revision: str | None = None,
     parent_commit: str | None = None,
+    repo_type: str = "model",
 ) -> CommitInfo:
-    """Put files into a model repository, and take stale ones out, in one commit.
+    """Put files into a repository, and take stale ones out, in one commit.
 
-    Until that commit is there nothing has changed for who loads the repository, wherever the upload is cut off.
-    (`upload_folder` would make several commits of a large model.)
+    Until that commit is there nothing has changed for who loads the repository, wherever the upload is cut off; what
+    has arrived by then is not sent again. (`upload_folder` makes several commits of much data.)
 
     Args:
         files: name in the repository to the file here, or to its content.
@@ -51,20 +71,20 @@ def commit_files(
     if pickles := sorted(name for name in files if PurePosixPath(name).suffix in PICKLES):
         raise ValueError(f"files that nobody has to trust are wanted, got pickles: {pickles}")
     api = huggingface_hub.HfApi()
+    place: dict[str, Any] = {"repo_type": repo_type, "revision": revision}
     try:
-        there = api.model_info(repo_id, revision=revision)
+        there: Any = api.repo_info(repo_id, **place)
     except RevisionNotFoundError:
-        api.create_branch(repo_id, branch=str(revision), exist_ok=True)
-        there = api.model_info(repo_id, revision=revision)
+        api.create_branch(repo_id, branch=str(revision), repo_type=repo_type, exist_ok=True)
+        there = api.repo_info(repo_id, **place)
     stale = [file.rfilename for file in there.siblings or () if file.rfilename not in files]
-    operations = [
+    operations: list[Any] = [
         *(CommitOperationDelete(name, is_folder=False) for name in stale if is_stale(name)),
         *(CommitOperationAdd(name, content) for name, content in files.items()),
     ]
     parent = parent_commit or there.sha
-    options = {"commit_message": message, "revision": revision, "parent_commit": parent}
     try:
-        return api.create_commit(repo_id, operations, **options)  # type: ignore[call-overload]
+        return api.create_commit(repo_id, operations, commit_message=message, parent_commit=parent, **place)
     except HfHubHTTPError as error:
         if error.response.status_code != 412:
             raise
@@ -72,3 +92,92 @@ def commit_files(
             f"{repo_id} is no longer at commit {parent}: somebody else has pushed, and nothing of this push is there. "
             "Look at what they have changed, and push again"
         ) from error
+
+
+def commit_with_card(
+    repo_id: str,
+    files: Mapping[str, Path | bytes],
+    compose: Callable[[str | None], str],
+    is_stale: Callable[[str], bool],
+    message: str,
+    **place: Any,
+) -> CommitInfo:
+    """Commit files with their card, and then a card whose snippet pins that commit, which cannot name itself.
+
+    Where the branch is at all of this already, nothing is committed.
+
+    Args:
+        files, is_stale, message: as in `commit_files`; the card is not among the files.
+        compose: writes the card, for the id of the commit that holds the files, or for `None` while there is none.
+        place: `revision`, `parent_commit` and `repo_type`, as in `commit_files`.
+
+    Returns:
+        The commit that holds the files.
+
+    Raises:
+        ValueError, RuntimeError: as `commit_files`.
+    """
+    if (pinned := _find_pinned(repo_id, files, compose, is_stale, **place)) is not None:
+        return _commit_info(repo_id, pinned, message, place.get("repo_type", "model"))
+    info = commit_files(repo_id, {**files, CARD_FILE: compose(None).encode()}, is_stale, message, **place)
+    card = {CARD_FILE: compose(info.oid).encode()}
+    try:
+        commit_files(repo_id, card, _nothing, "Pin the revision", **{**place, "parent_commit": info.oid})
+    except Exception as error:  # whatever becomes of the card, the files are there
+        warnings.warn(f"what was pushed is commit {info.oid}, but its card does not say so: {error}", stacklevel=3)
+    return info
+
+
+def _find_pinned(
+    repo_id: str,
+    files: Mapping[str, Path | bytes],
+    compose: Callable[[str | None], str],
+    is_stale: Callable[[str], bool],
+    revision: str | None = None,
+    parent_commit: str | None = None,
+    repo_type: str = "model",
+) -> str | None:
+    """Find the commit that a branch's card pins, if the branch is that commit with this card, and nothing stale."""
+    api = huggingface_hub.HfApi()
+    place: dict[str, Any] = {"repo_id": repo_id, "repo_type": repo_type}
+    try:
+        head = api.repo_info(**place, revision=revision, files_metadata=True)
+        if CARD_FILE not in (held := _held_files(head)) or parent_commit not in (None, head.sha):
+            return None
+        card = Path(api.hf_hub_download(filename=CARD_FILE, revision=head.sha, **place)).read_bytes().decode()
+        found = _PINNED.search(card)
+        if found is None or compose(found[1]) != card:
+            return None
+        pinned = _held_files(api.repo_info(**place, revision=found[1], files_metadata=True))
+    except (EntryNotFoundError, RevisionNotFoundError, UnicodeDecodeError):
+        return None
+    others = held.keys() - files.keys() - {CARD_FILE}
+    if not files.keys() <= held.keys() & pinned.keys() or any(map(is_stale, others)):
+        return None
+    small_first = sorted(files, key=lambda name: held[name].size)
+    is_same = (
+        held[name].blob_id == pinned[name].blob_id and _is_held(files[name], held[name]) for name in small_first
+    )
+    return found[1] if all(is_same) else None
+
+
+def _held_files(info: Any) -> dict[str, Any]:
+    return {file.rfilename: file for file in info.siblings or ()}
+
+
+def _is_held(content: Path | bytes, there: Any) -> bool:
+    """Tell whether a file here is what a repository has."""
+    if (len(content) if isinstance(content, bytes) else content.stat().st_size) != there.size:
+        return False
+    with io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb") as file:
+        return sha_fileobj(file).hex() == there.lfs.sha256 if there.lfs else git_hash(file.read()) == there.blob_id
+
+
+def _commit_info(repo_id: str, commit: str, message: str, repo_type: str = "model") -> CommitInfo:
+    folder = "" if repo_type == "model" else f"{repo_type}s/"
+    url = f"{huggingface_hub.HfApi().endpoint}/{folder}{repo_id}/commit/{commit}"
+    return CommitInfo(commit_url=url, commit_message=message, commit_description="", oid=commit)
+
+
+def _nothing(name: str) -> bool:
+    return False

@@ -19,6 +19,7 @@ from .metrics.caption_tokens import java_version
 from .metrics.captioning import ComparedCaptions, compare_captions
 from .metrics.grounding import Box, mean_iou, pair_ious, picked_object
 from .models.processing_hmba import HMBAProcessor, strip_boxes
+from .repositories import split_revision
 
 Record = dict[str, Any]
 REQUIRED_KEYS = ("id", "answer", "reference")
@@ -251,11 +252,11 @@ def run_metrics(scored: ScoredRecords, arguments: Mapping[str, Any], command: st
             are `None` where nothing tells them.
         command: as it was given.
     """
-    dataset = arguments.get("dataset_name")
+    dataset, _ = split_revision(arguments.get("dataset_name") or "")
     splits = [record["split"] for record in scored.records if record.get("split")] + [*arguments.get("split", [])]
     return {
         **scored.summary(),
-        "dataset": Path(dataset).name if dataset and Path(dataset).exists() else dataset,  # a folder here, or a Hub id
+        "dataset": (Path(dataset).name if Path(dataset).exists() else dataset) or None,  # a folder here, or a Hub id
         "split": next(iter(splits), None),
         "arguments": dict(arguments),
         "versions": {

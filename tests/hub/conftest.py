@@ -88,3 +88,11 @@ def run(hub, tmp_path):
         return done
 
     return run
+
+
+@pytest.fixture
+def parts(stored_model):
+    """The stored model and its processor."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    return AutoModelForImageTextToText.from_pretrained(stored_model), AutoProcessor.from_pretrained(stored_model)

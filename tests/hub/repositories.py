@@ -170,6 +170,10 @@ class Repository:
         self.branches[branch] = id
         return self.commits[id]
 
+    def titles(self, revision: str = "main") -> list[str]:
+        """Tell what the commits are called, the last first."""
+        return [commit.title for commit in self.log(revision)]
+
     def keeps_large(self, path: str, size: int, sample: bytes) -> bool:
         """Whether a new file belongs into the store of large files: by its name, its size, or as it is binary."""
         attributes = self.find("main").files.get(".gitattributes")

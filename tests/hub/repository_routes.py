@@ -222,10 +222,7 @@ def delete_branch(call: Call) -> Answer:
     repository, name = writable_repository(call), call.names["branch"]
     if name == "main":
         raise Refusal(403, "Cannot delete the default branch")
-    if name not in repository.branches:
-        raise Refusal(404, f"Invalid rev id: {name}", "RevisionNotFound")
-    del repository.branches[name]
-    return Answer.json({})
+    return forget(repository.branches, name)
 
 
 @route("POST", "/api/{types}/{id}/tag/{revision}")
@@ -242,10 +239,14 @@ def create_tag(call: Call) -> Answer:
 @route("DELETE", "/api/{types}/{id}/tag/{tag}")
 def delete_tag(call: Call) -> Answer:
     """Forget a tag."""
-    repository, name = writable_repository(call), call.names["tag"]
-    if name not in repository.tags:
+    return forget(writable_repository(call).tags, call.names["tag"])
+
+
+def forget(names: dict[str, str], name: str) -> Answer:
+    """Take a name of a commit away."""
+    if name not in names:
         raise Refusal(404, f"Invalid rev id: {name}", "RevisionNotFound")
-    del repository.tags[name]
+    del names[name]
     return Answer.json({})
 
 

@@ -1,12 +1,14 @@
 """Prepared datasets to the Hub and back: whole, streamed, in fewer files than before, pinned, and kept private."""
 
+import json
+import re
 from dataclasses import replace
 
 import datasets
 import numpy as np
 import pytest
 from datasets import load_dataset
-from huggingface_hub import HfApi
+from huggingface_hub import DatasetCard, HfApi
 
 from hmba_hf.data import micro_world_files
 from hmba_hf.data.loading import load_samples
@@ -14,7 +16,10 @@ from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.micro_world_files import write_bddx, write_drama
 from hmba_hf.data.publishing import PushOptions, push_folder
 from hmba_hf.data.streams import open_stream
+from hmba_hf.prediction import dataset_revision
+from synthetic_downloads import BDDX_ROWS, write_bddx_annotations
 from tiny_bases import save_base, tune
+from tiny_runs import run_example
 
 NAME = "org/drama"
 CONFIG = MicroWorldConfig(seed=3, frame_size=32)
@@ -95,6 +100,76 @@ def test_a_dataset_in_fewer_files_leaves_none_of_the_old_and_a_tag_keeps_them(hu
     assert sorted(paths) == ["data/test-00000-of-00001.parquet", "data/train-00000-of-00001.parquet"]
     assert len(load_samples(NAME, "train")) == 1
     assert load_dataset(NAME, split="train", revision="v1").num_rows == SIZES["train"]
+
+
+@both_transports
+def test_a_prepared_dataset_is_one_commit_and_the_next_pins_it_in_a_card_of_stored_numbers(
+    hub, transport, tmp_path, capsys
+):
+    path = write_bddx_annotations(tmp_path / "raw", BDDX_ROWS)
+    (path.parent / "LICENSE").write_text("The terms.")
+    words = [
+        "--annotations",
+        path,
+        "--annotations_only",
+        "--output_dir",
+        tmp_path / "out",
+        "--push_to_hub",
+        "org/bddx",
+    ]
+    run_example("prepare_bddx.py", *words)
+    assert f"pushed to {hub.url}/datasets/org/bddx" in capsys.readouterr().out
+    repository = hub.repository("org/bddx", "dataset")
+    assert repository.private and repository.titles() == ["Pin the revision", "Upload dataset", "initial commit"]
+    files, first = repository.files(), list(repository.log())[1].id
+    assert files["LICENSE"] == b"The terms."
+    card = DatasetCard(files["README.md"].decode())
+    assert card.data.license == "other" and card.data["license_name"] == "bdd-x" and "Licence" in card.text
+    report = json.loads(files["report.json"])
+    for split, count in report["rows"].items():
+        assert f"| {split} | {count} |" in card.text
+        assert load_dataset("org/bddx", split=split, revision=first).num_rows == count
+    (snippet,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    assert f'revision = "{first}"' in snippet
+    exec(snippet, found := {})
+    assert found["rows"].num_rows == report["rows"][found["rows"].split]
+
+    (tmp_path / "out" / "README.md").write_text("# mIoU 0.99")
+    push_folder(tmp_path / "out", PushOptions("org/bddx"))
+    assert len(repository.titles()) == 3 and repository.files() == files, "a number by hand is not uploaded"
+
+
+def test_a_dataset_that_is_cut_off_leaves_what_was_there(hub, drama, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits before it tries again
+    push_folder(drama, PushOptions(NAME))
+    before = hub.repository(NAME, "dataset").head
+    write_drama(drama, MicroWorldConfig(seed=4, frame_size=32), {"train": 3, "test": 1})
+    for route in ("upload", "commit"):
+        hub.faults.cut_request(route, 10, times=50)
+        with pytest.raises(Exception):  # noqa: B017 - whatever the client makes of it
+            push_folder(drama, PushOptions(NAME))
+        hub.faults.clear()
+        assert hub.repository(NAME, "dataset").head == before and len(load_samples(NAME, "train")) == SIZES["train"]
+    push_folder(drama, PushOptions(NAME))
+    assert len(load_samples(NAME, "train")) == 3
+
+
+def test_a_dataset_is_read_at_a_revision(hub, drama):
+    push_folder(drama, PushOptions(NAME))
+    first = hub.repository(NAME, "dataset").head
+    HfApi().create_tag(NAME, tag="v1", repo_type="dataset")
+    write_drama(drama, MicroWorldConfig(seed=4, frame_size=32), {"train": 3})
+    push_folder(drama, PushOptions(NAME))
+    for revision, count in (("", 3), ("@main", 3), ("@v1", SIZES["train"]), (f"@{first}", SIZES["train"])):
+        samples = load_samples(f"{NAME}{revision}", "train")
+        streamed = [read() for read in open_stream([f"{NAME}{revision}"], "train").passage(0)]
+        assert len(samples) == len(streamed) == count
+        if revision.startswith("@v"):
+            assert dataset_revision(samples) == first
+    with pytest.raises(ValueError, match=f"a Hub id of a dataset, got '{NAME}@v9'.*v9"):
+        load_samples(f"{NAME}@v9", "train")
+    with pytest.raises(ValueError, match="a revision is one of a repository on the Hub, got 'v1' for the folder"):
+        load_samples(f"{drama}@v1", "train")
 
 
 def test_a_public_repository_gets_nothing_unasked(hub, drama):

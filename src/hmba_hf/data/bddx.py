@@ -61,6 +61,8 @@ _CARD = CardText(
         "known to us."
     ),
     tags=("driving", "bdd-x"),
+    licence_name="bdd-x",
+    licence_link="https://github.com/JinkyuKimUCB/BDD-X-dataset",
 )
 
 

@@ -56,6 +56,8 @@ _CARD = CardText(
         "no right to pass on its pictures or annotations is known to us."
     ),
     tags=("driving", "drama"),
+    licence_name="drama",
+    licence_link="https://usa.honda-ri.com/drama",
 )
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from PIL import Image
 
+from ..repositories import check_revision, split_revision
 from .micro_world import MicroWorld, MicroWorldConfig, TwoTaskWorld
 from .samples import Sample, SampleSequence, from_bddx_row, from_drama_row, import_datasets
 
@@ -76,7 +77,8 @@ def load_samples(name: str, split: str, size: int | None = None, **world: Any) -
 
     Args:
         name: `"micro-world"`, or `"micro-world-two-tasks"` for its risks and what its ego car does by turns, or a
-            folder or Hub id of a dataset in the DRAMA or the BDD-X schema.
+            folder or Hub id of a dataset in the DRAMA or the BDD-X schema; `org/drama@v1` is its branch, tag or
+            commit `v1`.
         split: `"train"`, `"validation"` or `"test"`.
         size: this many samples from the start; all of a dataset, 10,000 clips of the micro-world when absent.
         world: values of `MicroWorldConfig`; they concern the micro-world alone.
@@ -95,8 +97,10 @@ def load_samples(name: str, split: str, size: int | None = None, **world: Any) -
 
 def load_rows(name: str, split: str, streaming: bool = False) -> Any:
     """Load one split of a dataset as rows, or as a stream of them; arguments and errors as in `load_samples`."""
+    repository, revision = split_revision(name)
+    check_revision(repository, revision)
     try:
-        return import_datasets().load_dataset(name, split=split, streaming=streaming)
+        return import_datasets().load_dataset(repository, split=split, streaming=streaming, revision=revision)
     except (FileNotFoundError, ConnectionError) as error:
         raise ValueError(
             f"expected {MICRO_WORLD!r}, a folder or a Hub id of a dataset, got {name!r}: {error}"

@@ -264,9 +264,9 @@ def build_report(preparation: Preparation, results: dict[str, ShardResult]) -> d
     """Account for every annotation: found = written + dropped.
 
     Returns:
-        `settings`; `found`, `written` and `dropped`, numbers; `rows`, their number for each split; `reasons`, the
-        number of records dropped for each; `dropped_records`, each with its id, reason and detail; `notes`, the ids
-        of rows for each remark about them.
+        `settings`; `card`, the text of the card; `found`, `written` and `dropped`, numbers; `rows`, their number for
+        each split; `reasons`, the number of records dropped for each; `dropped_records`, each with its id, reason and
+        detail; `notes`, the ids of rows for each remark about them.
     """
     plan = preparation.plan
     rows: dict[str, int] = {}
@@ -280,6 +280,7 @@ def build_report(preparation: Preparation, results: dict[str, ShardResult]) -> d
         notes.setdefault(note, []).append(name)
     return {
         "settings": preparation.settings,
+        "card": {**asdict(preparation.card), "tags": list(preparation.card.tags)},
         "found": plan.found,
         "written": sum(rows.values()),
         "dropped": len(dropped),

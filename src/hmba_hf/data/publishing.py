@@ -1,15 +1,24 @@
 """A prepared dataset's card, and its way to the Hub."""
 
+import json
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 
-from ..repositories import claim_repository
-from .parquet_shards import CARD_FILE, REPORT_FILE
+from ..repositories import claim_repository, commit_files, commit_with_card
+from .parquet_shards import CARD_FILE, REPORT_FILE, STATE_FOLDER
+from .samples import import_datasets
 
 LICENSE_FILE = "LICENSE"
+
+_LIMITS = """\
+- For research on video-language models. **Not for driving:** no vehicle or person on a road may depend on it.
+- A few cars have recorded it in a few places, and a few people have described it. What is rare on a road is rare here,
+  and what they have overlooked is missing.
+"""
 
 
 @dataclass(frozen=True)
@@ -21,12 +30,16 @@ class CardText:
         rows: what a row is.
         licence: who may use it, and for what.
         tags: of the Hub.
+        licence_name: of these terms, for the metadata.
+        licence_link: where they are.
     """
 
     title: str
     rows: str
     licence: str
     tags: tuple[str, ...] = ()
+    licence_name: str | None = None
+    licence_link: str | None = None
 
 
 @dataclass
@@ -41,21 +54,29 @@ class PushOptions:
             raise ValueError("public=True is about a repository: push_to_hub must name it")
 
 
-def write_card(text: CardText, report: dict[str, Any]) -> str:
-    """Write the dataset card of a report as `build_report` makes it: metadata, counts, settings, licence.
+def write_card(
+    text: CardText, report: dict[str, Any], repo_id: str = "this-folder", revision: str | None = None
+) -> str:
+    """Write the dataset card of a report as `build_report` makes it: metadata, use, counts, settings, limits, licence.
 
     Its metadata do not list the files, for `load_dataset` finds them by their names. Where they are listed, it takes
     what it has cached of another folder of the same name for this one.
+
+    Args:
+        repo_id: where the dataset goes.
+        revision: commit that holds it; a card cannot name the commit that it comes with.
     """
     data = huggingface_hub.DatasetCardData(
         pretty_name=text.title,
         language="en",
         license="other",
+        license_name=text.licence_name,
+        license_link=text.licence_link,
         task_categories=["video-text-to-text"],
         tags=list(text.tags),
     )
     options = {name: value for name, value in report["settings"].items() if name not in ("dataset", "files")}
-    counts = "\n".join(f"| {split} | {count:,} |" for split, count in report["rows"].items())
+    pin = "None  # or a commit, which never changes" if revision is None else f'"{revision}"'
     return f"""---
 {data.to_yaml()}
 ---
@@ -64,37 +85,107 @@ def write_card(text: CardText, report: dict[str, Any]) -> str:
 
 {text.rows}
 
-| split | rows |
-|---|---|
-{counts}
+## Use
 
-Of {report["found"]:,} annotations {report["dropped"]:,} became no row; `{REPORT_FILE}` names each with the reason.
+```python
+from datasets import load_dataset
+
+repository = "{repo_id}"
+revision = {pin}
+rows = load_dataset(repository, split="{next(iter(report["rows"]), "train")}", revision=revision)
+```
+```
+accelerate launch examples/finetune.py --dataset_name {repo_id}{f"@{revision}" if revision else ""} ...
+```
+
+## Rows
+
+{_table("split", "rows", report["rows"])}
+
+{_left_out(report)}
+
 Prepared by hmba-hf with {", ".join(f"`{name}={value}`" for name, value in options.items())}.
 
+## Limits
+
+{_LIMITS}
 ## Licence
 
 {text.licence}
 """
 
 
+def _left_out(report: dict[str, Any]) -> str:
+    found, dropped = report["found"], report["dropped"]
+    told = f"Of {found:,} annotations {dropped:,} became no row; `{REPORT_FILE}` names each with the reason."
+    return f"{told}\n\n{_table('reason', 'annotations', report['reasons'])}" if report["reasons"] else told
+
+
+def _table(name: str, value: str, counts: dict[str, int]) -> str:
+    rows = (f"| {key} | {count:,} |" for key, count in counts.items())
+    return "\n".join((f"| {name} | {value} |", "|---|---|", *rows))
+
+
 def push_folder(folder: str | Path, options: PushOptions) -> str:
-    """Upload a finished dataset, and remove parquet files of an earlier one from the repository.
+    """Upload a finished dataset in one commit, and remove parquet files of an earlier one from the repository.
+
+    The card of a prepared dataset is written from its stored report; a second commit pins the first in it.
 
     Returns:
         The address of the repository.
 
     Raises:
-        ValueError: if the dataset is to stay private and the repository exists and is public.
+        ValueError: if the folder holds no finished dataset, or another one than its report tells of, or if the dataset
+            is to stay private and the repository exists and is public.
+        RuntimeError: if somebody else pushes at the same time.
     """
     if options.push_to_hub is None:
         raise ValueError("push_to_hub must name a repository, got None")
-    address = claim_repository(options.push_to_hub, "dataset", private=not options.public)
-    huggingface_hub.HfApi().upload_folder(
-        repo_id=address.repo_id,
-        repo_type="dataset",
-        folder_path=folder,
-        allow_patterns=["data/*.parquet", CARD_FILE, REPORT_FILE, LICENSE_FILE],
-        delete_patterns="data/*.parquet",
-        commit_message="Upload dataset",
-    )
+    folder = Path(folder)
+    others = [folder / name for name in (CARD_FILE, REPORT_FILE, LICENSE_FILE)]
+    parquet = sorted((folder / "data").glob("*.parquet"))
+    files: dict[str, Path | bytes] = {
+        path.relative_to(folder).as_posix(): path for path in (*parquet, *others) if path.is_file()
+    }
+    report = _read_report(folder, parquet)
+    repo_id = (address := claim_repository(options.push_to_hub, "dataset", private=not options.public)).repo_id
+    place: dict[str, Any] = {"message": "Upload dataset", "repo_type": "dataset"}
+    if report is None:
+        commit_files(repo_id, files, _is_stale, **place)
+        return str(address)
+    files.pop(CARD_FILE, None)
+    text = CardText(**report["card"])
+    commit_with_card(repo_id, files, lambda commit: write_card(text, report, repo_id, commit), _is_stale, **place)
     return str(address)
+
+
+def _read_report(folder: Path, parquet: list[Path]) -> dict[str, Any] | None:
+    """Read the report of a prepared dataset, whose numbers must be those of its files; other folders have none."""
+    if not parquet:
+        raise ValueError(f"a finished dataset is wanted, got no parquet file in {folder / 'data'}")
+    if not (folder / REPORT_FILE).is_file():
+        if (folder / STATE_FOLDER).exists():
+            raise ValueError(f"a finished dataset is wanted, {folder} is not: run the command that prepares it again")
+        return None
+    report = json.loads((folder / REPORT_FILE).read_text("utf-8"))
+    if "card" not in report:
+        raise ValueError(f"{folder / REPORT_FILE} is of an earlier version: run the command that prepares it again")
+    import_datasets()
+    from pyarrow.parquet import read_metadata
+
+    rows: Counter[str] = Counter()
+    for path in parquet:
+        rows[path.name.partition("-")[0]] += read_metadata(path).num_rows
+    held = report["rows"], report["written"], report["dropped"], report["found"]
+    lost = len(report["dropped_records"])
+    if held != (found := (dict(rows), rows.total(), lost, rows.total() + lost)):
+        raise ValueError(
+            f"{folder / REPORT_FILE} must tell what the folder holds: rows, written, dropped and found are {found}, "
+            f"got {held}"
+        )
+    return report
+
+
+def _is_stale(name: str) -> bool:
+    folder, _, file = name.rpartition("/")
+    return name == REPORT_FILE or (folder == "data" and file.endswith(".parquet"))

@@ -11,10 +11,11 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from PIL import Image
 
+from ..repositories import split_revision
 from ..scoring import format_versions
 from .stored_runs import StoredRun
 
-CARD_FILE, PICTURE_FILE = "README.md", "example_answer.png"
+PICTURE_FILE = "example_answer.png"
 RELATIONS = ("adapter", "finetune", "merge", "quantized")
 _MICRO_WORLD = "micro-world"
 
@@ -27,7 +28,7 @@ class CardDetails:
         license: of the weights, as the Hub names it, such as `apache-2.0` or `llama2`.
         training: options of training by their names, as `finetune` leaves them in `training_arguments.json`.
         environment: versions of what it was trained with.
-        datasets: what it learned from, Hub ids or names; those of `training` when absent.
+        datasets: what it learned from, Hub ids (also `org/drama@v1`) or names; those of `training` when absent.
         base_model: Hub ids of what it was made from; of what the model tells when absent.
         base_model_relation: `finetune`, `adapter`, `merge` or `quantized`.
         picture: of an answer, as `draw_answer` makes it; show only what you may publish.
@@ -50,8 +51,10 @@ class CardDetails:
     @property
     def learned_from(self) -> list[str]:
         """Names of its training data: Hub ids as they are, folders by their last name."""
-        names = self.datasets or self.training.get("dataset_name") or ()
-        return [name if _is_hub_id(name) or name == _MICRO_WORLD else Path(name).name for name in names]
+        names = _listed(self.datasets or self.training.get("dataset_name") or ())
+        return [
+            name if _is_hub_id(split_revision(name)[0]) or name == _MICRO_WORLD else Path(name).name for name in names
+        ]
 
 
 @dataclass(frozen=True)
@@ -87,11 +90,12 @@ def compose_card(
     Raises:
         ValueError: if the model is of no family that has a template.
     """
-    parents = find_parents(model, details)
+    parents = find_parents(model, details, repo_id)
     results = [result for run in runs for result in run.results]
     learned_from = details.learned_from
     is_drawn = any(_MICRO_WORLD in name for name in (*learned_from, *(run.metrics["dataset"] for run in runs)))
     name = repo_id.rpartition("/")[2]
+    datasets = [dataset for dataset, _ in map(split_revision, learned_from) if _is_hub_id(dataset)]
     data = ModelCardData(
         language="en",
         license=details.license,
@@ -99,7 +103,7 @@ def compose_card(
         pipeline_tag="video-text-to-text",
         base_model=parents.names or None,
         base_model_relation=parents.relation if parents.names else None,
-        datasets=[dataset for dataset in learned_from if _is_hub_id(dataset)] or None,
+        datasets=list(dict.fromkeys(datasets)) or None,
         metrics=sorted({result.metric_type for result in results}) or None,
         model_name=name,
         eval_results=results or None,
@@ -129,17 +133,27 @@ def is_adapter(model: Any) -> bool:
     return bool(getattr(model, "peft_config", None))
 
 
-def find_parents(model: Any, details: CardDetails) -> Parents:
-    """Say what a model was made from: as `details` have it, else as the model itself remembers."""
+def find_parents(model: Any, details: CardDetails, repo_id: str | None = None) -> Parents:
+    """Say what a model was made from: as `details` have it, else as the model or its training remembers.
+
+    Args:
+        repo_id: of the model itself, which is not made from itself when it is pushed there again.
+
+    Raises:
+        ValueError: if there are several low-rank updates, of which a checkpoint holds one.
+    """
     if details.base_model:
         return Parents(list(details.base_model), details.base_model_relation or "finetune")
     if is_adapter(model):
-        (settings,) = model.peft_config.values()
+        if [*model.peft_config] != ["default"]:
+            raise ValueError(f"low-rank updates of the one name 'default' are wanted, got {[*model.peft_config]}")
+        settings = model.peft_config["default"]
         base = settings.base_model_name_or_path or _config(model).name_or_path
         return Parents([base] if _is_hub_id(base) else [], "adapter", settings.revision)
     config = _config(model)
-    if _is_hub_id(config.name_or_path):
-        return Parents([config.name_or_path], "finetune")
+    for name in (config.name_or_path, details.training.get("model_name_or_path")):
+        if _is_hub_id(name) and name != repo_id:
+            return Parents([str(name)], "finetune")
     towers = [getattr(config, part, None) for part in ("vision_config", "text_config")]
     names = [tower.name_or_path for tower in towers if tower is not None]
     return Parents([name for name in dict.fromkeys(names) if _is_hub_id(name)], "finetune")

@@ -2,25 +2,26 @@
 
 import json
 import tempfile
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 from huggingface_hub import CommitInfo
+from transformers.utils.hub import cached_file
 
-from ..repositories import claim_repository, commit_files
-from .cards import CARD_FILE, PICTURE_FILE, CardDetails, compose_card, is_adapter
+from ..repositories import CARD_FILE, claim_repository, commit_files, commit_with_card
+from .cards import PICTURE_FILE, CardDetails, compose_card, is_adapter
 from .stored_runs import StoredRun, read_runs
 
 TRAINING_FILE = "training_arguments.json"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 _CONFIGS = ("adapter_config.json", "config.json", "generation_config.json")
-_CODE = tuple(
-    f"{floor}_*.py"
-    for floor in "configuration joining layers loading modeling ops outputs pipeline processing video".split()
-)
+_MODEL_CODE = tuple(f"{floor}_*.py" for floor in "configuration joining layers loading modeling ops outputs".split())
+_PROCESSOR_CODE = tuple(f"{floor}_*.py" for floor in "pipeline processing video".split())
+_PROCESSOR_FILE = "processor_config.json"
 _PROCESSOR = (
     "added_tokens.json",
     "additional_chat_templates/*.jinja",
@@ -34,9 +35,15 @@ _PROCESSOR = (
     "vocab.json",
     "vocab.txt",
 )
-_CHECKPOINT = (*_WEIGHTS, *_CONFIGS, *_CODE, *_PROCESSOR, CARD_FILE, PICTURE_FILE, TRAINING_FILE)
+_CHECKPOINT = (
+    *(*_WEIGHTS, *_CONFIGS, *_MODEL_CODE, *_PROCESSOR_CODE, *_PROCESSOR),
+    *(CARD_FILE, PICTURE_FILE, TRAINING_FILE),
+)
 # Of an earlier push: what a loader would mix with the new files, and what `Trainer` and old transformers pickled.
-_STALE = (*_WEIGHTS, *_CONFIGS, *_CODE, "*.bin", "*.bin.index.json", PICTURE_FILE, TRAINING_FILE)
+_STALE = (*_WEIGHTS, *_CONFIGS, *_MODEL_CODE, "*.bin", "*.bin.index.json", PICTURE_FILE, TRAINING_FILE)
+_PLACE = {"message", "revision", "parent_commit"}
+# Of transformers' own `push_to_hub`: to push with another token, or to a pull request, is not offered.
+_NOT_OFFERED = ("token", "create_pr", "commit_description")
 
 
 def save_checkpoint(
@@ -52,7 +59,7 @@ def save_checkpoint(
     Args:
         folder: new, or that of an earlier checkpoint of the same kind.
         model: of any family of this package, or a `PeftModel` around one, of which the updates are saved.
-        processor: of the model.
+        processor: of the model; `None` saves none.
         results: folders that `examples/evaluate.py` has written about this model.
         card: what its card tells besides.
         max_shard_size: of a file of weights.
@@ -84,7 +91,9 @@ def push_checkpoint(
     """Upload a checkpoint in one commit, and then, in a second one, a card that pins the first.
 
     The token is that of `hf auth login` or `HF_TOKEN`. Weights, code and configuration of an earlier push that are
-    not part of this one are deleted in the first commit, and until it is there nothing has changed.
+    not part of this one are deleted in the first commit, and until it is there nothing has changed. What the
+    repository holds already makes no commit. Where no processor is given, the repository keeps its own, and as long as
+    it has none nothing is pinned.
 
     Args:
         model, processor, results, card, max_shard_size: as in `save_checkpoint`.
@@ -93,13 +102,15 @@ def push_checkpoint(
         commit: `message`, `revision` (a branch) and `parent_commit`, as in `commit_files`.
 
     Returns:
-        The first commit.
+        The commit that holds the checkpoint.
 
     Raises:
         ValueError: if the repository is public, if low-rank updates belong to a base that is not on the Hub, or as
             `save_checkpoint`.
         RuntimeError: if somebody else pushes at the same time.
     """
+    if unknown := sorted(commit.keys() - _PLACE):
+        raise TypeError(f"a commit has {sorted(_PLACE)}, got {unknown}")
     card = card or CardDetails()
     runs = read_runs(results)
     check_base(model)
@@ -114,15 +125,41 @@ def upload_checkpoint(
 ) -> CommitInfo:
     """Upload a folder that the model and its processor have been saved to; arguments as in `push_checkpoint`."""
     write_card(folder, model, runs, card, repo_id)
-    info = commit_checkpoint(folder, repo_id, **{"message": "Upload model", **commit})
-    pinned = str(compose_card(model, card, runs, repo_id, info.oid))
-    (folder / CARD_FILE).write_text(pinned, encoding="utf-8")
-    branch = commit.get("revision")
-    try:
-        commit_files(repo_id, {CARD_FILE: folder / CARD_FILE}, _nothing, "Pin the revision", branch, info.oid)
-    except RuntimeError as error:
-        warnings.warn(f"the checkpoint is commit {info.oid}, but its card does not say so: {error}", stacklevel=3)
+
+    def compose(revision: str | None) -> str:
+        return str(compose_card(model, card, runs, repo_id, revision))
+
+    commit = {"message": "Upload model", **commit}
+    if not _has_processor(folder, repo_id, commit.get("revision")):
+        return commit_checkpoint(folder, repo_id, **commit)  # nobody could answer with it, so nothing is pinned yet
+    files = {name: path for name, path in _whole_checkpoint(folder).items() if name != CARD_FILE}
+    info = commit_with_card(repo_id, files, compose, _stale(folder), **commit)
+    (folder / CARD_FILE).write_text(compose(info.oid), encoding="utf-8")
     return info
+
+
+def push_model(model: Any, repo_id: str, processor: Any = None, **options: Any) -> CommitInfo:
+    """Upload a model as `push_checkpoint` does, called as the `push_to_hub` of transformers is.
+
+    Args:
+        model, repo_id, processor: as in `push_checkpoint`.
+        options: its others, and by transformers' names `commit_message` and `tags`, which come onto the card.
+
+    Raises:
+        ValueError: if a token or a pull request is among the options, or as `push_checkpoint`.
+    """
+    given = {name: options.pop(name, None) for name in _NOT_OFFERED}
+    if refused := [name for name, value in given.items() if value and (name, value) != ("token", True)]:
+        raise ValueError(
+            f"a push to a branch, with the token of `hf auth login` or HF_TOKEN, is wanted, got {refused}"
+        )
+    card = options.pop("card", None) or CardDetails()
+    tags = options.pop("tags", None) or ()
+    options["card"] = replace(card, tags=[*card.tags, *([tags] if isinstance(tags, str) else tags)])
+    options["message"] = options.pop("commit_message", None) or "Upload model"
+    if options.get("private") is None:
+        options["private"] = True
+    return push_checkpoint(model, processor, repo_id, **options)
 
 
 def write_card(
@@ -137,10 +174,10 @@ def write_card(
     (folder / CARD_FILE).write_text(str(compose_card(model, card, runs, repo_id or folder.name)), encoding="utf-8")
 
 
-def recorded_training(folder: str | Path) -> dict[str, Any]:
-    """Read how the model of a folder was trained, as `finetune` has left it there; nothing for another folder."""
-    path = Path(folder) / TRAINING_FILE
-    return json.loads(path.read_text()) if path.is_file() else {}
+def recorded_training(checkpoint: str | Path) -> dict[str, Any]:
+    """Read how the model of a folder or Hub id was trained, as `finetune` has left it there; nothing for another."""
+    path = cached_file(str(checkpoint), TRAINING_FILE, _raise_exceptions_for_missing_entries=False)
+    return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def checkpoint_files(folder: Path) -> dict[str, Path | bytes]:
@@ -155,10 +192,7 @@ def commit_checkpoint(folder: Path, repo_id: str, message: str, **commit: Any) -
     Raises:
         ValueError: if the folder holds no weights in safetensors.
     """
-    files = checkpoint_files(folder)
-    if not any(name.endswith(".safetensors") for name in files):
-        raise ValueError(f"weights in safetensors are wanted, got none in {folder}")
-    return commit_files(repo_id, files, _is_stale, message, **commit)
+    return commit_files(repo_id, _whole_checkpoint(folder), _stale(folder), message, **commit)
 
 
 def check_base(model: Any) -> None:
@@ -183,17 +217,28 @@ def _save(
         model.save_pretrained(folder, max_shard_size=max_shard_size)
         if (folder / "model.safetensors").exists():  # the list of the shards of an earlier save is left there
             (folder / "model.safetensors.index.json").unlink(missing_ok=True)
-    processor.save_pretrained(folder)
+    if processor is not None:
+        processor.save_pretrained(folder)
     for run in runs:
         run.check_model(folder)
 
 
-def _is_stale(name: str) -> bool:
-    return _matches(name, _STALE)
+def _whole_checkpoint(folder: Path) -> dict[str, Path | bytes]:
+    files = checkpoint_files(folder)
+    if not any(name.endswith(".safetensors") for name in files):
+        raise ValueError(f"weights in safetensors are wanted, got none in {folder}")
+    return files
 
 
-def _nothing(name: str) -> bool:
-    return False
+def _has_processor(folder: Path, repo_id: str, branch: str | None) -> bool:
+    there = huggingface_hub.HfApi().file_exists
+    return (folder / _PROCESSOR_FILE).exists() or there(repo_id, _PROCESSOR_FILE, revision=branch)
+
+
+def _stale(folder: Path) -> Callable[[str], bool]:
+    """Tell which files of a repository the checkpoint of a folder leaves behind; without a processor, none of one."""
+    patterns = (*_STALE, *_PROCESSOR_CODE) if (folder / _PROCESSOR_FILE).exists() else _STALE
+    return lambda name: _matches(name, patterns)
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:

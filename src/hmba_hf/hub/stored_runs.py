@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText
 
 from ..metrics.bootstrap import Bootstrap
 from ..prediction import fingerprint
+from ..repositories import split_revision
 from ..scoring import ScoredRecords, card_results, read_records
 
 METRICS_FILE, PREDICTIONS_FILE, RECIPE_FILE = "metrics.json", "predictions.jsonl", "recipe.json"
@@ -77,6 +78,15 @@ class StoredRun:
                 raise ValueError(f"{self.folder}: answers of predict.py are wanted, the recipe of these lacks {name}")
         if different := _differences(arguments, self.recipe, self.recipe):
             raise ValueError(f"{self.folder}: {METRICS_FILE} is of other answers than {RECIPE_FILE}: {different}")
+        dataset, _ = split_revision(self.recipe["dataset_name"])
+        for name, told, wanted in (
+            ("dataset", self.metrics["dataset"], [dataset, Path(dataset).name]),
+            ("split", self.metrics["split"], self.recipe["split"]),
+        ):
+            if told not in wanted:
+                raise ValueError(
+                    f"{self.folder}: the {name} of these answers is {wanted[0]!r}, and the scores tell of {told!r}"
+                )
 
     def _check_scores(self, predictions: Path) -> None:
         records = read_records(predictions)

@@ -36,7 +36,7 @@ def check_file_names(
         options: of `from_pretrained`.
 
     Raises:
-        ValueError: if a name is a path.
+        ValueError: if a name is a path, or if the file is not of the form that has names.
     """
     found = cached_file(
         checkpoint,
@@ -48,8 +48,12 @@ def check_file_names(
     )
     if found is None:
         return
-    with open(found, encoding="utf-8") as opened:
-        paths = sorted({str(name) for name in names(json.load(opened)) if not _is_plain(name)})
+    try:
+        with open(found, encoding="utf-8") as opened:
+            listed = [*names(json.load(opened))]
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{file} of {checkpoint} must be a JSON object that names files: {error}") from error
+    paths = sorted({str(name) for name in listed if not _is_plain(name)})
     if paths:
         raise ValueError(f"{file} of {checkpoint} must name files beside it, got {paths}")
 

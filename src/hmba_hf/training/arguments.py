@@ -57,6 +57,7 @@ class ModelArguments:
     """Which model, which adapter on it, and what of it learns; what is not given stays as the checkpoint has it."""
 
     model_name_or_path: str = field(metadata={"help": "folder or Hub id of an H-MBA model or base"})
+    model_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of it on the Hub"})
     adapter: str | None = field(default=None, metadata={"help": "mamba, none, mean or transformer"})
     fusion: str | None = field(default=None, metadata={"help": "query, cosine, add or concat"})
     branches: list[str] | None = field(default=None, metadata={"help": "scans that the adapter reads"})
@@ -104,7 +105,7 @@ class ClipArguments:
 
     dataset_name: list[str] = field(
         default_factory=lambda: [MICRO_WORLD],
-        metadata={"help": "one or more of: a folder, a Hub id, micro-world"},
+        metadata={"help": "one or more of: a folder, a Hub id (org/name, org/name@revision), micro-world"},
     )
     train_split: str = field(default="train", metadata={"help": "split to learn from"})
     max_train_samples: int | None = field(default=None, metadata={"help": "only this many of each, from the start"})

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils.hub import resolve_revision
 
+from ..repositories import check_revision
 from .arguments import ModelArguments
 from .parts import gathered, part_of, quantization_config
 
@@ -35,8 +36,11 @@ def load_base(arguments: ModelArguments, run: Path, is_resumed: bool) -> tuple[P
     if arguments.low_rank == "qlora":
         device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
         options = {"quantization_config": quantization_config(), "device_map": {"": device}}
-    path, own = arguments.model_name_or_path, (run / "adapted_base").resolve()  # a relative path reads as a Hub id
-    if arguments.low_rank and _has_changed(arguments):
+    own = (run / "adapted_base").resolve()  # a relative path reads as a Hub id
+    path = arguments.model_name_or_path
+    check_revision(path, arguments.model_revision)
+    revision = resolve_revision(path, arguments.model_revision)  # once: all of it is of one commit
+    if arguments.low_rank and _has_changed(path, revision, arguments):
         if Path(path).resolve() == own:
             raise ValueError(f"a base of another folder is wanted, {own} is where this run saves its own")
         is_kept = is_resumed and own.exists()
@@ -46,34 +50,35 @@ def load_base(arguments: ModelArguments, run: Path, is_resumed: bool) -> tuple[P
                 f"first, `from_pretrained({path!r}, ...)` with these values, `save_pretrained`, and its processor"
             )
         if not is_kept and PartialState().is_main_process:
-            _save_base(*_load(path, arguments, {})[:2], own)
+            _save_base(*_load(path, revision, arguments, {}), own)
         PartialState().wait_for_everyone()
-        path = str(own)
-    return _load(path, arguments, options)
+        path, revision = str(own), None
+    return *_load(path, revision, arguments, options), getattr(revision, "resolved", None)
 
 
-def _has_changed(arguments: ModelArguments) -> bool:
+def _has_changed(path: str, revision: str | None, arguments: ModelArguments) -> bool:
     """Tell whether the configuration that is asked for is not that of the base."""
-    held, wanted = _configs(arguments.model_name_or_path, arguments)
+    held, wanted = _configs(path, revision, arguments)
     return held.to_dict() != wanted.to_dict()
 
 
-def _configs(path: str, arguments: ModelArguments) -> tuple[Any, Any]:
-    held = AutoConfig.from_pretrained(path)
+def _configs(path: str, revision: str | None, arguments: ModelArguments) -> tuple[Any, Any]:
+    held = AutoConfig.from_pretrained(path, revision=revision)
     return held, type(held).from_dict({**held.to_dict(), **arguments.config()})  # checks the changed values, too
 
 
-def _load(path: str, arguments: ModelArguments, options: dict[str, Any]) -> tuple[PreTrainedModel, Any, str | None]:
-    config = _configs(path, arguments)[1]
-    revision = resolve_revision(path)
+def _load(
+    path: str, revision: str | None, arguments: ModelArguments, options: dict[str, Any]
+) -> tuple[PreTrainedModel, Any]:
+    config = _configs(path, revision, arguments)[1]
     loaded: Any = AutoModelForImageTextToText.from_pretrained(
         path, config=config, revision=revision, ignore_mismatched_sizes=True, output_loading_info=True, **options
     )
     model, loading = loaded
     _check_adapter(model, loading, arguments, path)
-    processor = AutoProcessor.from_pretrained(path)
+    processor = AutoProcessor.from_pretrained(path, revision=revision)
     processor.video_processor.num_frames = model.config.num_frames
-    return model, processor, getattr(revision, "resolved", None)
+    return model, processor
 
 
 def _check_adapter(model: Any, loading: dict[str, Any], arguments: ModelArguments, path: str) -> None:

@@ -55,8 +55,8 @@ def learn(
         lora: how, where a name of `LOW_RANK` is among them.
 
     Returns:
-        The model, a `peft.PeftModel` around it with low-rank updates, and the number of parameters that learn, for
-        each name.
+        The model, with low-rank updates a `LowRankModel` (a `peft.PeftModel`) around it, and the number of parameters
+        that learn, for each name.
 
     Raises:
         ValueError: if a name is unknown, if the language model is to learn in two ways, or as `set_trainable`.
@@ -161,12 +161,15 @@ def _add_lora(
 ) -> tuple[nn.Module, dict[str, int]]:
     """Put low-rank updates into the language model; the parts that learn whole travel in the same checkpoint."""
     try:
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig
+
+        from .low_rank import LowRankModel
     except ImportError as error:
         raise ImportError("low-rank updates (LoRA) need `pip install hmba-hf[train]`") from error
     held = _choose(model, parts)
     targets = _linear_layers(model, settings.targets)
     config = LoraConfig(
+        base_model_name_or_path=model.name_or_path or None,
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]
         lora_dropout=settings.dropout,
@@ -174,7 +177,7 @@ def _add_lora(
         modules_to_save=[_MODULES[part] for part in parts if held[part]] or None,
         revision=settings.base_commit,
     )
-    peft_model = get_peft_model(model, config)
+    peft_model = LowRankModel(model, config)
     counts = dict.fromkeys([*parts, way], 0)
     for name, parameter in peft_model.named_parameters():
         if parameter.requires_grad:

@@ -87,11 +87,12 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
         print(f"{clips}; parameters that learn: {counts}")
         print("a new run" if checkpoint is None else f"going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
-    if args.push_to_hub:
-        trainer.card = replace(trainer.card, picture=draw_example(trainer, data_args))
-    trainer.save_model()
+    trainer.save_model(_internal_call=True)  # all of it is here before a push, which may fail
     if trainer.is_world_process_zero():
         save_history(trainer, {**vars(model_args), **vars(data_args), **args.to_sanitized_dict()}, bad)
+    if args.push_to_hub:
+        trainer.card = replace(trainer.card, picture=draw_example(trainer, data_args))
+        trainer.push_to_hub("Model save")
     return trainer
 
 
@@ -182,25 +183,27 @@ def draw_example(trainer: AdapterTrainer, arguments: DataArguments) -> Any:
     Returns:
         A picture; `None` where there is no such clip, or where others could see one that is not the micro-world's.
     """
-    names = [name for name in arguments.dataset_name if name == MICRO_WORLD]
-    if trainer.args.hub_private_repo is not False:
-        names = arguments.dataset_name
+    is_private = trainer.args.hub_private_repo is not False
+    names = [name for name in arguments.dataset_name if is_private or name == MICRO_WORLD][:1]
     processor: Any = trainer.processing_class
     try:
-        sample = _named_samples(replace(arguments, dataset_name=names[:1]), arguments.eval_split, 1, processor)[0][0]
-    except (ValueError, IndexError) as error:
-        print(f"no picture of an answer for the card: {error}")
+        (samples,) = _named_samples(replace(arguments, dataset_name=names), arguments.eval_split, 1, processor)
+        ((answer,), _) = trainer.answer([samples[0]])
+        frames, times = _frames(samples[0], processor.video_processor)
+    except (ValueError, OSError) as error:  # the run is over, and its model is worth more than a picture
+        print(f"no picture of an answer for the card: {error if names else 'everybody could see it'}")
         return None
-    ((answer,), _) = trainer.answer([sample])
-    sampling = processor.video_processor
+    objects = processor.post_process_boxes(answer, (frames[-1].height, frames[-1].width))
+    return draw_answer(frames, times, samples[0].question, strip_boxes(answer), objects)
+
+
+def _frames(sample: Sample, sampling: Any) -> tuple[list[Any], list[float]]:
+    """The frames of a sample as pictures, and their times."""
     if sample.video is None:
         frames = list(sample.frames or ())
-        times = [(number - len(frames) + 1) / sampling.fps for number in range(len(frames))]
-    else:
-        arrays, metadata = decode_frames(sample.video, sample.timestamp, sampling.num_frames, sampling.fps)
-        frames, times = [Image.fromarray(array) for array in arrays], metadata.timestamps
-    objects = processor.post_process_boxes(answer, (frames[-1].height, frames[-1].width))
-    return draw_answer(frames, times, sample.question, strip_boxes(answer), objects)
+        return frames, [(number - len(frames) + 1) / sampling.fps for number in range(len(frames))]
+    arrays, metadata = decode_frames(sample.video, sample.timestamp, sampling.num_frames, sampling.fps)
+    return [Image.fromarray(array) for array in arrays], metadata.timestamps
 
 
 def save_history(trainer: AdapterTrainer, arguments: dict[str, Any], bad: BadSamples) -> None:

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -212,7 +212,7 @@ class AdapterTrainer(Trainer):
             type(self.model).__module__ = type(self.model).__mro__[2].__module__
         is_to_push = self.args.push_to_hub and not _internal_call
         if output_dir is not None or not is_to_push:  # else the push saves it
-            with nullcontext() if _internal_call else self._explained(Path(output_dir or self._run)):
+            with self._explained(Path(output_dir or self._run)):
                 super().save_model(output_dir, _internal_call=True)
         if is_to_push:
             self.push_to_hub("Model save")
@@ -267,8 +267,7 @@ class AdapterTrainer(Trainer):
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None or token is not None:
             self.init_hf_repo(token, private)
-        with self._explained(self._run):
-            self.save_model(_internal_call=True)
+        self.save_model(_internal_call=True)
         if not self.is_world_process_zero():
             return None
         self._finish_current_push()

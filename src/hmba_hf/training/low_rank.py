@@ -1,0 +1,19 @@
+"""Low-rank updates of an H-MBA model, as PEFT has them, which go to the Hub as every checkpoint does."""
+
+from typing import Any
+
+from huggingface_hub import CommitInfo
+from peft import PeftModel
+
+from ..hub import push_model
+
+
+class LowRankModel(PeftModel):
+    """A `PeftModel` around an H-MBA model, whose `push_to_hub` ends where `push_checkpoint` does, with the same card.
+
+    (PEFT's own loses the card of a new repository.)
+    """
+
+    def push_to_hub(self, repo_id: str, **options: Any) -> CommitInfo:
+        """Upload the updates; arguments as in `hmba_hf.hub.push_model`."""
+        return push_model(self, repo_id, **options)
