@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "loading": set(),
     "configuration": {"loading"},
     "outputs": {"layers"},
-    "joining": {"configuration"},
+    "joining": {"layers", "configuration", "loading"},
     "modeling": {"layers", "configuration", "loading", "outputs", "joining"},
     "video_decoding": set(),
     "video_processing": {"video_decoding", "loading"},

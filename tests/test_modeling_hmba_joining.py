@@ -178,13 +178,17 @@ def test_every_tower_gives_its_patches_and_nothing_else(model_type, size, tmp_pa
 def test_a_tower_that_merges_patches_is_refused(tmp_path):
     sizes = {"embed_dim": 16, "depths": [1, 1], "num_heads": [2, 2], "window_size": 2}
     save_language_model(tmp_path / "text")
-    with pytest.raises(ValueError, match=r"got SwinModel: .* 16 patches or more, channels\), got \(1, 4, 32\)"):
+    with pytest.raises(ValueError, match=r"got SwinModel: .* 16 patches or more, channels\), got \(2, 4, 32\)"):
         join(save_tower(tmp_path / "vision", "swin", sizes, patch_size=7), tmp_path / "text")
 
 
 @pytest.mark.parametrize(
     ("model_type", "complaint"),
-    [("yolos", "whose patches come last is wanted, got YolosConfig"), ("videomae", "got VideoMAEModel: ")],
+    [
+        ("yolos", "whose patches come last is wanted, got YolosConfig"),
+        ("videomae", "got VideoMAEModel: "),
+        ("pixtral", "got PixtralVisionModel: "),  # makes one sequence of several pictures
+    ],
 )
 def test_a_tower_of_another_kind_is_refused(model_type, complaint, tmp_path):
     save_language_model(tmp_path / "text")

@@ -1,12 +1,64 @@
-"""A pretrained vision tower and a pretrained causal language model, joined by a fresh adapter and projector."""
+"""The parts of an H-MBA: adapter and projector as a config has them, and pretrained models joined by fresh ones."""
 
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_hmba import HMBAConfig
+from .layers_baseline_adapters import CurrentFrameAdapter, MeanFrameAdapter, TransformerAdapter
+from .layers_projector import TwoLayerProjector
+from .layers_temporal_adapter import ContextMamba, QueryMamba, TemporalAdapter
+from .loading_checkpoints import load_tokenizer
+
+
+def build_adapter(config: HMBAConfig) -> nn.Module:
+    """Unpack the config into the adapter's plain keywords."""
+    width = config.vision_config.hidden_size
+    if config.adapter == "none":
+        return CurrentFrameAdapter()
+    if config.adapter == "mean":
+        return MeanFrameAdapter()
+    if config.adapter == "transformer":
+        return TransformerAdapter(width, config.num_frames, config.adapter_num_heads)
+    mixer = {"state_size": config.state_size, "conv_kernel": config.conv_kernel, "expand": config.expand}
+    context = ContextMamba(
+        width,
+        config.num_frames,
+        config.temporal_strides,
+        config.branches,
+        config.bidirectional_time,
+        config.share_mixers,
+        mixer,
+    )
+    query = QueryMamba(
+        width,
+        context.contexts,
+        config.fusion,
+        config.adapter_num_heads,
+        config.fusion_weights,
+        config.latent_mamba,
+        mixer,
+    )
+    return TemporalAdapter(width, context, query, config.gated)
+
+
+def build_projector(config: HMBAConfig, width: int) -> nn.Linear | TwoLayerProjector:
+    """Unpack the config into the projector's plain keywords.
+
+    Args:
+        width: of the language model's embeddings.
+    """
+    channels, hidden_act = config.vision_config.hidden_size, config.projector_hidden_act
+    return nn.Linear(channels, width) if hidden_act is None else TwoLayerProjector(channels, width, hidden_act)
+
+
+def draw_weights(model: PreTrainedModel, part: nn.Module, device: Any = "cpu") -> None:
+    """Give a part of a model, which has shapes but no weights, those of a new model."""
+    part.to_empty(device=device)
+    part.apply(model._init_weights)
 
 
 def join_pretrained(
@@ -21,9 +73,9 @@ def join_pretrained(
     """
     if unknown := set(values) - set(HMBAConfig.__annotations__):
         raise ValueError(f"values of HMBAConfig are wanted, got {sorted(unknown)}")
+    tokenizer = load_tokenizer(text)
     causal = AutoModelForCausalLM.from_pretrained(text, dtype=dtype)
-    vision_tower = AutoModel.from_pretrained(vision, config=_vision_config(vision), dtype=causal.dtype)
-    tokenizer = AutoTokenizer.from_pretrained(text)
+    vision_tower = AutoModel.from_pretrained(vision, config=load_vision_config(vision), dtype=causal.dtype)
     tokenizer.add_tokens([video_token], special_tokens=True)
     video_token_id = tokenizer.get_vocab()[video_token]
     embeddings: Any = causal.get_input_embeddings()
@@ -44,7 +96,8 @@ def join_pretrained(
     return model
 
 
-def _vision_config(vision: str) -> Any:
+def load_vision_config(vision: str) -> Any:
+    """Load the configuration of a vision tower, or of the vision half of a vision-text model."""
     config = AutoConfig.from_pretrained(vision)
     config = getattr(config, "vision_config", config)
     size, patch_size = getattr(config, "image_size", None), getattr(config, "patch_size", None)
@@ -60,8 +113,7 @@ def _assemble(model_class: Any, config: HMBAConfig, vision_tower: PreTrainedMode
     model.model.vision_tower, model.model.language_model = vision_tower, causal.base_model
     model.lm_head = causal.get_output_embeddings()
     for fresh in (model.model.temporal_adapter, model.model.multi_modal_projector):
-        fresh.to_empty(device=causal.device)
-        fresh.apply(model._init_weights)
+        draw_weights(model, fresh, causal.device)
         for name, parameter in fresh.named_parameters():
             if not name.endswith(tuple(model._keep_in_fp32_modules_strict)):
                 parameter.data = parameter.data.to(causal.dtype)
@@ -74,7 +126,8 @@ def _assemble(model_class: Any, config: HMBAConfig, vision_tower: PreTrainedMode
 def _check_joined(model: Any, causal: PreTrainedModel) -> None:
     """Raise a `ValueError` unless a blank frame gives patches and text the language model's own logits."""
     tower, (height, width) = model.model.vision_tower, model.config.frame_size
-    blank = torch.zeros(1, 1, getattr(tower.config, "num_channels", 3), height, width, device=tower.device)
+    # Two frames: some towers would make one sequence of them.
+    blank = torch.zeros(1, 2, getattr(tower.config, "num_channels", 3), height, width, device=tower.device)
     try:
         model.get_video_features(blank)
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What is checked before a checkpoint is trusted: the version of transformers, names of files, names in a config.
+"""What is checked when a checkpoint is loaded: the version of transformers, packages, names of files and in a config.
 
 Importing this file checks the version, so whatever needs a new transformers imports it first.
 """
@@ -7,6 +7,8 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from transformers import AutoTokenizer
+from transformers.utils import is_protobuf_available, is_sentencepiece_available
 from transformers.utils.hub import cached_file
 from transformers.utils.versions import require_version
 
@@ -20,6 +22,23 @@ _DOWNLOAD = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder"
 def unknown_private_keys(config: Iterable[str]) -> list[str]:
     """Name the keys of a config that begin with an underscore and that transformers does not write."""
     return sorted(key for key in config if key.startswith("_") and key not in _KNOWN_PRIVATE)
+
+
+def load_tokenizer(checkpoint: Any, tokenizer_class: Any = AutoTokenizer, **options: Any) -> Any:
+    """Load a tokenizer, also of a sentencepiece model, as many Llamas bring it; `options` are of `from_pretrained`.
+
+    Raises:
+        ImportError: if that needs packages that are missing; transformers itself would ask for another one.
+    """
+    try:
+        return tokenizer_class.from_pretrained(checkpoint, **options)
+    except (ImportError, OSError, ValueError) as error:
+        has_packages = is_sentencepiece_available() and is_protobuf_available()
+        if has_packages or _file_of(checkpoint, "tokenizer.model", options) is None:
+            raise
+        raise ImportError(
+            f"{checkpoint} brings its tokenizer as a sentencepiece model: Run `pip install sentencepiece protobuf`"
+        ) from error
 
 
 def check_file_names(
@@ -38,14 +57,7 @@ def check_file_names(
     Raises:
         ValueError: if a name is a path, or if the file is not of the form that has names.
     """
-    found = cached_file(
-        checkpoint,
-        file,
-        _raise_exceptions_for_gated_repo=False,
-        _raise_exceptions_for_missing_entries=False,
-        _raise_exceptions_for_connection_errors=False,
-        **{name: options[name] for name in _DOWNLOAD if options.get(name) is not None},
-    )
+    found = _file_of(checkpoint, file, options)
     if found is None:
         return
     try:
@@ -56,6 +68,18 @@ def check_file_names(
     paths = sorted({str(name) for name in listed if not _is_plain(name)})
     if paths:
         raise ValueError(f"{file} of {checkpoint} must name files beside it, got {paths}")
+
+
+def _file_of(checkpoint: Any, file: str, options: Mapping[str, Any]) -> str | None:
+    """Return where a file of a checkpoint lies, if it has one."""
+    return cached_file(
+        checkpoint,
+        file,
+        _raise_exceptions_for_gated_repo=False,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        **{name: options[name] for name in _DOWNLOAD if options.get(name) is not None},
+    )
 
 
 def _is_plain(name: Any) -> bool:

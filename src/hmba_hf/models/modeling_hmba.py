@@ -19,12 +19,11 @@ from transformers.utils import TransformersKwargs, torch_compilable_check
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from .configuration_hmba import HMBAConfig
-from .joining_hmba import join_pretrained
+from .joining_hmba import build_adapter, build_projector, join_pretrained
 from .layers_adapter_state import AdapterState
-from .layers_baseline_adapters import CurrentFrameAdapter, MeanFrameAdapter, TransformerAdapter
+from .layers_baseline_adapters import TransformerAdapter
 from .layers_context_fusion import AddFusion, CosineFusion, CrossAttentionFusion
 from .layers_mamba import MambaMixer
-from .layers_projector import TwoLayerProjector
 from .layers_temporal_adapter import ContextMamba, QueryMamba, TemporalAdapter
 from .outputs_hmba import HMBACausalLMOutputWithPast, HMBAModelOutputWithPast, HMBAVideoFeatures
 
@@ -96,7 +95,7 @@ class HMBAModel(HMBAPreTrainedModel):
         super().__init__(config)
         config.check()  # `from_pretrained(path, adapter=...)` sets values after the config's own check
         self.vision_tower = AutoModel.from_config(config.vision_config)
-        self.temporal_adapter = _build_adapter(config)
+        self.temporal_adapter = build_adapter(config)
         language_model = AutoModel.from_config(config.text_config)
         wanted = {"inputs_embeds", "attention_mask", "position_ids", "past_key_values"}
         if missing := wanted - set(inspect.signature(language_model.forward).parameters):
@@ -105,7 +104,7 @@ class HMBAModel(HMBAPreTrainedModel):
                 f"which does not take {sorted(missing)}"
             )
         width = language_model.get_input_embeddings().embedding_dim
-        self.multi_modal_projector = _build_projector(config, width)
+        self.multi_modal_projector = build_projector(config, width)
         self.language_model = language_model
         self.post_init()
 
@@ -476,40 +475,3 @@ def _scale_and_cap(logits: Tensor, text_config: Any) -> Tensor:
     if (cap := getattr(text_config, "final_logit_softcapping", None)) is not None:
         logits = torch.tanh(logits / cap) * cap
     return logits
-
-
-def _build_projector(config: HMBAConfig, width: int) -> nn.Linear | TwoLayerProjector:
-    """Unpack the config into the projector's plain keywords."""
-    channels, hidden_act = config.vision_config.hidden_size, config.projector_hidden_act
-    return nn.Linear(channels, width) if hidden_act is None else TwoLayerProjector(channels, width, hidden_act)
-
-
-def _build_adapter(config: HMBAConfig) -> nn.Module:
-    """Unpack the config into the adapter's plain keywords."""
-    width = config.vision_config.hidden_size
-    if config.adapter == "none":
-        return CurrentFrameAdapter()
-    if config.adapter == "mean":
-        return MeanFrameAdapter()
-    if config.adapter == "transformer":
-        return TransformerAdapter(width, config.num_frames, config.adapter_num_heads)
-    mixer = {"state_size": config.state_size, "conv_kernel": config.conv_kernel, "expand": config.expand}
-    context = ContextMamba(
-        width,
-        config.num_frames,
-        config.temporal_strides,
-        config.branches,
-        config.bidirectional_time,
-        config.share_mixers,
-        mixer,
-    )
-    query = QueryMamba(
-        width,
-        context.contexts,
-        config.fusion,
-        config.adapter_num_heads,
-        config.fusion_weights,
-        config.latent_mamba,
-        mixer,
-    )
-    return TemporalAdapter(width, context, query, config.gated)

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from .loading_checkpoints import check_file_names  # first: it refuses a transformers that is too old
+from .loading_checkpoints import check_file_names, load_tokenizer  # first: it refuses a transformers that is too old
 
 # isort: split
 import numpy as np
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig
 from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import load_image
 from transformers.processing_utils import MultiModalData, ProcessorMixin
@@ -330,7 +330,7 @@ class HMBAProcessor(ProcessorMixin):
         """
         config = AutoConfig.from_pretrained(vision)
         config = getattr(config, "vision_config", config)
-        tokenizer = AutoTokenizer.from_pretrained(text)
+        tokenizer = load_tokenizer(text)
         tokenizer.add_tokens([video_token], special_tokens=True)
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.unk_token or tokenizer.eos_token
         options, _ = ImageProcessingMixin.get_image_processor_dict(vision)
