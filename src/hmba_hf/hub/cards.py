@@ -28,6 +28,7 @@ class CardDetails:
         license: of the weights, as the Hub names it, such as `apache-2.0` or `llama2`.
         training: options of training by their names, as `finetune` leaves them in `training_arguments.json`.
         environment: versions of what it was trained with.
+        origin: how it was made where no training made it, in a sentence or two.
         datasets: what it learned from, Hub ids (also `org/drama@v1`) or names; those of `training` when absent.
         base_model: Hub ids of what it was made from; of what the model tells when absent.
         base_model_relation: `finetune`, `adapter`, `merge` or `quantized`.
@@ -38,6 +39,7 @@ class CardDetails:
     license: str | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     environment: Mapping[str, str | None] = field(default_factory=dict)
+    origin: str | None = None
     datasets: Sequence[str] = ()
     base_model: Sequence[str] = ()
     base_model_relation: str | None = None
