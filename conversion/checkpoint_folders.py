@@ -6,22 +6,43 @@ import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from huggingface_hub import ModelCard, ModelCardData, split_torch_state_dict_into_shards
+from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, GenerationConfig, LlamaConfig
+from transformers import GenerationConfig
 from transformers.dynamic_module_utils import custom_object_save
 
 from hmba_hf import HMBAConfig, HMBAForConditionalGeneration, HMBAProcessor
 from hmba_hf.data.atomic_files import explained_write_errors, write_json
+from hmba_hf.hub import CardDetails
+from hmba_hf.hub.checkpoints import write_card
+from hmba_hf.models.joining_hmba import draw_weights
 from rename_keys import TensorSpec
 from tensor_files import SAFETENSORS_DTYPES
 from tensor_sources import Tensors
 
 STORED_DTYPES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
+
+
+class Checkpoint(NamedTuple):
+    """What a checkpoint is made of.
+
+    Args:
+        model: with shapes but without weights; its config names the parents by their Hub ids.
+        tensors: the weights.
+        dtype: of them.
+        card: what its card tells that the model does not.
+    """
+
+    model: HMBAForConditionalGeneration
+    tensors: Tensors
+    dtype: torch.dtype
+    generation_config: GenerationConfig
+    processor: HMBAProcessor
+    card: CardDetails
 
 
 @contextmanager
@@ -32,6 +53,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         FileExistsError: if `path` holds something.
         OSError: if something cannot be written.
     """
+    path = path.resolve()  # its name, also of `.`
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"a new or empty folder is wanted for the checkpoint, got {path}, which holds something")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,74 +135,41 @@ def wanted_tensors(model: HMBAForConditionalGeneration) -> dict[str, TensorSpec]
 
 
 def fresh_adapter(config: HMBAConfig, seed: int) -> dict[str, Tensor]:
-    """Draw a new adapter as a new model would, without the rest of the model; names as in a checkpoint."""
-    values = config.to_dict()
-    spread = getattr(config.text_config, "initializer_range", 0.02)
-    text = LlamaConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, vocab_size=8)
-    values["text_config"] = {**text.to_dict(), "initializer_range": spread}
-    values["vision_config"]["num_hidden_layers"] = 1
-    small = HMBAConfig.from_dict({**values, "vision_feature_layer": -1, "video_token_id": 0})
+    """Draw the adapter that a new model would have; names as in a checkpoint."""
+    model = blank_model(config)
+    adapter = model.model.temporal_adapter
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        adapter = HMBAForConditionalGeneration(small).model.temporal_adapter
+        draw_weights(model, adapter)
     return {f"model.temporal_adapter.{name}": tensor for name, tensor in adapter.state_dict().items()}
 
 
-def write_model_files(
-    folder: Path,
-    model: HMBAForConditionalGeneration,
-    dtype: torch.dtype,
-    generation_config: GenerationConfig,
-    processor: HMBAProcessor,
-) -> None:
-    """Write everything of a checkpoint but its weights: configuration, code, generation settings, processor."""
-    config: Any = model.config
-    config.architectures, config.dtype = [type(model).__name__], dtype
-    for part in (config, config.vision_config, config.text_config):
-        part._name_or_path = ""  # a folder of this machine
-    for settings in (config.text_config, generation_config):
-        for name, token_id in special_ids(processor.tokenizer).items():
-            if getattr(settings, name, None) is None:
-                setattr(settings, name, token_id)
-    custom_object_save(model, folder, config=config)
+def write_checkpoint(folder: Path, name: str, checkpoint: Checkpoint, max_shard_size: int | str) -> None:
+    """Write everything of a checkpoint: weights, code, generation settings, processor, card, configuration.
+
+    The configuration comes last: without it, what was written until a conversion was killed does not load.
+
+    Args:
+        name: of the folder in the end.
+    """
+    write_shards(folder, checkpoint.tensors, max_shard_size)
+    config: Any = checkpoint.model.config
+    config.architectures, config.dtype = [type(checkpoint.model).__name__], checkpoint.dtype
+    for settings in (config.text_config, checkpoint.generation_config):
+        for token, token_id in special_ids(checkpoint.processor.tokenizer).items():
+            if getattr(settings, token, None) is None:
+                setattr(settings, token, token_id)
+    custom_object_save(checkpoint.model, folder, config=config)
+    checkpoint.generation_config.save_pretrained(folder)
+    checkpoint.processor.save_pretrained(folder)
+    write_card(folder, checkpoint.model, (), checkpoint.card, name)
     config.save_pretrained(folder)
-    generation_config.save_pretrained(folder)
-    processor.save_pretrained(folder)
 
 
 def special_ids(tokenizer: Any) -> dict[str, int]:
     """Return the ids with which a tokenizer begins, ends and pads a text, those that it has."""
     ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
     return {name: token_id for name, token_id in ids.items() if token_id is not None}
-
-
-def card_name(source: str) -> str:
-    """Return what a card calls a source: its Hub id, or the name of a folder or file without where it lies."""
-    return Path(source).resolve().name if Path(source).exists() else source
-
-
-def write_card(folder: Path, text: str, sources: list[str | None]) -> None:
-    """Write the card: what the checkpoint was made of, those of the sources that are on the Hub as its bases."""
-    bases = [source.partition("@")[0] for source in sources if source and not Path(source).exists()]
-    data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="video-text-to-text",
-        tags=["custom_code", "driving", "mamba"],
-        base_model=bases or None,
-    )
-    ModelCard(f"---\n{data.to_yaml()}\n---\n\n{text}").save(folder / "README.md")
-
-
-def load_tokenizer(path: Path) -> Any:
-    """Load a tokenizer.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    try:
-        return AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ValueError(f"a folder with a tokenizer is wanted, got {path}: {error}") from error
 
 
 def read_generation_config(folder: Path) -> GenerationConfig:

@@ -24,22 +24,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from transformers import AutoProcessor, LlamaConfig
+from transformers import AddedToken, AutoProcessor, LlamaConfig
 
 from checkpoint_folders import (
+    Checkpoint,
     blank_model,
-    card_name,
     fresh_adapter,
-    load_tokenizer,
     read_generation_config,
     special_ids,
     wanted_tensors,
     whole_folder,
-    write_card,
-    write_model_files,
+    write_checkpoint,
     write_shards,
 )
+from foreign_checkpoints import card_name, conversion_parser, open_checkpoint, open_legacy_tokenizer
 from hmba_hf import HMBAConfig, HMBAProcessor
+from hmba_hf.hub import CardDetails
 from rename_keys import (
     ADAPTER,
     TOWER,
@@ -61,6 +61,7 @@ from tensor_sources import (
     RenamedTensors,
     SelectedTensors,
     Tensors,
+    in_dtype,
 )
 from verification import compare_adapters, compare_recorded, compare_tensors
 from vision_towers import VisionTower
@@ -73,44 +74,46 @@ RELEASED_VALUES = (
     *("adapter", "branches", "temporal_strides", "bidirectional_time", "share_mixers", "fusion", "fusion_weights"),
     *("latent_mamba", "gated", "projector_hidden_act", "lm_head_bias"),
 )
-CARD = """# H-MBA
-
-Made by `conversion/convert_hmba.py` of [hmba-hf](https://arxiv.org/abs/2501.04302) from `{checkpoint}`{base}.
-{adapter} The licences of what it was made of apply to it.
-"""
+# Options that say nothing about the way back.
+ONE_WAY = ("base", "vision", "config", "preset", "num_frames", "dtype", "license", "keep_unused")
 
 
 class Original(NamedTuple):
-    """A checkpoint of the original code: its tensors, its config.json, its tokenizer, and the tower it sees with."""
+    """A checkpoint of the original code.
+
+    Args:
+        tensors: recovered, if it is a delta.
+        settings: its config.json.
+        folder: where that lies.
+        hub_id: of the checkpoint, if it has one.
+        tower: that it sees with.
+        prefix: what the names of its adapter begin with; `None` without one.
+    """
 
     tensors: Tensors
     settings: dict[str, Any]
-    tokenizer: Any
     folder: Path
+    hub_id: str
+    tokenizer: Any
     tower: VisionTower
     prefix: str | None
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", required=True, help="Shikra, its delta, or H-MBA; ours with --to_original")
+    parser = conversion_parser(__doc__)
     parser.add_argument("--base", help="the Llama that the checkpoint is a delta of")
-    parser.add_argument("--vision", help="the CLIP that it sees with; when absent what its config names, or ViT-L/14")
-    parser.add_argument("--config", help="folder with config.json and tokenizer, where the checkpoint has none")
-    parser.add_argument("--output_dir", type=Path, required=True, help="new or empty folder")
     parser.add_argument(
         "--preset", choices=("released", "paper"), help="default: released with an adapter, else paper"
     )
-    parser.add_argument("--num_frames", type=int, default=None, help="of a new adapter; 5 when absent")
-    parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), help="that of the checkpoint if absent")
     parser.add_argument("--keep_unused", action="store_true", help=f"keep what is not used in {UNUSED}.safetensors")
-    parser.add_argument("--sha256", nargs="+", default=[], metavar="NAME=HASH", help="of files of the checkpoint")
-    parser.add_argument("--max_shard_size", default="5GB", help="of the files that are written")
-    parser.add_argument("--seed", type=int, default=0, help="of a new adapter")
     parser.add_argument("--verify", nargs="?", const="", metavar="RECORDED", help="see above")
     parser.add_argument("--to_original", action="store_true", help="write the original's names")
-    return parser.parse_args()
+    args = parser.parse_args()
+    useless = [f"--{name}" for name in ONE_WAY if getattr(args, name)] + ["--verify RECORDED"] * bool(args.verify)
+    if args.to_original and useless:
+        parser.error(f"--to_original takes no {', '.join(useless)}")
+    return args
 
 
 def main() -> None:
@@ -133,17 +136,18 @@ def convert(args: argparse.Namespace) -> None:
     tensors = JoinedTensors(
         RenamedTensors(original.tensors, renaming, asked),
         original.tower.renamed(wanted, dtype),
-        RenamedTensors(fresh, plan_renaming(fresh.specs, [Rule("*", ("*",))], fresh.specs), dtype),
+        in_dtype(fresh, dtype),
     )
+    settings = read_generation_config(original.folder)
+    settings.update(**special_ids(original.tokenizer))
+    card = CardDetails(license=args.license, origin=origin(args, fresh))
+    processor = build_processor(original, config.num_frames)
+    checkpoint = Checkpoint(model, tensors, dtype, settings, processor, card)
     report_unused(renaming.unused, args.keep_unused)
     with whole_folder(args.output_dir) as folder:
-        write_shards(folder, tensors, args.max_shard_size)
         if args.keep_unused and renaming.unused:
             write_shards(folder, SelectedTensors(original.tensors, renaming.unused), args.max_shard_size, UNUSED)
-        settings = read_generation_config(original.folder)
-        settings.update(**special_ids(original.tokenizer))
-        write_model_files(folder, model, dtype, settings, build_processor(original, config.num_frames))
-        write_card(folder, card_text(args, fresh), [args.checkpoint, args.base, original.tower.name])
+        write_checkpoint(folder, args.output_dir.resolve().name, checkpoint, args.max_shard_size)
         if args.verify is not None:
             verify(folder, args.verify, tensors, original, asked)
 
@@ -155,26 +159,24 @@ def read_original(args: argparse.Namespace) -> Original:
         FileNotFoundError: if something is missing.
         ValueError: if something is damaged.
     """
-    path = local_path(args.checkpoint)
-    tensors: Tensors = FileTensors(path, parse_hashes(args.sha256))
+    found = open_checkpoint(args)
+    tensors: Tensors = found.tensors
     if args.base is not None:
         tensors = RecoveredTensors(tensors, FileTensors(local_path(args.base)))
-    folder = local_path(args.config) if args.config else path if path.is_dir() else path.parent
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"a config.json is wanted, got none in {folder}: name a folder that has it by --config"
-        )
-    settings = json.loads((folder / "config.json").read_text())
-    named = args.vision or settings.get("mm_vision_tower") or CLIP
-    beside = folder / named  # where `--to_original` puts it
+    named = args.vision or found.settings.get("mm_vision_tower") or CLIP
+    beside = found.folder / named  # where `--to_original` puts it
     tower = VisionTower(str(beside) if not args.vision and beside.is_dir() else named)
-    return Original(tensors, settings, shikra_tokenizer(folder), folder, tower, adapter_prefix(tensors.specs))
+    tokenizer, prefix = shikra_tokenizer(found.folder), adapter_prefix(tensors.specs)
+    return Original(tensors, found.settings, found.folder, found.hub_id, tokenizer, tower, prefix)
 
 
 def shikra_tokenizer(folder: Path) -> Any:
-    """Load a tokenizer with what Shikra adds to Llama's, or add it; it pads with its unknown token."""
-    tokenizer = load_tokenizer(folder)
-    tokenizer.add_tokens(list(TOKENS), special_tokens=True)
+    """Load a tokenizer with what Shikra adds to Llama's, or add it; it pads with its unknown token.
+
+    The tokens eat the spaces around them, as all did that were added to a slow tokenizer by their names.
+    """
+    tokenizer = open_legacy_tokenizer(folder)
+    tokenizer.add_tokens([AddedToken(token, lstrip=True, rstrip=True) for token in TOKENS], special_tokens=True)
     tokenizer.chat_template = None  # Shikra speaks vicuna v1.1, which the processor brings
     tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
@@ -186,17 +188,18 @@ def model_config(args: argparse.Namespace, original: Original) -> HMBAConfig:
     Raises:
         ValueError: if tensors are missing, or tokenizer, tensors and arguments do not fit each other.
     """
-    rows, vocabulary = _shape(original.tensors, "model.embed_tokens.weight")[0], original.tokenizer.get_vocab()
+    rows, vocabulary = _shape(original.tensors, "model.embed_tokens.weight", 2)[0], original.tokenizer.get_vocab()
     if (last := max(vocabulary[token] for token in TOKENS)) >= rows:
         raise ValueError(f"embeddings of all {last + 1} tokens of the tokenizer are wanted, got {rows} rows")
     known = {*LlamaConfig.__annotations__, "rope_theta", "rope_scaling"}
     llama = {name: value for name, value in original.settings.items() if name in known}
+    llama |= {"vocab_size": rows, "name_or_path": original.hub_id}
     values: dict[str, Any] = {
         "vision_config": original.tower.config,
-        "text_config": LlamaConfig(**{**llama, "vocab_size": rows, **special_ids(original.tokenizer)}),
+        "text_config": LlamaConfig(**{**llama, **special_ids(original.tokenizer)}),
         "video_token_id": vocabulary[TOKENS[0]],
         "vision_feature_layer": original.settings.get("mm_vision_select_layer", -2),
-        "num_frames": args.num_frames or 5,
+        "num_frames": 5 if args.num_frames is None else args.num_frames,
     }
     if original.prefix is not None:
         values |= adapter_sizes(original.tensors, original.prefix, original.tower.config.hidden_size)
@@ -208,19 +211,22 @@ def model_config(args: argparse.Namespace, original: Original) -> HMBAConfig:
 
 def adapter_sizes(tensors: Tensors, prefix: str, hidden_size: int) -> dict[str, int]:
     """Read the sizes of an adapter off its tensors."""
-    channels, state_size = _shape(tensors, f"{prefix}layer_2.0.A_log")
+    channels, state_size = _shape(tensors, f"{prefix}layer_2.0.A_log", 2)
     return {
-        "num_frames": _shape(tensors, f"{prefix}time_embed")[1],
+        "num_frames": _shape(tensors, f"{prefix}time_embed", 3)[1],
         "state_size": state_size,
-        "conv_kernel": _shape(tensors, f"{prefix}layer_2.0.conv1d.weight")[-1],
+        "conv_kernel": _shape(tensors, f"{prefix}layer_2.0.conv1d.weight", 3)[-1],
         "expand": max(channels // hidden_size, 1),  # if it does not fit, the shapes will say so
     }
 
 
-def _shape(tensors: Tensors, name: str) -> tuple[int, ...]:
+def _shape(tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
     if name not in tensors.specs:
         raise ValueError(f"the checkpoint must hold {name}, got none")
-    return tensors.specs[name].shape
+    shape = tensors.specs[name].shape
+    if len(shape) != axes:
+        raise ValueError(f"{name} must have {axes} axes, got {shape}")
+    return shape
 
 
 def is_released(config: HMBAConfig) -> bool:
@@ -258,13 +264,13 @@ def build_processor(original: Original, num_frames: int) -> HMBAProcessor:
     return HMBAProcessor(joined.video_processor, original.tokenizer, patch_size=joined.patch_size, **tokens)
 
 
-def card_text(args: argparse.Namespace, fresh: Tensors) -> str:
-    """Say on the card what the checkpoint is made of."""
+def origin(args: argparse.Namespace, fresh: Tensors) -> str:
+    """Say what the checkpoint is made of."""
     base = f", which is a difference from `{card_name(args.base)}`" if args.base else ""
     adapter = "The adapter is the checkpoint's own."
     if fresh.specs:
         adapter = "The adapter has not been trained as it is: fine-tune it before you ask anything about a video."
-    return CARD.format(checkpoint=card_name(args.checkpoint), base=base, adapter=adapter)
+    return f"Made of `{card_name(args.checkpoint)}`{base} by `conversion/convert_hmba.py` of hmba-hf. {adapter}"
 
 
 def verify(folder: Path, recorded: str, tensors: Tensors, original: Original, dtype: torch.dtype | None) -> None:

@@ -24,19 +24,18 @@ from transformers import AutoConfig, AutoModel, LlamaConfig
 from transformers.processing_utils import ProcessorMixin
 
 from checkpoint_folders import (
+    Checkpoint,
     blank_model,
-    card_name,
     fresh_adapter,
-    load_tokenizer,
     read_generation_config,
     special_ids,
     wanted_tensors,
     whole_folder,
-    write_card,
-    write_model_files,
-    write_shards,
+    write_checkpoint,
 )
+from foreign_checkpoints import card_name, conversion_parser, open_checkpoint, open_legacy_tokenizer, open_tokenizer
 from hmba_hf import HMBAConfig, HMBAProcessor
+from hmba_hf.hub import CardDetails
 from rename_keys import (
     PROJECTOR,
     TOWER,
@@ -48,23 +47,20 @@ from rename_keys import (
     tied_head_rules,
     transformers_llava_rules,
 )
-from tensor_files import FileTensors, local_path, parse_hashes
-from tensor_sources import JoinedTensors, MemoryTensors, RenamedTensors, Tensors
+from tensor_sources import JoinedTensors, MemoryTensors, RenamedTensors, Tensors, in_dtype
 from verification import compare_tensors, compare_with_llava
 from vision_towers import VisionTower
 
 # What transformers has of LLaVA's form: a tower, two layers, a language model. They differ in how they cut pictures.
-FITTING = ("llava", "llava_next", "llava_next_video", "llava_onevision")
+FITTING = ("llava", "llava_next", "llava_next_video", "llava_onevision", "video_llava")
 ORIGINAL = ("llava", "llava_llama")  # model types in LLaVA's own layout
 IMAGE_TOKEN = "<image>"
 SCALED = ("logit_scale", "logits_scaling", "final_logit_softcapping")
 TEMPLATE_HELP = "default: for LLaVA-1.5 vicuna v1.1, with which it was trained, for others the source's"
-CARD = """# H-MBA on LLaVA
-
-Made by `conversion/convert_llava.py` of [hmba-hf](https://arxiv.org/abs/2501.04302) from `{checkpoint}`.
-The adapter is new: until it is fine-tuned, the model sees the current frame alone, as LLaVA would.
-The licences of what it was made of apply to it.
-"""
+ORIGIN = (
+    "Made of `{checkpoint}` by `conversion/convert_llava.py` of hmba-hf. The adapter is new: until it is fine-tuned, "
+    "the model sees the current frame alone, as LLaVA would."
+)
 # In front of a template that knows pictures: a video is one, and a text alone is a list of one block.
 VIDEOS_ARE_PICTURES = """\
 {%- set rewritten = namespace(messages=[]) -%}
@@ -85,11 +81,18 @@ VIDEOS_ARE_PICTURES = """\
 
 
 class Llava(NamedTuple):
-    """A LLaVA: its tensors, its config.json, its tokenizer, H-MBA's configuration on it, and where its tower is."""
+    """A LLaVA.
 
-    folder: Path
+    Args:
+        settings: its config.json.
+        folder: where that lies.
+        config: of H-MBA on it.
+        tower: where its vision tower is.
+    """
+
     tensors: Tensors
     settings: dict[str, Any]
+    folder: Path
     tokenizer: Any
     config: HMBAConfig
     tower: VisionTower
@@ -102,17 +105,8 @@ class Llava(NamedTuple):
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", required=True, help="folder, Hub id or file")
-    parser.add_argument("--vision", help="the tower, for LLaVA's own layout; when absent what its config names")
-    parser.add_argument("--config", help="folder with config.json and tokenizer, where the checkpoint has none")
-    parser.add_argument("--output_dir", type=Path, required=True, help="new or empty folder")
-    parser.add_argument("--num_frames", type=int, default=5, help="of the adapter and of a clip")
+    parser = conversion_parser(__doc__)
     parser.add_argument("--chat_template", choices=("source", "vicuna"), help=TEMPLATE_HELP)
-    parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), help="that of the checkpoint if absent")
-    parser.add_argument("--sha256", nargs="+", default=[], metavar="NAME=HASH", help="of files of the checkpoint")
-    parser.add_argument("--max_shard_size", default="5GB", help="of the files that are written")
-    parser.add_argument("--seed", type=int, default=0, help="of the adapter")
     parser.add_argument("--verify", action="store_true", help="see above")
     return parser.parse_args()
 
@@ -131,11 +125,11 @@ def convert(args: argparse.Namespace) -> None:
     tensors, dtype, unused = plan_tensors(args, llava, model)
     if unused:
         print(f"not used and dropped: {len(unused)} tensors", *unused, sep="\n  ")
+    card = CardDetails(license=args.license, origin=ORIGIN.format(checkpoint=card_name(args.checkpoint)))
+    settings, processor = read_generation_config(llava.folder), build_processor(args, llava)
+    checkpoint = Checkpoint(model, tensors, dtype, settings, processor, card)
     with whole_folder(args.output_dir) as folder:
-        write_shards(folder, tensors, args.max_shard_size)
-        settings = read_generation_config(llava.folder)
-        write_model_files(folder, model, dtype, settings, build_processor(args, llava))
-        write_card(folder, CARD.format(checkpoint=card_name(args.checkpoint)), [args.checkpoint])
+        write_checkpoint(folder, args.output_dir.resolve().name, checkpoint, args.max_shard_size)
         if args.verify:
             print(f"verified: {compare_tensors(folder, tensors)} tensors are what they were made of")
             if llava.settings["model_type"] == "llava" and not llava.is_original:
@@ -150,22 +144,20 @@ def read_llava(args: argparse.Namespace) -> Llava:
         FileNotFoundError: if something is missing.
         ValueError: if something is damaged, or is none that H-MBA can hold.
     """
-    path = local_path(args.checkpoint)
-    folder = local_path(args.config) if args.config else path if path.is_dir() else path.parent
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"a config.json is wanted, got none in {folder}: name a folder that has it by --config"
-        )
-    settings = json.loads((folder / "config.json").read_text())
-    tensors, tokenizer = FileTensors(path, parse_hashes(args.sha256)), load_tokenizer(folder)
+    found = open_checkpoint(args)
+    original = is_original(found.settings)
+    if args.vision and not original:
+        raise ValueError(f"a tower of its own is in this layout of LLaVA, got another one by --vision: {args.vision}")
+    tokenizer = (open_legacy_tokenizer if original else open_tokenizer)(found.folder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.unk_token or tokenizer.eos_token
-    if is_original(settings):
-        tower = VisionTower(args.vision or settings["mm_vision_tower"])
-        config = original_config(args, settings, tower, tokenizer)
+    tower = VisionTower((args.vision or found.settings["mm_vision_tower"]) if original else str(found.folder))
+    num_frames = 5 if args.num_frames is None else args.num_frames
+    if original:
+        config = original_config(found.settings, tower, tokenizer, num_frames)
     else:
-        tower = VisionTower(str(folder))
-        config = transformers_config(args, folder)
-    return Llava(folder, tensors, settings, tokenizer, config, tower)
+        config = transformers_config(found.folder, tower, num_frames)
+    config.text_config.name_or_path = found.hub_id
+    return Llava(found.tensors, found.settings, found.folder, tokenizer, config, tower)
 
 
 def is_original(settings: dict[str, Any]) -> bool:
@@ -181,9 +173,7 @@ def is_original(settings: dict[str, Any]) -> bool:
     return False
 
 
-def original_config(
-    args: argparse.Namespace, settings: dict[str, Any], tower: VisionTower, tokenizer: Any
-) -> HMBAConfig:
+def original_config(settings: dict[str, Any], tower: VisionTower, tokenizer: Any, num_frames: int) -> HMBAConfig:
     """Build the configuration for LLaVA's own layout; the tokenizer gets a token for the picture, which it has not."""
     projectors = {"linear": None, "mlp2x_gelu": "gelu"}
     for name, allowed in (("mm_projector_type", projectors), ("mm_vision_select_feature", ("patch",))):
@@ -199,12 +189,12 @@ def original_config(
         text_config=LlamaConfig(**{**llama, **special_ids(tokenizer)}),
         video_token_id=image_token_id,
         vision_feature_layer=settings.get("mm_vision_select_layer", -2),
-        num_frames=args.num_frames,
+        num_frames=num_frames,
         projector_hidden_act=projectors[settings.get("mm_projector_type", "linear")],
     )
 
 
-def transformers_config(args: argparse.Namespace, folder: Path) -> HMBAConfig:
+def transformers_config(folder: Path, tower: VisionTower, num_frames: int) -> HMBAConfig:
     """Build the configuration for transformers' layout.
 
     Raises:
@@ -218,24 +208,32 @@ def transformers_config(args: argparse.Namespace, folder: Path) -> HMBAConfig:
     if scaled := [name for name in SCALED if getattr(theirs.text_config, name, None) is not None]:
         raise ValueError(f"a language model whose logits LLaVA would scale is wanted, got one with {scaled}")
     config = HMBAConfig(
-        vision_config=theirs.vision_config,
+        vision_config=tower.config,
         text_config=theirs.text_config,
         video_token_id=theirs.image_token_id,
         vision_feature_layer=layers[0],
-        num_frames=args.num_frames,
+        num_frames=num_frames,
         projector_hidden_act=theirs.projector_hidden_act,
         tie_word_embeddings=theirs.tie_word_embeddings,
     )
-    with torch.device("meta"):
-        tower, size = AutoModel.from_config(theirs.vision_config), config.frame_size
-        tokens = tower(torch.empty(1, 3, *size), output_hidden_states=True).hidden_states[layers[0]].shape[1]
-    dropped = 1 if theirs.vision_feature_select_strategy == "default" else 0
-    if tokens - dropped != config.num_patches:
-        raise ValueError(
-            f"one feature for each of {config.num_patches} patches is wanted, got {tokens - dropped} of "
-            f"{type(tower).__name__} with vision_feature_select_strategy={theirs.vision_feature_select_strategy!r}"
-        )
+    check_tower(config, theirs.vision_feature_select_strategy)
     return config
+
+
+def check_tower(config: HMBAConfig, select_strategy: str) -> None:
+    """Raise a `ValueError` unless LLaVA takes from the tower what H-MBA takes: patches of each picture, no more."""
+    with torch.device("meta"):
+        tower, pictures = AutoModel.from_config(config.vision_config), torch.empty(2, 3, *config.frame_size)
+        shape = tower(pictures, output_hidden_states=True).hidden_states[config.vision_feature_layer].shape
+    name = type(tower).__name__
+    if shape[0] != len(pictures):
+        raise ValueError(f"a tower that sees each picture by itself is wanted, got {name}, which joins them")
+    taken = shape[1] - (1 if select_strategy == "default" else 0)
+    if taken != config.num_patches:
+        raise ValueError(
+            f"one feature for each of {config.num_patches} patches is wanted, got {taken} of {name} with "
+            f"vision_feature_select_strategy={select_strategy!r}"
+        )
 
 
 def plan_tensors(args: argparse.Namespace, llava: Llava, model: Any) -> tuple[Tensors, torch.dtype, list[str]]:
@@ -256,8 +254,7 @@ def plan_tensors(args: argparse.Namespace, llava: Llava, model: Any) -> tuple[Te
     parts: list[Tensors] = [RenamedTensors(source, renaming, dtype, rows)]
     if not has_tower:
         parts.append(llava.tower.renamed(wanted, dtype))
-    parts.append(RenamedTensors(fresh, plan_renaming(fresh.specs, [Rule("*", ("*",))], fresh.specs), dtype))
-    return JoinedTensors(*parts), dtype, renaming.unused
+    return JoinedTensors(*parts, in_dtype(fresh, dtype)), dtype, renaming.unused
 
 
 def missing_biases(llava: Llava, wanted: dict[str, TensorSpec]) -> dict[str, torch.Tensor]:
@@ -276,15 +273,22 @@ def llava_table(llava: Llava, wanted: dict[str, TensorSpec], embeddings: str) ->
     return tied_head_rules(embeddings) + rules if llava.config.tie_word_embeddings else rules
 
 
+def speaks_vicuna(llava: Llava, template: str | None) -> bool:
+    """Tell LLaVA-1.5, which was trained with vicuna v1.1, from later models on other Llamas by their own templates."""
+    is_llama = llava.settings["model_type"] in ORIGINAL and llava.config.text_config.model_type == "llama"
+    own = template or llava.tokenizer.chat_template
+    return is_llama and (not own or "ASSISTANT:" in str(own))
+
+
 def build_processor(args: argparse.Namespace, llava: Llava) -> HMBAProcessor:
     """Build the processor: LLaVA's pictures, tokens and prompts."""
     token = llava.tokenizer.convert_ids_to_tokens(llava.config.video_token_id)
     joined = HMBAProcessor.from_vision_text_pretrained(
         str(llava.tower.path), str(llava.folder), video_token=token, num_frames=llava.config.num_frames
     )
-    is_llava_1_5 = llava.settings["model_type"] in ORIGINAL and llava.config.text_config.model_type == "llama"
-    is_vicuna = (args.chat_template or ("vicuna" if is_llava_1_5 else "source")) == "vicuna"
-    template = None if is_vicuna else ProcessorMixin.get_processor_dict(llava.folder)[0].get("chat_template")
+    template = ProcessorMixin.get_processor_dict(llava.folder)[0].get("chat_template")
+    is_vicuna = speaks_vicuna(llava, template) if args.chat_template is None else args.chat_template == "vicuna"
+    template = None if is_vicuna else template
     if is_vicuna or template is not None:
         llava.tokenizer.chat_template = None  # else it would be saved instead
     options: dict[str, Any] = {"patch_size": joined.patch_size, "video_token": token}

@@ -232,6 +232,8 @@ def transformers_llava_rules(wanted: Iterable[str]) -> list[Rule]:
     for start in ("model.", ""):
         rules += [
             *vision_tower_rules(wanted, f"{start}vision_tower."),
+            *vision_tower_rules(wanted, f"{start}image_tower."),  # of Video-LLaVA, which has another one for videos
+            Rule(f"{start}video_tower.*"),
             Rule(f"{start}multi_modal_projector.*", ("model.multi_modal_projector.*",)),
         ]
     return rules + [

@@ -127,6 +127,26 @@ def local_path(name: str) -> Path:
     return folder
 
 
+def hub_id(name: str) -> str:
+    """Return the Hub id in `org/name` or `org/name@revision`; the empty string for a folder or file."""
+    return "" if Path(name).exists() else name.partition("@")[0]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of a checkpoint, such as its config.json.
+
+    Raises:
+        ValueError: if it is damaged, or holds no object.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"a whole JSON file is wanted, got {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"a JSON object is wanted, got {type(content).__name__} in {path}")
+    return content
+
+
 def weight_files(path: Path) -> tuple[list[Path], dict[str, str]]:
     """Return the files of a checkpoint, and where its index puts each tensor if it has one.
 
@@ -149,8 +169,8 @@ def weight_files(path: Path) -> tuple[list[Path], dict[str, str]]:
 
 
 def _indexed(index: Path) -> tuple[list[Path], dict[str, str]]:
-    weight_map = json.loads(index.read_text()).get("weight_map")
-    if not isinstance(weight_map, dict):
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise ValueError(f"an index with a weight_map is wanted, got none in {index}")
     files = [index.parent / name for name in dict.fromkeys(weight_map.values())]
     for file in files:

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rename_keys import Origin, Renaming, TensorSpec
+from rename_keys import Origin, Renaming, Rule, TensorSpec, plan_renaming
 from tensor_files import CHUNK, check_finite
 
 
@@ -140,6 +140,11 @@ class RenamedTensors:
             mean = torch.stack([part.double().sum(0) for part in tensor.split(1024)]).sum(0) / len(tensor)
             tensor = torch.cat([tensor, mean.to(tensor.dtype).expand(added, -1)])
         return tensor
+
+
+def in_dtype(source: Tensors, dtype: torch.dtype) -> RenamedTensors:
+    """Return tensors that have their names here already, in a dtype as `RenamedTensors` gives it."""
+    return RenamedTensors(source, plan_renaming(source.specs, [Rule("*", ("*",))], source.specs), dtype)
 
 
 class OriginalTensors:

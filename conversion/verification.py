@@ -9,8 +9,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoModelForImageTextToText
 
-from checkpoint_folders import blank_model
 from hmba_hf import HMBAConfig
+from hmba_hf.models.joining_hmba import build_adapter
 from original_adapter import original_adapter
 from rename_keys import ADAPTER
 from tensor_files import FileTensors
@@ -50,10 +50,7 @@ def compare_adapters(folder: Path, original: dict[str, Tensor]) -> float:
         ValueError: if that is more than rounding explains.
     """
     config: Any = HMBAConfig.from_pretrained(folder)
-    adapter, written = (
-        blank_model(config).model.temporal_adapter.to_empty(device="cpu").double().eval(),
-        FileTensors(folder),
-    )
+    adapter, written = build_adapter(config).double().eval(), FileTensors(folder)
     names = {name.removeprefix(ADAPTER): name for name in written.specs if name.startswith(ADAPTER)}
     adapter.load_state_dict({name: written.read(whole) for name, whole in names.items()})
     shape = (1, config.num_frames, config.num_patches, config.vision_config.hidden_size)
@@ -114,12 +111,14 @@ def compare_with_llava(folder: Path, source: Path) -> float:
     config: Any = HMBAConfig.from_pretrained(folder)
     words = [token for token in range(3, 12) if token != config.video_token_id]
     ids = torch.tensor([[*words[:4], *[config.video_token_id] * config.num_patches, *words[4:]]])
-    picture = torch.randn(1, 3, *config.frame_size, generator=torch.Generator().manual_seed(0))
     theirs = AutoModelForImageTextToText.from_pretrained(source).eval()
+    (height, width), side = config.frame_size, theirs.config.vision_config.image_size
+    sides = (side, side) if isinstance(side, int) else side
+    picture = torch.randn(1, 3, *sides, generator=torch.Generator().manual_seed(0))
     wanted = theirs(input_ids=ids, pixel_values=picture.to(theirs.dtype)).logits
     del theirs
     ours = AutoModelForImageTextToText.from_pretrained(folder).eval()
-    logits = ours(input_ids=ids, pixel_values_videos=picture[:, None].to(ours.dtype)).logits
+    logits = ours(input_ids=ids, pixel_values_videos=picture[:, None, :, :height, :width].to(ours.dtype)).logits
     rounding = {torch.float32: 1e-5}.get(ours.dtype, wanted.abs().max().item() / 128)
     return _compare("logits", logits[..., : wanted.shape[-1]], wanted, rounding)
 

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import AutoConfig
 
+from hmba_hf.models.joining_hmba import load_vision_config
 from rename_keys import TOWER, TensorSpec, plan_renaming, vision_tower_rules
-from tensor_files import FileTensors, local_path
+from tensor_files import FileTensors, hub_id, local_path
 from tensor_sources import RenamedTensors
 
 
@@ -19,12 +19,9 @@ class VisionTower:
     """
 
     def __init__(self, name: str):
-        self.name, self.path = name, local_path(name)
-        config: Any = AutoConfig.from_pretrained(self.path)
-        self.config: Any = getattr(config, "vision_config", config)
-        size, patch_size = getattr(self.config, "image_size", None), getattr(self.config, "patch_size", None)
-        if isinstance(size, int) and isinstance(patch_size, int):
-            self.config.image_size = size - size % patch_size  # no patch covers the rest
+        self.path = local_path(name)
+        self.config: Any = load_vision_config(str(self.path))
+        self.config.name_or_path = hub_id(name)
 
     def renamed(self, wanted: Mapping[str, TensorSpec], dtype: torch.dtype) -> RenamedTensors:
         """Return the tower's tensors under their names here.

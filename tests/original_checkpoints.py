@@ -33,6 +33,12 @@ def save_tokenizer(folder, words, added=(), **options):
     fast.save_pretrained(folder)
 
 
+def pretend_hub(monkeypatch, **folders):
+    """Let repositories be folders here, by their names with `__` in the place of `/`."""
+    held = {name.replace("__", "/"): folder for name, folder in folders.items()}
+    monkeypatch.setattr("tensor_files.snapshot_download", lambda repo, **options: str(held[repo]))
+
+
 def golden_weights(tensors):
     """Return the state dict of the original whole model in `hmba_e2e_small`."""
     return {name.removeprefix("w."): tensor for name, tensor in tensors.items() if name.startswith("w.")}

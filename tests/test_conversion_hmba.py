@@ -7,14 +7,17 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, LlamaConfig, LlamaForCausalLM, pipeline
 
+from hmba_hf.hub import CardDetails, save_checkpoint
 from original_checkpoints import (
     SHIKRA_TOKENS,
     golden_weights,
+    pretend_hub,
     run_conversion,
     save_original,
     save_tokenizer,
@@ -215,7 +218,8 @@ def test_the_checkpoint_carries_its_code_and_a_card(whole, tmp_path):
     save_weights(folder, weights)
     run_conversion("convert_hmba.py", "--checkpoint", folder, "--output_dir", tmp_path / "ours")
     card = (tmp_path / "ours" / "README.md").read_text()
-    assert "pipeline_tag: video-text-to-text" in card and "`original`" in card and "base_model" not in card
+    assert "Made of `original` by" in card and "The adapter is the checkpoint's own." in card
+    assert "base_model" not in card and "How it was trained has not" not in card
     assert not [path.name for path in (tmp_path / "ours").glob("*.*") if str(tmp_path).encode() in path.read_bytes()]
     code = """if True:
         import sys
@@ -236,6 +240,42 @@ def test_the_checkpoint_carries_its_code_and_a_card(whole, tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_push_carries_the_card_of_the_conversion(whole, tmp_path, monkeypatch):
+    folder, weights, _ = whole
+    save_weights(folder, weights)
+    pretend_hub(monkeypatch, org__shikra=folder, openai__clip=tmp_path / "clip")
+    words = ["--checkpoint", "org/shikra@0123abc", "--vision", "openai/clip", "--output_dir", tmp_path / "ours"]
+    run_conversion("convert_hmba.py", *words, "--license", "llama2")
+    card = ModelCard.load(tmp_path / "ours" / "README.md")
+    assert card.data.base_model == ["openai/clip", "org/shikra"] and card.data["base_model_relation"] == "finetune"
+    assert (card.data.license, card.data.pipeline_tag, card.data.model_name) == (
+        "llama2",
+        "video-text-to-text",
+        "ours",
+    )
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "ours")
+    processor = AutoProcessor.from_pretrained(tmp_path / "ours")
+    origin = next(line for line in card.text.splitlines() if line.startswith("Made of `org/shikra@0123abc` by "))
+    save_checkpoint(tmp_path / "again" / "ours", model, processor, card=CardDetails(license="llama2", origin=origin))
+    assert (tmp_path / "again" / "ours" / "README.md").read_text() == (tmp_path / "ours" / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "words", [["--dtype", "float16"], ["--base", "llama"], ["--keep_unused"], ["--verify", "file"]]
+)
+def test_the_way_back_takes_no_option_that_would_do_nothing(words, capsys):
+    with pytest.raises(SystemExit):
+        run_conversion("convert_hmba.py", "--checkpoint", "ours", "--to_original", "--output_dir", "back", *words)
+    assert f"--to_original takes no {words[0]}" in capsys.readouterr().err
+
+
+def test_a_clip_has_frames(whole, tmp_path):
+    folder, weights, _ = whole
+    save_weights(folder, without_adapter(weights))
+    with pytest.raises(ValueError, match="num_frames must be at least 1, got 0"):
+        run_conversion("convert_hmba.py", "--checkpoint", folder, "--output_dir", tmp_path / "ours", "--num_frames", 0)
 
 
 def deltas(weights, base):

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
@@ -17,7 +18,7 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from original_checkpoints import PICTURES, run_conversion, save_tokenizer, save_weights
+from original_checkpoints import PICTURES, pretend_hub, run_conversion, save_tokenizer, save_weights
 from tiny_models import tiny_tower
 
 WORDS = 60
@@ -28,7 +29,8 @@ TEXT = {**SIZES, "num_key_value_heads": 4, "vocab_size": 64, "bos_token_id": 1, 
 
 def llava_config(model_type="llava", vision=None, text="llama", **kwargs):
     """Build the configuration of a tiny LLaVA."""
-    vision = tiny_tower() if vision is None else AutoConfig.for_model(vision, **SIZES, image_size=28, patch_size=14)
+    sizes = {**SIZES, "image_size": 28, "patch_size": 14, **kwargs.pop("vision_values", {})}
+    vision = tiny_tower() if vision is None else AutoConfig.for_model(vision, **sizes)
     return AutoConfig.for_model(
         model_type,
         vision_config=vision,
@@ -85,19 +87,26 @@ def test_a_still_picture_has_llavas_logits_however_often_it_is_repeated(tmp_path
         {"vision_feature_layer": 1},
         {"vision_feature_layer": [-1]},
         {"vision": "siglip_vision_model", "vision_feature_select_strategy": "full", "vision_feature_layer": -1},
+        {
+            "vision": "siglip_vision_model",
+            "vision_values": {"image_size": 30},  # no patch covers the last two pixels, as of SigLIP so400m at 384
+            "vision_feature_select_strategy": "full",
+        },
         {"text": "qwen2", "text_values": {"tie_word_embeddings": True}},
         {"text": "mistral", "text_values": {"num_key_value_heads": 2}},
     ],
     ids=lambda values: "-".join(f"{name}={value}" for name, value in values.items())[:60],
 )
 def test_towers_projectors_and_language_models_that_fit_are_taken(values, tmp_path):
-    llava, picture = save_llava(tmp_path / "llava", llava_config(**values)), torch.randn(1, 3, 28, 28)
+    llava = save_llava(tmp_path / "llava", llava_config(**values))
+    picture = torch.randn(1, 3, *[llava.config.vision_config.image_size] * 2)
     wanted = llava(input_ids=prompt(), pixel_values=picture).logits
     model = convert(tmp_path / "llava", tmp_path / "ours", "--verify")
-    assert_close(model(prompt(), pixel_values_videos=picture[:, None]).logits, wanted, atol=1e-5, rtol=0)
+    seen = picture[:, None, :, :28, :28]
+    assert_close(model(prompt(), pixel_values_videos=seen).logits, wanted, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("model_type", ["llava_next", "llava_onevision"])
+@pytest.mark.parametrize("model_type", ["llava_next", "llava_next_video", "llava_onevision"])
 def test_of_llavas_that_read_tiles_the_whole_picture_is_read_as_they_read_it(model_type, tmp_path):
     grid = [[28, 56], [56, 28]]
     values = {"image_grid_pinpoints": grid}
@@ -112,6 +121,25 @@ def test_of_llavas_that_read_tiles_the_whole_picture_is_read_as_they_read_it(mod
     assert_close(model(text).logits, llava(input_ids=text).logits, atol=1e-5, rtol=0)
 
 
+def test_video_llava_gives_the_tower_that_sees_pictures(tmp_path, capsys):
+    llava, picture = save_llava(tmp_path / "llava", llava_config("video_llava")), torch.randn(1, 3, 28, 28)
+    wanted = llava(input_ids=prompt(), pixel_values=picture).logits
+    model = convert(tmp_path / "llava", tmp_path / "ours")
+    assert "video_tower.embeddings.class_embedding\n" in capsys.readouterr().out
+    assert_close(model(prompt(), pixel_values_videos=picture[:, None]).logits, wanted, atol=1e-5, rtol=0)
+
+
+def test_a_tied_head_that_the_file_holds_twice_must_be_the_embeddings(tmp_path):
+    values = {"text": "qwen2", "text_values": {"tie_word_embeddings": True}}
+    llava, path = save_llava(tmp_path / "llava", llava_config(**values)), tmp_path / "llava" / "model.safetensors"
+    head = llava.lm_head.weight.detach().clone()
+    save_file({**load_file(path), "lm_head.weight": head}, path, {"format": "pt"})
+    assert torch.equal(convert(tmp_path / "llava", tmp_path / "ours").lm_head.weight, head)
+    save_file({**load_file(path), "lm_head.weight": head + 1}, path, {"format": "pt"})
+    with pytest.raises(ValueError, match="lm_head.weight must equal .*, another name of it, got other values"):
+        convert(tmp_path / "llava", tmp_path / "other")
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
@@ -119,6 +147,7 @@ def test_of_llavas_that_read_tiles_the_whole_picture_is_read_as_they_read_it(mod
         ({"vision_feature_select_strategy": "full"}, "one feature for each of 4 patches is wanted, got 5 of CLIP"),
         ({"vision": "siglip_vision_model"}, "one feature for each of 4 patches is wanted, got 3 of Siglip"),
         ({"text": "granite"}, "a language model whose logits LLaVA would scale is wanted, got one with"),
+        ({"vision": "pixtral", "vision_feature_select_strategy": "full"}, "got PixtralVisionModel, which joins them"),
         ({"model_type": "vipllava"}, r"a model_type of \['llava', .*\] is wanted, got 'vipllava'"),
     ],
 )
@@ -130,6 +159,12 @@ def test_what_would_see_otherwise_is_refused(values, message, tmp_path):
     save_file({"lm_head.weight": torch.zeros(1)}, folder / "model.safetensors")
     with pytest.raises(ValueError, match=message):
         convert(folder, tmp_path / "ours")
+
+
+def test_another_tower_for_a_checkpoint_that_has_its_own_is_refused(tmp_path):
+    save_llava(tmp_path / "llava", llava_config())
+    with pytest.raises(ValueError, match="a tower of its own is in this layout of LLaVA, got another one by --vision"):
+        convert(tmp_path / "llava", tmp_path / "ours", "--vision", "openai/clip-vit-large-patch14")
 
 
 def old_names(state, tower="vision_tower.vision_model."):
@@ -153,9 +188,9 @@ def test_the_names_of_older_transformers_are_known(tmp_path):
     assert_close(model(prompt(), pixel_values_videos=picture[:, None]).logits, wanted, atol=1e-5, rtol=0)
 
 
-def save_original_llava(folder, clip, projector="mlp2x_gelu", holds_tower=False, **settings):
+def save_original_llava(folder, clip, projector="mlp2x_gelu", holds_tower=False, words=WORDS, **settings):
     """Save a LLaVA as its own code does, its tower beside it, and return what transformers' class makes of it."""
-    text = {**TEXT, "vocab_size": WORDS}
+    text = {**TEXT, "vocab_size": words}
     config = LlavaConfig(vision_config=tiny_tower(), text_config=AutoConfig.for_model("llama", **text))
     llava = LlavaForConditionalGeneration(config).eval()
     with torch.no_grad():
@@ -183,7 +218,7 @@ def save_original_llava(folder, clip, projector="mlp2x_gelu", holds_tower=False,
         tower.save_pretrained(clip)  # so that the checkpoint's own is told from it
     folder.mkdir()
     save_weights(folder, weights, "sharded bin")
-    save_tokenizer(folder, WORDS)
+    save_tokenizer(folder, words)
     facts = {"model_type": "llava", "mm_vision_tower": str(clip), "mm_vision_select_layer": -2, **text}
     (folder / "config.json").write_text(json.dumps({**facts, "mm_projector_type": projector, **settings}))
     return llava
@@ -227,7 +262,7 @@ def ask(folder, picture):
 
 
 def test_llava_1_5_is_asked_in_the_words_that_it_was_trained_with(tmp_path):
-    save_llava(tmp_path / "llava", llava_config(), template="{{ raise_exception('not asked for') }}")
+    save_llava(tmp_path / "llava", llava_config(), template="{{ 'ASSISTANT:' ~ raise_exception('not asked for') }}")
     convert(tmp_path / "llava", tmp_path / "ours")
     processor, text = ask(tmp_path / "ours", Image.new("RGB", (28, 28), (10, 20, 30)))
     assert text.endswith(" USER: <image>\nword5 ASSISTANT: word6</s>USER: word7 ASSISTANT:")
@@ -238,16 +273,28 @@ def test_llava_1_5_is_asked_in_the_words_that_it_was_trained_with(tmp_path):
     assert (processor.tokenizer.pad_token, processor.video_processor.num_frames) == ("</s>", 5)
 
 
-def test_another_is_asked_in_the_words_of_its_own_template(tmp_path, capsys):
+def test_another_llama_is_asked_in_the_words_of_its_own_template(tmp_path, capsys):
     template = (
         "{% for message in messages %}[{{ message['role'] }}]{% for block in message['content'] %}"
         "{% if block['type'] == 'image' %}<image>|{% else %}{{ block['text'] }}{% endif %}{% endfor %}{% endfor %}"
     )
     save_llava(tmp_path / "llava", llava_config(), template)
-    convert(tmp_path / "llava", tmp_path / "ours", "--chat_template", "source")
+    convert(tmp_path / "llava", tmp_path / "ours")
     assert "does not mark its answers" in capsys.readouterr().out
     _, text = ask(tmp_path / "ours", Image.new("RGB", (28, 28)))
     assert text == "[user]<image>|word5[assistant]word6[user]word7"
+    convert(tmp_path / "llava", tmp_path / "vicuna", "--chat_template", "vicuna")
+    _, text = ask(tmp_path / "vicuna", Image.new("RGB", (28, 28)))
+    assert text.endswith("USER: word7 ASSISTANT:")
+
+
+def test_the_card_names_the_llava_on_the_hub(tmp_path, monkeypatch):
+    save_llava(tmp_path / "llava", llava_config())
+    pretend_hub(monkeypatch, org__llava=tmp_path / "llava")
+    convert("org/llava", tmp_path / "ours", "--license", "llama2")
+    card = ModelCard.load(tmp_path / "ours" / "README.md")
+    assert (card.data.base_model, card.data.license) == (["org/llava"], "llama2")
+    assert "Made of `org/llava` by `conversion/convert_llava.py`" in card.text
 
 
 def test_the_adapter_learns_after_conversion(tmp_path):

@@ -2,17 +2,22 @@
 
 import argparse
 import hashlib
+import itertools
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
+from transformers import AutoModelForImageTextToText
 
 from checkpoint_folders import whole_folder, write_shards
+from hmba_hf import HMBAConfig, HMBAProcessor
 from original_checkpoints import (
     CONVERSION,
     golden_weights,
@@ -126,6 +131,11 @@ def test_a_number_too_large_for_the_dtype_is_refused(source):
         (lambda w: w.pop("model.layers.1.mlp.up_proj.weight"), r"must hold what becomes .*layers\.1\.mlp\.up_proj"),
         (lambda w: w.pop("model.hmba.v2"), r"context_scales must have 2 rows, .* got \['model.hmba.v3'\]"),
         (lambda w: w.pop("model.hmba.time_embed"), "must hold model.hmba.time_embed, got none"),
+        (lambda w: w.update({"model.hmba.time_embed": torch.ones(5)}), r"time_embed must have 3 axes, got \(5,\)"),
+        (
+            lambda w: w.update({"model.embed_tokens.weight": torch.ones(())}),
+            r"embed_tokens.weight must have 2 axes, got",
+        ),
         (lambda w: w.update({"model.kbmamba.v2": torch.ones(1)}), "one adapter is wanted, got tensors of "),
         (lambda w: w.update({"model.norm.weight": torch.ones(31)}), r"model.norm.weight must be \(32,\), got \(31,\)"),
         (lambda w: w.update({"model.hmba.v3": torch.ones(2)}), r"model.hmba.v3 must be \(1,\), got \(2,\)"),
@@ -198,6 +208,22 @@ def test_a_missing_shard_is_refused(source):
     refused(folder, error=FileNotFoundError, match=r"00002 shards are wanted, got 1: \[2\] are missing")
 
 
+@pytest.mark.parametrize("content", ['{"weight_map": ', "[]", '{"weight_map": {"a": 1}}'])
+def test_a_damaged_index_is_refused(content, source):
+    folder, weights = source
+    save_weights(folder, weights, "sharded safetensors")
+    (folder / "model.safetensors.index.json").write_text(content)
+    refused(folder, match="is wanted, got .* in .*model.safetensors.index.json|whole JSON file is wanted, got .*index")
+
+
+def test_a_damaged_config_is_refused(source):
+    folder, weights = source
+    save_weights(folder, weights)
+    config = (folder / "config.json").read_text()
+    (folder / "config.json").write_text(config[: len(config) // 2])
+    refused(folder, match="a whole JSON file is wanted, got .*config.json: ")
+
+
 def test_a_tensor_that_only_the_index_knows_is_refused(source):
     folder, weights = source
     save_weights(folder, weights, "sharded safetensors")
@@ -225,14 +251,39 @@ def test_a_folder_that_holds_something_is_not_written_to(source, tmp_path):
     assert (tmp_path / "ours" / "mine").read_text() == "precious"
 
 
-def test_what_a_killed_run_left_is_written_anew(source, tmp_path):
+def killed_in(owner, name, call, *words):
+    """Run a conversion in a child that is killed in the given call of a method; return how the child ended."""
+    child, method, calls = os.fork(), getattr(owner, name), itertools.count(1)
+    if child:
+        return os.waitpid(child, 0)[1]
+
+    def killing(*args, **kwargs):
+        if next(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return method(*args, **kwargs)
+
+    try:
+        with mock.patch.object(owner, name, killing):
+            run_conversion("convert_hmba.py", *words)
+    finally:
+        os._exit(0)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "call"),
+    [(FileTensors, "read", 10), (HMBAProcessor, "save_pretrained", 1), (HMBAConfig, "save_pretrained", 1)],
+)
+def test_what_a_killed_conversion_leaves_does_not_load_and_the_next_one_clears_it(owner, name, call, source, tmp_path):
     folder, weights = source
     save_weights(folder, weights)
-    (tmp_path / "_ours.unfinished").mkdir()
-    (tmp_path / "_ours.unfinished" / "model.safetensors").write_bytes(b"half")
-    (tmp_path / "ours").mkdir()
-    run_conversion("convert_hmba.py", "--checkpoint", folder, "--output_dir", tmp_path / "ours")
-    assert (tmp_path / "ours" / "config.json").is_file() and not (tmp_path / "_ours.unfinished").exists()
+    words = ["--checkpoint", folder, "--output_dir", tmp_path / "ours"]
+    assert killed_in(owner, name, call, *words) == signal.SIGKILL
+    left = tmp_path / "_ours.unfinished"
+    assert any(left.glob("*.safetensors")) and not (tmp_path / "ours").exists()
+    with pytest.raises(ValueError, match=r"in its config\.json"):
+        AutoModelForImageTextToText.from_pretrained(left)
+    run_conversion("convert_hmba.py", *words)
+    assert (tmp_path / "ours" / "config.json").is_file() and not left.exists()
 
 
 def test_a_disk_that_is_too_small_is_told_before_anything_is_written(tmp_path):
