@@ -5,7 +5,7 @@ import pytest
 from datasets import Dataset, Video
 
 from hmba_hf.data.collator import SampleCollator
-from hmba_hf.data.loading import MICRO_WORLD, RowSamples, load_samples
+from hmba_hf.data.loading import MICRO_WORLD, RowSamples, load_samples, undecoded
 from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.micro_world_files import write_bddx, write_drama
 from hmba_hf.data.samples import drama_features
@@ -79,6 +79,17 @@ def test_a_size_takes_samples_from_the_start_and_no_more_than_there_are(drama):
     assert len(load_samples(drama, "train", 100)) == 3
 
 
+def test_samples_that_are_streamed_are_those_that_are_loaded(drama, bddx):
+    for name in (drama, bddx):
+        loaded, streamed = load_samples(name, "train"), load_samples(name, "train", streaming=True)
+        assert len(streamed) == len(loaded) and len(load_samples(name, "train", 2, streaming=True)) == 2
+        assert streamed.without_pictures(1) == loaded.without_pictures(1)
+        if name == drama:
+            assert_same(streamed[1], loaded[1])
+        else:
+            assert list(streamed) == list(loaded)
+
+
 def test_samples_can_be_walked_through_and_end(drama):
     assert [sample.split for sample in load_samples(drama, "test")] == ["test", "test"]
     with pytest.raises(IndexError):
@@ -93,15 +104,16 @@ def test_samples_are_taken_as_from_any_sequence(drama):
 
 def test_a_bddx_dataset_whose_videos_would_be_decoded_is_read_as_bytes(bddx):
     rows = load_samples(bddx, "train").rows
-    decoding = RowSamples(rows.cast_column("video", Video()), "train")
+    decoding = RowSamples(undecoded(rows.cast_column("video", Video())), "train")
     assert decoding[0].video == load_samples(bddx, "train")[0].video
 
 
 def test_an_empty_split_is_an_error(tmp_path):
     features = drama_features()
     Dataset.from_dict({name: [] for name in features}, features=features).to_parquet(tmp_path / "train.parquet")
-    with pytest.raises(ValueError, match="train.*no data"):
-        load_samples(str(tmp_path), "train")
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match="no data"):
+            load_samples(str(tmp_path), "train", streaming=streaming)
 
 
 @pytest.mark.parametrize("size", [0, -1])

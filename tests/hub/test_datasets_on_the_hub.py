@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -70,6 +71,15 @@ def test_a_pushed_dataset_is_streamed(hub, drama, transport):
     first = next(iter(load_dataset(NAME, split="test", streaming=True)))
     assert first["id"] == MicroWorld(CONFIG, "test", 1)[0].id
     assert any(request.range for request in hub.asked("download")), "read in parts"
+
+
+def test_a_streamed_run_with_an_evaluation_downloads_no_split(hub, drama, tmp_path):
+    push_folder(drama, PushOptions(NAME))
+    words = ["--dataset_name", NAME, "--streaming", True, "--max_steps", 1, "--eval_strategy", "steps"]
+    words += ["--eval_split", "test", "--max_new_tokens", 2]
+    trainer = tune(save_base(tmp_path / "base"), tmp_path / "out", *words)
+    assert len(trainer.eval_dataset) == SIZES["test"] and "eval_loss" in trainer.state.log_history[1]
+    assert hub.asked("download") and not [*Path(datasets.config.HF_DATASETS_CACHE).rglob("*.arrow")]
 
 
 def test_a_stream_goes_on_after_a_cut(hub, drama):

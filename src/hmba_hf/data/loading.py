@@ -17,12 +17,10 @@ BDDX_COLUMNS = {"video", "video_id", "segment", "action", "justification"}
 
 
 class RowSamples(SampleSequence):
-    """The rows of a `datasets.Dataset` in the DRAMA or the BDD-X schema, read as samples when they are asked for."""
+    """Rows in the DRAMA or the BDD-X schema with their files as they are, read as samples when they are asked for."""
 
-    def __init__(self, rows: Any, split: str):
-        self.rows = undecoded(rows)
-        self.split = split
-        self._is_drama = DRAMA_COLUMNS <= set(rows.column_names)
+    def __init__(self, rows: Sequence[Mapping[str, Any]], split: str):
+        self.rows, self.split = rows, split
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -36,16 +34,17 @@ class RowSamples(SampleSequence):
 
         The files are `{"bytes", "path"}` each.
         """
-        row = self.rows[index]
-        media = row["frames" if self._is_drama else "video"]
+        row = dict(self.rows[index])
+        is_drama = "frames" in row
+        media = row["frames" if is_drama else "video"]
         if media is None:  # says so
             read_row(row, self.split)
-        if self._is_drama:
+        if is_drama:
             row["frames"] = [Image.new("RGB", (row["width"], row["height"]))]
         else:
             row["video"] = {"bytes": b"", "path": None}
         sample = replace(read_row(row, self.split), frames=None, video=b"")
-        return sample, media if self._is_drama else [media]
+        return sample, media if is_drama else [media]
 
 
 def undecoded(rows: Any) -> Any:
@@ -72,7 +71,9 @@ def read_row(row: Mapping[str, Any], split: str) -> Sample:
     return from_drama_row(row, split) if is_drama else from_bddx_row(row, split)
 
 
-def load_samples(name: str, split: str, size: int | None = None, **world: Any) -> Sequence[Sample]:
+def load_samples(
+    name: str, split: str, size: int | None = None, streaming: bool = False, **world: Any
+) -> Sequence[Sample]:
     """Load one split of a dataset.
 
     Args:
@@ -81,6 +82,8 @@ def load_samples(name: str, split: str, size: int | None = None, **world: Any) -
             commit `v1`.
         split: `"train"`, `"validation"` or `"test"`.
         size: this many samples from the start; all of a dataset, 10,000 clips of the micro-world when absent.
+        streaming: read only the rows that are asked for and hold them in memory, their files encoded; otherwise all
+            splits of a dataset on the Hub are downloaded, as `datasets` does.
         world: values of `MicroWorldConfig`; they concern the micro-world alone.
 
     Raises:
@@ -91,17 +94,23 @@ def load_samples(name: str, split: str, size: int | None = None, **world: Any) -
     if name in (MICRO_WORLD, TWO_TASKS):
         clips = MicroWorld(MicroWorldConfig(**world), split, 10000 if size is None else size)
         return clips if name == MICRO_WORLD else TwoTaskWorld(clips)
-    rows = load_rows(name, split)
+    rows = load_rows(name, split, streaming)
+    if streaming:
+        held = list(rows if size is None else rows.take(size))
+        if not held:
+            raise ValueError(f"samples are wanted, got no data in {split!r} of {name!r}")
+        return RowSamples(held, split)
     return RowSamples(rows if size is None else rows.select(range(min(size, len(rows)))), split)
 
 
 def load_rows(name: str, split: str, streaming: bool = False) -> Any:
-    """Load one split of a dataset as rows, or as a stream of them; arguments and errors as in `load_samples`."""
+    """Load one split of a dataset as undecoded rows, or as a stream of them, as in `load_samples`."""
     repository, revision = split_revision(name)
     check_revision(repository, revision)
     try:
-        return import_datasets().load_dataset(repository, split=split, streaming=streaming, revision=revision)
+        rows = import_datasets().load_dataset(repository, split=split, streaming=streaming, revision=revision)
     except (FileNotFoundError, ConnectionError) as error:
         raise ValueError(
             f"expected {MICRO_WORLD!r}, a folder or a Hub id of a dataset, got {name!r}: {error}"
         ) from error
+    return undecoded(rows)

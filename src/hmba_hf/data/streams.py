@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from .loading import MICRO_WORLD, TWO_TASKS, load_rows, read_row, undecoded
+from .loading import MICRO_WORLD, TWO_TASKS, load_rows, read_row
 from .mixing import shares
 from .samples import Sample, import_datasets
 
@@ -69,7 +69,7 @@ def open_stream(
 def _open(name: str, split: str, size: int | None) -> Any:
     if name in (MICRO_WORLD, TWO_TASKS):
         raise ValueError(f"datasets that can be read as streams are wanted, got {name!r}, which is drawn, not read")
-    rows = undecoded(load_rows(name, split, streaming=True))
+    rows = load_rows(name, split, streaming=True)
     # Row by row: tables with the columns of different schemas cannot be joined.
     rows = rows.map(dict, features=rows.features)
     return rows if size is None else rows.take(size)

@@ -127,7 +127,12 @@ class DataArguments(ClipArguments):
     dataset_weights: list[float] | None = field(
         default=None, metadata={"help": "the share drawn from each dataset; without it each sample is drawn once"}
     )
-    streaming: bool = field(default=False, metadata={"help": "read the datasets as they come in; needs --max_steps"})
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "read the datasets as they come in; needs --max_steps; what is evaluated on is held in memory"
+        },
+    )
     eval_split: str = field(default="validation", metadata={"help": "split to evaluate on, with --eval_strategy"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "only this many of each, from the start"})
     max_new_tokens: int = field(default=128, metadata={"help": "most tokens of an answer in an evaluation"})

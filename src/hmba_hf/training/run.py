@@ -141,8 +141,8 @@ def training_dataset(
 
 def evaluation_dataset(arguments: DataArguments, collator: SampleCollator, bad: BadSamples) -> EncodedSamples:
     """Build the samples to evaluate on, those of all datasets that can be read."""
-    sources = _named_samples(arguments, arguments.eval_split, arguments.max_eval_samples, collator.processor)
-    samples = MixedSamples(sources)
+    split, size = arguments.eval_split, arguments.max_eval_samples
+    samples = MixedSamples(_named_samples(arguments, split, size, collator.processor, arguments.streaming))
     readable: Any = Subset(samples, readable_samples(samples, collator, bad))  # type: ignore[arg-type]
     if not len(readable):
         raise ValueError(f"evaluation needs a sample that can be read, got none in {arguments.eval_split!r}")
@@ -187,7 +187,8 @@ def draw_example(trainer: AdapterTrainer, arguments: DataArguments) -> Any:
     names = [name for name in arguments.dataset_name if is_private or name == MICRO_WORLD][:1]
     processor: Any = trainer.processing_class
     try:
-        (samples,) = _named_samples(replace(arguments, dataset_name=names), arguments.eval_split, 1, processor)
+        named = replace(arguments, dataset_name=names)
+        (samples,) = _named_samples(named, named.eval_split, 1, processor, named.streaming)
         ((answer,), _) = trainer.answer([samples[0]])
         frames, times = _frames(samples[0], processor.video_processor)
     except (ValueError, OSError) as error:  # the run is over, and its model is worth more than a picture
@@ -230,8 +231,10 @@ def save_history(trainer: AdapterTrainer, arguments: dict[str, Any], bad: BadSam
         print(f"no picture of the loss: {error}")
 
 
-def _named_samples(arguments: ClipArguments, split: str, size: int | None, processor: Any) -> list[Sequence[Sample]]:
+def _named_samples(
+    arguments: ClipArguments, split: str, size: int | None, processor: Any, streaming: bool = False
+) -> list[Sequence[Sample]]:
     video_processor = processor.video_processor
     world: dict[str, Any] = {"seed": arguments.world_seed, "motion": arguments.motion}
     world |= {"frame_size": video_processor.size["height"], "num_frames": video_processor.num_frames}
-    return [load_samples(name, split, size, **world) for name in arguments.dataset_name]
+    return [load_samples(name, split, size, streaming, **world) for name in arguments.dataset_name]
