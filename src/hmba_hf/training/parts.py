@@ -130,7 +130,7 @@ def quantization_config() -> Any:
     Source: Dettmers et al. 2023, arXiv:2305.14314.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ImportError("a language model in 4 bits (qlora) needs `pip install bitsandbytes`")
+        raise ImportError("a language model in 4 bits (qlora) needs `pip install hmba-hf[qlora]`")
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -167,6 +167,10 @@ def _add_lora(
     except ImportError as error:
         raise ImportError("low-rank updates (LoRA) need `pip install hmba-hf[train]`") from error
     held = _choose(model, parts)
+    for module in model.modules():
+        # What bitsandbytes repacks for an evaluation on such a CPU passes no gradient on afterwards.
+        if getattr(module, "support_avx512bf16_for_cpu", False):
+            module.support_avx512bf16_for_cpu = False
     targets = _linear_layers(model, settings.targets)
     config = LoraConfig(
         base_model_name_or_path=model.name_or_path or None,
