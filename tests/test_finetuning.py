@@ -77,9 +77,12 @@ def run_under_kills(folder, script, *words):
 def test_training_that_is_killed_ten_times_ends_as_if_it_had_not_been(full_base, tmp_path):
     words = ["--model_name_or_path", full_base, "--learns", "adapter", "projector", "lora", "--lora_dropout", 0.1]
     words += [*FAST, "--logging_steps", 2, "--max_train_samples", 10, "--per_device_train_batch_size", 2]
-    words += ["--max_steps", 12, "--save_steps", 3]
+    words += ["--max_steps", 12, "--save_steps", 3, "--gradient_accumulation_steps", 2, "--dataloader_num_workers", 1]
+    words += ["--eval_strategy", "steps", "--eval_steps", 3, "--max_eval_samples", 2, "--max_new_tokens", 2]
+    words += ["--load_best_model_at_end", "True", "--metric_for_best_model", "loss"]
     undisturbed, killed = run_under_kills(tmp_path / "runs", "finetune.py", *words)
     assert [step for step, _ in history(undisturbed)["loss"]] == [1, 2, 3, 4, 6, 8, 9, 10, 12]
+    assert [step for step, _ in history(undisturbed)["metrics"]["loss"]] == [3, 6, 9, 12]
     for folder in killed:
         assert_same_result(folder, undisturbed)
 

@@ -261,7 +261,7 @@ def _revision(arguments: PredictionArguments) -> dict[str, Any]:
 
 
 def _load_splits(arguments: PredictionArguments, frame_size: int, num_frames: int) -> Splits:
-    world = {"seed": arguments.world_seed, "motion": arguments.motion}
+    world: dict[str, Any] = {"seed": arguments.world_seed, "motion": arguments.motion}
     world |= {"frame_size": frame_size, "num_frames": num_frames}
     return Splits(
         {name: load_samples(arguments.dataset_name, name, arguments.max_samples, **world) for name in arguments.split}

@@ -167,10 +167,11 @@ def _add_lora(
     except ImportError as error:
         raise ImportError("low-rank updates (LoRA) need `pip install hmba-hf[train]`") from error
     held = _choose(model, parts)
-    for module in model.modules():
+    layers: Any = model.modules()
+    for layer in layers:
         # What bitsandbytes repacks for an evaluation on such a CPU passes no gradient on afterwards.
-        if getattr(module, "support_avx512bf16_for_cpu", False):
-            module.support_avx512bf16_for_cpu = False
+        if getattr(layer, "support_avx512bf16_for_cpu", False):
+            layer.support_avx512bf16_for_cpu = False
     targets = _linear_layers(model, settings.targets)
     config = LoraConfig(
         base_model_name_or_path=model.name_or_path or None,
