@@ -2,7 +2,7 @@
 
     python examples/ablate.py branches              # or several of: branches strides fusion baselines frames
     python examples/ablate.py all                   #   degradation cost attention
-    python examples/ablate.py page                  # what has been run, on one page: benchmarks/results/studies.md
+    python examples/ablate.py page                  # what has been run goes onto benchmarks/results/studies.md
 
 Each run fine-tunes `examples/micro_base` with one thing of the paper preset changed, and answers about held-out clips;
 only motion tells which road user is the risk. A run that several studies ask for is done once, and one that is on
@@ -170,7 +170,7 @@ def run(script: str, launcher: Sequence[str] = (), **options: Any) -> None:
 
 
 def collect(folder: Path, page: Path) -> None:
-    """Write the results of all studies that have been run to one page, their plots beside it."""
+    """Write the results that are in the folder to the page, their plots beside it; what else it tells stays there."""
     results: dict[str, Any] = {}
     page.parent.mkdir(parents=True, exist_ok=True)
     for name in STUDIES:
@@ -185,8 +185,8 @@ def collect(folder: Path, page: Path) -> None:
                 shutil.copyfile(plot, page.parent / copy)
     if not results:
         raise SystemExit(f"a folder with results of studies is wanted, got {folder}, which has none")
-    page.write_text(write_page(results))
-    print(f"{len(results)} of {len(STUDIES)} studies are on {page}")
+    page.write_text(write_page(results, base_digest(), page.read_text() if page.exists() else ""))
+    print(f"{', '.join(results)}: on {page}, whose other studies are as they were")
 
 
 if __name__ == "__main__":

@@ -221,9 +221,15 @@ def test_a_page_tells_what_has_not_been_run_and_needs_something_that_has(ablate,
     with pytest.raises(SystemExit, match="a folder with results of studies is wanted, got .*runs, which has none"):
         ablate("page", "--page", tmp_path / "page.md")
     records = {label: [{"scores": scores(0.5 + i / 10)}] for i, label in enumerate(STUDIES["strides"].variants)}
-    page = write_page({"strides": {"command": "python a.py strides", "records": records, "plot": None}})
+    page = write_page({"strides": {"command": "python a.py strides", "records": records, "plot": None}}, "base")
     assert page.count("Not run.") == len(STUDIES) - 1
     assert "`python a.py strides`" in page and "| 1 and 2 | 0.700 |" in page and "![" not in page
+    labels = STUDIES["fusion"].variants
+    more = {"command": "python a.py fusion", "records": dict.fromkeys(labels, [{"scores": scores()}]), "plot": "f.png"}
+    both = write_page({"fusion": more}, "base", page)
+    assert both.count("Not run.") == len(STUDIES) - 2 and "| 1 and 2 | 0.700 |" in both and "![Fusion](f.png)" in both
+    assert write_page({}, "base", both) == both, "what is on the page stays there"
+    assert write_page({"fusion": more}, "other", both).count("Not run.") == len(STUDIES) - 1, "but not of another base"
 
 
 def test_a_study_without_matplotlib_says_how_to_get_its_plot(ablate, tmp_path, monkeypatch, capsys):

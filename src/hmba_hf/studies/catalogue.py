@@ -125,19 +125,25 @@ STUDIES = {
 }
 
 
-def write_page(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """Write the results of studies, by name, as one Markdown page.
+def write_page(results: Mapping[str, Mapping[str, Any]], base: str, before: str = "") -> str:
+    """Write the results of studies as one Markdown page.
 
-    Each has its `"command"`, its `"records"`, and the file name of its `"plot"` or `None`. A study without results is
-    named as not run.
+    Args:
+        results: by the name of a study, its `"command"`, its `"records"`, and the file name of its `"plot"` or `None`.
+        base: the SHA-256 of the weights that the runs started from.
+        before: the page as it is. If its runs started from the same weights, a study without results keeps its
+            section of it; otherwise it is named as not run.
     """
-    sections = ["# Studies", "", DISCLAIMER + " " + _HOW, ""]
+    head = f"{DISCLAIMER} {_HOW} The weights of the base have the SHA-256 `{base}`."
+    earlier = before.split("\n## ")[1:] if f"`{base}`" in before else []
+    sections = {section.partition("\n")[0]: section for section in earlier}
+    page = ["# Studies", head]
     for name, study in STUDIES.items():
-        sections += [f"## {study.title}", "", study.question, ""]
-        if name not in results:
-            sections += ["Not run.", ""]
-            continue
-        done = results[name]
-        plot = [f"![{study.title}]({done['plot']})", ""] if done["plot"] else []
-        sections += [f"`{done['command']}`", "", study.tell(done["records"]), *plot]
-    return "\n".join(sections).rstrip() + "\n"
+        if name in results:
+            done = results[name]
+            plot = f"\n\n![{study.title}]({done['plot']})" if done["plot"] else ""
+            told = f"{study.question}\n\n`{done['command']}`\n\n{study.tell(done['records']).rstrip()}{plot}"
+            page.append(f"## {study.title}\n\n{told}")
+        else:
+            page.append("## " + sections.get(study.title, f"{study.title}\n\n{study.question}\n\nNot run.").rstrip())
+    return "\n\n".join(page) + "\n"
