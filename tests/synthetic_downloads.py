@@ -88,7 +88,7 @@ def drama_record(clip, key, **changes):
         "Risk": "Yes",
         "Caption": "A black car is driving ahead of the ego car.",
         "geometry": [[4, 3], [12, 3], [12, 9], [4, 9]],
-        "Suggestions (to the ego car)": "be aware or cautious",
+        "Suggestions (to the ego car)": " (must)  Stop",
         "Intention of Ego-vehicle": "Going straight",
         **changes,
     }

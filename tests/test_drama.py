@@ -43,7 +43,12 @@ CLIPS = {
 }
 RECORDS = [
     drama_record("2020-0228-102841/035738", 35738),
-    drama_record("titan/clip_305_000786", 786, geometry=[["4", "3.0"], ["12", "3"], ["12", "9"], ["4", "9"]]),
+    drama_record(
+        "titan/clip_305_000786",
+        786,
+        geometry=[["4", "3.0"], ["12", "3"], ["12", "9"], ["4", "9"]],
+        **{"Suggestions (to the ego car)": "N/A"},
+    ),
     drama_record("titan/clip_1_000001", 1, Risk="No"),
     drama_record("titan/clip_2_000001", 1, Risk="No", Caption="N/A", geometry=[]),
     drama_record("titan/clip_3_000001", 1, Caption="N/A"),
@@ -89,6 +94,17 @@ def prepared(download, tmp_path_factory):
 
 def all_rows(folder):
     return {row["id"]: row for rows in datasets.load_dataset(str(folder)).values() for row in rows}
+
+
+def test_the_suggestion_to_the_ego_car_becomes_a_tag_where_it_is_asked_for(download, prepared, tmp_path):
+    prepare_drama(options(download, tags=True), RunOptions(str(tmp_path), rows_per_file=3))
+    plain, tagged = all_rows(prepared[0]), all_rows(tmp_path)
+    assert "tags" not in next(iter(plain.values()))
+    told = {name: row.pop("tags") for name, row in tagged.items()}
+    assert told.pop("titan_clip_305_000786_frame_000786") == [], "it is N/A"
+    assert told and all(tags == ["suggestion: (must) Stop"] for tags in told.values())
+    assert tagged == plain
+    assert {tag for sample in load_samples(str(tmp_path), "train") for tag in sample.tags} == {*sum(told.values(), [])}
 
 
 def test_every_record_becomes_a_row_or_is_named_with_its_reason(prepared):

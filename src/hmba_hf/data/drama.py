@@ -1,8 +1,8 @@
 """DRAMA: which object in a two-second clip is a risk for the ego car, where it is, and why.
 
 The raw download is `integrated_output_v2.json`, a list with one record for each clip, and a folder `combined` with the
-clips' frames; the box of a record belongs to the key frame that it names. The suggestion to the ego car and its
-intention, which records hold too, have no place in the schema.
+clips' frames; the box of a record belongs to the key frame that it names. The intention of the ego car, which records
+hold too, has no place in the schema; the suggestion to it can become a tag.
 
 Source: the official loader, a copy of which is `drama.py` in github.com/Sranc3/H-MBA at 9a8645d.
 """
@@ -83,6 +83,10 @@ class DramaOptions:
     )
     height: int | None = field(default=None, metadata={"help": "most rows of a picture; the original's when absent"})
     annotations_only: bool = field(default=False, metadata={"help": "leave out the pictures"})
+    tags: bool = field(
+        default=False,
+        metadata={"help": "add a column `tags` with the suggestion to the ego car, by which evaluate.py tells scores"},
+    )
     train_file: str | None = field(
         default=None, metadata={"help": "lines in the released layout, without annotations"}
     )
@@ -103,8 +107,8 @@ class DramaOptions:
         if (self.annotations is None) == (not self.released_files):
             raise ValueError("expected either annotations or files of the released layout, such as train_file")
         if self.released_files:
-            names = ["split_rule", "keep_without_risk", "frame_step"]
-            refuse_unused(self, names, "files of the released layout have their splits and frames")
+            names = ["split_rule", "keep_without_risk", "frame_step", "tags"]
+            refuse_unused(self, names, "files of the released layout have their splits and frames and no suggestions")
 
     @property
     def released_files(self) -> dict[str, str]:
@@ -130,6 +134,7 @@ class _Annotation:
     risk: str
     caption: str
     geometry: tuple[Any, ...]
+    suggestion: str
 
 
 def _official_problem(annotation: _Annotation) -> str | None:
@@ -206,15 +211,21 @@ def _read_annotation(record: Any) -> _Annotation | None:
     url = str(record.get("s3_fileUrl") or "")
     path = PurePosixPath(url.partition("/combined/")[2])
     is_frame = len(path.parts) > 1 and ".." not in path.parts and _FRAME_NAME.fullmatch(path.name)
-    caption = " ".join(str(record.get("Caption") or "").split())
     geometry = record.get("geometry")
     return _Annotation(
         key_frame=str(path) if is_frame else None,
         reference=str(record.get("s3_instructionReference") or ""),
         risk=str(record.get("Risk") or "").strip().lower(),
-        caption="" if caption.upper() == "N/A" else caption,
+        caption=_text(record, "Caption"),
         geometry=tuple(geometry) if isinstance(geometry, (list, tuple)) else () if not geometry else (geometry,),
+        suggestion=_text(record, "Suggestions (to the ego car)"),
     )
+
+
+def _text(record: Mapping[str, Any], name: str) -> str:
+    """Read a text without stray spaces; an empty one where there is none."""
+    text = " ".join(str(record.get(name) or "").split())
+    return "" if text.upper() == "N/A" else text
 
 
 def _key_frame(annotation: _Annotation) -> str:
@@ -231,12 +242,13 @@ def _scene(annotation: _Annotation, rule: _SplitRule, keep_without_risk: bool) -
     problem = rule.problem(annotation)
     if problem is not None and not (problem == "no_risk" and keep_without_risk):
         raise RecordError(problem, f"left out by the split rule: {annotation.caption or 'no caption'}")
+    tags = (f"suggestion: {annotation.suggestion}",) if annotation.suggestion else ()
     if annotation.risk == "no":
-        return Scene(annotation.caption or NO_RISK_ANSWER, risk=False)
+        return Scene(annotation.caption or NO_RISK_ANSWER, risk=False, tags=tags)
     if not annotation.geometry:
-        return Scene(annotation.caption)
+        return Scene(annotation.caption, tags=tags)
     answer, label = mark_subject(annotation.caption)
-    return Scene(answer, (_corners(annotation.geometry),), (label,))
+    return Scene(answer, (_corners(annotation.geometry),), (label,), tags=tags)
 
 
 def _corners(geometry: Sequence[Any]) -> tuple[float, float, float, float]:
@@ -317,7 +329,7 @@ def prepare_drama(options: DramaOptions, run: RunOptions) -> dict[str, Any]:
     if options.annotations is not None:
         settings |= {"layout": "raw", "files": {"annotations": hash_file(options.annotations)}}
         settings |= {"split_rule": options.split_rule, "keep_without_risk": options.keep_without_risk}
-        settings |= {"frame_step": options.frame_step}
+        settings |= {"frame_step": options.frame_step, "tags": options.tags}
         records = read_annotations(options.annotations)
         plan = plan_scenes(records, options.split_rule, options.keep_without_risk)
         root = images / "combined" if (images / "combined").is_dir() else images
@@ -329,8 +341,8 @@ def prepare_drama(options: DramaOptions, run: RunOptions) -> dict[str, Any]:
         find_frames = find_released_frames(images, options.num_frames)
     preparation = Preparation(
         plan=plan,
-        convert=SceneConverter(find_frames, root, options.height, options.annotations_only),
-        features=drama_features(),
+        convert=SceneConverter(find_frames, root, options.height, options.annotations_only, options.tags),
+        features=drama_features(options.tags),
         settings=settings,
         card=_CARD,
         rows_per_file=run.file_size(_ROWS_PER_FILE, options.annotations_only),

@@ -41,12 +41,14 @@ class Scene:
         boxes: `(x1, y1, x2, y2)` in pixels of the original frame, any two opposite corners.
         labels: what each box holds.
         risk: whether there is an object at risk.
+        tags: names of groups that the clip belongs to.
     """
 
     answer: str
     boxes: tuple[tuple[float, float, float, float], ...] = ()
     labels: tuple[str, ...] = ()
     risk: bool = True
+    tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         markers = self.answer.count(BOX_MARKER)
@@ -64,12 +66,14 @@ class SceneConverter:
         root: folder of the pictures, which messages leave out.
         height: most rows of a picture; those of the original when absent.
         annotations_only: leave out the pictures; of the current one the size is read.
+        tags: write those of a scene, in a column of their own.
     """
 
     find_frames: Callable[[Record], tuple[list[Path], tuple[str, ...]]]
     root: Path
     height: int | None
     annotations_only: bool
+    tags: bool
 
     def __call__(self, records: Sequence[Record]) -> list[Converted | Dropped]:
         """Convert each record by itself."""
@@ -88,7 +92,8 @@ class SceneConverter:
             return Dropped(record.id, error.reason, error.detail.replace(f"{self.root}/", ""))
         if any(are_clipped):
             notes = (*notes, "box_cut_at_the_edge")
-        return Converted(_row(record, scene, boxes, frames, size), notes)
+        row = _row(record, scene, boxes, frames, size)
+        return Converted({**row, "tags": list(scene.tags)} if self.tags else row, notes)
 
 
 def _row(

@@ -206,8 +206,8 @@ def from_bddx_row(row: Mapping[str, Any], split: str = "train") -> Sample:
     )
 
 
-def drama_features() -> Any:
-    """The `datasets.Features` of the DRAMA schema."""
+def drama_features(tags: bool = False) -> Any:
+    """The `datasets.Features` of the DRAMA schema, on demand with the column `tags`."""
     datasets = import_datasets()
     box = {"bbox": datasets.List(datasets.Value("float32"), length=4), "category": datasets.Value("string")}
     text, number = datasets.Value("string"), datasets.Value("int32")
@@ -222,6 +222,7 @@ def drama_features() -> Any:
             "caption": text,
             "risk": datasets.ClassLabel(names=["No", "Yes"]),
             "objects": datasets.List(box),
+            **({"tags": datasets.List(text)} if tags else {}),
         }
     )
 
