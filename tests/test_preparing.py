@@ -1,10 +1,12 @@
 import errno
 import json
 import multiprocessing
+import os
 import random
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 
 import datasets
 import pytest
@@ -193,7 +195,10 @@ def test_what_is_complete_is_not_done_again(tmp_path):
 def test_ctrl_c_keeps_what_is_complete(tmp_path, capsys):
     with pytest.raises(KeyboardInterrupt):
         prepare(preparation(convert=Counting(fail_at="train5")), run_options(tmp_path, num_workers=1))
-    assert "stopped with 2 of 5 files written; the same command writes the others" in capsys.readouterr().out
+    assert (
+        "stopped with 2 of 5 files written; the same command without --overwrite writes the others"
+        in capsys.readouterr().out
+    )
     convert = Counting()
     prepare(preparation(convert=convert), run_options(tmp_path))
     assert "train3" not in convert.seen and "train4" in convert.seen
@@ -303,6 +308,48 @@ def test_a_full_disk_is_said_and_what_is_complete_stays(tmp_path, monkeypatch):
     assert "train3" not in convert.seen and "train4" in convert.seen
     prepare(preparation(), run_options(tmp_path / "undisturbed"))
     assert folder_bytes(tmp_path / "undisturbed").items() <= folder_bytes(tmp_path).items()
+
+
+@pytest.mark.parametrize("full", ["train-00002-of-00004.parquet", "train-00002-of-00004.json"])
+def test_a_full_disk_takes_no_file_that_is_tried_again(tmp_path, monkeypatch, full):
+    report = prepare(preparation(convert=Counting({"train5"})), run_options(tmp_path))
+    before, fsync = folder_bytes(tmp_path), os.fsync
+
+    def write(file):
+        if (tmp_path / ".preparing" / f"{full}.partial").exists():
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(file)
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", write)
+        with pytest.raises(OSError, match=f"no space left for {full}; the files that are complete stay"):
+            prepare(preparation(), run_options(tmp_path, retry_dropped=True))
+    assert folder_bytes(tmp_path) == before and not list(tmp_path.rglob("*.partial"))
+    unchanged = Counting()
+    assert prepare(preparation(convert=unchanged), run_options(tmp_path)) == report and unchanged.seen == []
+
+
+def test_a_dataset_that_is_not_finished_is_no_dataset_yet(tmp_path):
+    prepare(preparation(convert=Counting({"train2", "train5"})), run_options(tmp_path))
+    failing = Counting(fail_at="train4")
+    with pytest.raises(KeyboardInterrupt):
+        prepare(preparation(convert=failing), run_options(tmp_path, retry_dropped=True, num_workers=1))
+    assert not (tmp_path / "report.json").exists(), "it would tell of other files"
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match="a finished dataset is wanted, .* run the command that prepares it"):
+            load_samples(str(tmp_path), "train", streaming=streaming)
+    prepare(preparation(), run_options(tmp_path, retry_dropped=True))
+    prepare(preparation(), run_options(tmp_path / "undisturbed"))
+    assert folder_bytes(tmp_path / "undisturbed").items() <= folder_bytes(tmp_path).items()
+
+
+def test_the_licence_of_another_dataset_does_not_stay(tmp_path):
+    (tmp_path / "terms").write_text("For research.")
+    licensed = replace(preparation(settings={"fps": 3}), licence_file=tmp_path / "terms")
+    prepare(licensed, run_options(tmp_path / "out"))
+    assert (tmp_path / "out" / "LICENSE").read_text() == "For research."
+    prepare(preparation(), run_options(tmp_path / "out", overwrite=True))
+    assert not (tmp_path / "out" / "LICENSE").exists()
 
 
 def test_what_a_killed_run_left_half_written_is_removed(tmp_path):

@@ -20,7 +20,7 @@ from urllib.parse import urlparse
 
 from ..models.video_decoding_hmba import VideoDecodeError
 from .clips import cut_clips, video_duration
-from .parquet_shards import Dropped
+from .parquet_shards import LICENSE_FILE, Dropped
 from .preparing import (
     MEDIA_MISSING,
     MEDIA_UNREADABLE,
@@ -34,7 +34,7 @@ from .preparing import (
     prepare,
     refuse_unused,
 )
-from .publishing import LICENSE_FILE, CardText
+from .publishing import CardText
 from .released_layout import DriveConverter, plan_actions
 from .samples import bddx_features
 

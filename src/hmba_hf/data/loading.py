@@ -8,6 +8,7 @@ from PIL import Image
 
 from ..repositories import check_revision, split_revision
 from .micro_world import MicroWorld, MicroWorldConfig, TwoTaskWorld
+from .parquet_shards import check_finished
 from .samples import Sample, SampleSequence, from_bddx_row, from_drama_row, import_datasets
 
 MICRO_WORLD = "micro-world"
@@ -87,7 +88,8 @@ def load_samples(
         world: values of `MicroWorldConfig`; they concern the micro-world alone.
 
     Raises:
-        ValueError: if there is no such dataset or split, if it is empty, or if the columns are of neither schema.
+        ValueError: if there is no such dataset or split, if it is empty or not finished, or if the columns are of
+            neither schema.
     """
     if size is not None and size < 1:
         raise ValueError(f"at least one sample must be asked for, got size={size}")
@@ -107,6 +109,7 @@ def load_rows(name: str, split: str, streaming: bool = False) -> Any:
     """Load one split of a dataset as undecoded rows, or as a stream of them, as in `load_samples`."""
     repository, revision = split_revision(name)
     check_revision(repository, revision)
+    check_finished(repository)
     try:
         rows = import_datasets().load_dataset(repository, split=split, streaming=streaming, revision=revision)
     except (FileNotFoundError, ConnectionError) as error:

@@ -15,7 +15,7 @@ from .samples import import_datasets
 
 SPLITS = ("train", "validation", "test")
 STATE_FOLDER = ".preparing"
-REPORT_FILE, CARD_FILE = "report.json", "README.md"
+REPORT_FILE, CARD_FILE, LICENSE_FILE = "report.json", "README.md", "LICENSE"
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ShardFolder:
     """A folder that is being filled with `data/{split}-00000-of-00001.parquet` and so on.
 
     What is known about files that are complete is kept beside them in a hidden folder. A file takes its place under
-    its own name when all of it is on the disk, and it counts once it is there.
+    its own name when all of it is on the disk, and it counts once it is there. The report is there while all are.
     """
 
     def __init__(self, folder: str | Path):
@@ -85,8 +85,8 @@ class ShardFolder:
             self.write_json(manifest, identity)
 
     def _clear(self) -> None:
-        files = [self.folder / REPORT_FILE, self.folder / CARD_FILE, *self.state.glob("*.json")]
-        for path in [*(self.folder / "data").glob("*.parquet"), *files]:
+        files = [self.folder / name for name in (REPORT_FILE, CARD_FILE, LICENSE_FILE)]
+        for path in [*files, *(self.folder / "data").glob("*.parquet"), *self.state.glob("*.json")]:
             path.unlink(missing_ok=True)
 
     def result(self, name: str) -> ShardResult | None:
@@ -99,44 +99,71 @@ class ShardFolder:
         return ShardResult(values["rows"], dropped, [(id, note) for id, note in values["notes"]])
 
     def write(self, name: str, rows: Sequence[dict[str, Any]], result: ShardResult, features: Any) -> None:
-        """Write one parquet file and what became of its records."""
+        """Write one parquet file and what became of its records; an earlier one stays until all of it can go there."""
         columns = {column: [row[column] for row in rows] for column in features}
         table = import_datasets().Dataset.from_dict(columns, features=features)
-        self._parquet(name).unlink(missing_ok=True)
-        self.write_json(self.state / f"{name}.json", asdict(result))
-        with _no_bars():
-            self._write(self._parquet(name), table.to_parquet)
+        parquet, record = self._parquet(name), self.state / f"{name}.json"
+        with (
+            _no_bars(),
+            self._filled(parquet, table.to_parquet) as new_parquet,
+            self._filled(record, lambda file: file.write(_json(asdict(result)))) as new_record,
+        ):
+            (self.folder / REPORT_FILE).unlink(missing_ok=True)
+            parquet.unlink(missing_ok=True)
+            os.replace(new_record, record)
+            os.replace(new_parquet, parquet)
 
     def _parquet(self, name: str) -> Path:
         return self.folder / "data" / f"{name}.parquet"
 
     def write_json(self, path: Path, value: Any) -> None:
         """Write a JSON file, all of it or nothing."""
-        self.write_text(path, json.dumps(value, indent=1) + "\n")
+        self._write(path, _json(value))
 
     def write_text(self, path: Path, text: str) -> None:
         """Write a text file, all of it or nothing."""
-        self._write(path, lambda file: file.write(text.encode()))
+        self._write(path, text.encode())
 
-    def _write(self, path: Path, fill: Callable[[BinaryIO], Any]) -> None:
-        """Fill a file under another name, and give it its own when all of it is on the disk."""
+    def _write(self, path: Path, content: bytes) -> None:
+        with self._filled(path, lambda file: file.write(content)) as partial:
+            os.replace(partial, path)
+
+    @contextmanager
+    def _filled(self, path: Path, fill: Callable[[BinaryIO], Any]) -> Iterator[Path]:
+        """Fill a file under another name, and give that name when all of it is on the disk."""
         partial = self.state / f"{path.name}.partial"
         try:
-            with open(partial, "wb") as file:
+            with self._explained_full_disk(path.name), open(partial, "wb") as file:
                 fill(file)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(partial, path)
-        except BaseException as error:
+            yield partial
+        finally:
             partial.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise OSError(
-                    error.errno,
-                    f"no space left for {path.name}; the files that are complete stay, and the same command goes on "
-                    "from there once there is space",
-                    str(self.folder),
-                ) from error
-            raise
+
+    @contextmanager
+    def _explained_full_disk(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise OSError(
+                error.errno,
+                f"no space left for {name}; the files that are complete stay, and the same command without "
+                "--overwrite goes on from there once there is space",
+                str(self.folder),
+            ) from error
+
+
+def check_finished(folder: str | Path) -> None:
+    """Raise a `ValueError` if a folder is one that is being filled, or whose filling was stopped."""
+    if (Path(folder) / STATE_FOLDER).exists() and not (Path(folder) / REPORT_FILE).is_file():
+        raise ValueError(f"a finished dataset is wanted, {folder} is not: run the command that prepares it again")
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1) + "\n").encode()
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:

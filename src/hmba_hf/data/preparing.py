@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from tqdm.auto import tqdm
 
-from .parquet_shards import CARD_FILE, REPORT_FILE, SPLITS, Dropped, ShardFolder, ShardResult
-from .publishing import LICENSE_FILE, CardText, write_card
+from .parquet_shards import CARD_FILE, LICENSE_FILE, REPORT_FILE, SPLITS, Dropped, ShardFolder, ShardResult
+from .publishing import CardText, write_card
 
 MEDIA_MISSING, MEDIA_UNREADABLE = "media_missing", "media_unreadable"
 
@@ -107,7 +107,9 @@ class RunOptions:
     retry_dropped: bool = field(
         default=False, metadata={"help": "convert again the files that lack rows for want of readable media"}
     )
-    overwrite: bool = field(default=False, metadata={"help": "start anew, whatever output_dir holds"})
+    overwrite: bool = field(
+        default=False, metadata={"help": "start anew, whatever output_dir holds; to resume, leave it out"}
+    )
 
     def __post_init__(self) -> None:
         for name in ("rows_per_file", "num_workers"):
@@ -198,7 +200,10 @@ def _convert_shards(
             folder.write(shard.name, rows, result, preparation.features)
             done[shard.name] = result
     except KeyboardInterrupt:
-        tqdm.write(f"stopped with {len(done)} of {len(todo)} files written; the same command writes the others")
+        tqdm.write(
+            f"stopped with {len(done)} of {len(todo)} files written; the same command without --overwrite "
+            "writes the others"
+        )
         raise
     finally:
         outcomes.close()

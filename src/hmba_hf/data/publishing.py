@@ -9,10 +9,8 @@ from typing import Any
 import huggingface_hub
 
 from ..repositories import claim_repository, commit_files, commit_with_card
-from .parquet_shards import CARD_FILE, REPORT_FILE, STATE_FOLDER
+from .parquet_shards import CARD_FILE, LICENSE_FILE, REPORT_FILE, check_finished
 from .samples import import_datasets
-
-LICENSE_FILE = "LICENSE"
 
 _LIMITS = """\
 - For research on video-language models. **Not for driving:** no vehicle or person on a road may depend on it.
@@ -163,9 +161,8 @@ def _read_report(folder: Path, parquet: list[Path]) -> dict[str, Any] | None:
     """Read the report of a prepared dataset, whose numbers must be those of its files; other folders have none."""
     if not parquet:
         raise ValueError(f"a finished dataset is wanted, got no parquet file in {folder / 'data'}")
+    check_finished(folder)
     if not (folder / REPORT_FILE).is_file():
-        if (folder / STATE_FOLDER).exists():
-            raise ValueError(f"a finished dataset is wanted, {folder} is not: run the command that prepares it again")
         return None
     report = json.loads((folder / REPORT_FILE).read_text("utf-8"))
     if "card" not in report:
