@@ -343,6 +343,28 @@ def test_a_dataset_that_is_not_finished_is_no_dataset_yet(tmp_path):
     assert folder_bytes(tmp_path / "undisturbed").items() <= folder_bytes(tmp_path).items()
 
 
+@pytest.mark.parametrize("limit", [1, 25, 10**9])
+def test_media_of_any_size_go_into_one_file(tmp_path, monkeypatch, limit):
+    """Arrow refuses arrays of 2 GiB."""
+    made, from_dict = [], datasets.Dataset.from_dict
+    monkeypatch.setattr("hmba_hf.data.parquet_shards._BYTES_PER_PART", limit)
+    monkeypatch.setattr(
+        datasets.Dataset,
+        "from_dict",
+        lambda part, features: made.append(len(part["media"])) or from_dict(part, features=features),
+    )
+    features = datasets.Features({"media": datasets.List({"bytes": datasets.Value("binary")})})
+
+    def convert(group):
+        return [Converted({"media": [{"bytes": b"ten" + b"bytes%02d" % record.content}]}) for record in group]
+
+    large = replace(preparation(Plan(7, records(), []), convert, rows_per_file=7), features=features)
+    prepare(large, run_options(tmp_path))
+    assert made == {1: [1] * 7, 25: [2, 2, 2, 1], 10**9: [7]}[limit]
+    rows = datasets.load_dataset(str(tmp_path), split="train")
+    assert [row[0]["bytes"] for row in rows["media"]] == [b"tenbytes%02d" % number for number in range(7)]
+
+
 def test_the_licence_of_another_dataset_does_not_stay(tmp_path):
     (tmp_path / "terms").write_text("For research.")
     licensed = replace(preparation(settings={"fps": 3}), licence_file=tmp_path / "terms")

@@ -17,6 +17,8 @@ SPLITS = ("train", "validation", "test")
 STATE_FOLDER = ".preparing"
 REPORT_FILE, CARD_FILE, LICENSE_FILE = "report.json", "README.md", "LICENSE"
 
+_BYTES_PER_PART = 1 << 29  # an Arrow array of bytes ends at 2 GiB
+
 
 @dataclass(frozen=True)
 class Dropped:
@@ -100,8 +102,11 @@ class ShardFolder:
 
     def write(self, name: str, rows: Sequence[dict[str, Any]], result: ShardResult, features: Any) -> None:
         """Write one parquet file and what became of its records; an earlier one stays until all of it can go there."""
-        columns = {column: [row[column] for row in rows] for column in features}
-        table = import_datasets().Dataset.from_dict(columns, features=features)
+        datasets = import_datasets()
+        columns = ({column: [row[column] for row in part] for column in features} for part in _parts(rows))
+        table = datasets.concatenate_datasets(
+            [datasets.Dataset.from_dict(part, features=features) for part in columns]
+        )
         parquet, record = self._parquet(name), self.state / f"{name}.json"
         with (
             _no_bars(),
@@ -160,6 +165,23 @@ def check_finished(folder: str | Path) -> None:
     """Raise a `ValueError` if a folder is one that is being filled, or whose filling was stopped."""
     if (Path(folder) / STATE_FOLDER).exists() and not (Path(folder) / REPORT_FILE).is_file():
         raise ValueError(f"a finished dataset is wanted, {folder} is not: run the command that prepares it again")
+
+
+def _parts(rows: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
+    """Part rows so that their media stay below what an Arrow array can hold."""
+    first, size = 0, 0
+    for number, row in enumerate(rows):
+        size += (own := _count_bytes(row))
+        if size > _BYTES_PER_PART and number > first:
+            yield rows[first:number]
+            first, size = number, own
+    yield rows[first:]
+
+
+def _count_bytes(value: Any) -> int:
+    if isinstance(value, (dict, list)):
+        return sum(map(_count_bytes, value.values() if isinstance(value, dict) else value))
+    return len(value) if isinstance(value, bytes) else 0
 
 
 def _json(value: Any) -> bytes:
