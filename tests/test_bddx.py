@@ -267,6 +267,7 @@ def test_lists_that_do_not_fit_are_refused(tmp_path, lines, message):
 
 def test_empty_lines_of_a_list_are_nothing(tmp_path):
     write_bddx_annotations(tmp_path, [], {"train": ["", "1_a", ""], "val": [], "test": ["2_b"]})
+    (tmp_path / "test.txt").write_bytes(b"\xef\xbb\xbf2_b\r\n")
     assert read_split_files(tmp_path) == {1: ("train", "a"), 2: ("test", "b")}
 
 
@@ -322,6 +323,16 @@ def test_videos_are_found_at_any_depth(tmp_path):
         "b": "b.MOV",
         "c": "c.mp4",
     }
+
+
+def test_videos_are_found_where_links_lead_and_folders_are_none(tmp_path):
+    (tmp_path / "disk" / "a.mov").mkdir(parents=True)
+    (tmp_path / "disk" / "z").mkdir()
+    (tmp_path / "disk" / "z" / "a.mov").touch()
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "train").symlink_to(tmp_path / "disk")
+    (tmp_path / "disk" / "back").symlink_to(tmp_path / "videos")
+    assert find_videos(tmp_path / "videos") == {"a": tmp_path / "videos" / "train" / "z" / "a.mov"}
 
 
 @pytest.mark.parametrize(

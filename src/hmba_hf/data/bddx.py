@@ -11,6 +11,7 @@ Source: github.com/JinkyuKimUCB/explainable-deep-driving, `Step1_csv2json.py`; g
 
 import csv
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -257,7 +258,7 @@ def read_split_files(folder: str | Path) -> dict[int, tuple[str, str]]:
         path = Path(folder) / name
         if not path.is_file():
             raise FileNotFoundError(f"the split rule split_files needs {path}; the rule ranges needs no such file")
-        for number, line in enumerate(path.read_text().splitlines(), 1):
+        for number, line in enumerate(path.read_text("utf-8-sig").splitlines(), 1):
             rank, _, video_id = line.strip().partition("_")
             if not line.strip():
                 continue
@@ -299,9 +300,15 @@ def _split_of(rank: int, listed: Mapping[int, tuple[str, str]] | None) -> str | 
 
 
 def find_videos(folder: str | Path) -> dict[str, Path]:
-    """Find the videos in a folder and below it, by their names without suffix."""
-    paths = sorted(path for path in Path(folder).rglob("*") if path.suffix.lower() in VIDEO_SUFFIXES)
-    return {path.stem: path for path in reversed(paths)}
+    """Find the videos in a folder and below it, also where links lead, by their names without suffix."""
+    found, seen = [], set[str]()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if (real := os.path.realpath(place)) in seen:  # a link leads back
+            folders.clear()
+            continue
+        seen.add(real)
+        found += [Path(place) / name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES]
+    return {path.stem: path for path in sorted(found, reverse=True)}
 
 
 def widen_span(start: float, end: float, duration: float) -> tuple[float, float]:
