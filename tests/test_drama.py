@@ -68,6 +68,8 @@ RECORDS = [
     drama_record("titan/clip_13_000005", 5, Caption="A <box> is ahead"),
     "no record",
     drama_record("titan/clip_13_000005", 5, Caption="There is a dog."),
+    drama_record("titan/clip_13_000005", 5, Caption="A half of two \ud83d is near."),
+    drama_record("titan/clip_13_000005", 5, geometry=[[10**400, 1], [1, 1], [2, 2]]),
 ]
 
 
@@ -128,6 +130,8 @@ def test_every_record_becomes_a_row_or_is_named_with_its_reason(prepared):
         "record 17": "key_frame_unknown",
         "titan_clip_13_000005_frame_000005-6": "caption_holds_a_marker",
         "record 19": "record_malformed",
+        "titan_clip_13_000005_frame_000005-8": "text_is_no_unicode",
+        "titan_clip_13_000005_frame_000005-9": "box_malformed",
     }
     assert report["notes"] == {
         "box_cut_at_the_edge": ["titan_clip_7_000100_frame_000100"],
@@ -329,6 +333,7 @@ def test_annotations_alone_hold_boxes_but_no_pictures(download, tmp_path):
     assert row["frames"] is None and (row["width"], row["height"]) == DRAMA_SIZE
     assert row["objects"][0]["bbox"] == pytest.approx([4 / 32, 3 / 24, 12 / 32, 9 / 24])
     assert report["written"] == 6, "an earlier frame of another size is not looked at"
+    assert report["notes"].keys() == {"box_cut_at_the_edge"}, "no frame is repeated where there is none"
     with pytest.raises(ValueError, match="holds no frames: its dataset was prepared with annotations only"):
         load_samples(str(tmp_path), "train")[0]
 
@@ -360,6 +365,7 @@ def test_what_is_no_list_of_records_is_refused(tmp_path, content, message):
         ({"train_file": "a"}, ValueError, "either annotations or files of the released layout"),
         ({"annotations": None, "train_file": "a", "frame_step": 2}, ValueError, "frame_step would have no effect"),
         ({"annotations_only": True, "height": 9}, ValueError, "height would have no effect"),
+        ({"annotations_only": True, "num_frames": 9, "frame_step": 2}, ValueError, "num_frames, frame_step would"),
         ({"num_frames": 0}, ValueError, "num_frames must be at least 1, got 0"),
     ],
 )

@@ -102,6 +102,10 @@ def test_lines_that_are_none_are_named(tmp_path):
         sentence_line("c", boxes_seq=[[0], [7]]),
         sentence_line("d", boxes=[[1, 2, 3], [1, 1, 30, 20]]),
         sentence_line("e", sentence="A <box>"),
+        sentence_line("f", boxes_seq=[[0], [-1]]),
+        sentence_line("g", boxes=[[10**400, 3, 12, 9], [1, 1, 30, 20]]),
+        sentence_line("h", sentence=" ", boxes_seq=[]),
+        sentence_line("i", sentence="A half of two \ud83d<ph_ed>", boxes_seq=[[0]]),
         sentence_line("good"),
     ]
     plan = plan_sentences({"train": write_lines(tmp_path / "train.jsonl", lines)})
@@ -114,8 +118,28 @@ def test_lines_that_are_none_are_named(tmp_path):
         "c": "boxes_do_not_fit_the_text",
         "d": "boxes_do_not_fit_the_text",
         "e": "line_malformed",
+        "f": "boxes_do_not_fit_the_text",
+        "g": "boxes_do_not_fit_the_text",
+        "h": "no_caption",
+        "i": "text_is_no_unicode",
     }
-    assert plan.found == 9
+    assert plan.found == 13
+
+
+def test_only_the_end_of_a_line_ends_it(tmp_path):
+    sentence = "A van<ph_ed> is\u2028near\x85it."
+    line = json.dumps(sentence_line("a", sentence=sentence, boxes_seq=[[0]]), ensure_ascii=False)
+    (tmp_path / "a").write_bytes(b"\xef\xbb\xbf" + f"{line}\r\n".encode() + b'{"image_id": "caf\xe9"}')
+    plan = plan_sentences({"train": tmp_path / "a"})
+    assert [record.content.answer for record in plan.records] == ["A van<box> is\u2028near\x85it."]
+    assert [(item.id, item.reason) for item in plan.dropped] == [("a, line 2", "line_malformed")]
+
+
+@pytest.mark.parametrize("answer", [["a", "list"], {}, 3, None, "", " \n", "A half of two \ud83d"])
+def test_an_answer_that_is_no_text_is_named(tmp_path, answer):
+    file = write_lines(tmp_path / "a", [action_line("a", answer)])
+    plan = plan_actions({"train": [file, file]})
+    assert plan.found == 2 and [item.reason for item in plan.dropped] == ["line_malformed"] * 2
 
 
 def test_pictures_lie_in_the_folder_of_their_split_or_beside_each_other(tmp_path):

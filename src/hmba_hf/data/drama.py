@@ -101,7 +101,8 @@ class DramaOptions:
         if not Path(self.images).is_dir():
             raise FileNotFoundError(f"images must be a folder of pictures, got {self.images!r}")
         if self.annotations_only:
-            refuse_unused(self, ["height"], "annotations_only leaves the pictures out")
+            names = ["num_frames", "frame_step", "height"]
+            refuse_unused(self, names, "annotations_only leaves the pictures out")
         if self.split_rule == "captioned":
             refuse_unused(self, ["keep_without_risk"], "split_rule captioned keeps what has caption and gif")
         if (self.annotations is None) == (not self.released_files):
@@ -255,7 +256,7 @@ def _corners(geometry: Sequence[Any]) -> tuple[float, float, float, float]:
     """Read the diagonal of a box, points 0 and 2, whose numbers may be strings."""
     try:
         x1, y1, x2, y2 = (float(geometry[point][axis]) for point in (0, 2) for axis in (0, 1))
-    except (TypeError, ValueError, LookupError) as error:
+    except (TypeError, ValueError, LookupError, OverflowError) as error:
         raise RecordError("box_malformed", f"geometry is {list(geometry)!r}") from error
     if not all(map(math.isfinite, (x1, y1, x2, y2))):
         raise RecordError("box_malformed", f"geometry is {list(geometry)!r}")

@@ -54,6 +54,11 @@ class Scene:
         markers = self.answer.count(BOX_MARKER)
         if markers != len(self.boxes) or len(self.labels) != len(self.boxes):
             raise RecordError("boxes_do_not_fit_the_text", f"{markers} places for {len(self.boxes)} boxes")
+        for text in (self.answer, *self.labels, *self.tags):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:  # JSON may hold one half of a surrogate pair
+                raise RecordError("text_is_no_unicode", ascii(text)) from error
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,10 @@ class SceneConverter:
             boxes, are_clipped = (
                 zip(*(fit_box(box, original) for box in scene.boxes), strict=True) if scene.boxes else ((), ())
             )
-            frames, size = (None, original) if self.annotations_only else read_frames(paths, self.height)
+            if self.annotations_only:
+                frames, size, notes = None, original, ()
+            else:
+                frames, size = read_frames(paths, self.height)
         except RecordError as error:
             return Dropped(record.id, error.reason, error.detail.replace(f"{self.root}/", ""))
         if any(are_clipped):

@@ -6,6 +6,7 @@ Each split has its own lines; its pictures lie in a folder of its name or beside
 Source: github.com/Sranc3/H-MBA at 9a8645d, `FlickrDataset` and `InstructDataset`.
 """
 
+import codecs
 import io
 import json
 from collections import Counter
@@ -56,10 +57,13 @@ def plan_sentences(files: Mapping[str, str | Path]) -> Plan:
 
 
 def _read_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
-    """Yield each line that holds anything as its name and its JSON value, `None` if it has none."""
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), 1):
+    """Yield each line that holds anything as its name and its JSON value, `None` if it has none.
+
+    Lines end where bytes say so: text may hold other marks of a new line.
+    """
+    for number, line in enumerate(Path(path).read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
         try:
-            value = json.loads(line) if line.strip() else ""
+            value = json.loads(line.decode()) if line.strip() else ""
         except ValueError:
             value = None
         if value != "":
@@ -76,10 +80,13 @@ def _read_sentence(sentence: Any, boxes: Any, places: Any) -> Scene:
     """Turn `<ph_st>words<ph_ed>` into `words<box>`, with a marker for each box that belongs to the words."""
     if not isinstance(sentence, str) or BOX_MARKER in sentence:
         raise RecordError("line_malformed", f"the sentence is {sentence!r}")
+    if not sentence.strip():
+        raise RecordError("no_caption", "the sentence is empty")
     *pieces, rest = sentence.split(PHRASE_END)
     try:
-        chosen = [[tuple(float(value) for value in boxes[index]) for index in place] for place in places]
-    except (TypeError, ValueError, LookupError) as error:
+        numbered = dict(enumerate(boxes))
+        chosen = [[tuple(float(value) for value in numbered[index]) for index in place] for place in places]
+    except (TypeError, ValueError, LookupError, OverflowError) as error:
         raise RecordError("boxes_do_not_fit_the_text", f"boxes {boxes!r} at {places!r}") from error
     if len(chosen) != len(pieces) or any(len(box) != 4 for place in chosen for box in place):
         raise RecordError("boxes_do_not_fit_the_text", f"boxes {boxes!r} at {places!r} for {sentence!r}")
@@ -145,7 +152,8 @@ def _read_turns(turns: Any) -> str:
     """The answer of a conversation of one question, about a picture, and one answer."""
     try:
         (asked, question), (answered, answer) = ((turn["from"], turn["value"]) for turn in turns)
-        is_sound = (asked, answered) == ("human", "gpt") and PICTURE in question and PICTURE not in answer
+        is_sound = (asked, answered) == ("human", "gpt") and PICTURE in question and isinstance(answer, str)
+        is_sound = is_sound and PICTURE not in answer and bool(answer.encode().split())
     except (TypeError, ValueError, LookupError):
         is_sound = False
     if not is_sound:
