@@ -11,6 +11,7 @@ import numpy as np
 import psutil
 import pytest
 from pycocoevalcap.bleu.bleu import Bleu
+from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.spice import get_stanford_models, spice
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
@@ -106,6 +107,21 @@ def test_a_caption_is_tokenized_the_same_whatever_stands_around_it():
         assert tokens[:2] == ["", ""] and not any("\n" in line for line in tokens)
         shuffled = tokenize_captions([captions[index] for index in order], tokenizer)
         assert shuffled == [tokens[index] for index in order]
+
+
+def test_a_number_with_its_fraction_is_one_word_as_in_the_benchmark(java):
+    java("echo 'version 17' >&2\n[ \"$1\" = -version ] || printf 'it stops in 2\\302\\2401/2 seconds .\\n'")
+    assert tokenize_captions(["It stops in 2 1/2 seconds."], "ptb") == ["it stops in 2\xa01/2 seconds"]
+
+
+@pytest.mark.skipif(WITHOUT_JAVA, reason="the benchmark's tokenizer needs Java")
+def test_numbers_with_fractions_score_as_in_the_benchmark():
+    answers = ["The car stops for 2 1/2 seconds.", "It is 3 1/4 m ahead.", "A van"]
+    truth = [["It stops for 1/2 a second, or 2 1/2."], ["It is 3 or 4 m ahead."], ["The van"]]
+    texts = {index: [{"caption": text} for text in texts] for index, texts in enumerate(truth)}
+    gts = PTBTokenizer().tokenize(texts)
+    res = PTBTokenizer().tokenize({index: [{"caption": text}] for index, text in enumerate(answers)})
+    assert score_captions(answers, truth).rouge_l == pytest.approx(Rouge().compute_score(gts, res)[0], abs=1e-12)
 
 
 def test_the_tokenizer_without_java_splits_lower_case_words():

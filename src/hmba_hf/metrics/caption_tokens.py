@@ -19,6 +19,8 @@ class MetricUnavailable(RuntimeError):
 def tokenize_captions(captions: Sequence[str], tokenizer: str) -> list[str]:
     """Bring captions to lower-case words joined by single spaces; one without any word becomes the empty string.
 
+    A word of `"ptb"` may hold a no-break space.
+
     Args:
         captions: any text, also empty, of several lines or with odd characters.
         tokenizer: `"ptb"`: Stanford's Penn Treebank tokenizer without punctuation, the one of the published numbers,
@@ -90,4 +92,5 @@ def _ptb_lines(lines: Sequence[str]) -> list[str]:
         raise RuntimeError(
             f"expected {len(lines)} lines from the PTB tokenizer, got {len(tokenized)}: {done.stderr.decode()[-500:]}"
         )
-    return [" ".join(word for word in line.split() if word not in PUNCTUATIONS) for line in tokenized]
+    # Only at spaces: the tokenizer writes a number with its fraction, "2 1/2", as one word, with a no-break space.
+    return [" ".join(word for word in line.rstrip().split(" ") if word not in PUNCTUATIONS) for line in tokenized]
