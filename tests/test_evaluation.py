@@ -207,6 +207,11 @@ def test_unreadable_boxes_score_nothing_and_are_counted(processor):
     assert scores.count == 3 and scores.centre_distance == pytest.approx(0, abs=1e-6)
 
 
+def test_a_box_too_large_for_a_number_is_unreadable_and_stops_nothing(processor):
+    scores = score_grounding(["Here[0.1,0.1,1e308,0.5]"], [wide_sample()], processor)
+    assert (scores.mean_iou, scores.unparsed) == (0, 1)
+
+
 def test_the_last_box_of_a_sample_is_the_true_one(processor):
     boxes = ((0.25, 0.5, 0.5, 1.0), (0.5, 0.0, 1.0, 0.5))
     sample = wide_sample(boxes)

@@ -1,5 +1,6 @@
 """What a model answers about samples, and how well its boxes meet the true ones."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -157,7 +158,7 @@ def answer_box(answer: str, processor: Any, size: tuple[int, int]) -> Box | None
 
     That is the last one of four finite numbers, however many there are, as it is printed: what is reversed stays so,
     and what reaches beyond the frame is not clipped to it. None is read from an answer without a box, nor from one
-    that is cut off or of other than four numbers.
+    that is cut off, of other than four numbers, or so large that it is not finite as fractions of the frame.
 
     Args:
         answer: generated text.
@@ -173,7 +174,8 @@ def answer_box(answer: str, processor: Any, size: tuple[int, int]) -> Box | None
     side = max(size)  # of the square that the frame is padded to, in its middle
     left, top = (side - width) // 2, (side - height) // 2
     xs, ys = ([(number * side - start) for number in pair] for pair, start in (((x1, x2), left), ((y1, y2), top)))
-    return xs[0] / width, ys[0] / height, xs[1] / width, ys[1] / height
+    box = xs[0] / width, ys[0] / height, xs[1] / width, ys[1] / height
+    return box if all(map(math.isfinite, box)) else None
 
 
 def answer_boxes(sample: Sample) -> Sequence[Box]:
