@@ -186,6 +186,30 @@ def test_a_file_of_something_else_is_refused_with_the_line(tmp_path, text, messa
         read_records(path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"answer": None}, "line 2: record clip-1: answer must be a text, got None"),
+        ({"reference": 3}, "line 2: record clip-1: reference must be a text, got 3"),
+        ({"boxes": [[100, 100, 500, 400]]}, "line 2: sample clip-1: a box needs 0 <= x1 < x2 <= 1"),
+        ({"boxes": [[0.5, 0.1, 0.2, 0.4]]}, "line 2: sample clip-1: a box needs 0 <= x1 < x2 <= 1"),
+        ({"boxes": [0.1, 0.1, 0.5, 0.5]}, r"line 2: record clip-1: a box must be \[x1, y1, x2, y2\], got 0.1"),
+        ({"others": [[0, 1]]}, "line 2: sample clip-1: a box is four finite numbers"),
+        (
+            {"size": [0, 100]},
+            r"line 2: record clip-1: size must be \[height, width\] of at least one pixel, got \[0, 100\]",
+        ),
+        ({"size": [3, 100, 100]}, r"line 2: record clip-1: size must be \[height, width\]"),
+        ({"tags": "night"}, "line 2: record clip-1: tags must be a list of texts, got 'night'"),
+    ],
+)
+def test_a_record_that_would_score_wrongly_is_refused_with_its_line(tmp_path, changes, message):
+    path = tmp_path / "predictions.jsonl"
+    path.write_text(json.dumps(record(0)) + "\n" + json.dumps(record(1, **changes)) + "\n")
+    with pytest.raises(ValueError, match=message):
+        read_records(path)
+
+
 def test_results_go_to_a_model_card_and_come_back():
     results = to_eval_results(score([record(0), record(1, "A dog.")]), "org/drama", "test", "0" * 40)
     found = {result.metric_name: result for result in results}

@@ -12,7 +12,7 @@ import numpy as np
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
-from .data.samples import BDDX_QUESTION, BOX_MARKER
+from .data.samples import BDDX_QUESTION, BOX_MARKER, check_box
 from .evaluation import answer_box
 from .metrics.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, bootstrap_interval
 from .metrics.caption_tokens import java_version
@@ -40,8 +40,9 @@ CARD_METRICS = {
 def read_records(path: str | Path) -> list[Record]:
     """Read predictions, one JSON object a line.
 
-    A record needs `id`, `answer` and `reference`. For boxes it needs `boxes` and `size`, see `Sample`; `split`,
-    `question`, `tags`, `others` (boxes of what else could have been meant) and `error` are optional.
+    A record needs `id`, and the texts `answer` and `reference`. For boxes it needs `boxes`, fractions of the frame,
+    and `size`, see `Sample`; `split`, `question`, `tags`, `others` (boxes of what else could have been meant) and
+    `error` are optional.
 
     Raises:
         ValueError: if a line is no such object, or if there is none.
@@ -59,10 +60,32 @@ def read_records(path: str | Path) -> list[Record]:
                 raise ValueError(
                     f"{path}, line {number}: expected a record with {REQUIRED_KEYS}, got {line.strip()[:80]!r}"
                 )
+            if not record.get("error"):
+                try:
+                    _check_record(record)
+                except (TypeError, ValueError) as error:
+                    raise ValueError(f"{path}, line {number}: {error}") from error
             records.append(record)
     if not records:
         raise ValueError(f"{path}: expected at least one record, got none")
     return records
+
+
+def _check_record(record: Record) -> None:
+    """Raise an error that names the record if it does not hold what scoring reads."""
+    name = record["id"]
+    for key in ("answer", "reference"):
+        if not isinstance(record[key], str):
+            raise ValueError(f"record {name}: {key} must be a text, got {record[key]!r}")
+    for box in [*(record.get("boxes") or ()), *(record.get("others") or ())]:
+        if not isinstance(box, list):
+            raise ValueError(f"record {name}: a box must be [x1, y1, x2, y2], got {box!r}")
+        check_box(box, name)
+    size, tags = record.get("size"), record.get("tags")
+    if size is not None and (np.shape(size) != (2,) or min(size) < 1):
+        raise ValueError(f"record {name}: size must be [height, width] of at least one pixel, got {size!r}")
+    if tags is not None and not (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)):
+        raise ValueError(f"record {name}: tags must be a list of texts, got {tags!r}")
 
 
 def caption_parts(record: Record) -> dict[str, tuple[str, str]]:
