@@ -172,6 +172,23 @@ def test_nothing_is_merged_while_a_sample_is_missing(tmp_path, undisturbed):
     assert (tmp_path / "out" / "answers-one.jsonl").exists()
 
 
+def test_of_two_answers_the_one_that_the_whole_batch_was_there_for_counts(tmp_path):
+    def given(index, answer, error=None):
+        return {"index": index, "answer": answer, "error": error}
+
+    for is_merged in (True, False):
+        folder = tmp_path / str(is_merged)
+        for number in range(8):  # the names of files are drawn
+            alone, whole = (PredictionFolder(folder / str(number)) for _ in range(2))
+            alone.claim({})
+            alone.append([given(0, "alone"), given(1, None, "damaged")])
+            if is_merged:
+                alone.merge(2)
+            whole.append([given(0, "with 1"), given(1, "with 0")])
+            assert [record["answer"] for record in whole.read().values()] == ["with 1", "with 0"]
+            assert whole.merge(2).read_text().count("with") == 2
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

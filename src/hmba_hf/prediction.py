@@ -10,11 +10,12 @@ import hashlib
 import json
 import os
 import re
+import time
 from bisect import bisect
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import accumulate
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -98,7 +99,7 @@ class PredictionFolder:
         self.folder = Path(folder)
         self.recipe_file = self.folder / "recipe.json"
         self.predictions_file = self.folder / "predictions.jsonl"
-        self._own_file = self.folder / f"answers-{uuid4().hex}.jsonl"
+        self._own_file = self.folder / f"answers-{time.time_ns():020}-{uuid4().hex}.jsonl"  # in the order of the runs
 
     def claim(self, recipe: dict[str, Any], overwrite: bool = False) -> None:
         """Take the folder for the answers of a recipe.
@@ -124,18 +125,19 @@ class PredictionFolder:
     def read(self) -> dict[int, dict[str, Any]]:
         """All records that are there, by the index of their sample; a line that was torn is not.
 
-        An answer goes before an error: the sample has been tried again.
+        An answer goes before an error: the sample has been tried again. Of two answers the later one counts: the first
+        may have been given without the others of its batch.
         """
         records: dict[int, dict[str, Any]] = {}
-        for path in (*self._answer_files(), self.predictions_file):
-            lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-            for line in lines:
-                try:
-                    record = json.loads(line)
-                except ValueError:  # its sample is answered again
-                    continue
-                if record["error"] is None or record["index"] not in records:
-                    records[record["index"]] = record
+        paths = [*self._answer_files(), self.predictions_file]  # the latter is read last: it may just be taking over
+        *new, merged = [path.read_bytes().split(b"\n")[:-1] if path.exists() else [] for path in paths]
+        for line in chain(merged, *new):
+            try:
+                record = json.loads(line)
+            except ValueError:  # its sample is answered again
+                continue
+            if record["error"] is None or record["index"] not in records:
+                records[record["index"]] = record
         return records
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
