@@ -1,4 +1,5 @@
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,15 @@ from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.micro_world_files import write_bddx, write_drama
 from hmba_hf.data.samples import Sample
 from hmba_hf.evaluation import answer_samples
-from hmba_hf.prediction import PredictionArguments, PredictionFolder, Splits, dataset_revision, fingerprint, predict
+from hmba_hf.prediction import (
+    PredictionArguments,
+    PredictionFolder,
+    Splits,
+    dataset_revision,
+    fingerprint,
+    predict,
+    settings,
+)
 from tiny_models import open_gate, tiny_model, tiny_tower
 from tiny_processors import tiny_tokenizer
 
@@ -213,6 +222,45 @@ def test_other_weights_in_the_same_place_are_another_recipe(arguments, undisturb
         predict(arguments(folder, model=str(other)))
     predictions = predict(arguments(folder, model=str(other), overwrite=True))
     assert predictions.read_bytes() == predict(arguments(tmp_path / "new", model=str(other))).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "part"),
+    [
+        ("processor_config.json", lambda content: content["video_processor"].update(fps=8.0), "processor"),
+        ("generation_config.json", lambda content: content.update(repetition_penalty=3.0), "generation_config"),
+        ("config.json", lambda content: content.update(video_token_id=98), "config"),
+    ],
+)
+def test_other_settings_of_the_same_weights_are_another_recipe(
+    arguments, undisturbed, checkpoint, tmp_path, name, change, part
+):
+    other = shutil.copytree(checkpoint, tmp_path / "other")
+    recipe = json.loads((undisturbed.parent / "recipe.json").read_text())
+    model, processor = (
+        prediction.AutoModelForImageTextToText.from_pretrained(other),
+        HMBAProcessor.from_pretrained(other),
+    )
+    assert {key: recipe[key] for key in settings(model, processor)} == settings(model, processor), "wherever it is"
+    content = json.loads((other / name).read_text())
+    change(content)
+    (other / name).write_text(json.dumps(content))
+    folder = started(tmp_path / "out", undisturbed, [0, 1])
+    (folder / "recipe.json").write_text(json.dumps({**recipe, "model": str(other)}))
+    with pytest.raises(
+        ValueError, match=f"of another recipe: {part} is '{recipe[part]}' there, '.*' is wanted; choose"
+    ):
+        predict(arguments(folder, model=str(other)))
+
+
+def test_the_vocabulary_and_the_prompt_are_settings_too(checkpoint):
+    model = tiny_model()
+    processor = HMBAProcessor.from_pretrained(checkpoint)
+    before = settings(model, processor)
+    processor.chat_template += " "
+    prompted = settings(model, processor)
+    processor.tokenizer.add_tokens(["another"])
+    assert len({one["processor"] for one in (before, prompted, settings(model, processor))}) == 3
 
 
 def test_answers_without_a_recipe_are_nobodys(arguments, undisturbed, tmp_path):

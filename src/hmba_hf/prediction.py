@@ -188,7 +188,8 @@ def predict(arguments: PredictionArguments) -> Path:
     processor = AutoProcessor.from_pretrained(arguments.model, revision=arguments.model_revision)
     samples = _load_splits(arguments, processor.video_processor.size["height"], model.config.num_frames)
     folder = PredictionFolder(arguments.output_dir)
-    recipe = {**arguments.recipe(), "weights": fingerprint(model), "num_samples": len(samples)}
+    recipe = {**arguments.recipe(), "weights": fingerprint(model), **settings(model, processor)}
+    recipe["num_samples"] = len(samples)
     recipe["dataset_revision"] = dataset_revision(samples.splits[0])
     if state.is_main_process:
         folder.claim(recipe, arguments.overwrite)
@@ -243,6 +244,38 @@ def fingerprint(model: torch.nn.Module) -> str:
         if not parameter.is_meta:
             digest.update(parameter.detach().flatten()[:64].double().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def settings(model: Any, processor: Any) -> dict[str, str]:
+    """Tell apart what answers depend on besides the weights: the files of a checkpoint that may be edited.
+
+    Returns:
+        A short digest of each of `"config"`, `"generation_config"` and `"processor"`, which is that of frames, prompts
+        and tokens.
+    """
+    parts = {
+        "config": model.config.to_dict(),
+        "generation_config": model.generation_config.to_dict(),
+        "processor": {
+            **processor.to_dict(),
+            "chat_template": processor.chat_template,
+            "vocabulary": processor.tokenizer.get_vocab(),
+        },
+    }
+    return {name: _digest(part) for name, part in parts.items()}
+
+
+def _digest(part: Mapping[str, Any]) -> str:
+    text = json.dumps(_without_origin(part), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _without_origin(part: Any) -> Any:
+    """Leave out where a configuration was loaded from, and which version wrote it."""
+    if isinstance(part, Mapping):
+        kept = {str(name): value for name, value in part.items() if name not in ("auto_map", "transformers_version")}
+        return {name: _without_origin(value) for name, value in kept.items() if not name.startswith("_")}
+    return [_without_origin(value) for value in part] if isinstance(part, list | tuple) else part
 
 
 def dataset_revision(samples: Any) -> str | None:
