@@ -17,7 +17,7 @@ import argparse
 import json
 import shlex
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from transformers import HfArgumentParser
 import hmba_hf  # noqa: F401 - registers the model
 from hmba_hf.data.atomic_files import explained_write_errors, write_json, written_whole
 from hmba_hf.metrics.bootstrap import Bootstrap
-from hmba_hf.metrics.caption_tokens import TOKENIZERS
+from hmba_hf.metrics.caption_tokens import TOKENIZERS, MetricUnavailable, require_java
 from hmba_hf.prediction import PredictionArguments, predict
 from hmba_hf.scoring import ScoredRecords, card_results, format_table, read_records, run_metrics, to_model_index
 
@@ -57,12 +57,18 @@ def main() -> None:
     (args,) = parser.parse_args_into_dataclasses()
     if (args.model is None) == (args.predictions is None):
         parser.error("give either --model or --predictions")
+    if args.predictions is not None and (others := options_of_answering(args)):
+        parser.error(f"--predictions are scored as they are, without {', '.join(others)}")
+    try:  # before the work, not after it
+        bootstrap = Bootstrap(args.confidence, args.draws, args.seed)
+        if args.tokenizer == "ptb":
+            require_java("the PTB tokenizer")
+    except (ValueError, MetricUnavailable) as error:
+        parser.error(str(error))
     predictions = Path(args.predictions or predict(args))
     if not PartialState().is_main_process:
         return
-    scored = ScoredRecords(
-        read_records(predictions), args.tokenizer, Bootstrap(args.confidence, args.draws, args.seed)
-    )
+    scored = ScoredRecords(read_records(predictions), args.tokenizer, bootstrap)
     file = predictions.parent / "recipe.json"  # left by predict, if the answers are its own
     recipe = json.loads(file.read_text()) if file.exists() else {}
     used = asdict(args) if args.predictions is None else {name: getattr(args, name) for name in SCORING}
@@ -80,9 +86,16 @@ def main() -> None:
         print(f"There is nothing to score: no answer of {predictions} has a true box or a reference with a word.")
 
 
+def options_of_answering(args: EvaluationArguments) -> list[str]:
+    """Name the options that were given and concern answers that are yet to be generated."""
+    default, names = EvaluationArguments(), (option.name for option in fields(args) if option.name not in SCORING)
+    return [f"--{name}" for name in names if getattr(args, name) != getattr(default, name)]
+
+
 def write(folder: Path, metrics: dict[str, Any], scored: ScoredRecords, recipe: dict[str, Any]) -> None:
     """Write all files, each as a whole, the metrics last: where they are, the others are."""
-    (folder / CARD_RESULTS).unlink(missing_ok=True)
+    for stale in ("metrics.json", CARD_RESULTS):
+        (folder / stale).unlink(missing_ok=True)
     with written_whole(folder / "per_sample.jsonl") as unfinished:
         unfinished.write_text("".join(json.dumps(one) + "\n" for one in scored.each()))
     if recipe:

@@ -50,6 +50,23 @@ def test_answers_scored_from_elsewhere_are_found_there(run, tmp_path):
     ]
 
 
+def test_scores_that_could_not_be_written_leave_no_older_ones_behind(run, monkeypatch):
+    def full(path):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("hmba_hf.data.atomic_files.flush_to_disk", full)
+    with pytest.raises(OSError, match="The answers are safe: make room"):
+        words = ["--predictions", run / "predictions.jsonl", "--output_dir", run]
+        run_example("evaluate.py", *words, "--draws", 20, "--tokenizer", "words")
+    assert not (run / "metrics.json").exists() and (run / "predictions.jsonl").exists()
+
+
+def test_a_tokenizer_without_its_java_is_refused_before_anything_is_answered(java, capsys):
+    with pytest.raises(SystemExit):
+        run_example("evaluate.py", "--model", "a", "--tokenizer", "ptb")
+    assert "the PTB tokenizer needs Java, and no `java` that runs was found" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("part", ["scores", "intervals", "samples"])
 def test_a_number_that_the_answers_do_not_score_is_refused(run, part):
     metrics = json.loads((run / "metrics.json").read_text())
