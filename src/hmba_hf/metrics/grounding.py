@@ -19,7 +19,8 @@ class GroundingScores:
         accuracy: share of pairs with an IoU above 0.5.
         missed: share of pairs with an IoU of 0, unparsed ones included.
         unparsed: share of predictions that are `None`.
-        centre_distance: mean L1 distance of the centres where there is a prediction; `None` where there is none.
+        centre_distance: mean L1 distance of the centres where there is a prediction, in the coordinates of the boxes;
+            `None` where there is none.
         count: number of pairs.
         intervals: the bootstrap interval of each score above that is a number in any resampled corpus.
     """
@@ -78,7 +79,8 @@ def mean_iou(
     part of whoever reads the text.
 
     Source: github.com/Sranc3/H-MBA at 9a8645d, `mIoU.py`.
-    Differs: unreadable answers and boxes without area count as IoU 0, where the script stops with an error.
+    Differs: unreadable answers and boxes without area count as IoU 0, where the script stops with an error. It
+        measures distances on the padded square; of boxes as fractions of a frame that is not square they are others.
     """
     ious = pair_ious(predictions, targets)
     distances = [
