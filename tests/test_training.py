@@ -223,6 +223,15 @@ def test_a_model_of_half_precision_learns_in_small_steps(tmp_path, parts, bf16):
             assert (after != before[name]).float().mean() > 0.5, name
 
 
+def test_label_smoothing_is_about_the_next_token(tmp_path):
+    losses = []
+    for smoothing in (0, 1e-7):
+        trainer = trainer_for(learning_model(), tmp_path, max_steps=1, label_smoothing_factor=smoothing)
+        trainer.train()
+        losses.append(trainer.state.log_history[0]["loss"])
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+
+
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
     begun = learning_model()
     set_trainable(begun, ["adapter", "projector", "language_model"])

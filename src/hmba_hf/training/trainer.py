@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,8 @@ class AdapterTrainer(Trainer):
         return optimizer
 
     def _own_rates(self, model: Any) -> dict[torch.nn.Parameter, float]:
+        if self.label_smoother is not None:  # Trainer shifts the labels of the language models that it knows, alone
+            self.label_smoother = partial(self.label_smoother, shift_labels=True)  # type: ignore[assignment]
         """The learning rate of every parameter that has one of its own."""
         learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         chosen = {
