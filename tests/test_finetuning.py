@@ -76,7 +76,7 @@ def run_under_kills(folder, script, *words):
 
 def test_training_that_is_killed_ten_times_ends_as_if_it_had_not_been(full_base, tmp_path):
     words = ["--model_name_or_path", full_base, "--learns", "adapter", "projector", "lora", "--lora_dropout", 0.1]
-    words += [*FAST, "--logging_steps", 2, "--max_train_samples", 10, "--per_device_train_batch_size", 2]
+    words += [*FAST, "--logging_steps", 2, "--max_train_samples", 14, "--per_device_train_batch_size", 2]
     words += ["--max_steps", 12, "--save_steps", 3, "--gradient_accumulation_steps", 2, "--dataloader_num_workers", 1]
     words += ["--eval_strategy", "steps", "--eval_steps", 3, "--max_eval_samples", 2, "--max_new_tokens", 2]
     words += ["--load_best_model_at_end", "True", "--metric_for_best_model", "loss"]
@@ -117,6 +117,63 @@ def test_a_run_that_ends_within_an_epoch_is_not_gone_on_with(base, tmp_path):
     wanted = weights(tmp_path / "out")
     assert tune(base, tmp_path / "out", *words).state.global_step == 3
     assert all(torch.equal(weight, wanted[name]) for name, weight in weights(tmp_path / "out").items())
+
+
+QUICK = ["--max_eval_samples", 2, "--max_new_tokens", 2]
+
+
+def test_a_run_that_is_killed_in_an_evaluation_makes_up_for_it(base, tmp_path, monkeypatch):
+    words = ["--num_train_epochs", 2, "--save_steps", 5, "--eval_strategy", "epoch", *QUICK]  # of 5 steps in an epoch
+    words += ["--adapter", "mamba", "--learns", "adapter", "lora", "--lora_dropout", 0.1]
+    tune(base, tmp_path / "whole", *words)
+    assert [step for step, _ in history(tmp_path / "whole")["metrics"]["loss"]] == [5, 10]
+    for killed_in in (1, 2):
+        folder, calls = tmp_path / str(killed_in), []
+
+        def kill(*args, calls=calls, killed_in=killed_in):
+            calls.append(args)
+            if len(calls) == killed_in:
+                raise KeyboardInterrupt
+            return score(*args)
+
+        from hmba_hf.training.run import answer_metrics as score
+
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr("hmba_hf.training.run.answer_metrics", kill)
+            tune(base, folder, *words)
+        tune(base, folder, *words)
+        assert_same_result(folder, tmp_path / "whole")
+
+
+def test_a_run_keeps_its_best_model_when_it_is_over_and_where_it_is_moved_to(full_base, tmp_path, monkeypatch):
+    scores = iter([0.8, 0.2])
+    monkeypatch.setattr("hmba_hf.training.run.answer_metrics", lambda *args: {"mean_iou": next(scores)})
+    words = ["--max_steps", 4, "--save_steps", 2, "--eval_strategy", "steps", "--eval_steps", 2, *QUICK]
+    words += ["--load_best_model_at_end", "True", "--metric_for_best_model", "mean_iou"]
+    tune(full_base, tmp_path / "here", *words)
+    best = weights(tmp_path / "here" / "checkpoint-2")
+    (tmp_path / "here").rename(tmp_path / "there")
+    for _ in range(2):  # without another evaluation, which would find no score
+        assert tune(full_base, tmp_path / "there", *words).state.global_step == 4
+        assert all(torch.equal(tensor, best[name]) for name, tensor in weights(tmp_path / "there").items())
+
+
+def test_a_run_that_a_bad_sample_has_stopped_goes_on_without_it(base, tmp_path, monkeypatch):
+    encode, bad = SampleCollator.encode, []
+
+    def damaged(self, sample):
+        bad.append(sample.id)
+        if len(bad) > 6 and sample.id == bad[0]:
+            raise ValueError("damaged")
+        return encode(self, sample)
+
+    monkeypatch.setattr(SampleCollator, "encode", damaged)
+    words = ["--max_steps", 10, "--save_steps", 2]
+    with pytest.raises(ValueError, match="damaged .--on_bad_sample skip leaves such samples out"):
+        tune(base, tmp_path / "out", *words)
+    assert tune(base, tmp_path / "out", *words, "--on_bad_sample", "skip").state.global_step == 10
+    assert history(tmp_path / "out")["bad_samples"] == {f"sample {bad[0]}": "damaged"}
+    assert len(history(tmp_path / "out")["loss"]) == 10
 
 
 def test_old_checkpoints_go_when_the_new_one_is_whole(base, tmp_path, monkeypatch):
@@ -201,6 +258,7 @@ def test_a_base_without_an_adapter_is_told_where_one_should_learn(base, tmp_path
         (["--streaming", "True", "--max_steps", 1, "--feature_cache", "x"], "need datasets that are held, not --str"),
         (["--learns", "vision_tower", "--feature_cache", "x"], "vision tower that learns cannot be cached"),
         (["--dataset_weights", "1", "2"], r"one weight for each of \['micro-world'\] is wanted, got \[1.0, 2.0\]"),
+        (["--save_only_model", "True"], "--save_only_model leaves nothing that a run could go on from"),
         (["--feature_cache", "nowhere"], "a whole cache of features is wanted, got nowhere"),
         (["--eval_strategy", "epoch", "--eval_split", "dev"], "expected a split of .* got 'dev'"),
         (["--max_length", 5], "at most max_length=5 tokens are wanted, got .*--on_bad_sample skip"),
@@ -309,8 +367,13 @@ def test_an_evaluation_answers_each_sample_once(full_base, tmp_path, monkeypatch
 def test_cheaper_arithmetic_and_memory_give_nearly_the_same_losses(full_base, tmp_path, option):
     losses = []
     for value in ("False", "True"):
-        tune(full_base, tmp_path / value, "--max_steps", 4, option, value)
+        trainer = tune(full_base, tmp_path / value, "--max_steps", 4, option, value)
         losses.append(torch.tensor(history(tmp_path / value)["loss"]))
+        checkpointed = {
+            type(m).__name__ for m in trainer.model.modules() if getattr(m, "gradient_checkpointing", False)
+        }
+        is_wanted = (option, value) == ("--activation_checkpointing", "True")
+        assert checkpointed >= {"LlamaDecoderLayer", "MambaMixer"} if is_wanted else not checkpointed
     torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=0.05 if option == "--bf16" else 1e-6)
     assert torch.equal(losses[0], losses[1]) == (option != "--bf16")
 

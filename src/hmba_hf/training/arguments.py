@@ -195,6 +195,7 @@ def recipe(model_args: ModelArguments, data_args: DataArguments, args: TrainingA
     """Return everything that a result depends on, by the names of the options."""
     data = dataclasses.asdict(data_args)
     del data["feature_cache"]  # the same result, faster
+    del data["on_bad_sample"]  # until one is met, it changes nothing; after that one may choose
     names = [*_RECIPE, *(["dataloader_num_workers"] if data_args.streaming else [])]
     if args.load_best_model_at_end:
         names += _CHOICE_OF_THE_BEST

@@ -106,6 +106,8 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Fi
         raise ValueError("the features of a vision tower that learns cannot be cached: leave out one of the two")
     if data_args.dataset_weights is not None and len(data_args.dataset_weights) != len(data_args.dataset_name):
         raise ValueError(f"one weight for each of {data_args.dataset_name} is wanted, got {data_args.dataset_weights}")
+    if args.save_only_model:
+        raise ValueError("--save_only_model leaves nothing that a run could go on from: leave it out")
     if args.push_to_hub:
         check_push(args)
 

@@ -18,7 +18,14 @@ from accelerate.utils import gather_object
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader, Subset
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SaveStrategy, rotate_checkpoints
+from transformers.trainer_utils import (
+    EvalLoopOutput,
+    HubStrategy,
+    IntervalStrategy,
+    SaveStrategy,
+    TrainOutput,
+    rotate_checkpoints,
+)
 from transformers.utils.hub import PushInProgress
 
 from ..data.atomic_files import explained_write_errors, write_json
@@ -39,15 +46,34 @@ ScoreAnswers = Callable[[Sequence[str], Sequence[Sample]], Mapping[str, float]]
 class ExactResume(TrainerCallback):
     """What a run needs, besides its checkpoint, to go on as if it had never been stopped."""
 
+    def __init__(self) -> None:
+        self._evaluated_at = -1
+
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Let a run that goes on from its last step end there."""
+        """Let a run that goes on from its last step end there, and find its best checkpoint wherever it is now."""
         control.should_training_stop = state.global_step >= state.max_steps
+        best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
+        if best.is_dir():
+            state.best_model_checkpoint = str(best)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Log the loss wherever a checkpoint may be saved: what has not been logged by then is in none."""
-        control.should_log = control.should_log or control.should_save or control.should_evaluate
+        """Log and evaluate before a checkpoint is saved: what has not been done by then is in none."""
+        is_last = state.epoch.is_integer() or control.should_training_stop
+        is_evaluated = args.eval_strategy == IntervalStrategy.EPOCH and args.eval_delay <= state.epoch
+        if control.should_save and is_last and is_evaluated:
+            control.should_evaluate = True
+            self._evaluated_at = state.global_step
+        self._log(control)
 
-    on_epoch_end = on_step_end
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluate unless the last step of the epoch has done it."""
+        if self._evaluated_at == state.global_step:
+            control.should_evaluate = False
+        self._log(control)
+
+    @staticmethod
+    def _log(control: Any) -> None:
+        control.should_log = control.should_log or control.should_save or control.should_evaluate
 
 
 class AdapterTrainer(Trainer):
@@ -91,6 +117,8 @@ class AdapterTrainer(Trainer):
         self.max_new_tokens = max_new_tokens
         self.card = card or CardDetails(training=self.recipe)
         self._hub = huggingface_hub.HfApi()
+        if self.label_smoother is not None:  # Trainer shifts the labels of the language models that it knows, alone
+            self.label_smoother = partial(self.label_smoother, shift_labels=True)  # type: ignore[assignment]
         self.add_callback(ExactResume())
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
@@ -117,8 +145,6 @@ class AdapterTrainer(Trainer):
         return optimizer
 
     def _own_rates(self, model: Any) -> dict[torch.nn.Parameter, float]:
-        if self.label_smoother is not None:  # Trainer shifts the labels of the language models that it knows, alone
-            self.label_smoother = partial(self.label_smoother, shift_labels=True)  # type: ignore[assignment]
         """The learning rate of every parameter that has one of its own."""
         learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         chosen = {
@@ -207,6 +233,14 @@ class AdapterTrainer(Trainer):
             self.args.save_total_limit = limit
         if self.args.should_save:
             rotate_checkpoints(str(run), limit, self.state.best_model_checkpoint, use_mtime=True)
+
+    def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
+        """End as `Trainer` does, but keep the last checkpoint, at which the same command ends again."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            return super()._finalize_training(*args, **kwargs)
+        finally:
+            self.args.save_total_limit = limit
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model, and push it, as `Trainer` does, and say so if there is no room for it."""
