@@ -10,7 +10,7 @@ from hmba_hf.data.bad_samples import BadSamples
 from hmba_hf.data.cached_features import CachedSample, CachedSamples, FeatureCache, describe_sample, feature_key
 from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.feature_caching import FeatureWriter
-from hmba_hf.data.loading import load_samples
+from hmba_hf.data.loading import RowSamples, load_samples, undecoded
 from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.micro_world_files import write_bddx, write_drama, write_video
 from hmba_hf.data.samples import Sample
@@ -187,7 +187,7 @@ def test_rows_are_described_without_decoding(tmp_path):
             assert replace(samples[index], frames=None, video=b"") == sample
         assert len({content for _, content in described}) == 3
         rows = load_dataset(str(tmp_path / name), split="train")
-        assert describe_sample(type(samples)(rows, "train"), 1) == described[1]
+        assert describe_sample(RowSamples(undecoded(rows), "train"), 1) == described[1]
 
 
 def test_bad_samples_are_skipped_with_a_count_or_stop(tmp_path, model, processor):
@@ -253,6 +253,21 @@ def test_a_full_disk_is_named_and_loses_nothing(tmp_path, model, processor, monk
         writer(tmp_path, model, processor).write(WORLD)
     assert len(list(tmp_path.glob("*features-*"))) == 1 and not (tmp_path / "index.json").exists()
     assert writer(tmp_path, model, processor).write(WORLD)["made"] == 2
+
+
+@pytest.mark.parametrize("harm", ["missing", "cut off", "empty"])
+def test_a_cache_that_is_not_whole_any_more_is_refused_and_made_again(tmp_path, model, processor, harm):
+    writer(tmp_path, model, processor).write(WORLD)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    damaged = sorted(tmp_path.glob("features-*"))[0]
+    if harm == "missing":
+        damaged.unlink()
+    else:
+        damaged.write_bytes(before[damaged.name][:-1] if harm == "cut off" else b"")
+    with pytest.raises(ValueError, match=f"{damaged.name} of .* is missing or damaged: .*cache_features.py makes it"):
+        cached(tmp_path, WORLD, model, processor)
+    assert writer(tmp_path, model, processor).write(WORLD)["made"] in (2, 4)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_workers_decode_what_one_process_does(tmp_path, model, processor):

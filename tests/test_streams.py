@@ -1,3 +1,4 @@
+from io import BytesIO
 from itertools import islice
 
 import pytest
@@ -7,10 +8,12 @@ from torch.utils.data import DataLoader
 
 from hmba_hf.data.bad_samples import BadSamples
 from hmba_hf.data.collator import SampleCollator
-from hmba_hf.data.encoded_samples import EncodedStream
+from hmba_hf.data.encoded_samples import EncodedSamples, EncodedStream
 from hmba_hf.data.loading import load_samples
-from hmba_hf.data.micro_world import MicroWorldConfig
+from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.micro_world_files import write_bddx, write_drama
+from hmba_hf.data.mixing import MixedSamples
+from hmba_hf.data.samples import drama_features, to_drama_row
 from hmba_hf.data.streams import open_stream
 from tiny_bases import SHORT_TEMPLATE
 from tiny_processors import tiny_processor
@@ -67,6 +70,29 @@ def test_processes_share_a_stream_row_by_row(folders):
     whole = ids(open_stream(folders[:1], "train"))
     shares = [ids(open_stream(folders[:1], "train", process_index=rank, num_processes=2)) for rank in (0, 1)]
     assert [name for pair in zip(*shares, strict=True) for name in pair] == whole
+
+
+def test_a_row_with_a_damaged_picture_is_named_and_counted_once(tmp_path):
+    rows = [to_drama_row(sample) for sample in MicroWorld(WORLD, "train", 6)]
+    for row in rows:
+        row["frames"] = [{"bytes": png(frame), "path": None} for frame in row["frames"]]
+    rows[3]["frames"][2]["bytes"] = rows[3]["frames"][2]["bytes"][:200]
+    Dataset.from_list(rows, features=drama_features()).to_parquet(tmp_path / "train.parquet")
+    collator, name = SampleCollator(tiny_processor(chat_template=SHORT_TEMPLATE)), f"sample {rows[3]['id']}"
+    held = load_samples(str(tmp_path), "train")
+    mixed = EncodedSamples(MixedSamples([held, held], [3, 1]), collator, BadSamples("skip", tmp_path / "mixed.jsonl"))
+    stream = EncodedStream(open_stream([str(tmp_path)], "train"), collator, BadSamples("skip", tmp_path / "bad.jsonl"))
+    for passage, bad in (((mixed[i] for i in range(len(mixed))), mixed.bad), (islice(stream, 20), stream.bad)):
+        assert sum(1 for _ in passage) > 12 and list(bad.skipped()) == [name]
+        assert "truncated" in bad.skipped()[name]
+    with pytest.raises(ValueError, match=f"{name}: image file is truncated.* .--on_bad_sample skip"):
+        EncodedSamples(held, collator, BadSamples("stop"))[3]
+
+
+def png(picture):
+    file = BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
 
 
 def test_the_workers_of_a_loader_give_each_row_once_in_a_pass(folders):

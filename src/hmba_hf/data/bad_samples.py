@@ -11,6 +11,14 @@ READ_ERRORS = (OSError, ValueError, KeyError, TypeError, SyntaxError, EOFError, 
 POLICIES = ("stop", "skip")
 
 
+class UnreadableSample(ValueError):
+    """What is wrong with a sample whose name is known although nothing else of it could be read."""
+
+    def __init__(self, reason: str, name: str = ""):
+        super().__init__(reason if name in reason else f"{name}: {reason}")
+        self.name = name
+
+
 class BadSamples:
     """What to do about a sample that cannot be learned from: stop, or skip it and write it down.
 
@@ -27,11 +35,13 @@ class BadSamples:
         self.policy, self.record = policy, record
 
     def meet(self, name: str, error: Exception) -> None:
-        """Deal with one.
+        """Deal with one; `name` gives way to that of an `UnreadableSample`.
 
         Raises:
             ValueError: naming the sample and what is wrong with it, if the policy is to stop.
         """
+        if isinstance(error, UnreadableSample):
+            name = error.name
         reason = str(error) or type(error).__name__
         if self.policy == "stop":
             reason = reason if name in reason else f"{name}: {reason}"

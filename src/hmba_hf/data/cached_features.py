@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
 from .atomic_files import differences
-from .bad_samples import READ_ERRORS
+from .bad_samples import READ_ERRORS, UnreadableSample
 from .loading import RowSamples
 from .samples import Sample, SampleSequence
 
@@ -112,6 +112,15 @@ class FeatureCache:
         index = json.loads((self.folder / INDEX).read_text())
         if stale := differences(index["key"], key):
             raise ValueError(f"the features in {self.folder} are stale and are not used: {'; '.join(stale)}")
+        for name in index["files"]:
+            try:
+                with safe_open(self.folder / name, framework="pt"):
+                    pass
+            except (OSError, SafetensorError) as error:
+                raise ValueError(
+                    f"a whole cache of features is wanted, {name} of {self.folder} is missing or damaged: {error}; "
+                    "cache_features.py makes it again"
+                ) from error
         self._files = {content: name for name, contents in index["files"].items() for content in contents}
         self.names: dict[str, str] = index["names"]  # of samples, by the hashes of their clips
         self.unreadable: dict[str, str] = index["unreadable"]
@@ -153,16 +162,16 @@ class CachedSamples(SampleSequence):
 
     def read_sample(self, index: int) -> Sample:
         sample, content = self._described[index]
-        if isinstance(sample, str):
-            raise ValueError(sample)
+        if isinstance(sample, UnreadableSample):
+            raise UnreadableSample(str(sample), sample.name)
         if content not in self.cache:
-            raise ValueError(f"sample {sample.id}: {self.cache.unreadable[content]}")
+            raise UnreadableSample(self.cache.unreadable[content], f"sample {sample.id}")
         kept = {f.name: getattr(sample, f.name) for f in fields(Sample)}
         kept.update(frames=None, video=None, timestamp=None)
         return CachedSample(**kept, frame_features=self.cache.read(content))
 
-    def _is_known(self, sample: Sample | str, content: str) -> bool:
-        return isinstance(sample, str) or content in self.cache or content in self.cache.unreadable
+    def _is_known(self, sample: Sample | UnreadableSample, content: str) -> bool:
+        return isinstance(sample, UnreadableSample) or content in self.cache or content in self.cache.unreadable
 
     def _stale(self, sample: Any, content: str, count: int) -> str:
         is_changed = sample.id in self.cache.names.values()
@@ -173,9 +182,10 @@ class CachedSamples(SampleSequence):
         )
 
 
-def _described(samples: Sequence[Sample], index: int) -> tuple[Sample | str, str]:
+def _described(samples: Sequence[Sample], index: int) -> tuple[Sample | UnreadableSample, str]:
     """Describe a sample, or say why it cannot be read."""
     try:
         return describe_sample(samples, index)
     except READ_ERRORS as error:
-        return f"sample number {index}: {error or type(error).__name__}", ""
+        name = error.name if isinstance(error, UnreadableSample) else f"sample number {index}"
+        return UnreadableSample(str(error) or type(error).__name__, name), ""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
@@ -82,6 +82,12 @@ class FeatureWriter:
         if state.is_main_process:
             for unfinished in self.folder.glob("_*"):  # left by a run that was killed
                 unfinished.unlink()
+            for held in self.folder.glob("features-*.safetensors"):
+                try:
+                    _read_record(held)
+                except SafetensorError as error:
+                    print(f"{held} is damaged and is made again: {error}")
+                    held.unlink()
         if state.is_main_process and not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(path, self.key)

@@ -7,6 +7,7 @@ from typing import Any
 from PIL import Image
 
 from ..repositories import check_revision, split_revision
+from .bad_samples import READ_ERRORS, UnreadableSample
 from .micro_world import MicroWorld, MicroWorldConfig, TwoTaskWorld
 from .parquet_shards import check_finished
 from .samples import Sample, SampleSequence, from_bddx_row, from_drama_row, import_datasets
@@ -67,9 +68,19 @@ def undecoded(rows: Any) -> Any:
 
 
 def read_row(row: Mapping[str, Any], split: str) -> Sample:
-    """Read an undecoded row; in a mixture of schemas each has the columns of all, empty where they are not its own."""
+    """Read an undecoded row; in a mixture of schemas each has the columns of all, empty where they are not its own.
+
+    Raises:
+        UnreadableSample: if it makes no sample, or if a picture of it is missing or damaged.
+    """
     is_drama = "video" not in row or row.get("frames") is not None
-    return from_drama_row(row, split) if is_drama else from_bddx_row(row, split)
+    try:
+        return from_drama_row(row, split) if is_drama else from_bddx_row(row, split)
+    except READ_ERRORS as error:
+        if (row["id"] if is_drama else row["video_id"]) is None:
+            raise
+        name = row["id"] if is_drama else f"{row['video_id']}_{row['segment']}"
+        raise UnreadableSample(str(error) or type(error).__name__, f"sample {name}") from error
 
 
 def load_samples(
