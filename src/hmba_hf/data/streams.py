@@ -40,7 +40,8 @@ def open_stream(
         split: such as `"train"`.
         weights: the share that is drawn from each; a pass ends when all have been seen as a whole. Without weights
             each row is in a pass once.
-        size: only this many rows of each, from the start.
+        size: only this many rows of each, from the start; where processes or workers share the files of a dataset,
+            they share the number, too, and each takes its part from the start of its own files.
         seed: of the order.
         process_index, num_processes: whose share this is.
 
