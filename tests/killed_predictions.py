@@ -22,28 +22,30 @@ from hmba_hf.prediction import PredictionArguments, PredictionFolder, predict
 KILLS, SAMPLES = 10, 24
 
 
-def in_child(work: Callable[[], object], seconds: float | None = None) -> float:
-    """Run `work` in a child, kill it after so many seconds unless it is done, and return how long it was there."""
-    start, child = time.monotonic(), os.fork()
+def in_child(work: Callable[[], object], is_time: Callable[[], bool] = lambda: False) -> None:
+    """Run `work` in a child, and kill it when it is time, unless it is done by then."""
+    child = os.fork()
     if child == 0:
         torch.set_num_threads(1)
         try:
             work()
         finally:
             os._exit(0 if sys.exc_info()[0] is None else 1)
-    if seconds is not None:
-        time.sleep(seconds)
+    ended, status = 0, 0
+    while not ended and not is_time():
+        time.sleep(0.001)
+        ended, status = os.waitpid(child, os.WNOHANG)
+    if not ended:
         os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
+        _, status = os.waitpid(child, 0)
     assert status in (0, signal.SIGKILL), f"the child ended with {status}"
-    return time.monotonic() - start
 
 
 def main() -> None:
     """Predict once undisturbed, then in five folders with two kills each, from early ones to late ones."""
     checkpoint, folder = sys.argv[1], Path(sys.argv[2])
 
-    def run(name: str, seconds: float | None = None) -> float:
+    def run(name: str, is_time: Callable[[], bool] = lambda: False) -> None:
         arguments = PredictionArguments(
             model=checkpoint,
             max_samples=SAMPLES,
@@ -52,16 +54,25 @@ def main() -> None:
             device_map="cpu",
             output_dir=str(folder / name),
         )
-        return in_child(lambda: predict(arguments), seconds)
+        in_child(lambda: predict(arguments), is_time)
 
     def held(name: str) -> int:
         return len(PredictionFolder(folder / name).read())
 
-    seconds, rng = run("undisturbed"), random.Random(0)
+    run("undisturbed")
+    rng = random.Random(0)
     report = {"undisturbed": (folder / "undisturbed" / "predictions.jsonl").read_text(), "held": [], "ended": []}
     for kill in range(KILLS):
-        name = f"killed-{kill // 2}"
-        run(name, seconds * (kill + rng.random()) / KILLS)
+        name, wanted = f"killed-{kill // 2}", SAMPLES * (kill + rng.random()) / KILLS
+        after = rng.random() / 50  # seconds: within the work on a batch, between two, or in a write
+
+        def is_time(name: str = name, wanted: float = wanted, after: float = after) -> bool:
+            if held(name) < wanted:
+                return False
+            time.sleep(after)
+            return True
+
+        run(name, is_time)
         report["held"].append(held(name))
         if kill % 2:
             run(name)
