@@ -8,12 +8,13 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText, LlamaConfig, pipeline
+from transformers import AutoModelForImageTextToText, pipeline
 
 from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
 from hmba_hf.training.parts import learn, part_of, quantization_config
 from tiny_bases import save_base, tune
+from tiny_models import tiny_text
 
 WORLD = MicroWorldConfig(frame_size=32)
 
@@ -29,17 +30,7 @@ def base(tmp_path_factory):
 def wide_base(tmp_path_factory):
     """A base with an adapter, its language model of whole blocks of 64 weights, which share a scale in 4 bits."""
     torch.manual_seed(0)
-    text = LlamaConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        vocab_size=104,
-        max_position_embeddings=2048,
-        bos_token_id=1,
-        eos_token_id=2,
-        pad_token_id=102,
-    )
+    text = tiny_text(hidden_size=64, intermediate_size=128)
     return save_base(tmp_path_factory.mktemp("wide_base"), adapter="mamba", text_config=text)
 
 

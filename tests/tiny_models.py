@@ -16,21 +16,18 @@ def tiny_tower(**kwargs) -> CLIPVisionConfig:
     return CLIPVisionConfig(**{**sizes, "image_size": 28, "patch_size": 14, **kwargs})
 
 
+def tiny_text(**kwargs) -> LlamaConfig:
+    """Build the configuration of a language model; `kwargs` override single values."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    tokens = {"vocab_size": 104, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 102}
+    return LlamaConfig(**{**sizes, **tokens, "max_position_embeddings": 2048, **kwargs})
+
+
 def tiny_config(**kwargs) -> HMBAConfig:
     """Build a configuration; `kwargs` override single values, also those of the preset."""
     defaults = {
         "vision_config": tiny_tower(),
-        "text_config": LlamaConfig(
-            hidden_size=32,
-            intermediate_size=48,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            vocab_size=104,
-            max_position_embeddings=2048,
-            bos_token_id=1,
-            eos_token_id=2,
-            pad_token_id=102,
-        ),
+        "text_config": tiny_text(),
         "video_token_id": VIDEO_TOKEN_ID,
         "adapter_num_heads": 4,
     }
