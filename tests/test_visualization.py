@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hmba_hf.visualization import draw_answer, draw_boxes, plot_bars, plot_curves, write_report
+from hmba_hf.visualization import draw_answer, draw_boxes, plot_bars, plot_curves, plot_panels, write_report
 
 GREY = Image.new("RGB", (60, 40), (90, 90, 90))
 OBJECT = {"label": "", "box": {"xmin": 10, "ymin": 5, "xmax": 30, "ymax": 25}}
@@ -70,6 +70,19 @@ def test_curves_become_a_picture():
     assert picture.width > 600 and len(picture.convert("RGB").getcolors(100000)) > 10
 
 
+@pytest.mark.filterwarnings("error:.*axes sizes collapsed")
+def test_many_curves_have_panels_of_their_own_scales():
+    curves = {f"justification_bleu_{number}": [(0, number * 10.0), (2000, 1.0)] for number in range(24)}
+    many = plot_panels(curves, "Evaluation").convert("RGB")
+    few = plot_panels(dict(list(curves.items())[:3]), "Evaluation")
+    assert many.width > few.width > 600 and many.height > 4 * few.height
+    width, height = many.width / 4, many.height / 6
+    for row in range(6):
+        for column in range(4):
+            panel = many.crop((width * column, height * row, width * (column + 1), height * (row + 1)))
+            assert (255, 45, 135) in {colour for _, colour in panel.getcolors(1 << 20)}
+
+
 def test_bars_become_a_picture_with_a_dot_for_each_value():
     one = plot_bars({"mIoU": {"T": [0.4, 0.6], "JST": [0.2]}}, "Branches")
     assert one.width > 600
@@ -86,6 +99,8 @@ def test_missing_matplotlib_is_named_with_its_install_command(monkeypatch):
         plot_curves({}, "a")
     with pytest.raises(ImportError, match=r"pip install hmba-hf\[demo\]"):
         plot_bars({}, "a")
+    with pytest.raises(ImportError, match=r"pip install hmba-hf\[demo\]"):
+        plot_panels({"a": [(0, 1)]}, "a")
 
 
 def test_a_report_holds_everything_it_shows_and_escapes_its_texts(tmp_path):

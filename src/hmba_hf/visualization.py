@@ -123,6 +123,21 @@ def plot_curves(curves: Mapping[str, Sequence[tuple[float, float]]], title: str,
     return _finish(figure)
 
 
+def plot_panels(curves: Mapping[str, Sequence[tuple[float, float]]], title: str, x_label: str = "step") -> Picture:
+    """Plot each named curve of `(x, y)` points in a panel of its own, at its own scale; needs matplotlib."""
+    columns = min(4, len(curves))
+    rows = -(-len(curves) // columns)
+    figure = _figure(max(7.0, 2.4 * columns), 1.7 * rows + 0.6)
+    figure.suptitle(title)
+    for number, (name, points) in enumerate(curves.items(), 1):
+        axes = figure.add_subplot(rows, columns, number)
+        axes.plot(*zip(*points, strict=True), color=_PALETTE[0], marker=".")
+        axes.set_title(name, fontsize="medium")
+        axes.locator_params("x", nbins=4, integer=True)
+    figure.supxlabel(x_label, fontsize="medium")
+    return _finish(figure)
+
+
 def plot_bars(bars: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Picture:
     """Plot `{series: {group: values}}` as groups of bars, each as high as the mean of its values, which are its dots.
 
@@ -143,20 +158,21 @@ def plot_bars(bars: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> 
     return _finish(figure, loc="upper left", bbox_to_anchor=(1, 1))
 
 
-def _figure() -> Any:
+def _figure(width: float = 7, height: float = 3.6) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("plotting curves needs `pip install hmba-hf[demo]`") from error
-    return Figure(figsize=(7, 3.6), dpi=120, layout="constrained")
+    return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 
 def _finish(figure: Any, **legend: Any) -> Picture:
-    """Give the axes of a figure their grid and legend, and draw it."""
-    (axes,) = figure.axes
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, **legend)
+    """Give the axes of a figure their grid and, where they have labels, a legend, and draw it."""
+    for axes in figure.axes:
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_legend_handles_labels()[1]:
+            axes.legend(frameon=False, **legend)
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return Image.open(file)

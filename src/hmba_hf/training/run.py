@@ -28,7 +28,7 @@ from ..metrics.bootstrap import Bootstrap
 from ..models.processing_hmba import strip_boxes
 from ..models.video_decoding_hmba import decode_frames
 from ..scoring import ScoredRecords, package_versions
-from ..visualization import draw_answer, plot_curves
+from ..visualization import draw_answer, plot_curves, plot_panels
 from .arguments import ClipArguments, DataArguments, FinetuningArguments, ModelArguments, recipe
 from .base_model import load_base
 from .checkpoints import checkpoint_to_resume
@@ -228,7 +228,7 @@ def save_history(trainer: AdapterTrainer, arguments: dict[str, Any], bad: BadSam
     try:
         plot_curves({"loss": losses}, "Training loss").save(folder / "loss.png")
         if curves:
-            plot_curves(curves, "Evaluation").save(folder / "metrics.png")
+            plot_panels(curves, "Evaluation").save(folder / "metrics.png")
     except ImportError as error:
         print(f"no picture of the loss: {error}")
 
