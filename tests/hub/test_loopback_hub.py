@@ -21,6 +21,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from xet import XetFiles, hash_text
+
 both_transports = pytest.mark.parametrize("transport", ["lfs", "xet"])
 CARD = "---\nlicense: mit\ntags: [driving]\npipeline_tag: video-text-to-text\n---\n# A model\n"
 
@@ -335,3 +337,14 @@ def test_faults_happen_where_they_are_asked_for(hub, api):
     held.release()
     thread.join()
     assert "a.txt" not in hub.repository("org/tiny").files()
+
+
+def test_a_shard_that_goes_while_the_store_is_read_is_passed_over(tmp_path):
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "gone.mdb").symlink_to(tmp_path / "nowhere")
+    header, content_hash, sha256 = bytes(48), bytes(range(32)), bytes(32)
+    file = content_hash + (1 << 30).to_bytes(4, "little") + (1).to_bytes(4, "little") + bytes(8)
+    segment = bytes(36) + (7).to_bytes(4, "little") + bytes(8)
+    (tmp_path / "shards" / "whole.mdb").write_bytes(header + file + segment + sha256 + bytes(16) + b"\xff" * 48)
+    files = XetFiles(tmp_path)
+    assert files.size_of("0" * 64) == 7 and files.hash_of("0" * 64) == hash_text(content_hash)

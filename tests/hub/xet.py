@@ -2,6 +2,7 @@
 
 import tempfile
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import hf_xet
@@ -39,9 +40,11 @@ class XetFiles:
 
     def _found(self, sha256: str) -> tuple[str, int] | tuple[None, None]:
         with self._lock:
-            for shard in {*self.folder.rglob("shards/*.mdb")} - self._seen:
-                self._files.update(files_of_shard(shard.read_bytes()))
-                self._seen.add(shard)
+            while new := {*self.folder.rglob("shards/*.mdb")} - self._seen:
+                self._seen |= new
+                for shard in new:
+                    with suppress(FileNotFoundError):  # the client puts shards together: what it held is in another
+                        self._files.update(files_of_shard(shard.read_bytes()))
             return self._files.get(sha256, (None, None))
 
     def read(self, sha256: str) -> bytes:
