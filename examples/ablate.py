@@ -186,7 +186,7 @@ def collect(folder: Path, page: Path) -> None:
     if not results:
         raise SystemExit(f"a folder with results of studies is wanted, got {folder}, which has none")
     page.write_text(write_page(results, base_digest(), page.read_text() if page.exists() else ""))
-    print(f"{', '.join(results)}: on {page}, whose other studies are as they were")
+    print(f"{', '.join(results)}: on {page}")
 
 
 if __name__ == "__main__":

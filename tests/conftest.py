@@ -115,6 +115,15 @@ def stored_model(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def base(tmp_path_factory):
+    """The same without an adapter."""
+    from tiny_bases import save_base
+
+    torch.manual_seed(0)
+    return save_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="session")
 def stored_run(stored_model, tmp_path_factory):
     """What `evaluate.py` leaves about it."""
     from tiny_runs import evaluate

@@ -24,20 +24,6 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """A base without an adapter."""
-    torch.manual_seed(0)
-    return save_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
-def full_base(tmp_path_factory):
-    """A base with an adapter."""
-    torch.manual_seed(0)
-    return save_base(tmp_path_factory.mktemp("full_base"), adapter="mamba")
-
-
-@pytest.fixture(scope="module")
 def datasets(tmp_path_factory):
     """A folder in the DRAMA schema and one in the BDD-X schema."""
     drama, bddx = tmp_path_factory.mktemp("drama"), tmp_path_factory.mktemp("bddx")
@@ -74,8 +60,8 @@ def run_under_kills(folder, script, *words):
     return folder / "undisturbed", [path for path in folder.glob("killed-*") if path.is_dir()]
 
 
-def test_training_that_is_killed_ten_times_ends_as_if_it_had_not_been(full_base, tmp_path):
-    words = ["--model_name_or_path", full_base, "--learns", "adapter", "projector", "lora", "--lora_dropout", 0.1]
+def test_training_that_is_killed_ten_times_ends_as_if_it_had_not_been(stored_model, tmp_path):
+    words = ["--model_name_or_path", stored_model, "--learns", "adapter", "projector", "lora", "--lora_dropout", 0.1]
     words += [*FAST, "--logging_steps", 2, "--max_train_samples", 14, "--per_device_train_batch_size", 2]
     words += ["--max_steps", 12, "--save_steps", 3, "--gradient_accumulation_steps", 2, "--dataloader_num_workers", 1]
     words += ["--eval_strategy", "steps", "--eval_steps", 3, "--max_eval_samples", 2, "--max_new_tokens", 2]
@@ -145,16 +131,16 @@ def test_a_run_that_is_killed_in_an_evaluation_makes_up_for_it(base, tmp_path, m
         assert_same_result(folder, tmp_path / "whole")
 
 
-def test_a_run_keeps_its_best_model_when_it_is_over_and_where_it_is_moved_to(full_base, tmp_path, monkeypatch):
+def test_a_run_keeps_its_best_model_when_it_is_over_and_where_it_is_moved_to(stored_model, tmp_path, monkeypatch):
     scores = iter([0.8, 0.2])
     monkeypatch.setattr("hmba_hf.training.run.answer_metrics", lambda *args: {"mean_iou": next(scores)})
     words = ["--max_steps", 4, "--save_steps", 2, "--eval_strategy", "steps", "--eval_steps", 2, *QUICK]
     words += ["--load_best_model_at_end", "True", "--metric_for_best_model", "mean_iou"]
-    tune(full_base, tmp_path / "here", *words)
+    tune(stored_model, tmp_path / "here", *words)
     best = weights(tmp_path / "here" / "checkpoint-2")
     (tmp_path / "here").rename(tmp_path / "there")
     for _ in range(2):  # without another evaluation, which would find no score
-        assert tune(full_base, tmp_path / "there", *words).state.global_step == 4
+        assert tune(stored_model, tmp_path / "there", *words).state.global_step == 4
         assert all(torch.equal(tensor, best[name]) for name, tensor in weights(tmp_path / "there").items())
 
 
@@ -313,7 +299,7 @@ def test_bad_samples_are_left_out_counted_and_named_at_the_end(base, tmp_path, c
     assert len(history(tmp_path / "out")["loss"]) == 10, "as many steps of as many samples as without bad ones"
 
 
-def test_the_best_model_is_kept_by_what_it_answers(full_base, tmp_path, monkeypatch):
+def test_the_best_model_is_kept_by_what_it_answers(stored_model, tmp_path, monkeypatch):
     scores = iter([0.2, 0.8, 0.4])
     monkeypatch.setattr("hmba_hf.training.run.answer_metrics", lambda *args: {"mean_iou": next(scores)})
     words = [
@@ -329,7 +315,7 @@ def test_the_best_model_is_kept_by_what_it_answers(full_base, tmp_path, monkeypa
         3,
     ]
     words += ["--load_best_model_at_end", "True", "--metric_for_best_model", "mean_iou", "--max_new_tokens", 2]
-    tune(full_base, tmp_path / "out", *words, "--save_total_limit", 9)
+    tune(stored_model, tmp_path / "out", *words, "--save_total_limit", 9)
     assert history(tmp_path / "out")["metrics"]["mean_iou"] == [[2, 0.2], [4, 0.8], [6, 0.4]]
     assert len(history(tmp_path / "out")["metrics"]["loss"]) == 3
     best, kept = weights(tmp_path / "out" / "checkpoint-4"), weights(tmp_path / "out")
@@ -340,15 +326,15 @@ def test_the_best_model_is_kept_by_what_it_answers(full_base, tmp_path, monkeypa
             assert picture.width > 100
 
 
-def test_boxes_and_captions_are_scored_while_a_model_learns(full_base, datasets, tmp_path):
+def test_boxes_and_captions_are_scored_while_a_model_learns(stored_model, datasets, tmp_path):
     words = ["--dataset_name", *datasets, "--max_steps", 1, "--eval_strategy", "steps", "--eval_split", "train"]
-    tune(full_base, tmp_path / "out", *words, "--max_new_tokens", 3)
+    tune(stored_model, tmp_path / "out", *words, "--max_new_tokens", 3)
     metrics = history(tmp_path / "out")["metrics"]
     assert {"loss", "mean_iou", "unparsed", "cider", "action_bleu_4", "justification_rouge_l"} <= metrics.keys()
     assert metrics["unparsed"] == [[1, 1.0]]
 
 
-def test_an_evaluation_answers_each_sample_once(full_base, tmp_path, monkeypatch):
+def test_an_evaluation_answers_each_sample_once(stored_model, tmp_path, monkeypatch):
     seen = []
 
     def note(answers, samples):
@@ -357,17 +343,17 @@ def test_an_evaluation_answers_each_sample_once(full_base, tmp_path, monkeypatch
 
     monkeypatch.setattr("hmba_hf.training.run.answer_metrics", note)
     words = ["--max_steps", 1, "--eval_strategy", "steps", "--max_eval_samples", 5, "--per_device_eval_batch_size", 2]
-    tune(full_base, tmp_path / "out", *words, "--max_new_tokens", 2)
+    tune(stored_model, tmp_path / "out", *words, "--max_new_tokens", 2)
     world = MicroWorld(WORLD, "validation", 5)
     assert [name for name, _, _ in seen[0]] == [sample.id for sample in world]
     assert all(answer and frames is None for _, answer, frames in seen[0])
 
 
 @pytest.mark.parametrize("option", ["--bf16", "--activation_checkpointing"])
-def test_cheaper_arithmetic_and_memory_give_nearly_the_same_losses(full_base, tmp_path, option):
+def test_cheaper_arithmetic_and_memory_give_nearly_the_same_losses(stored_model, tmp_path, option):
     losses = []
     for value in ("False", "True"):
-        trainer = tune(full_base, tmp_path / value, "--max_steps", 4, option, value)
+        trainer = tune(stored_model, tmp_path / value, "--max_steps", 4, option, value)
         losses.append(torch.tensor(history(tmp_path / value)["loss"]))
         checkpointed = {
             type(m).__name__ for m in trainer.model.modules() if getattr(m, "gradient_checkpointing", False)

@@ -20,13 +20,6 @@ WORLD = MicroWorldConfig(frame_size=32)
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """A base without an adapter."""
-    torch.manual_seed(0)
-    return save_base(tmp_path_factory.mktemp("base"))
-
-
-@pytest.fixture(scope="module")
 def wide_base(tmp_path_factory):
     """A base with an adapter, its language model of whole blocks of 64 weights, which share a scale in 4 bits."""
     torch.manual_seed(0)

@@ -37,7 +37,7 @@ class RowSamples(SampleSequence):
         The files are `{"bytes", "path"}` each.
         """
         row = dict(self.rows[index])
-        is_drama = "frames" in row
+        is_drama = _is_drama(row)
         media = row["frames" if is_drama else "video"]
         if media is None:  # says so
             read_row(row, self.split)
@@ -73,7 +73,7 @@ def read_row(row: Mapping[str, Any], split: str) -> Sample:
     Raises:
         UnreadableSample: if it makes no sample, or if a picture of it is missing or damaged.
     """
-    is_drama = "video" not in row or row.get("frames") is not None
+    is_drama = _is_drama(row)
     try:
         return from_drama_row(row, split) if is_drama else from_bddx_row(row, split)
     except READ_ERRORS as error:
@@ -81,6 +81,10 @@ def read_row(row: Mapping[str, Any], split: str) -> Sample:
             raise
         name = row["id"] if is_drama else f"{row['video_id']}_{row['segment']}"
         raise UnreadableSample(str(error) or type(error).__name__, f"sample {name}") from error
+
+
+def _is_drama(row: Mapping[str, Any]) -> bool:
+    return "video" not in row or row.get("frames") is not None
 
 
 def load_samples(
