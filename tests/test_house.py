@@ -28,12 +28,13 @@ MAY_IMPORT = {
     "outputs": {"layers"},
     "joining": {"layers", "configuration", "loading"},
     "modeling": {"layers", "configuration", "loading", "outputs", "joining"},
-    "video_decoding": set(),
+    "decoding": {"decoding"},
+    "video_decoding": {"decoding"},
     "video_processing": {"video_decoding", "loading"},
     "processing": {"video_processing", "loading"},
     "pipeline": {"processing"},
     "repositories": set(),
-    "data": {"data", "video_decoding", "repositories"},
+    "data": {"data", "video_decoding", "decoding", "repositories"},
     "metrics": {"metrics"},
     "streaming": {"models"},
     "visualization": set(),
@@ -50,7 +51,7 @@ MAY_IMPORT = {
 }
 # Imported for type checkers only, which makes the file travel with a saved processor.
 MAY_NAME_FOR_TYPES = {"processing": {"pipeline"}}
-SHARED_FLOORS = {"ops", "layers", "loading"}
+SHARED_FLOORS = {"ops", "layers", "loading", "decoding"}
 REQUIRED = {"accelerate", "av", "huggingface_hub", "jinja2", "numpy", "PIL", "safetensors", "torch", "transformers"}
 OPTIONAL = (
     "datasets evaluate kernels llvmlite lmms_eval mamba_ssm matplotlib numba peft pycocoevalcap torchvision triton"

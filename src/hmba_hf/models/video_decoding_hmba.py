@@ -1,23 +1,20 @@
 """From a video file to the frames of one clip that ends at a given time, decoded with PyAV."""
 
 import math
-import os
-import shutil
-import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
-from io import BytesIO
 from typing import Any
 
 import av
 import numpy as np
-from huggingface_hub.utils import httpx
-from transformers.image_transforms import convert_to_rgb
 from transformers.utils import logging
 from transformers.video_utils import VideoMetadata
+
+from .decoding_containers import VideoDecodeError, open_container, opened
+from .decoding_pictures import to_rgb
 
 logger = logging.get_logger(__name__)
 
@@ -27,12 +24,6 @@ TIME_TOLERANCE = 1e-6
 REORDER_FRAMES = 8
 # Seconds. Later than any video ends: seeking there leads to the last keyframe, whatever the header says.
 FAR_FUTURE = 1e6
-# Players stretch frames whose pixels are not square. Ratios this close to 1 only repair a rounded size.
-SQUARE_PIXEL_TOLERANCE = 0.01
-
-
-class VideoDecodeError(ValueError):
-    """A file that is no readable video, or one that is damaged where a wanted frame lies."""
 
 
 @dataclass
@@ -105,7 +96,7 @@ def decode_frames(
         ValueError: `timestamp` lies after the last frame.
     """
     check_sampling(timestamp, num_frames, fps)
-    with _opened(source) as (file, name), _VideoReader(file, name) as reader:
+    with opened(source) as (file, name), _VideoReader(file, name) as reader:
         end = reader.last_time() if timestamp is None else float(timestamp)
         if num_frames is None:
             chosen = reader.read_all(end)
@@ -113,7 +104,7 @@ def decode_frames(
             chosen = reader.select([max(time, 0.0) for time in causal_timestamps(end, num_frames, float(fps))])
         if reader.concealed_from <= chosen[-1][0]:
             logger.warning(f"{name} is damaged at {reader.concealed_from:.3f} s: frames from there on may look wrong")
-        pictures = {id(frame): _to_rgb(frame, reader.stream) for _, frame in chosen}
+        pictures = {id(frame): to_rgb(frame, reader.stream) for _, frame in chosen}
         if len({picture.shape for picture in pictures.values()}) > 1:
             raise VideoDecodeError(f"{name} changes its frame size within the clip that ends at {end:.3f} s")
         frames = np.stack([pictures[id(frame)] for _, frame in chosen])
@@ -140,8 +131,8 @@ def iter_frames(
         VideoDecodeError: `source` holds no video.
     """
     with ExitStack() as stack:
-        file, name = (source, str(source)) if source_format else stack.enter_context(_opened(source))
-        container, stream = _open_container(file, name, source_format)
+        file, name = (source, str(source)) if source_format else stack.enter_context(opened(source))
+        container, stream = open_container(file, name, source_format)
         stack.enter_context(container)
         origin, seconds, warned = None, 0.0, False
         packets = container.demux(stream)
@@ -165,64 +156,9 @@ def iter_frames(
                 if frame.is_corrupt and not warned:
                     logger.warning(f"{name} is damaged at {seconds:.3f} s: frames from there on may look wrong")
                 warned = warned or bool(frame.is_corrupt)
-                yield seconds, _to_rgb(frame, stream)
+                yield seconds, to_rgb(frame, stream)
         if origin is None:
             raise VideoDecodeError(f"{name} holds no frame that can be decoded")
-
-
-def _open_container(source: Any, name: str, source_format: str | None = None) -> tuple[Any, Any]:
-    """Open a container at its start and choose its best video stream."""
-    if hasattr(source, "seek"):
-        source.seek(0)
-    try:
-        container = av.open(source, format=source_format, metadata_errors="replace")
-    except (av.FFmpegError, TypeError, ValueError) as error:
-        raise VideoDecodeError(f"{name} cannot be read as a video: {error}") from error
-    stream = container.streams.best("video")
-    if stream is None or stream.codec_context is None or stream.disposition & av.stream.Disposition.attached_pic:
-        container.close()
-        raise VideoDecodeError(f"{name} has no video stream that can be decoded")
-    # Frame threads would swallow the error at the end of a truncated file.
-    stream.thread_type = "SLICE"
-    return container, stream
-
-
-@contextmanager
-def _opened(source: Any) -> Iterator[tuple[Any, str]]:
-    """Turn any kind of source into what PyAV can open and seek, with a name for messages; clean up behind it."""
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        with tempfile.TemporaryFile() as file:
-            _download(source, file)
-            yield file, source
-    elif isinstance(source, (str, os.PathLike)):
-        if not os.path.isfile(source):
-            reason = "a directory" if os.path.isdir(source) else "no such file"
-            raise FileNotFoundError(f"a video must be a local file or an http(s) URL, got {str(source)!r} ({reason})")
-        # The prefix keeps FFmpeg from reading a colon in the name as a protocol.
-        yield f"file:{os.fspath(source)}", str(source)
-    elif isinstance(source, (bytes, bytearray, memoryview)):
-        yield BytesIO(source), "the video in bytes"
-    elif not hasattr(source, "read"):
-        raise ValueError(f"a video must be a path, URL, bytes or binary file object, got {type(source).__name__}")
-    elif hasattr(source, "seek") and getattr(source, "seekable", lambda: True)():
-        try:
-            yield source, "the video file object"
-        finally:
-            source.seek(0)
-    else:
-        with tempfile.TemporaryFile() as file:
-            shutil.copyfileobj(source, file)
-            yield file, "the video file object"
-
-
-def _download(url: str, file: Any) -> None:
-    try:
-        with httpx.stream("GET", url, follow_redirects=True) as response:
-            response.raise_for_status()
-            for chunk in response.iter_bytes():
-                file.write(chunk)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise VideoDecodeError(f"cannot fetch {url}: {error}") from error
 
 
 @dataclass
@@ -260,7 +196,7 @@ class _VideoReader:
         self.container.close()
 
     def _open(self) -> None:
-        self.container, self.stream = _open_container(self.source, self.name)
+        self.container, self.stream = open_container(self.source, self.name)
 
     def _find_origin(self) -> None:
         """Set the clock to zero at the first frame shown, and see whether frames carry timestamps at all."""
@@ -425,34 +361,3 @@ class _VideoReader:
             frames_indices=indices,
             frame_times=times,
         )
-
-
-def _to_rgb(frame: av.VideoFrame, stream: Any) -> np.ndarray:
-    """Convert a frame to `(h, w, 3)` uint8 RGB: square pixels, upright, transparency over white."""
-    ratio = float(stream.sample_aspect_ratio or 1)
-    width = frame.width if abs(ratio - 1) <= SQUARE_PIXEL_TOLERANCE else max(round(frame.width * ratio), 1)
-    has_alpha = any(component.is_alpha for component in frame.format.components)
-    pixels: np.ndarray = frame.to_ndarray(
-        format="rgba" if has_alpha else "rgb24", width=width, interpolation="BICUBIC"
-    )
-    if has_alpha:
-        pixels = np.asarray(convert_to_rgb(pixels, return_numpy=True, input_data_format="channels_last"))
-    return _apply_display_matrix(pixels, frame)
-
-
-def _apply_display_matrix(pixels: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    """Turn and mirror `(h, w, 3)` as the display matrix of the frame asks, to the nearest right angle.
-
-    Formula: `(x', y') = (a x + c y, b x + d y)` with the matrix stored as `a, b, u, c, d, v, ...`.
-    """
-    side_data: Any = frame.side_data.get("DISPLAYMATRIX")
-    if side_data is None:
-        return pixels
-    a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(side_data), dtype=np.int32)[:5])
-    if abs(b) > abs(a):
-        pixels, a, d = pixels.swapaxes(0, 1), c, b
-    if a < 0:
-        pixels = pixels[:, ::-1]
-    if d < 0:
-        pixels = pixels[::-1]
-    return pixels
