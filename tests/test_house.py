@@ -31,7 +31,8 @@ MAY_IMPORT = {
     "decoding": {"decoding"},
     "video_decoding": {"decoding"},
     "video_processing": {"video_decoding", "loading"},
-    "processing": {"video_processing", "loading"},
+    "parsing": {"parsing"},
+    "processing": {"video_processing", "loading", "parsing"},
     "pipeline": {"processing"},
     "repositories": set(),
     "data": {"data", "video_decoding", "decoding", "repositories"},
@@ -51,7 +52,7 @@ MAY_IMPORT = {
 }
 # Imported for type checkers only, which makes the file travel with a saved processor.
 MAY_NAME_FOR_TYPES = {"processing": {"pipeline"}}
-SHARED_FLOORS = {"ops", "layers", "loading", "decoding"}
+SHARED_FLOORS = {"ops", "layers", "loading", "decoding", "parsing"}
 REQUIRED = {"accelerate", "av", "huggingface_hub", "jinja2", "numpy", "PIL", "safetensors", "torch", "transformers"}
 OPTIONAL = (
     "datasets evaluate kernels llvmlite lmms_eval mamba_ssm matplotlib numba peft pycocoevalcap torchvision triton"

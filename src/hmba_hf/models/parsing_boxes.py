@@ -1,0 +1,168 @@
+"""Box text: what an answer says about places, and how places are written for a model to read."""
+
+import math
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+_BRACKET = re.compile(r"\[([^\[\]]*)(\]?)")
+_NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+", re.ASCII)
+_SENTENCE_END = re.compile(r"[.!?]\s|[,;:\n]")
+_PHRASE_START = re.compile(
+    r"\b(?:(?P<article>an?|the|this|these|those|another|some|two|three)"
+    r"|and|are|as|but|can|is|may|or|that|was|were|when|where|which|while|who|will)\b",
+    re.IGNORECASE,
+)
+
+
+class ParsedBox(NamedTuple):
+    """One box found in a text.
+
+    Attributes:
+        label: the phrase that it belongs to.
+        box: `(x1, y1, x2, y2)` in [0, 1] of the padded square, None if it is malformed.
+        text: the bracket.
+        numbers: what is printed, reversed or beyond the square as it may be; None if it is not four finite numbers.
+    """
+
+    label: str
+    box: tuple[float, float, float, float] | None
+    text: str
+    numbers: tuple[float, float, float, float] | None
+
+
+def format_boxes(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> str:
+    """Write boxes in pixels of a frame as the model reads them: `[x1,y1,x2,y2;...]` on the padded square.
+
+    Args:
+        boxes: `(x1, y1, x2, y2)` each, in pixels of the original frame.
+        size: height and width of the original frame.
+
+    Source: github.com/Sranc3/H-MBA at 9a8645d, `PlainBoxFormatter` and `Expand2square`.
+    """
+    side, left, top = _square_around(size)
+    texts = []
+    for box in boxes:
+        if len(box) != 4 or not all(math.isfinite(value) for value in box):
+            raise ValueError(f"expected a box of 4 finite numbers (x1, y1, x2, y2), got {box!r}")
+        shifted = (box[0] + left, box[1] + top, box[2] + left, box[3] + top)
+        texts.append(",".join(f"{min(max(value / side, 0.0), 1.0):.3f}" for value in shifted))
+    return f"[{';'.join(texts)}]"
+
+
+def parse_boxes(text: str) -> list[ParsedBox]:
+    """Read every box of a text, in order; never fails, and takes time linear in the length of the text.
+
+    A bracket is box text unless it holds words only. Each of its `;`-parts must be four plain numbers with
+    `0 <= x1 <= x2 <= 1` and `0 <= y1 <= y2 <= 1`; another part, or a bracket that never closes, gives `box=None`.
+
+    The label is the noun phrase before the bracket and after the last box or punctuation mark: it starts at the first
+    article (a, the, two, ...) of the last clause that has one, clauses being parted by words such as "is" and "while".
+    Without an article it is all of the last clause, and if that is empty, the label of the box before.
+
+    Differs: the released pattern drops malformed text silently; here it is reported.
+    """
+    found: list[ParsedBox] = []
+    label, end = "", 0
+    for bracket in _box_brackets(text):
+        content, closed = bracket.groups()
+        label = _last_phrase(text[end : bracket.start()]) or label
+        parts, written = content.split(";") if closed else [""], bracket.group()
+        found.extend(ParsedBox(label, _read_box(part), written, _read_numbers(part)) for part in parts)
+        end = bracket.end()
+    return found
+
+
+def strip_boxes(text: str) -> str:
+    """Cut out the brackets that `parse_boxes` takes for box text, well-formed or not, and nothing else.
+
+    A bracket that never closes ends before the next one or with the text.
+    """
+    pieces, end = [], 0
+    for bracket in _box_brackets(text):
+        pieces.append(text[end : bracket.start()])
+        end = bracket.end()
+    return "".join(pieces) + text[end:]
+
+
+def post_process_boxes(text: str | list[str], size: Any) -> list:
+    """Return the boxes of an answer in pixels of the original frame, clipped to it.
+
+    Args:
+        text: an answer, or a list of answers.
+        size: height and width of the original frame, one pair for all answers or a list with one per answer.
+
+    Returns:
+        `[{"label": str, "box": {"xmin", "ymin", "xmax", "ymax"}}, ...]`, or one such list per answer. Malformed
+        boxes are left out; `parse_boxes` reports them.
+    """
+    if isinstance(text, str):
+        found = [(parsed.label, parsed.box) for parsed in parse_boxes(text) if parsed.box is not None]
+        return [{"label": label, "box": _box_to_pixels(box, size)} for label, box in found]
+    sizes = [size] * len(text) if np.shape(size) == (2,) else list(size)
+    if len(text) != len(sizes):
+        raise ValueError(f"expected one size for all texts or one each, got {len(text)} texts and {len(sizes)} sizes")
+    return [post_process_boxes(one, pair) for one, pair in zip(text, sizes, strict=True)]
+
+
+def _box_brackets(text: str) -> Iterator[re.Match[str]]:
+    return (bracket for bracket in _BRACKET.finditer(text) if _is_box_text(bracket[1], bool(bracket[2])))
+
+
+def _is_box_text(content: str, closed: bool) -> bool:
+    """Tell box text, well-formed or not, from words in brackets and from the outer bracket of a nested pair."""
+    if not closed and not content.strip():
+        return False
+    words = [word.strip("+- ").lower() for word in re.split("[,;]", content)]
+    has_number = any(char.isdigit() for char in content) or not {"nan", "inf", "infinity"}.isdisjoint(words)
+    return has_number or not any(char.isalpha() for char in content)
+
+
+def _read_box(part: str) -> tuple[float, float, float, float] | None:
+    numbers = _read_numbers(part)
+    if numbers is None or not all(_NUMBER.fullmatch(field.strip()) for field in part.split(",")):
+        return None
+    x1, y1, x2, y2 = numbers
+    return numbers if x1 <= x2 <= 1 and y1 <= y2 <= 1 else None
+
+
+def _read_numbers(part: str) -> tuple[float, float, float, float] | None:
+    try:
+        x1, y1, x2, y2 = (float(field) for field in part.split(","))
+    except ValueError:  # not numbers, or not four
+        return None
+    return (x1, y1, x2, y2) if all(map(math.isfinite, (x1, y1, x2, y2))) else None
+
+
+def _last_phrase(text: str) -> str:
+    sentence = _SENTENCE_END.split(text)[-1]
+    start, has_article, clause_begins = 0, False, True
+    for word in _PHRASE_START.finditer(sentence):
+        if word["article"] is None:
+            start = start if has_article else word.end()
+            clause_begins = True
+        elif clause_begins:
+            start, has_article, clause_begins = word.start(), True, False
+    return sentence[start:].lstrip(" \t\r)]\"'`*").rstrip(" \t\r([\"'`*")
+
+
+def _square_around(size: tuple[int, int]) -> tuple[int, int, int]:
+    """Return the side of the padded square and the frame's left and top offset in it, all in pixels."""
+    if np.shape(size) != (2,) or min(size) < 1:
+        raise ValueError(f"expected a size (height, width) of at least one pixel, got {size!r}")
+    height, width = size
+    side = max(height, width)
+    return side, (side - width) // 2, (side - height) // 2
+
+
+def _box_to_pixels(box: tuple[float, float, float, float], size: tuple[int, int]) -> dict[str, float]:
+    """Bring a box from [0, 1] of the padded square to pixels of the frame in it."""
+    (height, width), (side, left, top) = size, _square_around(size)
+    xmin, xmax = (round(min(max(x * side - left, 0.0), width), 2) for x in box[0::2])
+    ymin, ymax = (round(min(max(y * side - top, 0.0), height), 2) for y in box[1::2])
+    return {"xmin": xmin, "ymin": ymin, "xmax": xmax, "ymax": ymax}
+
+
+__all__ = ["ParsedBox", "format_boxes", "parse_boxes", "post_process_boxes", "strip_boxes"]
