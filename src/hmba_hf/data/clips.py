@@ -11,6 +11,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from ..models.decoding_containers import open_container, opened
 from ..models.video_decoding_hmba import TIME_TOLERANCE, VideoDecodeError, iter_frames
 
 # With macroblock-tree rate control x264 (core 165) gives now and then other bytes for the same frames, in one thread,
@@ -95,16 +96,15 @@ def video_duration(path: str | Path) -> float:
     """Seconds that the header of a file gives for its video, or for all of it; infinite where it is silent.
 
     Raises:
+        FileNotFoundError: if there is no such file.
         VideoDecodeError: if the file cannot be opened as a video.
     """
-    try:
-        with av.open(f"file:{path}", metadata_errors="replace") as container:
-            stream: Any = container.streams.best("video")
-            if stream is not None and stream.duration is not None:
+    with opened(path) as (file, name):
+        container, stream = open_container(file, name)
+        with container:
+            if stream.duration is not None:
                 return float(stream.duration * stream.time_base)
             return math.inf if container.duration is None else container.duration / av.time_base
-    except (av.FFmpegError, ValueError) as error:
-        raise VideoDecodeError(f"{path} cannot be read as a video: {error}") from error
 
 
 def cut_clips(

@@ -11,6 +11,9 @@ from typing import Any
 import av
 from huggingface_hub.utils import httpx
 
+# PyAV before 19 refuses tags that are not UTF-8 unless it is told otherwise, and PyAV from 19 on cannot be told.
+_TAG_OPTIONS: dict[str, Any] = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
+
 
 class VideoDecodeError(ValueError):
     """A file that is no readable video, or one that is damaged where a wanted frame lies."""
@@ -21,8 +24,8 @@ def open_container(source: Any, name: str, source_format: str | None = None) -> 
     if hasattr(source, "seek"):
         source.seek(0)
     try:
-        container = av.open(source, format=source_format, metadata_errors="replace")
-    except (av.FFmpegError, TypeError, ValueError) as error:
+        container = av.open(source, mode="r", format=source_format, **_TAG_OPTIONS)
+    except av.FFmpegError as error:
         raise VideoDecodeError(f"{name} cannot be read as a video: {error}") from error
     stream = container.streams.best("video")
     if stream is None or stream.codec_context is None or stream.disposition & av.stream.Disposition.attached_pic:
@@ -50,6 +53,8 @@ def opened(source: Any) -> Iterator[tuple[Any, str]]:
         yield BytesIO(source), "the video in bytes"
     elif not hasattr(source, "read"):
         raise ValueError(f"a video must be a path, URL, bytes or binary file object, got {type(source).__name__}")
+    elif isinstance(source.read(0), str):
+        raise VideoDecodeError("the video file object cannot be read as a video: it must give bytes, got text")
     elif hasattr(source, "seek") and getattr(source, "seekable", lambda: True)():
         try:
             yield source, "the video file object"
