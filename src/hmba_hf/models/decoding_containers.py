@@ -19,14 +19,26 @@ class VideoDecodeError(ValueError):
     """A file that is no readable video, or one that is damaged where a wanted frame lies."""
 
 
+@contextmanager
+def errors_named(name: str, trouble: str) -> Iterator[None]:
+    """Turn what PyAV and FFmpeg raise for a file into a `VideoDecodeError`: `{name} {trouble}: {reason}`.
+
+    It belongs around calls of PyAV alone. What a mistake of ours raises, such as a `TypeError`, passes.
+    """
+    try:
+        yield
+    except VideoDecodeError:
+        raise
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise VideoDecodeError(f"{name} {trouble}: {error}") from error
+
+
 def open_container(source: Any, name: str, source_format: str | None = None) -> tuple[Any, Any]:
     """Open a container at its start and choose its best video stream."""
     if hasattr(source, "seek"):
         source.seek(0)
-    try:
+    with errors_named(name, "cannot be read as a video"):
         container = av.open(source, mode="r", format=source_format, **_TAG_OPTIONS)
-    except av.FFmpegError as error:
-        raise VideoDecodeError(f"{name} cannot be read as a video: {error}") from error
     stream = container.streams.best("video")
     if stream is None or stream.codec_context is None or stream.disposition & av.stream.Disposition.attached_pic:
         container.close()

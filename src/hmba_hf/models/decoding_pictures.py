@@ -4,34 +4,107 @@ from typing import Any
 
 import av
 import numpy as np
-from transformers.image_transforms import convert_to_rgb
+from av.filter import Graph
+
+from .decoding_containers import errors_named
 
 # Players stretch frames whose pixels are not square. Ratios this close to 1 only repair a rounded size.
 SQUARE_PIXEL_TOLERANCE = 0.01
+# Side data of a frame from this type on are younger than the tables of some versions of PyAV, which then refuse all.
+_FIRST_YOUNG_SIDE_DATA = 28
+_LAST_YOUNG_SIDE_DATA = 63
+# Matrices by their number in ITU-T H.273: those that swscale lacks, and that older versions take for another one.
+_UNKNOWN_MATRICES = {
+    8: "YCgCo",
+    10: "BT.2020 with constant luminance",
+    11: "SMPTE 2085",
+    12: "chromaticity-derived",
+    13: "chromaticity-derived with constant luminance",
+    14: "ICtCp",
+    15: "IPT-C2",
+    16: "YCgCo-Re",
+    17: "YCgCo-Ro",
+}
+_UNSPECIFIED_MATRIX = 2
+_RESERVED_MATRIX = 3
+_BAND = 2**18  # pixels that are composited at once
 
 
-def to_rgb(frame: av.VideoFrame, stream: Any) -> np.ndarray:
-    """Convert a frame to `(h, w, 3)` uint8 RGB: square pixels, upright, transparency over white."""
-    ratio = float(stream.sample_aspect_ratio or 1)
-    width = frame.width if abs(ratio - 1) <= SQUARE_PIXEL_TOLERANCE else max(round(frame.width * ratio), 1)
-    has_alpha = any(component.is_alpha for component in frame.format.components)
-    pixels: np.ndarray = frame.to_ndarray(
-        format="rgba" if has_alpha else "rgb24", width=width, interpolation="BICUBIC"
-    )
+def to_rgb(frame: av.VideoFrame, stream: Any, name: str) -> np.ndarray:
+    """Convert a frame to `(h, w, 3)` uint8 RGB: square pixels, upright, transparency over white.
+
+    Raises:
+        VideoDecodeError: the frame cannot be converted, with the `name` of its file and the reason.
+    """
+    trouble = f"has a picture of {frame.width} x {frame.height} pixels, {frame.format.name}, that cannot become RGB"
+    with errors_named(name, trouble):
+        _check_matrix(frame)
+        ratio = float(stream.sample_aspect_ratio or 1)
+        width = frame.width if abs(ratio - 1) <= SQUARE_PIXEL_TOLERANCE else max(round(frame.width * ratio), 1)
+        has_alpha = any(component.is_alpha for component in frame.format.components)
+        pixels: np.ndarray = frame.to_ndarray(
+            format="rgba" if has_alpha else "rgb24", width=width, interpolation="BICUBIC"
+        )
+        matrix = _display_matrix(frame)
     if has_alpha:
-        pixels = np.asarray(convert_to_rgb(pixels, return_numpy=True, input_data_format="channels_last"))
-    return _apply_display_matrix(pixels, frame)
+        pixels = over_white(pixels)
+    return pixels if matrix is None else _apply_display_matrix(pixels, matrix)
 
 
-def _apply_display_matrix(pixels: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    """Turn and mirror `(h, w, 3)` as the display matrix of the frame asks, to the nearest right angle.
+def _check_matrix(frame: av.VideoFrame) -> None:
+    matrix = int(frame.colorspace)
+    if matrix == _RESERVED_MATRIX:  # states nothing
+        frame.colorspace = _UNSPECIFIED_MATRIX
+    if matrix in _UNKNOWN_MATRICES and not frame.format.is_rgb and len(frame.format.components) >= 3:
+        raise ValueError(f"FFmpeg cannot convert its colour matrix, {_UNKNOWN_MATRICES[matrix]}")
+
+
+def over_white(pixels: np.ndarray) -> np.ndarray:
+    """Composite RGBA, `(h, w, 4)` uint8, onto white, `(h, w, 3)`: `(alpha c + (255 - alpha) 255) / 255`, rounded."""
+    opaque = np.empty((*pixels.shape[:2], 3), np.uint8)
+    rows = max(_BAND // pixels.shape[1], 1)
+    for top in range(0, len(pixels), rows):
+        band = pixels[top : top + rows]
+        alpha = band[..., 3:].astype(np.uint16)
+        total = band[..., :3] * alpha
+        total += (255 - alpha) * 255 + 128
+        total += total >> 8  # with the shift below, exactly a rounded division by 255
+        opaque[top : top + rows] = total >> 8
+    return opaque
+
+
+def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
+    """The first five numbers of the matrix `a, b, u, c, d, v, ...`, `None` where the frame has none."""
+    try:
+        side_data: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # a type that this PyAV does not know, such as EXIF in PyAV 18.1
+        side_data = _without_young_side_data(frame).side_data.get("DISPLAYMATRIX")
+    return None if side_data is None else np.frombuffer(bytes(side_data), dtype=np.int32)[:5]
+
+
+def _without_young_side_data(frame: av.VideoFrame) -> Any:
+    """Copy a frame without the side data that PyAV may not know; the pixels are shared."""
+    graph = Graph()
+    last = source = graph.add_buffer(
+        width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
+    )
+    for kind in range(_FIRST_YOUNG_SIDE_DATA, _LAST_YOUNG_SIDE_DATA + 1):
+        deletion = graph.add("sidedata", f"mode=delete:type={kind}")
+        last.link_to(deletion)
+        last = deletion
+    sink = graph.add("buffersink")
+    last.link_to(sink)
+    graph.configure()
+    source.push(frame)
+    return sink.pull()
+
+
+def _apply_display_matrix(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Turn and mirror `(h, w, 3)` as a display matrix asks, to the nearest right angle.
 
     Formula: `(x', y') = (a x + c y, b x + d y)` with the matrix stored as `a, b, u, c, d, v, ...`.
     """
-    side_data: Any = frame.side_data.get("DISPLAYMATRIX")
-    if side_data is None:
-        return pixels
-    a, b, _, c, d = (int(value) for value in np.frombuffer(bytes(side_data), dtype=np.int32)[:5])
+    a, b, _, c, d = (int(value) for value in matrix)
     if abs(b) > abs(a):
         pixels, a, d = pixels.swapaxes(0, 1), c, b
     if a < 0:

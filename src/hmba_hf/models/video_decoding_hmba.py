@@ -104,7 +104,7 @@ def decode_frames(
             chosen = reader.select([max(time, 0.0) for time in causal_timestamps(end, num_frames, float(fps))])
         if reader.concealed_from <= chosen[-1][0]:
             logger.warning(f"{name} is damaged at {reader.concealed_from:.3f} s: frames from there on may look wrong")
-        pictures = {id(frame): to_rgb(frame, reader.stream) for _, frame in chosen}
+        pictures = {id(frame): to_rgb(frame, reader.stream, name) for _, frame in chosen}
         if len({picture.shape for picture in pictures.values()}) > 1:
             raise VideoDecodeError(f"{name} changes its frame size within the clip that ends at {end:.3f} s")
         frames = np.stack([pictures[id(frame)] for _, frame in chosen])
@@ -156,9 +156,16 @@ def iter_frames(
                 if frame.is_corrupt and not warned:
                     logger.warning(f"{name} is damaged at {seconds:.3f} s: frames from there on may look wrong")
                 warned = warned or bool(frame.is_corrupt)
-                yield seconds, to_rgb(frame, stream)
+                yield seconds, _picture_or_error(frame, stream, name)
         if origin is None:
             raise VideoDecodeError(f"{name} holds no frame that can be decoded")
+
+
+def _picture_or_error(frame: av.VideoFrame, stream: Any, name: str) -> np.ndarray | VideoDecodeError:
+    try:
+        return to_rgb(frame, stream, name)
+    except VideoDecodeError as error:
+        return error
 
 
 @dataclass

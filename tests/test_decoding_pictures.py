@@ -1,0 +1,92 @@
+"""From decoded frames to upright RGB pictures, whatever the frames carry beside their pixels."""
+
+from io import BytesIO
+from types import SimpleNamespace
+
+import av
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+from transformers.image_transforms import convert_to_rgb
+
+from hmba_hf.data.clips import cut_clips
+from hmba_hf.models.decoding_containers import VideoDecodeError
+from hmba_hf.models.decoding_pictures import over_white, to_rgb
+from hmba_hf.models.video_decoding_hmba import decode_frames, iter_frames
+from numbered_videos import numbered_video, read_numbers
+
+SQUARE = SimpleNamespace(sample_aspect_ratio=None)
+
+
+def corners(size=(64, 48)):
+    """A picture whose four corners differ."""
+    width, height = size
+    picture = np.zeros((height, width, 3), dtype=np.uint8)
+    picture[: height // 2, : width // 2] = 255
+    picture[: height // 2, width // 2 :, 0] = 255
+    picture[height // 2 :, : width // 2, 2] = 255
+    return Image.fromarray(picture)
+
+
+def with_orientation(orientation, suffix="JPEG"):
+    exif, file = Image.Exif(), BytesIO()
+    exif[274] = orientation
+    corners().save(file, suffix, exif=exif, quality=95)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_with_exif_are_read_upright(orientation):
+    data = with_orientation(orientation)
+    wanted = np.asarray(ImageOps.exif_transpose(Image.open(BytesIO(data))))
+    frames, metadata = decode_frames(data, num_frames=1)
+    assert frames.shape[1:] == wanted.shape == (metadata.height, metadata.width, 3)
+    assert np.abs(frames[0].astype(int) - wanted).mean() < 3
+    ((_, picture),) = iter_frames(data)
+    assert np.array_equal(picture, frames[0])
+
+
+@pytest.mark.parametrize("matrix", [8, 10, 12, 14])
+@pytest.mark.parametrize("picture_format", ["yuv420p", "yuv444p10le"])
+def test_a_colour_matrix_that_cannot_be_converted_is_named_with_its_file(matrix, picture_format):
+    frame = av.VideoFrame(64, 48, picture_format)
+    frame.colorspace = matrix
+    with pytest.raises(VideoDecodeError, match=r"^drive.mp4 has a picture of 64 x 48 pixels.* colour matrix, "):
+        to_rgb(frame, SQUARE, "drive.mp4")
+
+
+@pytest.mark.parametrize(("picture_format", "matrix"), [("gray", 8), ("gbrp", 8), ("yuv420p", 3), ("yuv420p", 9)])
+def test_a_matrix_that_does_not_matter_or_states_nothing_is_no_obstacle(picture_format, matrix):
+    frame = av.VideoFrame(64, 48, picture_format)
+    frame.colorspace = matrix
+    assert to_rgb(frame, SQUARE, "drive.mp4").shape == (48, 64, 3)
+
+
+def test_every_door_names_the_file_whose_pictures_cannot_be_converted(tmp_path):
+    def odd_matrix(stream):
+        stream.codec_context.colorspace = 8
+
+    path = tmp_path / "odd.mp4"
+    path.write_bytes(numbered_video(5, codec="libx264", prepare=odd_matrix))
+    with pytest.raises(VideoDecodeError, match=r"odd\.mp4 .*YCgCo"):
+        decode_frames(path)
+    errors = [frame for _, frame in iter_frames(path)]
+    errors += cut_clips(path, [(0.0, 0.2)], fps=10)
+    assert len(errors) == 6
+    assert all(isinstance(error, VideoDecodeError) and "odd.mp4" in str(error) for error in errors)
+
+
+def test_transparency_is_composited_as_transformers_does(monkeypatch):
+    monkeypatch.setattr("hmba_hf.models.decoding_pictures._BAND", 1000)  # several bands
+    generator = np.random.default_rng(0)
+    pixels = generator.integers(0, 256, (256, 257, 4), dtype=np.uint8)
+    pixels[:, :256, 3] = np.arange(256)
+    assert np.array_equal(over_white(pixels), convert_to_rgb(pixels, return_numpy=True))
+
+
+def test_reported_files_with_exif_are_read_in_order(shared_data):
+    for name in ("exif.avi", "exif.mov", "exif.mkv"):
+        pictures = [picture for _, picture in iter_frames(shared_data / "reports" / name)]
+        assert read_numbers(np.stack(pictures)) == list(range(30)), name
+    for name in ("exif.png", "exif.webp"):
+        assert read_numbers(decode_frames(shared_data / "reports" / name)[0]) == [9] * 5, name
