@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "layers": {"ops", "layers"},
     "loading": set(),
     "configuration": {"loading"},
-    "outputs": {"layers"},
+    "outputs": {"layers", "loading"},
     "joining": {"layers", "configuration", "loading"},
     "modeling": {"layers", "configuration", "loading", "outputs", "joining"},
     "decoding": {"decoding"},

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
 from .models.layers_adapter_state import AdapterState
+from .models.loading_transformers import CACHE_NAME, CACHE_NAMES
 from .models.modeling_hmba import HMBAForConditionalGeneration
 from .models.outputs_hmba import HMBAVideoFeatures
 from .models.pipeline_hmba import VideoTextToTextPipeline
@@ -25,7 +26,7 @@ CHANNELS = (1, 3, 4)
 TIME_TOLERANCE = 1e-6  # seconds
 EARLY = 0.05  # of the step between two moments: a frame that comes so little before its moment, as rounded times do
 # With these `generate` wants to make the cache by itself, or has been given one.
-OTHER_CACHES = ("past_key_values", "cache_implementation", "assistant_model", "prompt_lookup_num_tokens")
+OTHER_CACHES = (*CACHE_NAMES, "cache_implementation", "assistant_model", "prompt_lookup_num_tokens")
 PARTS_OF_A_STATE = re.compile(r"\b(vision_tower|temporal_adapter)\.")
 WEIGHTS_READ = 64  # of each weight, to tell one model from another
 OPTIONS = ("num_beams", "num_return_sequences", "use_cache", *OTHER_CACHES)
@@ -214,7 +215,7 @@ class VideoStream:
         beams = options["num_beams"] or 1
         inputs["mm_encoder_outputs"] = {"video": {"pooler_output": features.repeat_interleave(beams, 0)}}
         if beams == 1 and options["use_cache"] is not False and not any(options[name] for name in OTHER_CACHES):
-            inputs["past_key_values"] = self._read_prefix(inputs["input_ids"])
+            inputs[CACHE_NAME] = self._read_prefix(inputs["input_ids"])
         outputs = self._pipeline.forward({"inputs": inputs}, generate_kwargs=generate_kwargs)
         return {**self._pipeline.postprocess(outputs)[0], "timestamp": self.timestamp}
 
@@ -226,7 +227,7 @@ class VideoStream:
             cache = DynamicCache(config=self.model.config.get_text_config())
             if length:
                 with torch.no_grad():
-                    self.model(input_ids=prefix, past_key_values=cache, use_cache=True, logits_to_keep=1)
+                    self.model(input_ids=prefix, cache=cache, use_cache=True, logits_to_keep=1)
             self._prefix = prefix, cache
         return copy.deepcopy(self._prefix[1])
 

@@ -8,7 +8,9 @@ from .loading_checkpoints import unknown_private_keys  # first: it refuses a tra
 # isort: split
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
-from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.configuration_utils import PreTrainedConfig
+
+from .loading_transformers import CACHE_NAMES, SubConfigSpec, make_sub_configs
 
 BRANCHES = ("temporal", "divided_space_time", "joint_space_time")
 ADAPTERS = ("mamba", "none", "mean", "transformer")
@@ -63,7 +65,8 @@ class HMBAConfig(PreTrainedConfig):
 
     model_type = "hmba"
     _auto_class = "AutoConfig"
-    keys_to_ignore_at_inference = ["past_key_values"]
+    keys_to_ignore_at_inference = [*CACHE_NAMES]
+    sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(
             config_class=AutoConfig,
@@ -132,6 +135,7 @@ class HMBAConfig(PreTrainedConfig):
         if not type(self).__module__.startswith("transformers_modules."):
             kwargs.pop("custom_pipelines", None)
         self._check_keys(kwargs)
+        make_sub_configs(self)
         super().__post_init__(**kwargs)
         self.temporal_strides = list(self.temporal_strides)
         self.branches = list(self.branches)

@@ -1,6 +1,5 @@
 """H-MBA: a vision tower, the temporal adapter on its frame features, a projector and a causal language model."""
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +12,7 @@ from transformers import AutoModel
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin, LogitsProcessorList, SuppressTokensLogitsProcessor
-from transformers.modeling_utils import PreTrainedModel, slice_logits_to_keep
+from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, torch_compilable_check
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
@@ -25,6 +24,14 @@ from .layers_baseline_adapters import TransformerAdapter
 from .layers_context_fusion import AddFusion, CosineFusion, CrossAttentionFusion
 from .layers_mamba import MambaMixer
 from .layers_temporal_adapter import ContextMamba, QueryMamba, TemporalAdapter
+from .loading_transformers import (
+    CACHE_NAME,
+    CACHE_NAMES,
+    check_language_model,
+    one_cache,
+    rename_cache,
+    slice_logits_to_keep,
+)
 from .outputs_hmba import HMBACausalLMOutputWithPast, HMBAModelOutputWithPast, HMBAVideoFeatures
 
 
@@ -37,7 +44,7 @@ class HMBAPreTrainedModel(PreTrainedModel):
     input_modalities = ["video", "text"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["TemporalAdapter", "TransformerAdapter"]
-    _skip_keys_device_placement = ["past_key_values"]
+    _skip_keys_device_placement = [*CACHE_NAMES]
     _keep_in_fp32_modules_strict = ["A_log"]
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -97,12 +104,7 @@ class HMBAModel(HMBAPreTrainedModel):
         self.vision_tower = AutoModel.from_config(config.vision_config)
         self.temporal_adapter = build_adapter(config)
         language_model = AutoModel.from_config(config.text_config)
-        wanted = {"inputs_embeds", "attention_mask", "position_ids", "past_key_values"}
-        if missing := wanted - set(inspect.signature(language_model.forward).parameters):
-            raise ValueError(
-                f"a language model that takes {sorted(wanted)} is wanted, got {type(language_model).__name__}, "
-                f"which does not take {sorted(missing)}"
-            )
+        self._cache_name = check_language_model(language_model)
         width = language_model.get_input_embeddings().embedding_dim
         self.multi_modal_projector = build_projector(config, width)
         self.language_model = language_model
@@ -254,6 +256,7 @@ class HMBAModel(HMBAPreTrainedModel):
         use_cache: bool | None = None,
         mm_encoder_outputs: dict[str, HMBAVideoFeatures] | None = None,
         frame_features: Tensor | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | HMBAModelOutputWithPast:
         """Put the videos' features in the place of the video tokens and run the language model.
@@ -263,14 +266,16 @@ class HMBAModel(HMBAPreTrainedModel):
             pixel_values_videos: all videos of the batch in the order of the prompts, `(videos, t, channels, height,
                 width)`.
             frame_mask: `(videos, t)`, true for real frames.
+            past_key_values, cache: two names of one argument, what the language model has read before.
             mm_encoder_outputs: `{"video": features}` from `get_video_features`, instead of pixels; `{}` for a prompt
                 without videos that has a cache.
             frame_features: `(videos, t, p, d)` from `get_frame_features`, instead of pixels.
 
         Raises:
             ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given, if videos are given in more
-                than one form, or if the prompt's video tokens do not match the videos.
+                than one form or a cache under both names, or if the prompt's video tokens do not match the videos.
         """
+        cache = one_cache(past_key_values, cache)
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("exactly one of input_ids and inputs_embeds is wanted, got both or neither")
         video = (mm_encoder_outputs or {}).get("video")
@@ -293,20 +298,20 @@ class HMBAModel(HMBAPreTrainedModel):
             features = video["pooler_output"].to(inputs_embeds.device, inputs_embeds.dtype)
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, video)
             inputs_embeds = inputs_embeds.masked_scatter(mask, features)
-        elif past_key_values is None or mm_encoder_outputs is not None:
+        elif cache is None or mm_encoder_outputs is not None:
             self.get_placeholder_mask(input_ids, inputs_embeds, None)
         outputs = self.language_model(
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             return_dict=True,
+            **{self._cache_name: cache},
             **kwargs,
         )
         return HMBAModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             video_hidden_states=features,
@@ -390,7 +395,7 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
             with torch.no_grad():
                 video = self.adapt_frame_features(self.model._check_features(frame_features, mask), frame_mask=mask)
             kwargs["mm_encoder_outputs"] = {"video": video}
-        return super().generate(*args, **kwargs)  # type: ignore[misc]
+        return super().generate(*args, **rename_cache(kwargs))  # type: ignore[misc]
 
     @can_return_tuple
     def forward(  # type: ignore[misc]  # TransformersKwargs repeats position_ids
@@ -407,6 +412,7 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
         logits_to_keep: int | Tensor = 0,
         mm_encoder_outputs: dict[str, HMBAVideoFeatures] | None = None,
         frame_features: Tensor | None = None,
+        cache: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple | HMBACausalLMOutputWithPast:
         """Predict the next token at each position; arguments as in `HMBAModel.forward`.
@@ -421,7 +427,7 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
             frame_mask=frame_mask,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
+            cache=one_cache(past_key_values, cache),
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             mm_encoder_outputs=mm_encoder_outputs,
@@ -438,7 +444,7 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
         return HMBACausalLMOutputWithPast(
             loss=loss,
             logits=logits,
-            past_key_values=outputs.past_key_values,
+            **{CACHE_NAME: getattr(outputs, CACHE_NAME)},
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             video_hidden_states=outputs.video_hidden_states,

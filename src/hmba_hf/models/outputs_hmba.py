@@ -3,10 +3,14 @@
 from dataclasses import dataclass
 
 from torch import Tensor
-from transformers.cache_utils import Cache
-from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, ModelOutput
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    BaseModelOutputWithPooling,
+    CausalLMOutputWithPast,
+)
 
 from .layers_adapter_state import AdapterState
+from .loading_transformers import with_both_cache_names
 
 
 @dataclass
@@ -26,6 +30,7 @@ class HMBAVideoFeatures(BaseModelOutputWithPooling):
     adapter_state: AdapterState | None = None
 
 
+@with_both_cache_names
 @dataclass
 class HMBAModelOutputWithPast(BaseModelOutputWithPast):
     """Output of `HMBAModel`.
@@ -39,22 +44,18 @@ class HMBAModelOutputWithPast(BaseModelOutputWithPast):
     adapter_attentions: dict[str, Tensor] | None = None
 
 
+@with_both_cache_names
 @dataclass
-class HMBACausalLMOutputWithPast(ModelOutput):
+class HMBACausalLMOutputWithPast(CausalLMOutputWithPast):
     """Output of `HMBAForConditionalGeneration`.
 
     Attributes:
         loss: next-token cross entropy over labels other than -100, when labels are given.
         logits: `(batch, length, vocab_size)`.
-        past_key_values: the language model's cache.
+        past_key_values, cache: two names of the language model's cache.
         hidden_states, attentions: of the language model, when asked for.
         video_hidden_states, adapter_attentions: as in `HMBAModelOutputWithPast`.
     """
 
-    loss: Tensor | None = None
-    logits: Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[Tensor, ...] | None = None
-    attentions: tuple[Tensor, ...] | None = None
     video_hidden_states: Tensor | None = None
     adapter_attentions: dict[str, Tensor] | None = None

@@ -1,0 +1,119 @@
+"""What differs between the versions of transformers that H-MBA runs with, from 5.19 on.
+
+5.24 has renamed `past_key_values` to `cache`, in every model's `forward`, in `generate` and in outputs.
+"""
+
+import inspect
+from dataclasses import fields
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_outputs import BaseModelOutputWithPast
+
+try:
+    from transformers.configuration_utils import SubConfigSpec
+except ImportError:  # until 5.20 is the oldest
+
+    class SubConfigSpec:  # type: ignore[no-redef]
+        """What a part of a config is when nothing is given for it."""
+
+        def __init__(self, config_class: Any, model_type: str, init_kwargs: dict[str, Any]):
+            self.config_class = config_class
+            self.model_type = model_type
+            self.init_kwargs = init_kwargs
+
+
+try:
+    from transformers.modeling_utils import slice_logits_to_keep
+except ImportError:  # until 5.21 is the oldest
+
+    def slice_logits_to_keep(hidden_states: Tensor, logits_to_keep: int | Tensor) -> Tensor:
+        """Return the positions, `(batch, positions, d)`, whose logits are wanted.
+
+        Args:
+            hidden_states: `(batch, length, d)`.
+            logits_to_keep: so many last positions, all for 0; or positions of all rows, `(positions,)`, or of each,
+                `(batch, positions)`; or a mask of them, `(batch, length)`, which gives `(true values, d)`.
+        """
+        if isinstance(logits_to_keep, int):
+            return hidden_states[:, -logits_to_keep:]
+        if logits_to_keep.ndim < 2:
+            return hidden_states[:, logits_to_keep]
+        if logits_to_keep.dtype == torch.bool:
+            return hidden_states[logits_to_keep]
+        return hidden_states.take_along_dim(logits_to_keep[..., None], dim=1)
+
+
+CACHE_NAMES = ("cache", "past_key_values")
+# The name that the installed transformers takes in `generate` and gives in outputs.
+CACHE_NAME = "cache" if "cache" in {field.name for field in fields(BaseModelOutputWithPast)} else "past_key_values"
+
+
+def one_cache(past_key_values: Any, cache: Any) -> Any:
+    """Return the cache that was given under either of its names, if any.
+
+    Raises:
+        ValueError: if both are given.
+    """
+    if past_key_values is not None and cache is not None:
+        raise ValueError(f"one of {' and '.join(CACHE_NAMES)} is wanted, got both")
+    return past_key_values if cache is None else cache
+
+
+def rename_cache(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return arguments with a cache, if there is one, under the name that the installed transformers takes.
+
+    Raises:
+        ValueError: if there is one under each name.
+    """
+    others = {name: value for name, value in arguments.items() if name not in CACHE_NAMES}
+    cache = one_cache(arguments.get("past_key_values"), arguments.get("cache"))
+    return others if cache is None else {**others, CACHE_NAME: cache}
+
+
+def with_both_cache_names(output_class: type) -> type:
+    """Give a class of outputs, as a decorator, the name of its cache that the installed transformers lacks."""
+    for name in CACHE_NAMES:
+        if name != CACHE_NAME and not hasattr(output_class, name):
+            setattr(output_class, name, property(lambda output: getattr(output, CACHE_NAME), doc="See `CACHE_NAME`."))
+    return output_class
+
+
+def check_language_model(language_model: Any) -> str:
+    """Return the name under which the forward of a language model takes its cache.
+
+    A forward may be of another time than transformers is, as code that travels with a checkpoint, and a wrapper that
+    takes whatever comes, `(*args, **kwargs)`, hands it on.
+
+    Raises:
+        ValueError: if the language model takes no cache, or lacks another argument that H-MBA hands to it.
+    """
+    parameters = inspect.signature(language_model.forward).parameters
+    kinds = {parameter.kind for parameter in parameters.values()}
+    if kinds == {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}:
+        return CACHE_NAME
+    wanted = ["inputs_embeds", "attention_mask", "position_ids"]
+    missing = [name for name in wanted if name not in parameters]
+    cache_names = [name for name in (CACHE_NAME, *CACHE_NAMES) if name in parameters]
+    if missing or not cache_names:
+        missing += [] if cache_names else ["cache"]
+        raise ValueError(
+            f"a language model that takes {[*wanted, 'cache']} is wanted, got {type(language_model).__name__}, which "
+            f"does not take {missing}"
+        )
+    return cache_names[0]
+
+
+def make_sub_configs(config: Any) -> None:
+    """Make the parts of a config that `sub_configs_defaults` lists, as transformers does from 5.20 on."""
+    if hasattr(PreTrainedConfig, "sub_configs_defaults"):
+        return
+    for name, spec in config.sub_configs_defaults.items():
+        part = getattr(config, name)
+        if isinstance(part, PreTrainedConfig):
+            continue
+        values = {"model_type": spec.model_type, **(spec.init_kwargs if part is None else part)}
+        setattr(config, name, AutoConfig.for_model(**values))
