@@ -67,14 +67,14 @@ def open_checkpoint(args: argparse.Namespace) -> ForeignCheckpoint:
 
 
 def open_tokenizer(folder: Path, **options: Any) -> Any:
-    """Load the tokenizer of a folder.
+    """Load the tokenizer of a folder; it pads on the left, as answering a batch needs it.
 
     Raises:
         ImportError: if it needs packages that are missing.
         ValueError: if there is none.
     """
     try:
-        return load_tokenizer(folder, **options)
+        return load_tokenizer(folder, padding_side="left", **options)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"a folder with a tokenizer is wanted, got {folder}: {error}") from error
 

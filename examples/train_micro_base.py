@@ -146,6 +146,7 @@ def build_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
         eos_token="</s>",
         pad_token="<pad>",
         additional_special_tokens=["<video>"],
+        padding_side="left",
         model_max_length=512,
         chat_template=CHAT_TEMPLATE,
     )

@@ -49,6 +49,13 @@ def test_the_batch_has_what_a_model_takes_and_is_padded_on_the_right(processor):
     assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
 
 
+def test_a_tokenizer_that_pads_on_the_left_changes_no_batch(processor):
+    world, other = MicroWorld(), tiny_processor()
+    other.tokenizer.padding_side = "left"
+    wanted, found = (SampleCollator(made)([world[0], world.ego_sample(1)]) for made in (processor, other))
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
 def test_a_batch_gives_each_sample_what_it_gets_alone(processor):
     samples = [MicroWorld()[index] for index in range(3)]
     together = SampleCollator(processor)(samples)

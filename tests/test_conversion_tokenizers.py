@@ -78,6 +78,7 @@ def test_a_sentencepiece_model_gives_shikra_the_tokens_that_it_learned_from(has_
     patch, start, end = range(PIECES, PIECES + 3)
     assert tokenizer.convert_tokens_to_ids(SHIKRA_TOKENS) == [patch, start, end]
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (1, 2, 0)
+    assert tokenizer.padding_side == "left"
     inputs = processor.apply_chat_template(
         chat(), tokenize=True, return_dict=True, return_tensors="pt", return_assistant_tokens_mask=True
     )

@@ -1,10 +1,11 @@
+import json
 from base64 import b64encode
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPVisionConfig, InternVLVisionConfig
+from transformers import CLIPVisionConfig, InternVLVisionConfig, Qwen2VLConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from hmba_hf.models.processing_hmba import HMBAProcessor
@@ -75,7 +76,8 @@ def test_unknown_roles_and_blocks_are_refused(processor, message):
         processor.apply_chat_template([message])
 
 
-def test_the_answers_are_what_is_trained_on(processor):
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_the_answers_are_what_is_trained_on(processor, side):
     frames = clip()
     chats = [
         [user("Hi ", video(frames), "?"), {"role": "assistant", "content": "A car[0.100,0.200,0.300,0.400]."}],
@@ -92,7 +94,7 @@ def test_the_answers_are_what_is_trained_on(processor):
         return_dict=True,
         return_tensors="pt",
         return_assistant_tokens_mask=True,
-        processor_kwargs={"padding": True, "padding_side": "right"},
+        processor_kwargs={"padding": True, "padding_side": side},
     )
     masks = torch.as_tensor(inputs["assistant_masks"]).bool()
     trained = [ids[mask] for ids, mask in zip(inputs["input_ids"], masks, strict=True)]
@@ -229,6 +231,105 @@ def test_a_tokenizer_without_a_padding_token_pads_with_another(tmp_path, name):
     processor = HMBAProcessor.from_vision_text_pretrained(str(tmp_path), str(tmp_path))
     assert processor.tokenizer.pad_token == getattr(tokenizer, name)
     assert processor(text=["a", "bcd"], padding=True, return_tensors="pt")["attention_mask"].sum() == 6
+
+
+JOINED_OPTIONS = {
+    "processor": {"chat_template": "{{ messages }}", "video_start_token": "<im_start>", "video_end_token": "<im_end>"},
+    "video processor": {"num_frames": 3, "fps": 4.0, "do_expand_to_square": False, "image_mean": (0.1, 0.2, 0.3)},
+}
+
+
+def save_sources(folder, image_size=42, patch_size=14):
+    """Save the configuration of a vision tower without a processor, and a tokenizer."""
+    CLIPVisionConfig(image_size=image_size, patch_size=patch_size).save_pretrained(folder / "vision")
+    tiny_tokenizer().save_pretrained(folder / "text")
+    return str(folder / "vision"), str(folder / "text")
+
+
+def test_a_joined_processor_knows_its_options_from_those_of_its_video_processor(tmp_path):
+    sources = save_sources(tmp_path)
+    options = {**JOINED_OPTIONS["processor"], **JOINED_OPTIONS["video processor"], "image_std": [0.5, 0.5, 0.5]}
+    processor = HMBAProcessor.from_vision_text_pretrained(*sources, **options)
+    processor.save_pretrained(tmp_path / "joined")
+    for made in (processor, HMBAProcessor.from_pretrained(tmp_path / "joined")):
+        owners = {"processor": made, "video processor": made.video_processor}
+        for owner, wanted in JOINED_OPTIONS.items():
+            assert {name: getattr(owners[owner], name) for name in wanted} == wanted
+        assert not hasattr(made.video_processor, "chat_template")
+
+
+@pytest.mark.parametrize("option", ["num_frmaes", "timestamp", "patch_size", "temporal_strides"])
+def test_an_option_that_nothing_has_is_refused_by_name(processor, tmp_path, option):
+    save_sources(tmp_path)
+    options = {option: 9, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    with pytest.raises(ValueError, match=rf"got \['{option}'\]"):
+        HMBAProcessor.from_vision_text_pretrained(str(tmp_path / "vision"), str(tmp_path / "text"), **options)
+    with pytest.raises(ValueError, match=rf"got \['{option}'\]"):
+        HMBAVideoProcessor(**{option: 9})
+    if option != "timestamp":
+        for given in ({option: 9}, {"text_kwargs": {option: 9}}):
+            with pytest.raises(ValueError, match=rf"got \['{option}'\]"):
+                processor(text="<video>", videos=clip(), **given)
+
+
+def test_what_a_file_of_another_video_processor_holds_beside_our_options_is_left_out():
+    made = HMBAVideoProcessor.from_dict({"num_frames": 3, "temporal_patch_size": 2, "processor_class": "Other"})
+    assert made.num_frames == 3 and not hasattr(made, "temporal_patch_size")
+
+
+@pytest.mark.parametrize(
+    ("file", "part"),
+    [
+        ("preprocessor_config.json", None),
+        ("video_preprocessor_config.json", None),
+        ("processor_config.json", "image_processor"),
+        ("processor_config.json", "video_processor"),
+    ],
+)
+def test_pixels_are_normalised_as_whichever_processor_of_the_vision_tower_says(tmp_path, file, part):
+    vision, text = save_sources(tmp_path)
+    settings = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6], "rescale_factor": 0.5, "size": 99}
+    written = settings if part is None else {part: settings, "patch_size": 3}
+    (tmp_path / "vision" / file).write_text(json.dumps(written))
+    made = HMBAProcessor.from_vision_text_pretrained(vision, text).video_processor
+    assert [list(made.image_mean), list(made.image_std), made.rescale_factor] == [*list(settings.values())[:3]]
+    assert made.size == {"height": 42, "width": 42}
+
+
+def test_a_vision_tower_that_does_not_say_how_it_normalises_asks_for_it(tmp_path):
+    sources = save_sources(tmp_path)
+    with pytest.raises(ValueError, match="image_mean"):
+        HMBAProcessor.from_vision_text_pretrained(*sources)
+    for options in ({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}, {"do_normalize": False}):
+        assert HMBAProcessor.from_vision_text_pretrained(*sources, **options)
+    (tmp_path / "vision" / "preprocessor_config.json").write_text("[]")
+    with pytest.raises(ValueError, match="preprocessor_config.json of .* must be a JSON object, got list"):
+        HMBAProcessor.from_vision_text_pretrained(*sources)
+
+
+def test_patches_may_be_wider_than_high(tmp_path):
+    sources = save_sources(tmp_path, image_size=[42, 44], patch_size=[14, 21])
+    processor = HMBAProcessor.from_vision_text_pretrained(*sources, do_normalize=False)
+    inputs = processor(text="<video>", videos=clip(), return_tensors="pt")
+    assert inputs["pixel_values_videos"].shape[-2:] == (42, 42)
+    assert (inputs["input_ids"] == processor.video_token_id).sum() == 6
+
+
+def test_a_vision_tower_without_a_frame_size_is_refused_as_by_the_model(tmp_path):
+    _, text = save_sources(tmp_path)
+    Qwen2VLConfig().save_pretrained(tmp_path / "vision")
+    with pytest.raises(ValueError, match="a vision tower with a image_size is wanted"):
+        HMBAProcessor.from_vision_text_pretrained(str(tmp_path / "vision"), text)
+
+
+def test_a_joined_processor_pads_on_the_left_also_when_it_is_loaded_again(tmp_path):
+    sources = save_sources(tmp_path)
+    HMBAProcessor.from_vision_text_pretrained(*sources, do_normalize=False).save_pretrained(tmp_path / "joined")
+    for folder in ("joined", "again"):
+        processor = HMBAProcessor.from_pretrained(tmp_path / folder)
+        masks = processor(text=["a", "bcd"], padding=True)["attention_mask"]
+        assert masks == [[0, 0, 1, 1], [1, 1, 1, 1]]
+        processor.save_pretrained(tmp_path / "again")
 
 
 def test_frames_that_patches_do_not_fill_are_refused(processor):

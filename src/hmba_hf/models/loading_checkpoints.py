@@ -41,6 +41,30 @@ def load_tokenizer(checkpoint: Any, tokenizer_class: Any = AutoTokenizer, **opti
         ) from error
 
 
+def read_settings(checkpoint: Any, file: str, **options: Any) -> dict[str, Any]:
+    """Return the JSON object in a file of a checkpoint, an empty one if it has no such file.
+
+    Args:
+        checkpoint: folder or Hub id.
+        file: its name there.
+        options: of `from_pretrained`.
+
+    Raises:
+        ValueError: if the file holds anything else.
+    """
+    found = _file_of(checkpoint, file, options)
+    if found is None:
+        return {}
+    try:
+        with open(found, encoding="utf-8") as opened:
+            held = json.load(opened)
+    except ValueError as error:
+        raise ValueError(f"{file} of {checkpoint} must be JSON: {error}") from error
+    if not isinstance(held, dict):
+        raise ValueError(f"{file} of {checkpoint} must be a JSON object, got {type(held).__name__}")
+    return held
+
+
 def check_file_names(
     checkpoint: Any, file: str, names: Callable[[dict], Iterable[str]], options: Mapping[str, Any]
 ) -> None:

@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .loading_checkpoints import check_file_names, load_tokenizer  # first: it refuses a transformers that is too old
+from .loading_checkpoints import check_file_names, load_tokenizer, read_settings  # first: it checks transformers
 
 # isort: split
 import numpy as np
 from transformers import AutoConfig
-from transformers.image_processing_base import ImageProcessingMixin
 from transformers.image_utils import load_image
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.video_processing_utils import VideoProcessorMixin
@@ -74,6 +73,43 @@ The assistant gives helpful, detailed, and polite answers to the user's question
 """
 
 
+# What a joined processor takes from its caller; the rest is the vision tower's and the tokenizer's.
+_PROMPT_OPTIONS = ("chat_template", "video_start_token", "video_end_token")
+# Files that describe how pictures become numbers, and the part of each that does; the first one counts.
+_PIXEL_SETTINGS = (
+    ("processor_config.json", "image_processor"),
+    ("preprocessor_config.json", None),
+    ("processor_config.json", "video_processor"),
+    ("video_preprocessor_config.json", None),
+)
+_PIXEL_OPTIONS = ("image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor")
+
+
+def _load_frame_geometry(vision: str) -> tuple[dict[str, int], int | list[int]]:
+    """Return the size of the frames that a vision tower reads, without what no patch covers, and its `patch_size`."""
+    config = AutoConfig.from_pretrained(vision)
+    config = getattr(config, "vision_config", config)
+    sides = []
+    for name in ("image_size", "patch_size"):
+        side = getattr(config, name, None)
+        if side is None:
+            raise ValueError(f"a vision tower with a {name} is wanted, got {type(config).__name__} without one")
+        sides.append(np.broadcast_to(side, 2).tolist())  # one number or two
+    (height, width), patch = sides
+    size = {"height": height - height % patch[0], "width": width - width % patch[1]}
+    return size, patch[0] if patch[0] == patch[1] else patch
+
+
+def _load_pixel_options(vision: str) -> dict[str, Any]:
+    """Return how the checkpoint of a vision tower normalises pictures, whichever kind of processor it has."""
+    for file, part in _PIXEL_SETTINGS:
+        held = read_settings(vision, file)
+        settings = held if part is None else held.get(part)
+        if settings:
+            return {name: settings[name] for name in _PIXEL_OPTIONS if settings.get(name) is not None}
+    return {}
+
+
 def _load_frame(frame: Any) -> Any:
     return load_image(str(frame)) if isinstance(frame, (str, Path)) else frame
 
@@ -108,7 +144,8 @@ class HMBAProcessor(ProcessorMixin):
     Args:
         chat_template: the tokenizer's own if it has one, else vicuna v1.1. Masks for training need a template with
             `{% generation %}`, which vicuna's here has.
-        patch_size: side of a vision patch in pixels, of the frames that the video processor returns.
+        patch_size: side of a vision patch in pixels, of the frames that the video processor returns, or its height
+            and width.
 
     Source: github.com/Sranc3/H-MBA at 9a8645d; its `video_token` is `<im_patch>` between `<im_start>` and `<im_end>`.
     """
@@ -125,7 +162,7 @@ class HMBAProcessor(ProcessorMixin):
         video_processor: Any = None,
         tokenizer: Any = None,
         chat_template: str | None = None,
-        patch_size: int = 14,
+        patch_size: int | list[int] = 14,
         video_token: str = "<video>",
         video_start_token: str | None = None,
         video_end_token: str | None = None,
@@ -166,22 +203,28 @@ class HMBAProcessor(ProcessorMixin):
         Args:
             vision, text, video_token: as given to the model; the token is added to the language model's tokenizer,
                 which pads with its unknown or end token if it has none for padding.
-            kwargs: `num_frames`, which must match the model's, `fps`, and further options of the video processor
-                instead of the vision tower's frame size, mean and std.
+            kwargs: options of the processor, such as `chat_template`, and of its video processor: `num_frames`, which
+                must match the model's, `fps`, or `size`, `image_mean` and `image_std` instead of the vision tower's.
+
+        The tokenizer pads on the left, so that the prompts of a batch are answered as each alone.
+
+        Raises:
+            ValueError: if neither has an option of that name, or if the vision tower has no `image_size`,
+                `patch_size`, or mean and standard deviation of its pixels.
         """
-        config = AutoConfig.from_pretrained(vision)
-        config = getattr(config, "vision_config", config)
-        tokenizer = load_tokenizer(text)
+        own = {name: kwargs.pop(name) for name in _PROMPT_OPTIONS if name in kwargs}
+        if unknown := sorted(kwargs.keys() - HMBAVideoProcessor.stored_options()):
+            known = [*_PROMPT_OPTIONS, *sorted(HMBAVideoProcessor.stored_options())]
+            raise ValueError(f"options of a joined processor must be among {known}, got {unknown}")
+        tokenizer = load_tokenizer(text, padding_side="left")
         tokenizer.add_tokens([video_token], special_tokens=True)
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.unk_token or tokenizer.eos_token
-        options, _ = ImageProcessingMixin.get_image_processor_dict(vision)
-        options = {name: options[name] for name in ("image_mean", "image_std") if name in options}
-        sides = (config.image_size, config.patch_size)  # one number or two
-        (height, width), (patch_size, _) = (np.broadcast_to(side, 2).tolist() for side in sides)
-        # As the model has it: no patch covers the rest.
-        options["size"] = {"height": height - height % patch_size, "width": width - width % patch_size}
-        video_processor = HMBAVideoProcessor(**{**options, **kwargs})
-        return cls(video_processor, tokenizer, patch_size=patch_size, video_token=video_token)
+        size, patch_size = _load_frame_geometry(vision)
+        options = {"size": size, **_load_pixel_options(vision), **kwargs}
+        for name in ("image_mean", "image_std"):
+            if name not in options and options.get("do_normalize", True):
+                raise ValueError(f"a vision tower whose processor has {name} must be named, or {name}, got {vision!r}")
+        return cls(HMBAVideoProcessor(**options), tokenizer, patch_size=patch_size, video_token=video_token, **own)
 
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
         """Accept a video processor also without torchvision, where transformers does not export its base class."""
@@ -194,9 +237,24 @@ class HMBAProcessor(ProcessorMixin):
     def prepare_inputs_layout(
         self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
     ) -> tuple:
-        """Return the prompts as a list and the videos as a flat list in prompt order."""
+        """Return the prompts as a list and the videos as a flat list in prompt order.
+
+        Raises:
+            ValueError: for an option that neither tokenizer nor video processor has.
+        """
+        self._check_options(kwargs)
         images, text, _, audio = super().prepare_inputs_layout(images=images, text=text, audio=audio, **kwargs)
         return images, text, None if videos is None else flatten_videos(videos), audio
+
+    def _check_options(self, options: dict[str, Any]) -> None:
+        """Refuse options of a call that transformers would name in its log and leave out."""
+        kinds = self.valid_processor_kwargs.__annotations__
+        text_options = {*kinds["text_kwargs"].__annotations__}
+        known = {*kinds, *text_options, *self.video_processor.valid_kwargs.__annotations__, "common_kwargs"}
+        known -= {"images_kwargs", "audio_kwargs"}
+        unknown = (options.keys() - known) | (options.get("text_kwargs", {}).keys() - text_options)
+        if unknown:
+            raise ValueError(f"options of a call must be of tokenizer or video processor, got {sorted(unknown)}")
 
     def validate_inputs(
         self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
@@ -227,12 +285,13 @@ class HMBAProcessor(ProcessorMixin):
         return f"{self.video_start_token or ''}{tokens}{self.video_end_token or ''}"
 
     def _num_patches(self, height: int, width: int) -> int:
-        if height % self.patch_size or width % self.patch_size:
+        patch_height, patch_width = np.broadcast_to(self.patch_size, 2).tolist()  # one number or two
+        if height % patch_height or width % patch_width:
             raise ValueError(
                 f"expected frames whose height and width are multiples of patch_size={self.patch_size}, "
                 f"got {height} x {width}"
             )
-        return (height // self.patch_size) * (width // self.patch_size)
+        return (height // patch_height) * (width // patch_width)
 
     def _get_num_multimodal_tokens(self, video_sizes: list[list[int]] | None = None, **kwargs: Any) -> MultiModalData:
         """Count the video tokens for videos of `(frames, height, width)` each, by what a blank frame of it becomes."""

@@ -35,6 +35,9 @@ from .video_decoding_hmba import (
     latest_frames,
 )
 
+# What `to_dict` adds to the options, and so stands in files.
+_KEYS_OF_FILES = {"auto_map", "processor_class", "video_processor_type"}
+
 
 class HMBAVideoProcessorKwargs(VideosKwargs, total=False):
     """Options of a call: those of transformers' video processors, `timestamp` and `do_expand_to_square`.
@@ -134,8 +137,21 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
     _auto_class = "AutoVideoProcessor"
 
     def __init__(self, **kwargs: Any) -> None:
+        if unknown := sorted(kwargs.keys() - self.stored_options() - _KEYS_OF_FILES):
+            raise ValueError(f"options must be among {sorted(self.stored_options())}, got {unknown}")
         super().__init__(**kwargs)
         check_sampling(None, self.num_frames, self.fps)
+
+    @classmethod
+    def stored_options(cls) -> set[str]:
+        """Name the options that a video processor is made with; those of one call alone are not among them."""
+        return {*cls.valid_kwargs.__annotations__} - {"timestamp", "video_metadata"}
+
+    @classmethod
+    def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
+        """Build it from what a file holds, without what other processors keep there."""
+        known = {name: value for name, value in video_processor_dict.items() if name in cls.stored_options()}
+        return super().from_dict(known, **kwargs)
 
     def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
         """Decode, sample and preprocess one video or any nesting of them.
