@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from hmba_hf.models.joining_hmba import load_vision_config
+from hmba_hf.models.loading_checkpoints import load_vision_config
 from rename_keys import TOWER, TensorSpec, plan_renaming, vision_tower_rules
 from tensor_files import FileTensors, hub_id, local_path
 from tensor_sources import RenamedTensors
@@ -20,7 +20,7 @@ class VisionTower:
 
     def __init__(self, name: str):
         self.path = local_path(name)
-        self.config: Any = load_vision_config(str(self.path))
+        self.config: Any = load_vision_config(str(self.path))[1]
         self.config.name_or_path = hub_id(name)
 
     def renamed(self, wanted: Mapping[str, TensorSpec], dtype: torch.dtype) -> RenamedTensors:

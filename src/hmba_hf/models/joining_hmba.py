@@ -1,17 +1,30 @@
 """The parts of an H-MBA: adapter and projector as a config has them, and pretrained models joined by fresh ones."""
 
+from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_hmba import HMBAConfig
 from .layers_baseline_adapters import CurrentFrameAdapter, MeanFrameAdapter, TransformerAdapter
 from .layers_projector import TwoLayerProjector
 from .layers_temporal_adapter import ContextMamba, QueryMamba, TemporalAdapter
-from .loading_checkpoints import load_tokenizer
+from .loading_checkpoints import (
+    file_options,
+    load_text_config,
+    load_tokenizer,
+    load_vision_config,
+    load_with_report,
+    refuse_lacking,
+    split_options,
+    vision_half,
+)
+
+# Values of a configuration that the two parts decide.
+_OF_PARTS = {"vision_config", "text_config", "video_token_id", "lm_head_bias"}
 
 
 def build_adapter(config: HMBAConfig) -> nn.Module:
@@ -71,11 +84,17 @@ def join_pretrained(
         vision, text, video_token, dtype: as there.
         values: further values of the configuration.
     """
-    if unknown := set(values) - set(HMBAConfig.__annotations__):
+    vision_options, text_options, values = split_options(values)
+    if unknown := set(values) - (set(HMBAConfig.__annotations__) - _OF_PARTS):
         raise ValueError(f"values of HMBAConfig are wanted, got {sorted(unknown)}")
-    tokenizer = load_tokenizer(text)
-    causal = AutoModelForCausalLM.from_pretrained(text, dtype=dtype)
-    vision_tower = AutoModel.from_pretrained(vision, config=load_vision_config(vision), dtype=causal.dtype)
+    whole_vision_config, vision_config = load_vision_config(vision, **file_options(vision_options))
+    text_config = load_text_config(text, **file_options(text_options))
+    # What cannot be joined is refused before any weight is loaded.
+    HMBAConfig(vision_config=deepcopy(vision_config), text_config=deepcopy(text_config), video_token_id=0, **values)
+    tokenizer = load_tokenizer(text, **file_options(text_options))
+    causal, lacking = load_with_report(AutoModelForCausalLM, text, dtype=dtype, **text_options)
+    refuse_lacking(text, lacking)
+    vision_tower, lacking = _load_vision_tower(vision, whole_vision_config, causal.dtype, vision_options)
     tokenizer.add_tokens([video_token], special_tokens=True)
     video_token_id = tokenizer.get_vocab()[video_token]
     embeddings: Any = causal.get_input_embeddings()
@@ -93,17 +112,28 @@ def join_pretrained(
         pad_token_id = tokenizer.pad_token_id
         model.generation_config.pad_token_id = tokenizer.eos_token_id if pad_token_id is None else pad_token_id
     _check_joined(model.eval(), causal)
+    refuse_lacking(vision, _read_by_features(model, lacking))
     return model
 
 
-def load_vision_config(vision: str) -> Any:
-    """Load the configuration of a vision tower, or of the vision half of a vision-text model."""
-    config = AutoConfig.from_pretrained(vision)
-    config = getattr(config, "vision_config", config)
-    size, patch_size = getattr(config, "image_size", None), getattr(config, "patch_size", None)
-    if isinstance(size, int) and isinstance(patch_size, int):
-        config.image_size = size - size % patch_size  # no patch covers the rest
-    return config
+def _load_vision_tower(vision: str, config: Any, dtype: torch.dtype, options: dict[str, Any]) -> tuple[Any, set[str]]:
+    """Load a vision tower, and name its weights that the checkpoint lacks.
+
+    The tower of a vision-text model comes out of the whole model, which knows the names of all its checkpoints, older
+    ones, too. In the dtype of the checkpoint the rest of it is mapped from the files and never read: of 650 MiB
+    beside a tower of 7 MiB, memory grows by less than 10.
+    """
+    tower_config = vision_half(config)
+    if tower_config is config:
+        return load_with_report(AutoModel, vision, config=config, dtype=dtype, **options)
+    whole, lacking = load_with_report(AutoModel, vision, config=config, dtype="auto", **options)
+    tower = whole.get_encoder("image")
+    if getattr(tower, "config", None) is None or tower.config.model_type != tower_config.model_type:
+        raise ValueError(
+            f"a vision-text model with a vision tower of its own is wanted, got {type(whole).__name__} in {vision}"
+        )
+    prefix = next(f"{name}." for name, module in whole.named_modules() if module is tower)
+    return tower.to(dtype), {name.removeprefix(prefix) for name in lacking if name.startswith(prefix)}
 
 
 def _assemble(model_class: Any, config: HMBAConfig, vision_tower: PreTrainedModel, causal: Any) -> Any:
@@ -125,11 +155,9 @@ def _assemble(model_class: Any, config: HMBAConfig, vision_tower: PreTrainedMode
 @torch.no_grad()
 def _check_joined(model: Any, causal: PreTrainedModel) -> None:
     """Raise a `ValueError` unless a blank frame gives patches and text the language model's own logits."""
-    tower, (height, width) = model.model.vision_tower, model.config.frame_size
-    # Two frames: some towers would make one sequence of them.
-    blank = torch.zeros(1, 2, getattr(tower.config, "num_channels", 3), height, width, device=tower.device)
+    tower = model.model.vision_tower
     try:
-        model.get_video_features(blank)
+        model.get_video_features(_blank_frames(model))
     except Exception as error:
         raise ValueError(f"a vision tower of patches is wanted, got {type(tower).__name__}: {error}") from error
     tokens = [token for token in range(8) if token != model.config.video_token_id]
@@ -140,3 +168,23 @@ def _check_joined(model: Any, causal: PreTrainedModel) -> None:
             "a language model whose logits are linear in its last hidden state, or scaled by logit_scale or "
             f"logits_scaling or capped by final_logit_softcapping, is wanted, got {type(causal).__name__}"
         )
+
+
+def _read_by_features(model: Any, names: set[str]) -> list[str]:
+    """Of the weights of the vision tower, name those that the features of a frame depend on: a pooler, say, is not."""
+    tower = model.model.vision_tower
+    weights = dict(tower.named_parameters())
+    read = [name for name in names if name not in weights or not weights[name].requires_grad]
+    asked = sorted(names.difference(read))
+    if asked:
+        features = model.get_frame_features(_blank_frames(model))
+        found = torch.autograd.grad(features.sum(), [weights[name] for name in asked], allow_unused=True)
+        read += [name for name, gradient in zip(asked, found, strict=True) if gradient is not None]
+    return read
+
+
+def _blank_frames(model: Any) -> torch.Tensor:
+    """Draw two frames, `(1, 2, channels, height, width)`: some towers would make one sequence of them."""
+    tower = model.model.vision_tower
+    height, width = model.config.frame_size
+    return torch.zeros(1, 2, getattr(tower.config, "num_channels", 3), height, width, device=tower.device)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 from transformers.utils.hub import cached_file
 from transformers.utils.versions import require_version
@@ -17,11 +17,116 @@ require_version("transformers>=5.23", "Run `pip install -U 'transformers>=5.23'`
 # Private names that transformers itself has written into configs; any other would set what no config should.
 _KNOWN_PRIVATE = {"_attn_implementation_autoset", "_commit_hash", "_name_or_path"}
 _DOWNLOAD = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
+# How either part of a joined model is loaded.
+_LOADING = (*_DOWNLOAD, "device_map", "quantization_config")
 
 
 def unknown_private_keys(config: Iterable[str]) -> list[str]:
     """Name the keys of a config that begin with an underscore and that transformers does not write."""
     return sorted(key for key in config if key.startswith("_") and key not in _KNOWN_PRIVATE)
+
+
+def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """Part the options of `from_vision_text_pretrained` by what they are of.
+
+    Those of `from_pretrained` are of both parts, or with `vision_` or `text_` before their name of one of them;
+    `gguf_file` is of the language model.
+
+    Returns:
+        Options of the vision tower's `from_pretrained`, of the language model's, and all others.
+    """
+    parts: dict[str, dict[str, Any]] = {"vision": {}, "text": {}}
+    known = set()
+    for name in _LOADING:
+        for part, chosen in parts.items():
+            value = options.get(f"{part}_{name}", options.get(name))
+            if value is not None:
+                chosen[name] = value
+            known |= {name, f"{part}_{name}"}
+    if options.get("gguf_file") is not None:
+        parts["text"]["gguf_file"] = options["gguf_file"]
+    others = {name: value for name, value in options.items() if name not in {*known, "gguf_file"}}
+    return parts["vision"], parts["text"], others
+
+
+def file_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Choose, of the options of `from_pretrained`, those that a configuration and a tokenizer have, too."""
+    return {name: value for name, value in options.items() if name in (*_DOWNLOAD, "gguf_file")}
+
+
+def load_vision_config(vision: Any, **options: Any) -> tuple[Any, Any]:
+    """Load the configuration of a checkpoint that has a vision tower, and find the tower's own in it.
+
+    Args:
+        vision: folder or Hub id of a vision model or of a vision-text model.
+        options: of `AutoConfig.from_pretrained`, as `file_options` gives them.
+
+    Returns:
+        The configuration of the checkpoint, and that of the tower: a part of it, or the same one. The tower's
+        `image_size` is a multiple of its `patch_size`, since no patch covers the rest.
+
+    Raises:
+        ValueError: if the checkpoint holds low-rank updates.
+    """
+    check_holds_a_model(vision, options)
+    config = AutoConfig.from_pretrained(vision, **options)
+    tower = vision_half(config)
+    size, patch_size = getattr(tower, "image_size", None), getattr(tower, "patch_size", None)
+    if isinstance(size, int) and isinstance(patch_size, int):
+        tower.image_size = size - size % patch_size
+    return config, tower
+
+
+def vision_half(config: Any) -> Any:
+    """Return the part of a configuration that is of its vision tower, or all of it."""
+    return getattr(config, "vision_config", config)
+
+
+def load_text_config(text: Any, **options: Any) -> Any:
+    """Load the configuration of a causal language model; `options` as in `load_vision_config`.
+
+    Raises:
+        ValueError: if the checkpoint holds low-rank updates, or a model that reads more than text.
+    """
+    check_holds_a_model(text, options)
+    config = AutoConfig.from_pretrained(text, **options)
+    if vision_half(config) is not config:
+        raise ValueError(f"a language model of text alone is wanted, got {type(config).__name__} in {text}")
+    return config
+
+
+def check_holds_a_model(checkpoint: Any, options: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` if a checkpoint holds low-rank updates, also beside the model that they belong to.
+
+    transformers would put them around the layers of the model, and what is saved then has other names.
+    """
+    if _file_of(checkpoint, "adapter_config.json", options) is not None:
+        raise ValueError(
+            f"a part of a joined model must be a whole model, got low-rank updates in {checkpoint}: merge them first, "
+            "`peft.AutoPeftModelForCausalLM.from_pretrained(...).merge_and_unload()`, and save the result"
+        )
+
+
+def load_with_report(model_class: Any, checkpoint: Any, **options: Any) -> tuple[Any, set[str]]:
+    """Load a model, and name its weights that the checkpoint lacks or holds in another shape.
+
+    transformers draws them at random and says so in a log.
+    """
+    model, report = model_class.from_pretrained(
+        checkpoint, output_loading_info=True, ignore_mismatched_sizes=True, **options
+    )
+    return model, {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+
+
+def refuse_lacking(checkpoint: Any, lacking: Iterable[str]) -> None:
+    """Raise a `ValueError` that names weights which a checkpoint lacks, if there are any."""
+    names = sorted(lacking)
+    if names:
+        others = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise ValueError(
+            f"{checkpoint} must hold every weight that is read, in its shape, got none for "
+            f"{', '.join(names[:3])}{others}"
+        )
 
 
 def load_tokenizer(checkpoint: Any, tokenizer_class: Any = AutoTokenizer, **options: Any) -> Any:

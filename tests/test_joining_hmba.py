@@ -1,0 +1,178 @@
+"""What a join takes of a checkpoint: the tower and the language model that are in it, to the bit, or nothing."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, ViTConfig, ViTForImageClassification
+
+from test_modeling_hmba_joining import join, save_language_model
+from tiny_models import tiny_model
+
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+VISION = {**SIZES, "image_size": 28, "patch_size": 14}
+TOKENS = {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+TEXT = {**SIZES, **TOKENS, "num_key_value_heads": 2, "head_dim": 8}
+CLIP = {**VISION, "model_type": "clip_vision_model"}
+SIGLIP = {**VISION, "model_type": "siglip_vision_model"}
+LLAMA = {**TEXT, "model_type": "llama"}
+
+
+def parts(vision, text, **others):
+    return {"vision_config": vision, "text_config": text, **others}
+
+
+# A checkpoint's model type, the values of its configuration, and where its whole model has the tower.
+TAKEN = {
+    "clip": ("clip", parts(VISION, {**SIZES, **TOKENS}), "vision_model"),
+    "siglip": ("siglip", parts(VISION, {**SIZES, **TOKENS}), "vision_model"),
+    "dinov2": ("dinov2", {**VISION, "mlp_ratio": 2}, ""),
+    "dinov3": ("dinov3_vit", VISION, ""),
+    "vit": ("vit", VISION, ""),
+    "llava on clip": ("llava", parts(CLIP, LLAMA), "model.vision_tower"),
+    "llava on siglip": ("llava", parts(SIGLIP, LLAMA), "model.vision_tower"),
+    "llava_next": ("llava_next", parts(CLIP, LLAMA), "model.vision_tower"),
+    "llava_onevision": ("llava_onevision", parts(SIGLIP, {**TEXT, "model_type": "qwen2"}), "model.vision_tower"),
+    "paligemma": ("paligemma", parts(SIGLIP, {**TEXT, "model_type": "gemma"}), "model.vision_tower"),
+    "gemma3": ("gemma3", parts(SIGLIP, {**TEXT, "model_type": "gemma3_text"}), "model.vision_tower"),
+    "smolvlm": ("smolvlm", parts(VISION, LLAMA), "model.vision_model"),
+    "idefics3": ("idefics3", parts(VISION, LLAMA), "model.vision_model"),
+    "internvl": ("internvl", parts(VISION, {**TEXT, "model_type": "qwen2"}), "model.vision_tower"),
+}
+ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]}}
+QWEN_VISION = {"hidden_size": 32, "out_hidden_size": 32, "intermediate_size": 48, "depth": 1, "num_heads": 4}
+REFUSED = {
+    "siglip2": ("siglip2", parts({**SIZES, "patch_size": 14, "num_patches": 4}, {**SIZES, **TOKENS}), "Siglip2Vision"),
+    "qwen2_5_vl": ("qwen2_5_vl", parts(QWEN_VISION, {**TEXT, **ROPE}), "Qwen2_5_VLVisionConfig"),
+    "git": (
+        "git",
+        {**SIZES, **TOKENS, "vision_config": VISION},
+        "with a vision tower of its own is wanted, got GitModel",
+    ),
+    "llama": ("llama", TEXT, "LlamaConfig"),
+}
+
+
+def save_checkpoint(folder, model_type, values):
+    """Save a random checkpoint of a family and return its model."""
+    config = AutoConfig.for_model(model_type, **values)
+    is_answering = type(config) in AutoModelForImageTextToText._model_mapping
+    model = (AutoModelForImageTextToText if is_answering else AutoModel).from_config(config)
+    model.save_pretrained(folder)
+    return model
+
+
+def drop(folder, part):
+    """Delete the weights of a checkpoint that have `part` in their names."""
+    path = folder / "model.safetensors"
+    weights = {name: weight for name, weight in load_file(path).items() if part not in name}
+    assert len(weights) < len(load_file(path))
+    save_file(weights, path, metadata={"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("text")
+    save_language_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llava(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("llava")
+    save_checkpoint(folder, "llava", parts(CLIP, LLAMA))
+    return folder
+
+
+@pytest.mark.parametrize("family", TAKEN)
+def test_the_tower_of_a_checkpoint_is_taken_tensor_by_tensor(family, text, tmp_path):
+    model_type, values, tower = TAKEN[family]
+    own = save_checkpoint(tmp_path, model_type, values).get_submodule(tower)
+    model = join(tmp_path, text)
+    assert type(model.model.vision_tower) is type(own)
+    assert_close(model.model.vision_tower.state_dict(), own.state_dict(), atol=0, rtol=0)
+
+
+def test_the_tower_of_an_h_mba_is_taken_tensor_by_tensor(text, tmp_path):
+    own = tiny_model()
+    own.save_pretrained(tmp_path)
+    taken = join(tmp_path, text).model.vision_tower
+    assert_close(taken.state_dict(), own.model.vision_tower.state_dict(), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("family", REFUSED)
+def test_a_checkpoint_without_a_fitting_tower_is_refused_by_name(family, text, tmp_path):
+    model_type, values, name = REFUSED[family]
+    save_checkpoint(tmp_path, model_type, values)
+    with pytest.raises(ValueError, match=name):
+        join(tmp_path, text)
+
+
+def test_what_cannot_be_joined_is_refused_before_weights_are_loaded(text, tmp_path):
+    AutoConfig.for_model("qwen2_5_vl", **parts(QWEN_VISION, {**TEXT, **ROPE})).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="with a image_size is wanted, got Qwen2_5_VLVisionConfig without one"):
+        join(tmp_path, text)
+
+
+def test_two_joins_of_a_vision_text_model_see_the_same(llava, text):
+    frames = torch.randn(1, 2, 3, 28, 28)
+    first, second = (join(llava, text).get_frame_features(frames) for _ in range(2))
+    assert torch.equal(first, second)
+
+
+def test_the_tower_of_a_vision_text_model_takes_the_dtype_of_the_language_model(llava, tmp_path):
+    save_language_model(tmp_path, dtype=torch.bfloat16)
+    assert {weight.dtype for weight in join(llava, tmp_path).model.vision_tower.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("weight", ["encoder.layers.0.self_attn.q_proj", "patch_embedding"])
+def test_a_tower_that_lacks_weights_that_are_read_is_refused_with_their_names(weight, text, tmp_path):
+    save_checkpoint(tmp_path, "llava", parts(CLIP, LLAMA))
+    with pytest.raises(ValueError, match=rf"{tmp_path.name}.* must hold every weight that is read, .*{weight}"):
+        join(drop(tmp_path, weight), text)
+
+
+def test_weights_of_another_shape_are_refused_with_their_names(text, tmp_path):
+    AutoModel.from_config(AutoConfig.for_model("vit", **VISION)).save_pretrained(tmp_path)
+    ViTConfig(**{**VISION, "image_size": 42}).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"in its shape, got none for embeddings\.position_embeddings$"):
+        join(tmp_path, text)
+
+
+def test_a_pooler_that_no_feature_depends_on_may_be_missing(text, tmp_path):
+    own = ViTForImageClassification(ViTConfig(**VISION))
+    own.save_pretrained(tmp_path)
+    taken = join(tmp_path, text).model.vision_tower.state_dict()
+    assert all(torch.equal(taken[name], weight) for name, weight in own.vit.state_dict().items())
+
+
+@pytest.mark.parametrize("lacking", ["lm_head", "layers.1.mlp.up_proj"])
+def test_a_language_model_that_lacks_weights_is_refused_with_their_names(lacking, llava, tmp_path):
+    save_language_model(tmp_path)
+    with pytest.raises(
+        ValueError, match=rf"{tmp_path.name} must hold every weight.* got none for .*{lacking}\.weight"
+    ):
+        join(llava, drop(tmp_path, lacking))
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_language_model_that_was_saved_without_its_head_is_joined_if_its_head_is_tied(tied, llava, tmp_path):
+    causal = save_language_model(tmp_path, tie_word_embeddings=tied)
+    causal.model.save_pretrained(tmp_path)
+    if not tied:
+        with pytest.raises(ValueError, match="lm_head.weight"):
+            join(llava, tmp_path)
+        return
+    ids = torch.tensor([[1, 5, 6, 7]])
+    assert_close(join(llava, tmp_path)(ids).logits[..., :50], causal(ids).logits)
+
+
+@pytest.mark.parametrize("family", ["llava on clip", "paligemma", "gemma3", "smolvlm", "clip", "hmba"])
+def test_a_vision_text_model_is_no_language_model(family, llava, tmp_path):
+    if family == "hmba":
+        tiny_model().save_pretrained(tmp_path)
+    else:
+        save_checkpoint(tmp_path, *TAKEN[family][:2])
+    with pytest.raises(ValueError, match=r"a language model of text alone is wanted, got \w+Config"):
+        join(llava, tmp_path)
