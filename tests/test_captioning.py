@@ -175,11 +175,81 @@ def test_a_java_that_breaks_down_makes_meteor_absent_and_stops_the_tokenizer(jav
         tokenize_captions(["a car"], "ptb")
 
 
-def test_one_caption_alone_has_defined_scores():
+def test_a_java_that_stays_silent_makes_meteor_absent_and_stops_the_tokenizer(java, monkeypatch):
+    java("echo 'version 17' >&2\n[ \"$1\" = -version ] || exec /bin/sleep 60")
+    monkeypatch.setattr(caption_tokens, "START_LIMIT", 0.1)
+    monkeypatch.setattr(caption_tokens, "LINE_LIMIT", 0.1)
+    monkeypatch.setattr(captioning, "tokenize_captions", lambda captions, _: captions)
+    scores = score_captions(["a car stops"], [["a car stops"]], "ptb")
+    assert scores.meteor is None and scores.rouge_l == pytest.approx(1)
+    assert scores.absent["meteor"] == "meteor was left out: METEOR gave no answer to 1 lines within 0.2 s"
+    with pytest.raises(MetricUnavailable, match="the PTB tokenizer gave no answer to 2 lines within 0.3 s"):
+        tokenize_captions(["a car", "a van"], "ptb")
+
+
+def test_a_caption_without_a_word_is_not_sent_to_meteor(java, tmp_path):
+    numbers = " ".join(str(number) for number in range(23))
+    loop = f'while read line; do echo "$line" >> {tmp_path}/sent; echo {numbers}; done'
+    java(f"echo 'version 17' >&2\n[ \"$1\" = -version ] || {loop}")
+    statistics = meteor_statistics(["", "a\rcar", " "], [["the van", "a dog"], ["a\ncar"], ["a ||| bus"]])
+    assert (tmp_path / "sent").read_text().splitlines() == [
+        "SCORE ||| the van ||| the van",
+        "SCORE ||| a car ||| a car",
+        "SCORE ||| a   bus ||| a   bus",
+    ]
+    assert statistics[1].tolist() == list(range(23))
+    assert all(row.nonzero()[0].tolist() == [1, 3] for row in statistics[[0, 2]])
+    assert meteor_scores(statistics[[0, 2]]).tolist() == [0, 0]
+
+
+def test_options_of_java_in_the_environment_stay_out_of_versions_and_errors(java, monkeypatch):
+    monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Dhttp.proxyPassword=swordfish\n-Dversion 5swordfish")
+    monkeypatch.setenv("JDK_JAVA_OPTIONS", "-Dkey=swordfish")
+    said = 'echo "Picked up JAVA_TOOL_OPTIONS: $JAVA_TOOL_OPTIONS" >&2\n'
+    said += 'echo "NOTE: Picked up JDK_JAVA_OPTIONS: $JDK_JAVA_OPTIONS" >&2\n'
+    java(f'{said}echo \'openjdk version "17.0.15" 2025-04-15\' >&2\n[ "$1" = -version ] || exit 3')
+    assert java_version() == 'openjdk version "17.0.15"'
+    with pytest.raises(RuntimeError) as error:
+        tokenize_captions(["a car"], "ptb")
+    assert "swordfish" not in str(error.value) and "17.0.15" in str(error.value)
+
+
+def test_one_caption_alone_has_the_scores_that_are_defined():
     scores = score_captions(["The car stops"], [["The car stops"]], "words")
     assert [scores.bleu_1, scores.bleu_3, scores.rouge_l] == pytest.approx([1, 1, 1])
-    assert scores.cider == 0.0, "no n-gram tells a single caption from the rest of its corpus"
+    assert scores.cider is None, "no n-gram tells a single caption from the rest of its corpus"
+    assert scores.bleu_4 is None, "and nothing has four words"
+    assert scores.absent.keys() == {"bleu_4", "cider", "meteor", "spice"}
     assert scores.intervals["bleu_1"] == pytest.approx((1, 1)) and scores.count == 1
+    assert not {"bleu_4", "cider"} & scores.intervals.keys()
+
+
+@pytest.mark.parametrize(
+    "references",
+    [
+        [["a car stops"]] * 3,
+        [["a car", "it stops"], ["it stops", "a car"]],
+        [["a a car"], ["a a car"]],
+    ],
+)
+def test_cider_of_references_that_are_all_alike_is_undefined_and_not_zero(references):
+    compared = compare_captions([texts[0] for texts in references], references, "words")
+    scores = compared.scores()
+    assert scores.cider is None and "cider" not in scores.intervals
+    assert scores.absent["cider"].startswith("cider was left out: every n-gram of the references")
+    assert np.isnan(compared.each()["cider"]).all()
+    other = compare_captions(["a dog", "a dog"], [["a dog"], ["the dog runs"]], "words")
+    assert other.scores().cider > 0 and np.isfinite(other.each()["cider"]).all()
+
+
+def test_cider_of_a_wrong_caption_is_zero():
+    scores = score_captions(["it stops", "it stops"], [["a dog"], ["the cat"]], "words")
+    assert scores.cider == 0.0 and "cider" not in scores.absent
+
+
+def test_an_interval_needs_a_score_that_is_a_number():
+    with pytest.raises(ValueError, match="a resampled score that is a number, got none of 2"):
+        Bootstrap().interval(np.array([math.nan, math.inf]))
 
 
 def test_captions_without_a_word_score_nothing():

@@ -65,13 +65,15 @@ def test_a_task_names_functions_and_files_that_are_there(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_metric_of_a_task_gets_its_score_from_a_result(name, java):
-    task, sample = load_task(name), MicroWorld(size=1)
-    sample = sample.ego_sample(0) if name == "hmba_bddx" else sample[0]
-    document = {"id": "a", "question": sample.question, "reference": sample.answer, "boxes": list(sample.boxes)}
-    document |= {"size": list(sample.size), "others": [[0, 0, 0.1, 0.1]]}
-    results = task["process_results"](document, [sample.answer.replace("<box>", "[0.1,0.1,0.9,0.9]")])
+    task, results = load_task(name), []
+    for index in (0, 1):  # CIDEr needs two references that differ
+        world = MicroWorld(size=2)
+        sample = world.ego_sample(index) if name == "hmba_bddx" else world[index]
+        document = {"id": str(index), "question": sample.question, "reference": sample.answer}
+        document |= {"boxes": list(sample.boxes), "size": list(sample.size), "others": [[0, 0, 0.1, 0.1]]}
+        results += [task["process_results"](document, [sample.answer.replace("<box>", "[0.1,0.1,0.9,0.9]")])]
     for metric in task["metric_list"]:
-        value = metric["aggregation"]([results[metric["metric"]]])
+        value = metric["aggregation"]([result[metric["metric"]] for result in results])
         assert math.isfinite(value) != metric["metric"].endswith("meteor"), "METEOR is absent without Java"
 
 

@@ -5,6 +5,7 @@ import pytest
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
+from hmba_hf import scoring
 from hmba_hf.data.samples import BDDX_QUESTION
 from hmba_hf.metrics.bootstrap import Bootstrap
 from hmba_hf.metrics.captioning import score_captions
@@ -47,12 +48,14 @@ def score(records, **options):
 
 
 def test_boxes_and_captions_are_scored_apart_and_boxes_are_no_part_of_a_caption():
-    summary = score([record(0), record(1, "The red van is cutting in."), record(2, "A dog[0.1,0.2")])
+    dog = "A dog is running away."
+    records = [record(0), record(1, "The red van is cutting in."), record(2, "A dog[0.1,0.2", reference=dog)]
+    summary = score(records)
     assert summary["scores"]["mean_iou"] == pytest.approx(1 / 3)
     assert summary["scores"]["unparsed"] == pytest.approx(2 / 3) and summary["scores"]["count"] == 3
     expected = score_captions(
         ["The red van is cutting in.", "The red van is cutting in.", "A dog"],
-        [["The red van is cutting in."]] * 3,
+        [["The red van is cutting in."], ["The red van is cutting in."], [dog]],
         "words",
     )
     for name in ("bleu_1", "bleu_4", "rouge_l", "cider"):
@@ -138,6 +141,41 @@ def test_a_reference_without_a_word_is_left_out_and_nothing_to_score_is_no_error
     assert mixed["samples"]["with_reference"] == 1 and mixed["scores"]["rouge_l"] == pytest.approx(1)
 
 
+def test_references_that_the_tokenizer_empties_are_named_and_the_others_scored(monkeypatch):
+    monkeypatch.setattr(
+        scoring, "tokenize_captions", lambda texts, _: [text.replace("ⴰⵣ", "").strip() for text in texts]
+    )
+    records = [
+        record(0),
+        record(1, reference="ⴰⵣ"),
+        record(2, "A dog.", reference="A dog."),
+        record(3, reference="ⴰⵣ"),
+    ]
+    summary = score(records)
+    assert summary["absent"]["references"] == (
+        "captions were left out: the tokenizer finds no word in the reference of clip-1, clip-3"
+    )
+    assert summary["samples"]["with_reference"] == 2 and summary["scores"]["rouge_l"] == pytest.approx(1)
+    assert ScoredRecords(records, "words").each()[1].keys() == {"index", "id", "iou"}
+
+
+def test_a_score_that_is_undefined_is_absent_with_a_reason_wherever_it_stands():
+    alike = [record(0, tags=["a"]), record(1, tags=["a"]), record(2, tags=["b"])]
+    summary = score(alike)
+    assert not {"cider"} & {*summary["scores"], *summary["intervals"]}
+    assert summary["absent"]["cider"].startswith("cider was left out: every n-gram of the references")
+    assert "CIDEr" not in {result.metric_name for result in to_eval_results(summary, "org/drama", "test")}
+    assert not any(line.split()[:1] == ["cider"] for line in format_table(summary).splitlines()[:-3])
+    assert [one["cider"] for one in ScoredRecords(alike, "words").each()] == [None] * 3
+    mixed = score([*alike, record(3, "A dog.", reference="The car stops for a dog.", tags=["c"])])
+    assert mixed["scores"]["cider"] > 0 and "cider" not in mixed["absent"]
+    short = score([drive(0, "a b\nc d e f", "a b\nc d e f"), drive(1, "x\ny", "a\ny z u v")])
+    assert {name for name in short["absent"] if "bleu" in name} == {"action_bleu_3", "action_bleu_4"}
+    assert short["absent"]["action_bleu_4"] == "action_bleu_4 was left out: no caption and no reference has 4 words"
+    tags = score([record(0, "It.", reference="It.", tags=["short"]), record(1)])["tags"]
+    assert "bleu_4" not in tags["short"]["scores"] and tags["short"]["absent"].keys() == {"bleu_2", "bleu_3", "bleu_4"}
+
+
 def test_a_box_without_the_size_of_its_frame_is_an_error_that_names_the_record():
     with pytest.raises(ValueError, match="record clip-7: scoring its box needs size"):
         score([record(7, size=None)])
@@ -211,7 +249,8 @@ def test_a_record_that_would_score_wrongly_is_refused_with_its_line(tmp_path, ch
 
 
 def test_results_go_to_a_model_card_and_come_back():
-    results = to_eval_results(score([record(0), record(1, "A dog.")]), "org/drama", "test", "0" * 40)
+    summary = score([record(0), record(1, "A dog.", reference="The dog<box> runs.")])
+    results = to_eval_results(summary, "org/drama", "test", "0" * 40)
     found = {result.metric_name: result for result in results}
     assert found.keys() >= {"mIoU", "Acc@0.5", "BLEU-4", "CIDEr", "ROUGE-L"} and "METEOR" not in found
     assert found["mIoU"].metric_value == pytest.approx(0.5) and "tokenizer" not in found["mIoU"].metric_args
@@ -231,7 +270,8 @@ def test_results_go_to_a_model_card_and_come_back():
 
 
 def test_results_of_actions_and_justifications_have_names_of_their_own():
-    results = to_eval_results(score([drive(0, "a b\nc", "a b\nc")]), "org/bddx", "test")
+    records = [drive(0, "a b c d\ne f", "a b c d\ne f"), drive(1, "a b", "a c d e\ng h")]
+    results = to_eval_results(score(records), "org/bddx", "test")
     assert {result.metric_name for result in results} >= {"action BLEU-4", "justification CIDEr"}
     assert {result.metric_type for result in results} == {"bleu", "rouge", "cider"}
     assert to_model_index("none", []) == {"model-index": []}
@@ -244,4 +284,5 @@ def test_the_table_has_a_line_for_each_score_and_one_for_each_reason():
     assert names == list(summary["scores"])
     assert any(line.split()[:3] == ["mean_iou", "0.500", "0.000"] for line in lines)
     assert "night: 1 of 2 samples" in lines and "95 % intervals of 50 resampled corpora" in lines
-    assert lines[-2:] == list(summary["absent"].values())
+    assert summary["absent"].keys() == {"meteor", "spice", "cider"}
+    assert lines[-3:] == list(summary["absent"].values())

@@ -209,7 +209,12 @@ def share_picked(answers: Sequence[str], world: MicroWorld, processor: Any) -> f
     """Share of answers about the first clips of a world whose box overlaps the risk more than any other road user.
 
     Guessing among the road users gets `1 / num_objects`.
+
+    Raises:
+        ValueError: if there are no answers.
     """
+    if not answers:
+        raise ValueError("a share is one of at least one answer, got none")
     size = (world.config.frame_size, world.config.frame_size)
     scenes = [world.scene(index) for index in range(len(answers))]
     picked = [

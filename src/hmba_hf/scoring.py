@@ -15,8 +15,8 @@ from huggingface_hub.repocard_data import eval_results_to_model_index
 from .data.samples import BDDX_QUESTION, BOX_MARKER, check_box
 from .evaluation import answer_box
 from .metrics.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, bootstrap_interval
-from .metrics.caption_tokens import java_version
-from .metrics.captioning import ComparedCaptions, compare_captions
+from .metrics.caption_tokens import best_tokenizer, java_version, tokenize_captions
+from .metrics.captioning import ComparedCaptions, compare_tokens
 from .metrics.grounding import Box, mean_iou, pair_ious, picked_object
 from .models.processing_hmba import HMBAProcessor, strip_boxes
 from .repositories import split_revision
@@ -106,7 +106,7 @@ class ScoredRecords:
     """Answers compared with what they should be, to be scored as a whole and in groups.
 
     Records with an `error` are left out. Boxes are scored where a record has `boxes`, captions where the reference
-    has a word.
+    has a word. References with letters in which the tokenizer finds no word are named in `absent`.
 
     Args:
         records: as in `read_records`.
@@ -137,25 +137,46 @@ class ScoredRecords:
             for part, (answer, reference) in caption_parts(record).items():
                 if any(character.isalnum() for character in reference):
                     pairs.setdefault(part, {})[row] = (answer, reference)
+        tokenizer = self.tokenizer or best_tokenizer()
+        emptied: list[str] = []
         for part, rows in pairs.items():
-            answers, references = zip(*rows.values(), strict=True)
-            compared = compare_captions(answers, [[reference] for reference in references], self.tokenizer)
-            self.captions[part] = list(rows), compared
+            texts = [answer for answer, _ in rows.values()] + [reference for _, reference in rows.values()]
+            words = tokenize_captions(texts, tokenizer)
+            answers = dict(zip(rows, words[: len(rows)], strict=True))
+            targets = {row: [text] for row, text in zip(rows, words[len(rows) :], strict=True) if text}
+            emptied += [str(self.records[row]["id"]) for row in rows if row not in targets]
+            if targets:
+                found = compare_tokens([answers[row] for row in targets], list(targets.values()), tokenizer)
+                self.captions[part] = list(targets), found
+        if emptied:
+            names = ", ".join(dict.fromkeys(emptied))
+            reason = f"the tokenizer finds no word in the reference of {names}"
+            self.absent["references"] = f"captions were left out: {reason}"
 
     def scores(self, rows: Sequence[int] | None = None) -> dict[str, Any]:
         """Score all records, or a slice of them, as `{"scores": {name: value}, "intervals": {name: [low, high]}}`."""
-        chosen = range(len(self.records)) if rows is None else rows
-        values, intervals = self._grounding([row for row in chosen if row in self.boxes])
+        scores, absent = self._score(range(len(self.records)) if rows is None else rows)
+        if rows is None:
+            self.absent |= absent
+        return scores
+
+    def _score(self, rows: Sequence[int]) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return what `scores` does, and why a score is not there."""
+        values, intervals = self._grounding([row for row in rows if row in self.boxes])
+        absent = {}
+        wanted = set(rows)
         for part, (places, captions) in self.captions.items():
-            wanted = set(chosen)
             numbers = [number for number, row in enumerate(places) if row in wanted]
             if not numbers:
                 continue
             found = asdict(captions.scores(numbers, self.bootstrap))
             intervals |= {part + name: interval for name, interval in found["intervals"].items()}
             values |= {part + name: found[name] for name in found if name in found["intervals"]}
-            self.absent |= found["absent"]
-        return {"scores": values, "intervals": {name: list(interval) for name, interval in intervals.items()}}
+            for name, reason in found["absent"].items():
+                is_of_all = name in captions.absent  # whatever captions it would compare
+                absent[name if is_of_all else part + name] = reason if is_of_all else part + reason
+        scores = {"scores": values, "intervals": {name: list(interval) for name, interval in intervals.items()}}
+        return scores, absent
 
     def summary(self) -> dict[str, Any]:
         """Score the records as a whole, by tag and by split.
@@ -163,17 +184,14 @@ class ScoredRecords:
         Returns:
             `scores` and `intervals` by name, empty where there is nothing to score; `absent`, why a score is not
             there; `tokenizer` and `bootstrap`; the number of `samples` that were answered, skipped, and scored;
-            `tags`, with scores and intervals of each; and, of more than one split, `splits`, all of this for each. A
-            split is a corpus of its own. A tag is a slice of the corpus, whose n-gram weights CIDEr keeps.
+            `tags`, with scores, intervals and what is absent of each; and, of more than one split, `splits`, all of
+            this for each. A split is a corpus of its own. A tag is a slice of the corpus, whose n-gram weights CIDEr
+            keeps.
         """
-        tags: dict[str, list[int]] = {}
         splits: dict[str | None, list[Record]] = {}
         for record in self.given:
             if record.get("split") or not record.get("error"):  # what could not be read may not tell its split
                 splits.setdefault(record.get("split"), []).append(record)
-        for row, record in enumerate(self.records):
-            for tag in record.get("tags") or ():
-                tags.setdefault(tag, []).append(row)
         result = {
             **self.scores(),
             "absent": self.absent,
@@ -185,12 +203,25 @@ class ScoredRecords:
                 "with_box": len(self.boxes),
                 "with_reference": len({row for rows, _ in self.captions.values() for row in rows}),
             },
-            "tags": {tag: {"samples": len(rows), **self.scores(rows)} for tag, rows in sorted(tags.items())},
+            "tags": self._tags(),
         }
         if len(splits) > 1:
             apart = {name: ScoredRecords(part, self.tokenizer, self.bootstrap) for name, part in splits.items()}
             result["splits"] = {name: scored.summary() for name, scored in apart.items()}
         return result
+
+    def _tags(self) -> dict[str, Any]:
+        """Score each tag, and tell what it lacks that all records together have."""
+        tags: dict[str, list[int]] = {}
+        for row, record in enumerate(self.records):
+            for tag in record.get("tags") or ():
+                tags.setdefault(tag, []).append(row)
+        found = {}
+        for tag, rows in sorted(tags.items()):
+            scores, missing = self._score(rows)
+            own = {name: reason for name, reason in missing.items() if name not in self.absent}
+            found[tag] = {"samples": len(rows), **scores, "absent": own}
+        return found
 
     def each(self) -> list[Record]:
         """The scores of every record by itself."""

@@ -39,9 +39,16 @@ class Bootstrap:
         return drawn
 
     def interval(self, scores: np.ndarray) -> Interval:
-        """The ends between which the resampled `scores`, `(draws,)`, lie; those that are not finite do not count."""
+        """The ends between which the resampled `scores`, `(draws,)`, lie; those that are not finite do not count.
+
+        Raises:
+            ValueError: if none is finite.
+        """
+        finite = scores[np.isfinite(scores)]
+        if not len(finite):
+            raise ValueError(f"an interval needs a resampled score that is a number, got none of {len(scores)}")
         tail = (1 - self.confidence) / 2
-        low, high = np.quantile(scores[np.isfinite(scores)], [tail, 1 - tail])
+        low, high = np.quantile(finite, [tail, 1 - tail])
         return float(low), float(high)
 
 

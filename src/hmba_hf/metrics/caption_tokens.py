@@ -1,6 +1,7 @@
 """Captions as the words that caption metrics count; which tokenizer made them decides the numbers."""
 
 import functools
+import os
 import re
 import shutil
 import subprocess
@@ -9,7 +10,11 @@ from pathlib import Path
 
 TOKENIZERS = ("ptb", "words")
 
+START_LIMIT = 120.0  # seconds that a program in Java may take to start
+LINE_LIMIT = 1.0  # and for each line that it is sent
+
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
+_VERSION = re.compile(r'^(?:\w+ )?version "?\d[\w.+-]*"?', re.MULTILINE)
 
 
 class MetricUnavailable(RuntimeError):
@@ -51,14 +56,20 @@ def best_tokenizer() -> str:
 
 @functools.cache
 def java_version() -> str | None:
-    """The first line of `java -version`, or `None` where there is no Java that runs."""
+    """Product and number of `java -version`, or `None` where there is no Java that runs.
+
+    What else Java prints stays out: it quotes the options that it finds in the environment, passwords included.
+    """
     if shutil.which("java") is None:
         return None
     try:
         done = subprocess.run(["java", "-version"], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stderr.splitlines()[0] if done.returncode == 0 and done.stderr else None
+    if done.returncode:
+        return None
+    found = _VERSION.search(_without_options(done.stderr))
+    return found.group() if found else "unknown version"
 
 
 def require_java(what: str) -> None:
@@ -76,6 +87,42 @@ def benchmark_folder() -> Path:
     return Path(next(iter(pycocoevalcap.__path__)))  # it has no __init__.py
 
 
+def ask_java(what: str, arguments: Sequence[str], lines: Sequence[str], folder: Path | None = None) -> list[str]:
+    """Send lines to a program in Java, and return the lines that it answers, one for each.
+
+    Args:
+        what: its name in errors.
+        arguments: of `java`.
+        lines: without line breaks.
+        folder: where it runs.
+
+    Raises:
+        MetricUnavailable: where there is no Java, or if the program does not end within `START_LIMIT` seconds and
+            `LINE_LIMIT` for each line.
+        RuntimeError: if it fails, or answers more or fewer lines.
+    """
+    require_java(what)
+    limit = START_LIMIT + LINE_LIMIT * len(lines)
+    text = "".join(f"{line}\n" for line in lines).encode("utf-8", errors="replace")
+    try:
+        done = subprocess.run(["java", *arguments], input=text, capture_output=True, cwd=folder, timeout=limit)
+    except subprocess.TimeoutExpired as error:
+        raise MetricUnavailable(f"{what} gave no answer to {len(lines)} lines within {limit:g} s") from error
+    answers = done.stdout.decode("utf-8").split("\n")[:-1]
+    if done.returncode or len(answers) != len(lines):
+        reason = _without_options(done.stderr.decode("utf-8", errors="replace"))[-500:]
+        raise RuntimeError(f"expected {len(lines)} lines from {what}, got {len(answers)}: {reason}")
+    return answers
+
+
+def _without_options(text: str) -> str:
+    """Cut the options of the environment, such as `JAVA_TOOL_OPTIONS`, out of what Java prints."""
+    for name, value in os.environ.items():
+        if "JAVA" in name and name.endswith("_OPTIONS") and value.strip():
+            text = text.replace(value, "")
+    return "".join(line for line in text.splitlines(keepends=True) if "Picked up " not in line)
+
+
 def _ptb_lines(lines: Sequence[str]) -> list[str]:
     """Tokenize lines, none of them empty, in one run of the tokenizer."""
     require_java("the PTB tokenizer")
@@ -84,13 +131,7 @@ def _ptb_lines(lines: Sequence[str]) -> list[str]:
 
     if not lines:
         return []
-    command = ["java", "-cp", str(folder / STANFORD_CORENLP_3_4_1_JAR), "edu.stanford.nlp.process.PTBTokenizer"]
-    text = "".join(f"{line}\n" for line in lines).encode("utf-8", errors="replace")
-    done = subprocess.run([*command, "-preserveLines", "-lowerCase"], input=text, capture_output=True)
-    tokenized = done.stdout.decode("utf-8").split("\n")[:-1]
-    if done.returncode or len(tokenized) != len(lines):
-        raise RuntimeError(
-            f"expected {len(lines)} lines from the PTB tokenizer, got {len(tokenized)}: {done.stderr.decode()[-500:]}"
-        )
+    program = ["-cp", str(folder / STANFORD_CORENLP_3_4_1_JAR), "edu.stanford.nlp.process.PTBTokenizer"]
+    tokenized = ask_java("the PTB tokenizer", [*program, "-preserveLines", "-lowerCase"], lines)
     # Only at spaces: the tokenizer writes a number with its fraction, "2 1/2", as one word, with a no-break space.
     return [" ".join(word for word in line.rstrip().split(" ") if word not in PUNCTUATIONS) for line in tokenized]

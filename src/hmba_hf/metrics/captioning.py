@@ -14,6 +14,11 @@ from .caption_tokens import MetricUnavailable, benchmark_folder, best_tokenizer,
 from .java_metrics import meteor_scores, meteor_statistics, spice_scores
 
 _SMALL, _TINY = 1e-9, 1e-15  # keep the benchmark's BLEU from dividing by zero
+# Why a score of a corpus is not defined: what it would divide by is 0.
+_UNDEFINED = {
+    **{f"bleu_{n}": f"no caption and no reference has {n} words" for n in (1, 2, 3, 4)},
+    "cider": "every n-gram of the references is in those of all captions, so that none has a weight",
+}
 
 
 @dataclass(frozen=True)
@@ -21,11 +26,13 @@ class CaptionScores:
     """Scores of `count` captions, all from 0 to 1 but CIDEr, which goes to 10.
 
     Args:
-        bleu_1, bleu_2, bleu_3, bleu_4: of the corpus, against the reference length closest to each caption's.
+        bleu_1, bleu_2, bleu_3, bleu_4: of the corpus, against the reference length closest to each caption's; `None`
+            where captions have words, but neither they nor their references so many.
         rouge_l: mean F of the longest common subsequence, with beta 1.2.
-        cider: mean CIDEr-D, with n-grams weighed by how many captions of the corpus have them in a reference; 0 for
-            a corpus of one caption.
-        meteor: METEOR 1.5 of the corpus; `None` with another tokenizer than `"ptb"`.
+        cider: mean CIDEr-D, with n-grams weighed by how many captions of the corpus have them in a reference; `None`
+            where every n-gram of the references is in those of all captions, as in a corpus of one.
+        meteor: METEOR 1.5 of the corpus; `None` with another tokenizer than `"ptb"`, or if its Java fails or takes too
+            long.
         spice: mean SPICE; `None` with another tokenizer than `"ptb"`, without its parser, or where a caption gives it
             nothing to compare.
         count: number of captions.
@@ -35,12 +42,12 @@ class CaptionScores:
             computed anew from what they hold; the n-gram weights of CIDEr stay those of the corpus.
     """
 
-    bleu_1: float
-    bleu_2: float
-    bleu_3: float
-    bleu_4: float
+    bleu_1: float | None
+    bleu_2: float | None
+    bleu_3: float | None
+    bleu_4: float | None
     rouge_l: float
-    cider: float
+    cider: float | None
     meteor: float | None
     spice: float | None
     count: int
@@ -68,6 +75,7 @@ class ComparedCaptions:
         rouge_l, cider: `(n,)`.
         meteor: `meteor_statistics`, `(n, 23)`, or `None`.
         spice: `(n,)`, or `None`.
+        defined: whether BLEU-1 to BLEU-4 and CIDEr have anything to compare, `(n, 5)`.
         tokenizer, absent: as in `CaptionScores`.
     """
 
@@ -76,6 +84,7 @@ class ComparedCaptions:
     cider: np.ndarray
     meteor: np.ndarray | None
     spice: np.ndarray | None
+    defined: np.ndarray
     tokenizer: str
     absent: dict[str, str]
 
@@ -85,8 +94,8 @@ class ComparedCaptions:
         count = len(statistics)
         if not count:
             raise ValueError("captions are scored on at least one row, got none")
-        values = {name: float(value) for name, value in self._scores(statistics.sum(0), count).items()}
-        drawn = self._scores(bootstrap.sums(statistics), count)
+        values = {name: float(value) for name, value in self._defined_scores(statistics.sum(0), count).items()}
+        drawn = self._defined_scores(bootstrap.sums(statistics), count)
         intervals = {
             name: bootstrap.interval(drawn[name])
             for name, value in values.items()
@@ -95,7 +104,9 @@ class ComparedCaptions:
         absent = {**self.absent}
         for name, value in values.items():
             if not np.isfinite(value):
-                absent[name] = f"{name} was left out: some captions give it nothing to compare"
+                absent[name] = (
+                    f"{name} was left out: {_UNDEFINED.get(name, 'some captions give it nothing to compare')}"
+                )
         finite = {name: value if np.isfinite(value) else None for name, value in values.items()}
         return CaptionScores(
             **{"meteor": None, "spice": None, **finite},  # type: ignore[arg-type]
@@ -106,12 +117,13 @@ class ComparedCaptions:
         )
 
     def each(self) -> dict[str, np.ndarray]:
-        """The scores of every caption by itself, `(n,)` each; CIDEr's as in its corpus."""
-        return {name: np.asarray(values) for name, values in self._scores(self._statistics(), 1).items()}
+        """The scores of every caption by itself, `(n,)` each; CIDEr's as in its corpus, NaN where it has none."""
+        scores = {name: np.asarray(values) for name, values in self._scores(self._statistics(), 1).items()}
+        return {**scores, "cider": np.where(self.defined[:, 4], scores["cider"], np.nan)}
 
     def _statistics(self) -> np.ndarray:
         """All of it side by side, `(n, k)`, in the order in which `_scores` takes it apart."""
-        columns = [self.bleu, self.rouge_l[:, None], self.cider[:, None]]
+        columns = [self.bleu, self.rouge_l[:, None], self.cider[:, None], self.defined]
         columns += [] if self.meteor is None else [self.meteor]
         columns += [] if self.spice is None else [self.spice[:, None]]
         return np.concatenate(columns, axis=1)
@@ -122,9 +134,19 @@ class ComparedCaptions:
         scores = {f"bleu_{n + 1}": bleu[..., n] for n in range(4)}
         scores |= {"rouge_l": sums[..., 10] / count, "cider": sums[..., 11] / count}
         if self.meteor is not None:
-            scores["meteor"] = meteor_scores(sums[..., 12:35])
+            scores["meteor"] = meteor_scores(sums[..., 17:40])
         if self.spice is not None:
             scores["spice"] = sums[..., -1] / count
+        return scores
+
+    def _defined_scores(self, sums: np.ndarray, count: int) -> dict[str, np.ndarray]:
+        """The same, NaN where none of the captions gives a score anything to compare."""
+        scores = self._scores(sums, count)
+        has_words = sums[..., 8] > 0  # no words at all are too brief for BLEU, and score 0
+        for n in range(4):
+            is_undefined = has_words & (sums[..., 12 + n] == 0)
+            scores[f"bleu_{n + 1}"] = np.where(is_undefined, np.nan, scores[f"bleu_{n + 1}"])
+        scores["cider"] = np.where(sums[..., 16] == 0, np.nan, scores["cider"])
         return scores
 
 
@@ -145,12 +167,24 @@ def compare_captions(
     Source: github.com/salaniz/pycocoevalcap 1.2, which counts and compares all of it.
     """
     benchmark_folder()
+    tokenizer = tokenizer or best_tokenizer()
+    candidates, targets = _tokenize(predictions, references, tokenizer)
+    return compare_tokens(candidates, targets, tokenizer)
+
+
+def compare_tokens(candidates: Sequence[str], targets: Sequence[Sequence[str]], tokenizer: str) -> ComparedCaptions:
+    """Compare captions that a tokenizer has made words of; other errors and source as of `compare_captions`.
+
+    Args:
+        candidates: tokenized captions.
+        targets: tokenized references of each, none of them empty.
+        tokenizer: which one made the words.
+    """
+    benchmark_folder()
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
-    tokenizer = tokenizer or best_tokenizer()
-    candidates, targets = _tokenize(predictions, references, tokenizer)
-    gts = dict(enumerate(targets))
+    gts = {index: list(texts) for index, texts in enumerate(targets)}
     res = {index: [candidate] for index, candidate in enumerate(candidates)}
     in_java, absent = {}, {}
     for name, measure in (("meteor", meteor_statistics), ("spice", spice_scores)):
@@ -166,6 +200,7 @@ def compare_captions(
         cider=np.asarray(Cider().compute_score(gts, res)[1]),
         meteor=in_java.get("meteor"),
         spice=in_java.get("spice"),
+        defined=_defined(candidates, targets),
         tokenizer=tokenizer,
         absent=absent,
     )
@@ -190,6 +225,26 @@ def _tokenize(
         if not all(texts):
             raise ValueError(f"every reference needs a word, got {list(references[index])} for caption {index}")
     return tokens[: len(predictions)], targets
+
+
+def _defined(candidates: Sequence[str], targets: Sequence[Sequence[str]]) -> np.ndarray:
+    """Tell for which captions BLEU-1 to BLEU-4 and CIDEr are defined, `(n, 5)`.
+
+    BLEU-n needs a caption or a reference of n words. CIDEr needs a reference with an n-gram that has a weight: one
+    that the references of some other caption lack.
+    """
+    grams = [set().union(*map(_n_grams, texts)) for texts in targets]
+    everywhere = set.intersection(*grams)
+    rows = []
+    for candidate, texts, held in zip(candidates, targets, grams, strict=True):
+        longest = max(len(text.split()) for text in (candidate, *texts))
+        rows.append([*(longest >= n for n in (1, 2, 3, 4)), bool(held - everywhere)])
+    return np.array(rows, dtype=float)
+
+
+def _n_grams(text: str) -> set[tuple[str, ...]]:
+    words = text.split()
+    return {tuple(words[start : start + n]) for n in (1, 2, 3, 4) for start in range(len(words) - n + 1)}
 
 
 def bleu_counts(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:

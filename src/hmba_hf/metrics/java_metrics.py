@@ -2,62 +2,69 @@
 
 import subprocess
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
-from .caption_tokens import MetricUnavailable, benchmark_folder, require_java
+from .caption_tokens import MetricUnavailable, ask_java, benchmark_folder, require_java
 
 # The parameters of METEOR 1.5 for English ("rank"), which its jar uses when none are given.
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 _STAGE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphrase
+_OF_CAPTION_AND_MATCHES = [0, 2, *range(4, 23)]  # statistics that are 0 for a caption without a word
 
 
 def meteor_statistics(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
     """Match each caption with the best of its references, `(n, 23)`: what `meteor_scores` reads.
+
+    METEOR matches only captions that have a word. For another one it counts the words of the first reference.
 
     Args:
         predictions: tokenized captions.
         references: tokenized references of each caption.
 
     Raises:
-        MetricUnavailable: where there is no Java.
+        MetricUnavailable: where there is no Java, or where METEOR fails or takes too long.
     """
-    require_java("METEOR")
-    command = ["java", "-Xmx2G", "-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
-    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    pairs = list(zip(predictions, references, strict=True))
+    lines = [_meteor_line(prediction, texts) for prediction, texts in pairs]
+    command = ["-Xmx2G", "-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
     try:
-        with subprocess.Popen(command, cwd=benchmark_folder() / "meteor", **pipes) as process:
-            try:
-                pairs = zip(predictions, references, strict=True)
-                statistics = np.array([_match(process, prediction, texts) for prediction, texts in pairs])
-            finally:
-                process.kill()  # it would wait for more lines
-    except BrokenPipeError as error:
+        answers = ask_java("METEOR", command, lines, benchmark_folder() / "meteor")
+    except MetricUnavailable:
+        raise
+    except RuntimeError as error:
         raise MetricUnavailable("METEOR did not run: its Java ended early") from error
+    statistics = np.array([_read_meteor(line, answer) for line, answer in zip(lines, answers, strict=True)])
+    is_empty = np.array([not prediction.strip() for prediction, _ in pairs])
+    statistics[np.ix_(is_empty, _OF_CAPTION_AND_MATCHES)] = 0
     # A caption that its reference repeats word for word is not fragmented, alone or among others.
     is_whole = (statistics[:, 21:23] == statistics[:, 0:2]).all(1) & (statistics[:, 20] == 1)
     statistics[is_whole, 20] = 0
     return statistics
 
 
-def _match(process: subprocess.Popen, prediction: str, references: Sequence[str]) -> list[float]:
-    """Ask for the statistics of one caption: one line there, one line back."""
-    assert process.stdin is not None and process.stdout is not None
-    # The separator between the parts of the line may not stand in one of them.
-    parts = [text.replace("|||", " ") for text in (*references, prediction)]
-    process.stdin.write((" ||| ".join(["SCORE", *parts]) + "\n").encode("utf-8", errors="replace"))
-    process.stdin.flush()
-    answer = process.stdout.readline().decode("utf-8")
-    if not answer:
-        raise BrokenPipeError
-    numbers = [float(number) for number in answer.split()]
-    assert len(numbers) == 23, f"expected 23 numbers from METEOR for {parts}, got {answer!r}"
+def _meteor_line(prediction: str, references: Sequence[str]) -> str:
+    """Ask for the statistics of one caption, or, if it has no word, of its first reference against itself."""
+    texts = [*references, prediction] if prediction.strip() else [references[0], references[0]]
+    # Neither the separator between the parts of the line may stand in one of them, nor an end of the line.
+    parts = [text.replace("|||", " ").replace("\r", " ").replace("\n", " ") for text in texts]
+    return " ||| ".join(["SCORE", *parts])
+
+
+def _read_meteor(line: str, answer: str) -> list[float]:
+    try:
+        numbers = [float(number) for number in answer.split()]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 23:
+        raise MetricUnavailable(f"expected 23 numbers from METEOR for {line!r}, got {answer!r}")
     return numbers
 
 
 def meteor_scores(statistics: np.ndarray) -> np.ndarray:
     """METEOR 1.5 of captions or, from summed statistics, of corpora: `(..., 23)` to `(...)`.
+
+    NaN where METEOR finds no word in the reference.
 
         P, R  = weighted matches / weighted length, of the caption and of its reference
         F     = 1 / (alpha / R + (1 - alpha) / P)
@@ -76,7 +83,9 @@ def meteor_scores(statistics: np.ndarray) -> np.ndarray:
         precision, recall = np.moveaxis(matches / length, -1, 0)
         mean = 1 / (_ALPHA / recall + (1 - _ALPHA) / precision)
         fragmentation = chunks / matched.mean(-1)
-    return np.nan_to_num(mean * (1 - _GAMMA * fragmentation**_BETA))
+    # Without a match, recall and fragmentation are 0 / 0, and the score is 0.
+    scores = np.nan_to_num(mean * (1 - _GAMMA * fragmentation**_BETA))
+    return np.where(lengths[..., 1] > 0, scores, np.nan)
 
 
 def spice_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
