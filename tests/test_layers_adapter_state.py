@@ -18,6 +18,7 @@ from test_layers_temporal_adapter import (
     gradients,
     randomize,
 )
+from tiny_models import tiny_model
 
 STRIDES = [(1,), (1, 2), (2, 3), (3,)]
 SPLITS = [(1,) * 9, (4, 5), (1, 7, 1), (2, 2, 2, 3), (8, 1), (3, 1, 5)]
@@ -164,6 +165,42 @@ def test_a_state_of_another_adapter_or_batch_is_refused_and_the_stream_goes_on()
     with pytest.raises(ValueError, match="divided_space_time/.* must be"):
         adapter(torch.randn(2, 1, PATCHES + 1, D), state)
     assert adapter(frames, state).features.isfinite().all()
+
+
+ADAPTERS = {
+    "mamba": build_adapter,
+    "none": CurrentFrameAdapter,
+    "mean": MeanFrameAdapter,
+    "transformer": lambda: TransformerAdapter(D, FRAMES, 2),
+}
+WRONG_MASKS = {"padding at the end": [1, 1, 0], "a hole": [1, 0, 1], "no frame": [0, 0, 0]}
+
+
+@pytest.mark.parametrize("pattern", WRONG_MASKS)
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_a_mask_with_padding_behind_a_real_frame_is_refused_at_every_door(adapter, pattern):
+    mask = torch.tensor([[0, 1, 1], WRONG_MASKS[pattern]])
+    model = tiny_model(adapter=adapter)
+    pixels = torch.zeros(2, 3, 3, 28, 28)
+    features = model.get_frame_features(pixels)
+    frames = frame_features(3, dtype=torch.float32)
+    doors = {
+        "an adapter": lambda: ADAPTERS[adapter]()(frames, frame_mask=mask),
+        "adapt_frame_features": lambda: model.adapt_frame_features(features, frame_mask=mask),
+        "get_video_features": lambda: model.get_video_features(pixels, mask.bool()),
+        "generate": lambda: model.generate(frame_features=features, frame_mask=mask.float(), max_new_tokens=1),
+    }
+    if adapter == "mamba":
+        doors["its contexts"] = lambda: build_adapter().context(frames, frame_mask=mask)
+    for name, door in doors.items():
+        with pytest.raises(ValueError, match="frame_mask must be false for padding in front"):
+            pytest.fail(f"{name} returned {door()}")
+
+
+@pytest.mark.parametrize("build", [build_adapter, MeanFrameAdapter, CurrentFrameAdapter])
+def test_a_hole_in_a_stream_that_has_not_begun_is_refused(build):
+    with pytest.raises(ValueError, match="frame_mask must be false for padding in front"):
+        build()(frame_features(3, dtype=torch.float32), AdapterState(), torch.tensor([[0, 0, 0], [0, 1, 0]]))
 
 
 @pytest.mark.parametrize("build", [build_adapter, MeanFrameAdapter])

@@ -1,7 +1,7 @@
 """What every adapter takes and returns: frames, and what a stream carries from one part to the next."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+from transformers.utils import torch_compilable_check
 
 WIDE = ("ssm", "sum")  # what is summed over the whole stream
 KIND = {"format": "pt", "kind": "hmba adapter state"}
@@ -106,24 +108,50 @@ class AdapterOutput(NamedTuple):
     attentions: dict[str, Tensor]
 
 
-def check_frames(frame_features: Tensor, frame_mask: Tensor | None) -> None:
-    """Raise a `ValueError` unless the frames are `(b, t, p, d)` with `t` at least 1 and the mask fits them."""
+def require(condition: Tensor, message: str | Callable[[], str]) -> None:
+    """Raise a `ValueError` unless a condition holds, also in a compiled graph; meta and fake tensors hold nothing."""
+    if not torch.compiler.is_compiling():
+        while torch._C._functorch.is_functorch_wrapped_tensor(condition):  # what `torch.func` maps is checked as one
+            condition = torch._C._functorch.get_unwrapped(condition)
+        if condition.is_meta or isinstance(condition, FakeTensor):
+            return
+    torch_compilable_check(condition, message)
+
+
+def check_frames(frame_features: Tensor, frame_mask: Tensor | None, state: AdapterState | None = None) -> None:
+    """Raise a `ValueError` unless the frames are `(b, t, p, d)` with `t` at least 1 and the mask is one for them."""
     if frame_features.ndim != 4 or frame_features.shape[1] < 1:
         raise ValueError(
             f"frame_features must be (clips, frames, patches, channels) with at least one frame, "
             f"got {tuple(frame_features.shape)}"
         )
-    if frame_mask is not None and frame_mask.shape != frame_features.shape[:2]:
-        raise ValueError(
-            f"frame_mask must be {tuple(frame_features.shape[:2])}, one value for each frame, "
-            f"got {tuple(frame_mask.shape)}"
-        )
+    if frame_mask is not None:
+        check_frame_mask(frame_mask, tuple(frame_features.shape[:2]), of_clips=state is None)
+
+
+def check_frame_mask(frame_mask: Tensor, shape: tuple[int, ...], of_clips: bool = True) -> None:
+    """Raise a `ValueError` unless a mask has one value for each frame and padding comes first.
+
+    Args:
+        frame_mask: true for real frames.
+        shape: `(b, t)` of the frames.
+        of_clips: a clip has a real frame, its last; a stream may not have begun yet.
+    """
+    if tuple(frame_mask.shape) != shape:
+        raise ValueError(f"frame_mask must be {shape}, one value for each frame, got {tuple(frame_mask.shape)}")
+    mask = frame_mask.bool()
+    fits = (mask[:, 1:] >= mask[:, :-1]).all()
+    require(
+        fits & mask[:, -1].all() if of_clips else fits,
+        "frame_mask must be false for padding in front and true from each video's first frame to its last, "
+        "got another pattern",
+    )
 
 
 def check_padding(frame_mask: Tensor, seen: Tensor) -> None:
     """Raise a `ValueError` if a stream that has begun is padded: what it has seen would be a frame older."""
-    if ((seen > 0)[:, None] & ~frame_mask.bool()).any():
-        raise ValueError(
-            "frame_mask must be true for streams that have seen frames, got padding for one; "
-            "`AdapterState.select` parts those that have no new frame from the others"
-        )
+    require(
+        ((seen == 0)[:, None] | frame_mask.bool()).all(),
+        "frame_mask must be true for streams that have seen frames, got padding for one; "
+        "`AdapterState.select` parts those that have no new frame from the others",
+    )

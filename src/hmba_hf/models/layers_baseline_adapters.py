@@ -17,7 +17,7 @@ class CurrentFrameAdapter(nn.Module):
         read_out: bool = True,
     ) -> AdapterOutput:
         """Return the last frame of `(b, t, p, d)`; arguments are those of `TemporalAdapter`."""
-        check_frames(frame_features, frame_mask)
+        check_frames(frame_features, frame_mask, state)
         if state is not None:
             state.check({})
         return AdapterOutput(frame_features[:, -1] if read_out else None, state, {})
@@ -34,7 +34,7 @@ class MeanFrameAdapter(nn.Module):
         read_out: bool = True,
     ) -> AdapterOutput:
         """Average `(b, t, p, d)` over its frames and those of the state; arguments are those of `TemporalAdapter`."""
-        check_frames(frame_features, frame_mask)
+        check_frames(frame_features, frame_mask, state)
         b, t, p, d = frame_features.shape
         real = frame_features.new_ones(b, t, dtype=torch.bool) if frame_mask is None else frame_mask.bool()
         dtype = torch.promote_types(frame_features.dtype, torch.float32)
@@ -81,7 +81,7 @@ class TransformerAdapter(nn.Module):
             ValueError: if a state is given or asked for alone: attention needs every frame again and has nothing of
                 one size to carry.
         """
-        check_frames(frame_features, frame_mask)
+        check_frames(frame_features, frame_mask, state)
         if state is not None or not read_out:
             raise ValueError("an adapter with a state is wanted for a stream, got one that attends to all its frames")
         b, t, p, _ = frame_features.shape

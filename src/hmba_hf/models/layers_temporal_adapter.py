@@ -107,6 +107,7 @@ class ContextMamba(nn.Module):
             `{(branch, stride): context}`; `(b, 1, d)` for `temporal`, else `(b, p, d)`. And the state after the
             current frame.
         """
+        check_frames(frame_features, frame_mask, state)
         (b, t), contexts, left = frame_features.shape[:2], {}, {}
         states, seen = self._unpack(state, frame_features)
         real = frame_features.new_ones(b, t, dtype=torch.bool) if frame_mask is None else frame_mask.bool()
@@ -302,13 +303,12 @@ class TemporalAdapter(nn.Module):
             read_out: whether features are wanted; without them only the state moves on, which is much cheaper.
 
         Raises:
-            ValueError: if the state is not one of this adapter and these streams, or if a stream that has frames is
-                padded.
+            ValueError: if the frames or the mask do not fit, if the mask has padding behind a real frame, if the state
+                is not one of this adapter and these streams, or if a stream that has frames is padded.
         """
-        check_frames(frame_features, frame_mask)
-        current = frame_features[:, -1]
         contexts, state = self.context(frame_features, state, frame_mask, read_out)
         if not read_out:
             return AdapterOutput(None, state, {})
+        current = frame_features[:, -1]
         update, attentions = self.query(current, contexts)
         return AdapterOutput(current + (update if self.gate is None else self.gate * update), state, attentions)

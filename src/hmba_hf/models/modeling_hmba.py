@@ -1,6 +1,5 @@
 """H-MBA: a vision tower, the temporal adapter on its frame features, a projector and a causal language model."""
 
-from collections.abc import Callable
 from typing import Any
 
 from .loading_checkpoints import check_file_names  # first: it refuses a transformers that is too old
@@ -14,12 +13,12 @@ from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin, LogitsProcessorList, SuppressTokensLogitsProcessor
 from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs, torch_compilable_check
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from .configuration_hmba import HMBAConfig
 from .joining_hmba import build_adapter, build_projector, join_pretrained
-from .layers_adapter_state import AdapterState
+from .layers_adapter_state import AdapterState, check_frame_mask, require
 from .layers_baseline_adapters import TransformerAdapter
 from .layers_context_fusion import AddFusion, CosineFusion, CrossAttentionFusion
 from .layers_mamba import MambaMixer
@@ -202,16 +201,18 @@ class HMBAModel(HMBAPreTrainedModel):
         shape = tuple(pixel_values_videos.shape)
         if len(shape) != 5 or 0 in shape:
             raise ValueError(f"pixel_values_videos must be (videos, frames, channels, height, width), got {shape}")
-        _require(torch.isfinite(pixel_values_videos).all(), "pixel_values_videos must be finite, got NaN or infinity")
-        _check_mask(frame_mask, shape[:2])
+        require(torch.isfinite(pixel_values_videos).all(), "pixel_values_videos must be finite, got NaN or infinity")
+        if frame_mask is not None:
+            check_frame_mask(frame_mask, shape[:2])
 
     def _check_features(self, frame_features: Tensor, frame_mask: Tensor | None) -> Tensor:
         """Return frame features in the dtype of the adapter, if they can be those of this model's tower."""
         wanted, shape = (self.config.num_patches, self.config.vision_config.hidden_size), tuple(frame_features.shape)
         if len(shape) != 4 or 0 in shape or shape[2:] != wanted:
             raise ValueError(f"frame_features must be (videos, frames, {wanted[0]}, {wanted[1]}), got {shape}")
-        _require(torch.isfinite(frame_features).all(), "frame_features must be finite, got NaN or infinity")
-        _check_mask(frame_mask, shape[:2])
+        require(torch.isfinite(frame_features).all(), "frame_features must be finite, got NaN or infinity")
+        if frame_mask is not None:
+            check_frame_mask(frame_mask, shape[:2])
         return frame_features.to(self.multi_modal_projector.bias.dtype)
 
     def get_placeholder_mask(
@@ -229,7 +230,7 @@ class HMBAModel(HMBAPreTrainedModel):
             mask = input_ids == self.config.video_token_id
         tokens, p = mask.sum(-1), self.config.num_patches
         features = 0 if video is None else video["pooler_output"].shape[:-1].numel()
-        _require(
+        require(
             tokens.sum() == features,
             lambda: (
                 f"the prompt must hold one video token for each video feature: {features} wanted, "
@@ -237,7 +238,7 @@ class HMBAModel(HMBAPreTrainedModel):
             ),
         )
         if video is not None and video.get("last_hidden_state") is not None:  # else a part of a prompt read in chunks
-            _require(
+            require(
                 (tokens % p == 0).all(),
                 lambda: f"each prompt must hold {p} video tokens for each of its videos, got {tokens.tolist()}",
             )
@@ -450,26 +451,6 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
             video_hidden_states=outputs.video_hidden_states,
             adapter_attentions=outputs.adapter_attentions,
         )
-
-
-def _check_mask(frame_mask: Tensor | None, wanted: tuple[int, ...]) -> None:
-    """Raise a `ValueError` unless a frame mask, if there is one, fits its videos and tells padding in front."""
-    if frame_mask is None:
-        return
-    if tuple(frame_mask.shape) != wanted:
-        raise ValueError(f"frame_mask must be {wanted}, a value for each frame, got {tuple(frame_mask.shape)}")
-    mask = frame_mask.bool()
-    _require(
-        (mask[:, 1:] >= mask[:, :-1]).all() & mask[:, -1].all(),
-        "frame_mask must be false for padding in front and true from each video's first frame to its last, "
-        "got another pattern",
-    )
-
-
-def _require(condition: Tensor, message: str | Callable[[], str]) -> None:
-    """Raise a `ValueError` unless a condition holds, also in a compiled graph; on meta tensors nothing is known."""
-    if condition.device.type != "meta":
-        torch_compilable_check(condition, message)
 
 
 def _scale_and_cap(logits: Tensor, text_config: Any) -> Tensor:
