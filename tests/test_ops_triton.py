@@ -9,7 +9,7 @@ import torch
 if sys.platform != "linux":
     pytest.skip("Triton exists for Linux only", allow_module_level=True)
 
-from hmba_hf.models import ops_selective_scan_triton
+from hmba_hf.models import ops_causal_conv1d_triton, ops_selective_scan_triton
 from hmba_hf.models.ops_selective_scan import selective_scan
 from test_ops_causal_conv1d import assert_convolutions_equal
 from test_ops_selective_scan import (
@@ -126,6 +126,36 @@ def test_every_option_of_the_convolution_may_be_left_out(without, reverse):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-6), (torch.bfloat16, 1e-2)])
 def test_a_narrow_convolution_loses_only_what_rounding_takes(dtype, tolerance):
     assert_convolutions_equal(dtype=dtype, tolerance=tolerance)
+
+
+class Launches:
+    """Stands in for a kernel and notes the programs that it is asked for."""
+
+    def __init__(self):
+        self.grids = []
+
+    def __getitem__(self, grid):
+        self.grids.append(grid)
+        return lambda *args, **kwargs: None
+
+
+@pytest.mark.parametrize(("b", "length"), [(1, 2**20 + 1), (70_000, 1)], ids=["many steps", "many rows"])
+def test_no_size_exceeds_the_programs_that_a_gpu_can_count(b, length, monkeypatch):
+    launches = Launches()
+    for module in (ops_causal_conv1d_triton, ops_selective_scan_triton):
+        for kernel in ("_forward", "_backward"):
+            monkeypatch.setattr(module, kernel, launches)
+    with torch.device("meta"):
+        x, weight, bias = torch.empty(b, length, 8), torch.empty(8, 4), torch.empty(8)
+        A, maps = torch.empty(8, 4), torch.empty(b, length, 4)
+    ops_causal_conv1d_triton.conv_forward(x, weight, bias, None, None, False)
+    ops_causal_conv1d_triton.conv_backward(x, x, weight, bias, None, None, False)
+    options = (None, None, None, None, None)
+    _, end, starts = ops_selective_scan_triton.scan_forward(x, x, A, maps, maps, *options, False, True, 32)
+    ops_selective_scan_triton.scan_backward(x, end, x, x, A, maps, maps, *options, starts, False, 32)
+    assert len(launches.grids) == 4
+    for first, *others in launches.grids:
+        assert first < 2**31 and max(others) < 2**16
 
 
 LOWER = """

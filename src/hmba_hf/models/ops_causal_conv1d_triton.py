@@ -37,7 +37,7 @@ def conv_forward(
     (b, length, d), taps = x.shape, weight.shape[1]
     y = x.new_empty(b, length, d)
     with device_of(x):
-        _forward[(b, triton.cdiv(length, TIMES), triton.cdiv(d, CHANNELS))](
+        _forward[_grid(b, triton.cdiv(length, TIMES), d)](
             *(x, weight, bias, state if taps > 1 else None, mask, y),
             *(stride for tensor in (x, state, mask) for stride in strides(tensor)),
             *(length, d),
@@ -65,7 +65,7 @@ def conv_backward(
     grad_weight = weight.new_empty(b, tiles, d, taps)
     grad_bias = None if bias is None else bias.new_empty(b, tiles, d)
     with device_of(x):
-        _backward[(b, tiles, triton.cdiv(d, CHANNELS))](
+        _backward[_grid(b, tiles, d)](
             *(grad_y, x, weight, bias, state if taps > 1 else None, mask, grad_x, grad_weight, grad_bias, grad_state),
             *(stride for tensor in (grad_y, x, state, mask) for stride in strides(tensor)),
             *(length, d),
@@ -74,6 +74,11 @@ def conv_backward(
             **TILE,
         )
     return grad_x, grad_weight.sum((0, 1)), None if grad_bias is None else grad_bias.sum((0, 1)), grad_state
+
+
+def _grid(b: int, tiles: int, d: int) -> tuple[int, int]:
+    """Count programs: rows and tiles of steps share the first axis, the only one that may exceed 65,535 on a GPU."""
+    return b * tiles, triton.cdiv(d, CHANNELS)
 
 
 @triton.jit
@@ -120,9 +125,10 @@ def _forward(
     REVERSE: tl.constexpr, TAPS: tl.constexpr, TIMES: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     wide: tl.constexpr = weight.dtype.element_ty
-    row = tl.program_id(0).to(tl.int64)
-    step = tl.program_id(1).to(tl.int64) * TIMES + tl.arange(0, TIMES)
-    channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    tiles = tl.cdiv(length, TIMES)
+    row = (tl.program_id(0) // tiles).to(tl.int64)
+    step = (tl.program_id(0) % tiles).to(tl.int64) * TIMES + tl.arange(0, TIMES)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     x += row * x_batch
     if state is not None:
         state += row * state_batch
@@ -145,10 +151,12 @@ def _backward(
     REVERSE: tl.constexpr, TAPS: tl.constexpr, TIMES: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     wide: tl.constexpr = weight.dtype.element_ty
-    row = tl.program_id(0).to(tl.int64)
+    tiles = tl.cdiv(length + TAPS - 1, TIMES)
+    part = tl.program_id(0).to(tl.int64)  # of all rows and tiles, as the sums are ordered
+    row = part // tiles
     # The first tile begins at the state. What a step sends on are the gradients of itself and of `k - 1` steps after.
-    step = tl.program_id(1).to(tl.int64) * TIMES + tl.arange(0, TIMES) - (TAPS - 1)
-    channel = tl.program_id(2) * CHANNELS + tl.arange(0, CHANNELS)
+    step = part % tiles * TIMES + tl.arange(0, TIMES) - (TAPS - 1)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     present = channel < channels
     x += row * x_batch
     if state is not None:
@@ -159,7 +167,7 @@ def _backward(
         x, state, mask, step, channel, length, channels, x_time, state_time, mask_time, wide, REVERSE, TAPS
     )
     ginputs = tl.zeros((TIMES, CHANNELS), wide)
-    shared = ((row * tl.num_programs(1) + tl.program_id(1)) * channels + channel) * TAPS
+    shared = (part * channels + channel) * TAPS
     for i in tl.static_range(TAPS):
         later = step + i
         total = _convolve(
@@ -174,8 +182,7 @@ def _backward(
         ginputs += gtotal * tl.load(weight + channel * TAPS + (TAPS - 1 - i), mask=present, other=0.0)[None, :]
         tl.store(grad_weight + shared + (TAPS - 1 - i), tl.sum(gtotal * inputs, 0), mask=present)
         if i == 0 and bias is not None:
-            there = (row * tl.num_programs(1) + tl.program_id(1)) * channels + channel
-            tl.store(grad_bias + there, tl.sum(gtotal, 0), mask=present)
+            tl.store(grad_bias + part * channels + channel, tl.sum(gtotal, 0), mask=present)
     time = length - 1 - step if REVERSE else step
     exists = (step >= 0) & (step < length)
     real = exists
