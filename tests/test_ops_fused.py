@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from hmba_hf.models import ops_fused
 from hmba_hf.models.ops_causal_conv1d import causal_conv1d, causal_conv1d_portable
+from hmba_hf.models.ops_launch_cpu import flat
 from hmba_hf.models.ops_selective_scan import selective_scan, selective_scan_portable
 from test_ops_selective_scan import outputs_and_gradients, scan_inputs
 
@@ -248,6 +249,46 @@ def test_meta_tensors_are_scanned_without_a_kernel(monkeypatch):
             torch.ones(2, 5, 3), torch.ones(2, 5, 3), torch.ones(3, 4), *[torch.ones(2, 5, 4)] * 2
         )
     assert (y.shape, state.shape) == ((2, 5, 3), (2, 3, 4))
+
+
+def test_no_storage_is_pinned_by_a_call():
+    """FSDP resizes parameters' storages to nothing and back."""
+    inputs = large_inputs(b=1, length=5)
+    weight, bias = torch.randn(300, 4, requires_grad=True), torch.randn(300, requires_grad=True)
+    tail = torch.randn(1, 3, 300)
+    y, state = selective_scan(**inputs)
+    convolved, _ = causal_conv1d(inputs["u"], weight, bias, tail, inputs["mask"])
+    (y.sum() + state.sum() + convolved.sum()).backward()
+    tensors = [x for x in inputs.values() if torch.is_tensor(x)]
+    gradients = [x.grad for x in (*tensors, weight, bias) if x.grad is not None]
+    for tensor in (*tensors, weight, bias, tail, *gradients, y, state, convolved):
+        assert tensor.untyped_storage().resizable()
+
+
+def test_a_tensor_on_another_device_is_refused_before_its_memory_is_read():
+    with pytest.raises(ValueError, match="must be on cpu, got one on meta"):
+        flat(torch.float32, torch.empty(3, device="meta"))
+
+
+def test_parameters_may_be_sharded_over_processes(tmp_path):
+    code = """
+import torch, torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from hmba_hf.models.layers_mamba import MambaMixer
+torch.manual_seed(0)
+mixer, x = MambaMixer(8, 4), torch.randn(2, 6, 8)
+wanted = mixer(x)[0].detach()
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+fully_shard(mixer, mesh=init_device_mesh("cpu", (1,)), reshard_after_forward=True)
+for _ in range(2):
+    y = mixer(x)[0]
+    y.sum().backward()
+    torch.testing.assert_close(y, wanted, atol=0, rtol=0)
+assert all(parameter.grad is not None for parameter in mixer.parameters())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_a_copy_of_the_code_lives_beside_the_package(tmp_path, monkeypatch):

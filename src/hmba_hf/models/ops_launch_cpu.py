@@ -26,6 +26,14 @@ _SOURCES = hashlib.sha256(
 ).hexdigest()
 _compiled: set[tuple] = set()  # kernels with the dtypes of their inputs
 
+# Bfloat16, which numpy lacks, is shown as integers.
+NUMPY_DTYPES = {
+    torch.float32: np.dtype(np.float32).str,
+    torch.float64: np.dtype(np.float64).str,
+    torch.bfloat16: np.dtype(np.int16).str,
+    torch.bool: np.dtype(np.bool_).str,
+}
+
 # Work below this many multiply-adds is done before a second thread has woken up.
 WORTH_A_THREAD = 2**18
 # Tasks: enough for the threads of a large machine, few enough that sums across them stay small.
@@ -53,19 +61,41 @@ def inlined(function: Callable) -> Any:
     return compiled(function, "always")
 
 
+class _Memory:
+    """The memory that a tensor spans, as numpy takes it in; the tensor lives for as long as the array."""
+
+    __slots__ = ("__array_interface__", "tensor")
+
+    def __init__(self, tensor: Tensor, dtype: str):
+        # `Tensor.numpy()` would keep the storage from ever being resized, as FSDP does with parameters.
+        last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        self.tensor = tensor
+        self.__array_interface__ = {
+            "data": (tensor.data_ptr(), False),
+            "shape": (last + 1 if tensor.numel() else 0,),
+            "typestr": dtype,
+            "version": 3,
+        }
+
+
 def flat(dtype: torch.dtype, *tensors: Tensor | None) -> list[np.ndarray]:
     """Show the memory that each tensor spans as one contiguous array; no tensor as an empty one of this dtype.
 
     Numba then knows at compile time that neighbours are adjacent, whatever the strides of the other dimensions.
-    Bfloat16, which numpy lacks, is shown as 16-bit integers.
+    Bfloat16, which numpy lacks, is shown as 16-bit integers. Nothing is left behind in a tensor's storage.
+
+    Raises:
+        ValueError: if a tensor is not in the memory of the CPU.
     """
     arrays = []
     for x in tensors:
-        x = torch.empty(0, dtype=dtype, device="cpu") if x is None else x
+        if x is None:
+            arrays.append(np.empty(0, NUMPY_DTYPES[dtype]))
+            continue
+        if not x.is_cpu:
+            raise ValueError(f"tensors of the CPU kernels must be on cpu, got one on {x.device}")
         assert x.dtype == dtype and (x.numel() == 0 or x.shape[-1] == 1 or x.stride(-1) == 1)
-        last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
-        x = x.as_strided((last + 1 if x.numel() else 0,), (1,))
-        arrays.append((x.view(torch.int16) if dtype == torch.bfloat16 else x).numpy())
+        arrays.append(np.asarray(_Memory(x, NUMPY_DTYPES[dtype])))
     return arrays
 
 
