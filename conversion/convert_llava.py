@@ -16,6 +16,7 @@ picture with those of transformers' own class, for which the model must fit into
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -295,15 +296,23 @@ def build_processor(args: argparse.Namespace, llava: Llava) -> HMBAProcessor:
     if llava.settings.get("mm_use_im_start_end"):
         options |= {"video_start_token": "<im_start>", "video_end_token": "<im_end>"}
     if template is not None:
-        options["chat_template"] = VIDEOS_ARE_PICTURES + template
+        options["chat_template"] = _change_each(template, lambda own: VIDEOS_ARE_PICTURES + own)
     processor: Any = HMBAProcessor(joined.video_processor, llava.tokenizer, **options)
     if template is None:  # LLaVA writes a line break after each picture
-        processor.chat_template = processor.chat_template.replace(json.dumps(token), json.dumps(f"{token}\n"))
-    if "endgeneration" not in processor.chat_template:
+        marked = json.dumps(token), json.dumps(f"{token}\n")
+        processor.chat_template = _change_each(processor.chat_template, lambda own: own.replace(*marked))
+    if "endgeneration" not in str(processor.chat_template):
         print(
             "the source's chat template does not mark its answers, as training needs it: --chat_template vicuna does"
         )
     return processor
+
+
+def _change_each(templates: Any, change: Callable[[str], str]) -> Any:
+    """Change one chat template, or each of several by name."""
+    if isinstance(templates, dict):
+        return {name: change(template) for name, template in templates.items()}
+    return change(templates)
 
 
 if __name__ == "__main__":

@@ -279,10 +279,16 @@ def test_another_llama_is_asked_in_the_words_of_its_own_template(tmp_path, capsy
         "{% if block['type'] == 'image' %}<image>|{% else %}{{ block['text'] }}{% endif %}{% endfor %}{% endfor %}"
     )
     save_llava(tmp_path / "llava", llava_config(), template)
+    named = tmp_path / "llava" / "additional_chat_templates"
+    named.mkdir()
+    (named / "brief.jinja").write_text(f"Be brief. {template}")
     convert(tmp_path / "llava", tmp_path / "ours")
     assert "does not mark its answers" in capsys.readouterr().out
-    _, text = ask(tmp_path / "ours", Image.new("RGB", (28, 28)))
+    processor, text = ask(tmp_path / "ours", Image.new("RGB", (28, 28)))
     assert text == "[user]<image>|word5[assistant]word6[user]word7"
+    picture = {"type": "video", "video": [Image.new("RGB", (28, 28))]}
+    question = [{"role": "user", "content": [picture]}]
+    assert processor.apply_chat_template(question, "brief") == "Be brief. [user]<image>|"
     convert(tmp_path / "llava", tmp_path / "vicuna", "--chat_template", "vicuna")
     _, text = ask(tmp_path / "vicuna", Image.new("RGB", (28, 28)))
     assert text.endswith("USER: word7 ASSISTANT:")

@@ -28,6 +28,13 @@ def processor():
     return tiny_processor()
 
 
+def save_sources(folder, image_size=42, patch_size=14):
+    """Save the configuration of a vision tower without a processor, and a tokenizer."""
+    CLIPVisionConfig(image_size=image_size, patch_size=patch_size).save_pretrained(folder / "vision")
+    tiny_tokenizer().save_pretrained(folder / "text")
+    return str(folder / "vision"), str(folder / "text")
+
+
 # Prompts
 
 
@@ -109,6 +116,50 @@ def test_a_tokenizer_with_a_template_of_its_own_keeps_it():
     assert processor.apply_chat_template(messages) == "<user><video>a\n<assistant>b\n"
     tokenizer.chat_template = processor.chat_template  # as a tokenizer read from the processor's folder has it
     assert HMBAProcessor(HMBAVideoProcessor(), tokenizer).chat_template == processor.chat_template
+
+
+TURNS = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+NAMED_TEMPLATES = {
+    "default": TURNS,
+    "rag": "{{ documents[0]['text'] }}" + TURNS,
+    "tool_use": "{{ tools[0]['function']['name'] }}" + TURNS,
+}
+TOOL = {"type": "function", "function": {"name": "brake", "parameters": {"type": "object", "properties": {}}}}
+
+
+def test_named_chat_templates_take_videos_and_survive_joining_saving_and_loading(tmp_path):
+    vision, text = save_sources(tmp_path)
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = NAMED_TEMPLATES
+    tokenizer.save_pretrained(text)
+    HMBAProcessor.from_vision_text_pretrained(vision, text, do_normalize=False).save_pretrained(tmp_path / "once")
+    HMBAProcessor.from_pretrained(tmp_path / "once").save_pretrained(tmp_path / "twice")
+    direct = HMBAProcessor(HMBAVideoProcessor(), tokenizer)
+    for processor in (direct, HMBAProcessor.from_pretrained(tmp_path / "twice")):
+        assert processor.chat_template == direct.chat_template
+        messages = [user(video(clip()), "a")]
+        documents = [{"title": "t", "text": "doc"}]
+        assert processor.apply_chat_template(messages) == "<user><video>a"
+        assert processor.apply_chat_template(messages, "rag", documents=documents) == "doc<user><video>a"
+        assert processor.apply_chat_template(messages, tools=[TOOL]) == "brake<user><video>a"
+        assert processor.apply_chat_template(messages, "default", tools=[TOOL]) == "<user><video>a"
+    assert tokenizer.chat_template == NAMED_TEMPLATES
+
+
+def test_templates_of_the_tokenizer_are_not_saved_beside_one_that_was_given(tmp_path):
+    processor = tiny_processor(chat_template=TURNS)
+    processor.tokenizer.chat_template = NAMED_TEMPLATES
+    processor.save_pretrained(tmp_path)
+    assert HMBAProcessor.from_pretrained(tmp_path).chat_template == TURNS
+
+
+def test_a_message_without_content_stays_one_as_calls_of_tools_need_it():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ m['content'] if 'content' in m else m['tool_calls'] }}{% endfor %}"
+    )
+    processor = HMBAProcessor(HMBAVideoProcessor(), tokenizer)
+    assert processor.apply_chat_template([user("a"), {"role": "assistant", "tool_calls": ["b"]}]) == "a['b']"
 
 
 # Model inputs
@@ -237,13 +288,6 @@ JOINED_OPTIONS = {
     "processor": {"chat_template": "{{ messages }}", "video_start_token": "<im_start>", "video_end_token": "<im_end>"},
     "video processor": {"num_frames": 3, "fps": 4.0, "do_expand_to_square": False, "image_mean": (0.1, 0.2, 0.3)},
 }
-
-
-def save_sources(folder, image_size=42, patch_size=14):
-    """Save the configuration of a vision tower without a processor, and a tokenizer."""
-    CLIPVisionConfig(image_size=image_size, patch_size=patch_size).save_pretrained(folder / "vision")
-    tiny_tokenizer().save_pretrained(folder / "text")
-    return str(folder / "vision"), str(folder / "text")
 
 
 def test_a_joined_processor_knows_its_options_from_those_of_its_video_processor(tmp_path):

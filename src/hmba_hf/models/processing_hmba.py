@@ -26,7 +26,7 @@ _FLATTEN_BLOCKS = """\
 {%- set flat = namespace(messages=[]) -%}
 {%- for message in messages -%}
     {%- set content = message['content'] -%}
-    {%- if content is not string -%}
+    {%- if content is defined and content is not none and content is not string -%}
         {%- set content -%}
             {%- for block in message['content'] -%}
                 {%- if block['type'] in ['video', 'image'] -%}
@@ -38,8 +38,9 @@ _FLATTEN_BLOCKS = """\
                 {%- endif -%}
             {%- endfor -%}
         {%- endset -%}
+        {%- set message = dict(message, content=content) -%}
     {%- endif -%}
-    {%- set flat.messages = flat.messages + [dict(message, content=content)] -%}
+    {%- set flat.messages = flat.messages + [message] -%}
 {%- endfor -%}
 {%- set messages = flat.messages -%}
 """
@@ -125,12 +126,17 @@ def _load_block(block: dict) -> Any:
     return [_load_frame(frame) for frame in source] if isinstance(source, (list, tuple)) else source
 
 
-def _default_chat_template(tokenizer: Any, video_token: str) -> str:
-    """Return the tokenizer's own chat template, made to accept videos, or vicuna v1.1 if it has none."""
-    own = getattr(tokenizer, "chat_template", None)
-    own = own.get("default") if isinstance(own, dict) else own
+def _default_chat_templates(tokenizer: Any, video_token: str) -> str | dict[str, str]:
+    """Return the tokenizer's own chat templates, made to accept videos, or vicuna v1.1 if it has none."""
+    own = getattr(tokenizer, "chat_template", None) or _VICUNA
+    if isinstance(own, dict):
+        return {name: _accept_videos(template, video_token) for name, template in own.items()}
+    return _accept_videos(own, video_token)
+
+
+def _accept_videos(template: str, video_token: str) -> str:
     flatten = _FLATTEN_BLOCKS.replace("VIDEO_TOKEN", json.dumps(video_token))
-    return own if own and own.startswith(flatten) else flatten + (own or _VICUNA)
+    return template if template.startswith(flatten) else flatten + template
 
 
 class HMBAProcessor(ProcessorMixin):
@@ -142,8 +148,8 @@ class HMBAProcessor(ProcessorMixin):
     block of a chat is a clip of one frame.
 
     Args:
-        chat_template: the tokenizer's own if it has one, else vicuna v1.1. Masks for training need a template with
-            `{% generation %}`, which vicuna's here has.
+        chat_template: one template, or several by name, taken as they are. When absent, the tokenizer's own, each
+            made to accept videos, or vicuna v1.1 if it has none.
         patch_size: side of a vision patch in pixels, of the frames that the video processor returns, or its height
             and width.
 
@@ -161,13 +167,13 @@ class HMBAProcessor(ProcessorMixin):
         self,
         video_processor: Any = None,
         tokenizer: Any = None,
-        chat_template: str | None = None,
+        chat_template: str | dict[str, str] | None = None,
         patch_size: int | list[int] = 14,
         video_token: str = "<video>",
         video_start_token: str | None = None,
         video_end_token: str | None = None,
     ):
-        chat_template = chat_template or _default_chat_template(tokenizer, video_token)
+        chat_template = chat_template or _default_chat_templates(tokenizer, video_token)
         super().__init__(video_processor, tokenizer, chat_template=chat_template)
         self.patch_size = patch_size
         self.video_token = video_token
@@ -225,6 +231,33 @@ class HMBAProcessor(ProcessorMixin):
             if name not in options and options.get("do_normalize", True):
                 raise ValueError(f"a vision tower whose processor has {name} must be named, or {name}, got {vision!r}")
         return cls(HMBAVideoProcessor(**options), tokenizer, patch_size=patch_size, video_token=video_token, **own)
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """Save it with its code; the chat templates there are its own, without others of its tokenizer."""
+        own = self.tokenizer.chat_template
+        self.tokenizer.chat_template = self.chat_template
+        try:
+            return super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        finally:
+            self.tokenizer.chat_template = own
+
+    def apply_chat_template(
+        self,
+        conversation: Any,
+        chat_template: str | None = None,
+        tools: list | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        """Write a chat as a prompt, or with `tokenize=True` as inputs of the model; all arguments are transformers'.
+
+        Args:
+            chat_template: a template, or the name of one of several; when absent `"default"`, or `"tool_use"` if there
+                are tools and a template of this name, as tokenizers choose.
+        """
+        if chat_template is None and tools is not None and isinstance(self.chat_template, dict):
+            chat_template = "tool_use" if "tool_use" in self.chat_template else None
+        return super().apply_chat_template(conversation, chat_template, tools, *args, **kwargs)
 
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
         """Accept a video processor also without torchvision, where transformers does not export its base class."""
