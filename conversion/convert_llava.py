@@ -301,10 +301,6 @@ def build_processor(args: argparse.Namespace, llava: Llava) -> HMBAProcessor:
     if template is None:  # LLaVA writes a line break after each picture
         marked = json.dumps(token), json.dumps(f"{token}\n")
         processor.chat_template = _change_each(processor.chat_template, lambda own: own.replace(*marked))
-    if "endgeneration" not in str(processor.chat_template):
-        print(
-            "the source's chat template does not mark its answers, as training needs it: --chat_template vicuna does"
-        )
     return processor
 
 

@@ -1,4 +1,3 @@
-import re
 from dataclasses import replace
 
 import pytest
@@ -9,7 +8,10 @@ from hmba_hf.data.collator import SampleCollator, to_conversation
 from hmba_hf.data.micro_world import MicroWorld
 from hmba_hf.data.micro_world_files import write_video
 from hmba_hf.data.samples import Sample
-from tiny_processors import tiny_processor
+from hmba_hf.models.processing_hmba import HMBAProcessor
+from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor
+from tiny_processors import tiny_processor, tiny_tokenizer
+from tiny_templates import MARKED_TURNS
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +94,16 @@ def test_a_box_on_a_video_of_unknown_size_is_refused(processor):
         to_conversation(sample, processor)
 
 
+def test_a_template_without_a_generation_block_is_learned_from_as_well():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = MARKED_TURNS
+    processor = HMBAProcessor(HMBAVideoProcessor(size={"height": 28, "width": 28}), tokenizer)
+    samples = [MicroWorld()[0], MicroWorld().ego_sample(1)]
+    written = [to_conversation(sample, processor)[1]["content"][0]["text"] for sample in samples]
+    assert answers(SampleCollator(processor)(samples), processor) == [f"{text}[end]\n" for text in written]
+
+
 def test_a_sample_without_a_token_to_learn_from_is_named():
-    processor = tiny_processor()
-    processor.chat_template = re.sub(r"{%-? (end)?generation -?%}", "", processor.chat_template)
-    with pytest.raises(ValueError, match="train-symmetric-0-000000"):
-        SampleCollator(processor)([MicroWorld()[0]])
+    unreached = "{% if false %}{% generation %}{% endgeneration %}{% endif %}{{ messages[0]['content'][1]['text'] }}"
+    with pytest.raises(ValueError, match="train-symmetric-0-000000: no token"):
+        SampleCollator(tiny_processor(chat_template="<video>" + unreached))([MicroWorld()[0]])

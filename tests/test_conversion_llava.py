@@ -273,7 +273,7 @@ def test_llava_1_5_is_asked_in_the_words_that_it_was_trained_with(tmp_path):
     assert (processor.tokenizer.pad_token, processor.video_processor.num_frames) == ("</s>", 5)
 
 
-def test_another_llama_is_asked_in_the_words_of_its_own_template(tmp_path, capsys):
+def test_another_llama_is_asked_in_the_words_of_its_own_template(tmp_path):
     template = (
         "{% for message in messages %}[{{ message['role'] }}]{% for block in message['content'] %}"
         "{% if block['type'] == 'image' %}<image>|{% else %}{{ block['text'] }}{% endif %}{% endfor %}{% endfor %}"
@@ -283,7 +283,6 @@ def test_another_llama_is_asked_in_the_words_of_its_own_template(tmp_path, capsy
     named.mkdir()
     (named / "brief.jinja").write_text(f"Be brief. {template}")
     convert(tmp_path / "llava", tmp_path / "ours")
-    assert "does not mark its answers" in capsys.readouterr().out
     processor, text = ask(tmp_path / "ours", Image.new("RGB", (28, 28)))
     assert text == "[user]<image>|word5[assistant]word6[user]word7"
     picture = {"type": "video", "video": [Image.new("RGB", (28, 28))]}

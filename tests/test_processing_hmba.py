@@ -1,4 +1,5 @@
 import json
+import re
 from base64 import b64encode
 
 import numpy as np
@@ -11,6 +12,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from hmba_hf.models.processing_hmba import HMBAProcessor
 from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor
 from tiny_processors import clip, tiny_processor, tiny_tokenizer, user, video
+from tiny_templates import BRACKETED_QUESTIONS, FORCED_THOUGHT, MARKED_TURNS, THINKING
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -116,6 +118,68 @@ def test_a_tokenizer_with_a_template_of_its_own_keeps_it():
     assert processor.apply_chat_template(messages) == "<user><video>a\n<assistant>b\n"
     tokenizer.chat_template = processor.chat_template  # as a tokenizer read from the processor's folder has it
     assert HMBAProcessor(HMBAVideoProcessor(), tokenizer).chat_template == processor.chat_template
+
+
+def marked_answers(template, chats, side="right"):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = template
+    processor = HMBAProcessor(HMBAVideoProcessor(size={"height": 28, "width": 28}), tokenizer)
+    inputs = processor.apply_chat_template(
+        chats,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+        return_assistant_tokens_mask=True,
+        processor_kwargs={"padding": True, "padding_side": side},
+    )
+    assert "offset_mapping" not in inputs and "text_replacement_offsets" not in inputs
+    masks = inputs["assistant_masks"].bool()
+    return [processor.decode(ids[mask]) for ids, mask in zip(inputs["input_ids"], masks, strict=True)]
+
+
+def answer(text):
+    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize(
+    ("template", "wanted"),
+    [
+        (MARKED_TURNS, ["A car[0.1,0.2,0.3,0.4].[end]\n", "d[end]\nf[end]\n"]),
+        (BRACKETED_QUESTIONS, [" A car[0.1,0.2,0.3,0.4]. </s>", " d </s> f </s>"]),
+    ],
+)
+def test_a_template_without_a_generation_block_marks_what_it_writes_more_than_the_prompt(template, wanted, side):
+    first = [user("Hi ", video(clip()), video(clip()), "?"), answer("A car[0.1,0.2,0.3,0.4].")]
+    second = [user("c"), answer("d"), user("e", video(clip())), answer("f")]
+    assert marked_answers(template, [first, second], side) == wanted
+
+
+def test_a_generation_block_says_more_exactly_than_the_difference_what_to_learn(processor):
+    chat = [user(video(clip()), "a"), answer("b")]
+    template = processor.chat_template
+    assert marked_answers(template, [chat]) == ["b</s>"]
+    assert marked_answers(re.sub(r"{%-? (end)?generation -?%}", "", template), [chat]) == [" b</s>"]
+
+
+def test_a_template_that_does_not_write_answers_behind_their_prompts_is_refused_for_the_chat_that_shows_it():
+    short, long = [user("a"), answer("b")], [user("a"), answer("b"), user("c"), answer("d")]
+    assert marked_answers(THINKING, [short]) == ["(thought)b|"]
+    with pytest.raises(
+        ValueError, match=r"must write a whole chat so .* got .b\|<user>c.* in the place of .\(thought"
+    ):
+        marked_answers(THINKING, [short, long])
+    with pytest.raises(ValueError, match=r"must write an answered chat so .* in the place of 'open'"):
+        marked_answers(FORCED_THOUGHT, [short])
+    with pytest.raises(ValueError, match="must begin with a question"):
+        marked_answers(MARKED_TURNS, [[answer("b")]])
+
+
+@pytest.mark.parametrize("option", ["continue_final_message", "sanitize_control_tokens"])
+def test_options_that_move_the_text_under_the_marks_are_refused(processor, option):
+    chat, options = [user("a"), answer("b")], {"tokenize": True, "return_dict": True, option: True}
+    with pytest.raises(ValueError, match=option):
+        processor.apply_chat_template(chat, MARKED_TURNS, return_assistant_tokens_mask=True, **options)
 
 
 TURNS = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"

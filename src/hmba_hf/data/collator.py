@@ -19,7 +19,8 @@ _BLANK = Image.new("RGB", (1, 1))
 class SampleCollator:
     """Turn samples into the inputs of a model in training: those of the processor, and `labels`, `(b, l)`.
 
-    Labels are the input ids where the processor's chat template marks the assistant's words, -100 elsewhere.
+    Labels are the input ids of the assistant's words, -100 elsewhere. A generation block of the processor's chat
+    template tells which these are, or else what the template writes more than the prompt.
     Sequences are padded on the right; videos are sampled as the processor's video processor says. A sample of cached
     features has `frame_features`, `(b, t, p, d)`, in the place of its pixels.
 
@@ -39,7 +40,8 @@ class SampleCollator:
         """Turn one sample into tensors without a batch axis.
 
         Raises:
-            ValueError: if it has no token to learn from, or more than `max_length`.
+            ValueError: if it has no token to learn from, or more than `max_length`, or if the chat template does not
+                write the answer behind the prompt.
         """
         options: dict[str, Any] = {"return_tensors": "pt"}
         if sample.timestamp is not None:
@@ -56,7 +58,7 @@ class SampleCollator:
         if not is_answer.any():
             raise ValueError(
                 f"sample {sample.id}: no token of the answer {sample.answer!r} is marked as the assistant's; "
-                "does the chat template have a generation block?"
+                "does the chat template reach its generation block?"
             )
         if self.max_length is not None and len(is_answer) > self.max_length:
             raise ValueError(

@@ -1,6 +1,7 @@
 """Prompts, videos and box text of H-MBA: what the language model reads and what its answer says."""
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from transformers.processing_utils import MultiModalData, ProcessorMixin
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import is_valid_video_frame
 
+from .parsing_answers import answer_spans, mark_tokens
 from .parsing_boxes import ParsedBox, format_boxes, parse_boxes, post_process_boxes, strip_boxes
 from .video_processing_hmba import HMBAVideoProcessor, flatten_videos
 
@@ -74,6 +76,12 @@ The assistant gives helpful, detailed, and polite answers to the user's question
 """
 
 
+_GENERATION_BLOCK = re.compile(r"{%-?\s*generation\s*-?%}")
+# Arguments of `apply_chat_template` that a template does not see, and the one that is given for each text.
+_OPTIONS_OF_INPUTS = {
+    *("return_assistant_tokens_mask", "return_tensors", "return_dict", "load_audio_from_video", "processor_kwargs"),
+    *("tokenize", "add_generation_prompt", "continue_final_message", "sanitize_control_tokens"),
+}
 # What a joined processor takes from its caller; the rest is the vision tower's and the tokenizer's.
 _PROMPT_OPTIONS = ("chat_template", "video_start_token", "video_end_token")
 # Files that describe how pictures become numbers, and the part of each that does; the first one counts.
@@ -241,12 +249,12 @@ class HMBAProcessor(ProcessorMixin):
         finally:
             self.tokenizer.chat_template = own
 
-    def apply_chat_template(
+    def apply_chat_template(  # type: ignore[override]
         self,
         conversation: Any,
         chat_template: str | None = None,
         tools: list | None = None,
-        *args: Any,
+        documents: list | None = None,
         **kwargs: Any,
     ) -> Any:
         """Write a chat as a prompt, or with `tokenize=True` as inputs of the model; all arguments are transformers'.
@@ -254,10 +262,48 @@ class HMBAProcessor(ProcessorMixin):
         Args:
             chat_template: a template, or the name of one of several; when absent `"default"`, or `"tool_use"` if there
                 are tools and a template of this name, as tokenizers choose.
+            kwargs: with `return_assistant_tokens_mask=True` there are `assistant_masks`, `(b, l)`, the tokens to learn
+                from. A template that has no `{% generation %}` marks them by what it writes more than the prompt.
+
+        Raises:
+            ValueError: if answers are to be marked so, and the template does not write them behind the prompt.
         """
-        if chat_template is None and tools is not None and isinstance(self.chat_template, dict):
-            chat_template = "tool_use" if "tool_use" in self.chat_template else None
-        return super().apply_chat_template(conversation, chat_template, tools, *args, **kwargs)
+        if isinstance(self.chat_template, dict):
+            own = "tool_use" if tools is not None and "tool_use" in self.chat_template else "default"
+            chat_template = self.chat_template.get(chat_template or own, chat_template)
+        kwargs |= {"chat_template": chat_template, "tools": tools, "documents": documents}
+        template = chat_template or self.chat_template
+        wants_marks = kwargs.get("return_assistant_tokens_mask") and kwargs.get("return_dict")
+        if wants_marks and isinstance(template, str) and not _GENERATION_BLOCK.search(template):
+            return self._mark_answers(conversation, kwargs)
+        return super().apply_chat_template(conversation, **kwargs)
+
+    def _mark_answers(self, conversation: Any, options: dict[str, Any]) -> Any:
+        """Return the inputs of a chat or of several, with a mask of what the assistant says in them."""
+        if not self.tokenizer.is_fast:
+            raise ValueError("marking answers needs a tokenizer of the package tokenizers, got one written in Python")
+        for name in ("continue_final_message", "sanitize_control_tokens"):
+            if options.get(name):
+                raise ValueError(f"answers are marked without {name} only, got {name}={options[name]!r}")
+        write: Any = super().apply_chat_template
+        for_template = {name: value for name, value in options.items() if name not in _OPTIONS_OF_INPUTS}
+
+        def render(messages: Any, add_generation_prompt: bool) -> str:
+            return write(messages, add_generation_prompt=add_generation_prompt, **for_template)
+
+        chats = conversation if isinstance(conversation[0], (list, tuple)) else [conversation]
+        spans = [answer_spans(chat, render) for chat in chats]
+        offsets = {"return_offsets_mapping": True, "return_text_replacement_offsets": True}
+        processor_kwargs = {**(options.get("processor_kwargs") or {}), **offsets}
+        inputs = write(
+            conversation,
+            **{**options, "return_assistant_tokens_mask": False, "processor_kwargs": processor_kwargs},
+        )
+        replaced = inputs.pop("text_replacement_offsets")
+        places = [np.asarray(row).tolist() for row in inputs.pop("offset_mapping")]
+        inputs["assistant_masks"] = [mark_tokens(*row) for row in zip(spans, places, replaced, strict=True)]
+        tensors = options.get("return_tensors", "auto")
+        return inputs.convert_to_tensors(tensor_type=None if tensors == "auto" else tensors)
 
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
         """Accept a video processor also without torchvision, where transformers does not export its base class."""
