@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from itertools import islice
 
 import pytest
 import torch
@@ -64,6 +65,17 @@ def test_the_next_readable_sample_takes_the_place_of_a_bad_one(tmp_path):
     assert "nowhere.mp4" in skipped["sample missing"] and "one <box> for each box" in skipped["sample number 2"]
     met.forget()
     assert met.skipped() == {}
+
+
+def test_samples_end_and_are_counted_from_either_end():
+    encoded = EncodedSamples(WORLD, COLLATOR, BadSamples("stop"))
+    assert len(list(islice(encoded, 9))) == 5
+    assert torch.equal(encoded[-1]["input_ids"], encoded[4]["input_ids"])
+    for index in (5, -6, 1000):
+        with pytest.raises(IndexError, match=f"an index must be from -5 to 4, got {index}"):
+            encoded[index]
+    with pytest.raises(IndexError, match="got 0"):
+        EncodedSamples([], COLLATOR, BadSamples("skip"))[0]
 
 
 def test_nothing_but_bad_samples_is_an_error(tmp_path):

@@ -1,11 +1,15 @@
 import copy
+import inspect
+from dataclasses import replace
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import TrainingArguments
+from transformers import Trainer, TrainingArguments
 
+from hmba_hf.data.bad_samples import BadSamples
 from hmba_hf.data.collator import SampleCollator
+from hmba_hf.data.encoded_samples import EncodedSamples
 from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
 from hmba_hf.training import PARTS, AdapterTrainer, part_of, set_trainable
 from tiny_bases import SHORT_TEMPLATE
@@ -23,6 +27,9 @@ def learning_model():
 
 
 def trainer_for(model, folder, adapter_learning_rate=None, gate_learning_rate=None, **kwargs):
+    """A trainer of few steps; `kwargs` are its own and those of its arguments."""
+    named = inspect.signature(Trainer.__init__).parameters
+    own = {name: kwargs.pop(name) for name in list(kwargs) if name in named}
     args = {
         "output_dir": str(folder),
         "max_steps": 4,
@@ -37,13 +44,16 @@ def trainer_for(model, folder, adapter_learning_rate=None, gate_learning_rate=No
         "disable_tqdm": True,
         "dataloader_pin_memory": False,
     }
+    defaults = {
+        "train_dataset": MicroWorld(WORLD, "train", 6),
+        "data_collator": SampleCollator(tiny_processor(chat_template=SHORT_TEMPLATE)),
+    }
     return AdapterTrainer(
         model=model,
         args=TrainingArguments(**{**args, **kwargs}),
-        train_dataset=MicroWorld(WORLD, "train", 6),
-        data_collator=SampleCollator(tiny_processor(chat_template=SHORT_TEMPLATE)),
         adapter_learning_rate=adapter_learning_rate,
         gate_learning_rate=gate_learning_rate,
+        **{**defaults, **own},
     )
 
 
@@ -230,6 +240,39 @@ def test_label_smoothing_is_about_the_next_token(tmp_path):
         trainer.train()
         losses.append(trainer.state.log_history[0]["loss"])
     assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+
+
+def samples_of_lengths(processor, answers):
+    """Clips of one size whose answers have as many words as is said, encoded for a model."""
+    clips = MicroWorld(WORLD, "train", len(answers))
+    samples = [
+        replace(clip, question="What?", answer="a" * size, boxes=(), labels=())
+        for clip, size in zip(clips, answers, strict=True)
+    ]
+    return EncodedSamples(samples, SampleCollator(processor), BadSamples("stop"))
+
+
+@pytest.mark.parametrize("strategy", ["group_by_length", "batch_rebalance"])
+def test_samples_are_grouped_by_their_number_of_tokens(tmp_path, strategy):
+    processor = tiny_processor(chat_template=SHORT_TEMPLATE)
+    answers = [1, 40, 2, 41, 3, 42]
+    dataset = samples_of_lengths(processor, answers)
+    trainer = trainer_for(
+        learning_model(),
+        tmp_path,
+        max_steps=3,
+        train_sampling_strategy=strategy,
+        train_dataset=dataset,
+        eval_dataset=dataset,
+        processing_class=processor,
+    )
+    lengths = [len(dataset[number]["input_ids"]) for number in range(6)]
+    batches = [batch["input_ids"].shape[1] for batch in trainer.get_train_dataloader()]
+    assert max(batches) == max(lengths) and batches.count(max(lengths)) <= 2
+    sampler = trainer._get_train_sampler()
+    assert list(sampler.lengths) == lengths
+    trainer.train()
+    assert trainer.state.global_step == 3
 
 
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):

@@ -31,6 +31,14 @@ class EncodedSamples(Dataset):
         return len(self.samples)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        """Encode sample `index`, also counted from the end, or the next readable one after it.
+
+        Raises:
+            IndexError: if there is no such sample.
+            ValueError: if a sample cannot be read and the run is to stop then, or if none can.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"an index must be from {-len(self)} to {len(self) - 1}, got {index}")
         for step in range(len(self)):
             place = (index + step) % len(self)
             name = f"sample number {place}"

@@ -195,6 +195,13 @@ class HMBAProcessor(ProcessorMixin):
                 )
         self.video_token_id = vocabulary[video_token]
 
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of the model's inputs, those of texts first: by its first one a trainer tells how long a sample is."""
+        names = super().model_input_names
+        texts = [name for name in self.tokenizer.model_input_names if name in names]
+        return [*texts, *(name for name in names if name not in texts)]
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a processor as every processor of transformers is loaded.

@@ -1,0 +1,123 @@
+"""What happens between the steps of a run: it logs and evaluates before it saves, and it stops when SIGTERM comes."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from transformers import TrainerCallback
+from transformers.trainer_utils import IntervalStrategy
+
+
+class ExactResume(TrainerCallback):
+    """What a run needs, besides its checkpoint, to go on as if it had never been stopped.
+
+    Args:
+        find_run: returns the folder that holds the checkpoints, that of the trial in a search.
+    """
+
+    def __init__(self, find_run: Callable[[], Path]) -> None:
+        self._find_run = find_run
+        self._evaluated_at = -1
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Let a run that goes on from its last step end there, and find its best checkpoint wherever it is now."""
+        control.should_training_stop = state.global_step >= state.max_steps
+        best = self._find_run() / f"checkpoint-{state.best_global_step}"
+        if best.is_dir():
+            state.best_model_checkpoint = str(best)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log and evaluate before a checkpoint is saved: what has not been done by then is in none."""
+        is_last = state.epoch.is_integer() or state.global_step >= state.max_steps
+        is_evaluated = args.eval_strategy == IntervalStrategy.EPOCH and args.eval_delay <= state.epoch
+        if control.should_save and is_last and is_evaluated:
+            control.should_evaluate = True
+            self._evaluated_at = state.global_step
+        self._log(control)
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluate unless the last step of the epoch has done it."""
+        if self._evaluated_at == state.global_step:
+            control.should_evaluate = False
+        self._log(control)
+
+    @staticmethod
+    def _log(control: Any) -> None:
+        control.should_log = control.should_log or control.should_save or control.should_evaluate
+
+
+class SignalledStop(TrainerCallback):
+    """Ends a run by a checkpoint once SIGTERM has come, which clusters send some time before they kill.
+
+    The step at work is finished, logged, evaluated where that is due, and saved as every other one is: a run that
+    goes on from there equals one that has never been stopped. All processes stop after the same step.
+
+    Differs: the callback of transformers waits three seconds, saves in the middle of a step, with random numbers that
+    its second half has not seen, and lets each process save when its own signal comes.
+
+    Attributes:
+        has_stopped: whether the run has ended by such a checkpoint.
+    """
+
+    def __init__(self, accelerator: Callable[[], Accelerator]) -> None:
+        self._accelerator = accelerator  # a search makes a new one for each trial
+        self._is_wanted = False
+        self._is_agreed = False
+        self.has_stopped = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Note SIGTERM instead of dying from it, for as long as it is open."""
+        self._is_wanted = False
+        self._is_agreed = False
+        self.has_stopped = False
+        before = signal.signal(signal.SIGTERM, self._note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self._is_wanted = True
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save after this step if any process has been told to stop."""
+        accelerator = self._accelerator()
+        if self._is_wanted:
+            accelerator.set_trigger()
+        if accelerator.check_trigger():
+            self._is_agreed = True
+        if self._is_agreed:
+            control.should_save = True
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop once the checkpoint is there."""
+        if self._is_agreed:
+            control.should_training_stop = True
+            self.has_stopped = True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Do nothing more at an end of the epoch that is none, or that is saved already."""
+        if self.has_stopped:
+            control.should_log = False
+            control.should_evaluate = False
+            control.should_save = False
+
+
+def spared_by_signals(prepare: Callable[[int], None] | None) -> Callable[[int], None]:
+    """Prepare a worker of a data loader, and let it outlive SIGTERM, which clusters send to all processes of a job.
+
+    Args:
+        prepare: what else a worker does when it starts, with its number.
+    """
+    return partial(_ignore_signals, prepare)
+
+
+def _ignore_signals(prepare: Callable[[int], None] | None, worker: int) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if prepare is not None:
+        prepare(worker)
