@@ -7,10 +7,12 @@ import pytest
 from hmba_hf.data import atomic_files
 from hmba_hf.data.atomic_files import explained_write_errors, write_json, written_whole
 from hmba_hf.training.checkpoints import (
+    SEAL,
     break_seal,
     checkpoint_to_resume,
     last_whole_checkpoint,
     read_recipe,
+    rotate_checkpoints,
     seal_checkpoint,
 )
 
@@ -48,6 +50,51 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path, harm):
     assert checkpoint_to_resume(tmp_path, RECIPE) == whole
     with pytest.raises(ValueError, match="a whole checkpoint is wanted to go on from, got .*checkpoint-4"):
         checkpoint_to_resume(tmp_path, RECIPE, str(newer))
+
+
+@pytest.mark.parametrize("other", ["checkpoint-is-incomplete.txt", "monitor.lock", "shards/.nfs0001"])
+def test_a_seal_covers_what_a_save_has_written_and_no_mark_of_others(tmp_path, other):
+    folder = tmp_path / "checkpoint-2"
+    (folder / "shards").mkdir(parents=True)
+    (folder / other).write_text("in progress")
+    (folder / "optimizer").write_text("of an earlier try")
+    before = break_seal(folder)
+    for name in ("model.safetensors", "optimizer", "shards/.metadata"):
+        (folder / name).write_text("written in this try")
+    seal_checkpoint(folder, RECIPE, before)
+    (folder / other).unlink()
+    assert last_whole_checkpoint(tmp_path) == folder
+    (folder / "shards" / ".metadata").unlink()
+    assert last_whole_checkpoint(tmp_path) is None
+
+
+def names(run):
+    return sorted(path.name for path in run.iterdir())
+
+
+def test_older_checkpoints_are_deleted_only_when_the_newer_one_is_whole(tmp_path):
+    checkpoint(tmp_path, 2)
+    newest = checkpoint(tmp_path, 4)
+    (newest / "model.safetensors").unlink()
+    with pytest.warns(UserWarning, match="checkpoint-4 lacks files .*: older checkpoints stay"):
+        rotate_checkpoints(tmp_path, 1, newest)
+    assert names(tmp_path) == ["checkpoint-2", "checkpoint-4"]
+
+
+def test_what_is_not_whole_is_deleted_first_and_never_in_the_place_of_what_is(tmp_path):
+    folders = {steps: checkpoint(tmp_path, steps) for steps in (2, 10, 4, 6)}
+    break_seal(folders[10])  # left by a kill, before the run went on from an earlier one
+    for time, steps in enumerate((2, 4, 6)):
+        os.utime(folders[steps] / SEAL, (time + 1, time + 1))
+    for limit in (None, 0, 4):
+        rotate_checkpoints(tmp_path, limit, folders[6])
+        assert len(names(tmp_path)) == 4
+    rotate_checkpoints(tmp_path, 3, folders[6])
+    assert names(tmp_path) == ["checkpoint-2", "checkpoint-4", "checkpoint-6"]
+    rotate_checkpoints(tmp_path, 1, folders[6], best=str(folders[2]))
+    assert names(tmp_path) == ["checkpoint-2", "checkpoint-6"]
+    rotate_checkpoints(tmp_path, 1, folders[6])
+    assert names(tmp_path) == ["checkpoint-6"]
 
 
 def test_a_folder_of_another_recipe_is_refused_with_what_differs(tmp_path):

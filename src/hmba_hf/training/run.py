@@ -31,7 +31,7 @@ from ..scoring import ScoredRecords, package_versions
 from ..visualization import draw_answer, plot_curves, plot_panels
 from .arguments import ClipArguments, DataArguments, FinetuningArguments, ModelArguments, recipe
 from .base_model import load_base
-from .checkpoints import checkpoint_to_resume
+from .checkpoints import checkpoint_to_resume, last_whole_checkpoint
 from .parts import gathered, learn
 from .trainer import AdapterTrainer, check_push
 
@@ -41,6 +41,8 @@ _TIMINGS = ("_runtime", "_per_second", "_preparation_time")
 
 def finetune(model_args: ModelArguments, data_args: DataArguments, args: FinetuningArguments) -> AdapterTrainer:
     """Train, or go on from the last whole checkpoint in the folder of the run, and leave model and history there.
+
+    A run that SIGTERM has stopped, with `--enable_jit_checkpoint`, leaves a checkpoint alone.
 
     Raises:
         ValueError: if an option is wrong or does not go with another, if the folder holds checkpoints of another
@@ -87,6 +89,11 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
         print(f"{clips}; parameters that learn: {counts}")
         print("a new run" if checkpoint is None else f"going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if trainer.has_stopped:
+        if trainer.is_world_process_zero():
+            kept = last_whole_checkpoint(run)
+            print(f"stopped by SIGTERM: {kept} is whole, and the same command goes on from it")
+        return trainer
     trainer.save_model(_internal_call=True)  # all of it is here before a push, which may fail
     if trainer.is_world_process_zero():
         save_history(trainer, {**vars(model_args), **vars(data_args), **args.to_sanitized_dict()}, bad)

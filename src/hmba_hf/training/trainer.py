@@ -3,10 +3,11 @@
 import math
 import os
 import shutil
+import signal
 import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,15 +18,9 @@ import torch
 from accelerate.utils import gather_object
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader, Subset
-from transformers import Trainer, TrainerCallback
-from transformers.trainer_utils import (
-    EvalLoopOutput,
-    HubStrategy,
-    IntervalStrategy,
-    SaveStrategy,
-    TrainOutput,
-    rotate_checkpoints,
-)
+from transformers import Trainer
+from transformers.trainer_jit_checkpoint import JITCheckpointCallback
+from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SaveStrategy, TrainOutput
 from transformers.utils.hub import PushInProgress
 
 from ..data.atomic_files import explained_write_errors, write_json
@@ -35,45 +30,17 @@ from ..evaluation import stream_answers
 from ..hub import CardDetails
 from ..hub.checkpoints import TRAINING_FILE, checkpoint_files, commit_checkpoint, upload_checkpoint, write_card
 from ..repositories import claim_repository
-from .checkpoints import break_seal, last_whole_checkpoint, seal_checkpoint
+from .callbacks import ExactResume, SignalledStop, spared_by_signals
+from .checkpoints import break_seal, last_whole_checkpoint, rotate_checkpoints, seal_checkpoint
 from .parts import part_of, shape_of
 
 _ADAPTED = ("adapter", "projector")
+# Options of a `DataLoader` that `TrainingArguments` has.
+_OF_LOADERS = """
+num_workers pin_memory persistent_workers prefetch_factor drop_last multiprocessing_context in_order
+""".split()
 _PUSHING = "_pushing-"  # copies of checkpoints on their way to the Hub
 ScoreAnswers = Callable[[Sequence[str], Sequence[Sample]], Mapping[str, float]]
-
-
-class ExactResume(TrainerCallback):
-    """What a run needs, besides its checkpoint, to go on as if it had never been stopped."""
-
-    def __init__(self) -> None:
-        self._evaluated_at = -1
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Let a run that goes on from its last step end there, and find its best checkpoint wherever it is now."""
-        control.should_training_stop = state.global_step >= state.max_steps
-        best = Path(args.output_dir) / f"checkpoint-{state.best_global_step}"
-        if best.is_dir():
-            state.best_model_checkpoint = str(best)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Log and evaluate before a checkpoint is saved: what has not been done by then is in none."""
-        is_last = state.epoch.is_integer() or control.should_training_stop
-        is_evaluated = args.eval_strategy == IntervalStrategy.EPOCH and args.eval_delay <= state.epoch
-        if control.should_save and is_last and is_evaluated:
-            control.should_evaluate = True
-            self._evaluated_at = state.global_step
-        self._log(control)
-
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Evaluate unless the last step of the epoch has done it."""
-        if self._evaluated_at == state.global_step:
-            control.should_evaluate = False
-        self._log(control)
-
-    @staticmethod
-    def _log(control: Any) -> None:
-        control.should_log = control.should_log or control.should_save or control.should_evaluate
 
 
 class AdapterTrainer(Trainer):
@@ -119,7 +86,49 @@ class AdapterTrainer(Trainer):
         self._hub = huggingface_hub.HfApi()
         if self.label_smoother is not None:  # Trainer shifts the labels of the language models that it knows, alone
             self.label_smoother = partial(self.label_smoother, shift_labels=True)  # type: ignore[assignment]
-        self.add_callback(ExactResume())
+        self._trial_at_work: Any = None
+        self._stop = SignalledStop(lambda: self.accelerator)
+        if self.args.enable_jit_checkpoint:
+            self._stop_by_own_callback()
+        self.add_callback(ExactResume(lambda: Path(self._get_output_dir(self._trial_at_work))))
+
+    def _stop_by_own_callback(self) -> None:
+        """Put our callback for SIGTERM in the place of that of transformers, and undo what that one has done."""
+        other: Any = self.pop_callback(JITCheckpointCallback)
+        other.on_train_end(self.args, self.state, self.control)
+        self.add_callback(self._stop)
+
+    @property
+    def has_stopped(self) -> bool:
+        """Whether SIGTERM has ended the last training, by a checkpoint that it goes on from."""
+        return self._stop.has_stopped
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: Any = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train as `Trainer` does, with `args.enable_jit_checkpoint` until SIGTERM comes.
+
+        Args:
+            resume_from_checkpoint: a folder; `True` for the last whole checkpoint in that of the run.
+            trial, ignore_keys_for_eval: as in `Trainer`. A search that SIGTERM has come to ends, and the process too.
+
+        Raises:
+            ValueError: if a whole checkpoint is wanted, and the folder of the run has none.
+        """
+        self._trial_at_work = trial
+        if resume_from_checkpoint is True:
+            run = Path(self._get_output_dir(trial))
+            if (last := last_whole_checkpoint(run)) is None:
+                raise ValueError(f"a whole checkpoint is wanted to go on from, got none in {run}")
+            resume_from_checkpoint = str(last)
+        with self._stop.listening() if self.args.enable_jit_checkpoint else nullcontext():
+            output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        if trial is not None and self.has_stopped:
+            signal.raise_signal(signal.SIGTERM)
+        return output
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Name the parameters that weight decay is applied to."""
@@ -166,14 +175,21 @@ class AdapterTrainer(Trainer):
         """Return the batches to learn from; of a stream each process reads and decodes a share of its own."""
         if not isinstance(self.train_dataset, EncodedStream):
             return super().get_train_dataloader()
-        return DataLoader(
-            self.train_dataset,
-            batch_size=self._train_batch_size,
-            collate_fn=self.data_collator,
-            num_workers=self.args.dataloader_num_workers,
-            pin_memory=self.args.dataloader_pin_memory,
-            prefetch_factor=self.args.dataloader_prefetch_factor,
+        options: dict[str, Any] = {name: getattr(self.args, f"dataloader_{name}") for name in _OF_LOADERS}
+        stream = DataLoader(
+            self.train_dataset, batch_size=self._train_batch_size, collate_fn=self.data_collator, **options
         )
+        return self._spared(stream)
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        return self._spared(super()._get_dataloader(*args, **kwargs))
+
+    def _spared(self, loader: DataLoader) -> DataLoader:
+        """Let the workers of a loader outlive the SIGTERM that this process goes on after."""
+        if self.args.enable_jit_checkpoint:
+            own: Any = getattr(loader, "base_dataloader", loader)  # accelerate wraps it
+            own.worker_init_fn = spared_by_signals(own.worker_init_fn)
+        return loader
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
@@ -213,18 +229,17 @@ class AdapterTrainer(Trainer):
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Save as `Trainer` does, but delete nothing before the new checkpoint is whole."""
-        run = self._run
+        run = Path(self._get_output_dir(trial))
         folder = run / f"checkpoint-{self.state.global_step}"
-        if self.args.should_save:
-            break_seal(folder)
+        before = break_seal(folder) if self.args.should_save else {}
         self.accelerator.wait_for_everyone()
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
-            with self._explained(folder):
+            with self._explained(folder, run):
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
-                    seal_checkpoint(folder, self.recipe)
+                    seal_checkpoint(folder, self._recipe_of(trial), before)
         except OSError:
             if self.args.should_save:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -232,7 +247,7 @@ class AdapterTrainer(Trainer):
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:
-            rotate_checkpoints(str(run), limit, self.state.best_model_checkpoint, use_mtime=True)
+            rotate_checkpoints(run, limit, folder, self.state.best_model_checkpoint)
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """End as `Trainer` does, but keep the last checkpoint, at which the same command ends again."""
@@ -249,7 +264,8 @@ class AdapterTrainer(Trainer):
             type(self.model).__module__ = type(self.model).__mro__[2].__module__
         is_to_push = self.args.push_to_hub and not _internal_call
         if output_dir is not None or not is_to_push:  # else the push saves it
-            with self._explained(Path(output_dir or self._run)):
+            run = Path(self._get_output_dir(self._trial_at_work))
+            with self._explained(Path(output_dir or self._run), run):
                 super().save_model(output_dir, _internal_call=True)
         if is_to_push:
             self.push_to_hub("Model save")
@@ -257,7 +273,7 @@ class AdapterTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save and self.recipe:
-            write_json(Path(output_dir or self._run) / TRAINING_FILE, self.recipe)
+            write_json(Path(output_dir or self._run) / TRAINING_FILE, self._recipe_of(self._trial_at_work))
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
         """Make the repository of `args.hub_model_id`, private unless `args.hub_private_repo` or `private` is false.
@@ -349,12 +365,18 @@ class AdapterTrainer(Trainer):
                 warnings.warn(f"a push during training came to nothing: {error}", stacklevel=2)
         self.push_in_progress = None
 
+    def _recipe_of(self, trial: Any) -> dict[str, Any]:
+        """The recipe, in a search with the values of the trial."""
+        if trial is None:
+            return self.recipe
+        return {name: getattr(self.args, name, value) for name, value in self.recipe.items()}
+
     @property
     def _run(self) -> Path:
         return Path(str(self.args.output_dir))
 
-    def _explained(self, folder: Path) -> Any:
-        safe = last_whole_checkpoint(self._run)
+    def _explained(self, folder: Path, run: Path) -> Any:
+        safe = last_whole_checkpoint(run)
         kept = f"{safe} is whole: make room and start the same command again" if safe else "No checkpoint is there yet"
         return explained_write_errors(folder, kept)
 
