@@ -1,5 +1,6 @@
 """From decoded frames to upright RGB pictures, whatever the frames carry beside their pixels."""
 
+from fractions import Fraction
 from io import BytesIO
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from PIL import Image, ImageOps
 from transformers.image_transforms import convert_to_rgb
 
 from hmba_hf.data.clips import cut_clips
-from hmba_hf.models.decoding_containers import VideoDecodeError
+from hmba_hf.models.decoding_containers import SourceLimits, VideoDecodeError
 from hmba_hf.models.decoding_pictures import over_white, to_rgb
 from hmba_hf.models.video_decoding_hmba import decode_frames, iter_frames
 from numbered_videos import numbered_video, read_numbers
@@ -90,3 +91,35 @@ def test_reported_files_with_exif_are_read_in_order(shared_data):
         assert read_numbers(np.stack(pictures)) == list(range(30)), name
     for name in ("exif.png", "exif.webp"):
         assert read_numbers(decode_frames(shared_data / "reports" / name)[0]) == [9] * 5, name
+
+
+# Pixels that are not square
+
+
+def stretched(ratio):
+    def stretch(stream):
+        stream.sample_aspect_ratio = Fraction(ratio)
+
+    return numbered_video(3, container="matroska", prepare=stretch)
+
+
+@pytest.mark.parametrize("ratio", ["10", "30", "1/10", "1/50"])
+def test_pixels_that_are_absurdly_long_are_refused_with_the_size_that_they_would_make(ratio):
+    data, number = stretched(ratio), float(Fraction(ratio))
+    size = f"{max(round(64 * number), 1)} x 48 pixels of 64 x 48"
+    with pytest.raises(VideoDecodeError, match=f"max_aspect_ratio=4, got {number:g}.*{size}"):
+        decode_frames(data)
+    errors = [picture for _, picture in iter_frames(data)]
+    assert len(errors) == 3 and all(size in str(error) for error in errors)
+
+
+def test_the_limit_of_a_pixels_aspect_ratio_is_an_option():
+    data = stretched("10")
+    assert decode_frames(data, limits=SourceLimits(max_aspect_ratio=10))[0].shape == (5, 48, 640, 3)
+    with pytest.raises(VideoDecodeError, match="at most max_pixels=30000, got 640 x 48 pixels"):
+        decode_frames(data, limits=SourceLimits(max_aspect_ratio=10, max_pixels=30_000))
+
+
+@pytest.mark.parametrize("ratio", ["4", "1/4", "64/45", "2"])
+def test_pixels_of_real_cameras_are_stretched(ratio):
+    assert decode_frames(stretched(ratio))[0].shape == (5, 48, round(64 * Fraction(ratio)), 3)

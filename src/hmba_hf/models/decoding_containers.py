@@ -1,22 +1,101 @@
-"""What may be opened as a video: paths, addresses, bytes and file objects, as containers of PyAV."""
+"""What may be opened as a video: paths, addresses, bytes and file objects, as containers of PyAV.
 
+Nothing but this file opens containers. FFmpeg reads what it is handed and opens nothing by itself, unless the caller
+names the format of a camera or of another live source.
+"""
+
+import bz2
+import errno
+import gzip
+import lzma
 import os
-import shutil
+import re
+import tarfile
 import tempfile
-from collections.abc import Iterator
+import time
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from io import BytesIO
+from dataclasses import dataclass
+from io import SEEK_END, BytesIO, IOBase
 from typing import Any
 
 import av
 from huggingface_hub.utils import httpx
 
 # PyAV before 19 refuses tags that are not UTF-8 unless it is told otherwise, and PyAV from 19 on cannot be told.
-_TAG_OPTIONS: dict[str, Any] = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
+_PYAV = int(av.__version__.partition(".")[0])
+_TAG_OPTIONS: dict[str, Any] = {} if _PYAV >= 19 else {"metadata_errors": "replace"}
+# PyAV before 18 takes no options for streams that a container announces late, as MPEG-TS does.
+_TAKES_STREAM_OPTIONS = _PYAV >= 18
+# FFmpeg counts pixels of whole blocks beyond the edges, so that its own limit lies a little higher than ours.
+_BLOCKS, _BLOCK_PIXELS = 1.25, 2**20
+
+CONTAINERS = tuple(
+    "apng asf av1 avi avs avs2 avs3 bmp_pipe cavsvideo dhav dirac dnxhd dpx_pipe dv evc exr_pipe flv gif gif_pipe gxf "
+    "h261 h263 h264 hevc ipu ivf ivr j2k_pipe jpeg_pipe jpegls_pipe jpegxl_anim jpegxl_pipe jpegxs_pipe kux live_flv "
+    "m4v matroska,webm mjpeg mjpeg_2000 mov,mp4,m4a,3gp,3g2,mj2 mpeg mpegts mpegtsraw mpegvideo mpjpeg mxf nsv nut "
+    "obu ogg pam_pipe pbm_pipe pcx_pipe pgm_pipe pgmyuv_pipe png_pipe ppm_pipe qoi_pipe rm sgi_pipe smjpeg "
+    "sunrast_pipe tiff_pipe vc1 vc1test vvc webp_pipe wtv xbm_pipe xpm_pipe xwd_pipe yuv4mpegpipe".split()
+)
+"""FFmpeg's names of the formats that are opened: those that hold pictures, and refer to no other file or address."""
+
+LIVE_FORMATS = ("dash", "hls", "image2pipe", "rawvideo", "rtp", "rtsp", "sap", "sdp")
+"""Formats that are opened where the caller names them, beside `CONTAINERS` and the devices of FFmpeg."""
+
+_LOCAL_PROTOCOLS = "file,pipe,fd,crypto,data,udp,rtp,srtp"
+_REMOTE_PROTOCOLS = "http,https,httpproxy,tls,tcp,udp,udplite,rtp,srtp,rtmp,rtmps,rtmpe,rtmpt,rtmpts,srt,crypto,data"
+_NO_PROTOCOL = "none"
+_SEGMENTS = ("aac", "ac3", "eac3", "mp3", "webvtt")  # what live sources send beside pictures
+_ADDRESS = re.compile(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]*://")
+# What a server or the first bytes call a source that has no end or leads elsewhere, and the format to name for it.
+_LIVE_CONTENT = {"multipart/": "mpjpeg", "mpegurl": "hls", "dash+xml": "dash", "application/sdp": "sdp"}
+_LISTS = {b"#EXTM3U": "hls", b"v=0\r\n": "sdp", b"v=0\n": "sdp"}
+
+# Files whose seeks read all again from the front, or that cannot go back at all although they claim to be able to.
+_STREAMED = (gzip.GzipFile, bz2.BZ2File, lzma.LZMAFile, zipfile.ZipExtFile, tarfile.ExFileObject)
+# What a damaged file of those kinds, a network or a disk raises.
+_READ_TROUBLE = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
+_CHUNK = 2**20
+
+
+@dataclass(frozen=True)
+class SourceLimits:
+    """What a file may claim or send, so that no file takes more memory, disk or time than its pictures are worth.
+
+    Args:
+        max_pixels: of a picture, before and after pixels that are not square have been stretched.
+        max_aspect_ratio: of a pixel, its longer side to its shorter.
+        max_bytes: of a file that is kept on disk because it cannot be read again: a download, a compressed file.
+        max_unstated_bytes, max_seconds: of a download whose server states no length, as it does where there is no end.
+    """
+
+    max_pixels: int = 2**26
+    max_aspect_ratio: float = 4.0
+    max_bytes: int = 2**33
+    max_unstated_bytes: int = 2**28
+    max_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+                raise ValueError(f"{name} must be a number greater than zero, got {value!r}")
+
+    def check_size(self, width: int, height: int, name: str) -> None:
+        """Raise `VideoDecodeError` if pictures of this size are larger than allowed."""
+        if width * height > self.max_pixels:
+            raise VideoDecodeError(
+                f"{name} cannot be read: its pictures must have at most max_pixels={self.max_pixels}, "
+                f"got {width} x {height} pixels"
+            )
+
+
+LIMITS = SourceLimits()
 
 
 class VideoDecodeError(ValueError):
-    """A file that is no readable video, or one that is damaged where a wanted frame lies."""
+    """A file that is no readable video or picture, or one that is damaged where a wanted frame lies."""
 
 
 @contextmanager
@@ -30,59 +109,285 @@ def errors_named(name: str, trouble: str) -> Iterator[None]:
     except VideoDecodeError:
         raise
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoDecodeError(f"{name} {trouble}: {error}") from error
+        reason = (isinstance(error, OSError | av.FFmpegError) and error.strerror) or error
+        raise VideoDecodeError(f"{name} {trouble}: {reason}") from error
 
 
-def open_container(source: Any, name: str, source_format: str | None = None) -> tuple[Any, Any]:
-    """Open a container at its start and choose its best video stream."""
-    if hasattr(source, "seek"):
-        source.seek(0)
-    with errors_named(name, "cannot be read as a video"):
-        container = av.open(source, mode="r", format=source_format, **_TAG_OPTIONS)
-    stream = container.streams.best("video")
-    if stream is None or stream.codec_context is None or stream.disposition & av.stream.Disposition.attached_pic:
+def open_container(
+    source: Any, name: str, source_format: str | None = None, limits: SourceLimits = LIMITS
+) -> tuple[Any, Any]:
+    """Open a container at its start and choose its best video stream.
+
+    Args:
+        source: as `opened` gives it; with a format, also an address or a device.
+        name: of the source, for messages.
+        source_format: FFmpeg's name of an input format; found by the content when absent.
+        limits: for the size of its pictures.
+
+    Raises:
+        VideoDecodeError: `source` is no video, is in a format that leads to other files, or claims too much.
+        ValueError: there is no such `source_format`, or it is neither a container nor a live source.
+    """
+    options = {"max_pixels": str(int(_BLOCKS * limits.max_pixels) + _BLOCK_PIXELS)}
+    container = _open(source, name, source_format, options)
+    try:
+        stream = container.streams.best("video")
+        if stream is None or stream.codec_context is None or stream.disposition & av.stream.Disposition.attached_pic:
+            raise VideoDecodeError(f"{name} has no video stream that can be decoded")
+        codec = stream.codec_context
+        if codec.width and codec.height:
+            limits.check_size(codec.width, codec.height, name)
+        elif isinstance(source, ReadableFile):  # FFmpeg forgets a size beyond the limit
+            limits.check_size(*_claimed_size(source, name, source_format), name)
+            source.seek(0)
+            container.close()
+            container = _open(source, name, source_format, options)
+            stream = container.streams.best("video")
+    except BaseException:
         container.close()
-        raise VideoDecodeError(f"{name} has no video stream that can be decoded")
+        raise
+    stream.codec_context.options = options
     # Frame threads would swallow the error at the end of a truncated file.
     stream.thread_type = "SLICE"
     return container, stream
 
 
+def _open(source: Any, name: str, source_format: str | None, options: dict[str, str]) -> Any:
+    formats, protocols = CONTAINERS, _NO_PROTOCOL
+    if source_format is not None:
+        _check_format(source_format)
+        formats = (*CONTAINERS, *_SEGMENTS, source_format)
+    if isinstance(source, str):
+        protocols = _REMOTE_PROTOCOLS if _ADDRESS.match(source) else _LOCAL_PROTOCOLS
+    else:
+        _check_head(source, name, source_format)
+        source.seek(0)
+    with errors_named(name, "cannot be read as a video"):
+        try:
+            return av.open(
+                source,
+                mode="r",
+                format=source_format,
+                options=options if _TAKES_STREAM_OPTIONS else None,
+                container_options={"format_whitelist": ",".join(formats), "protocol_whitelist": protocols},
+                **_TAG_OPTIONS,
+            )
+        except av.FFmpegError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            reason = "it is damaged, or in a format without video or one that leads to other files"
+            raise VideoDecodeError(f"{name} cannot be read as a video: {error.strerror}: {reason}") from error
+
+
+def _check_format(source_format: str) -> None:
+    """Refuse a format that is neither a container nor a live source nor a device."""
+    try:
+        known = av.ContainerFormat(source_format, "r")
+    except ValueError as error:
+        raise ValueError(
+            f"source_format must be FFmpeg's name of an input format, such as 'v4l2', got {source_format!r}"
+        ) from error
+    if not (_is_device(known) or source_format in LIVE_FORMATS or source_format in ",".join(CONTAINERS).split(",")):
+        raise ValueError(f"source_format must be a device, a container or a live source, got {source_format!r}")
+
+
+def _is_device(known: av.ContainerFormat) -> bool:
+    return known.no_file and known.name not in ("image2", *LIVE_FORMATS)
+
+
+def _check_head(source: "ReadableFile", name: str, source_format: str | None) -> None:
+    """Refuse a list of addresses by the format that leads to them, unless the caller has named one."""
+    source.seek(0)
+    head = source.read(max(map(len, _LISTS)))
+    for start, leading in _LISTS.items():
+        if head.startswith(start) and source_format is None:
+            raise VideoDecodeError(_live(name, "no video but a list of addresses", repr(leading)))
+
+
+def _claimed_size(source: "ReadableFile", name: str, source_format: str | None) -> tuple[int, int]:
+    """Width and height that a header states, found without taking memory for a picture; zeros where it is silent."""
+    with _open(source, name, source_format, {"skip_frame": "all"}) as container:
+        codec = container.streams.best("video").codec_context
+        if codec.width and codec.height:
+            return codec.width, codec.height
+    source.seek(0)
+    head = source.read(10)
+    if head.startswith(b"GIF8"):  # FFmpeg states no size that it could not hold itself
+        return int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:10], "little")
+    return 0, 0
+
+
+class ReadableFile:
+    """What PyAV needs of a binary file object, and no more: it must not guess a mode or a format from the rest.
+
+    Args:
+        file: read and moved; never closed.
+        title: of the file, for messages.
+        suffix: hint at the format, such as `.h264`.
+    """
+
+    def __init__(self, file: Any, title: str, suffix: str = ""):
+        self._file, self._title = file, title
+        self._trouble: Exception | None = None
+        self.name = f"video{suffix}"
+
+    def read(self, size: int) -> bytes:
+        """Read at most `size` bytes; trouble is raised once and is the end of the file from then on."""
+        if self._trouble is not None:
+            return b""
+        try:
+            data = _read(self._file, size, self._title)
+        except VideoDecodeError as error:
+            self._trouble = error
+            raise
+        return data
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move to a place, as file objects do."""
+        try:
+            self._file.seek(offset, whence)
+            return int(self._file.tell())
+        except _READ_TROUBLE as error:
+            raise VideoDecodeError(f"{self._title} cannot be read as a video: {error}") from error
+
+    def tell(self) -> int:
+        """The place at which the next read begins."""
+        return int(self._file.tell())
+
+
+def _read(file: Any, size: int, title: str) -> bytes:
+    try:
+        data = file.read(size)
+    except _READ_TROUBLE as error:
+        raise VideoDecodeError(f"{title} cannot be read as a video: {str(error) or type(error).__name__}") from error
+    if not isinstance(data, (bytes, bytearray, memoryview)) or len(data) > max(size, 0):
+        got = f"{len(data)} of {size} bytes" if isinstance(data, (bytes, bytearray)) else type(data).__name__
+        raise VideoDecodeError(f"{title} cannot be read as a video: its read must give bytes, got {got}")
+    return bytes(data)
+
+
 @contextmanager
-def opened(source: Any) -> Iterator[tuple[Any, str]]:
-    """Turn any kind of source into what PyAV can open and seek, with a name for messages; clean up behind it."""
-    if isinstance(source, str) and source.startswith(("http://", "https://")):
-        with tempfile.TemporaryFile() as file:
-            _download(source, file)
-            yield file, source
-    elif isinstance(source, (str, os.PathLike)):
-        if not os.path.isfile(source):
-            reason = "a directory" if os.path.isdir(source) else "no such file"
-            raise FileNotFoundError(f"a video must be a local file or an http(s) URL, got {str(source)!r} ({reason})")
-        # The prefix keeps FFmpeg from reading a colon in the name as a protocol.
-        yield f"file:{os.fspath(source)}", str(source)
+def opened(
+    source: Any, limits: SourceLimits = LIMITS, source_format: str | None = None
+) -> Iterator[tuple[ReadableFile | str, str]]:
+    """Turn any kind of source into what PyAV can read and seek, with a name for messages; clean up behind it.
+
+    With a format, an address or a device is handed on as it is: FFmpeg opens it.
+
+    Raises:
+        FileNotFoundError: a path leads to no file.
+        VideoDecodeError: the source cannot be read, has no end or is longer than `limits` allow.
+        ValueError: it is of no kind that can be a video.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        place = os.fsdecode(source)
+        if source_format is not None and (source_format in LIVE_FORMATS or not os.path.isfile(place)):
+            _check_format(source_format)
+            is_device = _is_device(av.ContainerFormat(source_format, "r"))
+            # The prefix keeps FFmpeg from reading a colon in the name as a protocol.
+            yield f"file:{place}" if os.path.exists(place) and not is_device else place, place
+        elif re.match("https?://", place, re.IGNORECASE) and not os.path.exists(place):
+            with tempfile.TemporaryFile() as file:
+                _download(place, file, limits)
+                yield ReadableFile(file, place), place
+        else:
+            _check_path(place)
+            suffix = os.path.splitext(place)[1]
+            with _opened_path(place) as file:
+                yield ReadableFile(file, place, suffix if suffix[1:].isalnum() else ""), place
     elif isinstance(source, (bytes, bytearray, memoryview)):
-        yield BytesIO(source), "the video in bytes"
+        yield ReadableFile(BytesIO(source), "the video in bytes"), "the video in bytes"
     elif not hasattr(source, "read"):
         raise ValueError(f"a video must be a path, URL, bytes or binary file object, got {type(source).__name__}")
-    elif isinstance(source.read(0), str):
-        raise VideoDecodeError("the video file object cannot be read as a video: it must give bytes, got text")
-    elif hasattr(source, "seek") and getattr(source, "seekable", lambda: True)():
+    else:
+        yield from _opened_object(source, "the video file object", limits)
+
+
+def _check_path(path: str) -> None:
+    if os.path.isfile(path):
+        return
+    if os.path.exists(path) and not os.path.isdir(path):
+        raise VideoDecodeError(_live(path, "a pipe or a device", "'mpegts' or 'v4l2'"))
+    if _ADDRESS.match(path):
+        raise VideoDecodeError(_live(path, "an address that cannot be fetched as a file", "'rtsp' or 'mpegts'"))
+    reason = "a directory" if os.path.isdir(path) else "no such file"
+    raise FileNotFoundError(f"a video must be a local file or an http(s) URL, got {path!r} ({reason})")
+
+
+def _opened_path(path: str) -> Any:
+    with errors_named(path, "cannot be read as a video"):
+        return open(path, "rb")
+
+
+def _live(name: str, kind: str, formats: str) -> str:
+    return (
+        f"{name} is {kind}: what is read as it comes needs the name of its format, source_format={formats} of "
+        "iter_frames, --source_format of stream_video.py"
+    )
+
+
+def _opened_object(source: Any, title: str, limits: SourceLimits) -> Iterator[tuple[ReadableFile, str]]:
+    if getattr(source, "closed", False):
+        raise ValueError("a video must be an open file object, got a closed one")
+    _read(source, 0, title)
+    if _can_seek(source):
         try:
-            yield source, "the video file object"
+            yield ReadableFile(source, title), title
         finally:
             source.seek(0)
     else:
         with tempfile.TemporaryFile() as file:
-            shutil.copyfileobj(source, file)
-            yield file, "the video file object"
+            _keep(iter(lambda: _read(source, _CHUNK, title), b""), file, title, limits)
+            yield ReadableFile(file, title), title
 
 
-def _download(url: str, file: Any) -> None:
+def _can_seek(source: Any) -> bool:
+    if isinstance(source, _STREAMED) or not hasattr(source, "seek") or not hasattr(source, "tell"):
+        return False
+    if isinstance(source, IOBase) and not source.seekable():
+        return False
+    try:
+        source.seek(0, SEEK_END)
+        source.seek(0)
+    except (OSError, ValueError):  # as `io.UnsupportedOperation` is
+        return False
+    return True
+
+
+def _keep(chunks: Iterable[bytes], file: Any, name: str, limits: SourceLimits) -> None:
+    """Copy to a file what cannot be read twice, within limits."""
+    kept = 0
+    for chunk in chunks:
+        kept += len(chunk)
+        if kept > limits.max_bytes:
+            raise VideoDecodeError(f"{name} must have at most max_bytes={limits.max_bytes}, got more")
+        file.write(chunk)
+
+
+def _ending(chunks: Iterable[bytes], name: str, limits: SourceLimits) -> Iterator[bytes]:
+    """Pass on what comes from an address that states no length, and refuse one that seems to have no end."""
+    received, start = 0, time.monotonic()
+    for chunk in chunks:
+        received += len(chunk)
+        took = time.monotonic() - start
+        if received > limits.max_unstated_bytes or took > limits.max_seconds:
+            kind = f"an address that states no length and has not ended after {received} bytes and {took:.0f} s"
+            raise VideoDecodeError(_live(name, kind, "'mpegts' or 'mpjpeg'"))
+        yield chunk
+
+
+def _download(url: str, file: Any, limits: SourceLimits) -> None:
     try:
         with httpx.stream("GET", url, follow_redirects=True) as response:
             response.raise_for_status()
-            for chunk in response.iter_bytes():
-                file.write(chunk)
+            content = response.headers.get("content-type", "").lower()
+            for kind, source_format in _LIVE_CONTENT.items():
+                if kind in content:
+                    raise VideoDecodeError(_live(url, f"a source of type {content!r}", repr(source_format)))
+            length = response.headers.get("content-length", "")
+            if length.isdecimal() and int(length) > limits.max_bytes:
+                raise VideoDecodeError(f"{url} must have at most max_bytes={limits.max_bytes}, got {length}")
+            chunks = response.iter_bytes()
+            _keep(chunks if length.isdecimal() else _ending(chunks, url, limits), file, url, limits)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise VideoDecodeError(f"cannot fetch {url}: {error}") from error

@@ -6,7 +6,7 @@ import av
 import numpy as np
 from av.filter import Graph
 
-from .decoding_containers import errors_named
+from .decoding_containers import LIMITS, SourceLimits, VideoDecodeError, errors_named
 
 # Players stretch frames whose pixels are not square. Ratios this close to 1 only repair a rounded size.
 SQUARE_PIXEL_TOLERANCE = 0.01
@@ -30,17 +30,17 @@ _RESERVED_MATRIX = 3
 _BAND = 2**18  # pixels that are composited at once
 
 
-def to_rgb(frame: av.VideoFrame, stream: Any, name: str) -> np.ndarray:
+def to_rgb(frame: av.VideoFrame, stream: Any, name: str, limits: SourceLimits = LIMITS) -> np.ndarray:
     """Convert a frame to `(h, w, 3)` uint8 RGB: square pixels, upright, transparency over white.
 
     Raises:
-        VideoDecodeError: the frame cannot be converted, with the `name` of its file and the reason.
+        VideoDecodeError: the frame is larger or its pixels are longer than `limits` allow, or it cannot be converted;
+            the `name` of its file and the reason are told.
     """
+    width = _square_width(frame, stream, name, limits)
     trouble = f"has a picture of {frame.width} x {frame.height} pixels, {frame.format.name}, that cannot become RGB"
     with errors_named(name, trouble):
         _check_matrix(frame)
-        ratio = float(stream.sample_aspect_ratio or 1)
-        width = frame.width if abs(ratio - 1) <= SQUARE_PIXEL_TOLERANCE else max(round(frame.width * ratio), 1)
         has_alpha = any(component.is_alpha for component in frame.format.components)
         pixels: np.ndarray = frame.to_ndarray(
             format="rgba" if has_alpha else "rgb24", width=width, interpolation="BICUBIC"
@@ -49,6 +49,23 @@ def to_rgb(frame: av.VideoFrame, stream: Any, name: str) -> np.ndarray:
     if has_alpha:
         pixels = over_white(pixels)
     return pixels if matrix is None else _apply_display_matrix(pixels, matrix)
+
+
+def _square_width(frame: av.VideoFrame, stream: Any, name: str, limits: SourceLimits) -> int:
+    """Width of a frame once its pixels are square."""
+    limits.check_size(frame.width, frame.height, name)
+    ratio = float(stream.sample_aspect_ratio or 1)
+    if abs(ratio - 1) <= SQUARE_PIXEL_TOLERANCE:
+        return frame.width
+    width = max(round(frame.width * ratio), 1)
+    if max(ratio, 1 / ratio) > limits.max_aspect_ratio:
+        raise VideoDecodeError(
+            f"{name} cannot be read: the aspect ratio of its pixels or the inverse must be at most "
+            f"max_aspect_ratio={limits.max_aspect_ratio:g}, got {ratio:g}, which makes {width} x {frame.height} "
+            f"pixels of {frame.width} x {frame.height}"
+        )
+    limits.check_size(width, frame.height, name)
+    return width
 
 
 def _check_matrix(frame: av.VideoFrame) -> None:

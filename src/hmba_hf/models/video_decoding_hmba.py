@@ -13,7 +13,7 @@ import numpy as np
 from transformers.utils import logging
 from transformers.video_utils import VideoMetadata
 
-from .decoding_containers import VideoDecodeError, open_container, opened
+from .decoding_containers import LIMITS, SourceLimits, VideoDecodeError, open_container, opened
 from .decoding_pictures import to_rgb
 
 logger = logging.get_logger(__name__)
@@ -72,7 +72,11 @@ def latest_frames(frame_times: Sequence[float], wanted: Sequence[float]) -> list
 
 
 def decode_frames(
-    source: Any, timestamp: float | None = None, num_frames: int | None = 5, fps: float = 2.0
+    source: Any,
+    timestamp: float | None = None,
+    num_frames: int | None = 5,
+    fps: float = 2.0,
+    limits: SourceLimits = LIMITS,
 ) -> tuple[np.ndarray, ClipMetadata]:
     """Decode the clip of `num_frames` frames that ends at `timestamp`, `1 / fps` seconds apart.
 
@@ -86,6 +90,7 @@ def decode_frames(
         timestamp: seconds on the clock of the video, whose first frame has time 0; the last frame when absent.
         num_frames: number of frames; every frame up to `timestamp` when `None`.
         fps: frames per second of the clip.
+        limits: what `source` may claim or send.
 
     Returns:
         Frames `(t, h, w, 3)`, uint8 RGB, upright and with square pixels, and their metadata.
@@ -96,7 +101,7 @@ def decode_frames(
         ValueError: `timestamp` lies after the last frame.
     """
     check_sampling(timestamp, num_frames, fps)
-    with opened(source) as (file, name), _VideoReader(file, name) as reader:
+    with opened(source, limits) as (file, name), _VideoReader(file, name, limits) as reader:
         end = reader.last_time() if timestamp is None else float(timestamp)
         if num_frames is None:
             chosen = reader.read_all(end)
@@ -104,7 +109,7 @@ def decode_frames(
             chosen = reader.select([max(time, 0.0) for time in causal_timestamps(end, num_frames, float(fps))])
         if reader.concealed_from <= chosen[-1][0]:
             logger.warning(f"{name} is damaged at {reader.concealed_from:.3f} s: frames from there on may look wrong")
-        pictures = {id(frame): to_rgb(frame, reader.stream, name) for _, frame in chosen}
+        pictures = {id(frame): to_rgb(frame, reader.stream, name, limits) for _, frame in chosen}
         if len({picture.shape for picture in pictures.values()}) > 1:
             raise VideoDecodeError(f"{name} changes its frame size within the clip that ends at {end:.3f} s")
         frames = np.stack([pictures[id(frame)] for _, frame in chosen])
@@ -112,13 +117,14 @@ def decode_frames(
 
 
 def iter_frames(
-    source: Any, source_format: str | None = None
+    source: Any, source_format: str | None = None, limits: SourceLimits = LIMITS
 ) -> Iterator[tuple[float, np.ndarray | VideoDecodeError]]:
     """Decode a video from its start, or a camera as it comes, one frame in memory at a time.
 
     Args:
         source: as in `decode_frames`; with a format, whatever FFmpeg opens in it, such as a camera's device.
         source_format: FFmpeg's name of an input format, such as `v4l2`.
+        limits: what `source` may claim or send.
 
     Yields:
         Seconds since the first frame, and the frame, `(h, w, 3)` as in `decode_frames`, in the order in which the
@@ -131,8 +137,8 @@ def iter_frames(
         VideoDecodeError: `source` holds no video.
     """
     with ExitStack() as stack:
-        file, name = (source, str(source)) if source_format else stack.enter_context(opened(source))
-        container, stream = open_container(file, name, source_format)
+        file, name = stack.enter_context(opened(source, limits, source_format))
+        container, stream = open_container(file, name, source_format, limits)
         stack.enter_context(container)
         origin, seconds, warned = None, 0.0, False
         packets = container.demux(stream)
@@ -156,14 +162,16 @@ def iter_frames(
                 if frame.is_corrupt and not warned:
                     logger.warning(f"{name} is damaged at {seconds:.3f} s: frames from there on may look wrong")
                 warned = warned or bool(frame.is_corrupt)
-                yield seconds, _picture_or_error(frame, stream, name)
+                yield seconds, _picture_or_error(frame, stream, name, limits)
         if origin is None:
             raise VideoDecodeError(f"{name} holds no frame that can be decoded")
 
 
-def _picture_or_error(frame: av.VideoFrame, stream: Any, name: str) -> np.ndarray | VideoDecodeError:
+def _picture_or_error(
+    frame: av.VideoFrame, stream: Any, name: str, limits: SourceLimits
+) -> np.ndarray | VideoDecodeError:
     try:
-        return to_rgb(frame, stream, name)
+        return to_rgb(frame, stream, name, limits)
     except VideoDecodeError as error:
         return error
 
@@ -183,8 +191,8 @@ class _Scan:
 class _VideoReader:
     """One open video whose frames can be read from any time on, on a clock that starts at its first frame."""
 
-    def __init__(self, source: Any, name: str) -> None:
-        self.source, self.name = source, name
+    def __init__(self, source: Any, name: str, limits: SourceLimits) -> None:
+        self.source, self.name, self.limits = source, name, limits
         self.damage: Exception | None = None
         self.concealed_from = math.inf
         self.end: float | None = None
@@ -203,7 +211,7 @@ class _VideoReader:
         self.container.close()
 
     def _open(self) -> None:
-        self.container, self.stream = open_container(self.source, self.name)
+        self.container, self.stream = open_container(self.source, self.name, limits=self.limits)
 
     def _find_origin(self) -> None:
         """Set the clock to zero at the first frame shown, and see whether frames carry timestamps at all."""
