@@ -177,12 +177,27 @@ def test_an_answer_with_no_box_or_one_of_other_than_four_numbers_gives_none(proc
 
 
 @pytest.mark.parametrize(
-    "box", [(0.9, 0.1, 0.1, 0.9), (0.1, 0.9, 0.9, 0.1), (0.1, 0.2, 1.3, 0.4), (-0.1, 0.2, 0.3, 0.4)]
+    "printed",
+    [
+        "0.1,0.9,0.9,0.1",
+        "0.9,0.1,0.1,0.9",
+        "0.1,0.2,1.3,0.4",
+        "0.1,0.2,0.3,1.001",
+        "-0.1,0.2,0.3,0.4",
+        "+0.1,0.2,0.3,0.4",
+        "1e-1,0.2,0.3,0.4",
+        "0.1,0.2,1e308,0.4",
+        "0.1,0.1,0.1,0.1;0.1,0.9,0.9,0.1",
+    ],
 )
-def test_a_reversed_box_and_one_beyond_the_square_are_taken_as_printed(processor, box):
-    answer = f"A car[{','.join(map(str, box))}]"
-    assert answer_box(answer, processor, (32, 32)) == pytest.approx(box)
-    assert processor.post_process_boxes(answer, size=(32, 32)) == [], "but none of them is shown"
+def test_an_evaluation_reads_the_boxes_that_are_shown_and_no_others(processor, printed):
+    answer = f"A car[{printed}]"
+    shown = [parsed.box for parsed in processor.parse_boxes(answer) if parsed.box is not None]
+    assert answer_box(answer, processor, (32, 32)) == (shown[-1] if shown else None)
+    scores = score_grounding([answer], [wide_sample()], processor)
+    assert scores.unparsed == (not shown) == (not processor.post_process_boxes(answer, size=(32, 64)))
+    before = f"A van[0.2,0.2,0.4,0.4] and {answer}"
+    assert answer_box(before, processor, (32, 32)) == (shown[-1] if shown else (0.2, 0.2, 0.4, 0.4))
 
 
 def test_a_box_in_the_padding_is_not_clipped_to_the_frame(processor):

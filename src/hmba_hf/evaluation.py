@@ -1,6 +1,5 @@
 """What a model answers about samples, and how well its boxes meet the true ones."""
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -156,26 +155,28 @@ def encode_questions(samples: Sequence[Sample], processor: Any) -> Any:
 def answer_box(answer: str, processor: Any, size: tuple[int, int]) -> Box | None:
     """Return the box that an answer gives, as fractions of the original frame, or `None` if it gives none.
 
-    That is the last one of four finite numbers, however many there are, as it is printed: what is reversed stays so,
-    and what reaches beyond the frame is not clipped to it. None is read from an answer without a box, nor from one
-    that is cut off, of other than four numbers, or so large that it is not finite as fractions of the frame.
+    That is the last one that `parse_boxes` reads, and so the last one that is shown: four plain numbers in order, on
+    the padded square. What reaches into the padding is not clipped to the frame. None is read from an answer without
+    such a box.
 
     Args:
         answer: generated text.
         processor: reads the box; `HMBAProcessor`, the class itself, does it too.
         size: height and width of the original frame.
 
-    Source: github.com/Sranc3/H-MBA at 9a8645d, `mIoU.py`, which scores what is printed, too.
+    Source: github.com/Sranc3/H-MBA at 9a8645d, `mIoU.py`.
+    Differs: the script also takes numbers that are out of order or beyond the square, where no frame is; here they
+        are unreadable, as everywhere else.
     """
-    printed = [parsed.numbers for parsed in processor.parse_boxes(answer) if parsed.numbers is not None]
-    if not printed:
+    readable = [parsed.box for parsed in processor.parse_boxes(answer) if parsed.box is not None]
+    if not readable:
         return None
-    (height, width), (x1, y1, x2, y2) = size, printed[-1]
+    height, width = size
+    x1, y1, x2, y2 = readable[-1]
     side = max(size)  # of the square that the frame is padded to, in its middle
     left, top = (side - width) // 2, (side - height) // 2
     xs, ys = ([(number * side - start) for number in pair] for pair, start in (((x1, x2), left), ((y1, y2), top)))
-    box = xs[0] / width, ys[0] / height, xs[1] / width, ys[1] / height
-    return box if all(map(math.isfinite, box)) else None
+    return xs[0] / width, ys[0] / height, xs[1] / width, ys[1] / height
 
 
 def answer_boxes(sample: Sample) -> Sequence[Box]:
