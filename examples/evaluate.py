@@ -26,6 +26,7 @@ from transformers import HfArgumentParser
 
 import hmba_hf  # noqa: F401 - registers the model
 from hmba_hf.data.atomic_files import explained_write_errors, write_json, written_whole
+from hmba_hf.data.json_files import read_json_object
 from hmba_hf.metrics.bootstrap import Bootstrap
 from hmba_hf.metrics.caption_tokens import TOKENIZERS, MetricUnavailable, require_java
 from hmba_hf.prediction import PredictionArguments, predict
@@ -70,7 +71,7 @@ def main() -> None:
         return
     scored = ScoredRecords(read_records(predictions), args.tokenizer, bootstrap)
     file = predictions.parent / "recipe.json"  # left by predict, if the answers are its own
-    recipe = json.loads(file.read_text()) if file.exists() else {}
+    recipe = read_json_object(file, model=str) if file.exists() else {}
     used = asdict(args) if args.predictions is None else {name: getattr(args, name) for name in SCORING}
     command = shlex.join(["python", "examples/evaluate.py", *sys.argv[1:]])
     metrics = run_metrics(scored, {**used, **recipe}, command)

@@ -365,6 +365,19 @@ def test_several_splits_are_answered_one_after_the_other(arguments, tmp_path):
     assert "motion" not in json.loads((tmp_path / "out" / "recipe.json").read_text())
 
 
+def test_a_dataset_that_holds_a_sample_twice_is_refused_before_anything_is_answered(arguments, answered, tmp_path):
+    write_drama(tmp_path / "drama", MicroWorldConfig(frame_size=32), {"test": 2})
+    (shard,) = (tmp_path / "drama").rglob("*.parquet")
+    shutil.copy(shard, shard.with_name("test-00001-of-00002.parquet"))
+    shard.rename(shard.with_name("test-00000-of-00002.parquet"))
+    changes = {"dataset_name": str(tmp_path / "drama"), "split": ["test"], "max_samples": None}
+    message = "each sample of a split is wanted once, got 'test-symmetric-0-000000' of 'test' in rows 0 and 2"
+    with pytest.raises(ValueError, match=message):
+        predict(arguments(tmp_path / "out", **changes))
+    assert answered == []
+    assert len(predict(arguments(tmp_path / "first", **changes | {"max_samples": 2})).read_text().splitlines()) == 2
+
+
 def test_videos_are_answered_too(arguments, tmp_path):
     write_bddx(tmp_path / "bddx", MicroWorldConfig(frame_size=32), {"test": 2})
     changes = {"dataset_name": str(tmp_path / "bddx"), "max_samples": None}

@@ -238,13 +238,54 @@ def test_a_file_of_something_else_is_refused_with_the_line(tmp_path, text, messa
             r"line 2: record clip-1: size must be \[height, width\] of at least one pixel, got \[0, 100\]",
         ),
         ({"size": [3, 100, 100]}, r"line 2: record clip-1: size must be \[height, width\]"),
-        ({"tags": "night"}, "line 2: record clip-1: tags must be a list of texts, got 'night'"),
+        ({"tags": "night"}, "line 2: record clip-1: tags must be a list or null, got 'night'"),
+        ({"tags": [1]}, r"line 2: record clip-1: tags must be a list of texts, got \[1\]"),
+        ({"id": ["clip"]}, r"line 2: record \['clip'\]: id must be a text or a whole number, got \['clip'\]"),
+        ({"id": True}, "line 2: record True: id must be a text or a whole number"),
+        ({"id": None}, "line 2: record None: id must be a text or a whole number"),
+        ({"split": 3}, "line 2: record clip-1: split must be a text or null, got 3"),
+        ({"split": {}}, "line 2: record clip-1: split must be a text or null"),
+        ({"question": []}, "line 2: record clip-1: question must be a text or null"),
+        ({"error": 5}, "line 2: record clip-1: error must be a text or null, got 5"),
+        ({"error": {"a": 1}}, "line 2: record clip-1: error must be a text or null"),
+        ({"error": "gone", "split": 3}, "line 2: record clip-1: split must be a text or null, got 3"),
+        ({"index": "1"}, "line 2: record clip-1: index must be a whole number or null"),
+        ({"boxes": 5}, "line 2: record clip-1: boxes must be a list or null, got 5"),
+        ({"boxes": {"x": 1}}, "line 2: record clip-1: boxes must be a list or null"),
+        ({"others": "none"}, "line 2: record clip-1: others must be a list or null"),
+        ({"boxes": [["0", 0, 1, 1]]}, r"line 2: record clip-1: a box must be \[x1, y1, x2, y2\]"),
+        ({"boxes": [[0, 0, 1, True]]}, r"line 2: record clip-1: a box must be \[x1, y1, x2, y2\]"),
+        ({"boxes": [[0, 0, 1, 10**400]]}, r"line 2: record clip-1: a box must be \[x1, y1, x2, y2\]"),
+        ({"boxes": [[0, 0, 1, float("nan")]]}, r"line 2: record clip-1: a box must be \[x1, y1, x2, y2\]"),
+        ({"size": ["9", "9"]}, r"line 2: record clip-1: size must be \[height, width\]"),
+        ({"size": [9, float("inf")]}, r"line 2: record clip-1: size must be \[height, width\]"),
+        ({"size": [[9], [9]]}, r"line 2: record clip-1: size must be \[height, width\]"),
     ],
 )
 def test_a_record_that_would_score_wrongly_is_refused_with_its_line(tmp_path, changes, message):
     path = tmp_path / "predictions.jsonl"
     path.write_text(json.dumps(record(0)) + "\n" + json.dumps(record(1, **changes)) + "\n")
     with pytest.raises(ValueError, match=message):
+        read_records(path)
+
+
+def test_a_sample_of_a_split_counts_once(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    unread = {"id": None, "split": "test", "error": "OSError: gone"}
+    apart = [record(0), record(0, split="validation"), record(0, split=None), record(0, id=0), unread, unread]
+    path.write_text("".join(json.dumps(one) + "\n" for one in apart))
+    assert len(read_records(path)) == 6
+    for again in (record(0, "another answer"), {"id": "clip-0", "split": "test", "error": "OSError: gone"}):
+        path.write_text("".join(json.dumps(one) + "\n" for one in (record(0), record(1), again)))
+        with pytest.raises(ValueError, match="line 3: each .* is wanted once, got 'clip-0' of 'test' in line 1, too"):
+            read_records(path)
+
+
+@pytest.mark.parametrize("line", [b"[" * 100_000, b'{"id": "\xff"}', b"9" * 5000])
+def test_a_line_that_cannot_be_read_is_named(tmp_path, line):
+    path = tmp_path / "predictions.jsonl"
+    path.write_bytes(json.dumps(record(0)).encode() + b"\n" + line + b"\n")
+    with pytest.raises(ValueError, match="predictions.jsonl, line 2: expected a JSON object, got "):
         read_records(path)
 
 

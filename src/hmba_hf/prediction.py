@@ -12,7 +12,7 @@ import os
 import re
 import time
 from bisect import bisect
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import accumulate, chain
@@ -26,7 +26,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import find_adapter_config_file
 
 from .data.atomic_files import differences, explained_write_errors, write_json, written_whole
-from .data.loading import MICRO_WORLD, TWO_TASKS, load_samples
+from .data.json_files import check_fields, parse_json, read_json_object, split_lines
+from .data.loading import MICRO_WORLD, TWO_TASKS, RowSamples, load_samples
 from .data.micro_world import MOTIONS, MicroWorld
 from .data.samples import Sample, SampleSequence
 from .evaluation import ON_ERROR, Outcome, answer_batches, answer_boxes, split_batches
@@ -111,7 +112,7 @@ class PredictionFolder:
         for unfinished in self.folder.glob("_*.json*"):  # left by a run that was killed
             unfinished.unlink()
         answers = [path for path in (self.predictions_file, *self._answer_files()) if path.exists()]
-        there = json.loads(self.recipe_file.read_text()) if self.recipe_file.exists() else {}
+        there = read_json_object(self.recipe_file) if self.recipe_file.exists() else {}
         if answers and there != recipe:
             if not overwrite:
                 raise ValueError(
@@ -130,15 +131,26 @@ class PredictionFolder:
         """
         records: dict[int, dict[str, Any]] = {}
         paths = [*self._answer_files(), self.predictions_file]  # the latter is read last: it may just be taking over
-        *new, merged = [path.read_bytes().split(b"\n")[:-1] if path.exists() else [] for path in paths]
-        for line in chain(merged, *new):
-            try:
-                record = json.loads(line)
-            except ValueError:  # its sample is answered again
-                continue
+        *new, merged = [list(self._read_file(path)) if path.exists() else [] for path in paths]
+        for record in chain(merged, *new):
             if record["error"] is None or record["index"] not in records:
                 records[record["index"]] = record
         return records
+
+    def _read_file(self, path: Path) -> Iterator[dict[str, Any]]:
+        """Yield the records of a file whose lines end.
+
+        Raises:
+            ValueError: if a line is JSON, but no record.
+        """
+        whole, _, _ = path.read_bytes().rpartition(b"\n")
+        for number, line in enumerate(whole.split(b"\n"), 1):
+            try:
+                record = parse_json(line)
+            except ValueError:  # torn: its sample is answered again
+                continue
+            check_fields(record, f"{path}, line {number}", index=int, error=(str, type(None)))
+            yield record
 
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Add the records of one batch; when this returns, they are on disk."""
@@ -173,8 +185,8 @@ def predict(arguments: PredictionArguments) -> Path:
     that could not be read is tried again.
 
     Raises:
-        ValueError: if the folder holds the answers of another recipe or dataset, if a sample cannot be read and
-            `on_error` is `"stop"`, or if none can be read.
+        ValueError: if the folder holds the answers of another recipe or dataset, if two samples of a split have the
+            same id, if a sample cannot be read and `on_error` is `"stop"`, or if none can be read.
     """
     if arguments.model is None:
         raise ValueError("expected a model to answer with, got model=None")
@@ -298,25 +310,40 @@ def _revision(arguments: PredictionArguments) -> dict[str, Any]:
 def _load_splits(arguments: PredictionArguments, frame_size: int, num_frames: int) -> Splits:
     world: dict[str, Any] = {"seed": arguments.world_seed, "motion": arguments.motion}
     world |= {"frame_size": frame_size, "num_frames": num_frames}
-    return Splits(
-        {name: load_samples(arguments.dataset_name, name, arguments.max_samples, **world) for name in arguments.split}
-    )
+    splits = {}
+    for name in arguments.split:
+        samples = load_samples(arguments.dataset_name, name, arguments.max_samples, **world)
+        if isinstance(samples, RowSamples):
+            _check_unique(samples.ids(), name)
+        splits[name] = samples
+    return Splits(splits)
+
+
+def _check_unique(ids: Sequence[str | None], split: str) -> None:
+    """Raise a `ValueError` if two samples of a split have the same id, under which both would be scored."""
+    first: dict[str, int] = {}
+    for index, name in enumerate(ids):
+        if name is not None and first.setdefault(name, index) != index:
+            raise ValueError(
+                f"each sample of a split is wanted once, got {name!r} of {split!r} in rows {first[name]} and {index}"
+            )
 
 
 def _check_ids(samples: Splits, records: dict[int, dict[str, Any]]) -> None:
     """Compare the ids of the first and the last sample that is answered with those of the dataset."""
     answered = sorted(index for index, record in records.items() if record["error"] is None)
     for index in answered[:1] + answered[-1:]:
-        if samples[index].id != records[index]["id"]:
+        held = records[index].get("id")
+        if samples[index].id != held:
             raise ValueError(
                 f"the dataset has changed: sample {index} is {samples[index].id}, and the answers that are there "
-                f"have {records[index]['id']}; choose another output_dir"
+                f"have {held}; choose another output_dir"
             )
 
 
 def _report(predictions: Path) -> None:
     """Say how many samples have no answer; that none has one is an error."""
-    records = [json.loads(line) for line in predictions.read_text().splitlines()]
+    records = [parse_json(line) for _, line in split_lines(predictions)]
     errors = [record for record in records if record["error"] is not None]
     if errors:
         print(f"skipped {len(errors)} of {len(records)}: they cannot be read, see {predictions}")

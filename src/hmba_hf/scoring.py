@@ -1,7 +1,7 @@
 """Records of answers to scores with intervals: boxes, captions, each split, each tag, and results for a model card."""
 
-import json
 import platform
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +12,7 @@ import numpy as np
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
+from .data.json_files import check_fields, parse_json, split_lines
 from .data.samples import BDDX_QUESTION, BOX_MARKER, check_box
 from .evaluation import answer_box
 from .metrics.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, bootstrap_interval
@@ -45,47 +46,62 @@ def read_records(path: str | Path) -> list[Record]:
     `error` are optional.
 
     Raises:
-        ValueError: if a line is no such object, or if there is none.
+        ValueError: if a line is no such object, if two have the same id in the same split, or if there is none.
     """
-    records = []
-    with open(path, encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                record = json.loads(line)
-            except ValueError as error:
-                raise ValueError(
-                    f"{path}, line {number}: expected a JSON object, got {line.strip()[:80]!r}"
-                ) from error
-            if not isinstance(record, dict) or not (record.get("error") or record.keys() >= set(REQUIRED_KEYS)):
-                raise ValueError(
-                    f"{path}, line {number}: expected a record with {REQUIRED_KEYS}, got {line.strip()[:80]!r}"
-                )
-            if not record.get("error"):
-                try:
-                    _check_record(record)
-                except (TypeError, ValueError) as error:
-                    raise ValueError(f"{path}, line {number}: {error}") from error
-            records.append(record)
+    records: list[Record] = []
+    seen: dict[tuple[Any, Any], int] = {}
+    for number, line in split_lines(path):
+        where, shown = f"{path}, line {number}", line.decode(errors="replace").strip()[:80]
+        try:
+            record = parse_json(line)
+        except ValueError as error:
+            raise ValueError(f"{where}: expected a JSON object, got {shown!r}") from error
+        if not isinstance(record, dict) or not (record.get("error") or record.keys() >= set(REQUIRED_KEYS)):
+            raise ValueError(f"{where}: expected a record with {REQUIRED_KEYS}, got {shown!r}")
+        try:
+            _check_record(record)
+        except ValueError as error:
+            raise ValueError(f"{where}: {error}") from error
+        split, name = record.get("split"), record.get("id")
+        if name is not None and seen.setdefault((split, name), number) != number:
+            raise ValueError(
+                f"{where}: each sample of a split is wanted once, got {name!r} of {split!r} in line "
+                f"{seen[split, name]}, too"
+            )
+        records.append(record)
     if not records:
         raise ValueError(f"{path}: expected at least one record, got none")
     return records
 
 
 def _check_record(record: Record) -> None:
-    """Raise an error that names the record if it does not hold what scoring reads."""
-    name = record["id"]
-    for key in ("answer", "reference"):
-        if not isinstance(record[key], str):
-            raise ValueError(f"record {name}: {key} must be a text, got {record[key]!r}")
+    """Raise a `ValueError` that names the record if it does not hold what scoring reads."""
+    optional = {"id": (str, int), "split": (str,), "question": (str,), "index": (int,), "error": (str,)}
+    name = f"record {record.get('id')}"
+    fields: dict[str, tuple[type, ...]] = {
+        key: (*kinds, type(None)) for key, kinds in optional.items() if key in record
+    }
+    if not record.get("error"):
+        fields |= {"id": (str, int), "answer": (str,), "reference": (str,)}
+        fields |= {key: (list, type(None)) for key in ("boxes", "others", "size", "tags") if key in record}
+    check_fields(record, name, **fields)
+    if record.get("error"):
+        return
     for box in [*(record.get("boxes") or ()), *(record.get("others") or ())]:
-        if not isinstance(box, list):
-            raise ValueError(f"record {name}: a box must be [x1, y1, x2, y2], got {box!r}")
-        check_box(box, name)
+        if not isinstance(box, list) or not all(map(_is_number, box)):
+            raise ValueError(f"{name}: a box must be [x1, y1, x2, y2], got {box!r}")
+        check_box(box, record["id"])
     size, tags = record.get("size"), record.get("tags")
-    if size is not None and (np.shape(size) != (2,) or min(size) < 1):
-        raise ValueError(f"record {name}: size must be [height, width] of at least one pixel, got {size!r}")
-    if tags is not None and not (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)):
-        raise ValueError(f"record {name}: tags must be a list of texts, got {tags!r}")
+    if size is not None and not (len(size) == 2 and all(map(_is_number, size)) and min(size) >= 1):
+        raise ValueError(f"{name}: size must be [height, width] of at least one pixel, got {size!r}")
+    if tags is not None and not all(isinstance(tag, str) for tag in tags):
+        raise ValueError(f"{name}: tags must be a list of texts, got {tags!r}")
+
+
+def _is_number(value: Any) -> bool:
+    """Tell a number that a float holds from everything else that JSON may have, such as `true` or `NaN`."""
+    limit = sys.float_info.max
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -limit <= value <= limit
 
 
 def caption_parts(record: Record) -> dict[str, tuple[str, str]]:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from .json_files import check_fields, parse_json, split_lines
+
 READ_ERRORS = (OSError, ValueError, KeyError, TypeError, SyntaxError, EOFError, Image.DecompressionBombError)
 """What missing, damaged and misformed files and rows raise; Pillow calls a damaged PNG a `SyntaxError`."""
 
@@ -60,14 +62,19 @@ class BadSamples:
             self.record.unlink(missing_ok=True)
 
     def skipped(self) -> dict[str, str]:
-        """Return what was skipped, each sample once, with the reason."""
+        """Return what was skipped, each sample once, with the reason.
+
+        Raises:
+            ValueError: if a line of the record is JSON, but tells of no sample.
+        """
         if self.record is None or not self.record.exists():
             return {}
         found = {}
-        for line in filter(None, self.record.read_text().splitlines()):
+        for number, line in split_lines(self.record):
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError:  # torn
                 continue
+            check_fields(row, f"{self.record}, line {number}", sample=str, reason=str)
             found[row["sample"]] = row["reason"]
         return found

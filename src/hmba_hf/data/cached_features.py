@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from .atomic_files import differences
 from .bad_samples import READ_ERRORS, UnreadableSample
+from .json_files import read_json_object
 from .loading import RowSamples
 from .samples import Sample, SampleSequence
 
@@ -109,7 +110,7 @@ class FeatureCache:
         self.folder = Path(folder)
         if not (self.folder / INDEX).exists():
             raise ValueError(f"a whole cache of features is wanted, got {self.folder} without its {INDEX}")
-        index = json.loads((self.folder / INDEX).read_text())
+        index = read_json_object(self.folder / INDEX, key=dict, files=dict, names=dict, unreadable=dict)
         if stale := differences(index["key"], key):
             raise ValueError(f"the features in {self.folder} are stale and are not used: {'; '.join(stale)}")
         for name in index["files"]:

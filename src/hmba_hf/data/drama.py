@@ -7,7 +7,6 @@ hold too, has no place in the schema; the suggestion to it can become a tag.
 Source: the official loader, a copy of which is `drama.py` in github.com/Sranc3/H-MBA at 9a8645d.
 """
 
-import json
 import math
 import re
 from collections import Counter
@@ -17,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from .drama_rows import UNNAMED_OBJECT, RecordError, Scene, SceneConverter
+from .json_files import parse_json
 from .parquet_shards import Dropped
 from .preparing import (
     MEDIA_MISSING,
@@ -169,7 +169,7 @@ def read_annotations(path: str | Path) -> list[Any]:
         ValueError: if it is no list in JSON.
     """
     try:
-        records = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        records = parse_json(Path(path).read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(records, list):

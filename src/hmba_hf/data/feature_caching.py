@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from .atomic_files import differences, explained_write_errors, write_json, written_whole
 from .bad_samples import READ_ERRORS, BadSamples
 from .cached_features import INDEX, describe_sample
+from .json_files import read_json_object
 from .samples import Sample
 
 KEY = "key.json"
@@ -73,7 +74,7 @@ class FeatureWriter:
         if state.is_main_process:
             self._write_index()
         state.wait_for_everyone()
-        index = json.loads((self.folder / INDEX).read_text())
+        index = read_json_object(self.folder / INDEX, names=dict)
         return {"made": made, "cache": len(index["names"])}
 
     def _claim(self, state: PartialState) -> None:
@@ -92,7 +93,7 @@ class FeatureWriter:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(path, self.key)
         state.wait_for_everyone()
-        if different := differences(json.loads(path.read_text()), self.key):
+        if different := differences(read_json_object(path), self.key):
             raise ValueError(f"{self.folder} holds other features: {'; '.join(different)}. Name another folder")
 
     def _write_block(self, samples: Sequence[Sample], block: Sequence[int], progress: Any) -> int:

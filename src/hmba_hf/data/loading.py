@@ -31,6 +31,19 @@ class RowSamples(SampleSequence):
         """Read row `index`."""
         return read_row(self.rows[index], self.split)
 
+    def ids(self) -> list[str | None]:
+        """Read the ids of all samples and nothing else; `None` where a row has none."""
+        names = ("id",) if "id" in self._columns() else ("video_id", "segment")
+        rows: Any = self.rows
+        if isinstance(rows, list):
+            columns = [[row.get(name) for row in rows] for name in names]
+        else:
+            columns = [rows[name][:] for name in names]
+        return [None if None in parts else "_".join(map(str, parts)) for parts in zip(*columns, strict=True)]
+
+    def _columns(self) -> set[str]:
+        return set(self.rows[0] if isinstance(self.rows, list) else self.rows.column_names)  # type: ignore[attr-defined]
+
     def without_pictures(self, index: int) -> tuple[Sample, list[Any]]:
         """Read row `index` without decoding anything: its sample with an empty video, and its files as they are.
 

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
+from .json_files import read_json_object
 from .samples import import_datasets
 
 SPLITS = ("train", "validation", "test")
@@ -75,7 +76,7 @@ class ShardFolder:
         for partial in self.state.glob("*.partial"):
             partial.unlink()
         if manifest.exists():
-            differing = _differences(json.loads(manifest.read_text()), identity)
+            differing = _differences(read_json_object(manifest), identity)
             if differing:
                 raise ValueError(
                     f"{self.folder} holds a dataset prepared from other input or with other options ("
@@ -96,9 +97,13 @@ class ShardFolder:
         record = self.state / f"{name}.json"
         if not (record.exists() and self._parquet(name).exists()):
             return None
-        values = json.loads(record.read_text())
-        dropped = [Dropped(**item) for item in values["dropped"]]
-        return ShardResult(values["rows"], dropped, [(id, note) for id, note in values["notes"]])
+        values = read_json_object(record, rows=int, dropped=list, notes=list)
+        try:
+            dropped = [Dropped(**item) for item in values["dropped"]]
+            notes = [(id, note) for id, note in values["notes"]]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{record} must list what was dropped and noted, got {error}: overwrite it") from error
+        return ShardResult(values["rows"], dropped, notes)
 
     def write(self, name: str, rows: Sequence[dict[str, Any]], result: ShardResult, features: Any) -> None:
         """Write one parquet file and what became of its records; an earlier one stays until all of it can go there."""

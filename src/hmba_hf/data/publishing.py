@@ -1,6 +1,5 @@
 """A prepared dataset's card, and its way to the Hub."""
 
-import json
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import huggingface_hub
 
 from ..repositories import claim_repository, commit_files, commit_with_card
+from .json_files import check_fields, read_json_object
 from .parquet_shards import CARD_FILE, LICENSE_FILE, REPORT_FILE, check_finished
 from .samples import import_datasets
 
@@ -164,9 +164,11 @@ def _read_report(folder: Path, parquet: list[Path]) -> dict[str, Any] | None:
     check_finished(folder)
     if not (folder / REPORT_FILE).is_file():
         return None
-    report = json.loads((folder / REPORT_FILE).read_text("utf-8"))
+    report = read_json_object(folder / REPORT_FILE)
     if "card" not in report:
         raise ValueError(f"{folder / REPORT_FILE} is of an earlier version: run the command that prepares it again")
+    numbers = {"written": int, "dropped": int, "found": int}
+    check_fields(report, str(folder / REPORT_FILE), card=dict, rows=dict, dropped_records=list, **numbers)
     import_datasets()
     from pyarrow.parquet import read_metadata
 

@@ -6,9 +6,7 @@ Each split has its own lines; its pictures lie in a folder of its name or beside
 Source: github.com/Sranc3/H-MBA at 9a8645d, `FlickrDataset` and `InstructDataset`.
 """
 
-import codecs
 import io
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from PIL import Image
 
 from .clips import even_size, write_video
 from .drama_rows import UNNAMED_OBJECT, RecordError, Scene, read_frames
+from .json_files import parse_json, split_lines
 from .parquet_shards import Dropped
 from .preparing import Converted, Plan, Record, name_differently
 from .samples import BOX_MARKER
@@ -57,17 +56,13 @@ def plan_sentences(files: Mapping[str, str | Path]) -> Plan:
 
 
 def _read_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
-    """Yield each line that holds anything as its name and its JSON value, `None` if it has none.
-
-    Lines end where bytes say so: text may hold other marks of a new line.
-    """
-    for number, line in enumerate(Path(path).read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
+    """Yield each line that holds anything as its name and its JSON value, `None` if it has none."""
+    for number, line in split_lines(path):
         try:
-            value = json.loads(line.decode()) if line.strip() else ""
+            value = parse_json(line)
         except ValueError:
             value = None
-        if value != "":
-            yield f"{Path(path).name}, line {number}", value
+        yield f"{Path(path).name}, line {number}", value
 
 
 def _fields(line: Any, *names: str) -> list[Any]:

@@ -35,6 +35,9 @@ class StoredRun:
         self.metrics = self._read_json(self.folder / METRICS_FILE)
         if missing := [name for name in _WANTED if name not in self.metrics]:
             raise ValueError(f"{self.folder / METRICS_FILE}: metrics of evaluate.py are wanted, these lack {missing}")
+        for name in ("scores", "intervals", "samples", "bootstrap", "arguments", "versions"):
+            if not isinstance(value := self.metrics[name], dict):
+                raise ValueError(f"{self.folder / METRICS_FILE}: {name} must be a JSON object, got {value!r}")
         predictions = self.folder / PREDICTIONS_FILE
         if not predictions.exists():
             predictions = Path(self.metrics["arguments"].get("predictions") or predictions)
@@ -92,7 +95,13 @@ class StoredRun:
         records = read_records(predictions)
         if len(records) != self.recipe["num_samples"]:
             raise ValueError(f"{predictions}: {self.recipe['num_samples']} answers are wanted, got {len(records)}")
-        scored = ScoredRecords(records, self.metrics.get("tokenizer"), Bootstrap(**self.metrics["bootstrap"]))
+        try:
+            bootstrap = Bootstrap(**self.metrics["bootstrap"])
+        except TypeError as error:
+            raise ValueError(
+                f"{self.folder / METRICS_FILE}: bootstrap must be that of evaluate.py: {error}"
+            ) from error
+        scored = ScoredRecords(records, self.metrics.get("tokenizer"), bootstrap)
         found = json.loads(json.dumps(scored.summary()))
         for part in _COMPARED:
             held, again = self.metrics.get(part, {}), found.get(part, {})
