@@ -2,28 +2,27 @@
 
 import ctypes
 import functools
-import hashlib
 import logging
 import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .ops_cache_cpu import folder_of, kept_on_disk
+
 try:
     import numpy as np
-    from numba import njit
+    from numba import config, njit
 except ImportError as error:
     raise ImportError("the CPU kernels need Numba: pip install numba") from error
+if config.DISABLE_JIT:
+    raise ImportError("NUMBA_DISABLE_JIT=1 turns off the compiler that the CPU kernels need; unset it to have them")
 
 logger = logging.getLogger(__name__)
-_SOURCES = hashlib.sha256(
-    b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("ops_*_cpu.py")))
-).hexdigest()
 _compiled: set[tuple] = set()  # kernels with the dtypes of their inputs
 
 # Bfloat16, which numpy lacks, is shown as integers.
@@ -43,17 +42,8 @@ SHARES_PER_THREAD = 8
 
 
 def compiled(function: Callable, inline: str = "never") -> Any:
-    """Compile a kernel at its first call, without the GIL, and keep it on disk where that can be written.
-
-    What is on disk is good for the files that it was made of: Numba looks at the one with the kernel, and we at all.
-    """
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "inline": inline}
-    try:
-        kernel = njit(cache=True, **options)(function)
-    except RuntimeError:  # there is no folder for the cache
-        return njit(**options)(function)
-    kernel._cache._cache_file._source_stamp = _SOURCES
-    return kernel
+    """Compile a kernel at its first call, without the GIL, and keep it on disk where that can be written."""
+    return kept_on_disk(njit(nogil=True, error_model="numpy", inline=inline)(function))
 
 
 def inlined(function: Callable) -> Any:
@@ -157,7 +147,8 @@ def _compile(kernel: Any, *args: Any) -> None:
     if len(kernel.signatures) - sum(kernel.stats.cache_hits.values()) > known:
         name, spent = kernel.__module__.split(".")[-1], time.perf_counter() - start
         dtype = "bfloat16" if args[0][0].dtype == np.int16 else args[0][0].dtype
-        kept = f"kept in {kernel.stats.cache_path}" if kernel.stats.cache_path else "for this process alone"
+        folder = folder_of(kernel)
+        kept = f"kept in {folder}" if folder else "for this process alone"
         logger.warning("compiled %s%s for %s in %.1f s, %s", name, kernel.__name__, dtype, spent, kept)
 
 
