@@ -19,7 +19,7 @@ try:
     from numba import config, njit
 except ImportError as error:
     raise ImportError("the CPU kernels need Numba: pip install numba") from error
-if config.DISABLE_JIT:
+if config.DISABLE_JIT:  # type: ignore[attr-defined]  # as all that Numba reads from the environment
     raise ImportError("NUMBA_DISABLE_JIT=1 turns off the compiler that the CPU kernels need; unset it to have them")
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,8 @@ SHARES_PER_THREAD = 8
 
 def compiled(function: Callable, inline: str = "never") -> Any:
     """Compile a kernel at its first call, without the GIL, and keep it on disk where that can be written."""
-    return kept_on_disk(njit(nogil=True, error_model="numpy", inline=inline)(function))
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "inline": inline}
+    return kept_on_disk(njit(**options)(function))
 
 
 def inlined(function: Callable) -> Any:
