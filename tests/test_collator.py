@@ -8,9 +8,10 @@ from hmba_hf.data.collator import SampleCollator, to_conversation
 from hmba_hf.data.micro_world import MicroWorld
 from hmba_hf.data.micro_world_files import write_video
 from hmba_hf.data.samples import Sample
+from hmba_hf.evaluation import encode_questions
 from hmba_hf.models.processing_hmba import HMBAProcessor
 from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor
-from tiny_processors import tiny_processor, tiny_tokenizer
+from tiny_processors import clip, tiny_processor, tiny_tokenizer
 from tiny_templates import MARKED_TURNS
 
 
@@ -86,6 +87,19 @@ def test_videos_are_read_up_to_their_timestamp(processor, tmp_path):
     batch = SampleCollator(processor)(clips)
     first, last = batch["pixel_values_videos"]
     assert torch.equal(first[2:], last[:3])  # 1.0 s is the third frame of five
+
+
+def test_the_time_of_the_current_frame_is_learned_with_the_question(tmp_path):
+    write_video(tmp_path / "clip.mp4", MicroWorld()[0].frames)
+    processor = tiny_processor(time_format=" at {seconds} s. ")
+    clips = [Sample("a", "Q?", "A", video=tmp_path / "clip.mp4", timestamp=1.23), Sample("b", "Q?", "A", clip())]
+    batch = SampleCollator(processor)(clips)
+    assert answers(batch, processor) == ["A</s>"] * 2
+    timed, untimed = (processor.decode(ids).replace("<pad>", "") for ids in batch["input_ids"])
+    assert timed.endswith("<video> at 1.2 s. Q? ASSISTANT: A</s>")
+    assert untimed.endswith("<video>Q? ASSISTANT: A</s>")
+    questions = encode_questions(clips, processor)["input_ids"]
+    assert processor.decode(questions[0]).endswith("<video> at 1.2 s. Q? ASSISTANT:")
 
 
 def test_a_box_on_a_video_of_unknown_size_is_refused(processor):

@@ -219,6 +219,14 @@ def test_a_full_disk_is_named_and_the_last_whole_checkpoint_stays(base, tmp_path
     assert_same_result(tmp_path / "out", tmp_path / "whole")
 
 
+def test_times_are_told_to_a_trained_model_as_it_has_learned_them(base, tmp_path):
+    tune(base, tmp_path / "out", "--max_steps", 1, "--time_format", " at {seconds} s. ")
+    for folder in (tmp_path / "out", tmp_path / "out" / "checkpoint-1"):
+        assert AutoProcessor.from_pretrained(folder).time_format == " at {seconds} s. "
+    trainer = tune(tmp_path / "out", tmp_path / "next", "--max_steps", 1)
+    assert trainer.processing_class.time_format == " at {seconds} s. "
+
+
 @pytest.mark.parametrize("preset", PRESETS)
 def test_each_preset_trains_a_base_whose_adapter_has_never_learned(preset, tmp_path, capsys):
     base = save_base(tmp_path / "base", adapter="mamba")
@@ -245,6 +253,8 @@ def test_a_base_without_an_adapter_is_told_where_one_should_learn(base, tmp_path
         (["--learns", "vision_tower", "--feature_cache", "x"], "vision tower that learns cannot be cached"),
         (["--dataset_weights", "1", "2"], r"one weight for each of \['micro-world'\] is wanted, got \[1.0, 2.0\]"),
         (["--save_only_model", "True"], "--save_only_model leaves nothing that a run could go on from"),
+        (["--time_format", "at 12.4 s"], "time_format must be a text with one {seconds}, or None, got 'at 12.4 s'"),
+        (["--time_format", "{seconds}", "--feature_cache", "x"], "cached features come without times"),
         (["--feature_cache", "nowhere"], "a whole cache of features is wanted, got nowhere"),
         (["--eval_strategy", "epoch", "--eval_split", "dev"], "expected a split of .* got 'dev'"),
         (["--max_length", 5], "at most max_length=5 tokens are wanted, got .*--on_bad_sample skip"),

@@ -101,6 +101,15 @@ def test_the_timestamp_chooses_the_current_frame(pipe, asked, dashcam):
     assert default.shape[1] == pipe.processor.video_processor.num_frames
 
 
+def test_the_time_of_the_current_frame_is_told_to_the_model(pipe, asked, dashcam):
+    pipe(videos=dashcam, text="What?", timestamp=1.26, time_format=" at {seconds} s. ")
+    pipe(videos=dashcam, text="What?", timestamp=1.26)
+    pipe.processor.time_format = "({seconds})"
+    pipe(videos=dashcam, text="What?", timestamp=[0.5, 1.5])
+    wanted = ["<video> at 1.2 s. What?", "<video>What?", "<video>(0.5)What?", "<video>(1.5)What?"]
+    assert [prompts(pipe, call)[0].removesuffix(" ASSISTANT:") for call in asked] == wanted
+
+
 def test_one_question_goes_with_every_video_and_one_video_with_every_question(pipe, asked, dashcam):
     assert len(pipe(videos=[clip(), dashcam, clip()], text="What?")) == 3
     assert len(pipe(videos=clip(), text=["What?", "Why?"])) == 2

@@ -1,5 +1,4 @@
 import json
-import re
 from base64 import b64encode
 
 import numpy as np
@@ -11,222 +10,12 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from hmba_hf.models.processing_hmba import HMBAProcessor
 from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor
-from tiny_processors import clip, tiny_processor, tiny_tokenizer, user, video
-from tiny_templates import BRACKETED_QUESTIONS, FORCED_THOUGHT, MARKED_TURNS, THINKING
-
-SYSTEM = (
-    "A chat between a curious user and an artificial intelligence assistant. "
-    "The assistant gives helpful, detailed, and polite answers to the user's questions."
-)
-
-
-@pytest.fixture(scope="module")
-def text_golden(golden):
-    return golden("hmba_text_golden")[1]
+from tiny_processors import clip, save_sources, tiny_processor, tiny_tokenizer, user, video
 
 
 @pytest.fixture(scope="module")
 def processor():
     return tiny_processor()
-
-
-def save_sources(folder, image_size=42, patch_size=14):
-    """Save the configuration of a vision tower without a processor, and a tokenizer."""
-    CLIPVisionConfig(image_size=image_size, patch_size=patch_size).save_pretrained(folder / "vision")
-    tiny_tokenizer().save_pretrained(folder / "text")
-    return str(folder / "vision"), str(folder / "text")
-
-
-# Prompts
-
-
-def test_prompts_equal_the_released_ones(text_golden):
-    conversation = text_golden["conversation"]
-    tokens = {"video_token": "<im_patch>", "video_start_token": "<im_start>", "video_end_token": "<im_end>"}
-    tokenizer = tiny_tokenizer()
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<im_patch>"]})
-    video_processor = HMBAVideoProcessor(size={"height": 14, "width": 42})
-    processor = HMBAProcessor(video_processor, tokenizer, **tokens)  # 1 x 3 patches
-    question = user("Hi ", video(clip()), "?")
-    answer = {"role": "assistant", "content": "ok [0.100,0.200,0.300,0.400]."}
-    for name, messages in (("eval_prompt", [question]), ("train_prompt", [question, answer])):
-        inputs = processor.apply_chat_template(
-            messages,
-            add_generation_prompt=name == "eval_prompt",
-            tokenize=True,
-            return_dict=True,
-            processor_kwargs={"size": {"height": 14, "width": 42}},
-        )
-        assert processor.decode(inputs["input_ids"][0]) == "<s>" + conversation[name]
-
-
-def test_turns_follow_each_other_as_in_vicuna(processor):
-    messages = [user("a"), {"role": "assistant", "content": "b"}, user("c")]
-    prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
-    assert prompt == f"{SYSTEM} USER: a ASSISTANT: b</s>USER: c ASSISTANT:"
-
-
-def test_a_system_message_replaces_the_default(processor):
-    messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "a"}]
-    assert processor.apply_chat_template(messages) == "Be brief. USER: a "
-    messages[0]["content"] = [{"type": "text", "text": ""}]
-    assert processor.apply_chat_template(messages) == "USER: a "
-
-
-def test_braces_and_template_marks_in_a_message_stay_as_they_are(processor):
-    words = "{0} {} {{ system }} {% if %} %s"
-    messages = [user(words), {"role": "assistant", "content": words}]
-    assert processor.apply_chat_template(messages) == f"{SYSTEM} USER: {words} ASSISTANT: {words}</s>"
-
-
-@pytest.mark.parametrize("message", [{"role": "tool", "content": "a"}, user({"type": "audio", "url": "a.wav"})])
-def test_unknown_roles_and_blocks_are_refused(processor, message):
-    with pytest.raises(Exception, match="expected"):
-        processor.apply_chat_template([message])
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_the_answers_are_what_is_trained_on(processor, side):
-    frames = clip()
-    chats = [
-        [user("Hi ", video(frames), "?"), {"role": "assistant", "content": "A car[0.100,0.200,0.300,0.400]."}],
-        [
-            user("c"),
-            {"role": "assistant", "content": "d"},
-            user("e", video(frames)),
-            {"role": "assistant", "content": "f"},
-        ],
-    ]
-    inputs = processor.apply_chat_template(
-        chats,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        return_assistant_tokens_mask=True,
-        processor_kwargs={"padding": True, "padding_side": side},
-    )
-    masks = torch.as_tensor(inputs["assistant_masks"]).bool()
-    trained = [ids[mask] for ids, mask in zip(inputs["input_ids"], masks, strict=True)]
-    assert [processor.decode(ids) for ids in trained] == ["A car[0.100,0.200,0.300,0.400].</s>", "d</s>f</s>"]
-
-
-def test_a_tokenizer_with_a_template_of_its_own_keeps_it():
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
-    processor = HMBAProcessor(HMBAVideoProcessor(), tokenizer)
-    messages = [user(video(clip()), "a"), {"role": "assistant", "content": "b"}]
-    assert processor.apply_chat_template(messages) == "<user><video>a\n<assistant>b\n"
-    tokenizer.chat_template = processor.chat_template  # as a tokenizer read from the processor's folder has it
-    assert HMBAProcessor(HMBAVideoProcessor(), tokenizer).chat_template == processor.chat_template
-
-
-def marked_answers(template, chats, side="right"):
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = template
-    processor = HMBAProcessor(HMBAVideoProcessor(size={"height": 28, "width": 28}), tokenizer)
-    inputs = processor.apply_chat_template(
-        chats,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-        return_assistant_tokens_mask=True,
-        processor_kwargs={"padding": True, "padding_side": side},
-    )
-    assert "offset_mapping" not in inputs and "text_replacement_offsets" not in inputs
-    masks = inputs["assistant_masks"].bool()
-    return [processor.decode(ids[mask]) for ids, mask in zip(inputs["input_ids"], masks, strict=True)]
-
-
-def answer(text):
-    return {"role": "assistant", "content": [{"type": "text", "text": text}]}
-
-
-@pytest.mark.parametrize("side", ["left", "right"])
-@pytest.mark.parametrize(
-    ("template", "wanted"),
-    [
-        (MARKED_TURNS, ["A car[0.1,0.2,0.3,0.4].[end]\n", "d[end]\nf[end]\n"]),
-        (BRACKETED_QUESTIONS, [" A car[0.1,0.2,0.3,0.4]. </s>", " d </s> f </s>"]),
-    ],
-)
-def test_a_template_without_a_generation_block_marks_what_it_writes_more_than_the_prompt(template, wanted, side):
-    first = [user("Hi ", video(clip()), video(clip()), "?"), answer("A car[0.1,0.2,0.3,0.4].")]
-    second = [user("c"), answer("d"), user("e", video(clip())), answer("f")]
-    assert marked_answers(template, [first, second], side) == wanted
-
-
-def test_a_generation_block_says_more_exactly_than_the_difference_what_to_learn(processor):
-    chat = [user(video(clip()), "a"), answer("b")]
-    template = processor.chat_template
-    assert marked_answers(template, [chat]) == ["b</s>"]
-    assert marked_answers(re.sub(r"{%-? (end)?generation -?%}", "", template), [chat]) == [" b</s>"]
-
-
-def test_a_template_that_does_not_write_answers_behind_their_prompts_is_refused_for_the_chat_that_shows_it():
-    short, long = [user("a"), answer("b")], [user("a"), answer("b"), user("c"), answer("d")]
-    assert marked_answers(THINKING, [short]) == ["(thought)b|"]
-    with pytest.raises(
-        ValueError, match=r"must write a whole chat so .* got .b\|<user>c.* in the place of .\(thought"
-    ):
-        marked_answers(THINKING, [short, long])
-    with pytest.raises(ValueError, match=r"must write an answered chat so .* in the place of 'open'"):
-        marked_answers(FORCED_THOUGHT, [short])
-    with pytest.raises(ValueError, match="must begin with a question"):
-        marked_answers(MARKED_TURNS, [[answer("b")]])
-
-
-@pytest.mark.parametrize("option", ["continue_final_message", "sanitize_control_tokens"])
-def test_options_that_move_the_text_under_the_marks_are_refused(processor, option):
-    chat, options = [user("a"), answer("b")], {"tokenize": True, "return_dict": True, option: True}
-    with pytest.raises(ValueError, match=option):
-        processor.apply_chat_template(chat, MARKED_TURNS, return_assistant_tokens_mask=True, **options)
-
-
-TURNS = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
-NAMED_TEMPLATES = {
-    "default": TURNS,
-    "rag": "{{ documents[0]['text'] }}" + TURNS,
-    "tool_use": "{{ tools[0]['function']['name'] }}" + TURNS,
-}
-TOOL = {"type": "function", "function": {"name": "brake", "parameters": {"type": "object", "properties": {}}}}
-
-
-def test_named_chat_templates_take_videos_and_survive_joining_saving_and_loading(tmp_path):
-    vision, text = save_sources(tmp_path)
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = NAMED_TEMPLATES
-    tokenizer.save_pretrained(text)
-    HMBAProcessor.from_vision_text_pretrained(vision, text, do_normalize=False).save_pretrained(tmp_path / "once")
-    HMBAProcessor.from_pretrained(tmp_path / "once").save_pretrained(tmp_path / "twice")
-    direct = HMBAProcessor(HMBAVideoProcessor(), tokenizer)
-    for processor in (direct, HMBAProcessor.from_pretrained(tmp_path / "twice")):
-        assert processor.chat_template == direct.chat_template
-        messages = [user(video(clip()), "a")]
-        documents = [{"title": "t", "text": "doc"}]
-        assert processor.apply_chat_template(messages) == "<user><video>a"
-        assert processor.apply_chat_template(messages, "rag", documents=documents) == "doc<user><video>a"
-        assert processor.apply_chat_template(messages, tools=[TOOL]) == "brake<user><video>a"
-        assert processor.apply_chat_template(messages, "default", tools=[TOOL]) == "<user><video>a"
-    assert tokenizer.chat_template == NAMED_TEMPLATES
-
-
-def test_templates_of_the_tokenizer_are_not_saved_beside_one_that_was_given(tmp_path):
-    processor = tiny_processor(chat_template=TURNS)
-    processor.tokenizer.chat_template = NAMED_TEMPLATES
-    processor.save_pretrained(tmp_path)
-    assert HMBAProcessor.from_pretrained(tmp_path).chat_template == TURNS
-
-
-def test_a_message_without_content_stays_one_as_calls_of_tools_need_it():
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = (
-        "{% for m in messages %}{{ m['content'] if 'content' in m else m['tool_calls'] }}{% endfor %}"
-    )
-    processor = HMBAProcessor(HMBAVideoProcessor(), tokenizer)
-    assert processor.apply_chat_template([user("a"), {"role": "assistant", "tool_calls": ["b"]}]) == "a['b']"
-
-
-# Model inputs
 
 
 def test_a_video_takes_the_tokens_of_one_frame_whatever_its_length(processor):
@@ -349,7 +138,12 @@ def test_a_tokenizer_without_a_padding_token_pads_with_another(tmp_path, name):
 
 
 JOINED_OPTIONS = {
-    "processor": {"chat_template": "{{ messages }}", "video_start_token": "<im_start>", "video_end_token": "<im_end>"},
+    "processor": {
+        "chat_template": "{{ messages }}",
+        "video_start_token": "<im_start>",
+        "video_end_token": "<im_end>",
+        "time_format": " at {seconds} s. ",
+    },
     "video processor": {"num_frames": 3, "fps": 4.0, "do_expand_to_square": False, "image_mean": (0.1, 0.2, 0.3)},
 }
 

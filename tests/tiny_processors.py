@@ -4,7 +4,7 @@ import string
 
 from PIL import Image
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import CLIPVisionConfig, PreTrainedTokenizerFast
 
 from hmba_hf.models.processing_hmba import HMBAProcessor
 from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor
@@ -51,3 +51,10 @@ def user(*content):
 def video(frames):
     """Write the block of a video."""
     return {"type": "video", "video": frames}
+
+
+def save_sources(folder, image_size=42, patch_size=14):
+    """Save the configuration of a vision tower without a processor, and a tokenizer."""
+    CLIPVisionConfig(image_size=image_size, patch_size=patch_size).save_pretrained(folder / "vision")
+    tiny_tokenizer().save_pretrained(folder / "text")
+    return str(folder / "vision"), str(folder / "text")

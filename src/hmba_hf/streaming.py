@@ -209,7 +209,10 @@ class VideoStream:
             raise ValueError(f"one answer is given, got num_return_sequences={options['num_return_sequences']}")
         features: Any = self.features().pooler_output
         blank = Image.new("RGB", (1, 1))  # holds the place of the video in the prompt
-        inputs = self._pipeline.preprocess({"text": question, "videos": [[blank]]})["inputs"]
+        times: dict[str, Any] = {}
+        if self.processor.time_format is not None:
+            times = {"video_metadata": [{"timestamps": [self.timestamp]}]}
+        inputs = self._pipeline.preprocess({"text": question, "videos": [[blank]]}, **times)["inputs"]
         del inputs["pixel_values_videos"]
         inputs["frame_size"] = torch.tensor([self._kind[0][:2]])  # type: ignore[index]
         beams = options["num_beams"] or 1

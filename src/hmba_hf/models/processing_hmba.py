@@ -1,6 +1,5 @@
 """Prompts, videos and box text of H-MBA: what the language model reads and what its answer says."""
 
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,69 +10,17 @@ from .loading_checkpoints import check_file_names, load_tokenizer, read_settings
 import numpy as np
 from transformers import AutoConfig
 from transformers.image_utils import load_image
-from transformers.processing_utils import MultiModalData, ProcessorMixin
+from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import is_valid_video_frame
 
 from .parsing_answers import answer_spans, mark_tokens
 from .parsing_boxes import ParsedBox, format_boxes, parse_boxes, post_process_boxes, strip_boxes
+from .prompting_hmba import check_time_format, default_chat_templates, write_time
 from .video_processing_hmba import HMBAVideoProcessor, flatten_videos
 
 if TYPE_CHECKING:  # makes the pipeline travel with a saved processor
     from .pipeline_hmba import VideoTextToTextPipeline  # noqa: F401
-
-
-# Content blocks become plain text, so that what follows may be any chat template that knows only strings.
-_FLATTEN_BLOCKS = """\
-{%- set flat = namespace(messages=[]) -%}
-{%- for message in messages -%}
-    {%- set content = message['content'] -%}
-    {%- if content is defined and content is not none and content is not string -%}
-        {%- set content -%}
-            {%- for block in message['content'] -%}
-                {%- if block['type'] in ['video', 'image'] -%}
-                    {{- VIDEO_TOKEN -}}
-                {%- elif block['type'] == 'text' -%}
-                    {{- block['text'] -}}
-                {%- else -%}
-                    {{- raise_exception('expected a block of type video, image or text, got ' ~ block['type']) -}}
-                {%- endif -%}
-            {%- endfor -%}
-        {%- endset -%}
-        {%- set message = dict(message, content=content) -%}
-    {%- endif -%}
-    {%- set flat.messages = flat.messages + [message] -%}
-{%- endfor -%}
-{%- set messages = flat.messages -%}
-"""
-
-_VICUNA = """\
-{%- set system = "A chat between a curious user and an artificial intelligence assistant. \
-The assistant gives helpful, detailed, and polite answers to the user's questions." -%}
-{%- set turns = messages -%}
-{%- if messages and messages[0]['role'] == 'system' -%}
-    {%- set system = messages[0]['content'] -%}
-    {%- set turns = messages[1:] -%}
-{%- endif -%}
-{%- if system -%}
-    {{- system ~ ' ' -}}
-{%- endif -%}
-{%- for message in turns -%}
-    {%- if message['role'] == 'user' -%}
-        {{- 'USER: ' ~ message['content'] ~ ' ' -}}
-    {%- elif message['role'] == 'assistant' -%}
-        {{- 'ASSISTANT: ' -}}
-        {%- generation -%}
-            {{- message['content'] ~ eos_token -}}
-        {%- endgeneration -%}
-    {%- else -%}
-        {{- raise_exception('expected the role user or assistant, got ' ~ message['role']) -}}
-    {%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}
-    {{- 'ASSISTANT:' -}}
-{%- endif -%}
-"""
 
 
 _GENERATION_BLOCK = re.compile(r"{%-?\s*generation\s*-?%}")
@@ -83,7 +30,7 @@ _OPTIONS_OF_INPUTS = {
     *("tokenize", "add_generation_prompt", "continue_final_message", "sanitize_control_tokens"),
 }
 # What a joined processor takes from its caller; the rest is the vision tower's and the tokenizer's.
-_PROMPT_OPTIONS = ("chat_template", "video_start_token", "video_end_token")
+_PROMPT_OPTIONS = ("chat_template", "video_start_token", "video_end_token", "time_format")
 # Files that describe how pictures become numbers, and the part of each that does; the first one counts.
 _PIXEL_SETTINGS = (
     ("processor_config.json", "image_processor"),
@@ -134,17 +81,16 @@ def _load_block(block: dict) -> Any:
     return [_load_frame(frame) for frame in source] if isinstance(source, (list, tuple)) else source
 
 
-def _default_chat_templates(tokenizer: Any, video_token: str) -> str | dict[str, str]:
-    """Return the tokenizer's own chat templates, made to accept videos, or vicuna v1.1 if it has none."""
-    own = getattr(tokenizer, "chat_template", None) or _VICUNA
-    if isinstance(own, dict):
-        return {name: _accept_videos(template, video_token) for name, template in own.items()}
-    return _accept_videos(own, video_token)
+class HMBAVideosKwargs(VideosKwargs, total=False):
+    """Options of a call about videos: those of transformers, and `time_format` instead of the processor's."""
+
+    time_format: str | None
 
 
-def _accept_videos(template: str, video_token: str) -> str:
-    flatten = _FLATTEN_BLOCKS.replace("VIDEO_TOKEN", json.dumps(video_token))
-    return template if template.startswith(flatten) else flatten + template
+class HMBAProcessorKwargs(ProcessingKwargs, total=False):
+    """Options of a call, those about videos with `time_format`."""
+
+    videos_kwargs: HMBAVideosKwargs  # type: ignore[misc]
 
 
 class HMBAProcessor(ProcessorMixin):
@@ -160,11 +106,15 @@ class HMBAProcessor(ProcessorMixin):
             made to accept videos, or vicuna v1.1 if it has none.
         patch_size: side of a vision patch in pixels, of the frames that the video processor returns, or its height
             and width.
+        time_format: text behind each video, in which `{seconds}` stands for the time of its current frame with one
+            decimal, such as `" at {seconds} s. "`. A clip of which no time is known, such as a picture, goes without.
+            A model must be asked as it was trained, so it is saved with the processor. None: nothing is written.
 
     Source: github.com/Sranc3/H-MBA at 9a8645d; its `video_token` is `<im_patch>` between `<im_start>` and `<im_end>`.
     """
 
     _auto_class = "AutoProcessor"
+    valid_processor_kwargs: Any = HMBAProcessorKwargs
 
     format_boxes = staticmethod(format_boxes)
     parse_boxes = staticmethod(parse_boxes)
@@ -180,13 +130,16 @@ class HMBAProcessor(ProcessorMixin):
         video_token: str = "<video>",
         video_start_token: str | None = None,
         video_end_token: str | None = None,
+        time_format: str | None = None,
     ):
-        chat_template = chat_template or _default_chat_templates(tokenizer, video_token)
+        check_time_format(time_format)
+        chat_template = chat_template or default_chat_templates(tokenizer, video_token)
         super().__init__(video_processor, tokenizer, chat_template=chat_template)
         self.patch_size = patch_size
         self.video_token = video_token
         self.video_start_token = video_start_token
         self.video_end_token = video_end_token
+        self.time_format = time_format
         vocabulary = tokenizer.get_vocab()
         for token in (video_token, video_start_token, video_end_token):
             if token is not None and token not in vocabulary:
@@ -336,7 +289,8 @@ class HMBAProcessor(ProcessorMixin):
         """Refuse options of a call that transformers would name in its log and leave out."""
         kinds = self.valid_processor_kwargs.__annotations__
         text_options = {*kinds["text_kwargs"].__annotations__}
-        known = {*kinds, *text_options, *self.video_processor.valid_kwargs.__annotations__, "common_kwargs"}
+        video_options = {*kinds["videos_kwargs"].__annotations__, *self.video_processor.valid_kwargs.__annotations__}
+        known = {*kinds, *text_options, *video_options, "common_kwargs"}
         known -= {"images_kwargs", "audio_kwargs"}
         unknown = (options.keys() - known) | (options.get("text_kwargs", {}).keys() - text_options)
         if unknown:
@@ -361,14 +315,22 @@ class HMBAProcessor(ProcessorMixin):
             )
 
     def _process_videos(self, videos: Any, **kwargs: Any) -> tuple[Any, list[str]]:
+        time_format = kwargs.pop("time_format", self.time_format)
+        check_time_format(time_format)
+        if time_format is not None:
+            kwargs["return_metadata"] = True
         inputs = self.video_processor([videos], **kwargs)
-        return inputs, [self.replace_video_token(inputs, index) for index in range(len(videos))]
+        texts = [self.replace_video_token(inputs, index, time_format=time_format) for index in range(len(videos))]
+        return inputs, texts
 
-    def replace_video_token(self, video_inputs: dict, video_idx: int, **kwargs: Any) -> str:
-        """Return the text that stands for one video: a token for each patch of one frame."""
+    def replace_video_token(
+        self, video_inputs: dict, video_idx: int, time_format: str | None = None, **kwargs: Any
+    ) -> str:
+        """Return the text that stands for one video: a token for each patch of one frame, and its time if told to."""
         height, width = video_inputs["pixel_values_videos"][video_idx].shape[-2:]
         tokens = self.video_token * self._num_patches(height, width)
-        return f"{self.video_start_token or ''}{tokens}{self.video_end_token or ''}"
+        time = "" if time_format is None else write_time(video_inputs["video_metadata"][video_idx], time_format)
+        return f"{self.video_start_token or ''}{tokens}{self.video_end_token or ''}{time}"
 
     def _num_patches(self, height: int, width: int) -> int:
         patch_height, patch_width = np.broadcast_to(self.patch_size, 2).tolist()  # one number or two
@@ -384,6 +346,7 @@ class HMBAProcessor(ProcessorMixin):
         if video_sizes is None:
             return MultiModalData()
         options = self._merge_kwargs(**kwargs)["videos_kwargs"]
+        options.pop("time_format", None)  # it adds no video tokens
         counts = []
         for _, height, width in video_sizes:
             blank = self.video_processor(np.zeros((height, width, 3), np.uint8), **options)["pixel_values_videos"]
@@ -399,7 +362,10 @@ class HMBAProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a dict, with the code that a saved processor carries."""
-        return {**super().to_dict(), "auto_map": {"AutoProcessor": "processing_hmba.HMBAProcessor"}}
+        settings = {**super().to_dict(), "auto_map": {"AutoProcessor": "processing_hmba.HMBAProcessor"}}
+        if self.time_format is None:  # as files and recipes were before there was this option
+            settings.pop("time_format", None)
+        return settings
 
 
 __all__ = ["HMBAProcessor", "ParsedBox", "format_boxes", "parse_boxes", "post_process_boxes", "strip_boxes"]

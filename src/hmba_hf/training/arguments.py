@@ -63,6 +63,10 @@ class ModelArguments:
     branches: list[str] | None = field(default=None, metadata={"help": "scans that the adapter reads"})
     temporal_strides: list[int] | None = field(default=None, metadata={"help": "such as: --temporal_strides 1 2"})
     num_frames: int | None = field(default=None, metadata={"help": "frames of a clip"})
+    time_format: str | None = field(
+        default=None,
+        metadata={"help": "text behind each video with the time of its current frame, such as: ' at {seconds} s. '"},
+    )
     learns: list[str] = field(
         default_factory=lambda: ["adapter", "projector", "language_model"],
         metadata={

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils.hub import resolve_revision
 
+from ..models.prompting_hmba import check_time_format
 from ..repositories import check_revision
 from .arguments import ModelArguments
 from .parts import gathered, part_of, quantization_config
@@ -78,6 +79,9 @@ def _load(
     _check_adapter(model, loading, arguments, path)
     processor = AutoProcessor.from_pretrained(path, revision=revision)
     processor.video_processor.num_frames = model.config.num_frames
+    if arguments.time_format is not None:
+        check_time_format(arguments.time_format)
+        processor.time_format = arguments.time_format
     return model, processor
 
 

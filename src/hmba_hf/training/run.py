@@ -58,6 +58,8 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
         bad.forget()
     set_seed(args.seed)  # for an adapter that starts fresh
     model, processor, commit = load_base(model_args, run, checkpoint is not None)
+    if data_args.feature_cache is not None and processor.time_format is not None:
+        raise ValueError("cached features come without times: --feature_cache needs a processor without time_format")
     cache = None if data_args.feature_cache is None else open_cache(data_args.feature_cache, model, processor, args)
     collator = SampleCollator(processor, data_args.max_length)
     set_seed(args.seed)  # low-rank updates start alike in all processes, whatever each has drawn by now

@@ -1,0 +1,91 @@
+"""What H-MBA's prompts are written with: chat templates that take videos, and the time of a frame."""
+
+import json
+from typing import Any
+
+# Content blocks become plain text, so that what follows may be any chat template that knows only strings.
+_FLATTEN_BLOCKS = """\
+{%- set flat = namespace(messages=[]) -%}
+{%- for message in messages -%}
+    {%- set content = message['content'] -%}
+    {%- if content is defined and content is not none and content is not string -%}
+        {%- set content -%}
+            {%- for block in message['content'] -%}
+                {%- if block['type'] in ['video', 'image'] -%}
+                    {{- VIDEO_TOKEN -}}
+                {%- elif block['type'] == 'text' -%}
+                    {{- block['text'] -}}
+                {%- else -%}
+                    {{- raise_exception('expected a block of type video, image or text, got ' ~ block['type']) -}}
+                {%- endif -%}
+            {%- endfor -%}
+        {%- endset -%}
+        {%- set message = dict(message, content=content) -%}
+    {%- endif -%}
+    {%- set flat.messages = flat.messages + [message] -%}
+{%- endfor -%}
+{%- set messages = flat.messages -%}
+"""
+
+_VICUNA = """\
+{%- set system = "A chat between a curious user and an artificial intelligence assistant. \
+The assistant gives helpful, detailed, and polite answers to the user's questions." -%}
+{%- set turns = messages -%}
+{%- if messages and messages[0]['role'] == 'system' -%}
+    {%- set system = messages[0]['content'] -%}
+    {%- set turns = messages[1:] -%}
+{%- endif -%}
+{%- if system -%}
+    {{- system ~ ' ' -}}
+{%- endif -%}
+{%- for message in turns -%}
+    {%- if message['role'] == 'user' -%}
+        {{- 'USER: ' ~ message['content'] ~ ' ' -}}
+    {%- elif message['role'] == 'assistant' -%}
+        {{- 'ASSISTANT: ' -}}
+        {%- generation -%}
+            {{- message['content'] ~ eos_token -}}
+        {%- endgeneration -%}
+    {%- else -%}
+        {{- raise_exception('expected the role user or assistant, got ' ~ message['role']) -}}
+    {%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- 'ASSISTANT:' -}}
+{%- endif -%}
+"""
+
+_SECONDS = "{seconds}"
+
+
+def default_chat_templates(tokenizer: Any, video_token: str) -> str | dict[str, str]:
+    """Return the tokenizer's own chat templates, made to accept videos, or vicuna v1.1 if it has none."""
+    own = getattr(tokenizer, "chat_template", None) or _VICUNA
+    if isinstance(own, dict):
+        return {name: _accept_videos(template, video_token) for name, template in own.items()}
+    return _accept_videos(own, video_token)
+
+
+def _accept_videos(template: str, video_token: str) -> str:
+    flatten = _FLATTEN_BLOCKS.replace("VIDEO_TOKEN", json.dumps(video_token))
+    return template if template.startswith(flatten) else flatten + template
+
+
+def check_time_format(time_format: Any) -> None:
+    """Raise a `ValueError` unless it is `None` or a text with one `{seconds}`."""
+    if time_format is not None and (not isinstance(time_format, str) or time_format.count(_SECONDS) != 1):
+        raise ValueError(f"time_format must be a text with one {_SECONDS}, or None, got {time_format!r}")
+
+
+def write_time(metadata: Any, time_format: str) -> str:
+    """Write the time of the last frame of a clip, or nothing if it is not known."""
+    times = metadata.frame_times
+    if times is None and metadata.fps is not None and metadata.frames_indices is not None:
+        times = metadata.timestamps
+    if times is None:
+        return ""
+    seconds = round(float(times[-1]), 1) + 0.0  # without the sign of a zero
+    return time_format.replace(_SECONDS, f"{seconds:.1f}")
+
+
+__all__ = ["check_time_format", "default_chat_templates", "write_time"]
