@@ -11,15 +11,18 @@ import av
 import numpy as np
 from PIL import Image
 
-from ..models.decoding_containers import open_container, opened
-from ..models.video_decoding_hmba import TIME_TOLERANCE, VideoDecodeError, iter_frames
+from ..models.video_decoding_hmba import (
+    LONGEST_ROUNDING,
+    TIME_TOLERANCE,
+    VideoDecodeError,
+    iter_frames,
+    video_duration,
+)
 
 # With macroblock-tree rate control x264 (core 165) gives now and then other bytes for the same frames, in one thread,
 # too; without it, it never did in thousands of runs.
 _REPEATABLE = {"x264-params": "mbtree=0"}
 _NEARLY_LOSSLESS, _GOOD = {"qp": "12"}, {"crf": "23", "preset": "veryfast"}
-
-_LAST_FRAME_SECONDS = 1.0  # a last frame that is shown for longer is taken for a file that is cut off
 
 
 class ClipWriter:
@@ -92,28 +95,14 @@ def even_size(width: int, height: int, most: int | None) -> tuple[int, int]:
     return max(2 * round(width * scale / 2), 2), max(2 * round(height * scale / 2), 2)
 
 
-def video_duration(path: str | Path) -> float:
-    """Seconds that the header of a file gives for its video, or for all of it; infinite where it is silent.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        VideoDecodeError: if the file cannot be opened as a video.
-    """
-    with opened(path) as (file, name):
-        container, stream = open_container(file, name)
-        with container:
-            if stream.duration is not None:
-                return float(stream.duration * stream.time_base)
-            return math.inf if container.duration is None else container.duration / av.time_base
-
-
 def cut_clips(
     path: str | Path, spans: Sequence[tuple[float, float]], fps: float, height: int | None = None
 ) -> list[bytes | VideoDecodeError]:
     """Cut stretches out of a video in one pass, each an MP4 file of its own with a keyframe every two seconds.
 
-    A clip shows what the video shows at `start`, `start + 1 / fps` and so on up to `end` or to the video's last
-    frame, upright and with square pixels. A file that ends before its header says is damaged there.
+    A clip shows what the video shows at `start`, `start + 1 / fps` and so on up to `end` or to the end of the video,
+    upright and with square pixels. Where the clock of the video goes back, another recording begins: a clip shows the
+    first one that has its times.
 
     Args:
         spans: `(start, end)` in seconds since the first frame; they may come in any order and overlap.
@@ -129,22 +118,25 @@ def cut_clips(
     """
     cuts = [_Cut(start, end, fps, height) for start, end in spans]
     shown: np.ndarray | VideoDecodeError | None = None
-    last, promised = 0.0, video_duration(path)
+    last = 0.0
     for seconds, frame in iter_frames(path):
         is_damage = isinstance(frame, VideoDecodeError)  # it bears the time of the frame before it, which is whole
+        until = max(seconds, last) + 2 * LONGEST_ROUNDING if is_damage or seconds < last else seconds
         if shown is not None:
             for cut in cuts:
-                cut.show(shown, seconds + 2 * TIME_TOLERANCE if is_damage else seconds)
+                cut.show(shown, until)
+        if seconds < last:
+            for cut in cuts:
+                cut.end_recording()
         if all(cut.is_done for cut in cuts):
             break
-        shown, last = frame, max(last, seconds)
-    for cut in cuts:
-        if shown is not None:
-            cut.show(shown, last + 2 * TIME_TOLERANCE)
-        if promised < math.inf and last + _LAST_FRAME_SECONDS < min(cut.end, promised):
-            cut.show(
-                VideoDecodeError(f"{path} is damaged: its frames end at {last:.3f} of {promised:.3f} s"), math.inf
-            )
+        shown = frame
+        last = seconds
+    else:
+        end = math.inf if isinstance(shown, VideoDecodeError) else video_duration(path)
+        for cut in cuts:
+            if shown is not None:
+                cut.show(shown, max(end, last + 2 * LONGEST_ROUNDING))
     return [cut.close(path) for cut in cuts]
 
 
@@ -157,10 +149,15 @@ class _Cut:
         self.file = io.BytesIO()
         self.writer: ClipWriter | None = None
         self.damage: VideoDecodeError | None = None
+        self.is_ended = False
 
     @property
     def is_done(self) -> bool:
-        return self.damage is not None or self._next > self.end + TIME_TOLERANCE
+        return self.is_ended or self.damage is not None or self._next > self.end + TIME_TOLERANCE
+
+    def end_recording(self) -> None:
+        """Take no frame of another recording into a clip that has begun."""
+        self.is_ended = self.is_ended or self.count > 0
 
     @property
     def _next(self) -> float:
@@ -168,7 +165,7 @@ class _Cut:
 
     def show(self, shown: np.ndarray | VideoDecodeError, until: float) -> None:
         """Take a frame, `(h, w, 3)`, for every time of the clip before `until`; damage ends the clip."""
-        while not self.is_done and self._next < until - TIME_TOLERANCE:
+        while not self.is_done and self._next < until - LONGEST_ROUNDING:
             if isinstance(shown, VideoDecodeError):
                 self.damage = shown
                 return

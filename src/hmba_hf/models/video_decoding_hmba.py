@@ -6,24 +6,28 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from typing import Any
 
 import av
 import numpy as np
-from transformers.utils import logging
 from transformers.video_utils import VideoMetadata
 
-from .decoding_containers import LIMITS, SourceLimits, VideoDecodeError, open_container, opened
+from .decoding_containers import LIMITS, SourceLimits, VideoDecodeError, opened
 from .decoding_pictures import to_rgb
-
-logger = logging.get_logger(__name__)
+from .decoding_streams import OpenVideo, check_source_fps
+from .decoding_timeline import REORDER_FRAMES, Moment, in_order
 
 # Seconds. A decimal such as 2.76 stands for the frame at 69/25 s, which the nearest float may miss by a hair.
 TIME_TOLERANCE = 1e-6
-# Timestamps that are out of order are put in order within this many frames.
-REORDER_FRAMES = 8
 # Seconds. Later than any video ends: seeking there leads to the last keyframe, whatever the header says.
 FAR_FUTURE = 1e6
+# Seconds. Containers whose clocks tick so often or less round the times of frames; others state them exactly.
+LONGEST_ROUNDING = 1e-3
+# `AVPictureType`: I and BI.
+INTRA_CODED = (1, 7)
+# Codecs whose decoders give nothing after a seek until pictures are whole again, which needs no intra-coded one.
+WAITING_DECODERS = ("h264",)
 
 
 @dataclass
@@ -77,12 +81,14 @@ def decode_frames(
     num_frames: int | None = 5,
     fps: float = 2.0,
     limits: SourceLimits = LIMITS,
+    source_fps: float | None = None,
 ) -> tuple[np.ndarray, ClipMetadata]:
     """Decode the clip of `num_frames` frames that ends at `timestamp`, `1 / fps` seconds apart.
 
     A frame is the latest one not after its wanted time, the first one where the clip starts before the video. Only
     the stretch from the keyframe before the clip is decoded, and only the wanted frames are kept; a stream without
-    timestamps (raw H.264) is decoded from its start and counted at its rate.
+    timestamps (raw H.264) is decoded from its start and counted at its rate. Where the clock of a file goes back,
+    another recording begins: a clip shows one recording, without a timestamp the last one.
 
     Args:
         source: path, http(s) URL, bytes or binary file object; a file object is read from its start, rewound and
@@ -91,6 +97,7 @@ def decode_frames(
         num_frames: number of frames; every frame up to `timestamp` when `None`.
         fps: frames per second of the clip.
         limits: what `source` may claim or send.
+        source_fps: frames per second of a stream without timestamps, instead of the rate that its headers declare.
 
     Returns:
         Frames `(t, h, w, 3)`, uint8 RGB, upright and with square pixels, and their metadata.
@@ -101,70 +108,91 @@ def decode_frames(
         ValueError: `timestamp` lies after the last frame.
     """
     check_sampling(timestamp, num_frames, fps)
-    with opened(source, limits) as (file, name), _VideoReader(file, name, limits) as reader:
+    check_source_fps(source_fps)
+    with opened(source, limits) as (file, name), _VideoReader(file, name, limits, source_fps) as reader:
         end = reader.last_time() if timestamp is None else float(timestamp)
         if num_frames is None:
-            chosen = reader.read_all(end)
+            chosen = reader.read_all(end, is_last=timestamp is None)
         else:
-            chosen = reader.select([max(time, 0.0) for time in causal_timestamps(end, num_frames, float(fps))])
-        if reader.concealed_from <= chosen[-1][0]:
-            logger.warning(f"{name} is damaged at {reader.concealed_from:.3f} s: frames from there on may look wrong")
-        pictures = {id(frame): to_rgb(frame, reader.stream, name, limits) for _, frame in chosen}
+            chosen = reader.select(_wanted(end, int(num_frames), float(fps)), is_last=timestamp is None)
+        if reader.concealed_from <= chosen[-1].time:
+            seconds = float(reader.concealed_from)
+            reader.video.warn_of_damage(seconds)
+        pictures = {id(moment.frame): to_rgb(moment.frame, reader.video.stream, name, limits) for moment in chosen}
         if len({picture.shape for picture in pictures.values()}) > 1:
             raise VideoDecodeError(f"{name} changes its frame size within the clip that ends at {end:.3f} s")
-        frames = np.stack([pictures[id(frame)] for _, frame in chosen])
-        return frames, reader.metadata(frames, [time for time, _ in chosen])
+        frames = np.stack([pictures[id(moment.frame)] for moment in chosen])
+        return frames, reader.metadata(frames, [float(moment.time) for moment in chosen])
+
+
+def _wanted(end: float, num_frames: int, fps: float) -> list[float]:
+    return [end - step / fps for step in reversed(range(num_frames))]
+
+
+def video_duration(source: Any, limits: SourceLimits = LIMITS, source_fps: float | None = None) -> float:
+    """Seconds from the first picture of a video to the end of its last one, which is decoded for it.
+
+    Where the end is damaged, it is what the header promises.
+
+    Args:
+        source, limits, source_fps: as in `decode_frames`.
+
+    Raises:
+        FileNotFoundError: a path leads to no file.
+        VideoDecodeError: `source` holds no video.
+    """
+    check_source_fps(source_fps)
+    with opened(source, limits) as (file, name), _VideoReader(file, name, limits, source_fps) as reader:
+        return reader.duration()
 
 
 def iter_frames(
-    source: Any, source_format: str | None = None, limits: SourceLimits = LIMITS
+    source: Any,
+    source_format: str | None = None,
+    limits: SourceLimits = LIMITS,
+    source_fps: float | None = None,
 ) -> Iterator[tuple[float, np.ndarray | VideoDecodeError]]:
     """Decode a video from its start, or a camera as it comes, one frame in memory at a time.
 
     Args:
         source: as in `decode_frames`; with a format, whatever FFmpeg opens in it, such as a camera's device.
         source_format: FFmpeg's name of an input format, such as `v4l2`.
-        limits: what `source` may claim or send.
+        limits, source_fps: as in `decode_frames`.
 
     Yields:
-        Seconds since the first frame, and the frame, `(h, w, 3)` as in `decode_frames`, in the order in which the
-        decoder gives them: in a file with wrong timestamps a time may be that of an earlier frame or before it. An
-        error stands in the place of what cannot be decoded, at the time of the frame before it; later frames may
-        follow. What the decoder mends passes, with one warning.
+        Seconds since the first frame, and the frame, `(h, w, 3)` as in `decode_frames`. The seconds ascend until the
+        clock of a file goes back: then another recording begins, with a warning. An error stands in the place of what
+        cannot be decoded, at the time of the frame before it, or of what the file promises and does not hold; later
+        frames may follow. What the decoder mends passes, with one warning.
 
     Raises:
         FileNotFoundError: a path leads to no file.
         VideoDecodeError: `source` holds no video.
     """
+    check_source_fps(source_fps)
     with ExitStack() as stack:
         file, name = stack.enter_context(opened(source, limits, source_format))
-        container, stream = open_container(file, name, source_format, limits)
-        stack.enter_context(container)
-        origin, seconds, warned = None, 0.0, False
-        packets = container.demux(stream)
-        while True:
-            packet: Any = None
-            try:
-                packet = next(packets, None)
-                frames = [] if packet is None else packet.decode()
-            except av.FFmpegError as error:
-                yield seconds, VideoDecodeError(f"{name} is damaged after {seconds:.3f} s: {error}")
-                frames = []
-            if packet is None:  # the end, or a source that cannot be read on
-                break
-            for frame in frames:
-                if frame.time is None:
-                    seconds = 0.0 if origin is None else seconds + float(1 / (stream.average_rate or 25))
-                    origin = seconds if origin is None else origin
-                else:
-                    origin = frame.time if origin is None else origin
-                    seconds = frame.time - origin
-                if frame.is_corrupt and not warned:
-                    logger.warning(f"{name} is damaged at {seconds:.3f} s: frames from there on may look wrong")
-                warned = warned or bool(frame.is_corrupt)
-                yield seconds, _picture_or_error(frame, stream, name, limits)
+        video = OpenVideo(file, name, source_format, limits, source_fps)
+        stack.callback(video.close)
+        moments = video.timeline().place(video.decode(), Fraction(0))
+        origin: Fraction | None = None
+        seconds = 0.0
+        for moment in moments if source_format else in_order(moments):
+            if isinstance(moment.frame, Exception):
+                yield seconds, VideoDecodeError(f"{name} is damaged after {seconds:.3f} s: {moment.frame}")
+                continue
+            origin = moment.time if origin is None else origin
+            seconds = float(moment.time - origin)
+            if moment.frame.is_corrupt or video.is_mended:
+                video.warn_of_damage(seconds)
+            yield seconds, _picture_or_error(moment.frame, video.stream, name, limits)
         if origin is None:
             raise VideoDecodeError(f"{name} holds no frame that can be decoded")
+        missing = video.packets.shortfall(origin)
+        if missing is not None:
+            what = f"is damaged: its frames end at {seconds:.3f} of {missing.promised:.3f} s"
+            video.warn(what)
+            yield seconds, VideoDecodeError(f"{name} {what}")
 
 
 def _picture_or_error(
@@ -178,87 +206,95 @@ def _picture_or_error(
 
 @dataclass
 class _Scan:
-    """What one pass over a stretch of the video found."""
+    """What one pass over a stretch of the video found of its last recording."""
 
-    chosen: list[tuple[float, av.VideoFrame]]
+    chosen: list[Moment]
     first_time: float
     last_time: float
     covered_until: float
     passed_end: bool
     in_order: bool
+    is_whole_recording: bool
 
 
 class _VideoReader:
     """One open video whose frames can be read from any time on, on a clock that starts at its first frame."""
 
-    def __init__(self, source: Any, name: str, limits: SourceLimits) -> None:
-        self.source, self.name, self.limits = source, name, limits
+    def __init__(self, source: Any, name: str, limits: SourceLimits, source_fps: float | None) -> None:
+        self.name = name
         self.damage: Exception | None = None
-        self.concealed_from = math.inf
+        self.concealed_from: Fraction | float = math.inf
         self.end: float | None = None
-        self._open()
+        self._is_after_seek = False
+        self.video = OpenVideo(source, name, None, limits, source_fps)
         try:
-            self.rate = Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
             self._find_origin()
         except BaseException:
-            self.container.close()
+            self.video.close()
             raise
 
     def __enter__(self) -> "_VideoReader":
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.container.close()
-
-    def _open(self) -> None:
-        self.container, self.stream = open_container(self.source, self.name, limits=self.limits)
+        self.video.close()
 
     def _find_origin(self) -> None:
         """Set the clock to zero at the first frame shown, and see whether frames carry timestamps at all."""
-        times = []
-        for frame in self._decoded():
-            times.append(None if frame.pts is None else frame.pts * self.stream.time_base)
-            if len(times) == REORDER_FRAMES:
-                break
-        if not times:
+        frames = list(islice(self._decoded(), REORDER_FRAMES))
+        if not frames:
             reason = f": {self.damage}" if self.damage else ""
             raise VideoDecodeError(f"{self.name} holds no frame that can be decoded{reason}")
-        known = [time for time in times if time is not None]
-        self.has_times = len(known) == len(times)
-        self.origin = min(known) if self.has_times else Fraction(0)
+        self.has_times = all(self.video.stamp_of(frame) is not None for frame in frames)
+        moments = list(self.video.timeline().place(frames, Fraction(0)))
+        self.origin = min(moment.time for moment in moments if moment.recording == 0)
         # Few packets of a program stream have timestamps, and FFmpeg guesses wrong ones for the others after a seek.
-        self.can_seek = self.has_times and self.container.format.name != "mpeg"
+        self.can_seek = self.has_times and self.video.container.format.name != "mpeg"
+
+    @property
+    def tolerance(self) -> float:
+        """Seconds by which a time may miss its frame, whose own time the container may have rounded."""
+        tick = float(self.video.stream.time_base)
+        return tick if self.has_times and tick <= LONGEST_ROUNDING else TIME_TOLERANCE
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
-        """Decode from where the container stands; an error ends the frames and is kept as `damage`."""
-        try:
-            yield from self.container.decode(self.stream)
-        except av.FFmpegError as error:
-            self.damage = error
+        """Decode from where the container stands; an error ends the frames and is kept as `damage`.
 
-    def read(self, start: float | None) -> Iterator[tuple[float, av.VideoFrame]]:
-        """Yield `(time, frame)` from the keyframe before `start` on, or from the first frame if `start` is `None`."""
+        After a seek, decoders of some codecs make up what they lack until the first intra-coded picture. Containers
+        whose index calls every picture a keyframe lead there.
+        """
+        codec = self.video.stream.codec_context.codec
+        is_sound = not self._is_after_seek or codec.intra_only or codec.name in WAITING_DECODERS
+        for found in self.video.decode():
+            if isinstance(found, Exception):
+                if is_sound:
+                    self.damage = found
+                    return
+                continue
+            is_sound = is_sound or int(found.pict_type) in INTRA_CODED or bool(found.key_frame)
+            if is_sound:
+                yield found
+
+    def read(self, start: float | None) -> Iterator[Moment]:
+        """Yield frames and their times from the keyframe before `start` on, or from the first frame for `None`."""
+        video = self.video
         self.damage, self.concealed_from = None, math.inf
+        self._is_after_seek = start is not None
         if start is None:
-            self.container.close()
-            self._open()
+            video.close()
+            video.open()
         else:
-            ticks = int((self.origin + Fraction(start + TIME_TOLERANCE)) / self.stream.time_base)
+            ticks = int((self.origin + Fraction(start + TIME_TOLERANCE)) / video.stream.time_base)
             try:
-                self.container.seek(ticks, stream=self.stream)
+                video.container.seek(ticks, stream=video.stream)
             except av.FFmpegError:
                 return
-        time: Fraction | None = None if start is not None else -1 / self.rate
-        for frame in self._decoded():
-            if self.has_times and frame.pts is not None:
-                time = frame.pts * self.stream.time_base - self.origin
-            elif time is not None:
-                time += 1 / self.rate
-            else:
-                return
-            if frame.is_corrupt:
-                self.concealed_from = min(self.concealed_from, float(time))
-            yield float(time), frame
+            video.start_reading()
+        for moment in video.timeline(self.origin).place(self._decoded(), self.origin if start is None else None):
+            time = moment.time - self.origin
+            if moment.frame.is_corrupt or video.is_mended:
+                self.concealed_from = min(self.concealed_from, time)
+            yield moment._replace(time=time)
 
     def starts_before(self, time: float) -> Iterator[float | None]:
         """Yield ever earlier times from which to try to read, at last `None`: the start of the file."""
@@ -272,103 +308,147 @@ class _VideoReader:
         """Time of the last frame, found from the last keyframe on; damage in that stretch is an error."""
         expected = self.header_duration()
         starts = [FAR_FUTURE] if self.can_seek and expected is not None else []
+        last: Fraction | None = None
+        trouble: VideoDecodeError | None = None
         for start in [*starts, *self.starts_before(FAR_FUTURE if expected is None else expected)]:
-            last, count = -1.0, 0
-            for time, frame in self.read(start):
+            count = 0
+            latest: Moment | None = None
+            for moment in self.read(start):
                 count += 1
-                if time >= last:
-                    last, self.end = time, time + self._shown_for(frame)
+                if latest is None or moment.recording > latest.recording or moment.time >= latest.time:
+                    latest = moment
+            if latest is None:
+                continue
+            if last is None:
+                trouble = self._trouble(latest.time, "the last frame")
+            if last is None or (self.damage is None and latest.time > last):
+                last = latest.time
+                self.end = float(last + self.video.shown_for(latest.frame))
             # After a shorter stretch, the last frame might be one out of order that precedes it.
-            if count > REORDER_FRAMES:
+            if count > REORDER_FRAMES or trouble is not None:
                 break
-        if self.damage or self._promised_time() > last + REORDER_FRAMES / self.rate:
-            raise self._damaged(last, "the last frame")
-        return last
+        if trouble is not None or last is None:
+            raise trouble or self._damaged(0.0, "the last frame")
+        return float(last)
 
-    def select(self, wanted: list[float]) -> list[tuple[float, av.VideoFrame]]:
-        """Choose the latest frame not after each of the wanted times, which ascend and are zero or more."""
+    def duration(self) -> float:
+        """Seconds to the end of the last frame; what the header promises, if more, where the end is damaged."""
+        try:
+            self.last_time()
+        except VideoDecodeError:
+            header = self.header_duration()
+            if header is None:
+                raise
+            return max(header, self.end or 0.0)
+        return self.end or 0.0
+
+    def select(self, wanted: list[float], is_last: bool) -> list[Moment]:
+        """Choose the latest frame not after each of the wanted times, which ascend.
+
+        Args:
+            is_last: whether the last wanted time is that of the last frame of the file.
+        """
         for start in self.starts_before(wanted[0]):
-            scan = self._scan(start, wanted)
-            slack = 0.0 if scan.in_order else float(REORDER_FRAMES / self.rate)
-            if start is None or scan.first_time <= wanted[0] - slack + TIME_TOLERANCE:
+            scan = self._scan(start, wanted, is_last)
+            slack = 0.0 if scan.in_order else float(REORDER_FRAMES / self.video.rate)
+            reaches_back = scan.first_time <= wanted[0] - slack + TIME_TOLERANCE
+            if start is None or reaches_back or scan.is_whole_recording:
                 break
-        self._check_reached(scan, wanted[-1])
+        self._check_reached(scan, wanted[-1], is_last)
         return scan.chosen
 
-    def _scan(self, start: float | None, wanted: list[float]) -> _Scan:
-        """Read from `start` to a little after the last wanted time, keeping only the frames that are wanted."""
-        chosen: dict[int, tuple[float, av.VideoFrame]] = {}
-        first, last, until, in_order, beyond = math.inf, -math.inf, -math.inf, True, 0
-        for time, frame in self.read(start):
-            if first == math.inf and start is not None and time > wanted[0] + TIME_TOLERANCE:
-                return _Scan([], math.inf, time, time, False, True)
-            for index, limit in enumerate(wanted):
-                if time <= limit + TIME_TOLERANCE and (index not in chosen or chosen[index][0] <= time):
-                    chosen[index] = (time, frame)
+    def _scan(self, start: float | None, wanted: list[float], is_last: bool) -> _Scan:
+        """Read from `start` to a little after the last wanted time, keeping only the frames that are wanted.
+
+        Where another recording begins, the frames before it are forgotten unless they are all that is wanted.
+        """
+        choice = _Choice(wanted, self.tolerance)
+        last, until, in_order, beyond, recording = -math.inf, -math.inf, True, 0, 0
+        for moment in self.read(start):
+            time = float(moment.time)
+            if moment.recording > recording:
+                if not is_last and wanted[-1] < until:
+                    break
+                choice = _Choice(wanted, self.tolerance)
+                last, until, in_order, beyond, recording = -math.inf, -math.inf, True, 0, moment.recording
+            elif choice.first is None and start is not None and time > wanted[0] + TIME_TOLERANCE and not is_last:
+                return _Scan([], math.inf, time, time, False, True, False)
+            choice.offer(moment)
             in_order = in_order and time >= last
-            first = min(first, time)
             if time >= last:
-                last, until = time, time + self._shown_for(frame)
-            beyond += time > wanted[-1] + TIME_TOLERANCE
-            if beyond > REORDER_FRAMES:
+                last = time
+                until = time + float(self.video.shown_for(moment.frame))
+            beyond += time > wanted[-1] + self.tolerance
+            if beyond > REORDER_FRAMES and not is_last:
                 break
-        return _Scan([chosen[index] for index in sorted(chosen)], first, last, until, beyond > 0, in_order)
+        first = math.inf if choice.first is None else float(choice.first.time)
+        return _Scan(choice.made(), first, last, until, beyond > 0, in_order, recording > 0)
 
-    def read_all(self, end: float) -> list[tuple[float, av.VideoFrame]]:
-        """Read every frame up to `end`."""
-        frames, last, until = [], 0.0, 0.0
-        for time, frame in self.read(None):
+    def read_all(self, end: float, is_last: bool) -> list[Moment]:
+        """Read every frame up to `end`, of the recording which shows that time or, with `is_last`, of the last one."""
+        moments: list[Moment] = []
+        last, until, recording = -math.inf, -math.inf, 0
+        for moment in self.read(None):
+            time = float(moment.time)
+            if moment.recording > recording:
+                if not is_last and end < until:
+                    break
+                moments = []
+                last, until, recording = -math.inf, -math.inf, moment.recording
             if time >= last:
-                last, until = time, time + self._shown_for(frame)
-            if time <= end + TIME_TOLERANCE:
-                frames.append((time, frame))
-            elif last > end + REORDER_FRAMES / self.rate:
+                last = time
+                until = time + float(self.video.shown_for(moment.frame))
+            if time <= end + self.tolerance:
+                moments.append(moment)
+            elif last > end + REORDER_FRAMES / self.video.rate and not is_last:
                 break
-        self._check_reached(_Scan(frames, 0.0, last, until, last > end + TIME_TOLERANCE, True), end)
-        return sorted(frames, key=lambda pair: pair[0])
+        scan = _Scan(moments, 0.0, last, until, last > end + self.tolerance, True, True)
+        self._check_reached(scan, end, is_last)
+        return sorted(moments, key=lambda moment: moment.time)
 
-    def _shown_for(self, frame: av.VideoFrame) -> float:
-        """Seconds for which a frame is shown."""
-        return float(frame.duration * self.stream.time_base if frame.duration else 1 / self.rate)
-
-    def _check_reached(self, scan: _Scan, wanted: float) -> None:
+    def _check_reached(self, scan: _Scan, wanted: float, is_last: bool) -> None:
         """Raise unless decoding came far enough to know which frame is shown at the last wanted time."""
         if scan.passed_end or wanted < scan.covered_until - TIME_TOLERANCE:
             return
-        if self.damage or self._promised_time() > scan.last_time + REORDER_FRAMES / self.rate:
-            raise self._damaged(scan.last_time, f"the frame at {wanted:.3f} s")
-        if wanted > scan.covered_until + TIME_TOLERANCE:
+        trouble = self._trouble(scan.last_time, f"the frame at {wanted:.3f} s")
+        if trouble is not None:
+            raise trouble
+        if is_last and not scan.chosen:
+            raise self._damaged(scan.last_time, "the last frame")
+        if wanted > scan.covered_until + TIME_TOLERANCE and not is_last:
             end = round(scan.covered_until, 6)
             raise ValueError(f"timestamp {wanted:.3f} s lies outside {self.name}, which ends at {end} s")
 
-    def _damaged(self, last: float, wanted: str) -> VideoDecodeError:
+    def _trouble(self, last: Fraction | float, wanted: str) -> VideoDecodeError | None:
+        """Why there may be more than what was decoded up to `last`; `None` where that was all."""
+        missing = self.video.packets.shortfall(self.origin)
+        if self.damage is None and missing is None:
+            return None
+        if missing is not None:
+            promise = f"its frames end at {missing.came:.3f} of {missing.promised:.3f} s"
+            self.damage = self.damage or ValueError(promise)
+        return self._damaged(last, wanted)
+
+    def _damaged(self, last: Fraction | float, wanted: str) -> VideoDecodeError:
         cause = self.damage or "the data end early"
         return VideoDecodeError(
             f"{self.name} is damaged: {wanted} cannot be decoded, because decoding stopped after the frame at "
-            f"timestamp={round(last, 6)} ({cause})"
+            f"timestamp={round(float(last), 6)} ({cause})"
         )
-
-    def _promised_time(self) -> float:
-        """Time of the last frame in the index of the file; minus infinity where there is no index."""
-        index = getattr(self.stream, "index_entries", ())  # PyAV 15, which lmms-eval asks for, does not show it
-        if not self.has_times or len(index) == 0:
-            return -math.inf
-        return float(index[len(index) - 1].timestamp * self.stream.time_base - self.origin)
 
     def header_duration(self) -> float | None:
         """Seconds that the header gives for the video stream, or for the whole file; `None` where it is silent."""
-        if self.stream.duration is not None:
-            return float(self.stream.duration * self.stream.time_base)
-        return None if self.container.duration is None else self.container.duration / av.time_base
+        return self.video.packets.header_duration(self.origin)
 
     def metadata(self, frames: np.ndarray, times: list[float]) -> ClipMetadata:
         """Describe the clip `frames`, `(t, h, w, 3)`, shown at `times`."""
-        indices = [round(time * self.rate) for time in times]
+        rate = self.video.rate
+        indices = [round(time * rate) for time in times]
         duration = self.header_duration() if self.end is None else self.end
-        length = 0 if duration is None else round(duration * self.rate)
+        length = 0 if duration is None else round(duration * rate)
         return ClipMetadata(
             total_num_frames=max(length, indices[-1] + 1),
-            fps=float(self.rate),
+            fps=float(rate),
             width=frames.shape[2],
             height=frames.shape[1],
             duration=duration,
@@ -376,3 +456,27 @@ class _VideoReader:
             frames_indices=indices,
             frame_times=times,
         )
+
+
+class _Choice:
+    """The latest frame not after each wanted time, of those that are offered; the first where there is none."""
+
+    def __init__(self, wanted: list[float], tolerance: float):
+        self._wanted, self._tolerance = wanted, tolerance
+        self._chosen: dict[int, Moment] = {}
+        self.first: Moment | None = None
+
+    def offer(self, moment: Moment) -> None:
+        """Take a frame where it stands for a wanted time better than those before."""
+        if self.first is None or moment.time < self.first.time:
+            self.first = moment
+        for index, limit in enumerate(self._wanted):
+            is_later = index not in self._chosen or self._chosen[index].time <= moment.time
+            if moment.time <= limit + self._tolerance and is_later:
+                self._chosen[index] = moment
+
+    def made(self) -> list[Moment]:
+        """One frame for each wanted time, if any frame was offered."""
+        if self.first is None:
+            return []
+        return [self._chosen.get(index, self.first) for index in range(len(self._wanted))]

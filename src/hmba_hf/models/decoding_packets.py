@@ -1,0 +1,159 @@
+"""From an open container to the packets of its video, and whether all came that the file promises."""
+
+import time
+from bisect import bisect_right
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any, NamedTuple
+
+import av
+from av.format import Flags
+
+# Seconds without a packet after which a source that says "try again" counts as ended, and between two tries.
+PATIENCE = 10.0
+PAUSE = 0.002
+# FFmpeg guesses the presentation times of these, wrongly where pictures are reordered. A Matroska file made from AVI
+# has a codec tag, as AVI has.
+DECODING_TIMES_ALONE = {"avi", "asf", "asf_o"}
+# Headers of these give a duration. FFmpeg estimates that of others from what is there, which is no promise.
+DECLARED_DURATION = {"matroska,webm", "flv", "ivf", "mxf"}
+# The index of these is read from the file. That of others, FFmpeg makes as it reads.
+INDEXED = {"avi", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"}
+# Steps by which a header may promise more than came: the last pictures' durations are often unknown.
+LAST_STEPS = 8
+# What stands between the start of a chunk, which the index of an AVI file names, and its data.
+AVI_CHUNK_HEADER = 8
+# How whole pictures of codecs end whose decoders fill the rest of half a picture with old memory.
+LAST_BYTES = {"mjpeg": (b"\xff\xd9",), "gif": (b"\x00", b"\x3b")}
+
+
+class Shortfall(NamedTuple):
+    """Seconds since the start of the file: what is promised, and what came."""
+
+    promised: float
+    came: float
+
+
+def counts_pictures(container: Any) -> bool:
+    """Tell whether a container is a raw stream, whose pictures have no times but are counted."""
+    return bool(container.format.flags & Flags.no_timestamps.value)
+
+
+def holds_decoding_times_alone(container: Any, stream: Any) -> bool:
+    """Tell whether presentation times follow from the decoder's order of output, since the container has none."""
+    is_from_avi = container.format.name == "matroska,webm" and bool(stream.codec_context.codec_tag.strip("\0"))
+    return container.format.name in DECODING_TIMES_ALONE or is_from_avi
+
+
+class VideoPackets:
+    """The packets of a video stream from where its container stands, of which a passing shortage is no end."""
+
+    def __init__(self, container: Any, stream: Any):
+        self.container, self.stream = container, stream
+        self._last_dts: int | None = None
+        self._last_pts: int | None = None
+        self._reached = -1.0  # seconds, of any stream
+        self._is_ended_by_mark: bool | None = None
+        self.has_ended = False
+
+    def __iter__(self) -> Iterator[Any]:
+        """Yield packets, the last of them empty, which makes the decoder give what it still holds.
+
+        Raises:
+            av.FFmpegError: the source cannot be read on.
+        """
+        waiting_since: float | None = None
+        while True:
+            try:
+                for packet in self.container.demux():
+                    waiting_since = None
+                    is_ours = packet.stream.index == self.stream.index
+                    if is_ours:
+                        self._correct(packet)
+                    self._note(packet)
+                    if is_ours:
+                        yield packet
+                self.has_ended = True
+                return
+            except BlockingIOError:
+                waiting_since = waiting_since or time.monotonic()
+                if time.monotonic() - waiting_since > PATIENCE:
+                    raise
+                time.sleep(PAUSE)
+
+    def _note(self, packet: Any) -> None:
+        stamps = [stamp for stamp in (packet.pts, packet.dts) if stamp is not None]
+        if not stamps or packet.time_base is None:
+            return
+        self._reached = max(self._reached, float((max(stamps) + (packet.duration or 0)) * packet.time_base))
+        if packet.stream.index != self.stream.index:
+            return
+        if packet.dts is not None:
+            self._last_dts = packet.dts
+        if packet.pts is not None:
+            self._last_pts = packet.pts if self._last_pts is None else max(packet.pts, self._last_pts)
+
+    def _correct(self, packet: Any) -> None:
+        """Take the time of an AVI file's packet from the index: after a lost one, FFmpeg counts wrongly."""
+        if self.container.format.name != "avi" or packet.pos is None or len(self._index) == 0:
+            return
+        place = bisect_right(self._index, packet.pos, key=lambda entry: entry.pos) - 1
+        entry = self._index[max(place, 0)]
+        if packet.pos - entry.pos in (0, AVI_CHUNK_HEADER):
+            packet.dts = entry.timestamp
+
+    @property
+    def _index(self) -> Any:
+        return getattr(self.stream, "index_entries", ())  # PyAV 15, which lmms-eval asks for, does not show it
+
+    def is_torn(self, packet: Any) -> bool:
+        """Tell half a picture, which the decoder would complete with whatever is in memory."""
+        if packet.size == 0:
+            return False
+        codec = self.stream.codec_context.codec
+        if packet.is_corrupt and codec.intra_only:
+            return True
+        ends = LAST_BYTES.get(codec.name)
+        if ends is None:
+            return False
+        has_mark = bytes(packet).endswith(ends)
+        if self._is_ended_by_mark is None:
+            self._is_ended_by_mark = has_mark
+        return self._is_ended_by_mark and not has_mark
+
+    def shortfall(self, origin: Fraction) -> Shortfall | None:
+        """Compare what the index or the header promises with what came, where the packets have ended.
+
+        Args:
+            origin: seconds on the container's clock at which the video starts.
+        """
+        if not self.has_ended:
+            return None
+        format_name = self.container.format.name
+        last = self._last_pts if format_name in DECLARED_DURATION else self._last_dts
+        came = self._reached - float(origin)
+        is_indexed = format_name in INDEXED and len(self._index) > 0
+        if is_indexed and last is not None and last < self._index[len(self._index) - 1].timestamp:
+            indexed = (self._index[len(self._index) - 1].timestamp + 1) * self.stream.time_base - origin
+            return Shortfall(max(self.header_duration(origin) or 0.0, float(indexed)), came)
+        promised = self._promised_duration(origin)
+        step = 1 / Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
+        if promised is None or promised <= came + float(LAST_STEPS * step):
+            return None
+        return Shortfall(promised, came)
+
+    def header_duration(self, origin: Fraction) -> float | None:
+        """Seconds that the header gives for the video stream, or for the whole file; `None` where it is silent."""
+        if self.stream.duration is not None:
+            return float(self.stream.duration * self.stream.time_base)
+        if self.container.duration is None:
+            return None
+        # These headers give the time at which the file ends, on the clock of the container.
+        start = float(origin) if self.container.format.name in DECLARED_DURATION else 0.0
+        return self.container.duration / av.time_base - start
+
+    def _promised_duration(self, origin: Fraction) -> float | None:
+        """Seconds that the header gives, `None` where it gives none and FFmpeg only estimates."""
+        if self.container.format.name == "avi":
+            return float(self.stream.frames * self.stream.time_base)
+        return self.header_duration(origin) if self.container.format.name in DECLARED_DURATION else None

@@ -1,0 +1,141 @@
+"""One open video: its frames in the order in which they are shown, with what stands in the way of decoding them."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import av
+from transformers.utils import logging
+
+from .decoding_containers import LIMITS, SourceLimits, open_container
+from .decoding_packets import VideoPackets, counts_pictures, holds_decoding_times_alone
+from .decoding_timeline import Timeline
+
+logger = logging.get_logger(__name__)
+
+ASSUMED_RATE = 25
+
+
+class TornPictureError(ValueError):
+    """Half a picture, as a file that is cut short ends with."""
+
+
+def check_source_fps(source_fps: float | None) -> None:
+    """Raise `ValueError` unless `source_fps` is absent or a number from 0.001 to 100,000."""
+    is_number = isinstance(source_fps, (int, float)) and not isinstance(source_fps, bool)
+    if source_fps is not None and not (is_number and 1e-3 <= source_fps <= 1e5):
+        raise ValueError(f"source_fps must be a number of frames per second from 0.001 to 100,000, got {source_fps!r}")
+
+
+class OpenVideo:
+    """The best video stream of a container.
+
+    Args:
+        source, name, source_format, limits: as for `open_container`.
+        source_fps: pictures per second of a stream without timestamps, instead of the rate that its headers declare.
+
+    Raises:
+        VideoDecodeError: `source` holds no video.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        name: str,
+        source_format: str | None = None,
+        limits: SourceLimits = LIMITS,
+        source_fps: float | None = None,
+    ) -> None:
+        self.name = name
+        self._opening = (source, name, source_format, limits)
+        self._said: set[str] = set()
+        self._has_warned_of_damage = False
+        self.open()
+        # Without times pictures are counted, so a rate must be right; with times it only fills gaps.
+        self.is_counted = counts_pictures(self.container)
+        self._decoding_times_alone = holds_decoding_times_alone(self.container, self.stream)
+        self._set_rate(source_fps)
+
+    def open(self) -> None:
+        """Open the container, at its start."""
+        self.container, self.stream = open_container(*self._opening)
+        self.start_reading()
+
+    def close(self) -> None:
+        """Close the container."""
+        self.container.close()
+
+    def start_reading(self) -> None:
+        """Begin a stretch of packets where the container stands."""
+        self.packets = VideoPackets(self.container, self.stream)
+        self.is_mended = False  # whether a packet was marked corrupt
+
+    def _set_rate(self, source_fps: float | None) -> None:
+        stream: Any = self.stream
+        self.is_rate_known = True
+        if not self.is_counted:
+            self.rate = Fraction(stream.average_rate or stream.guessed_rate or ASSUMED_RATE)
+        elif source_fps is not None:
+            self.rate = Fraction(source_fps).limit_denominator(100_000)
+        elif stream.codec_context.framerate:  # what the headers declare; `average_rate` is always 25
+            self.rate = Fraction(stream.guessed_rate or stream.codec_context.framerate)
+        else:
+            self.rate, self.is_rate_known = Fraction(ASSUMED_RATE), False
+            self.warn(f"states no rate: {ASSUMED_RATE} pictures a second are assumed, unless source_fps gives another")
+
+    def warn(self, what: str) -> None:
+        """Log a warning about the file, each only once."""
+        if what not in self._said:
+            self._said.add(what)
+            logger.warning(f"{self.name} {what}")
+
+    def warn_of_damage(self, seconds: float) -> None:
+        """Log that the decoder mends pictures, once."""
+        if not self._has_warned_of_damage:
+            self._has_warned_of_damage = True
+            self.warn(f"is damaged at {seconds:.3f} s: frames from there on may look wrong")
+
+    def decode(self) -> Iterator[Any]:
+        """Decode from where the container stands; an error comes in the place of what it keeps from being decoded."""
+        packets = iter(self.packets)
+        while True:
+            packet: Any = None
+            try:
+                packet = next(packets, None)
+                frames = [] if packet is None else self._frames_of(packet)
+            except (av.FFmpegError, OSError, ValueError) as error:
+                yield error
+                frames = []
+            if packet is None:  # the end, or a source that cannot be read on
+                return
+            yield from frames
+
+    def _frames_of(self, packet: Any) -> list[Any]:
+        if self.packets.is_torn(packet):
+            raise TornPictureError("the file ends within a picture")
+        # A packet of a transport stream is marked, too, where whole recordings are joined.
+        if self.container.format.name != "mpegts":
+            self.is_mended = self.is_mended or bool(packet.is_corrupt)
+        return list(packet.decode())
+
+    def stamp_of(self, frame: Any) -> Fraction | None:
+        """Seconds on the clock of the container, `None` where the frame has no timestamp."""
+        if self.is_counted:
+            return None
+        stamp = frame.dts if self._decoding_times_alone else frame.pts
+        return None if stamp is None else stamp * self.stream.time_base
+
+    def timeline(self, origin: Fraction | None = None) -> Timeline:
+        """The clock of a stretch.
+
+        Args:
+            origin: seconds on the container's clock at which the video starts, the first stamp when absent; for
+                warnings.
+        """
+        return Timeline(self.stamp_of, 1 / self.rate, self.warn, origin)
+
+    def shown_for(self, frame: Any) -> Fraction:
+        """Seconds for which a frame is shown."""
+        if self.is_counted or not frame.duration:
+            return 1 / self.rate
+        return Fraction(frame.duration * self.stream.time_base)

@@ -1,0 +1,189 @@
+"""When each picture of a video is shown: one clock for all containers, whatever their timestamps are worth.
+
+A decoder gives pictures in the order in which they are shown. Their stamps are those of the container: presentation
+times, or decoding times where it has no others. Where a stamp contradicts the order, the stamps around it decide:
+
+    stamps  0  40  80 120 160          each picture at its stamp
+    stamps  0  80  40 120 160          a picture that comes late is shown at its stamp
+    stamps  0  40   -  40 160          pictures without a stamp of their own are counted on
+    stamps  0  40 9e9 120 160          a stray stamp is not believed: that picture is counted on
+    stamps  0  40   0  40  80          the clock goes back: another recording begins
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from fractions import Fraction
+from itertools import islice, pairwise
+from typing import Any, NamedTuple
+
+# Pictures that come late, after others that are shown later, come within this many pictures.
+REORDER_FRAMES = 8
+# A picture that comes late fills a gap: it lies at least this far from each other one, in steps.
+OWN_PLACE = Fraction(3, 4)
+# Steps, or seconds as long as they are unknown, after which a gap may be a stray stamp.
+LONG_GAP = 8
+LONG_FIRST_GAP = 1
+# Seconds. Clocks of 33 bits start anew after 26.5 hours, so FFmpeg takes a long step back for a step of this and more.
+NEVER_A_GAP = 12 * 3600
+# Seconds between a counted picture and the next stamp, if that lies before it.
+SHORTEST_STEP = Fraction(1, 10000)
+
+
+class Moment(NamedTuple):
+    """A decoded frame or an error, the time at which it is shown, and its recording in the file, counted from 0."""
+
+    time: Any
+    frame: Any
+    recording: int
+
+
+class Timeline:
+    """The clock of a stretch of video, in seconds as the container counts them.
+
+    Args:
+        stamp_of: gives the stamp of a frame in seconds, `None` where it has none.
+        step: seconds from one picture to the next where nothing else is known.
+        warn: takes a sentence about stamps that are not believed, of which the file is the subject.
+        origin: the time zero of warnings; the first stamp when absent.
+    """
+
+    def __init__(
+        self,
+        stamp_of: Callable[[Any], Fraction | None],
+        step: Fraction,
+        warn: Callable[[str], None],
+        origin: Fraction | None = None,
+    ) -> None:
+        self._stamp_of, self._nominal_step, self._warn = stamp_of, step, warn
+        self._origin = origin
+        self._recent: deque[Fraction] = deque(maxlen=REORDER_FRAMES)
+        self._counted: Fraction | None = None  # time of the last picture, if its own stamp does not give it
+        self._last: Fraction | float = -math.inf
+        self._recording = 0
+
+    def place(self, found: Iterable[Any], start: Fraction | None = None) -> Iterator[Moment]:
+        """Give each frame its time, in the order in which frames come.
+
+        A frame whose stamp contradicts the order waits for the next one, every other frame passes at once.
+
+        Args:
+            found: frames, and the errors between them.
+            start: time of a first frame without a stamp; where it is `None`, frames before the first stamp are lost.
+
+        Yields:
+            Moments of frames, and of errors at the time of the frame before them, `-inf` before the first.
+        """
+        puzzling: Any = None
+        errors: list[Exception] = []
+        for frame in found:
+            if isinstance(frame, Exception):
+                errors.append(frame)
+            else:
+                stamp = self._stamp_of(frame)
+                if puzzling is not None:
+                    yield self._explained(puzzling, stamp)
+                    puzzling = None
+                if self._contradicts(stamp):
+                    puzzling = frame
+                elif stamp is not None or self._has_started or start is not None:
+                    yield from self._passed(errors)
+                    yield self._at(frame, stamp, start)
+            if puzzling is None:
+                yield from self._passed(errors)
+        if puzzling is not None:
+            yield self._explained(puzzling, None)
+        yield from self._passed(errors)
+
+    def _passed(self, errors: list[Exception]) -> Iterator[Moment]:
+        while errors:
+            yield Moment(self._last, errors.pop(0), self._recording)
+
+    @property
+    def _has_started(self) -> bool:
+        return bool(self._recent) or self._counted is not None
+
+    def _step(self, *others: Fraction) -> Fraction:
+        """Seconds from one picture to the next, as the last ones and `others` have it."""
+        ordered = sorted({*self._recent, *others})
+        steps = sorted(later - earlier for earlier, later in pairwise(ordered))
+        return steps[len(steps) // 4] if steps else self._nominal_step  # a quarter: some pictures may be still to come
+
+    def _contradicts(self, stamp: Fraction | None) -> bool:
+        if stamp is None or not self._recent:
+            return False
+        ahead = stamp - max(self._recent)
+        if ahead >= 0:
+            is_step_known = len(self._recent) > 1
+            return ahead > (LONG_GAP * self._step() if is_step_known else LONG_FIRST_GAP)
+        return not self._comes_late(stamp)
+
+    def _comes_late(self, stamp: Fraction) -> bool:
+        step = self._step(stamp)
+        is_near = max(self._recent) - stamp <= REORDER_FRAMES * step
+        is_new = all(abs(stamp - other) >= OWN_PLACE * step for other in self._recent)
+        is_after_what_passed = len(self._recent) < REORDER_FRAMES or stamp > min(self._recent)
+        return is_near and is_new and is_after_what_passed
+
+    def _explained(self, frame: Any, following: Fraction | None) -> Moment:
+        """Place a frame whose stamp contradicts the order, by the stamp of the one that follows it."""
+        stamp, latest, step = self._stamp_of(frame), max(self._recent), self._step()
+        assert stamp is not None
+        if following is None:
+            is_stray = stamp < latest
+        else:
+            is_stray = abs(following - latest - 2 * step) < abs(following - stamp - step)
+        origin = Fraction(0) if self._origin is None else self._origin
+        stamped, before = float(stamp - origin), float(latest - origin)
+        if is_stray:
+            self._warn(f"has a wrong timestamp: the one after {before:.3f} s is {stamped:.3f} s, and is not believed")
+            return self._at(frame, None, None)
+        if stamp < latest or stamp - latest > NEVER_A_GAP:
+            self._warn(
+                f"has a clock that goes back after {before:.3f} s, to {stamped:.3f} s: another recording begins there"
+            )
+            self._recent.clear()
+            self._counted = None
+            self._recording += 1
+        return self._at(frame, stamp, None)
+
+    def _at(self, frame: Any, stamp: Fraction | None, start: Fraction | None) -> Moment:
+        is_repeated = bool(self._recent) and stamp == max(self._recent)
+        if stamp is None or is_repeated:
+            time = self._counted_on(start)
+            self._counted = time
+        else:
+            time = stamp
+            self._origin = stamp if self._origin is None else self._origin
+            if self._counted is not None and self._recent and max(self._recent) < stamp <= self._counted:
+                time = self._counted + SHORTEST_STEP
+            self._counted = time if time != stamp else None
+            self._recent.append(stamp)
+        self._last = time
+        return Moment(time, frame, self._recording)
+
+    def _counted_on(self, start: Fraction | None) -> Fraction:
+        if self._counted is not None:
+            return self._counted + self._nominal_step
+        if self._recent:
+            return max(self._recent) + self._nominal_step
+        assert start is not None
+        return start
+
+
+def in_order(moments: Iterator[Moment]) -> Iterator[Moment]:
+    """Put moments in the order of their times, if the first ones show that a file needs it; others pass at once."""
+    waiting = list(islice(moments, REORDER_FRAMES))
+    if waiting == sorted(waiting, key=_order):
+        yield from waiting
+        yield from moments
+        return
+    for moment in moments:
+        waiting.sort(key=_order)
+        yield waiting.pop(0)
+        waiting.append(moment)
+    yield from sorted(waiting, key=_order)
+
+
+def _order(moment: Moment) -> tuple[int, Any]:
+    return moment.recording, moment.time

@@ -1,0 +1,98 @@
+"""Which time each picture gets from the stamps of its container, whatever these are worth."""
+
+from fractions import Fraction
+
+import pytest
+
+from hmba_hf.models.decoding_timeline import Timeline, in_order
+
+STEP = Fraction(1, 25)
+
+
+def placed(stamps, step=STEP):
+    """Times in milliseconds and recordings that frames with these stamps, in milliseconds, get; and the warnings."""
+    warnings = []
+    timeline = Timeline(lambda frame: None if frame is None else Fraction(frame, 1000), step, warnings.append)
+    moments = list(timeline.place(stamps, Fraction(0)))
+    return [round(1000 * moment.time) for moment in moments], [moment.recording for moment in moments], warnings
+
+
+def test_frames_are_shown_at_their_stamps():
+    for stamps in ([0, 40, 80, 120], [5000, 5033, 5067, 5100], [0, 2000, 4000, 6000], [0, 100, 500, 600, 9400, 9500]):
+        assert placed(stamps) == (stamps, [0] * len(stamps), [])
+
+
+def test_a_frame_that_comes_late_keeps_its_stamp():
+    stamps = [80, 0, 120, 40, 240, 160, 280, 200]
+    assert placed(stamps) == (stamps, [0] * 8, [])
+
+
+def test_frames_without_stamps_are_counted_on():
+    assert placed([None, None, None])[0] == [0, 40, 80]
+    assert placed([0, None, None, 120, None])[0] == [0, 40, 80, 120, 160]
+
+
+def test_stamps_that_stand_still_are_counted_on_and_times_ascend():
+    assert placed([0, 0, 80, 80, 160])[0] == [0, 40, 80, 120, 160]
+    assert placed([0, 0, 0, 0])[0] == [0, 40, 80, 120]
+    times, recordings, _ = placed([0, 40, 40, 80, 120])
+    assert times == sorted(times) and len(recordings) == 5 and set(recordings) == {0}
+
+
+@pytest.mark.parametrize("back", [61, 100, 120, 3000, 86_400_000])
+@pytest.mark.parametrize("before", [3, 12, 150])
+def test_where_the_clock_goes_back_another_recording_begins(back, before):
+    first = [200_000_000 + 40 * index for index in range(before)]
+    second = [stamp - back + 40 * before for stamp in first]
+    times, recordings, warnings = placed([*first, *second])
+    assert times == [*first, *second]
+    if before > 8:  # among the first frames, a frame may as well come late
+        assert recordings == [0] * before + [1] * before
+        assert len(warnings) == 1 and "a clock that goes back after" in warnings[0]
+
+
+@pytest.mark.parametrize("stray", [8, 200, 900_000, 800, 0])
+def test_one_stray_stamp_is_not_believed(stray):
+    stamps = [40 * index for index in range(4, 40)]
+    wild = [*stamps[:20], stray, *stamps[21:]]
+    times, recordings, warnings = placed(wild)
+    assert times == stamps and set(recordings) == {0} and len(warnings) == 1
+    assert "a wrong timestamp" in warnings[0]
+
+
+def test_a_stray_stamp_of_the_last_frame_does_not_lose_it():
+    assert placed([*range(4000, 4800, 40), 7])[0][-2:] == [4760, 4800]
+
+
+def test_a_clock_that_wraps_is_one_that_goes_back():
+    stamps = [0, 40, 80, 95_443_717 - 5000, 95_443_717 - 4960, 95_443_717 - 4920]
+    assert placed(stamps)[1] == [0, 0, 0, 1, 1, 1]
+
+
+def test_a_frame_waits_for_the_next_only_where_its_stamp_contradicts_the_order():
+    taken = []
+
+    def camera():
+        for stamp in (0, 40, 80, 5000, 5040, 5080):
+            taken.append(stamp)
+            yield stamp
+
+    timeline = Timeline(lambda frame: Fraction(frame, 1000), STEP, lambda what: None)
+    assert [taken[-1] for _ in timeline.place(camera())] == [0, 40, 80, 5040, 5040, 5080]
+
+
+def test_errors_stay_between_their_frames():
+    timeline = Timeline(lambda frame: Fraction(frame, 1000), STEP, lambda what: None)
+    first, second, third = (ValueError(name) for name in ("a", "b", "c"))
+    found = [moment.frame for moment in timeline.place([first, 0, 40, second, 80, 9_000, third, 160, 200])]
+    assert found == [first, 0, 40, second, 80, 9_000, third, 160, 200]
+
+
+def test_moments_are_put_in_order_only_where_the_first_ones_are_not():
+    def ordered(stamps):
+        timeline = Timeline(lambda frame: Fraction(frame, 1000), STEP, lambda what: None)
+        return [round(1000 * moment.time) for moment in in_order(timeline.place(stamps))]
+
+    shuffled = [40 * (index // 4 * 4 + (2, 0, 3, 1)[index % 4]) for index in range(40)]
+    assert ordered(shuffled) == sorted(shuffled)
+    assert ordered(range(0, 4000, 40)) == [*range(0, 4000, 40)]
