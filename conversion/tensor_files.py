@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from hmba_hf.weight_files import WeightFiles, find_weights, read_index
 from rename_keys import TensorSpec
 
 # What may stand in a pickle beside tensors: a training script's own arguments, which are values and nothing else.
@@ -29,7 +30,6 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 # What FSDP, DDP, torch.compile and activation checkpointing put into names.
 WRAPPED_NAMES = re.compile(r"(?:^module|_fsdp_wrapped_module|_orig_mod|_checkpoint_wrapped_module)\.")
 NO_WEIGHTS = re.compile(r"training_args\.bin|optimizer.*|scheduler.*|rng_state.*|random_states.*|scaler.*")
-STANDARD_FILES = ("model.safetensors", "pytorch_model.bin")
 SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.(\w+)")
 SAFETENSORS_DTYPES = {
     "F64": torch.float64,
@@ -53,8 +53,9 @@ class FileTensors:
     """The tensors of a checkpoint, in one file or several.
 
     Args:
-        path: a file (.safetensors, or a pickle such as .bin, .pt or .pth), or a folder with one file, all shards of
-            one checkpoint, or an index.
+        path: a file (.safetensors, or a pickle such as .bin, .pt or .pth), an index, or a folder. Of a folder those
+            files count that transformers would load, else one file or all shards of one checkpoint. Tensors that an
+            index does not name are read with the others of their file.
         sha256: what the hashes of files must be, by their names.
 
     Raises:
@@ -119,11 +120,10 @@ def local_path(name: str) -> Path:
     repo, _, revision = name.partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
         raise FileNotFoundError(f"a file, a folder or a Hub id is wanted, got {name}, which does not exist")
-    others = ["*.json", "*.model", "*.txt", "*.jinja"]
-    for weights in (["*.safetensors"], ["*.bin"]):
-        folder = Path(snapshot_download(repo, revision=revision or None, allow_patterns=others + weights))
-        if any(folder.glob(weights[0])):
-            break
+    wanted = ["*.json", "*.model", "*.txt", "*.jinja", "*.safetensors"]
+    folder = Path(snapshot_download(repo, revision=revision or None, allow_patterns=wanted))
+    if not any((folder / f"model.safetensors{ending}").is_file() for ending in ("", ".index.json")):
+        folder = Path(snapshot_download(repo, revision=revision or None, allow_patterns=[*wanted, "*.bin"]))
     return folder
 
 
@@ -148,35 +148,26 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def weight_files(path: Path) -> tuple[list[Path], dict[str, str]]:
-    """Return the files of a checkpoint, and where its index puts each tensor if it has one.
+    """Return the files of a checkpoint, those that transformers would load, and where its index puts each tensor.
 
     Raises:
         FileNotFoundError: if there are none, or one that belongs to them is missing.
         ValueError: if it is not clear which files are meant.
     """
     if path.is_file():
-        return _indexed(path) if path.name.endswith(".index.json") else ([path], {})
-    for name in STANDARD_FILES:
-        if (path / f"{name}.index.json").is_file():
-            return _indexed(path / f"{name}.index.json")
-        if (path / name).is_file():
-            return [path / name], {}
+        found = read_index(path) if path.name.endswith(".index.json") else WeightFiles([path])
+    else:
+        found = find_weights(path) or _other_weights(path)
+    return found.files, found.weight_map
+
+
+def _other_weights(folder: Path) -> WeightFiles:
+    """Find weights under other names than transformers gives them."""
     for kinds in (("safetensors",), ("bin", "pt", "pth")):
-        found = sorted(file for kind in kinds for file in path.glob(f"*.{kind}"))
+        found = sorted(file for kind in kinds for file in folder.glob(f"*.{kind}"))
         if found := [file for file in found if not NO_WEIGHTS.fullmatch(file.name)]:
-            return _one_checkpoint(found), {}
-    raise FileNotFoundError(f"weights are wanted (.safetensors, .bin, .pt or .pth), got none in {path}")
-
-
-def _indexed(index: Path) -> tuple[list[Path], dict[str, str]]:
-    weight_map = read_json(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise ValueError(f"an index with a weight_map is wanted, got none in {index}")
-    files = [index.parent / name for name in dict.fromkeys(weight_map.values())]
-    for file in files:
-        if file.parent != index.parent or not file.is_file():
-            raise FileNotFoundError(f"{file} is wanted, as {index} says, got no such file beside it")
-    return files, weight_map
+            return WeightFiles(_one_checkpoint(found))
+    raise FileNotFoundError(f"weights are wanted (.safetensors, .bin, .pt or .pth), got none in {folder}")
 
 
 def _one_checkpoint(files: list[Path]) -> list[Path]:
@@ -288,7 +279,20 @@ def _unwrapped(file: Path, content: Any) -> dict[str, Tensor]:
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ValueError(f"{name} must be a tensor, got {type(value).__name__} in {file}")
+        if (kind := _odd_kind(value)) is not None:
+            raise ValueError(f"{name} must be a dense tensor of real numbers, got {kind} in {file}")
     return dict(content)
+
+
+def _odd_kind(tensor: Tensor) -> str | None:
+    """Say what a tensor is that does not hold its numbers one after the other; nothing for a plain one."""
+    if type(tensor) not in (Tensor, torch.nn.Parameter):
+        return f"a {type(tensor).__name__}"
+    if tensor.is_meta:
+        return "one on the device meta, which holds none"
+    if tensor.layout != torch.strided:
+        return f"one of layout {tensor.layout}"
+    return f"one of {tensor.dtype}" if tensor.is_quantized or tensor.is_complex() else None
 
 
 def _dtype(file: Path, name: str, stored: str) -> torch.dtype:

@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -89,6 +90,54 @@ def test_a_file_that_is_no_checkpoint_is_refused(source):
     refused(folder, match="a dict of tensors is wanted, got list")
     torch.save({"a": torch.ones(2), "b": 3}, folder / "pytorch_model.bin")
     refused(folder, match="b must be a tensor, got int")
+
+
+def test_a_new_file_beside_an_older_index_is_what_is_converted(source, tmp_path):
+    folder, weights = source
+    older = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
+    save_weights(folder, older, "sharded safetensors")
+    assert FileTensors(folder).read("model.norm.weight").count_nonzero() == 0
+    save_weights(folder, weights)
+    assert len(list(folder.glob("*.safetensors"))) > 1 and (folder / "model.safetensors.index.json").is_file()
+    assert_close(FileTensors(folder).read("model.norm.weight"), weights["model.norm.weight"], atol=0, rtol=0)
+
+
+def test_a_tensor_that_the_index_does_not_name_is_read_with_its_file(source):
+    folder, weights = source
+    save_weights(folder, weights, "sharded safetensors")
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    del index["weight_map"]["model.norm.weight"]
+    path.write_text(json.dumps(index))
+    files = FileTensors(folder)
+    assert files.specs.keys() == weights.keys()
+    assert_close(files.read("model.norm.weight"), weights["model.norm.weight"], atol=0, rtol=0)
+    path.write_text(json.dumps({"weight_map": {}}))
+    refused(folder, match="an index must name the tensors of its shards, got none in .*index.json")
+
+
+@pytest.mark.parametrize(
+    ("odd", "kind"),
+    [
+        (torch.eye(3).to_sparse(), "one of layout torch.sparse_coo"),
+        (torch.ones(3, device="meta"), "one on the device meta, which holds none"),
+        (torch.ones(3, device="meta", dtype=torch.long), "one on the device meta"),
+        (torch.ones(3, dtype=torch.complex64), "one of torch.complex64"),
+    ],
+)
+def test_a_tensor_of_a_pickle_without_plain_numbers_is_refused_by_name(odd, kind, tmp_path):
+    torch.save({"a": torch.ones(2), "b.weight": odd}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=f"b.weight must be a dense tensor of real numbers, got {kind}"):
+        FileTensors(tmp_path)
+
+
+def test_the_extra_state_of_a_module_is_refused_by_name(source):
+    folder, weights = source
+    name = "model.layers.0.mlp._extra_state"
+    torch.save({**weights, name: None}, folder / "pytorch_model.bin")
+    refused(folder, match=f"{name} must be a tensor, got NoneType in .*pytorch_model.bin")
+    save_weights(folder, {**weights, name: torch.ones(3, dtype=torch.uint8)})
+    refused(folder, match=f"a tensor of the model is wanted, got {name}")
 
 
 def test_a_hash_is_checked(source, tmp_path):

@@ -36,20 +36,22 @@ MAY_IMPORT = {
     "processing": {"video_processing", "loading", "parsing", "prompting"},
     "pipeline": {"processing"},
     "repositories": set(),
+    "weight_files": set(),
     "data": {"data", "video_decoding", "decoding", "repositories"},
     "metrics": {"metrics"},
     "streaming": {"models"},
     "visualization": set(),
     "training": {
-        *("training", "models", "data", "metrics", "evaluation", "scoring", "visualization", "hub", "repositories")
+        *("training", "models", "data", "metrics", "evaluation", "scoring", "visualization", "hub", "repositories"),
+        "weight_files",
     },
     "evaluation": {"models", "data", "metrics"},
-    "prediction": {"models", "data", "metrics", "evaluation", "repositories"},
+    "prediction": {"models", "data", "metrics", "evaluation", "repositories", "weight_files"},
     "scoring": {"models", "data", "metrics", "evaluation", "repositories"},
     "lmms_eval_plugin": {"models", "data", "metrics", "evaluation", "prediction", "scoring", "lmms_eval_plugin"},
     "flops": {"models"},
     "studies": {"studies", "models", "data", "evaluation", "flops", "visualization"},
-    "hub": {"hub", "models", "metrics", "prediction", "scoring", "repositories"},
+    "hub": {"hub", "models", "metrics", "prediction", "scoring", "repositories", "weight_files"},
 }
 # Imported for type checkers only, which makes the file travel with a saved processor.
 MAY_NAME_FOR_TYPES = {"processing": {"pipeline"}}

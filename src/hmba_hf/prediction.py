@@ -31,7 +31,9 @@ from .data.loading import MICRO_WORLD, TWO_TASKS, RowSamples, load_samples
 from .data.micro_world import MOTIONS, MicroWorld
 from .data.samples import Sample, SampleSequence
 from .evaluation import ON_ERROR, Outcome, answer_batches, answer_boxes, split_batches
+from .models.loading_checkpoints import load_with_report, refuse_lacking
 from .repositories import check_revision
+from .weight_files import find_weights
 
 # A process that has finished waits this long for the slowest one.
 _PATIENCE = timedelta(days=7)
@@ -193,10 +195,7 @@ def predict(arguments: PredictionArguments) -> Path:
     # Without `cpu` processes on a machine without an accelerator would not know of each other.
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
     device_map = arguments.device_map or str(state.device)
-    revision = _revision(arguments)
-    model = AutoModelForImageTextToText.from_pretrained(
-        arguments.model, dtype=arguments.dtype, device_map=device_map, **revision
-    )
+    model = load_model(arguments.model, dtype=arguments.dtype, device_map=device_map, **_revision(arguments))
     processor = AutoProcessor.from_pretrained(arguments.model, revision=arguments.model_revision)
     samples = _load_splits(arguments, processor.video_processor.size["height"], model.config.num_frames)
     folder = PredictionFolder(arguments.output_dir)
@@ -223,6 +222,20 @@ def predict(arguments: PredictionArguments) -> Path:
         _report(folder.merge(len(samples)))
     state.wait_for_everyone()
     return folder.predictions_file
+
+
+def load_model(checkpoint: str | Path, **options: Any) -> Any:
+    """Load the model that answers; `options` are of `from_pretrained`.
+
+    Raises:
+        FileNotFoundError: if a file of its weights is missing.
+        ValueError: if its weights are not all there, each in its shape.
+    """
+    if Path(checkpoint).is_dir():
+        find_weights(Path(checkpoint))
+    model, lacking = load_with_report(AutoModelForImageTextToText, checkpoint, **options)
+    refuse_lacking(checkpoint, lacking)
+    return model
 
 
 def to_record(outcome: Outcome, samples: Splits) -> dict[str, Any]:

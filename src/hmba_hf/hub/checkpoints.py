@@ -13,6 +13,7 @@ from huggingface_hub import CommitInfo
 from transformers.utils.hub import cached_file
 
 from ..repositories import CARD_FILE, claim_repository, commit_files, commit_with_card
+from ..weight_files import stale_weights
 from .cards import PICTURE_FILE, CardDetails, compose_card, is_adapter
 from .stored_runs import StoredRun, read_runs
 
@@ -181,9 +182,16 @@ def recorded_training(checkpoint: str | Path) -> dict[str, Any]:
 
 
 def checkpoint_files(folder: Path) -> dict[str, Path | bytes]:
-    """Name what of a folder belongs to a checkpoint: whatever else lies there, such as pickles, stays here."""
+    """Name what of a folder belongs to a checkpoint: whatever else lies there, such as pickles, stays here.
+
+    So do weights of an earlier save, which transformers would not load.
+
+    Raises:
+        FileNotFoundError, ValueError: if weights are missing or their index is damaged, as in `find_weights`.
+    """
+    stale = stale_weights(folder)
     names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
-    return {name: folder / name for name in names if _matches(name, _CHECKPOINT)}
+    return {name: folder / name for name in names if _matches(name, _CHECKPOINT) and name not in stale}
 
 
 def commit_checkpoint(folder: Path, repo_id: str, message: str, **commit: Any) -> CommitInfo:

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import EvalResult
-from transformers import AutoModelForImageTextToText
 
 from ..metrics.bootstrap import Bootstrap
-from ..prediction import fingerprint
+from ..prediction import fingerprint, load_model
 from ..repositories import split_revision
 from ..scoring import ScoredRecords, card_results, read_records
 
@@ -56,7 +55,7 @@ class StoredRun:
         Raises:
             ValueError: if it is not the model that gave the answers.
         """
-        model = AutoModelForImageTextToText.from_pretrained(folder, dtype=self.recipe["dtype"], device_map="cpu")
+        model = load_model(folder, dtype=self.recipe["dtype"], device_map="cpu")
         if (found := fingerprint(model)) != self.recipe["weights"]:
             raise ValueError(
                 f"{self.folder} holds the scores of another model: its answers are of the weights "

@@ -12,6 +12,7 @@ from transformers.utils.hub import resolve_revision
 
 from ..models.prompting_hmba import check_time_format
 from ..repositories import check_revision
+from ..weight_files import find_weights
 from .arguments import ModelArguments
 from .parts import gathered, part_of, quantization_config
 
@@ -72,6 +73,8 @@ def _load(
     path: str, revision: str | None, arguments: ModelArguments, options: dict[str, Any]
 ) -> tuple[PreTrainedModel, Any]:
     config = _configs(path, revision, arguments)[1]
+    if Path(path).is_dir():
+        find_weights(Path(path))  # says which file is missing or damaged
     loaded: Any = AutoModelForImageTextToText.from_pretrained(
         path, config=config, revision=revision, ignore_mismatched_sizes=True, output_loading_info=True, **options
     )

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.atomic_files import differences, flush_to_disk, write_json
+from ..weight_files import find_weights
 
 SEAL = "seal.json"
 _MARK = "checkpoint-is-incomplete.txt"  # transformers puts it into a folder while it saves there, and takes it away
@@ -93,7 +94,8 @@ def checkpoint_to_resume(folder: Path, recipe: Mapping[str, Any], wanted: str | 
             of elsewhere, or at one that it has deleted since, has a whole checkpoint of its own, it goes on from that.
 
     Raises:
-        ValueError: if the checkpoint asked for is not whole, or if the folder holds checkpoints of another recipe.
+        ValueError: if the checkpoint asked for is not whole, if it has an index of weights that names none, or if the
+            folder holds checkpoints of another recipe.
     """
     own = last_whole_checkpoint(folder)
     if wanted and own is not None and read_recipe(own) == json.loads(json.dumps(recipe)):
@@ -106,6 +108,7 @@ def checkpoint_to_resume(folder: Path, recipe: Mapping[str, Any], wanted: str | 
     held = read_recipe(chosen)
     if held is None:
         raise ValueError(f"a whole checkpoint is wanted to go on from, got {chosen}, which lacks files or its {SEAL}")
+    find_weights(chosen)  # says what is wrong with an index, of which transformers would load nothing
     different = differences(held, recipe)
     if different and wanted is None:
         raise ValueError(

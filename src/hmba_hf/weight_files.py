@@ -1,0 +1,89 @@
+"""Which files of a folder are the weights of its checkpoint: the ones that transformers loads, and no others."""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+SINGLE_FILES = ("model.safetensors", "pytorch_model.bin")
+_OF_A_MODEL = re.compile(r"(model(-\d+-of-\d+)?\.safetensors|pytorch_model(-\d+-of-\d+)?\.bin)(\.index\.json)?")
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """The weights of a checkpoint.
+
+    Args:
+        files: that hold tensors.
+        index: that names them, where there are several.
+        weight_map: the name of the file that should hold each tensor, where an index says so.
+    """
+
+    files: list[Path]
+    index: Path | None = None
+    weight_map: dict[str, str] = field(default_factory=dict)
+
+
+def find_weights(folder: Path) -> WeightFiles | None:
+    """Find the weights of a model in a folder, `None` if it has none under the names that transformers gives them.
+
+    What `transformers_weights` in config.json names comes first. Safetensors come before pickles, and one file before
+    an index and its shards, which an earlier save may have left there.
+
+    Raises:
+        FileNotFoundError: if a file is missing that config.json or the index names.
+        ValueError: if either is damaged, or if the index names no tensor.
+    """
+    named = _named_weights(folder)
+    places = [folder / named] if named is not None else []
+    places += [folder / (name + ending) for name in SINGLE_FILES for ending in ("", ".index.json")]
+    found = next((path for path in places if path.is_file()), None)
+    if found is None:
+        return None
+    return read_index(found) if found.name.endswith(".index.json") else WeightFiles([found])
+
+
+def read_index(index: Path) -> WeightFiles:
+    """Return what an index names; errors as in `find_weights`."""
+    weight_map = _read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ValueError(f"an index with a weight_map is wanted, got none in {index}")
+    if not weight_map:
+        raise ValueError(f"an index must name the tensors of its shards, got none in {index}")
+    files = [index.parent / name for name in dict.fromkeys(weight_map.values())]
+    for file in files:
+        if file.parent != index.parent or not file.is_file():
+            raise FileNotFoundError(f"{file} is wanted, as {index} says, got no such file beside it")
+    return WeightFiles(files, index, weight_map)
+
+
+def stale_weights(folder: Path) -> list[str]:
+    """Name files of a folder that are called like weights of a model and do not count; errors as in `find_weights`."""
+    found = find_weights(folder)
+    if found is None:
+        return []
+    counted = {*found.files, found.index}
+    return sorted(path.name for path in folder.iterdir() if _OF_A_MODEL.fullmatch(path.name) and path not in counted)
+
+
+def _named_weights(folder: Path) -> str | None:
+    """Return the file that config.json names as the weights, if it does."""
+    config = folder / "config.json"
+    name = _read_object(config).get("transformers_weights") if config.is_file() else None
+    if name is None:
+        return None
+    if not isinstance(name, str) or Path(name).name != name:
+        raise ValueError(f"transformers_weights of {config} must name a file beside it, got {name!r}")
+    if not (folder / name).is_file():
+        raise FileNotFoundError(f"{folder / name} is wanted, as {config} says, got no such file beside it")
+    return name
+
+
+def _read_object(path: Path) -> dict:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"a whole JSON file is wanted, got {path}: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"a JSON object is wanted, got {type(content).__name__} in {path}")
+    return content
