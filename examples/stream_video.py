@@ -25,15 +25,15 @@ from typing import Any, NamedTuple
 
 import av
 import psutil
-from PIL import Image, ImageDraw, UnidentifiedImageError
+from PIL import Image, ImageDraw
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from hmba_hf import TimeJump, VideoStream, iter_frames
+from hmba_hf import TimeJump, VideoDecodeError, VideoStream, iter_frames
+from hmba_hf.models.decoding_stills import PICTURE_SUFFIXES, list_pictures, read_picture
 from hmba_hf.visualization import draw_boxes
 
 QUESTION = "Which object is at the highest risk for the ego car?"
-PICTURES = {".bmp", ".jpeg", ".jpg", ".png", ".webp"}
 
 
 class Moment(NamedTuple):
@@ -44,15 +44,14 @@ class Moment(NamedTuple):
 
 
 def read_folder(folder: Path, fps: float) -> Iterator[Moment]:
-    """Yield the pictures of a folder in the order of their names."""
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    """Yield the pictures of a folder in the natural order of their names: 2 comes before 10."""
+    paths = list_pictures(folder)
     if not paths:
-        raise ValueError(f"a folder of pictures ({', '.join(sorted(PICTURES))}) is wanted, got none in {folder}")
+        raise ValueError(f"a folder of pictures ({', '.join(PICTURE_SUFFIXES)}) is wanted, got none in {folder}")
     for i, path in enumerate(paths):
         try:
-            with Image.open(path) as picture:
-                yield Moment(i / fps, picture.convert("RGB"))
-        except (OSError, UnidentifiedImageError) as error:
+            yield Moment(i / fps, read_picture(path))
+        except (FileNotFoundError, VideoDecodeError) as error:
             yield Moment(i / fps, error)
 
 

@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "modeling": {"layers", "configuration", "loading", "outputs", "joining"},
     "decoding": {"decoding"},
     "video_decoding": {"decoding"},
-    "video_processing": {"video_decoding", "loading"},
+    "video_processing": {"video_decoding", "decoding", "loading"},
     "parsing": {"parsing"},
     "prompting": set(),
     "processing": {"video_processing", "loading", "parsing", "prompting"},

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import Cache, DynamicCache
 
+from .models.decoding_stills import upright
 from .models.layers_adapter_state import AdapterState
 from .models.loading_transformers import CACHE_NAME, CACHE_NAMES
 from .models.modeling_hmba import HMBAForConditionalGeneration
@@ -120,6 +121,8 @@ class VideoStream:
             ValueError: if the frame is older than the last one, is no picture, or is of another size or dtype than
                 the first. The stream is then as it was before the call.
         """
+        if isinstance(frame, Image.Image):
+            frame = upright(frame)
         moment, kind = self._moment_of(timestamp), _describe(frame)
         if self._kind not in (None, kind):
             raise ValueError(f"frames of shape and dtype {self._kind} are wanted as before, got {kind}")

@@ -300,14 +300,19 @@ def _split_of(rank: int, listed: Mapping[int, tuple[str, str]] | None) -> str | 
 
 
 def find_videos(folder: str | Path) -> dict[str, Path]:
-    """Find the videos in a folder and below it, also where links lead, by their names without suffix."""
+    """Find the videos in a folder and below it, also where links lead, by their names without suffix; no hidden ones.
+
+    Where several have one name, the first path counts.
+    """
     found, seen = [], set[str]()
     for place, folders, names in os.walk(folder, followlinks=True):
         if (real := os.path.realpath(place)) in seen:  # a link leads back
             folders.clear()
             continue
         seen.add(real)
-        found += [Path(place) / name for name in names if Path(name).suffix.lower() in VIDEO_SUFFIXES]
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        shown = [Path(place) / name for name in names if not name.startswith(".")]
+        found += [path for path in shown if path.suffix.lower() in VIDEO_SUFFIXES]
     return {path.stem: path for path in sorted(found, reverse=True)}
 
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from PIL import Image
 
+from ..models.decoding_containers import VideoDecodeError
+from ..models.decoding_stills import read_picture, read_picture_header
 from .parquet_shards import Dropped
 from .preparing import MEDIA_MISSING, MEDIA_UNREADABLE, Converted, Record
 from .samples import BOX_MARKER, Box
@@ -154,15 +156,14 @@ def fit_box(corners: Sequence[float], size: tuple[int, int]) -> tuple[Box, bool]
 
 
 def read_picture_size(path: Path) -> tuple[int, int]:
-    """Width and height of a picture, from its header."""
-    with _opened(path) as picture:
-        return picture.size
+    """Width and height of a picture, upright, from its header."""
+    return _read(read_picture_header, path).size
 
 
 def read_frames(paths: Sequence[Path], height: int | None) -> tuple[list[bytes], tuple[int, int]]:
     """Read pictures as JPEG files, and their size, which must be the same for all.
 
-    A JPEG file that needs no scaling stays as it is.
+    A JPEG file that needs no scaling or turning stays as it is.
 
     Raises:
         RecordError: if a picture is missing, cannot be read, or differs in size.
@@ -175,15 +176,10 @@ def read_frames(paths: Sequence[Path], height: int | None) -> tuple[list[bytes],
 
 
 def _read_jpeg(path: Path, height: int | None) -> tuple[bytes, tuple[int, int]]:
-    with _opened(path) as picture:
-        try:
-            picture.load()
-        except (OSError, SyntaxError, ValueError) as error:
-            raise RecordError(MEDIA_UNREADABLE, f"{path}: {error}") from error
-        is_small = height is None or picture.height <= height
-        if is_small and picture.format == "JPEG" and picture.mode == "RGB":
-            return path.read_bytes(), picture.size
-        small = picture.convert("RGB")
+    header, small = _read(read_picture_header, path), _read(read_picture, path)
+    is_small = height is None or small.height <= height
+    if is_small and header.is_plain_jpeg:
+        return path.read_bytes(), small.size
     if height is not None and not is_small:
         small = small.resize((max(round(small.width * height / small.height), 1), height), Image.Resampling.LANCZOS)
     file = io.BytesIO()
@@ -191,10 +187,11 @@ def _read_jpeg(path: Path, height: int | None) -> tuple[bytes, tuple[int, int]]:
     return file.getvalue(), small.size
 
 
-def _opened(path: Path) -> Image.Image:
+def _read(reader: Callable[[Path], Any], path: Path) -> Any:
+    """Read a file by a function of `decoding_stills`, or raise `RecordError`."""
     try:
-        return Image.open(path)
+        return reader(path)
     except FileNotFoundError as error:
         raise RecordError(MEDIA_MISSING, str(path)) from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise RecordError(MEDIA_UNREADABLE, f"{path}: {error}") from error
+    except VideoDecodeError as error:
+        raise RecordError(MEDIA_UNREADABLE, str(error)) from error

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
+from ..models.decoding_stills import read_picture
 from .clips import even_size, write_video
 from .drama_rows import UNNAMED_OBJECT, RecordError, Scene, read_frames
 from .json_files import parse_json, split_lines
@@ -200,7 +199,7 @@ class DriveConverter:
         return Converted({**row, "action": drive.action, "justification": drive.justification})
 
     def _to_video(self, frames: Sequence[bytes]) -> bytes:
-        pictures = [Image.open(io.BytesIO(frame)).convert("RGB") for frame in frames]
+        pictures = [read_picture(frame) for frame in frames]
         size = even_size(*pictures[0].size, None)
         file = io.BytesIO()
         write_video(

@@ -3,7 +3,6 @@
 Text says where a box belongs with the marker `<box>`; numbers are filled in by whoever knows the model's box format.
 """
 
-import io
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any, overload
 
 from PIL import Image
+
+from ..models.decoding_stills import read_picture, upright, upright_rgb
 
 BOX_MARKER = "<box>"
 BDDX_QUESTION = "What does the ego car do, and why?"
@@ -70,6 +71,7 @@ class Sample:
             return
         if self.timestamp is not None:
             raise ValueError(f"sample {self.id}: a timestamp belongs to a video, got one with frames")
+        self.frames = [upright(frame, name=f"a frame of sample {self.id}") for frame in self.frames]
         sizes = {(frame.height, frame.width) for frame in self.frames}
         if len(sizes) != 1 or self.size not in (None, *sizes):
             raise ValueError(f"sample {self.id}: frames of one size, got {sorted(sizes)} with size={self.size}")
@@ -267,5 +269,5 @@ def _check_media(media: Any, name: str, kind: str) -> None:
 def _to_picture(frame: Any, name: str) -> Image.Image:
     _check_media(frame, f"row {name}", "picture in the place of a frame")
     if isinstance(frame, Mapping):
-        frame = Image.open(frame["path"] if frame.get("bytes") is None else io.BytesIO(frame["bytes"]))
-    return frame.convert("RGB")
+        return read_picture(frame["path"] if frame.get("bytes") is None else frame["bytes"])
+    return upright_rgb(frame)

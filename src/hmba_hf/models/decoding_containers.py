@@ -221,13 +221,13 @@ class ReadableFile:
     """What PyAV needs of a binary file object, and no more: it must not guess a mode or a format from the rest.
 
     Args:
-        file: read and moved; never closed.
+        file: what is read and moved, and never closed.
         title: of the file, for messages.
         suffix: hint at the format, such as `.h264`.
     """
 
     def __init__(self, file: Any, title: str, suffix: str = ""):
-        self._file, self._title = file, title
+        self.file, self._title = file, title
         self._trouble: Exception | None = None
         self.name = f"video{suffix}"
 
@@ -236,7 +236,7 @@ class ReadableFile:
         if self._trouble is not None:
             return b""
         try:
-            data = _read(self._file, size, self._title)
+            data = _read(self.file, size, self._title)
         except VideoDecodeError as error:
             self._trouble = error
             raise
@@ -245,14 +245,14 @@ class ReadableFile:
     def seek(self, offset: int, whence: int = 0) -> int:
         """Move to a place, as file objects do."""
         try:
-            self._file.seek(offset, whence)
-            return int(self._file.tell())
+            self.file.seek(offset, whence)
+            return int(self.file.tell())
         except _READ_TROUBLE as error:
             raise VideoDecodeError(f"{self._title} cannot be read as a video: {error}") from error
 
     def tell(self) -> int:
         """The place at which the next read begins."""
-        return int(self._file.tell())
+        return int(self.file.tell())
 
 
 def _read(file: Any, size: int, title: str) -> bytes:
@@ -298,7 +298,9 @@ def opened(
     elif isinstance(source, (bytes, bytearray, memoryview)):
         yield ReadableFile(BytesIO(source), "the video in bytes"), "the video in bytes"
     elif not hasattr(source, "read"):
-        raise ValueError(f"a video must be a path, URL, bytes or binary file object, got {type(source).__name__}")
+        raise ValueError(
+            f"a video or picture must be a path, URL, bytes or binary file object, got {type(source).__name__}"
+        )
     else:
         yield from _opened_object(source, "the video file object", limits)
 
@@ -311,7 +313,7 @@ def _check_path(path: str) -> None:
     if _ADDRESS.match(path):
         raise VideoDecodeError(_live(path, "an address that cannot be fetched as a file", "'rtsp' or 'mpegts'"))
     reason = "a directory" if os.path.isdir(path) else "no such file"
-    raise FileNotFoundError(f"a video must be a local file or an http(s) URL, got {path!r} ({reason})")
+    raise FileNotFoundError(f"a video or picture must be a local file or an http(s) URL, got {path!r} ({reason})")
 
 
 def _opened_path(path: str) -> Any:
@@ -328,7 +330,7 @@ def _live(name: str, kind: str, formats: str) -> str:
 
 def _opened_object(source: Any, title: str, limits: SourceLimits) -> Iterator[tuple[ReadableFile, str]]:
     if getattr(source, "closed", False):
-        raise ValueError("a video must be an open file object, got a closed one")
+        raise ValueError("a video or picture must be an open file object, got a closed one")
     _read(source, 0, title)
     if _can_seek(source):
         try:

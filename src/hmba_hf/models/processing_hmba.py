@@ -9,7 +9,6 @@ from .loading_checkpoints import check_file_names, load_tokenizer, read_settings
 # isort: split
 import numpy as np
 from transformers import AutoConfig
-from transformers.image_utils import load_image
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import is_valid_video_frame
@@ -17,7 +16,7 @@ from transformers.video_utils import is_valid_video_frame
 from .parsing_answers import answer_spans, mark_tokens
 from .parsing_boxes import ParsedBox, format_boxes, parse_boxes, post_process_boxes, strip_boxes
 from .prompting_hmba import check_time_format, default_chat_templates, write_time
-from .video_processing_hmba import HMBAVideoProcessor, flatten_videos
+from .video_processing_hmba import HMBAVideoProcessor, flatten_videos, load_frame
 
 if TYPE_CHECKING:  # makes the pipeline travel with a saved processor
     from .pipeline_hmba import VideoTextToTextPipeline  # noqa: F401
@@ -67,7 +66,7 @@ def _load_pixel_options(vision: str) -> dict[str, Any]:
 
 
 def _load_frame(frame: Any) -> Any:
-    return load_image(str(frame)) if isinstance(frame, (str, Path)) else frame
+    return load_frame(str(frame)) if isinstance(frame, (str, Path)) else frame
 
 
 def _load_block(block: dict) -> Any:

@@ -19,6 +19,7 @@ from transformers.image_utils import (
     ChannelDimension,
     PILImageResampling,
     infer_channel_dimension_format,
+    load_image,
     validate_kwargs,
 )
 from transformers.processing_utils import VideosKwargs
@@ -26,6 +27,7 @@ from transformers.utils import is_torch_tensor
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata
 
+from .decoding_stills import decode_picture, read_picture, upright_rgb
 from .video_decoding_hmba import (
     TIME_TOLERANCE,
     ClipMetadata,
@@ -70,6 +72,17 @@ def expand_to_square(image: Any, fill: float = 255) -> Any:
     padded = np.full((*image.shape[:-2], side, side), fill, dtype=image.dtype)
     padded[..., top : top + height, left : left + width] = image
     return padded
+
+
+def load_frame(source: str) -> Image.Image:
+    """Read a frame from a path, a URL or base64 text, upright and in 8 bits.
+
+    Raises:
+        VideoDecodeError: a file or an address holds no picture that can be read.
+        ValueError: the text is none of these.
+    """
+    is_address = os.path.exists(source) or source.startswith(("http://", "https://"))
+    return read_picture(source) if is_address else upright_rgb(load_image(source))
 
 
 def flatten_videos(videos: Any, depth: int = 0) -> list[Any]:
@@ -255,7 +268,7 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         """Stack the frames of a clip to `(t, c, h, w)`: uint8, or float32 in [0, 1] when nothing is to be rescaled."""
         layout = options["input_data_format"]
         if isinstance(clip, (list, tuple)) and isinstance(clip[0], str):
-            clip = self.fetch_images(list(clip))
+            clip = [load_frame(item) for item in clip]
         if _is_array(clip) and clip.ndim == 4:
             frames = _to_array(clip)
         else:
@@ -323,8 +336,8 @@ def _one_per_clip(value: Any, count: int, name: str) -> list[Any]:
 
 def _frame_to_array(frame: Any, do_convert_rgb: bool | None) -> np.ndarray:
     """Turn a PIL image or an array into an array with a channel axis."""
-    if isinstance(frame, Image.Image) and do_convert_rgb:
-        return np.asarray(convert_to_rgb(frame, return_numpy=True))
+    if isinstance(frame, Image.Image):
+        frame = upright_rgb(frame) if do_convert_rgb else decode_picture(frame)
     array = _to_array(frame)
     return array[..., None] if array.ndim == 2 else array
 
@@ -403,4 +416,4 @@ def _metadata_of(metadata: ClipMetadata, chosen: np.ndarray) -> ClipMetadata:
     return ClipMetadata(**narrowed)
 
 
-__all__ = ["HMBAVideoProcessor", "HMBAVideoProcessorKwargs", "expand_to_square", "flatten_videos"]
+__all__ = ["HMBAVideoProcessor", "HMBAVideoProcessorKwargs", "expand_to_square", "flatten_videos", "load_frame"]

@@ -1,0 +1,164 @@
+"""From a picture file, or a picture that Pillow has opened, to upright RGB in 8 bits: by the rules of videos."""
+
+import os
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+from transformers.image_transforms import convert_to_rgb
+
+from .decoding_containers import LIMITS, SourceLimits, VideoDecodeError, opened
+
+PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+"""How names of pictures in a folder end, in small letters."""
+
+_ORIENTATION = 274
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Where Pillow keeps an orientation, which would turn a copy once more.
+_KEPT_ORIENTATION = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
+# What Pillow raises for damaged files, as trials with thousands of them show.
+_PICTURE_TROUBLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    RuntimeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+
+
+class PictureHeader(NamedTuple):
+    """What a picture file states of its picture.
+
+    Args:
+        size: width and height of the upright picture.
+        is_plain_jpeg: whether it is an upright JPEG file in RGB, which can be kept as it is.
+    """
+
+    size: tuple[int, int]
+    is_plain_jpeg: bool
+
+
+def list_pictures(folder: str | os.PathLike) -> list[Path]:
+    """List the pictures in a folder in the natural order of their names, 2 before 10, without hidden files."""
+    paths = [path for path in Path(folder).iterdir() if not path.name.startswith(".")]
+    return sorted((path for path in paths if path.suffix.lower() in PICTURE_SUFFIXES), key=_natural_order)
+
+
+def _natural_order(path: Path) -> tuple[list[Any], str]:
+    pieces = re.split(r"(\d+)", path.name)  # text and numbers by turns
+    return [int(piece) if place % 2 else piece.casefold() for place, piece in enumerate(pieces)], path.name
+
+
+def read_picture(source: Any, limits: SourceLimits = LIMITS) -> Image.Image:
+    """Read a picture file as an upright RGB image in 8 bits, transparency over white.
+
+    Args:
+        source: path, http(s) URL, bytes or binary file object.
+        limits: what it may claim or send.
+
+    Raises:
+        FileNotFoundError: a path leads to no file.
+        VideoDecodeError: it is no picture, is damaged, or is larger than `limits` allow.
+    """
+    with opened(source, limits) as (file, name):
+        return upright_rgb(_open_picture(file, name), limits, name)
+
+
+def read_picture_header(source: Any, limits: SourceLimits = LIMITS) -> PictureHeader:
+    """Read what a picture file states; one that has to be turned is decoded. Errors are those of `read_picture`."""
+    with opened(source, limits) as (file, name):
+        picture = _open_picture(file, name)
+        limits.check_size(*picture.size, name)
+        is_plain_jpeg = (picture.format, picture.mode) == ("JPEG", "RGB") and _orientation(picture) not in _TURNS
+        return PictureHeader(upright(picture, name).size, is_plain_jpeg)
+
+
+def _open_picture(file: Any, name: str) -> Image.Image:
+    with _errors_named(name):
+        return Image.open(file.file)
+
+
+def upright_rgb(picture: Image.Image, limits: SourceLimits = LIMITS, name: str = "a picture") -> Image.Image:
+    """Decode an opened picture and turn it upright, as `decode_picture` does, in RGB, transparency over white."""
+    picture = decode_picture(picture, limits, name)
+    if picture.mode == "RGB" and "transparency" not in picture.info:
+        return picture
+    return Image.fromarray(np.asarray(convert_to_rgb(picture, return_numpy=True)))
+
+
+def decode_picture(picture: Image.Image, limits: SourceLimits = LIMITS, name: str = "a picture") -> Image.Image:
+    """Decode an opened picture, turn it upright, and bring 16 bits to 8.
+
+    Raises:
+        VideoDecodeError: it is damaged or larger than `limits` allow.
+    """
+    limits.check_size(*picture.size, name)
+    with _errors_named(name):
+        picture.load()
+    return eight_bits(upright(picture, name), name)
+
+
+def upright(picture: Image.Image, name: str = "a picture") -> Image.Image:
+    """Turn an opened picture upright as its EXIF data ask; one that is upright stays as it is, decoded or not."""
+    if _orientation(picture) not in _TURNS:
+        return picture
+    with _errors_named(name):
+        picture.load()
+    turn = _TURNS.get(_orientation(picture))  # Pillow may have turned it by itself, as it does TIFF files
+    if turn is None:
+        return picture
+    turned = picture.transpose(turn)
+    for key in _KEPT_ORIENTATION:
+        turned.info.pop(key, None)
+    return turned
+
+
+def _orientation(picture: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none or the EXIF data are damaged."""
+    try:
+        value = picture.getexif().get(_ORIENTATION, 1)
+    except _PICTURE_TROUBLE:
+        return 1
+    return value if isinstance(value, int) else 1
+
+
+def eight_bits(picture: Image.Image, name: str = "a picture") -> Image.Image:
+    """Bring a gray picture of 16 bits to 8, as FFmpeg does for videos: `min((x + 128) // 256, 255)`.
+
+    Pillow's mode `I`, of 32 bits, holds 16 of them where a value exceeds 255 or the file is a PNG.
+    """
+    if not picture.mode.startswith("I"):
+        return picture
+    values = np.asarray(picture).astype(np.int32)
+    if picture.mode == "I" and values.max(initial=0) <= 255 and picture.format != "PNG":
+        return picture
+    if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+        raise VideoDecodeError(f"{name} must have pixels between 0 and 65535, got {values.min()} to {values.max()}")
+    return Image.fromarray(np.minimum((values + 128) >> 8, 255).astype(np.uint8))
+
+
+@contextmanager
+def _errors_named(name: str) -> Iterator[None]:
+    """Turn what Pillow raises for a file into a `VideoDecodeError`; it belongs around calls of Pillow alone."""
+    try:
+        yield
+    except _PICTURE_TROUBLE as error:
+        raise VideoDecodeError(f"{name} cannot be read as a picture: {str(error) or type(error).__name__}") from error
