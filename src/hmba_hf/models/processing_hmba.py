@@ -4,11 +4,17 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .loading_checkpoints import check_file_names, load_tokenizer, read_settings  # first: it checks transformers
+from .loading_checkpoints import (  # first: it refuses a transformers that is too old
+    check_file_names,
+    file_options,
+    load_tokenizer,
+    load_vision_config,
+    read_settings,
+    split_options,
+)
 
 # isort: split
 import numpy as np
-from transformers import AutoConfig
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import is_valid_video_frame
@@ -40,10 +46,8 @@ _PIXEL_SETTINGS = (
 _PIXEL_OPTIONS = ("image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor")
 
 
-def _load_frame_geometry(vision: str) -> tuple[dict[str, int], int | list[int]]:
+def _frame_geometry(config: Any) -> tuple[dict[str, int], int | list[int]]:
     """Return the size of the frames that a vision tower reads, without what no patch covers, and its `patch_size`."""
-    config = AutoConfig.from_pretrained(vision)
-    config = getattr(config, "vision_config", config)
     sides = []
     for name in ("image_size", "patch_size"):
         side = getattr(config, name, None)
@@ -55,10 +59,10 @@ def _load_frame_geometry(vision: str) -> tuple[dict[str, int], int | list[int]]:
     return size, patch[0] if patch[0] == patch[1] else patch
 
 
-def _load_pixel_options(vision: str) -> dict[str, Any]:
+def _load_pixel_options(vision: str, **options: Any) -> dict[str, Any]:
     """Return how the checkpoint of a vision tower normalises pictures, whichever kind of processor it has."""
     for file, part in _PIXEL_SETTINGS:
-        held = read_settings(vision, file)
+        held = read_settings(vision, file, **options)
         settings = held if part is None else held.get(part)
         if settings:
             return {name: settings[name] for name in _PIXEL_OPTIONS if settings.get(name) is not None}
@@ -178,6 +182,7 @@ class HMBAProcessor(ProcessorMixin):
                 which pads with its unknown or end token if it has none for padding.
             kwargs: options of the processor, such as `chat_template`, and of its video processor: `num_frames`, which
                 must match the model's, `fps`, or `size`, `image_mean` and `image_std` instead of the vision tower's.
+                Those of `from_pretrained`, such as `revision`, and `gguf_file` are as given to the model.
 
         The tokenizer pads on the left, so that the prompts of a batch are answered as each alone.
 
@@ -185,15 +190,17 @@ class HMBAProcessor(ProcessorMixin):
             ValueError: if neither has an option of that name, or if the vision tower has no `image_size`,
                 `patch_size`, or mean and standard deviation of its pixels.
         """
+        vision_options, text_options, kwargs = split_options(kwargs)
         own = {name: kwargs.pop(name) for name in _PROMPT_OPTIONS if name in kwargs}
         if unknown := sorted(kwargs.keys() - HMBAVideoProcessor.stored_options()):
             known = [*_PROMPT_OPTIONS, *sorted(HMBAVideoProcessor.stored_options())]
             raise ValueError(f"options of a joined processor must be among {known}, got {unknown}")
-        tokenizer = load_tokenizer(text, padding_side="left")
+        tokenizer = load_tokenizer(text, padding_side="left", **file_options(text_options))
         tokenizer.add_tokens([video_token], special_tokens=True)
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.unk_token or tokenizer.eos_token
-        size, patch_size = _load_frame_geometry(vision)
-        options = {"size": size, **_load_pixel_options(vision), **kwargs}
+        files = file_options(vision_options)
+        size, patch_size = _frame_geometry(load_vision_config(vision, **files)[1])
+        options = {"size": size, **_load_pixel_options(vision, **files), **kwargs}
         for name in ("image_mean", "image_std"):
             if name not in options and options.get("do_normalize", True):
                 raise ValueError(f"a vision tower whose processor has {name} must be named, or {name}, got {vision!r}")
