@@ -23,7 +23,7 @@ test: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,demo,eval,qlora,test,train,triton]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[cpu,demo,eval,gguf,qlora,test,train,triton]'
 	touch $@
 
 clean:

@@ -4,9 +4,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, ViTConfig, ViTForImageClassification
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    BitsAndBytesConfig,
+    ViTConfig,
+    ViTForImageClassification,
+)
 
+from hmba_hf import HMBAForConditionalGeneration, HMBAProcessor
 from test_modeling_hmba_joining import join, save_language_model
+from tiny_gguf import VOCABULARY, write_gguf
 from tiny_models import tiny_model
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -176,3 +186,27 @@ def test_a_vision_text_model_is_no_language_model(family, llava, tmp_path):
         save_checkpoint(tmp_path, *TAKEN[family][:2])
     with pytest.raises(ValueError, match=r"a language model of text alone is wanted, got \w+Config"):
         join(llava, tmp_path)
+
+
+@pytest.mark.parametrize("quantization", [None, "Q8_0"])
+def test_a_language_model_in_a_gguf_file_is_joined_with_plain_weights(quantization, tmp_path):
+    gguf = pytest.importorskip("gguf")
+    write_gguf(tmp_path / "text.gguf", quantization and gguf.GGMLQuantizationType[quantization])
+    save_checkpoint(tmp_path / "vision", "clip_vision_model", VISION)
+    sources, file = (tmp_path / "vision", tmp_path), {"gguf_file": "text.gguf"}
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path, **file)
+    model = HMBAForConditionalGeneration.from_vision_text_pretrained(*sources, **file, adapter="none")
+    processor = HMBAProcessor.from_vision_text_pretrained(*sources, **file, do_normalize=False)
+    assert processor.video_token_id == model.config.video_token_id == len(processor.tokenizer) - 1
+    assert processor.apply_chat_template([{"role": "user", "content": "a c"}]) == "<user>a c"
+    model.save_pretrained(tmp_path / "joined")
+    processor.save_pretrained(tmp_path / "joined")
+    assert "quantization_config" not in (tmp_path / "joined" / "config.json").read_text()
+    loaded = HMBAForConditionalGeneration.from_pretrained(tmp_path / "joined")
+    input_ids = torch.tensor([[1, 3, 9, 30]])
+    for made in (model, loaded):
+        assert_close(made(input_ids).logits[..., : len(VOCABULARY)], plain(input_ids).logits, atol=0, rtol=0)
+    assert HMBAProcessor.from_pretrained(tmp_path / "joined").tokenizer.get_vocab() == processor.tokenizer.get_vocab()
+    packed = {"text_quantization_config": BitsAndBytesConfig(load_in_4bit=True)}
+    with pytest.raises(ValueError, match="weights of a GGUF file are joined unpacked, got a quantization_config"):
+        HMBAForConditionalGeneration.from_vision_text_pretrained(*sources, **file, **packed)

@@ -224,6 +224,16 @@ def test_a_vision_tower_without_a_frame_size_is_refused_as_by_the_model(tmp_path
         HMBAProcessor.from_vision_text_pretrained(str(tmp_path / "vision"), text)
 
 
+def test_the_files_of_either_part_are_loaded_as_the_model_loads_them(tmp_path):
+    (tmp_path / "vision" / "tower").mkdir(parents=True)
+    vision, text = save_sources(tmp_path)
+    CLIPVisionConfig(image_size=84, patch_size=14).save_pretrained(tmp_path / "vision" / "tower")
+    CLIPImageProcessorPil(image_mean=[0.1] * 3).save_pretrained(tmp_path / "vision" / "tower")
+    made = HMBAProcessor.from_vision_text_pretrained(vision, text, vision_subfolder="tower", text_revision="main")
+    assert made.video_processor.size == {"height": 84, "width": 84}
+    assert list(made.video_processor.image_mean) == [0.1] * 3
+
+
 def test_a_joined_processor_pads_on_the_left_also_when_it_is_loaded_again(tmp_path):
     sources = save_sources(tmp_path)
     HMBAProcessor.from_vision_text_pretrained(*sources, do_normalize=False).save_pretrained(tmp_path / "joined")

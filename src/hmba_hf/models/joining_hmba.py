@@ -23,6 +23,11 @@ from .loading_checkpoints import (
     vision_half,
 )
 
+try:
+    from transformers import GgufConfig
+except ImportError:  # an older transformers unpacks the weights of each GGUF file
+    GgufConfig = None  # type: ignore[assignment,misc]
+
 # Values of a configuration that the two parts decide.
 _OF_PARTS = {"vision_config", "text_config", "video_token_id", "lm_head_bias"}
 
@@ -85,6 +90,7 @@ def join_pretrained(
         values: further values of the configuration.
     """
     vision_options, text_options, values = split_options(values)
+    text_options = _unpack_gguf(text_options)
     if unknown := set(values) - (set(HMBAConfig.__annotations__) - _OF_PARTS):
         raise ValueError(f"values of HMBAConfig are wanted, got {sorted(unknown)}")
     whole_vision_config, vision_config = load_vision_config(vision, **file_options(vision_options))
@@ -114,6 +120,18 @@ def join_pretrained(
     _check_joined(model.eval(), causal)
     refuse_lacking(vision, _read_by_features(model, lacking))
     return model
+
+
+def _unpack_gguf(options: dict[str, Any]) -> dict[str, Any]:
+    """Ask for plain weights of a GGUF file: packed ones can neither learn nor be saved."""
+    if "gguf_file" not in options or GgufConfig is None:
+        return options
+    if "quantization_config" in options:
+        raise ValueError(
+            "the weights of a GGUF file are joined unpacked, got a quantization_config: save the joined model, and "
+            "load it with one"
+        )
+    return {**options, "quantization_config": GgufConfig(dequantize=True)}
 
 
 def _load_vision_tower(vision: str, config: Any, dtype: torch.dtype, options: dict[str, Any]) -> tuple[Any, set[str]]:
