@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "parsing": {"parsing"},
     "prompting": set(),
     "processing": {"video_processing", "loading", "parsing", "prompting"},
-    "pipeline": {"processing"},
+    "pipeline": {"processing", "loading"},
     "repositories": set(),
     "weight_files": set(),
     "data": {"data", "video_decoding", "decoding", "repositories"},

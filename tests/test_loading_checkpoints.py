@@ -163,7 +163,7 @@ def test_a_header_of_ten_gigabytes_is_refused_without_taking_them(folder):
 OLD = """
 import importlib.metadata, runpy, sys
 version = importlib.metadata.version
-importlib.metadata.version = lambda name: "5.22.1" if name == "transformers" else version(name)
+importlib.metadata.version = lambda name: "5.18.0" if name == "transformers" else version(name)
 sys.path.insert(0, sys.argv[1])
 try:
     {do}
@@ -188,5 +188,5 @@ def test_a_transformers_that_is_too_old_is_named_in_a_sentence(folder, tmp_path,
     environment = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "transformers>=5.23 is required" in done.stdout and "found transformers==5.22.1" in done.stdout
-    assert "pip install -U 'transformers>=5.23'" in done.stdout
+    assert "transformers>=5.19 is required" in done.stdout and "found transformers==5.18.0" in done.stdout
+    assert "pip install -U 'transformers>=5.19'" in done.stdout

@@ -1,16 +1,23 @@
 """Every way of `generate` that transformers offers, with videos, against the plain loop or the prompt alone."""
 
+import copy
+
 import pytest
 import torch
 from torch.testing import assert_close
 from transformers import CompileConfig, LlamaForCausalLM
 
+from hmba_hf.models import loading_transformers
+from hmba_hf.models.loading_transformers import PREFILL_CHUNKS_KEEP_VIDEOS
 from tiny_models import NUM_PATCHES, VIDEO_TOKEN_ID, open_gate, tiny_inputs, tiny_model
 
 PAD = 102
 NEW = 6
 SAMPLES = {"num_return_sequences": 2, "do_sample": True, "top_k": 1}
 CACHES = [{}, {"use_cache": False}, {"cache_implementation": "static"}]
+
+KEEPS_VIDEOS = pytest.mark.skipif(not PREFILL_CHUNKS_KEEP_VIDEOS, reason="transformers 5.23 is the first to keep them")
+IN_CHUNKS = pytest.param({"prefill_chunk_size": 3}, marks=KEEPS_VIDEOS)
 
 
 def talkative_model(**kwargs):
@@ -192,10 +199,21 @@ def test_features_computed_before_give_the_same_answer(model, how):
     assert torch.equal(answers(model, {**inputs, "mm_encoder_outputs": {"video": video}}, **how), wanted)
 
 
+@KEEPS_VIDEOS
 @pytest.mark.parametrize("chunk", [1, 3, 4, 64])
 def test_a_prompt_read_in_chunks_gives_the_same_answer(model, chunk):
     inputs = tiny_inputs(batch=2, videos=2)
     assert torch.equal(answers(model, inputs, prefill_chunk_size=chunk), answers(model, inputs))
+
+
+@pytest.mark.parametrize("by_config", [False, True])
+def test_chunks_that_would_lose_their_videos_are_refused(model, monkeypatch, by_config):
+    monkeypatch.setattr(loading_transformers, "PREFILL_CHUNKS_KEEP_VIDEOS", False)
+    config = copy.deepcopy(model.generation_config)
+    config.prefill_chunk_size = 4
+    how = {"generation_config": config} if by_config else {"prefill_chunk_size": 4}
+    with pytest.raises(ValueError, match="prefill_chunk_size must be absent with transformers older than 5.23, got 4"):
+        answers(model, tiny_inputs(), **how)
 
 
 def test_another_model_may_assist(model):
@@ -256,7 +274,9 @@ def test_what_the_model_saw_and_where_can_be_returned(model):
     assert found.attentions[0][0].shape == (1, 4, 11, 11)
 
 
-@pytest.mark.parametrize("how", [*CACHES, {"num_beams": 2}, {"prefill_chunk_size": 3}], ids=str)
+@pytest.mark.parametrize(
+    "how", [*CACHES, {"num_beams": 2}, pytest.param({"prefill_chunk_size": 3}, marks=KEEPS_VIDEOS)], ids=str
+)
 def test_a_prompt_without_its_video_is_not_answered_as_if_it_had_one(model, how):
     inputs = tiny_inputs()
     pixels = inputs.pop("pixel_values_videos")

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from transformers.image_transforms import convert_to_rgb
 
 from .decoding_containers import LIMITS, SourceLimits, VideoDecodeError, opened
 
@@ -99,9 +98,10 @@ def _open_picture(file: Any, name: str) -> Image.Image:
 def upright_rgb(picture: Image.Image, limits: SourceLimits = LIMITS, name: str = "a picture") -> Image.Image:
     """Decode an opened picture and turn it upright, as `decode_picture` does, in RGB, transparency over white."""
     picture = decode_picture(picture, limits, name)
-    if picture.mode == "RGB" and "transparency" not in picture.info:
-        return picture
-    return Image.fromarray(np.asarray(convert_to_rgb(picture, return_numpy=True)))
+    if "A" in picture.getbands() or picture.info.get("transparency") is not None:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def decode_picture(picture: Image.Image, limits: SourceLimits = LIMITS, name: str = "a picture") -> Image.Image:

@@ -12,7 +12,7 @@ from transformers.utils import is_protobuf_available, is_sentencepiece_available
 from transformers.utils.hub import cached_file
 from transformers.utils.versions import require_version
 
-require_version("transformers>=5.23", "Run `pip install -U 'transformers>=5.23'`")
+require_version("transformers>=5.19", "Run `pip install -U 'transformers>=5.19'`")
 
 # Private names that transformers itself has written into configs; any other would set what no config should.
 _KNOWN_PRIVATE = {"_attn_implementation_autoset", "_commit_hash", "_name_or_path"}

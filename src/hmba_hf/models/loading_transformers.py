@@ -4,12 +4,13 @@
 """
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig
+from transformers import AutoConfig, Pipeline, __version__
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -47,6 +48,7 @@ except ImportError:  # until 5.21 is the oldest
         return hidden_states.take_along_dim(logits_to_keep[..., None], dim=1)
 
 
+PREFILL_CHUNKS_KEEP_VIDEOS = tuple(int(part) for part in __version__.split(".")[:2]) >= (5, 23)
 CACHE_NAMES = ("cache", "past_key_values")
 # The name that the installed transformers takes in `generate` and gives in outputs.
 CACHE_NAME = "cache" if "cache" in {field.name for field in fields(BaseModelOutputWithPast)} else "past_key_values"
@@ -105,6 +107,32 @@ def check_language_model(language_model: Any) -> str:
             f"does not take {missing}"
         )
     return cache_names[0]
+
+
+def generation_options(pipeline: Any, given: dict[str, Any], **settings: Any) -> dict[str, Any]:
+    """Return what a pipeline hands to `generate`: what the caller has given, its own settings and its defaults."""
+    if hasattr(Pipeline, "_prepare_generate_kwargs"):
+        return pipeline._prepare_generate_kwargs(given, **settings)
+    return {"generation_config": pipeline.generation_config, **given, **settings}  # until 5.20 is the oldest
+
+
+def check_prefill(given: Mapping[str, Any], own: Any) -> None:
+    """Refuse to read a prompt in chunks where transformers would leave out its videos.
+
+    Args:
+        given: to `generate`.
+        own: generation config of the model.
+
+    Raises:
+        ValueError: if chunks are asked for, and transformers is older than 5.23.
+    """
+    config = given.get("generation_config") or own
+    chunk = given.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
+    if chunk is not None and not PREFILL_CHUNKS_KEEP_VIDEOS:
+        raise ValueError(
+            f"prefill_chunk_size must be absent with transformers older than 5.23, got {chunk}: it would read the "
+            "prompt without its videos"
+        )
 
 
 def make_sub_configs(config: Any) -> None:

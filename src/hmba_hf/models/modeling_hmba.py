@@ -27,6 +27,7 @@ from .loading_transformers import (
     CACHE_NAME,
     CACHE_NAMES,
     check_language_model,
+    check_prefill,
     one_cache,
     rename_cache,
     slice_logits_to_keep,
@@ -391,6 +392,7 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
 
     def generate(self, *args: Any, frame_features: Tensor | None = None, **kwargs: Any) -> Any:
         """Generate as every model of transformers does; `frame_features` may stand for the videos as in `forward`."""
+        check_prefill(kwargs, self.generation_config)
         if frame_features is not None:
             mask = kwargs.pop("frame_mask", None)
             with torch.no_grad():

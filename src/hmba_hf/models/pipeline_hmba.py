@@ -11,6 +11,8 @@ from transformers import GenerationConfig, Pipeline
 from transformers.utils.chat_template_utils import Chat, is_valid_message
 from transformers.video_utils import is_valid_video_frame
 
+from .loading_transformers import generation_options
+
 
 def _is_one_video(videos: Any) -> bool:
     if isinstance(videos, (list, tuple)):
@@ -168,7 +170,7 @@ class VideoTextToTextPipeline(Pipeline):
         batch = model_inputs["inputs"] if isinstance(model_inputs["inputs"], list) else [model_inputs["inputs"]]
         frame_size = torch.cat([inputs.pop("frame_size") for inputs in batch])
         inputs = self._collate(batch) if len(batch) > 1 else batch[0]
-        generate_kwargs = self._prepare_generate_kwargs(generate_kwargs or {}, return_dict_in_generate=False)
+        generate_kwargs = generation_options(self, generate_kwargs or {}, return_dict_in_generate=False)
         if "stop_strings" in generate_kwargs:
             generate_kwargs.setdefault("tokenizer", self.processor.tokenizer)
         sequences = self.model.generate(**inputs, **generate_kwargs)

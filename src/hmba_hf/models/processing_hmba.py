@@ -84,6 +84,24 @@ def _load_block(block: dict) -> Any:
     return [_load_frame(frame) for frame in source] if isinstance(source, (list, tuple)) else source
 
 
+def _with_videos_alone(conversation: Any) -> Any:
+    """Return a chat, or several, with each picture as a video: transformers before 5.23 would lose their order."""
+    if isinstance(conversation, (list, tuple)):
+        return [_with_videos_alone(item) for item in conversation]
+    content = conversation.get("content")
+    if not isinstance(content, (list, tuple)):
+        return conversation
+    blocks = []
+    for block in content:
+        if block["type"] == "image_url":
+            address = block["image_url"]
+            block = {"type": "image", "url": address["url"] if isinstance(address, dict) else address}
+        if block["type"] in ("video", "image"):
+            block = {"type": "video", "video": _load_block(block)}
+        blocks.append(block)
+    return {**conversation, "content": blocks}
+
+
 class HMBAVideosKwargs(VideosKwargs, total=False):
     """Options of a call about videos: those of transformers, and `time_format` instead of the processor's."""
 
@@ -94,6 +112,7 @@ class HMBAProcessorKwargs(ProcessingKwargs, total=False):
     """Options of a call, those about videos with `time_format`."""
 
     videos_kwargs: HMBAVideosKwargs  # type: ignore[misc]
+    _defaults = {}  # type: ignore[misc]  # transformers before 5.23 reads them
 
 
 class HMBAProcessor(ProcessorMixin):
@@ -234,6 +253,9 @@ class HMBAProcessor(ProcessorMixin):
         Raises:
             ValueError: if answers are to be marked so, and the template does not write them behind the prompt.
         """
+        reads_blocks = hasattr(ProcessorMixin, "_multimodal_inputs_from_conversations")
+        if kwargs.get("tokenize") and not reads_blocks:  # until 5.23 is the oldest
+            conversation = _with_videos_alone(conversation)
         if isinstance(self.chat_template, dict):
             own = "tool_use" if tools is not None and "tool_use" in self.chat_template else "default"
             chat_template = self.chat_template.get(chat_template or own, chat_template)
@@ -351,7 +373,7 @@ class HMBAProcessor(ProcessorMixin):
         """Count the video tokens for videos of `(frames, height, width)` each, by what a blank frame of it becomes."""
         if video_sizes is None:
             return MultiModalData()
-        options = self._merge_kwargs(**kwargs)["videos_kwargs"]
+        options = self._merge_kwargs(self.valid_processor_kwargs, **kwargs)["videos_kwargs"]
         options.pop("time_format", None)  # it adds no video tokens
         counts = []
         for _, height, width in video_sizes:

@@ -12,7 +12,6 @@ from huggingface_hub.dataclasses import validate_typed_dict
 from PIL import Image
 from transformers.image_processing_backends import PilBackend
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_transforms import convert_to_rgb
 from transformers.image_utils import (
     OPENAI_CLIP_MEAN,
     OPENAI_CLIP_STD,
@@ -27,6 +26,7 @@ from transformers.utils import is_torch_tensor
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata
 
+from .decoding_pictures import over_white
 from .decoding_stills import decode_picture, read_picture, upright_rgb
 from .video_decoding_hmba import (
     TIME_TOLERANCE,
@@ -282,10 +282,7 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
             frames = np.stack(arrays)
         frames = _checked_pixels(_to_channels_first(frames, layout), options["do_rescale"])
         if options["do_convert_rgb"] and frames.shape[1] != 3:
-            layout = ChannelDimension.FIRST
-            frames = np.stack(
-                [np.asarray(convert_to_rgb(frame, return_numpy=True, input_data_format=layout)) for frame in frames]
-            )
+            frames = np.stack([_add_colours(frame) for frame in frames])
         return frames
 
     def _preprocess_frame(self, frame: np.ndarray, **options: Any) -> np.ndarray:
@@ -340,6 +337,15 @@ def _frame_to_array(frame: Any, do_convert_rgb: bool | None) -> np.ndarray:
         frame = upright_rgb(frame) if do_convert_rgb else decode_picture(frame)
     array = _to_array(frame)
     return array[..., None] if array.ndim == 2 else array
+
+
+def _add_colours(frame: np.ndarray) -> np.ndarray:
+    """Turn grey or RGBA, `(1, h, w)` or `(4, h, w)`, into RGB, `(3, h, w)`, transparency over white."""
+    if len(frame) == 1:
+        return np.repeat(frame, 3, axis=0)
+    if frame.dtype == np.uint8:
+        return np.moveaxis(over_white(np.moveaxis(frame, 0, -1)), -1, 0)
+    return frame[3:] * frame[:3] + (1 - frame[3:])
 
 
 def _to_channels_first(frames: np.ndarray, layout: Any) -> np.ndarray:
