@@ -1,11 +1,11 @@
-"""Run commands of the examples in children of this process that are killed at random moments, and once undisturbed.
+"""Run commands of the examples in children of this process that are stopped at random moments, and once undisturbed.
 
     python tests/killed_runs.py KILLS SEED FOLDER SCRIPT [OPTIONS...]
 
-Everything is imported once, before the children are forked. A child is killed at a moment drawn from the time that
-an undisturbed run takes, and the next one goes on in its folder. One that ends before its moment is followed by
-another from the beginning; after the last kill the command runs to its end. Leaves `FOLDER/undisturbed` and
-`FOLDER/killed-0` and so on, and prints the moments at which a child was killed at work.
+Everything is imported once, before the children are forked. A child and its workers get SIGKILL or, by turns, SIGTERM
+at a moment drawn from the time that an undisturbed run takes, and the next one goes on in its folder. One that ends
+before its moment is followed by another from the beginning; after the last signal the command runs to its end. Leaves
+`FOLDER/undisturbed` and `FOLDER/killed-0` and so on, and prints the moments at which a child was stopped at work.
 """
 
 import os
@@ -30,6 +30,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 def fork(script: str, options: list[str], folder: Path) -> int:
     """Start a script in a child whose words go to a file."""
     child = os.fork()
+    os.setpgid(child, child)  # in both, because either may come first
     if child:
         return child
     status = 1
@@ -51,6 +52,22 @@ def finish(child: int, folder: Path) -> None:
         sys.exit(folder.with_suffix(".log").read_text())
 
 
+def stop(child: int, number: int, folder: Path) -> bool:
+    """Send a signal to a child and its workers; tell whether it has been at work."""
+    log = folder.with_suffix(".log")
+    known = log.stat().st_size if log.exists() else 0
+    os.killpg(child, number)
+    status = os.waitpid(child, 0)[1]
+    if os.WIFSIGNALED(status):
+        return True
+    with open(log, "rb") as file:
+        file.seek(known)
+        said = file.read().decode()
+    if status:
+        sys.exit(said)
+    return "stopped by SIGTERM" in said
+
+
 def main(kills: int, seed: int, folder: Path, script: str, *options: str) -> None:
     """Run once undisturbed, then again under kills."""
     start = time.monotonic()
@@ -59,10 +76,11 @@ def main(kills: int, seed: int, folder: Path, script: str, *options: str) -> Non
         finish(fork(script, list(options), folder / name), folder / name)
     duration, moments, met, runs = time.monotonic() - start, random.Random(seed), [], 0
     while len(met) < kills:
-        child, moment = fork(script, list(options), folder / f"killed-{runs}"), moments.uniform(0, duration)
+        place = folder / f"killed-{runs}"
+        child = fork(script, list(options), place)
+        moment = moments.uniform(0, duration)
         time.sleep(moment)
-        os.kill(child, signal.SIGKILL)
-        if os.WIFSIGNALED(os.waitpid(child, 0)[1]):
+        if stop(child, (signal.SIGKILL, signal.SIGTERM)[len(met) % 2], place):
             met.append(round(moment / duration, 2))
         else:
             runs += 1

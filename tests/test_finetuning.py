@@ -45,13 +45,27 @@ def assert_same_result(folder, wanted):
     assert (
         history(folder)["loss"] == history(wanted)["loss"] and history(folder)["metrics"] == history(wanted)["metrics"]
     )
+    assert_same_weights(folder, wanted)
+
+
+def assert_same_weights(folder, wanted):
     found, expected = weights(folder), weights(wanted)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
+def summed_losses(folder):
+    """The sum of the losses of all steps up to each one that is logged."""
+    total, last, sums = 0.0, 0, {}
+    for step, mean in history(folder)["loss"]:
+        total += mean * (step - last)
+        last = step
+        sums[step] = total
+    return sums
+
+
 def run_under_kills(folder, script, *words):
-    """Let a command be killed ten times; return the folder of the undisturbed run and those of the others."""
+    """Let SIGKILL or SIGTERM come ten times to a command; return the folders of undisturbed and disturbed runs."""
     folder.mkdir()
     command = [sys.executable, KILLER, 10, 0, folder, script, *words]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True)
@@ -65,12 +79,16 @@ def test_training_that_is_killed_ten_times_ends_as_if_it_had_not_been(stored_mod
     words += [*FAST, "--logging_steps", 2, "--max_train_samples", 14, "--per_device_train_batch_size", 2]
     words += ["--max_steps", 12, "--save_steps", 3, "--gradient_accumulation_steps", 2, "--dataloader_num_workers", 1]
     words += ["--eval_strategy", "steps", "--eval_steps", 3, "--max_eval_samples", 2, "--max_new_tokens", 2]
-    words += ["--load_best_model_at_end", "True", "--metric_for_best_model", "loss"]
+    words += ["--load_best_model_at_end", "True", "--metric_for_best_model", "loss", "--enable_jit_checkpoint", "True"]
     undisturbed, killed = run_under_kills(tmp_path / "runs", "finetune.py", *words)
     assert [step for step, _ in history(undisturbed)["loss"]] == [1, 2, 3, 4, 6, 8, 9, 10, 12]
     assert [step for step, _ in history(undisturbed)["metrics"]["loss"]] == [3, 6, 9, 12]
+    wanted = summed_losses(undisturbed)
     for folder in killed:
-        assert_same_result(folder, undisturbed)
+        found = summed_losses(folder)  # at more steps: a run that SIGTERM stops logs its last one
+        assert [found[step] for step in wanted] == pytest.approx(list(wanted.values()), rel=1e-6)
+        assert history(folder)["metrics"] == history(undisturbed)["metrics"]
+        assert_same_weights(folder, undisturbed)
 
 
 def test_caching_that_is_killed_ten_times_ends_as_if_it_had_not_been(base, tmp_path):
