@@ -1,17 +1,25 @@
 import copy
 import inspect
+import os
+import signal
+import sys
 from dataclasses import replace
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from peft import LoraConfig, get_peft_model
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import HPSearchBackend
 
 from hmba_hf.data.bad_samples import BadSamples
 from hmba_hf.data.collator import SampleCollator
-from hmba_hf.data.encoded_samples import EncodedSamples
+from hmba_hf.data.encoded_samples import EncodedSamples, EncodedStream
 from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
 from hmba_hf.training import PARTS, AdapterTrainer, part_of, set_trainable
+from hmba_hf.training.checkpoints import read_recipe
 from tiny_bases import SHORT_TEMPLATE
 from tiny_models import open_gate, tiny_model
 from tiny_processors import tiny_processor
@@ -28,7 +36,7 @@ def learning_model():
 
 def trainer_for(model, folder, adapter_learning_rate=None, gate_learning_rate=None, **kwargs):
     """A trainer of few steps; `kwargs` are its own and those of its arguments."""
-    named = inspect.signature(Trainer.__init__).parameters
+    named = {*inspect.signature(Trainer).parameters, *inspect.signature(AdapterTrainer).parameters}
     own = {name: kwargs.pop(name) for name in list(kwargs) if name in named}
     args = {
         "output_dir": str(folder),
@@ -299,3 +307,138 @@ def test_quantised_weights_stay_as_they_are_and_do_not_learn():
     assert torch.equal(projector.weight, codes) and projector.weight.dtype == torch.int8
     with pytest.raises(ValueError, match=r"got torch.int8 in model.multi_modal_projector.weight"):
         set_trainable(model, ["projector"])
+
+
+def test_a_search_keeps_each_trials_checkpoints_and_recipe_in_its_own_folder(tmp_path, monkeypatch):
+    class Search:
+        """Two trials, as the backends of transformers run them."""
+
+        def ensure_available(self):
+            pass
+
+        def run(self, trainer, n_trials, direction, **kwargs):
+            for number in range(n_trials):
+                wandb.run = SimpleNamespace(id=number)
+                trainer.train(trial={"learning_rate": 0.001 * (number + 1), "max_steps": 2})
+                assert trainer.state.best_model_checkpoint == str(tmp_path / f"run-{number}" / "checkpoint-2")
+            return "best"
+
+    wandb = ModuleType("wandb")
+    wandb.__spec__ = ModuleSpec("wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.setattr("transformers.integrations.hp_params", dict)
+    monkeypatch.setitem(transformers.trainer.ALL_HYPERPARAMETER_SEARCH_BACKENDS, HPSearchBackend.WANDB, Search)
+    saves = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}
+    evaluations = {"eval_strategy": "steps", "eval_steps": 1, "load_best_model_at_end": True}
+    trainer = trainer_for(
+        None,
+        tmp_path,
+        model_init=learning_model,
+        eval_dataset=MicroWorld(WORLD, "validation", 2),
+        recipe={"learning_rate": 0.5, "motion": "symmetric"},
+        **saves,
+        **evaluations,
+    )
+    assert trainer.hyperparameter_search(lambda trial: {}, n_trials=2, backend="wandb") == "best"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run-0", "run-1"]
+    for number in range(2):
+        run = tmp_path / f"run-{number}"
+        assert [path.name for path in run.iterdir()] == ["checkpoint-2"]
+        rate = 0.001 * (number + 1)
+        assert read_recipe(run / "checkpoint-2") == {"learning_rate": rate, "motion": "symmetric"}
+
+
+class Signal(TrainerCallback):
+    """SIGTERM at the beginning of each step."""
+
+    def on_step_begin(self, *args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_search_that_sigterm_comes_to_ends_with_the_trial(tmp_path, monkeypatch):
+    raised = []
+    monkeypatch.setattr("transformers.integrations.hp_params", dict)
+    monkeypatch.setattr("hmba_hf.training.trainer.signal.raise_signal", raised.append)
+    trainer = trainer_for(learning_model(), tmp_path, enable_jit_checkpoint=True)
+    trainer.add_callback(Signal())
+    trainer.train(trial={"learning_rate": 0.1})
+    assert trainer.state.global_step == 1 and raised == [signal.SIGTERM]
+
+
+def test_answers_are_scored_under_the_name_of_the_evaluation_and_only_if_they_are_wanted(tmp_path):
+    processor = tiny_processor(chat_template=SHORT_TEMPLATE)
+    own = {"processing_class": processor, "score_answers": lambda *args: {"iou": 0.5}, "max_new_tokens": 1}
+    clips = EncodedSamples(MicroWorld(WORLD, "validation", 2), SampleCollator(processor), BadSamples("stop"))
+    trainer = trainer_for(learning_model(), tmp_path, **own)
+    loop = trainer.evaluation_loop(trainer.get_eval_dataloader(clips), "Night", None, None, "night")
+    assert {"night_loss", "night_iou"} <= loop.metrics.keys()
+    assert {"test_loss", "test_iou"} <= trainer.predict(clips).metrics.keys()
+    quick = trainer_for(learning_model(), tmp_path, prediction_loss_only=True, **own)
+    assert quick.evaluate(clips).keys() >= {"eval_loss"} and "eval_iou" not in quick.evaluate(clips)
+
+
+def test_a_whole_checkpoint_that_a_run_begins_at_is_not_written_again(tmp_path, monkeypatch):
+    options = {"max_steps": -1, "num_train_epochs": 1, "save_strategy": "epoch"}
+    trainer_for(learning_model(), tmp_path, **options).train()
+    resumed = trainer_for(learning_model(), tmp_path, **options)
+    monkeypatch.setattr("transformers.Trainer._save_checkpoint", lambda *args: pytest.fail("it is whole"))
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 3
+
+
+def test_true_resumes_at_the_last_whole_checkpoint(tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 1}
+    with pytest.raises(ValueError, match="a whole checkpoint is wanted to go on from, got none in"):
+        trainer_for(learning_model(), tmp_path, **options).train(resume_from_checkpoint=True)
+    trainer_for(learning_model(), tmp_path, **options).train()
+    (tmp_path / "checkpoint-4" / "optimizer.pt").unlink()
+    resumed = trainer_for(learning_model(), tmp_path, **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed._initial_global_step == 3 and resumed.state.global_step == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"length_column_name": "tokens"}, "length_column_name names a column of a table, got 'tokens' for samples"),
+        ({"train_sampling_strategy": "group_by_length"}, "order of its own, got .*'group_by_length'"),
+        ({"train_sampling_strategy": "sequential"}, "order of its own, got train_sampling_strategy='sequential'"),
+        ({"accelerator_config": {"split_batches": True}}, r"share of .* its own, got .* \['split_batches'\]"),
+        ({"accelerator_config": {"dispatch_batches": True}}, r"share of .* its own, got .* \['dispatch_batches'\]"),
+    ],
+)
+def test_options_of_drawing_that_a_stream_leaves_without_effect_are_refused(tmp_path, options, message):
+    stream = EncodedStream(None, None, BadSamples("stop"))
+    with pytest.raises(ValueError, match=message):
+        trainer_for(tiny_model(), tmp_path, train_dataset=stream, **{"max_steps": 1, **options})
+
+
+def test_a_stream_is_loaded_as_the_options_of_loaders_say(tmp_path):
+    options = {"num_workers": 2, "persistent_workers": True, "prefetch_factor": 3, "drop_last": True}
+    options |= {"multiprocessing_context": "spawn", "in_order": False}
+    named = {f"dataloader_{name}": value for name, value in options.items()}
+    trainer = trainer_for(tiny_model(), tmp_path, train_dataset=EncodedStream(None, None, BadSamples("stop")), **named)
+    loader = trainer.get_train_dataloader()
+    assert loader.multiprocessing_context.get_start_method() == options.pop("multiprocessing_context")
+    assert {name: getattr(loader, name) for name in options} == options
+
+
+@pytest.mark.parametrize("optim", ["lomo", "adalomo", "galore_adamw_layerwise"])
+def test_an_optimizer_of_one_rate_is_refused_where_parts_have_their_own(tmp_path, monkeypatch, optim):
+    model = tiny_model()
+    one = torch.optim.SGD(model.parameters(), lr=0.1)
+    monkeypatch.setattr("transformers.Trainer.create_optimizer", lambda *args: one)
+    assert trainer_for(model, tmp_path, optim=optim).create_optimizer() is one
+    with pytest.raises(ValueError, match=f"learning rates of parts need an optimizer .*, got --optim {optim}"):
+        trainer_for(model, tmp_path, adapter_learning_rate=0.1, optim=optim).create_optimizer()
+
+
+def test_a_card_is_told_by_transformers_names_or_the_name_is_refused(tmp_path):
+    trainer = trainer_for(tiny_model(), tmp_path)
+    trainer.create_model_card(license="mit", tags="night", finetuned_from="org/base", dataset_tags=["org/drama"])
+    card = (tmp_path / "README.md").read_text()
+    for line in ("license: mit", "- night", "base_model:\n- org/base", "datasets:\n- org/drama"):
+        assert line in card, line
+    for door in (trainer.create_model_card, trainer.push_to_hub):
+        with pytest.raises(ValueError, match=r"details of a card must be of .*, got \['language', 'model_name'\]"):
+            door(language="de", model_name="mine")

@@ -1,7 +1,7 @@
 """The card of a checkpoint, composed from the model, how it was trained, and runs that are stored."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,26 @@ class CardDetails:
         return [
             name if _is_hub_id(split_revision(name)[0]) or name == _MICRO_WORLD else Path(name).name for name in names
         ]
+
+
+# What transformers calls these details.
+_OTHER_NAMES = {"finetuned_from": "base_model", "dataset_tags": "datasets"}
+
+
+def card_details(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Translate arguments of transformers' `create_model_card` into those of `CardDetails`.
+
+    Raises:
+        ValueError: for one that a card of this package does not take, as it names its language, model and task itself.
+    """
+    known = {detail.name for detail in fields(CardDetails)}
+    named = {_OTHER_NAMES.get(name, name): value for name, value in given.items() if value is not None}
+    if unknown := sorted(named.keys() - known):
+        raise ValueError(f"details of a card must be of {sorted(known | _OTHER_NAMES.keys())}, got {unknown}")
+    for name in ("base_model", "datasets", "tags"):
+        if name in named:
+            named[name] = _listed(named[name])
+    return named
 
 
 @dataclass(frozen=True)

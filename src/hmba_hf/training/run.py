@@ -117,6 +117,8 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Fi
         raise ValueError(f"one weight for each of {data_args.dataset_name} is wanted, got {data_args.dataset_weights}")
     if args.save_only_model:
         raise ValueError("--save_only_model leaves nothing that a run could go on from: leave it out")
+    if args.resume_from_checkpoint in (True, "True", "true"):
+        raise ValueError("resume_from_checkpoint must be a folder, got True: the same command goes on by itself")
     if args.push_to_hub:
         check_push(args)
 

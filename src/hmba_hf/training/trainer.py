@@ -21,17 +21,19 @@ from torch.utils.data import DataLoader, Subset
 from transformers import Trainer
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SaveStrategy, TrainOutput
+from transformers.training_args import OptimizerNames
 from transformers.utils.hub import PushInProgress
 
 from ..data.atomic_files import explained_write_errors, write_json
-from ..data.encoded_samples import EncodedStream
+from ..data.encoded_samples import EncodedSamples, EncodedStream
 from ..data.samples import Sample
 from ..evaluation import stream_answers
 from ..hub import CardDetails
+from ..hub.cards import card_details
 from ..hub.checkpoints import TRAINING_FILE, checkpoint_files, commit_checkpoint, upload_checkpoint, write_card
 from ..repositories import claim_repository
 from .callbacks import ExactResume, SignalledStop, spared_by_signals
-from .checkpoints import break_seal, last_whole_checkpoint, rotate_checkpoints, seal_checkpoint
+from .checkpoints import break_seal, last_whole_checkpoint, read_recipe, rotate_checkpoints, seal_checkpoint
 from .parts import part_of, shape_of
 
 _ADAPTED = ("adapter", "projector")
@@ -39,6 +41,7 @@ _ADAPTED = ("adapter", "projector")
 _OF_LOADERS = """
 num_workers pin_memory persistent_workers prefetch_factor drop_last multiprocessing_context in_order
 """.split()
+_OF_ONE_RATE = ("lomo", "adalomo")
 _PUSHING = "_pushing-"  # copies of checkpoints on their way to the Hub
 ScoreAnswers = Callable[[Sequence[str], Sequence[Sample]], Mapping[str, float]]
 
@@ -62,6 +65,9 @@ class AdapterTrainer(Trainer):
         max_new_tokens: most tokens of an answer.
         card: what the card of a push tells; the recipe when absent.
         args, kwargs: of `Trainer`.
+
+    Raises:
+        ValueError: for an option of `args` that says how samples are drawn where they cannot be drawn so.
     """
 
     def __init__(
@@ -77,6 +83,7 @@ class AdapterTrainer(Trainer):
     ):
         self.push_in_progress: Any = None
         super().__init__(*args, **kwargs)
+        _check_sampling(self.args, self.train_dataset)
         self.adapter_learning_rate = adapter_learning_rate
         self.gate_learning_rate = gate_learning_rate
         self.recipe = dict(recipe or {})
@@ -87,6 +94,7 @@ class AdapterTrainer(Trainer):
         if self.label_smoother is not None:  # Trainer shifts the labels of the language models that it knows, alone
             self.label_smoother = partial(self.label_smoother, shift_labels=True)  # type: ignore[assignment]
         self._trial_at_work: Any = None
+        self._begun_at: Path | None = None
         self._stop = SignalledStop(lambda: self.accelerator)
         if self.args.enable_jit_checkpoint:
             self._stop_by_own_callback()
@@ -118,14 +126,18 @@ class AdapterTrainer(Trainer):
         Raises:
             ValueError: if a whole checkpoint is wanted, and the folder of the run has none.
         """
-        self._trial_at_work = trial
         if resume_from_checkpoint is True:
             run = Path(self._get_output_dir(trial))
             if (last := last_whole_checkpoint(run)) is None:
                 raise ValueError(f"a whole checkpoint is wanted to go on from, got none in {run}")
             resume_from_checkpoint = str(last)
-        with self._stop.listening() if self.args.enable_jit_checkpoint else nullcontext():
-            output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        self._trial_at_work = trial
+        self._begun_at = Path(resume_from_checkpoint).resolve() if resume_from_checkpoint else None
+        try:
+            with self._stop.listening() if self.args.enable_jit_checkpoint else nullcontext():
+                output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        finally:
+            self._trial_at_work = None
         if trial is not None and self.has_stopped:
             signal.raise_signal(signal.SIGTERM)
         return output
@@ -140,10 +152,14 @@ class AdapterTrainer(Trainer):
         """Create the optimizer and split its groups by learning rate.
 
         Raises:
-            ValueError: if a learning rate is given for what is not there or does not learn.
+            ValueError: if a learning rate is given for what is not there or does not learn, or to an optimizer that
+                has one for all.
         """
         optimizer = super().create_optimizer(model)
         rates = self._own_rates(self.model if model is None else model)
+        name = OptimizerNames(self.args.optim).value
+        if rates and (name in _OF_ONE_RATE or name.endswith("layerwise")):
+            raise ValueError(f"learning rates of parts need an optimizer that has several, got --optim {name}")
         groups = []
         for group in optimizer.param_groups:
             by_rate: dict[float, list[torch.nn.Parameter]] = {}
@@ -199,14 +215,20 @@ class AdapterTrainer(Trainer):
             return [], None
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
-    def evaluation_loop(self, dataloader: DataLoader, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """Evaluate as `Trainer` does, and score answers, if they are wanted."""
-        output = super().evaluation_loop(dataloader, *args, **kwargs)
-        if self.score_answers is not None:
+    def evaluation_loop(
+        self,
+        dataloader: DataLoader,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
+        """Evaluate as `Trainer` does, and score answers, if they are wanted and `args.prediction_loss_only` is not."""
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        if self.score_answers is not None and not self.args.prediction_loss_only:
             dataset: Any = dataloader.dataset
             scores = self.score_answers(*self.answer(getattr(dataset, "samples", dataset)))
-            prefix = kwargs.get("metric_key_prefix", "eval")
-            named = {f"{prefix}_{name}": value for name, value in scores.items()}
+            named = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
             output = output._replace(metrics={**(output.metrics or {}), **named})
         return output
 
@@ -231,6 +253,8 @@ class AdapterTrainer(Trainer):
         """Save as `Trainer` does, but delete nothing before the new checkpoint is whole."""
         run = Path(self._get_output_dir(trial))
         folder = run / f"checkpoint-{self.state.global_step}"
+        if folder.resolve() == self._begun_at and read_recipe(folder) is not None:
+            return  # not one step has been made since: to write it again would only put it at risk
         before = break_seal(folder) if self.args.should_save else {}
         self.accelerator.wait_for_everyone()
         limit, self.args.save_total_limit = self.args.save_total_limit, None
@@ -293,10 +317,11 @@ class AdapterTrainer(Trainer):
         """Write the card into the folder of the run.
 
         Args:
-            details: of `CardDetails`, over those of the trainer.
+            details: of `CardDetails`, over those of the trainer, or by transformers' names as in `card_details`.
         """
         if self.is_world_process_zero():
-            write_card(self._run, self.model, (), replace(self.card, **details), self.hub_model_id)
+            card = replace(self.card, **card_details(details))
+            write_card(self._run, self.model, (), card, self.hub_model_id)
 
     def push_to_hub(  # type: ignore[override]
         self,
@@ -312,11 +337,12 @@ class AdapterTrainer(Trainer):
         Args:
             commit_message, blocking, revision, private: as in `Trainer`.
             token: none; see `init_hf_repo`.
-            details: of `CardDetails`, over those of the trainer.
+            details: as in `create_model_card`.
 
         Returns:
             The commit, or its `Future` if not `blocking`; `None` in all processes but one.
         """
+        card = replace(self.card, **card_details(details))
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if self.hub_model_id is None or token is not None:
             self.init_hf_repo(token, private)
@@ -324,7 +350,7 @@ class AdapterTrainer(Trainer):
         if not self.is_world_process_zero():
             return None
         self._finish_current_push()
-        arguments = (self._run, self.model, self.hub_model_id, (), replace(self.card, **details))
+        arguments = (self._run, self.model, self.hub_model_id, (), card)
         options = {"message": commit_message, "revision": revision or self.args.hub_revision}
         if blocking:
             return upload_checkpoint(*arguments, **options)  # type: ignore[arg-type]
@@ -379,6 +405,21 @@ class AdapterTrainer(Trainer):
         safe = last_whole_checkpoint(run)
         kept = f"{safe} is whole: make room and start the same command again" if safe else "No checkpoint is there yet"
         return explained_write_errors(folder, kept)
+
+
+def _check_sampling(args: Any, dataset: Any) -> None:
+    """Refuse options that a stream or encoded samples would leave without an effect."""
+    if isinstance(dataset, EncodedSamples | EncodedStream) and args.length_column_name != "length":
+        raise ValueError(f"length_column_name names a column of a table, got {args.length_column_name!r} for samples")
+    if not isinstance(dataset, EncodedStream):
+        return
+    if args.train_sampling_strategy != "random":
+        strategy = str(args.train_sampling_strategy)
+        raise ValueError(f"a stream is read in an order of its own, got train_sampling_strategy={strategy!r}")
+    accelerator = args.accelerator_config
+    shared = [name for name in ("split_batches", "dispatch_batches") if getattr(accelerator, name)]
+    if shared:
+        raise ValueError(f"each process reads a share of a stream of its own, got accelerator_config with {shared}")
 
 
 def check_push(args: Any, token: str | None = None) -> None:
