@@ -2,6 +2,7 @@
 
     python examples/stream_video.py --model org/hmba-drama --source dashcam.mp4 --every 2 --output_dir runs/stream
     python examples/stream_video.py --model org/hmba-drama --source frames/ --source_fps 10     # pictures, by name
+    python examples/stream_video.py --model org/hmba-drama --source fcamera.hevc --source_fps 20
     python examples/stream_video.py --model org/hmba-drama --source /dev/video0 --source_format v4l2
 
 Answers are printed and written to `answers.jsonl` as they come; `annotated.mp4` shows the drive with the boxes of the
@@ -34,6 +35,8 @@ from hmba_hf.models.decoding_stills import PICTURE_SUFFIXES, list_pictures, read
 from hmba_hf.visualization import draw_boxes
 
 QUESTION = "Which object is at the highest risk for the ego car?"
+FOLDER_FPS = 10.0
+TICKS = 60_000  # of a second, in the annotated file
 
 
 class Moment(NamedTuple):
@@ -58,9 +61,9 @@ def read_folder(folder: Path, fps: float) -> Iterator[Moment]:
 def read_source(args: argparse.Namespace) -> Iterator[Moment]:
     """Yield what a folder, a file or a camera shows, as it comes."""
     if Path(args.source).is_dir():
-        yield from read_folder(Path(args.source), args.source_fps)
+        yield from read_folder(Path(args.source), FOLDER_FPS if args.source_fps is None else args.source_fps)
     else:
-        for seconds, frame in iter_frames(args.source, args.source_format):
+        for seconds, frame in iter_frames(args.source, args.source_format, source_fps=args.source_fps):
             yield Moment(seconds, frame if isinstance(frame, Exception) else Image.fromarray(frame))
 
 
@@ -98,21 +101,36 @@ class Stages:
 
 
 class AnnotatedVideo:
-    """A video file that can be played up to wherever writing it ends."""
+    """A video file that can be played up to wherever writing it ends.
+
+    Where the clock of the source goes back, its own goes on.
+    """
 
     def __init__(self, path: Path):
         self.container = av.open(str(path), "w", options={"movflags": "frag_keyframe+empty_moov"})
         self.stream: Any = None
+        self.ticks: int | None = None  # of the last picture
+        self.seconds = 0.0  # of the last picture on the clock of the source
+        self.ahead = 0.0  # seconds by which its own clock is ahead of that of the source
 
     def write(self, picture: Image.Image, seconds: float) -> None:
         """Add a picture at its time; all have the size of the first, made even."""
         if self.stream is None:
             self.stream = self.container.add_stream("libx264" if "libx264" in av.codecs_available else "mpeg4", 30)
             self.stream.width, self.stream.height = (max(2, side // 2 * 2) for side in picture.size)
-            self.stream.pix_fmt, self.stream.codec_context.time_base = "yuv420p", Fraction(1, 1000)
+            self.stream.pix_fmt = "yuv420p"
+            self.stream.codec_context.time_base = Fraction(1, TICKS)
         frame = av.VideoFrame.from_image(picture.resize((self.stream.width, self.stream.height)))
-        frame.pts, frame.time_base = round(1000 * seconds), Fraction(1, 1000)
+        frame.time_base = Fraction(1, TICKS)
+        frame.pts = self.ticks = self._ticks_of(seconds)
         self.container.mux(self.stream.encode(frame))
+
+    def _ticks_of(self, seconds: float) -> int:
+        if seconds < self.seconds:
+            self.ahead += self.seconds - seconds + 1 / 30
+        self.seconds = seconds
+        ticks = round(TICKS * (seconds + self.ahead))
+        return ticks if self.ticks is None else max(ticks, self.ticks + 1)
 
     def close(self) -> None:
         """Write what the encoder still holds."""
@@ -132,7 +150,7 @@ def show(moment: Moment, answer: dict[str, Any] | None) -> Image.Image:
 
 
 def push(stream: VideoStream, moment: Moment) -> bool:
-    """Show a frame to the stream, which starts anew after a jump in time."""
+    """Show a frame to the stream, which starts anew after a jump in time or where the clock goes back."""
     try:
         return stream.push(moment.frame, moment.seconds)
     except TimeJump as jump:
@@ -191,6 +209,8 @@ def watch(
                         if moment is None:
                             continue
                         taken = push(stream, moment)
+                if last is not None and moment.seconds < last.seconds:  # what was due was due on the clock before
+                    due = moment.seconds
                 last = moment
                 if taken and moment.seconds >= due:
                     with stages.measure("answer"):
@@ -213,7 +233,9 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="folder or Hub id")
     parser.add_argument("--source", required=True, help="video file or URL, folder of pictures, or camera")
     parser.add_argument("--source_format", help="FFmpeg's name of a camera's format, such as v4l2 or avfoundation")
-    parser.add_argument("--source_fps", type=float, default=10.0, help="of a folder of pictures")
+    parser.add_argument(
+        "--source_fps", type=float, help="of a folder of pictures (10 when absent), or of a video without timestamps"
+    )
     parser.add_argument("--mode", default="window", choices=["window", "recurrent"])
     parser.add_argument("--question", default=QUESTION)
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two questions")

@@ -34,7 +34,7 @@ OPTIONS = ("num_beams", "num_return_sequences", "use_cache", *OTHER_CACHES)
 
 
 class TimeJump(ValueError):
-    """A frame that comes longer after the last one than a whole clip lasts."""
+    """A frame that comes before the last one, or longer after it than a whole clip lasts."""
 
 
 class VideoStream:
@@ -116,9 +116,9 @@ class VideoStream:
             Whether the frame was taken; the others pass without cost.
 
         Raises:
-            TimeJump: if the frame comes longer after the last one than a whole clip lasts; call `reset` and push it
-                again.
-            ValueError: if the frame is older than the last one, is no picture, or is of another size or dtype than
+            TimeJump: if the clock has gone back, or the frame comes longer after the last one than a whole clip lasts;
+                call `reset` and push it again.
+            ValueError: if the frame has the time of the last one, is no picture, or is of another size or dtype than
                 the first. The stream is then as it was before the call.
         """
         if isinstance(frame, Image.Image):
@@ -145,7 +145,10 @@ class VideoStream:
         if math.isnan(self._start):
             return 0
         if timestamp <= self._last:
-            raise ValueError(f"timestamp must be later than the last frame's, {self._last} s, got {timestamp} s")
+            what = f"timestamp must be later than the last frame's, {self._last} s, got {timestamp} s"
+            if timestamp == self._last:
+                raise ValueError(what)
+            raise TimeJump(f"{what}; `reset` starts anew from it")
         longest = self.num_frames / self.fps
         if timestamp - self._last > longest + TIME_TOLERANCE:
             raise TimeJump(

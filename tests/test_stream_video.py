@@ -1,0 +1,72 @@
+"""The example `stream_video.py` on drives whose clocks go back, stand nearly still or are not stated."""
+
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from hmba_hf import iter_frames
+from numbered_videos import numbered_video
+
+SCRIPT = Path(__file__).parents[1] / "examples" / "stream_video.py"
+
+
+@pytest.fixture
+def stream(stored_model, tmp_path, monkeypatch, capsys):
+    """Run the example on a source; return what it printed, the times of its answers, and those of its pictures."""
+
+    def run(source, *words):
+        out = tmp_path / "out"
+        options = ["--model", stored_model, "--source", source, "--max_new_tokens", 1, "--output_dir", out, *words]
+        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, options)])
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+        printed = capsys.readouterr()
+        answers = [json.loads(line)["timestamp"] for line in (out / "answers.jsonl").read_text().splitlines()]
+        return printed.out + printed.err, answers, [time for time, _ in iter_frames(out / "annotated.mp4")]
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "answers"),
+    [
+        ("joined.ts", 200, [0.0, 2.0, 0.0, 2.0]),
+        ("step_back_small.mkv", 300, [0.0, 2.0, 4.0, 5.939, 7.939, 9.939]),
+    ],
+)
+def test_a_stream_starts_anew_where_the_clock_goes_back_and_keeps_every_frame(
+    shared_data, stream, name, count, answers
+):
+    printed, asked, written = stream(shared_data / "reports" / name)
+    assert f"{count} frames, 0 broken" in printed and printed.count("starting anew: timestamp must be later") == 1
+    assert asked == pytest.approx(answers)
+    assert len(written) == count and written == sorted(set(written))
+    assert written[-1] == pytest.approx(count / 25, abs=0.1), "the annotated file's own clock goes on"
+
+
+def test_a_stated_rate_is_that_of_a_video_without_timestamps(shared_data, stream):
+    _, asked, written = stream(shared_data / "reports" / "fcamera.hevc", "--source_fps", 20, "--every", 4)
+    assert asked == pytest.approx([0.0, 4.0, 8.0])
+    assert len(written) == 200 and written[-1] == pytest.approx(9.95, abs=1e-3)
+
+
+def test_what_is_missing_of_a_file_is_a_broken_frame(stream, tmp_path):
+    data = numbered_video(50, container="webm", codec="libvpx")
+    (tmp_path / "cut.webm").write_bytes(data[: len(data) // 2])
+    printed, _, written = stream(tmp_path / "cut.webm")
+    assert "1 broken" in printed and "its frames end at" in printed and "of 5.000 s" in printed
+    assert 10 < len(written) < 40
+
+
+def test_pictures_a_tenth_of_a_millisecond_apart_are_annotated(tmp_path):
+    video = runpy.run_path(str(SCRIPT))["AnnotatedVideo"](tmp_path / "a.mp4")
+    times = [0.0, 0.1, 0.1001, 0.1002, 0.1002, 0.2, 0.15, 0.3]
+    for seconds in times:
+        video.write(Image.new("RGB", (32, 32)), seconds)
+    video.close()
+    written = [time for time, _ in iter_frames(tmp_path / "a.mp4")]
+    assert len(written) == len(times) and written == sorted(set(written))
+    assert written[:6] == pytest.approx(times[:6], abs=1e-4)
