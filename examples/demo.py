@@ -32,13 +32,14 @@ def main() -> None:
     """Fine-tune, evaluate, answer, report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--video", default=None, help="a video of yours to ask about as well")
+    parser.add_argument("--source_fps", type=float, default=None, help="of a video without timestamps, as raw H.264")
     parser.add_argument("--steps", type=int, default=300, help="of fine-tuning, for the adapter and for the baseline")
     parser.add_argument("--clips", type=int, default=200, help="held-out clips to evaluate on")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"))
     args = parser.parse_args()
     if args.video is not None:
         try:
-            decode_frames(args.video)
+            decode_frames(args.video, source_fps=args.source_fps)
         except (OSError, ValueError) as error:
             parser.error(f"--video: {error}")
     args.output_dir.mkdir(parents=True, exist_ok=True)
@@ -52,7 +53,8 @@ def main() -> None:
     pictures = describe_held_out_clips(model, args.output_dir)
     if args.video is not None:
         try:
-            picture = describe(model, args.video, args.output_dir / "your_video.png")
+            rate = {} if args.source_fps is None else {"source_fps": args.source_fps}
+            picture = describe(model, args.video, args.output_dir / "your_video.png", **rate)
             pictures[f"Your video: {Path(args.video).name}"] = picture
         except subprocess.CalledProcessError as error:
             print(f"{args.video} is left out of the report: {error}")
@@ -74,9 +76,9 @@ def describe_held_out_clips(model: Path, folder: Path, number: int = 3) -> dict[
     return pictures
 
 
-def describe(model: Path, video: str, picture: Path) -> Path:
+def describe(model: Path, video: str, picture: Path, **rate: float) -> Path:
     """Ask about the end of a video; return the picture of the answer."""
-    run("describe_video.py", model=model, video=video, question=RISK_QUESTION, output=picture)
+    run("describe_video.py", model=model, video=video, question=RISK_QUESTION, output=picture, **rate)
     return picture
 
 

@@ -26,6 +26,7 @@ def main() -> None:
     parser.add_argument("--video", required=True, help="any video file that PyAV reads, or a URL")
     parser.add_argument("--question", default=QUESTION)
     parser.add_argument("--timestamp", type=float, default=None, help="seconds into the video; its end if absent")
+    parser.add_argument("--source_fps", type=float, default=None, help="of a video without timestamps, as raw H.264")
     parser.add_argument("--output", type=Path, default=Path("answer.png"), help="picture with the answer's boxes")
     parser.add_argument("--max_new_tokens", type=int, default=128)
     parser.add_argument("--dtype", default="auto", help="of the weights, such as bfloat16")
@@ -35,7 +36,10 @@ def main() -> None:
 
     pipe = pipeline("video-text-to-text", model=args.model, dtype=args.dtype, device_map=args.device_map)
     sampling = pipe.processor.video_processor
-    frames, metadata = decode_frames(args.video, args.timestamp, sampling.num_frames, sampling.fps)
+    sampling.set_source_fps(args.source_fps)
+    frames, metadata = decode_frames(
+        args.video, args.timestamp, sampling.num_frames, sampling.fps, source_fps=sampling.source_fps
+    )
     generation = {"max_new_tokens": args.max_new_tokens}
     (answer,) = pipe(videos=frames, text=args.question, generate_kwargs=generation)
     text = re.sub(r"\[[\d.,;]+\]", "", answer["generated_text"])  # the boxes are drawn instead

@@ -50,6 +50,9 @@ class PredictionArguments:
     )
     split: list[str] = field(default_factory=lambda: ["test"], metadata={"help": "one or more, such as: test"})
     max_samples: int | None = field(default=None, metadata={"help": "only this many from the start of each split"})
+    source_fps: float | None = field(
+        default=None, metadata={"help": "frames per second of videos without timestamps, such as raw H.264"}
+    )
     motion: str = field(default="symmetric", metadata={"help": "of the micro-world", "choices": MOTIONS})
     world_seed: int = field(default=0, metadata={"help": "of the micro-world"})
     batch_size: int = field(default=32, metadata={"help": "clips that are answered at once"})
@@ -68,7 +71,7 @@ class PredictionArguments:
         """The options that decide what the answers are; how a broken clip is met may change on the way."""
         names = ["model", "dataset_name", "split", "max_samples", "batch_size", "max_new_tokens", "dtype"]
         names += ["motion", "world_seed"] if self.dataset_name in (MICRO_WORLD, TWO_TASKS) else []
-        names += ["model_revision"] if self.model_revision is not None else []
+        names += [name for name in ("model_revision", "source_fps") if getattr(self, name) is not None]
         return {name: getattr(self, name) for name in names}
 
 
@@ -197,6 +200,7 @@ def predict(arguments: PredictionArguments) -> Path:
     device_map = arguments.device_map or str(state.device)
     model = load_model(arguments.model, dtype=arguments.dtype, device_map=device_map, **_revision(arguments))
     processor = AutoProcessor.from_pretrained(arguments.model, revision=arguments.model_revision)
+    processor.video_processor.set_source_fps(arguments.source_fps)
     samples = _load_splits(arguments, processor.video_processor.size["height"], model.config.num_frames)
     folder = PredictionFolder(arguments.output_dir)
     recipe = {**arguments.recipe(), "weights": fingerprint(model), **settings(model, processor)}

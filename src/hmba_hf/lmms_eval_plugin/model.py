@@ -24,6 +24,7 @@ class HMBA(lmms):
     Args:
         pretrained: folder or Hub id.
         batch_size: requests that are answered at once.
+        source_fps: frames per second of videos without timestamps, such as raw H.264.
         device, device_map, dtype: where and in what precision it runs; the process's own device when absent.
     """
 
@@ -36,6 +37,7 @@ class HMBA(lmms):
         device: str | None = None,
         device_map: str | None = None,
         dtype: str = "auto",
+        source_fps: float | None = None,
     ):
         super().__init__()
         self.accelerator = Accelerator()
@@ -44,6 +46,7 @@ class HMBA(lmms):
         place = device_map or (str(self.accelerator.device) if is_shared or device is None else device)
         self.model = AutoModelForImageTextToText.from_pretrained(pretrained, dtype=dtype, device_map=place).eval()
         self.processor = AutoProcessor.from_pretrained(pretrained)
+        self.processor.video_processor.set_source_fps(None if source_fps is None else float(source_fps))
         self.batch_size = int(batch_size)
 
     @property

@@ -17,6 +17,8 @@ PAUSE = 0.002
 DECODING_TIMES_ALONE = {"avi", "asf", "asf_o"}
 # Headers of these give a duration. FFmpeg estimates that of others from what is there, which is no promise.
 DECLARED_DURATION = {"matroska,webm", "flv", "ivf", "mxf"}
+# FFmpeg makes up these from the last packets or the size of the file, and the header of the last one is longer.
+ESTIMATED_DURATION = {"mpeg", "mpegts", "asf"}
 # The index of these is read from the file. That of others, FFmpeg makes as it reads.
 INDEXED = {"avi", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"}
 # Steps by which a header may promise more than came: the last pictures' durations are often unknown.
@@ -136,7 +138,7 @@ class VideoPackets:
         if is_indexed and last is not None and last < self._index[len(self._index) - 1].timestamp:
             indexed = (self._index[len(self._index) - 1].timestamp + 1) * self.stream.time_base - origin
             return Shortfall(max(self.header_duration(origin) or 0.0, float(indexed)), came)
-        promised = self._promised_duration(origin)
+        promised = self.promised_duration(origin) if format_name in {*DECLARED_DURATION, "avi"} else None
         step = 1 / Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
         if promised is None or promised <= came + float(LAST_STEPS * step):
             return None
@@ -152,8 +154,20 @@ class VideoPackets:
         start = float(origin) if self.container.format.name in DECLARED_DURATION else 0.0
         return self.container.duration / av.time_base - start
 
-    def _promised_duration(self, origin: Fraction) -> float | None:
-        """Seconds that the header gives, `None` where it gives none and FFmpeg only estimates."""
+    def promised_duration(self, origin: Fraction) -> float | None:
+        """Seconds that the header gives, `None` where it gives none or the index contradicts it."""
         if self.container.format.name == "avi":
             return float(self.stream.frames * self.stream.time_base)
-        return self.header_duration(origin) if self.container.format.name in DECLARED_DURATION else None
+        if self.container.format.name in ESTIMATED_DURATION:
+            return None
+        duration = self.header_duration(origin)
+        is_indexed = self.container.format.name in INDEXED and len(self._index) > 0
+        if duration is None or not is_indexed:
+            return duration
+        last = self._index[len(self._index) - 1].timestamp * self.stream.time_base - origin
+        return duration if duration > last else None
+
+    @property
+    def states_average_rate(self) -> bool:
+        """Whether `average_rate` comes from the durations of all frames, and not from those of the first ones."""
+        return self.container.format.name == "mov,mp4,m4a,3gp,3g2,mj2"

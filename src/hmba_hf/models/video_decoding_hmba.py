@@ -34,9 +34,12 @@ WAITING_DECODERS = ("h264",)
 class ClipMetadata(VideoMetadata):
     """Facts about a clip: `height` and `width` of the upright original frame, and the time of each of its frames.
 
-    `frames_indices` are `frame_times * fps`, rounded: exact for a constant rate, nominal for a varying one.
+    `frames_indices` are `frame_times * fps`, rounded. What is not known is `None`: the rate and the indices where the
+    rate varies or is assumed, the number of frames and the duration where the end of a file was not seen and its
+    header does not tell.
     """
 
+    total_num_frames: int | None  # type: ignore[assignment]
     frame_times: list[float] | None = None
 
     @property
@@ -224,7 +227,10 @@ class _VideoReader:
         self.name = name
         self.damage: Exception | None = None
         self.concealed_from: Fraction | float = math.inf
-        self.end: float | None = None
+        self.end: float | None = None  # of the last frame, once it has been decoded
+        self.count: int | None = None  # of all frames, once they have been decoded
+        self.seen_until = Fraction(0)  # the latest time of any frame that has been decoded
+        self.is_steady = True  # whether frames that follow each other have been `1 / rate` apart
         self._is_after_seek = False
         self.video = OpenVideo(source, name, None, limits, source_fps)
         try:
@@ -290,11 +296,23 @@ class _VideoReader:
             except av.FFmpegError:
                 return
             video.start_reading()
+        count = 0
+        before: Moment | None = None
         for moment in video.timeline(self.origin).place(self._decoded(), self.origin if start is None else None):
-            time = moment.time - self.origin
+            moment = moment._replace(time=moment.time - self.origin)
             if moment.frame.is_corrupt or video.is_mended:
-                self.concealed_from = min(self.concealed_from, time)
-            yield moment._replace(time=time)
+                self.concealed_from = min(self.concealed_from, moment.time)
+            self.is_steady = self.is_steady and (before is None or self._is_next(before, moment))
+            self.seen_until = max(self.seen_until, moment.time)
+            before = moment
+            count += 1
+            yield moment
+        if start is None and video.packets.has_ended:
+            self.count = count
+
+    def _is_next(self, before: Moment, moment: Moment) -> bool:
+        step = moment.time - before.time
+        return moment.recording == before.recording and abs(step - 1 / self.video.rate) <= self.video.stream.time_base
 
     def starts_before(self, time: float) -> Iterator[float | None]:
         """Yield ever earlier times from which to try to read, at last `None`: the start of the file."""
@@ -443,19 +461,40 @@ class _VideoReader:
     def metadata(self, frames: np.ndarray, times: list[float]) -> ClipMetadata:
         """Describe the clip `frames`, `(t, h, w, 3)`, shown at `times`."""
         rate = self.video.rate
+        duration = self._known_duration()
         indices = [round(time * rate) for time in times]
-        duration = self.header_duration() if self.end is None else self.end
-        length = 0 if duration is None else round(duration * rate)
         return ClipMetadata(
-            total_num_frames=max(length, indices[-1] + 1),
-            fps=float(rate),
+            total_num_frames=self._known_count(duration),
+            fps=float(rate) if self._knows_rate else None,
             width=frames.shape[2],
             height=frames.shape[1],
             duration=duration,
             video_backend="pyav",
-            frames_indices=indices,
+            frames_indices=indices if self.video.is_counted or self.is_steady else None,
             frame_times=times,
         )
+
+    @property
+    def _knows_rate(self) -> bool:
+        if self.video.is_counted:
+            return self.video.is_rate_known
+        return self.is_steady or self.video.packets.states_average_rate
+
+    def _known_duration(self) -> float | None:
+        """Seconds of the whole file as they were decoded, or as a header tells that nothing contradicts."""
+        if self.video.is_counted:
+            is_known = self.video.is_rate_known and self.count is not None
+            return float(self.count / self.video.rate) if is_known and self.count else None
+        if self.end is not None:
+            return self.end
+        promised = self.video.packets.promised_duration(self.origin)
+        return None if promised is None or promised <= self.seen_until else promised
+
+    def _known_count(self, duration: float | None) -> int | None:
+        """Frames of the whole file as they were decoded, or as they follow from a rate and a duration."""
+        if self.count is not None:
+            return self.count
+        return round(duration * self.video.rate) if duration is not None and self._knows_rate else None
 
 
 class _Choice:

@@ -33,6 +33,7 @@ from .video_decoding_hmba import (
     ClipMetadata,
     causal_timestamps,
     check_sampling,
+    check_source_fps,
     decode_frames,
     latest_frames,
 )
@@ -42,13 +43,15 @@ _KEYS_OF_FILES = {"auto_map", "processor_class", "video_processor_type"}
 
 
 class HMBAVideoProcessorKwargs(VideosKwargs, total=False):
-    """Options of a call: those of transformers' video processors, `timestamp` and `do_expand_to_square`.
+    """Options of a call: those of transformers' video processors, `timestamp`, `source_fps`, `do_expand_to_square`.
 
     `timestamp` is the time in seconds of the current frame, one number for all videos or one (or `None`) for each;
-    `None` means the last frame.
+    `None` means the last frame. `source_fps` is the rate of videos without timestamps, such as raw H.264, instead of
+    the one that their headers declare.
     """
 
     timestamp: float | int | list[float | int | None] | tuple[float | int | None, ...] | None
+    source_fps: float | int | None
     do_expand_to_square: bool | None
 
 
@@ -145,6 +148,7 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
     do_expand_to_square = True
     num_frames = 5
     fps = 2.0
+    source_fps: float | None = None
     valid_kwargs: Any = HMBAVideoProcessorKwargs
     # Makes this file and its siblings travel with a saved processor.
     _auto_class = "AutoVideoProcessor"
@@ -154,6 +158,7 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
             raise ValueError(f"options must be among {sorted(self.stored_options())}, got {unknown}")
         super().__init__(**kwargs)
         check_sampling(None, self.num_frames, self.fps)
+        check_source_fps(self.source_fps)
 
     @classmethod
     def stored_options(cls) -> set[str]:
@@ -165,6 +170,11 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         """Build it from what a file holds, without what other processors keep there."""
         known = {name: value for name, value in video_processor_dict.items() if name in cls.stored_options()}
         return super().from_dict(known, **kwargs)
+
+    def set_source_fps(self, source_fps: float | None) -> None:
+        """Take a rate for videos without timestamps from now on; `None` leaves it as it is."""
+        check_source_fps(source_fps)
+        self.source_fps = self.source_fps if source_fps is None else source_fps
 
     def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
         """Decode, sample and preprocess one video or any nesting of them.
@@ -218,7 +228,8 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         check_sampling(timestamp, None, None)
         if _is_file(clip):
             wanted = None if options["do_sample_frames"] is False else num_frames or self.num_frames
-            frames, metadata = decode_frames(clip, timestamp, wanted, fps or self.fps)
+            source_fps = options["source_fps"]
+            frames, metadata = decode_frames(clip, timestamp, wanted, fps or self.fps, source_fps=source_fps)
             return frames.transpose(0, 3, 1, 2), metadata
         frames = self._stack_frames(clip, options)
         metadata = _describe_frames(frames, facts)
@@ -300,8 +311,11 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         return frame
 
     def to_dict(self) -> dict[str, Any]:
-        """The options as they are saved, with the class that Auto classes load."""
-        return {**super().to_dict(), "auto_map": {self._auto_class: "video_processing_hmba.HMBAVideoProcessor"}}
+        """The options as they are saved, with the class of Auto classes, and a rate of sources only if stated."""
+        options = super().to_dict()
+        if options.get("source_fps") is None:
+            options.pop("source_fps", None)  # files of older versions, and keys of cached features, go without
+        return {**options, "auto_map": {self._auto_class: "video_processing_hmba.HMBAVideoProcessor"}}
 
 
 def _batch_clips(clips: list[np.ndarray]) -> dict[str, Any]:

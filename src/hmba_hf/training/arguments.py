@@ -120,6 +120,10 @@ class ClipArguments:
         default="stop",
         metadata={"help": "whether one that cannot be read ends the run or is left out", "choices": POLICIES},
     )
+    source_fps: float | None = field(
+        default=None,
+        metadata={"help": "frames per second of videos without timestamps, such as raw H.264; the processor keeps it"},
+    )
     motion: str = field(default="symmetric", metadata={"help": "of the micro-world", "choices": MOTIONS})
     world_seed: int = field(default=0, metadata={"help": "of the micro-world"})
     stream_frames: int = field(

@@ -58,6 +58,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
         bad.forget()
     set_seed(args.seed)  # for an adapter that starts fresh
     model, processor, commit = load_base(model_args, run, checkpoint is not None)
+    processor.video_processor.set_source_fps(data_args.source_fps)
     if data_args.feature_cache is not None and processor.time_format is not None:
         raise ValueError("cached features come without times: --feature_cache needs a processor without time_format")
     cache = None if data_args.feature_cache is None else open_cache(data_args.feature_cache, model, processor, args)
@@ -216,7 +217,9 @@ def _frames(sample: Sample, sampling: Any) -> tuple[list[Any], list[float]]:
     if sample.video is None:
         frames = list(sample.frames or ())
         return frames, [(number - len(frames) + 1) / sampling.fps for number in range(len(frames))]
-    arrays, metadata = decode_frames(sample.video, sample.timestamp, sampling.num_frames, sampling.fps)
+    arrays, metadata = decode_frames(
+        sample.video, sample.timestamp, sampling.num_frames, sampling.fps, source_fps=sampling.source_fps
+    )
     return [Image.fromarray(array) for array in arrays], metadata.timestamps
 
 

@@ -1,0 +1,128 @@
+"""What a file promises and does not keep, a passing shortage, and times that only an index tells."""
+
+from io import BytesIO
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from hmba_hf import VideoDecodeError, decode_frames, iter_frames
+from hmba_hf.models.decoding_packets import VideoPackets
+from numbered_videos import numbered_frame, numbered_video, read_numbers
+
+
+def numbers(*args, **kwargs):
+    return read_numbers(decode_frames(*args, **kwargs)[0])
+
+
+def streamed(data):
+    """Times and numbers of the frames of a stream, and its errors."""
+    pairs = [*iter_frames(data)]
+    frames = [(time, frame) for time, frame in pairs if not isinstance(frame, VideoDecodeError)]
+    errors = [str(frame) for _, frame in pairs if isinstance(frame, VideoDecodeError)]
+    return [time for time, _ in frames], read_numbers(np.stack([frame for _, frame in frames])), errors
+
+
+def packets_of(data):
+    with av.open(BytesIO(data)) as container:
+        return [(packet.pos, packet.size) for packet in container.demux(video=0) if packet.size]
+
+
+CUT = [
+    ("webm", "libvpx"),
+    ("matroska", "libx264"),
+    ("matroska", "mjpeg"),
+    ("flv", "flv"),
+    ("avi", "mpeg4"),
+    ("avi", "mjpeg"),
+    ("ivf", "libvpx"),
+]
+
+
+@pytest.mark.parametrize(("container", "codec"), CUT)
+def test_a_file_that_is_cut_short_is_named_with_what_it_promises_and_what_came(container, codec, caplog):
+    data = numbered_video(100, rate=25, gop=25, container=container, codec=codec)
+    position, size = packets_of(data)[60]
+    cut = data[: position + size // 2]
+    times, shown, errors = streamed(cut)
+    assert shown[:58] == [*range(58)] and 57 / 25 <= times[-1] <= 63 / 25
+    assert "its frames end at 2." in errors[-1] and "of 4.000 s" in errors[-1]
+    assert "is damaged: its frames end at 2." in caplog.text
+    assert numbers(cut, 1.0, 3, 25.0) == [23, 24, 25]
+    for timestamp in (None, times[-1] + 0.2, 3.5):
+        with pytest.raises(VideoDecodeError, match="is damaged: .* cannot be decoded, because decoding stopped after"):
+            decode_frames(cut, timestamp)
+
+
+def numbered_gif():
+    pictures = [Image.fromarray(numbered_frame(number)) for number in range(30)]
+    file = BytesIO()
+    pictures[0].save(file, format="GIF", save_all=True, append_images=pictures[1:], duration=100)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["mjpeg", "gif"])
+def test_half_a_picture_is_none(kind):
+    data = numbered_gif() if kind == "gif" else numbered_video(30, container="mjpeg", codec="mjpeg")
+    position, size = packets_of(data)[20]
+    cut = data[: position + 2 * size // 3]
+    _, shown, errors = streamed(cut)
+    assert shown == [*range(20)] and "the file ends within a picture" in errors[0]
+    with pytest.raises(VideoDecodeError, match="the file ends within a picture"):
+        decode_frames(cut)
+    assert streamed(data)[1:] == ([*range(30)], [])
+
+
+@pytest.mark.parametrize("codec", ["mjpeg", "mpeg4"])
+def test_a_lost_block_of_an_avi_file_does_not_move_later_pictures(codec):
+    data = bytearray(numbered_video(100, rate=25, gop=10, container="avi", codec=codec))
+    places = packets_of(bytes(data))
+    start, end = places[33][0], places[48][0]
+    data[start:end] = bytes(end - start)
+    times, shown, _ = streamed(bytes(data))
+    by_time = {round(25 * time): number for time, number in zip(times, shown, strict=True)}
+    assert [by_time[number] for number in range(50, 100)] == [*range(50, 100)]
+    assert [by_time[number] for number in range(33)] == [*range(33)]
+    assert numbers(bytes(data), None, 4) == [61, 74, 86, 99]
+
+
+def test_a_passing_shortage_is_not_the_end():
+    data = numbered_video(100, rate=25, gop=25, container="mpegts", codec="mpeg2video")
+    middle = len(data) // 2 // 188 * 188
+    holed = data[:middle] + bytes(300_000) + data[middle:]
+    assert streamed(holed)[1:] == ([*range(100)], [])
+    assert numbers(holed) == [49, 61, 74, 86, 99] and numbers(holed, 3.0, 3, 25.0) == [73, 74, 75]
+
+
+def test_a_source_that_gives_nothing_for_long_has_ended(monkeypatch):
+    class Silent:
+        streams = ()
+
+        def demux(self):
+            raise BlockingIOError(11, "try again")
+            yield
+
+    monkeypatch.setattr("hmba_hf.models.decoding_packets.PATIENCE", 0.05)
+    with pytest.raises(BlockingIOError):
+        next(iter(VideoPackets(Silent(), None)))
+
+
+def test_a_header_that_promises_too_little_is_not_believed(shared_data):
+    _, metadata = decode_frames(shared_data / "reports" / "short_header.mp4", 4.0)
+    assert metadata.duration is None, "3 s, of which the index has 10"
+    assert decode_frames(shared_data / "reports" / "short_header.mp4")[1].duration == 10.0
+
+
+def test_audio_that_is_longer_than_the_video_promises_nothing(shared_data):
+    path = shared_data / "fixtures" / "audio_longer_than_video.mp4"
+    for container in ("mp4", "matroska"):
+        with av.open(str(path)) as source, av.open(file := BytesIO(), "w", format=container) as target:
+            streams = {stream: target.add_stream_from_template(stream) for stream in source.streams}
+            for packet in source.demux():
+                if packet.dts is not None:
+                    stream = streams[packet.stream]
+                    packet.stream = stream
+                    target.mux(packet)
+        assert len([*iter_frames(file.getvalue())]) == 75
+        assert decode_frames(file.getvalue())[1].timestamps[-1] == pytest.approx(2.96)
