@@ -3,12 +3,13 @@
 import json
 from pathlib import Path
 
-from PIL import Image
-
 from .json_files import check_fields, parse_json, split_lines
 
-READ_ERRORS = (OSError, ValueError, KeyError, TypeError, SyntaxError, EOFError, Image.DecompressionBombError)
-"""What missing, damaged and misformed files and rows raise; Pillow calls a damaged PNG a `SyntaxError`."""
+READ_ERRORS = (OSError, ValueError)
+"""What missing, damaged and misformed files and rows raise: readers turn what else libraries raise into these.
+
+Anything else, such as a `TypeError` or a `KeyError`, is a mistake of the program and ends a run that skips, too.
+"""
 
 POLICIES = ("stop", "skip")
 

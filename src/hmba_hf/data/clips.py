@@ -11,6 +11,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from ..models.decoding_containers import errors_named
 from ..models.video_decoding_hmba import (
     LONGEST_ROUNDING,
     TIME_TOLERANCE,
@@ -116,7 +117,7 @@ def cut_clips(
         FileNotFoundError: there is no such file.
         VideoDecodeError: it holds no video.
     """
-    cuts = [_Cut(start, end, fps, height) for start, end in spans]
+    cuts = [_Cut(path, start, end, fps, height) for start, end in spans]
     shown: np.ndarray | VideoDecodeError | None = None
     last = 0.0
     for seconds, frame in iter_frames(path):
@@ -137,13 +138,14 @@ def cut_clips(
         for cut in cuts:
             if shown is not None:
                 cut.show(shown, max(end, last + 2 * LONGEST_ROUNDING))
-    return [cut.close(path) for cut in cuts]
+    return [cut.close() for cut in cuts]
 
 
 class _Cut:
     """One clip that is being cut: it takes the frame that is shown at each of its times."""
 
-    def __init__(self, start: float, end: float, fps: float, height: int | None):
+    def __init__(self, path: str | Path, start: float, end: float, fps: float, height: int | None):
+        self.path = path
         self.start, self.end, self.fps, self.height = start, end, fps, height
         self.count = 0
         self.file = io.BytesIO()
@@ -169,18 +171,28 @@ class _Cut:
             if isinstance(shown, VideoDecodeError):
                 self.damage = shown
                 return
-            if self.writer is None:
-                rate = Fraction(self.fps).limit_denominator(1000)
-                size = even_size(shown.shape[1], shown.shape[0], self.height)
-                self.writer = ClipWriter(self.file, size, rate, _GOOD, max(round(2 * self.fps), 1))
-            self.writer.write(av.VideoFrame.from_ndarray(np.ascontiguousarray(shown), format="rgb24"))
+            try:
+                self._write(shown)
+            except VideoDecodeError as error:
+                self.damage = error
+                return
             self.count += 1
 
-    def close(self, path: str | Path) -> bytes | VideoDecodeError:
-        if self.writer is not None:
-            self.writer.close()
+    def _write(self, shown: np.ndarray) -> None:
+        height, width, _ = shown.shape
+        rate = Fraction(self.fps).limit_denominator(1000)
+        size = even_size(width, height, self.height)
+        with errors_named(str(self.path), f"has pictures of {width} x {height} pixels, which cannot be encoded"):
+            if self.writer is None:
+                self.writer = ClipWriter(self.file, size, rate, _GOOD, max(round(2 * self.fps), 1))
+            self.writer.write(av.VideoFrame.from_ndarray(np.ascontiguousarray(shown), format="rgb24"))
+
+    def close(self) -> bytes | VideoDecodeError:
+        """End the file and return it, or what is wrong with the clip."""
         if self.damage is not None:
             return self.damage
+        if self.writer is not None:
+            self.writer.close()
         if self.count == 0:
-            return VideoDecodeError(f"{path} shows nothing from {self.start} s to {self.end} s")
+            return VideoDecodeError(f"{self.path} shows nothing from {self.start} s to {self.end} s")
         return self.file.getvalue()

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from .drama_rows import UNNAMED_OBJECT, RecordError, Scene, SceneConverter
+from .drama_rows import UNNAMED_OBJECT, RecordError, Scene, SceneConverter, read_numbers
 from .json_files import parse_json
 from .parquet_shards import Dropped
 from .preparing import (
@@ -254,12 +254,11 @@ def _scene(annotation: _Annotation, rule: _SplitRule, keep_without_risk: bool) -
 
 def _corners(geometry: Sequence[Any]) -> tuple[float, float, float, float]:
     """Read the diagonal of a box, points 0 and 2, whose numbers may be strings."""
-    try:
-        x1, y1, x2, y2 = (float(geometry[point][axis]) for point in (0, 2) for axis in (0, 1))
-    except (TypeError, ValueError, LookupError, OverflowError) as error:
-        raise RecordError("box_malformed", f"geometry is {list(geometry)!r}") from error
-    if not all(map(math.isfinite, (x1, y1, x2, y2))):
+    points = [read_numbers(point) for point in geometry]
+    corners = [number for point in points[0:3:2] for number in (point or ())[:2]]
+    if len(corners) != 4 or not all(map(math.isfinite, corners)):
         raise RecordError("box_malformed", f"geometry is {list(geometry)!r}")
+    x1, y1, x2, y2 = corners
     return x1, y1, x2, y2
 
 

@@ -57,10 +57,8 @@ class Scene:
         if markers != len(self.boxes) or len(self.labels) != len(self.boxes):
             raise RecordError("boxes_do_not_fit_the_text", f"{markers} places for {len(self.boxes)} boxes")
         for text in (self.answer, *self.labels, *self.tags):
-            try:
-                text.encode()
-            except UnicodeEncodeError as error:  # JSON may hold one half of a surrogate pair
-                raise RecordError("text_is_no_unicode", ascii(text)) from error
+            if not is_unicode(text):
+                raise RecordError("text_is_no_unicode", ascii(text))
 
 
 @dataclass(frozen=True)
@@ -133,6 +131,30 @@ def choose_question(name: str) -> str:
     Differs: the released code draws one at each access.
     """
     return QUESTIONS[zlib.crc32(name.encode()) % len(QUESTIONS)]
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written: JSON may hold one half of a surrogate pair."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
+
+
+def read_number(value: Any) -> float | None:
+    """Read a number, or a text that holds one; `None` for anything else."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return float(value)
+    except (ValueError, OverflowError):
+        return None
+
+
+def read_numbers(values: Any) -> list[float] | None:
+    """Read a list of what `read_number` reads; `None` for anything else."""
+    if not isinstance(values, (list, tuple)):
+        return None
+    numbers = [read_number(value) for value in values]
+    known = [number for number in numbers if number is not None]
+    return known if len(known) == len(values) else None
 
 
 def fit_box(corners: Sequence[float], size: tuple[int, int]) -> tuple[Box, bool]:

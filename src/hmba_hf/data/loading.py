@@ -1,16 +1,21 @@
 """Samples by name: the micro-world, or a dataset on disk or on the Hub."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
-
-from PIL import Image
 
 from ..repositories import check_revision, split_revision
 from .bad_samples import READ_ERRORS, UnreadableSample
 from .micro_world import MicroWorld, MicroWorldConfig, TwoTaskWorld
 from .parquet_shards import check_finished
-from .samples import Sample, SampleSequence, from_bddx_row, from_drama_row, import_datasets
+from .samples import (
+    Sample,
+    SampleSequence,
+    from_bddx_row,
+    from_drama_row,
+    from_drama_row_without_pictures,
+    import_datasets,
+)
 
 MICRO_WORLD = "micro-world"
 TWO_TASKS = "micro-world-two-tasks"
@@ -49,17 +54,10 @@ class RowSamples(SampleSequence):
 
         The files are `{"bytes", "path"}` each.
         """
-        row = dict(self.rows[index])
-        is_drama = _is_drama(row)
-        media = row["frames" if is_drama else "video"]
-        if media is None:  # says so
-            read_row(row, self.split)
-        if is_drama:
-            row["frames"] = [Image.new("RGB", (row["width"], row["height"]))]
-        else:
-            row["video"] = {"bytes": b"", "path": None}
-        sample = replace(read_row(row, self.split), frames=None, video=b"")
-        return sample, media if is_drama else [media]
+        row = self.rows[index]
+        if _is_drama(row):
+            return _read(from_drama_row_without_pictures, row, self.split), row["frames"]
+        return replace(_read(from_bddx_row, row, self.split), video=b""), [row["video"]]
 
 
 def undecoded(rows: Any) -> Any:
@@ -86,10 +84,14 @@ def read_row(row: Mapping[str, Any], split: str) -> Sample:
     Raises:
         UnreadableSample: if it makes no sample, or if a picture of it is missing or damaged.
     """
-    is_drama = _is_drama(row)
+    return _read(from_drama_row if _is_drama(row) else from_bddx_row, row, split)
+
+
+def _read(reader: Callable[[Mapping[str, Any], str], Sample], row: Mapping[str, Any], split: str) -> Sample:
     try:
-        return from_drama_row(row, split) if is_drama else from_bddx_row(row, split)
+        return reader(row, split)
     except READ_ERRORS as error:
+        is_drama = _is_drama(row)
         if (row["id"] if is_drama else row["video_id"]) is None:
             raise
         name = row["id"] if is_drama else f"{row['video_id']}_{row['segment']}"

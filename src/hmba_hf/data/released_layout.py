@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..models.decoding_containers import VideoDecodeError, errors_named
 from ..models.decoding_stills import read_picture
 from .clips import even_size, write_video
-from .drama_rows import UNNAMED_OBJECT, RecordError, Scene, read_frames
+from .drama_rows import UNNAMED_OBJECT, RecordError, Scene, is_unicode, read_frames, read_numbers
 from .json_files import parse_json, split_lines
 from .parquet_shards import Dropped
-from .preparing import Converted, Plan, Record, name_differently
+from .preparing import MEDIA_UNREADABLE, Converted, Plan, Record, name_differently
 from .samples import BOX_MARKER
 
 PHRASE_START, PHRASE_END = "<ph_st>", "<ph_ed>"
@@ -77,12 +78,8 @@ def _read_sentence(sentence: Any, boxes: Any, places: Any) -> Scene:
     if not sentence.strip():
         raise RecordError("no_caption", "the sentence is empty")
     *pieces, rest = sentence.split(PHRASE_END)
-    try:
-        numbered = dict(enumerate(boxes))
-        chosen = [[tuple(float(value) for value in numbered[index]) for index in place] for place in places]
-    except (TypeError, ValueError, LookupError, OverflowError) as error:
-        raise RecordError("boxes_do_not_fit_the_text", f"boxes {boxes!r} at {places!r}") from error
-    if len(chosen) != len(pieces) or any(len(box) != 4 for place in chosen for box in place):
+    chosen = _choose_boxes(boxes, places)
+    if chosen is None or len(chosen) != len(pieces):
         raise RecordError("boxes_do_not_fit_the_text", f"boxes {boxes!r} at {places!r} for {sentence!r}")
     answer, labels = "", []
     for piece, place in zip(pieces, chosen, strict=True):
@@ -92,6 +89,23 @@ def _read_sentence(sentence: Any, boxes: Any, places: Any) -> Scene:
     answer += rest.replace(PHRASE_START, "")
     flat = tuple((x1, y1, x2, y2) for place in chosen for x1, y1, x2, y2 in place)
     return Scene(answer, flat, tuple(labels))
+
+
+def _choose_boxes(boxes: Any, places: Any) -> list[list[list[float]]] | None:
+    """The boxes of each place, which lists their numbers; `None` where these are no boxes or no numbers of them."""
+    if not isinstance(boxes, list) or not isinstance(places, list):
+        return None
+    known = [read_numbers(box) for box in boxes]
+    chosen: list[list[list[float]]] = []
+    for place in places:
+        if not isinstance(place, list) or not all(isinstance(index, int) for index in place):
+            return None
+        found = [known[index] for index in place if 0 <= index < len(known)]
+        whole = [box for box in found if box is not None and len(box) == 4]
+        if len(whole) != len(place):
+            return None
+        chosen.append(whole)
+    return chosen
 
 
 def plan_actions(files: Mapping[str, Sequence[str | Path]]) -> Plan:
@@ -144,15 +158,19 @@ def _read_answers(path: str | Path, dropped: list[Dropped]) -> dict[str, tuple[s
 
 def _read_turns(turns: Any) -> str:
     """The answer of a conversation of one question, about a picture, and one answer."""
-    try:
-        (asked, question), (answered, answer) = ((turn["from"], turn["value"]) for turn in turns)
-        is_sound = (asked, answered) == ("human", "gpt") and PICTURE in question and isinstance(answer, str)
-        is_sound = is_sound and PICTURE not in answer and bool(answer.encode().split())
-    except (TypeError, ValueError, LookupError):
-        is_sound = False
-    if not is_sound:
-        raise RecordError("line_malformed", f"expected a question about {PICTURE} and its answer, got {turns!r}")
-    return " ".join(answer.split())
+    said = [_read_turn(turn) for turn in turns] if isinstance(turns, list) else []
+    if [speaker for speaker, _ in said] == ["human", "gpt"]:
+        (_, question), (_, answer) = said
+        if PICTURE in question and PICTURE not in answer and answer.split() and is_unicode(answer):
+            return " ".join(answer.split())
+    raise RecordError("line_malformed", f"expected a question about {PICTURE} and its answer, got {turns!r}")
+
+
+def _read_turn(turn: Any) -> tuple[str, str]:
+    """Who speaks and what is said; empty texts for anything else."""
+    if not isinstance(turn, Mapping) or not all(isinstance(turn.get(name), str) for name in ("from", "value")):
+        return "", ""
+    return turn["from"], turn["value"]
 
 
 def find_released_frames(folder: Path, num_frames: int) -> Callable[[Record], tuple[list[Path], tuple[str, ...]]]:
@@ -189,20 +207,24 @@ class DriveConverter:
         if not self.annotations_only:
             try:
                 paths, _ = find_released_frames(self.folder, self.num_frames)(record)
-                frames, _ = read_frames(paths, self.height)
+                frames, size = read_frames(paths, self.height)
+                content = self._to_video(frames, f"{paths[-1]}, {size[0]} x {size[1]} pixels,")
             except RecordError as error:
                 return Dropped(record.id, error.reason, error.detail.replace(f"{self.folder}/", ""))
-            video = {"bytes": self._to_video(frames), "path": f"{record.id}.mp4"}
+            video = {"bytes": content, "path": f"{record.id}.mp4"}
         drive: Drive = record.content
         row: dict[str, Any] = {"video": video, "video_id": record.media, "segment": drive.segment}
         row |= {"start": 0.0, "end": self.num_frames / self.fps}
         return Converted({**row, "action": drive.action, "justification": drive.justification})
 
-    def _to_video(self, frames: Sequence[bytes]) -> bytes:
+    def _to_video(self, frames: Sequence[bytes], name: str) -> bytes:
         pictures = [read_picture(frame) for frame in frames]
         size = even_size(*pictures[0].size, None)
         file = io.BytesIO()
-        write_video(
-            file, [picture if picture.size == size else picture.resize(size) for picture in pictures], self.fps
-        )
+        even = [picture if picture.size == size else picture.resize(size) for picture in pictures]
+        try:
+            with errors_named(name, "cannot be encoded"):
+                write_video(file, even, self.fps)
+        except VideoDecodeError as error:
+            raise RecordError(MEDIA_UNREADABLE, str(error)) from error
         return file.getvalue()

@@ -4,15 +4,18 @@ Text says where a box belongs with the marker `<box>`; numbers are filled in by 
 """
 
 import math
+import reprlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, overload
 
 from PIL import Image
 
 from ..models.decoding_stills import read_picture, upright, upright_rgb
+from .json_files import check_fields
 
 BOX_MARKER = "<box>"
 BDDX_QUESTION = "What does the ego car do, and why?"
@@ -100,12 +103,12 @@ class SampleSequence(Sequence[Sample]):
 
 def check_box(box: Sequence[float], name: str) -> Box:
     """Return `(x1, y1, x2, y2)` as floats, or say which sample's box does not lie in the unit square."""
-    if len(box) != 4 or not all(math.isfinite(value) for value in box):
+    if len(box) != 4 or not all(isinstance(value, Real) and -math.inf < value < math.inf for value in box):
         raise ValueError(f"sample {name}: a box is four finite numbers, got {list(box)}")
-    x1, y1, x2, y2 = (float(value) for value in box)
+    x1, y1, x2, y2 = box
     if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
         raise ValueError(f"sample {name}: a box needs 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1, got {list(box)}")
-    return x1, y1, x2, y2
+    return float(x1), float(y1), float(x2), float(y2)
 
 
 def fill_boxes(text: str, box_texts: Sequence[str]) -> str:
@@ -140,18 +143,42 @@ def from_drama_row(row: Mapping[str, Any], split: str = "train") -> Sample:
     Raises:
         ValueError: if the dataset holds annotations only, or the row does not hold together.
     """
-    _check_media(row["frames"], f"row {row['id']}", "frames")
+    _check_drama_row(row)
+    return _drama_sample(row, split, frames=[_to_picture(frame, row["id"]) for frame in row["frames"]])
+
+
+def from_drama_row_without_pictures(row: Mapping[str, Any], split: str = "train") -> Sample:
+    """Read a row of the DRAMA schema as in `from_drama_row`, with an empty video in the place of its frames."""
+    _check_drama_row(row)
+    for frame in row["frames"]:
+        _check_file(frame, f"row {row['id']}")
+    return _drama_sample(row, split, video=b"")
+
+
+def _drama_sample(row: Mapping[str, Any], split: str, **pictures: Any) -> Sample:
     return Sample(
         id=row["id"],
         question=row["question"],
         answer=row["answer"],
-        frames=[_to_picture(frame, row["id"]) for frame in row["frames"]],
         boxes=[tuple(item["bbox"]) for item in row["objects"]],
         labels=[item["category"] for item in row["objects"]],
         split=split,
         size=(row["height"], row["width"]),
         tags=row.get("tags") or (),
+        **pictures,
     )
+
+
+def _check_drama_row(row: Mapping[str, Any]) -> None:
+    """Raise `ValueError` unless the values of a row have the types of the schema."""
+    name = f"row {row['id']}"
+    _check_media(row["frames"], name, "frames")
+    lists: Any = (list, tuple)
+    texts: Any = {"id": str, "question": str, "answer": str}
+    check_fields(dict(row), name, **texts, width=Integral, height=Integral, objects=lists, frames=lists)
+    for item in row["objects"]:
+        check_fields(item, f"{name}, objects", bbox=lists, category=str)
+    _check_tags(row, name)
 
 
 def to_bddx_row(sample: Sample, start: float, end: float) -> dict[str, Any]:
@@ -193,11 +220,15 @@ def from_bddx_row(row: Mapping[str, Any], split: str = "train") -> Sample:
     Raises:
         ValueError: if the dataset holds annotations only, or the row lacks its name or what is to be said.
     """
-    for name in ("video_id", "segment", "action", "justification"):
-        if row[name] is None:
-            raise ValueError(f"row {row['video_id']}_{row['segment']} must have a value for {name!r}, got none")
+    name = f"row {row['video_id']}_{row['segment']}"
+    for key in ("video_id", "segment", "action", "justification"):
+        if row[key] is None:
+            raise ValueError(f"{name} must have a value for {key!r}, got none")
+    check_fields(dict(row), name, video_id=str, segment=Integral, action=str, justification=str)
+    _check_tags(row, name)
     video = row["video"]
-    _check_media(video, f"row {row['video_id']}_{row['segment']}", "video")
+    _check_media(video, name, "video")
+    _check_file(video, name)
     return Sample(
         id=f"{row['video_id']}_{row['segment']}",
         question=BDDX_QUESTION,
@@ -262,8 +293,22 @@ def _check_media(media: Any, name: str, kind: str) -> None:
         )
 
 
+def _check_file(file: Any, name: str) -> None:
+    """Raise `ValueError` unless a file of a row is `{"bytes", "path"}` with one of them."""
+    content, path = (file.get("bytes"), file.get("path")) if isinstance(file, Mapping) else (None, None)
+    if not isinstance(content, bytes) and not (content is None and isinstance(path, str)):
+        raise ValueError(f"{name} must have files with 'bytes' or a 'path', got {reprlib.repr(file)}")
+
+
+def _check_tags(row: Mapping[str, Any], name: str) -> None:
+    tags = row.get("tags") or ()
+    if not isinstance(tags, (list, tuple)) or not all(isinstance(tag, str) for tag in tags):
+        raise ValueError(f"{name} must have a list of texts as tags, got {tags!r}")
+
+
 def _to_picture(frame: Any, name: str) -> Image.Image:
     _check_media(frame, f"row {name}", "picture in the place of a frame")
-    if isinstance(frame, Mapping):
+    if not isinstance(frame, Image.Image):
+        _check_file(frame, f"row {name}")
         return read_picture(frame["path"] if frame.get("bytes") is None else frame["bytes"])
     return upright_rgb(frame)

@@ -268,11 +268,11 @@ def _read(file: Any, size: int, title: str) -> bytes:
 
 @contextmanager
 def opened(
-    source: Any, limits: SourceLimits = LIMITS, source_format: str | None = None
+    source: Any, limits: SourceLimits = LIMITS, source_format: str | None = None, kind: str = "video"
 ) -> Iterator[tuple[ReadableFile | str, str]]:
     """Turn any kind of source into what PyAV can read and seek, with a name for messages; clean up behind it.
 
-    With a format, an address or a device is handed on as it is: FFmpeg opens it.
+    With a format, an address or a device is handed on as it is: FFmpeg opens it. Messages call the source a `kind`.
 
     Raises:
         FileNotFoundError: a path leads to no file.
@@ -291,21 +291,19 @@ def opened(
                 _download(place, file, limits)
                 yield ReadableFile(file, place), place
         else:
-            _check_path(place)
+            _check_path(place, kind)
             suffix = os.path.splitext(place)[1]
             with _opened_path(place) as file:
                 yield ReadableFile(file, place, suffix if suffix[1:].isalnum() else ""), place
     elif isinstance(source, (bytes, bytearray, memoryview)):
-        yield ReadableFile(BytesIO(source), "the video in bytes"), "the video in bytes"
+        yield ReadableFile(BytesIO(source), f"the {kind} in bytes"), f"the {kind} in bytes"
     elif not hasattr(source, "read"):
-        raise ValueError(
-            f"a video or picture must be a path, URL, bytes or binary file object, got {type(source).__name__}"
-        )
+        raise ValueError(f"a {kind} must be a path, URL, bytes or binary file object, got {type(source).__name__}")
     else:
-        yield from _opened_object(source, "the video file object", limits)
+        yield from _opened_object(source, f"the {kind} file object", limits)
 
 
-def _check_path(path: str) -> None:
+def _check_path(path: str, kind: str) -> None:
     if os.path.isfile(path):
         return
     if os.path.exists(path) and not os.path.isdir(path):
@@ -313,7 +311,7 @@ def _check_path(path: str) -> None:
     if _ADDRESS.match(path):
         raise VideoDecodeError(_live(path, "an address that cannot be fetched as a file", "'rtsp' or 'mpegts'"))
     reason = "a directory" if os.path.isdir(path) else "no such file"
-    raise FileNotFoundError(f"a video or picture must be a local file or an http(s) URL, got {path!r} ({reason})")
+    raise FileNotFoundError(f"a {kind} must be a local file or an http(s) URL, got {path!r} ({reason})")
 
 
 def _opened_path(path: str) -> Any:
@@ -330,7 +328,7 @@ def _live(name: str, kind: str, formats: str) -> str:
 
 def _opened_object(source: Any, title: str, limits: SourceLimits) -> Iterator[tuple[ReadableFile, str]]:
     if getattr(source, "closed", False):
-        raise ValueError("a video or picture must be an open file object, got a closed one")
+        raise ValueError(f"{title} must be an open file object, got a closed one")
     _read(source, 0, title)
     if _can_seek(source):
         try:

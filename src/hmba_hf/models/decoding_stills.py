@@ -77,13 +77,13 @@ def read_picture(source: Any, limits: SourceLimits = LIMITS) -> Image.Image:
         FileNotFoundError: a path leads to no file.
         VideoDecodeError: it is no picture, is damaged, or is larger than `limits` allow.
     """
-    with opened(source, limits) as (file, name):
+    with opened(source, limits, kind="picture") as (file, name):
         return upright_rgb(_open_picture(file, name), limits, name)
 
 
 def read_picture_header(source: Any, limits: SourceLimits = LIMITS) -> PictureHeader:
     """Read what a picture file states; one that has to be turned is decoded. Errors are those of `read_picture`."""
-    with opened(source, limits) as (file, name):
+    with opened(source, limits, kind="picture") as (file, name):
         picture = _open_picture(file, name)
         limits.check_size(*picture.size, name)
         is_plain_jpeg = (picture.format, picture.mode) == ("JPEG", "RGB") and _orientation(picture) not in _TURNS
