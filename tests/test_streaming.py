@@ -11,6 +11,7 @@ from torch.testing import assert_close
 from transformers import GenerationConfig, MistralConfig, pipeline
 
 from hmba_hf import AdapterState, VideoStream, decode_frames
+from hmba_hf.streaming import words_differ
 from tiny_models import lively_model, tiny_model
 from tiny_processors import clip, tiny_processor
 
@@ -90,8 +91,60 @@ def test_frames_are_taken_at_the_models_rate_whatever_that_of_the_stream(model, 
     taken = [i / 12 for i in range(49) if stream.push(frames, i / 12)]
     assert len(taken) == 9 and max(abs(time - i / 2) for i, time in enumerate(taken)) < 1 / 12
     stream.reset()
-    taken = [time for time in (0.0, 0.44, 0.51, 0.6, 0.9, 1.2, 1.44, 1.5) if stream.push(frames, time)]
-    assert taken == [0.0, 0.51, 1.2, 1.5]
+    shown = []
+    for time in (0.0, 0.44, 0.51, 0.6, 0.9, 1.2, 1.44, 1.5):
+        stream.push(frames, time)
+        shown.append(stream.timestamp)
+    assert shown == [0.0, 0.44, 0.51, 0.51, 0.9, 0.9, 1.44, 1.5]
+
+
+@pytest.mark.parametrize("mode", ["window", "recurrent"])
+def test_a_camera_with_jitter_is_taken_as_a_regular_one(model, processor, mode):
+    jittery, regular = VideoStream(model, processor, mode), VideoStream(model, processor, mode)
+    frames, jitter = frames_of_noise(30), np.random.default_rng(3).uniform(-0.02, 0.02, 30)
+    for i, frame in enumerate(frames):
+        assert jittery.push(frame, i / 2 + jitter[i]) and regular.push(frame, i / 2)
+        if i % 7 == 0:
+            assert answered(jittery)["generated_text"] == answered(regular)["generated_text"]
+    assert torch.equal(jittery.features().pooler_output, regular.features().pooler_output)
+    assert jittery.held == regular.held == 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("mode", ["window", "recurrent"])
+def test_each_moment_has_the_nearest_frame_within_half_a_step_whatever_comes(model, processor, mode, seed):
+    draw = np.random.default_rng(seed)
+    times = np.cumsum(draw.choice([0.03, 0.1, 0.1, 0.24, 0.4, 0.7], 40) * draw.uniform(0.8, 1.2, 40))
+    times = [0.0, *times.round(3).tolist()]
+    last = np.floor(times[-1] * 2) / 2
+    times = [time for time in times if time < last - 0.25] + [last]
+    frames = frames_of_noise(len(times), seed)
+    stream, wanted = VideoStream(model, processor, mode), VideoStream(model, processor, mode)
+    buffer = np.empty((20, 40, 3), np.uint8)  # which a camera writes every frame into
+    for frame, time in zip(frames, times, strict=True):
+        buffer[:] = np.asarray(frame)
+        stream.push(buffer, time)
+    held, nearest = 0, 0
+    for moment in np.arange(0, last + 0.1, 0.5).tolist():
+        distances = [abs(time - moment) for time in times]
+        if min(distances) <= 0.25 + 1e-9:
+            nearest = int(np.argmin(distances))
+        else:
+            held += 1
+        wanted.push(np.asarray(frames[nearest]), moment)
+    assert_close(stream.features().pooler_output, wanted.features().pooler_output, atol=1e-5, rtol=1e-5)
+    assert stream.held == held
+
+
+def test_moments_that_an_older_frame_stands_for_are_counted(model, processor):
+    stream, frame = VideoStream(model, processor), clip(1)[0]
+    for time in (0.0, 0.5, 2.0, 2.6, 3.4):
+        stream.push(frame, time)
+    assert stream.held == 3  # at 1.0, 1.5 and 3.0 s
+    stream.reset()
+    for time in (0.0, 0.5, 1.5):
+        stream.push(frame, time)
+    assert stream.held == 4
 
 
 @pytest.mark.parametrize("fps", [2.0, 3.0, 7.0, 24.0])
@@ -429,3 +482,65 @@ def test_what_a_stream_holds_does_not_grow(model, processor, mode):
             answered(stream)
             sizes.append(held())
     assert sizes[1:] == sizes[1:2] * 4
+
+
+class Answering(VideoStream):
+    """A stream that answers what it is told to, and notes when it is asked."""
+
+    def ask(self, question, **generate_kwargs):
+        self.asked = [*getattr(self, "asked", []), self.timestamp]
+        return {"generated_text": self.says(self.timestamp), "objects": [], "timestamp": self.timestamp}
+
+
+def test_a_watched_stream_answers_when_its_answer_changes(model, processor):
+    stream, given = Answering(model, processor), []
+    stream.says = lambda seconds: "a van" if 2 <= seconds < 4 else "nothing"
+    answers = stream.watch(QUESTION, every=1.0)
+    assert list(answers) == [] and next(answers, None) is None, "before the first frame"
+    for i in range(60):
+        stream.push(clip(1)[0], i / 10)
+        for answer in answers:
+            given.append((answer["timestamp"], answer["generated_text"]))
+        assert list(answers) == [], "once for each frame"
+    assert stream.asked == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert given == [(0.0, "nothing"), (2.0, "a van"), (4.0, "nothing")]
+    assert answers.last["timestamp"] == 4.0
+
+
+def test_a_watch_asks_of_each_frame_that_is_taken_and_gives_what_its_caller_calls_a_change(model, processor):
+    stream = Answering(model, processor)
+    stream.says = lambda seconds: f"a van[0.1,0.1,0.5,{seconds / 10:.3f}] {'stops' if seconds > 1 else 'comes'}"
+    every, words = stream.watch(QUESTION), stream.watch(QUESTION, changed=words_differ)
+    far = stream.watch(QUESTION, changed=lambda before, after: after["timestamp"] - before["timestamp"] >= 1)
+    given = {"every": [], "words": [], "far": []}
+    for i in range(6):
+        stream.push(clip(1)[0], i / 2)
+        for name, answers in (("every", every), ("words", words), ("far", far)):
+            given[name] += [answer["timestamp"] for answer in answers]
+    assert given == {"every": [0.0, 0.5, 1.0, 1.5, 2.0, 2.5], "words": [0.0, 1.5], "far": [0.0, 1.0, 2.0]}
+
+
+def test_a_watch_goes_on_after_a_reset_and_with_jitter(model, processor):
+    stream = Answering(model, processor)
+    stream.says = str
+    answers = stream.watch(QUESTION, every=1.0)
+    for start in (0.0, 100.0, 0.0):
+        stream.reset()
+        given = []
+        for i, jitter in enumerate((0.01, -0.02, -0.02, 0.02, -0.01)):
+            stream.push(clip(1)[0], start + i / 2 + jitter)
+            given += [answer["timestamp"] - start for answer in answers]
+        assert given == pytest.approx([0.01, 0.98, 1.99])
+
+
+def test_a_watch_asks_as_its_stream_does(model, processor):
+    stream, frames = VideoStream(model, processor), frames_of_noise(3)
+    answers = stream.watch(QUESTION, max_new_tokens=8)
+    for i, frame in enumerate(frames):
+        stream.push(frame, i / 2)
+        found = next(answers, None)
+        assert found == (answered(stream) if found else None)
+    assert answers.last is not None
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match=f"every must be a number of seconds above 0, got {wrong}"):
+            stream.watch(QUESTION, every=wrong)

@@ -5,6 +5,7 @@ import hashlib
 import math
 import re
 from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,12 +21,12 @@ from .models.loading_transformers import CACHE_NAME, CACHE_NAMES
 from .models.modeling_hmba import HMBAForConditionalGeneration
 from .models.outputs_hmba import HMBAVideoFeatures
 from .models.pipeline_hmba import VideoTextToTextPipeline
-from .models.processing_hmba import HMBAProcessor
+from .models.processing_hmba import HMBAProcessor, strip_boxes
 
 MODES = ("window", "recurrent")
 CHANNELS = (1, 3, 4)
 TIME_TOLERANCE = 1e-6  # seconds
-EARLY = 0.05  # of the step between two moments: a frame that comes so little before its moment, as rounded times do
+ROUNDING = 0.05  # of the time between two frames or moments, by which times may be rounded
 # With these `generate` wants to make the cache by itself, or has been given one.
 OTHER_CACHES = (*CACHE_NAMES, "cache_implementation", "assistant_model", "prompt_lookup_num_tokens")
 PARTS_OF_A_STATE = re.compile(r"\b(vision_tower|temporal_adapter)\.")
@@ -33,8 +34,21 @@ WEIGHTS_READ = 64  # of each weight, to tell one model from another
 OPTIONS = ("num_beams", "num_return_sequences", "use_cache", *OTHER_CACHES)
 
 
+Answer = dict[str, Any]
+
+
 class TimeJump(ValueError):
     """A frame that comes before the last one, or longer after it than a whole clip lasts."""
+
+
+def texts_differ(before: Answer, after: Answer) -> bool:
+    """Tell whether two answers of a stream differ, be it in the last digit of a box."""
+    return before["generated_text"] != after["generated_text"]
+
+
+def words_differ(before: Answer, after: Answer) -> bool:
+    """Tell whether two answers of a stream differ in more than their boxes."""
+    return strip_boxes(before["generated_text"]) != strip_boxes(after["generated_text"])
 
 
 class VideoStream:
@@ -47,16 +61,24 @@ class VideoStream:
         # {"generated_text": "A white van[0.412,0.377,0.598,0.611] is cutting in",
         #  "objects": [{"label": "A white van", "box": {"xmin": ..., ...}}], "timestamp": 12.5}
 
-    Frames may come at any rate. They are taken at the model's, `fps`: of the moments `1 / fps` apart, counted from the
-    first frame, each takes the first frame at it or after it; where the camera leaves one out, the frame before stands
-    for it. The vision tower sees each frame that is taken once, and no other. Memory and the cost of a frame do not
-    grow, and a question costs the same after ten frames and after a million.
+    Frames may come at any rate, with jitter. They are taken at the model's, `fps`: of the moments `1 / fps` apart,
+    counted from the first frame, each takes the frame nearest to it, at most half of `1 / fps` away. Where there is
+    none, the frame before stands for the moment, and `held` counts it. The vision tower sees each frame that is taken
+    once, and no other. Memory and the cost of a frame do not grow, and a question costs the same after ten frames and
+    after a million.
+
+    A frame that comes more than half a camera's step before its moment waits, since the next one will be nearer. Any
+    other is taken at once, and gives way if a nearer one comes after all.
 
     Args:
         model, processor: as loaded; the stream leaves both as they are.
         mode: `"window"` reads the last `num_frames` frames as the pipeline reads a clip of them, and answers the same.
             `"recurrent"` carries the adapter's state on from the first frame (see `AdapterState`).
         fps, num_frames: instead of the processor's.
+
+    Attributes:
+        timestamp: seconds of the current frame; NaN before the first.
+        held: moments since the stream was made for which an older frame stands.
 
     Raises:
         ValueError: if there is no such mode, or if the model's adapter cannot carry a state.
@@ -79,6 +101,8 @@ class VideoStream:
         self.num_frames = processor.video_processor.num_frames if num_frames is None else num_frames
         if not (math.isfinite(self.fps) and self.fps > 0 and self.num_frames >= 1):
             raise ValueError(f"fps above 0 and num_frames of at least 1 are wanted, got {self.fps}, {self.num_frames}")
+        self.held = 0
+        self._drives = 0  # how often it was reset
         device = None if getattr(model, "hf_device_map", None) else model.device
         self._pipeline = VideoTextToTextPipeline(model=model, processor=processor, device=device)
         self.reset()
@@ -101,6 +125,9 @@ class VideoStream:
         self._features: HMBAVideoFeatures | None = None  # of the current frame, once they are asked for
         self._start = self._last = math.nan  # times of the first frame and of the last one pushed
         self._moment = -1  # of the current frame, in steps of 1 / fps
+        self._miss = math.inf  # seconds between that moment and the current frame
+        self._waiting: tuple[Any, float] | None = None  # a frame with its time, until a nearer one comes or does not
+        self._drives += 1
         self._kind: tuple | None = None  # shape and dtype of the frames
         self._prefix: tuple[Tensor, Cache] | None = None  # text before the video, and what the language model has read
         self.timestamp = math.nan
@@ -113,7 +140,8 @@ class VideoStream:
             timestamp: its time in seconds, later than that of every frame before.
 
         Returns:
-            Whether the frame was taken; the others pass without cost.
+            Whether there is a new current frame: this one, or one that has waited for a nearer one. The others cost a
+            copy at most.
 
         Raises:
             TimeJump: if the clock has gone back, or the frame comes longer after the last one than a whole clip lasts;
@@ -126,18 +154,44 @@ class VideoStream:
         moment, kind = self._moment_of(timestamp), _describe(frame)
         if self._kind not in (None, kind):
             raise ValueError(f"frames of shape and dtype {self._kind} are wanted as before, got {kind}")
-        taken = moment > self._moment
-        if taken:
-            inputs = self.processor.video_processor([[frame]], return_tensors="pt")
-            with torch.no_grad():
-                features = self.model.get_frame_features(inputs["pixel_values_videos"].to(self._pipeline.device))
-                window, before = self._advance(features, moment - self._moment)
-            self._window, self._before, self._kind = window, before, kind
-            self._features, self.timestamp = None, float(timestamp)
-            self._start = self.timestamp if math.isnan(self._start) else self._start
-            self._moment = moment
+        taken = self._settle(moment, timestamp)
+        interval, miss = timestamp - self._last, self._miss_of(timestamp)
+        if moment > self._moment or miss < self._miss - TIME_TOLERANCE:
+            is_early = timestamp < self._time_of(moment) and miss > (0.5 + ROUNDING) * interval
+            if is_early:  # the next one will be nearer
+                self._waiting = _copied(frame), float(timestamp)
+            else:
+                self._take(frame, float(timestamp))
+                taken = True
+        self._kind = kind
         self._last = float(timestamp)
         return taken
+
+    def _settle(self, moment: int, timestamp: float) -> bool:
+        """Take the frame that waits, unless the one that comes is nearer to its moment; tell whether it was taken."""
+        if self._waiting is None:
+            return False
+        waiting, self._waiting = self._waiting, None
+        if (
+            moment == self._nearest_moment(waiting[1])
+            and self._miss_of(timestamp) < self._miss_of(waiting[1]) - TIME_TOLERANCE
+        ):
+            return False
+        self._take(*waiting)
+        return True
+
+    def _take(self, frame: Any, timestamp: float) -> None:
+        """Let a frame be the current one, that of its nearest moment."""
+        inputs = self.processor.video_processor([[frame]], return_tensors="pt")
+        moment = self._nearest_moment(timestamp)
+        with torch.no_grad():
+            features = self.model.get_frame_features(inputs["pixel_values_videos"].to(self._pipeline.device))
+            window, before = self._advance(features, moment - self._moment)
+        self._start = timestamp if math.isnan(self._start) else self._start
+        self.held += max(moment - self._moment - 1, 0)
+        self._window, self._before = window, before
+        self._features, self.timestamp = None, timestamp
+        self._moment, self._miss = moment, self._miss_of(timestamp)
 
     def _moment_of(self, timestamp: float) -> int:
         if not math.isfinite(timestamp):
@@ -155,11 +209,30 @@ class VideoStream:
                 f"a frame within {longest:g} s of the last one, at {self._last} s, is wanted, got one at "
                 f"{timestamp} s; `reset` starts anew from it"
             )
-        return math.floor((timestamp - self._start) * self.fps + EARLY)
+        return self._nearest_moment(timestamp)
+
+    def _nearest_moment(self, timestamp: float) -> int:
+        """The number of the moment that a time is nearest to; between two it is the earlier one."""
+        if math.isnan(self._start):
+            return 0
+        return math.floor((timestamp - self._start) * self.fps + 0.5 - TIME_TOLERANCE)
+
+    def _time_of(self, moment: int) -> float:
+        return self._start + moment / self.fps
+
+    def _miss_of(self, timestamp: float) -> float:
+        """Seconds between a time and the moment that it is nearest to."""
+        return abs(timestamp - self._time_of(self._nearest_moment(timestamp)))
 
     def _advance(self, features: Tensor, steps: int) -> tuple[deque[Tensor], AdapterState | None]:
-        """Take a frame in, `(1, 1, p, d)`; for moments left out since the last one that one stands."""
+        """Take a frame in, `(1, 1, p, d)`, `steps` moments after the current one, which it replaces at the same one.
+
+        For moments left out since the current frame that one stands.
+        """
         window = self._window.copy()
+        if steps == 0:
+            window[-1] = features
+            return window, self._before
         held = [] if not window else [window[-1]] * min(steps - 1, self.num_frames)
         window.extend([*held, features])
         if self.mode == "window" or not self._window:
@@ -194,7 +267,7 @@ class VideoStream:
                 self._features.adapter_state = replace(self._features.adapter_state, weights=self._weights)
         return self._features
 
-    def ask(self, question: str, **generate_kwargs: Any) -> dict[str, Any]:
+    def ask(self, question: str, **generate_kwargs: Any) -> Answer:
         """Answer a question about the current frame, as the pipeline would.
 
         Args:
@@ -228,6 +301,36 @@ class VideoStream:
         outputs = self._pipeline.forward({"inputs": inputs}, generate_kwargs=generate_kwargs)
         return {**self._pipeline.postprocess(outputs)[0], "timestamp": self.timestamp}
 
+    def watch(
+        self,
+        question: str,
+        every: float | None = None,
+        changed: Callable[[Answer, Answer], bool] = texts_differ,
+        **generate_kwargs: Any,
+    ) -> "Watch":
+        """Ask a question again and again while frames are pushed, and give its answers when they change.
+
+            answers = stream.watch("Which object is at the highest risk for the ego car?", every=2.0)
+            for frame, seconds in camera:
+                stream.push(frame, seconds)
+                for answer in answers:
+                    print(answer["timestamp"], answer["generated_text"])
+
+        Whoever pushes drives the loop: nothing is asked but when the answers are iterated over, which ends at once if
+        there is nothing new, and gives more later, as the lines of a file that grows. `next(answers, None)` does, too.
+
+        Args:
+            question: as in `ask`.
+            every: seconds of the stream from one question to the next, at least; each frame that is taken when absent.
+            changed: whether an answer differs from the last one that was given, both as of `ask`; by default by its
+                text, boxes included. `words_differ` compares the words alone.
+            generate_kwargs: as in `ask`.
+
+        Raises:
+            ValueError: if `every` is not above 0.
+        """
+        return Watch(self, question, every, changed, generate_kwargs)
+
     def _read_prefix(self, input_ids: Tensor) -> Cache:
         """Return a cache of the text before the video, which the language model reads once for all questions."""
         length = int((input_ids[0] == self.processor.video_token_id).int().argmax())
@@ -256,6 +359,47 @@ class VideoStream:
         return state
 
 
+class Watch(Iterator[Answer]):
+    """Answers to one question about a stream, those that differ from the one before; see `VideoStream.watch`.
+
+    Attributes:
+        last: the last answer that was given, which new ones are compared with; `None` before the first.
+    """
+
+    def __init__(
+        self,
+        stream: VideoStream,
+        question: str,
+        every: float | None,
+        changed: Callable[[Answer, Answer], bool],
+        generate_kwargs: dict[str, Any],
+    ):
+        if every is not None and not (math.isfinite(every) and every > 0):
+            raise ValueError(f"every must be a number of seconds above 0, got {every}")
+        self.last: Answer | None = None
+        self._stream, self._question, self._changed, self._options = stream, question, changed, generate_kwargs
+        self._steps = 1 if every is None else max(1, math.ceil(every * stream.fps - ROUNDING))
+        self._asked = (0, -1)  # in which drive of the stream, at which of its moments
+
+    @property
+    def is_due(self) -> bool:
+        """Whether it is time to ask: `next` will."""
+        drive, moment = self._asked
+        now = self._stream._moment
+        return now >= 0 and (drive != self._stream._drives or moment < 0 or now - moment >= self._steps)
+
+    def __next__(self) -> Answer:
+        """Ask if it is time, and return the answer if it has changed; otherwise there is none for now."""
+        if not self.is_due:
+            raise StopIteration
+        answer = self._stream.ask(self._question, **self._options)
+        self._asked = self._stream._drives, self._stream._moment
+        if self.last is not None and not self._changed(self.last, answer):
+            raise StopIteration
+        self.last = answer
+        return answer
+
+
 def _digest(model: nn.Module) -> str:
     """Return a digest of some numbers of each weight that a state depends on; empty if they are not in memory.
 
@@ -272,6 +416,11 @@ def _digest(model: nn.Module) -> str:
         some = weight.detach().flatten()[:: max(1, -(-weight.numel() // WEIGHTS_READ))]
         digest.update(f"{place[part.start() :]} {tuple(weight.shape)} {some.to(torch.bfloat16).tolist()}".encode())
     return digest.hexdigest()[:16]
+
+
+def _copied(frame: Any) -> Any:
+    """Copy a picture, array or tensor, which a camera may write its next frame into."""
+    return frame.clone() if isinstance(frame, Tensor) else frame.copy()
 
 
 def _describe(frame: Any) -> tuple[tuple[int, ...], str]:
