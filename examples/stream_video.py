@@ -6,13 +6,13 @@
     python examples/stream_video.py --model org/hmba-drama --source /dev/video0 --source_format v4l2
 
 Answers are printed and written to `answers.jsonl` as they come; `annotated.mp4` shows the drive with the boxes of the
+last one. With `--changed text` or `words` only answers count whose text, or whose words without boxes, differ from the
 last one. A line tells frames per second, what each stage takes of a frame, and memory. Ctrl-C ends it, with all so far
 on disk. `--on_broken` says whether a frame that cannot be read is skipped, stands still (`hold`) or ends it (`raise`).
 """
 
 import argparse
 import json
-import math
 import re
 import signal
 import statistics
@@ -32,11 +32,13 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from hmba_hf import TimeJump, VideoDecodeError, VideoStream, iter_frames
 from hmba_hf.models.decoding_stills import PICTURE_SUFFIXES, list_pictures, read_picture
+from hmba_hf.streaming import texts_differ, words_differ
 from hmba_hf.visualization import draw_boxes
 
 QUESTION = "Which object is at the highest risk for the ego car?"
 FOLDER_FPS = 10.0
 TICKS = 60_000  # of a second, in the annotated file
+CHANGES = {"text": texts_differ, "words": words_differ}
 
 
 class Moment(NamedTuple):
@@ -149,14 +151,14 @@ def show(moment: Moment, answer: dict[str, Any] | None) -> Image.Image:
     return strip
 
 
-def push(stream: VideoStream, moment: Moment) -> bool:
+def push(stream: VideoStream, moment: Moment) -> None:
     """Show a frame to the stream, which starts anew after a jump in time or where the clock goes back."""
     try:
-        return stream.push(moment.frame, moment.seconds)
+        stream.push(moment.frame, moment.seconds)
     except TimeJump as jump:
         tqdm.write(f"{moment.seconds:8.2f} s  starting anew: {jump}")
         stream.reset()
-        return stream.push(moment.frame, moment.seconds)
+        stream.push(moment.frame, moment.seconds)
 
 
 def mend(moment: Moment, error: Exception, last: Moment | None, on_broken: str) -> Moment | None:
@@ -190,7 +192,9 @@ def watch(
 ) -> None:
     """Push every frame of the source, ask when it is time, write what comes of it."""
     stages, moments = Stages(), read_source(args)
-    answer, last, due, broken = None, None, -math.inf, 0
+    changed = CHANGES.get(args.changed, lambda before, after: True)
+    watched = stream.watch(args.question, args.every, changed, max_new_tokens=args.max_new_tokens)
+    answer, last, broken = None, None, 0
     with tqdm(unit=" frames", dynamic_ncols=True) as bar:
         try:
             while not is_stopped():
@@ -202,29 +206,29 @@ def watch(
                     try:
                         if isinstance(moment.frame, Exception):
                             raise moment.frame
-                        taken = push(stream, moment)
+                        push(stream, moment)
                     except (OSError, ValueError) as error:
                         broken += 1
                         moment = mend(moment, error, last, args.on_broken)
                         if moment is None:
                             continue
-                        taken = push(stream, moment)
-                if last is not None and moment.seconds < last.seconds:  # what was due was due on the clock before
-                    due = moment.seconds
+                        push(stream, moment)
                 last = moment
-                if taken and moment.seconds >= due:
+                if watched.is_due:
                     with stages.measure("answer"):
-                        answer = stream.ask(args.question, max_new_tokens=args.max_new_tokens)
-                    due = moment.seconds + args.every
-                    answers.write(json.dumps({"question": args.question, **answer}) + "\n")
-                    answers.flush()
-                    tqdm.write(f"{answer['timestamp']:8.2f} s  {answer['generated_text']}")
+                        found = next(watched, None)
+                    if found is not None:
+                        answer = found
+                        answers.write(json.dumps({"question": args.question, **answer}) + "\n")
+                        answers.flush()
+                        tqdm.write(f"{answer['timestamp']:8.2f} s  {answer['generated_text']}")
                 with stages.measure("write"):
                     video.write(show(moment, answer), moment.seconds)
                 bar.update()
                 bar.set_postfix(stages.line(bar.n))
         finally:
-            tqdm.write(f"\n{bar.n} frames, {broken} broken; {stages.table()}")
+            counts = f"{bar.n} frames, {broken} broken, {stream.held} moments held by an older frame"
+            tqdm.write(f"\n{counts}; {stages.table()}")
 
 
 def main() -> None:
@@ -239,6 +243,7 @@ def main() -> None:
     parser.add_argument("--mode", default="window", choices=["window", "recurrent"])
     parser.add_argument("--question", default=QUESTION)
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two questions")
+    parser.add_argument("--changed", choices=CHANGES, help="only answers that differ in it from the last one")
     parser.add_argument("--max_new_tokens", type=int, default=128)
     parser.add_argument("--on_broken", default="skip", choices=["skip", "hold", "raise"])
     parser.add_argument("--output_dir", type=Path, default=Path("runs/stream"))

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from hmba_hf import HMBAProcessor, HMBAVideoProcessor, VideoDecodeError, iter_frames
+from hmba_hf import HMBAProcessor, HMBAVideoProcessor, VideoDecodeError, VideoStream, iter_frames
 from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.micro_world_files import write_bddx, write_drama, write_video
@@ -141,6 +141,22 @@ def test_a_drive_is_streamed_with_answers_and_a_picture_of_each_frame(finetuned,
     assert all({"question", "generated_text", "objects", "timestamp"} == answer.keys() for answer in answers)
     assert "20 frames, 0 broken" in printed and "answer" in printed
     assert len(list(iter_frames(tmp_path / "out" / "annotated.mp4"))) == 20
+
+
+@pytest.mark.parametrize("changed", ["text", "words"])
+def test_a_stream_tells_an_answer_that_has_not_changed_once(finetuned, tmp_path, call, capsys, monkeypatch, changed):
+    monkeypatch.setattr(VideoStream, "ask", lambda self, question, **_: answer_at(self.timestamp))
+
+    def answer_at(seconds):
+        text = f"A van[0.1,0.1,0.2,{0.2 + seconds / 10:.3f}]" if seconds < 1.5 else "A dog"
+        return {"generated_text": text, "objects": [], "timestamp": seconds}
+
+    write_video(tmp_path / "drive.mp4", [*MicroWorld(WORLD, "test", 1)[0].frames] * 4, 10)
+    words = ["--model", finetuned[0], "--source", tmp_path / "drive.mp4", "--every", 0.5, "--changed", changed]
+    call("stream_video.py", *words, "--output_dir", tmp_path / "out")
+    times = [answer["timestamp"] for answer in answers_of(tmp_path / "out")]
+    assert times == pytest.approx([0.0, 0.5, 1.0, 1.5] if changed == "text" else [0.0, 1.5])
+    assert "20 frames, 0 broken, 0 moments held by an older frame" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("on_broken", "frames"), [("skip", 11), ("hold", 12)])

@@ -304,7 +304,7 @@ class VideoStream:
     def watch(
         self,
         question: str,
-        every: float | None = None,
+        every: float = 0.0,
         changed: Callable[[Answer, Answer], bool] = texts_differ,
         **generate_kwargs: Any,
     ) -> "Watch":
@@ -321,13 +321,13 @@ class VideoStream:
 
         Args:
             question: as in `ask`.
-            every: seconds of the stream from one question to the next, at least; each frame that is taken when absent.
+            every: seconds of the stream from one question to the next, at least; 0 asks about each moment.
             changed: whether an answer differs from the last one that was given, both as of `ask`; by default by its
                 text, boxes included. `words_differ` compares the words alone.
             generate_kwargs: as in `ask`.
 
         Raises:
-            ValueError: if `every` is not above 0.
+            ValueError: if `every` is negative or no number.
         """
         return Watch(self, question, every, changed, generate_kwargs)
 
@@ -370,23 +370,26 @@ class Watch(Iterator[Answer]):
         self,
         stream: VideoStream,
         question: str,
-        every: float | None,
+        every: float,
         changed: Callable[[Answer, Answer], bool],
         generate_kwargs: dict[str, Any],
     ):
-        if every is not None and not (math.isfinite(every) and every > 0):
-            raise ValueError(f"every must be a number of seconds above 0, got {every}")
+        if not (math.isfinite(every) and every >= 0):
+            raise ValueError(f"every must be a number of seconds, 0 or more, got {every}")
         self.last: Answer | None = None
         self._stream, self._question, self._changed, self._options = stream, question, changed, generate_kwargs
-        self._steps = 1 if every is None else max(1, math.ceil(every * stream.fps - ROUNDING))
-        self._asked = (0, -1)  # in which drive of the stream, at which of its moments
+        self._steps = max(1, math.ceil(every * stream.fps - ROUNDING))  # moments from one question to the next
+        self._asked: tuple[int, int] | None = None  # in which drive of the stream, at which of its moments
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to ask: `next` will."""
-        drive, moment = self._asked
+        """Whether it is time to ask, as `next` will."""
         now = self._stream._moment
-        return now >= 0 and (drive != self._stream._drives or moment < 0 or now - moment >= self._steps)
+        if now < 0:
+            return False  # before the first frame
+        if self._asked is None or self._asked[0] != self._stream._drives:
+            return True
+        return now - self._asked[1] >= self._steps
 
     def __next__(self) -> Answer:
         """Ask if it is time, and return the answer if it has changed; otherwise there is none for now."""
