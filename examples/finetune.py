@@ -8,8 +8,10 @@
 
 `--dataset_name` names one or more of: folders and Hub ids in the DRAMA or the BDD-X schema, `org/drama@v1` for one at
 a revision, and `micro-world`, which needs no download and says nothing about real roads. Every option of
-`TrainingArguments` is accepted too. The same command started again goes on from its last whole checkpoint. Leaves the
-model, `history.json`, and pictures of loss and metrics.
+`TrainingArguments` is accepted too. The same command started again goes on from its last whole checkpoint; with
+`--enable_jit_checkpoint True` it makes one when SIGTERM comes. A folder of low-rank updates as the model is learned on
+with `lora` among what learns, and merged into its base without. Leaves the model, `history.json`, and pictures of loss
+and metrics.
 """
 
 import hmba_hf  # noqa: F401 - registers the model

@@ -8,13 +8,14 @@ import torch
 from accelerate import PartialState
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.utils.hub import resolve_revision
+from transformers.utils.hub import cached_file, resolve_revision
 
 from ..models.prompting_hmba import check_time_format
 from ..repositories import check_revision
 from ..weight_files import find_weights
 from .arguments import ModelArguments
 from .parts import gathered, part_of, quantization_config
+from .updates import LowRankUpdates, find_updates
 
 
 def load_base(arguments: ModelArguments, run: Path, is_resumed: bool) -> tuple[PreTrainedModel, Any, str | None]:
@@ -24,6 +25,8 @@ def load_base(arguments: ModelArguments, run: Path, is_resumed: bool) -> tuple[P
     A checkpoint of low-rank updates names the base that it belongs to and holds no configuration. Where the base is
     given another adapter than it has, the base as it is then is saved once, as `adapted_base` in the run's folder.
 
+    Low-rank updates as a base are merged into their own base, unless they learn on (`LowRankUpdates.go_on`).
+
     Args:
         arguments: which model, which adapter.
         run: folder of the run.
@@ -31,8 +34,8 @@ def load_base(arguments: ModelArguments, run: Path, is_resumed: bool) -> tuple[P
 
     Raises:
         ValueError: if the base holds an adapter that has learned and does not fit what is asked for, if it is the
-            folder that a base is to be saved in, or if ZeRO-3 would have to save one.
-        ImportError: if weights in 4 bits are asked for without bitsandbytes.
+            folder that a base is to be saved in, if ZeRO-3 would have to save one, or as `find_updates`.
+        ImportError: if weights in 4 bits are asked for without bitsandbytes, or low-rank updates without peft.
     """
     options: dict[str, Any] = {}
     if arguments.low_rank == "qlora":
@@ -42,6 +45,9 @@ def load_base(arguments: ModelArguments, run: Path, is_resumed: bool) -> tuple[P
     path = arguments.model_name_or_path
     check_revision(path, arguments.model_revision)
     revision = resolve_revision(path, arguments.model_revision)  # once: all of it is of one commit
+    updates = find_updates(path, arguments.model_revision)
+    if updates is not None:
+        return _load_updated(updates, arguments, options)
     if arguments.low_rank and _has_changed(path, revision, arguments):
         if Path(path).resolve() == own:
             raise ValueError(f"a base of another folder is wanted, {own} is where this run saves its own")
@@ -56,6 +62,32 @@ def load_base(arguments: ModelArguments, run: Path, is_resumed: bool) -> tuple[P
         PartialState().wait_for_everyone()
         path, revision = str(own), None
     return *_load(path, revision, arguments, options), getattr(revision, "resolved", None)
+
+
+def _load_updated(
+    updates: LowRankUpdates, arguments: ModelArguments, options: dict[str, Any]
+) -> tuple[PreTrainedModel, Any, str | None]:
+    """Load the base of low-rank updates, with them unless they learn on, and the processor that they have."""
+    path = updates.base
+    revision = resolve_revision(path, updates.settings.revision)
+    if _has_changed(path, revision, arguments):
+        raise ValueError(
+            f"{updates.path} holds low-rank updates of a base that is not as {arguments.config()} say: leave these "
+            f"out, or merge the updates first, {updates.merging}"
+        )
+    model, processor = _load(path, revision, arguments, options)
+    if _has_processor(updates):
+        processor = _load_processor(updates.path, updates.revision, model, arguments)
+    if arguments.low_rank is None:
+        model = updates.merge(model)
+    return model, processor, getattr(revision, "resolved", None)
+
+
+def _has_processor(updates: LowRankUpdates) -> bool:
+    found = cached_file(
+        updates.path, "processor_config.json", revision=updates.revision, _raise_exceptions_for_missing_entries=False
+    )
+    return found is not None
 
 
 def _has_changed(path: str, revision: str | None, arguments: ModelArguments) -> bool:
@@ -80,12 +112,16 @@ def _load(
     )
     model, loading = loaded
     _check_adapter(model, loading, arguments, path)
+    return model, _load_processor(path, revision, model, arguments)
+
+
+def _load_processor(path: str, revision: str | None, model: PreTrainedModel, arguments: ModelArguments) -> Any:
     processor = AutoProcessor.from_pretrained(path, revision=revision)
     processor.video_processor.num_frames = model.config.num_frames
     if arguments.time_format is not None:
         check_time_format(arguments.time_format)
         processor.time_format = arguments.time_format
-    return model, processor
+    return processor
 
 
 def _check_adapter(model: Any, loading: dict[str, Any], arguments: ModelArguments, path: str) -> None:

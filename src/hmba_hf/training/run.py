@@ -34,6 +34,7 @@ from .base_model import load_base
 from .checkpoints import checkpoint_to_resume, last_whole_checkpoint
 from .parts import gathered, learn
 from .trainer import AdapterTrainer, check_push
+from .updates import find_updates
 
 _PACKAGES = ("hmba-hf", "torch", "transformers", "accelerate", "peft")
 _TIMINGS = ("_runtime", "_per_second", "_preparation_time")
@@ -65,6 +66,9 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
     collator = SampleCollator(processor, data_args.max_length)
     set_seed(args.seed)  # low-rank updates start alike in all processes, whatever each has drawn by now
     learning, counts = learn(model, model_args.learns, replace(model_args.lora, base_commit=commit))
+    updates = find_updates(model_args.model_name_or_path, model_args.model_revision)
+    if updates is not None and model_args.low_rank:
+        updates.go_on(learning)
     if counts.get("adapter") == 0 and model_args.adapter is None:
         warnings.warn("the base has no adapter, and none learns: name one, as --adapter mamba", stacklevel=2)
     if "vision_tower" in counts and args.ddp_find_unused_parameters is None:

@@ -1,0 +1,98 @@
+"""Runs that start from a folder of low-rank updates."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import IA3Config, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from tiny_bases import tune
+from tiny_models import assert_equal_weights
+
+LEARNS = ["--learns", "adapter", "lora", "--lora_targets", "q_proj", "v_proj", "--lora_rank", 4]
+STILL = ["--max_steps", 1, "--learning_rate", 0]
+
+
+@pytest.fixture(scope="module")
+def updates(stored_model, tmp_path_factory):
+    """Low-rank updates that have learned for two steps."""
+    folder = tmp_path_factory.mktemp("updates") / "first"
+    tune(stored_model, folder, "--max_steps", 2, *LEARNS)
+    return folder
+
+
+@pytest.mark.parametrize("place", ["", "checkpoint-2"])
+def test_a_run_goes_on_with_the_updates_that_it_starts_from(stored_model, updates, tmp_path, place, capsys):
+    held = load_file(updates / "adapter_model.safetensors")
+    assert any(tensor.any() for name, tensor in held.items() if "lora_B" in name)
+    tune(updates / place, tmp_path / "second", *STILL, *LEARNS, "--lora_dropout", 0.5)
+    assert f"going on with the low-rank updates of {updates / place}" in capsys.readouterr().out
+    found = load_file(tmp_path / "second" / "adapter_model.safetensors")
+    assert found.keys() == held.keys() and all(torch.equal(found[name], held[name]) for name in held)
+    settings = json.loads((tmp_path / "second" / "adapter_config.json").read_text())
+    assert settings["base_model_name_or_path"] == str(stored_model) and settings["lora_dropout"] == 0.5
+
+
+def test_the_updates_are_merged_where_the_language_model_learns_as_a_whole_or_not_at_all(
+    stored_model, updates, tmp_path, capsys
+):
+    base = AutoModelForImageTextToText.from_pretrained(stored_model)
+    merged = PeftModel.from_pretrained(base, updates).merge_and_unload()
+    processor = AutoProcessor.from_pretrained(updates)
+    processor.chat_template += "{# of the updates #}"
+    renamed = shutil.copytree(updates, tmp_path / "renamed")
+    processor.save_pretrained(renamed)
+    for number, words in enumerate(([], ["--learns", "projector"])):
+        folder = tmp_path / str(number)
+        tune(renamed, folder, *STILL, *words)
+        assert "are merged into their base" in capsys.readouterr().out
+        assert_equal_weights(AutoModelForImageTextToText.from_pretrained(folder), merged)
+        assert not (folder / "adapter_config.json").exists()
+        assert AutoProcessor.from_pretrained(folder).chat_template == processor.chat_template
+
+
+def changed(updates, folder, **settings):
+    """A copy of the updates with other settings."""
+    shutil.copytree(updates, folder, ignore=shutil.ignore_patterns("checkpoint-*"))
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([*LEARNS[:-1], 8], "other settings: r is 4 there, 8 is wanted. Name theirs by --lora_rank,"),
+        ([*LEARNS, "--lora_alpha", 1], "other settings: lora_alpha is 32.0 there, 1.0 is wanted"),
+        (["--learns", "projector", "lora", *LEARNS[3:]], r"modules_to_save is \['temporal_adapter'\] there, \['multi"),
+        ([*LEARNS, "--num_frames", 3], "base that is not as {'num_frames': 3} say: .* or merge the updates first"),
+    ],
+)
+def test_options_that_do_not_fit_the_updates_are_refused_by_name(updates, tmp_path, words, message):
+    with pytest.raises(ValueError, match=message):
+        tune(updates, tmp_path / "second", *STILL, *words)
+
+
+def test_updates_that_a_run_cannot_start_from_say_what_to_name_or_to_merge(stored_model, updates, tmp_path):
+    nameless = changed(updates, tmp_path / "nameless", base_model_name_or_path=None)
+    moved = changed(updates, tmp_path / "moved", base_model_name_or_path=str(tmp_path / "nowhere"))
+    scaled = tmp_path / "scaled"
+    model = AutoModelForImageTextToText.from_pretrained(stored_model)
+    scales = IA3Config(target_modules=["q_proj"], feedforward_modules=[])
+    get_peft_model(model, scales).save_pretrained(scaled)
+    cut = changed(updates, tmp_path / "cut")
+    weights = load_file(cut / "adapter_model.safetensors")
+    weights.pop(next(name for name in weights if "lora_A" in name))
+    save_file(weights, cut / "adapter_model.safetensors")
+    for folder, message in (
+        (nameless, "must name their base, got none in .*nameless: write it as base_model_name_or_path .* or merge"),
+        (moved, "updates of .*nowhere, and no such folder is there: name where it is now"),
+        (scaled, r"must hold a model or low-rank updates \(LoRA\), got IA3"),
+        (cut, "must hold the weights that its settings name, got others: .*lora_A"),
+    ):
+        for words in (LEARNS, ["--learns", "adapter"]):
+            with pytest.raises(ValueError, match=message):
+                tune(folder, tmp_path / "second", *STILL, *words)
