@@ -1,6 +1,7 @@
 """Prompts, videos and box text of H-MBA: what the language model reads and what its answer says."""
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from transformers.video_utils import is_valid_video_frame
 from .parsing_answers import answer_spans, mark_tokens
 from .parsing_boxes import ParsedBox, format_boxes, parse_boxes, post_process_boxes, strip_boxes
 from .prompting_hmba import check_time_format, default_chat_templates, write_time
-from .video_processing_hmba import HMBAVideoProcessor, flatten_videos, load_frame
+from .video_processing_hmba import HMBAVideoProcessor, flatten_pictures, flatten_videos, load_frame
 
 if TYPE_CHECKING:  # makes the pipeline travel with a saved processor
     from .pipeline_hmba import VideoTextToTextPipeline  # noqa: F401
@@ -84,6 +85,13 @@ def _load_block(block: dict) -> Any:
     return [_load_frame(frame) for frame in source] if isinstance(source, (list, tuple)) else source
 
 
+def _check_blocks(blocks: Iterable[dict]) -> None:
+    """Refuse what a chat template might pass over, such as audio."""
+    others = sorted({str(block["type"]) for block in blocks} - {"video", "image", "text"})
+    if others:
+        raise ValueError(f"content blocks must be of type video, image or text, got {others}")
+
+
 def _with_videos_alone(conversation: Any) -> Any:
     """Return a chat, or several, with each picture as a video: transformers before 5.23 would lose their order."""
     if isinstance(conversation, (list, tuple)):
@@ -99,6 +107,7 @@ def _with_videos_alone(conversation: Any) -> Any:
         if block["type"] in ("video", "image"):
             block = {"type": "video", "video": _load_block(block)}
         blocks.append(block)
+    _check_blocks(blocks)
     return {**conversation, "content": blocks}
 
 
@@ -120,8 +129,8 @@ class HMBAProcessor(ProcessorMixin):
 
     In a prompt each video is written as one `video_token`, which becomes
     `video_start_token + video_token * num_patches + video_end_token`: the tokens of a single frame, however long the
-    clip is. `timestamp`, `num_frames`, `fps` and `source_fps` go to the video processor. A picture among the videos or
-    in an image block of a chat is a clip of one frame.
+    clip is. `timestamp`, `num_frames`, `fps` and `source_fps` go to the video processor. A picture among the videos, in
+    `images` or in an image block of a chat is a clip of one frame.
 
     Args:
         chat_template: one template, or several by name, taken as they are. When absent, the tokenizer's own, each
@@ -256,6 +265,8 @@ class HMBAProcessor(ProcessorMixin):
         reads_blocks = hasattr(ProcessorMixin, "_multimodal_inputs_from_conversations")
         if kwargs.get("tokenize") and not reads_blocks:  # until 5.23 is the oldest
             conversation = _with_videos_alone(conversation)
+        if kwargs.get("load_audio_from_video"):
+            raise ValueError("load_audio_from_video must be absent, since H-MBA reads no audio, got True")
         if isinstance(self.chat_template, dict):
             own = "tool_use" if tools is not None and "tool_use" in self.chat_template else "default"
             chat_template = self.chat_template.get(chat_template or own, chat_template)
@@ -304,14 +315,24 @@ class HMBAProcessor(ProcessorMixin):
     def prepare_inputs_layout(
         self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
     ) -> tuple:
-        """Return the prompts as a list and the videos as a flat list in prompt order.
+        """Return the prompts as a list, and the videos as a flat list in prompt order; a picture is one of one frame.
 
         Raises:
-            ValueError: for an option that neither tokenizer nor video processor has.
+            ValueError: for audio, for pictures beside videos, whose order in the prompts nothing tells, and for an
+                option that neither tokenizer nor video processor has.
         """
         self._check_options(kwargs)
-        images, text, _, audio = super().prepare_inputs_layout(images=images, text=text, audio=audio, **kwargs)
-        return images, text, None if videos is None else flatten_videos(videos), audio
+        if audio is not None:
+            raise ValueError(
+                f"audio must be absent, since H-MBA reads videos and pictures, got {type(audio).__name__}"
+            )
+        if images is not None and videos is not None:
+            raise ValueError("images or videos are wanted, or both in `videos` in the order of the prompts, got both")
+        clips = None if videos is None else flatten_videos(videos)
+        if images is not None:
+            clips = flatten_pictures(images) or None
+        _, text, _, _ = super().prepare_inputs_layout(text=text, **kwargs)
+        return None, text, clips, None
 
     def _check_options(self, options: dict[str, Any]) -> None:
         """Refuse options of a call that transformers would name in its log and leave out."""
@@ -386,7 +407,8 @@ class HMBAProcessor(ProcessorMixin):
     ) -> tuple[list, list, list, dict]:
         contents = [message.get("content") for conversation in conversations for message in conversation]
         blocks = [block for content in contents if isinstance(content, (list, tuple)) for block in content]
-        return [], [[_load_block(block) for block in blocks if block["type"] in ("video", "image")]], [], {}
+        _check_blocks(blocks)
+        return [], [[_load_block(block) for block in blocks if block["type"] != "text"]], [], {}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a dict, with the code that a saved processor carries."""

@@ -106,6 +106,27 @@ def flatten_videos(videos: Any, depth: int = 0) -> list[Any]:
     return [clip for item in videos for clip in flatten_videos(item, depth + 1)]
 
 
+def flatten_pictures(images: Any) -> list[Any]:
+    """List the pictures in any nesting of them, each as a clip of one frame.
+
+    A picture is a path, URL, bytes, file object or base64 text; a PIL image; or an array with 2 or 3 dimensions. An
+    array with more dimensions is a list of pictures. A prompt without any has an empty list in a list of lists.
+
+    Raises:
+        VideoDecodeError: a file holds no picture.
+        ValueError: for anything else.
+    """
+    if isinstance(images, str):
+        return [[load_frame(images)]]
+    if _is_file(images):
+        return [[read_picture(images)]]
+    if _is_frame(images):
+        return [[images]]
+    if not isinstance(images, (list, tuple)) and not (_is_array(images) and images.ndim > 3):
+        raise ValueError(f"images must be pictures or lists of pictures, got {type(images).__name__}")
+    return [clip for item in images for clip in flatten_pictures(item)]
+
+
 def _is_file(value: Any) -> bool:
     return isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview)) or hasattr(value, "read")
 
@@ -196,6 +217,9 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         validate_kwargs(captured_kwargs=list(kwargs), valid_processor_keys=list(self.valid_kwargs.__annotations__))
         validate_typed_dict(self.valid_kwargs, kwargs)
         options = {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__} | kwargs
+        _check_unread(options)
+        if kwargs.get("do_sample_frames") is None and not (kwargs.get("num_frames") is kwargs.get("fps") is None):
+            options["do_sample_frames"] = True  # what is asked for in this very call is wanted
 
         options = self._standardize_kwargs(**options)
         self._validate_preprocess_kwargs(**options)
@@ -211,9 +235,10 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         features = _batch_clips(clips)
         if options["return_metadata"]:
             features["video_metadata"] = described
-        return BatchFeature(
+        batch: Any = BatchFeature(
             data=features, tensor_type=options["return_tensors"], skip_tensor_conversion=["video_metadata"]
         )
+        return batch if options["device"] is None else batch.to(options["device"])
 
     def _load_clip(
         self,
@@ -316,6 +341,16 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         if options.get("source_fps") is None:
             options.pop("source_fps", None)  # files of older versions, and keys of cached features, go without
         return {**options, "auto_map": {self._auto_class: "video_processing_hmba.HMBAVideoProcessor"}}
+
+
+def _check_unread(options: dict[str, Any]) -> None:
+    """Refuse options of transformers' video processors that would change nothing here."""
+    if options["data_format"] not in (None, ChannelDimension.FIRST):
+        raise ValueError(f"data_format must be 'channels_first', got {options['data_format']!r}")
+    if options["do_pad"]:
+        raise ValueError("do_pad must be false, since do_expand_to_square pads frames, got True")
+    if options["device"] is not None and options["return_tensors"] != "pt":
+        raise ValueError(f"device needs return_tensors='pt', got {options['return_tensors']!r}")
 
 
 def _batch_clips(clips: list[np.ndarray]) -> dict[str, Any]:

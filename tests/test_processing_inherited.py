@@ -1,0 +1,188 @@
+"""Arguments that processor and video processor inherit: each one works, or is refused by its name."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tiny_models import tiny_model
+from tiny_processors import clip, tiny_processor, user
+
+RED, BLUE = (255, 0, 0), (0, 0, 255)
+
+
+@pytest.fixture
+def processor():
+    return tiny_processor()
+
+
+def picture(colour=RED):
+    image = Image.new("RGB", (40, 20), colour)
+    image.paste((0, 255, 0), (3, 4, 9, 12))
+    return image
+
+
+def saved(tmp_path):
+    picture().save(tmp_path / "red.png")
+    return tmp_path / "red.png"
+
+
+def png():
+    file = io.BytesIO()
+    picture().save(file, "PNG")
+    return file
+
+
+FORMS = {
+    "picture": lambda folder: picture(),
+    "list": lambda folder: [picture()],
+    "list for each prompt": lambda folder: [[picture()]],
+    "array": lambda folder: np.asarray(picture()),
+    "tensor": lambda folder: torch.from_numpy(np.asarray(picture()).transpose(2, 0, 1).copy()),
+    "batch": lambda folder: np.asarray(picture())[None],
+    "path": saved,
+    "text of a path": lambda folder: str(saved(folder)),
+    "bytes": lambda folder: png().getvalue(),
+    "file": lambda folder: png(),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_images_are_clips_of_one_frame(processor, tmp_path, form):
+    wanted = processor(videos=[[picture()]], text="<video>?", return_tensors="pt")
+    found = processor(images=FORMS[form](tmp_path), text="<video>?", return_tensors="pt")
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_images_of_several_prompts_keep_their_order(processor):
+    texts, pictures = ["<video><video>a", "b", "<video>c"], [[picture(RED), picture(BLUE)], [], [picture(BLUE)]]
+    found = processor(images=pictures, text=texts, padding=True, return_tensors="pt")["pixel_values_videos"]
+    wanted = [
+        processor(images=one, return_tensors="pt")["pixel_values_videos"] for one in (picture(RED), picture(BLUE))
+    ]
+    assert torch.equal(found, torch.cat([wanted[0], wanted[1], wanted[1]]))
+    assert not torch.equal(*wanted)
+    assert "pixel_values_videos" not in processor(images=[[], []], text=["a", "b"])
+    with pytest.raises(ValueError, match="got 2 tokens and 1 videos"):
+        processor(images=picture(), text="<video><video>")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"audio": np.zeros(16000)}, "audio must be absent, since H-MBA reads videos and pictures, got ndarray"),
+        ({"images": picture(), "videos": [clip()]}, "in `videos` in the order of the prompts, got both"),
+        ({"images": 3}, "images must be pictures or lists of pictures, got int"),
+        ({"images": [3.0]}, "images must be pictures or lists of pictures, got float"),
+        ({"images": picture(), "images_kwargs": {"size": 3}}, r"got \['images_kwargs'\]"),
+        ({"images": picture(), "audio_kwargs": {"sampling_rate": 3}}, r"got \['audio_kwargs'\]"),
+        ({"videos": [clip()], "data_format": "channels_last"}, "data_format must be .*, got 'channels_last'"),
+        ({"videos": [clip()], "do_pad": True}, "do_pad must be false, .* got True"),
+        ({"videos": [clip()], "device": "meta"}, "device needs return_tensors='pt', got None"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_what_cannot_be_read_is_refused_by_name(processor, given, message):
+    with pytest.raises(ValueError, match=message):
+        processor(**given)
+
+
+@pytest.mark.parametrize("tokenize", [True, False])
+def test_audio_in_a_chat_is_refused(processor, tokenize):
+    block = {"type": "audio", "audio": "siren.wav"}
+    with pytest.raises(Exception, match="of type video, image or text, got .*audio"):
+        processor.apply_chat_template([user("Hear", block)], tokenize=tokenize, return_dict=tokenize)
+    with pytest.raises(ValueError, match=r"of type video, image or text, got \['audio'\]"):
+        processor.apply_chat_template([user("Hear", block)], "a template that passes it over", tokenize=True)
+    with pytest.raises(ValueError, match="load_audio_from_video must be absent, .* got True"):
+        processor.apply_chat_template([user("Hear")], tokenize=tokenize, load_audio_from_video=True)
+
+
+def test_the_device_of_a_call_is_that_of_its_pixels(processor):
+    found = processor(images=picture(), device="meta", return_tensors="pt")
+    assert found["pixel_values_videos"].is_meta
+
+
+@pytest.mark.parametrize("options", [{"num_frames": 2}, {"videos_kwargs": {"num_frames": 2}}], ids=str)
+def test_frames_are_sampled_where_a_call_asks_for_their_number(processor, options):
+    frames = clip(length=4)
+    found = processor(videos=[frames], return_tensors="pt", **options)["pixel_values_videos"]
+    assert torch.equal(found, processor(videos=[frames[2:]], return_tensors="pt")["pixel_values_videos"])
+    whole = processor(videos=[frames], return_tensors="pt", do_sample_frames=False, **options)
+    assert whole["pixel_values_videos"].shape[1] == 4
+
+
+def test_a_rate_is_refused_for_frames_whose_times_are_unknown(processor):
+    with pytest.raises(ValueError, match="sampling frames by `fps` or `timestamp` needs video_metadata"):
+        processor(videos=[clip(length=4)], fps=1.0)
+
+
+def test_options_of_the_text_reach_the_tokenizer(processor):
+    texts = ["a", "bbb"]
+    assert (
+        processor(text=texts, text_kwargs={"padding": "max_length", "max_length": 6})["input_ids"][0][2:] == [102] * 4
+    )
+    assert processor(text=texts, padding=True, padding_side="left")["input_ids"][0][:2] == [102, 102]
+    assert processor(text="abc", return_length=True)["length"] == [4]
+    assert isinstance(processor(text="a", common_kwargs={"return_tensors": "pt"})["input_ids"], torch.Tensor)
+    with pytest.raises(ValueError, match="Please disable truncation"):
+        processor(images=picture(), text="<video>a", truncation=True, max_length=3)
+
+
+def test_token_types_tell_where_the_videos_are(processor):
+    found = processor(images=picture(), text="a<video>b", return_mm_token_type_ids=True)
+    assert (
+        found["mm_token_type_ids"] == [[0, 0, 2, 2, 2, 2, 0]] == processor.create_mm_token_type_ids(found["input_ids"])
+    )
+
+
+def test_answers_become_text_by_every_name(processor):
+    tokens = processor.tokenizer("left", add_special_tokens=False)["input_ids"]
+    assert processor.decode(tokens) == "left"
+    for texts in (
+        processor.batch_decode([[*tokens, 2]], skip_special_tokens=True),
+        processor.post_process_image_text_to_text([[*tokens, 2]], skip_special_tokens=True),
+        processor.post_process_multimodal_output([[*tokens, 2]], skip_special_tokens=True),
+    ):
+        assert texts == ["left"]
+    with pytest.raises(ValueError, match="unexpected generation_mode=audio"):
+        processor.post_process_multimodal_output([tokens], generation_mode="audio")
+
+
+def test_a_template_sees_documents_and_a_chat_goes_on(processor):
+    document = [{"title": "Rules of the road", "text": ""}]
+    assert (
+        processor.apply_chat_template([user("?")], "{{ documents[0].title }}", documents=document)
+        == document[0]["title"]
+    )
+    chat = [user("Is it red?"), {"role": "assistant", "content": "It is"}]
+    assert processor.apply_chat_template(chat, continue_final_message=True).endswith("ASSISTANT: It is")
+    assert processor.apply_chat_template(chat[:1], add_generation_prompt=True).endswith("ASSISTANT:")
+
+
+def rows_of_prompts_and_completions(processor):
+    """Join prompts with pictures and completions as TRL does: each tokenized, padded on its side, and side by side."""
+    options = {"padding": True, "return_tensors": "pt", "add_special_tokens": False}
+    pictures, texts = [[picture(RED)], [picture(BLUE)]], ["<video>Which colour? "] * 2
+    prompts = processor(images=pictures, text=texts, padding_side="left", **options)
+    completions = processor(text=["red", "blue"], padding_side="right", **options)
+    joined = {name: torch.cat((prompts[name], completions[name]), dim=1) for name in ("input_ids", "attention_mask")}
+    answers = completions["input_ids"].masked_fill(completions["attention_mask"] == 0, -100)
+    labels = torch.cat((torch.full_like(prompts["input_ids"], -100), answers), dim=1)
+    return {**prompts, **joined, "labels": labels}
+
+
+def test_rows_of_prompts_and_completions_with_images_train(processor):
+    torch.manual_seed(0)
+    rows, model = rows_of_prompts_and_completions(processor), tiny_model(adapter="none").train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(80):
+        loss = model(**rows).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    # Of seven letters the first of each word would be a guess, at 2 ln 2 / 7 = 0.2, if the pictures were not seen.
+    assert loss < 0.15
