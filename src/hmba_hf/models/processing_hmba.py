@@ -129,8 +129,8 @@ class HMBAProcessor(ProcessorMixin):
 
     In a prompt each video is written as one `video_token`, which becomes
     `video_start_token + video_token * num_patches + video_end_token`: the tokens of a single frame, however long the
-    clip is. `timestamp`, `num_frames`, `fps` and `source_fps` go to the video processor. A picture among the videos, in
-    `images` or in an image block of a chat is a clip of one frame.
+    clip is. `timestamp`, `num_frames`, `fps` and `source_fps` go to the video processor. A picture among the videos,
+    in `images` or in an image block of a chat is a clip of one frame.
 
     Args:
         chat_template: one template, or several by name, taken as they are. When absent, the tokenizer's own, each
