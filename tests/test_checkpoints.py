@@ -36,12 +36,14 @@ def test_the_last_whole_checkpoint_is_that_of_the_most_steps(tmp_path):
     assert last_whole_checkpoint(tmp_path) == folders[1]
 
 
-@pytest.mark.parametrize("harm", ["unsealed", "half deleted", "cut off", "grown"])
+@pytest.mark.parametrize("harm", ["unsealed", "half deleted", "cut off", "grown", "torn seal", "odd seal"])
 def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path, harm):
     whole, newer = checkpoint(tmp_path, 2), checkpoint(tmp_path, 4)
     optimizer = newer / "shards" / "optimizer"
     if harm == "unsealed":
         break_seal(newer)
+    elif harm.endswith("seal"):
+        (newer / SEAL).write_text('{"recipe": {}' + ', "files": []}' * (harm == "odd seal"))
     elif harm == "half deleted":
         optimizer.unlink()
     else:

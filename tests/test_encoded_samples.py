@@ -1,3 +1,4 @@
+import errno
 import json
 from dataclasses import replace
 from itertools import islice
@@ -6,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hmba_hf.data.bad_samples import BadSamples
+from hmba_hf.data.bad_samples import BadSamples, UnreadableSample
+from hmba_hf.data.cached_features import CachedSamples
 from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.encoded_samples import EncodedSamples, EncodedStream, readable_samples
 from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
@@ -65,6 +67,38 @@ def test_the_next_readable_sample_takes_the_place_of_a_bad_one(tmp_path):
     assert "nowhere.mp4" in skipped["sample missing"] and "one <box> for each box" in skipped["sample number 2"]
     met.forget()
     assert met.skipped() == {}
+
+
+def caused_by(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        TypeError("encode() got an unexpected keyword"),
+        KeyError("frames"),
+        AttributeError("no such thing"),
+        OSError(errno.EMFILE, "Too many open files"),
+        OSError(errno.ENOSPC, "No space left on device"),
+        caused_by(UnreadableSample("not a video", "sample a"), OSError(errno.EMFILE, "Too many open files")),
+    ],
+    ids=lambda error: f"{type(error).__name__}-{error}"[:40],
+)
+def test_what_no_file_can_cause_ends_a_run_that_skips_bad_samples(tmp_path, error):
+    bad = BadSamples("skip", tmp_path / "bad.jsonl")
+    samples = Samples([WORLD[0], error])
+    for read in (
+        lambda: EncodedSamples(samples, COLLATOR, bad)[1],
+        lambda: list(islice(EncodedStream(Passages(samples), COLLATOR, bad), 3)),
+        lambda: readable_samples(samples, COLLATOR, bad),
+        lambda: CachedSamples(samples, None),
+    ):
+        with pytest.raises(type(error)) as raised:
+            read()
+        assert raised.value is error
+    assert bad.skipped() == {}
 
 
 def test_samples_end_and_are_counted_from_either_end():

@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -14,7 +15,8 @@ from transformers import AutoProcessor
 from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.micro_world_files import write_bddx, write_drama
-from hmba_hf.training.arguments import PRESETS, parse_arguments, recipe
+from hmba_hf.training.arguments import PRESETS, DataArguments, parse_arguments, recipe
+from hmba_hf.training.run import draw_example
 from tiny_bases import FAST, save_base, tune
 
 WORLD = MicroWorldConfig(frame_size=32)
@@ -273,6 +275,7 @@ def test_a_base_without_an_adapter_is_told_where_one_should_learn(base, tmp_path
         (["--save_only_model", "True"], "--save_only_model leaves nothing that a run could go on from"),
         (["--time_format", "at 12.4 s"], "time_format must be a text with one {seconds}, or None, got 'at 12.4 s'"),
         (["--time_format", "{seconds}", "--feature_cache", "x"], "cached features come without times"),
+        (["--resume_from_checkpoint", "True"], "must be a folder, got True: the same command goes on by itself"),
         (["--feature_cache", "nowhere"], "a whole cache of features is wanted, got nowhere"),
         (["--eval_strategy", "epoch", "--eval_split", "dev"], "expected a split of .* got 'dev'"),
         (["--max_length", 5], "at most max_length=5 tokens are wanted, got .*--on_bad_sample skip"),
@@ -410,3 +413,15 @@ def test_an_unknown_preset_is_refused(capsys):
     with pytest.raises(SystemExit):
         parse_arguments("", ["--model_name_or_path", "base", "--preset", "kitti"])
     assert "'bddx', 'drama'" in capsys.readouterr().err
+
+
+def test_a_card_goes_without_its_picture_for_want_of_a_clip_alone(stored_model, capsys):
+    def fail(samples):
+        raise ValueError("a mistake of the model")
+
+    own = {"args": SimpleNamespace(hub_private_repo=None), "answer": fail}
+    trainer = SimpleNamespace(processing_class=AutoProcessor.from_pretrained(stored_model), **own)
+    assert draw_example(trainer, DataArguments(eval_split="nowhere")) is None
+    assert "no picture of an answer for the card: expected a split" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="a mistake of the model"):
+        draw_example(trainer, DataArguments())

@@ -1,5 +1,6 @@
 """What becomes of samples that cannot be read."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -11,6 +12,8 @@ READ_ERRORS = (OSError, ValueError)
 Anything else, such as a `TypeError` or a `KeyError`, is a mistake of the program and ends a run that skips, too.
 """
 
+_OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT}
+
 POLICIES = ("stop", "skip")
 
 
@@ -20,6 +23,15 @@ class UnreadableSample(ValueError):
     def __init__(self, reason: str, name: str = ""):
         super().__init__(reason if name in reason else f"{name}: {reason}")
         self.name = name
+
+
+def check_is_of_a_file(error: BaseException) -> None:
+    """Raise an error again that no file has caused, but a machine without memory, room or files that may be open."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _OF_THE_MACHINE:
+            raise error
+        cause = cause.__cause__
 
 
 class BadSamples:
@@ -42,7 +54,9 @@ class BadSamples:
 
         Raises:
             ValueError: naming the sample and what is wrong with it, if the policy is to stop.
+            OSError: as `check_is_of_a_file`, whatever the policy.
         """
+        check_is_of_a_file(error)
         if isinstance(error, UnreadableSample):
             name = error.name
         reason = str(error) or type(error).__name__

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
 from .atomic_files import differences
-from .bad_samples import READ_ERRORS, UnreadableSample
+from .bad_samples import READ_ERRORS, UnreadableSample, check_is_of_a_file
 from .json_files import read_json_object
 from .loading import RowSamples
 from .samples import Sample, SampleSequence
@@ -188,5 +188,6 @@ def _described(samples: Sequence[Sample], index: int) -> tuple[Sample | Unreadab
     try:
         return describe_sample(samples, index)
     except READ_ERRORS as error:
+        check_is_of_a_file(error)
         name = error.name if isinstance(error, UnreadableSample) else f"sample number {index}"
         return UnreadableSample(str(error) or type(error).__name__, name), ""

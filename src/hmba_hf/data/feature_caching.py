@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from .atomic_files import differences, explained_write_errors, write_json, written_whole
-from .bad_samples import READ_ERRORS, BadSamples
+from .bad_samples import READ_ERRORS, BadSamples, check_is_of_a_file
 from .cached_features import INDEX, describe_sample
 from .json_files import read_json_object
 from .samples import Sample
@@ -183,6 +183,7 @@ class _PreparedClips(Dataset):
             clip = self.video_processor([video], timestamp=sample.timestamp, return_tensors="pt")
             return content, clip["pixel_values_videos"][0]  # (t, channels, height, width)
         except READ_ERRORS as error:
+            check_is_of_a_file(error)
             return content, str(error) or type(error).__name__
 
 
@@ -192,4 +193,5 @@ def _describe(samples: Sequence[Sample], index: int) -> tuple[str, str, Exceptio
         sample, content = describe_sample(samples, index)
         return sample.id, content, None
     except READ_ERRORS as error:
+        check_is_of_a_file(error)
         return f"sample number {index}", "", error

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.atomic_files import differences, flush_to_disk, write_json
+from ..data.json_files import read_json_object
 from ..weight_files import find_weights
 
 SEAL = "seal.json"
@@ -46,9 +47,9 @@ def break_seal(folder: Path) -> dict[Path, Any]:
 def read_recipe(folder: Path) -> dict[str, Any] | None:
     """Return the recipe of the run that wrote a checkpoint, or `None` for one that is not whole."""
     try:
-        seal = json.loads((folder / SEAL).read_text())
+        seal = read_json_object(folder / SEAL, recipe=dict, files=dict)
         sizes = {name: (folder / name).stat().st_size for name in seal["files"]}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # the last one of a damaged seal
         return None
     return seal["recipe"] if sizes == seal["files"] else None
 

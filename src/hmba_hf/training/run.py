@@ -12,7 +12,7 @@ from torch.utils.data import Subset
 from transformers import PreTrainedModel, set_seed
 
 from ..data.atomic_files import write_json
-from ..data.bad_samples import BadSamples
+from ..data.bad_samples import READ_ERRORS, BadSamples
 from ..data.cached_features import CachedSamples, FeatureCache, feature_key
 from ..data.collator import SampleCollator
 from ..data.encoded_samples import EncodedSamples, EncodedStream, readable_samples
@@ -203,17 +203,21 @@ def draw_example(trainer: AdapterTrainer, arguments: DataArguments) -> Any:
     """
     is_private = trainer.args.hub_private_repo is not False
     names = [name for name in arguments.dataset_name if is_private or name == MICRO_WORLD][:1]
-    processor: Any = trainer.processing_class
-    try:
-        named = replace(arguments, dataset_name=names)
-        (samples,) = _named_samples(named, named.eval_split, 1, processor, named.streaming)
-        ((answer,), _) = trainer.answer([samples[0]])
-        frames, times = _frames(samples[0], processor.video_processor)
-    except (ValueError, OSError) as error:  # the run is over, and its model is worth more than a picture
-        print(f"no picture of an answer for the card: {error if names else 'everybody could see it'}")
+    if not names:
+        print("no picture of an answer for the card: everybody could see it")
         return None
+    processor: Any = trainer.processing_class
+    named = replace(arguments, dataset_name=names)
+    try:
+        (samples,) = _named_samples(named, named.eval_split, 1, processor, named.streaming)
+        sample = samples[0]
+        frames, times = _frames(sample, processor.video_processor)
+    except READ_ERRORS as error:  # the run is over, and its model is worth more than a picture
+        print(f"no picture of an answer for the card: {error}")
+        return None
+    ((answer,), _) = trainer.answer([sample])
     objects = processor.post_process_boxes(answer, (frames[-1].height, frames[-1].width))
-    return draw_answer(frames, times, samples[0].question, strip_boxes(answer), objects)
+    return draw_answer(frames, times, sample.question, strip_boxes(answer), objects)
 
 
 def _frames(sample: Sample, sampling: Any) -> tuple[list[Any], list[float]]:
