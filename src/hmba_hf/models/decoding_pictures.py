@@ -51,6 +51,32 @@ def to_rgb(frame: av.VideoFrame, stream: Any, name: str, limits: SourceLimits = 
     return pixels if matrix is None else _apply_display_matrix(pixels, matrix)
 
 
+def to_rgb_clip(frames: list[Any], stream: Any, name: str, limits: SourceLimits = LIMITS) -> np.ndarray:
+    """Convert the frames of a clip to `(t, h, w, 3)`, as `to_rgb` does each; a frame may come several times.
+
+    The list is emptied, so that no frame is kept longer than it takes.
+
+    Raises:
+        VideoDecodeError: a frame cannot be converted, or they differ in size.
+    """
+    clip: np.ndarray | None = None
+    count, before = len(frames), None
+    for index in range(count):
+        frame = frames.pop(0)
+        if clip is not None and frame is before:
+            clip[index] = clip[index - 1]
+            continue
+        picture = to_rgb(frame, stream, name, limits)
+        if clip is None:
+            clip = np.empty((count, *picture.shape), np.uint8)
+        if picture.shape != clip.shape[1:]:
+            raise VideoDecodeError(f"{name} changes its frame size within the clip, to {picture.shape[1::-1]}")
+        clip[index] = picture
+        before = frame
+    assert clip is not None, "a clip holds a frame"
+    return clip
+
+
 def _square_width(frame: av.VideoFrame, stream: Any, name: str, limits: SourceLimits) -> int:
     """Width of a frame once its pixels are square."""
     limits.check_size(frame.width, frame.height, name)

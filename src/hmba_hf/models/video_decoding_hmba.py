@@ -14,7 +14,7 @@ import numpy as np
 from transformers.video_utils import VideoMetadata
 
 from .decoding_containers import LIMITS, SourceLimits, VideoDecodeError, opened
-from .decoding_pictures import to_rgb
+from .decoding_pictures import to_rgb, to_rgb_clip
 from .decoding_streams import OpenVideo, check_source_fps
 from .decoding_timeline import REORDER_FRAMES, Moment, in_order
 
@@ -121,11 +121,11 @@ def decode_frames(
         if reader.concealed_from <= chosen[-1].time:
             seconds = float(reader.concealed_from)
             reader.video.warn_of_damage(seconds)
-        pictures = {id(moment.frame): to_rgb(moment.frame, reader.video.stream, name, limits) for moment in chosen}
-        if len({picture.shape for picture in pictures.values()}) > 1:
-            raise VideoDecodeError(f"{name} changes its frame size within the clip that ends at {end:.3f} s")
-        frames = np.stack([pictures[id(moment.frame)] for moment in chosen])
-        return frames, reader.metadata(frames, [float(moment.time) for moment in chosen])
+        times = [float(moment.time) for moment in chosen]
+        pictures = [moment.frame for moment in chosen]
+        chosen.clear()  # as `pictures` does, while they are converted
+        frames = to_rgb_clip(pictures, reader.video.stream, name, limits)
+        return frames, reader.metadata(frames, times)
 
 
 def _wanted(end: float, num_frames: int, fps: float) -> list[float]:

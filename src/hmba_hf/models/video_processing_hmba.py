@@ -27,6 +27,7 @@ from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata
 
 from .decoding_pictures import over_white
+from .decoding_squares import resize_squared
 from .decoding_stills import decode_picture, read_picture, upright_rgb
 from .video_decoding_hmba import (
     TIME_TOLERANCE,
@@ -38,6 +39,8 @@ from .video_decoding_hmba import (
     latest_frames,
 )
 
+# A frame so many times as long as wide is never put on a whole square.
+_LONG = 4
 # What `to_dict` adds to the options, and so stands in files.
 _KEYS_OF_FILES = {"auto_map", "processor_class", "video_processor_type"}
 
@@ -323,10 +326,15 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
 
     def _preprocess_frame(self, frame: np.ndarray, **options: Any) -> np.ndarray:
         """Preprocess one frame, `(c, h, w)`, in the order and with the arithmetic of `CLIPImageProcessor`."""
-        if options["do_expand_to_square"]:
-            frame = expand_to_square(frame, fill=255 if frame.dtype == np.uint8 else 1.0)
-        if options["do_resize"]:
-            frame = self.resize(frame, options["size"], options["resample"])
+        size = _size_from_square(frame, options)
+        if size is not None:
+            squared = resize_squared(np.moveaxis(frame, 0, -1), size, options["resample"], fill=255)
+            frame = np.moveaxis(squared, -1, 0)
+        else:
+            if options["do_expand_to_square"]:
+                frame = expand_to_square(frame, fill=255 if frame.dtype == np.uint8 else 1.0)
+            if options["do_resize"]:
+                frame = self.resize(frame, options["size"], options["resample"])
         if options["do_center_crop"]:
             frame = self.center_crop(frame, options["crop_size"])
         if options["do_rescale"]:
@@ -351,6 +359,21 @@ def _check_unread(options: dict[str, Any]) -> None:
         raise ValueError("do_pad must be false, since do_expand_to_square pads frames, got True")
     if options["device"] is not None and options["return_tensors"] != "pt":
         raise ValueError(f"device needs return_tensors='pt', got {options['return_tensors']!r}")
+
+
+def _size_from_square(frame: np.ndarray, options: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width to which `resize_squared` brings a frame, `(c, h, w)`; `None` for the plain way."""
+    is_squared = options["do_expand_to_square"] and options["do_resize"] and isinstance(options["resample"], int)
+    if not is_squared or frame.dtype != np.uint8 or len(frame) not in (1, 3):
+        return None
+    size = options["size"]
+    if size.shortest_edge and not size.longest_edge:
+        return size.shortest_edge, size.shortest_edge
+    if not (size.height and size.width):
+        return None
+    # Pillow may resize columns first where the sides of the result differ, and then rounds otherwise.
+    is_long = max(frame.shape[1:]) > _LONG * min(frame.shape[1:])
+    return (size.height, size.width) if size.height == size.width or is_long else None
 
 
 def _batch_clips(clips: list[np.ndarray]) -> dict[str, Any]:

@@ -1,0 +1,50 @@
+"""A frame on a square of its longer side, resized, without the memory for that square."""
+
+import numpy as np
+from PIL import Image
+
+# Pixels of a stretch of rows or columns that is resized at once.
+_BAND = 2**20
+
+
+def resize_squared(frame: np.ndarray, size: tuple[int, int], resample: int, fill: int) -> np.ndarray:
+    """Pad a frame to a square as `expand_to_square` does, and resize it with Pillow: the same pixels, less memory.
+
+    Pillow resizes the rows first and then the columns, each by itself. So rows are padded and resized a few at a time,
+    and then columns are.
+
+    Args:
+        frame: `(h, w, channels)`, uint8, of 1 or 3 channels.
+        size: height and width of the result.
+        resample: Pillow's number of a filter.
+        fill: value of the padding in every channel.
+
+    Returns:
+        `(*size, channels)`, uint8.
+    """
+    height, width, channels = frame.shape
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    narrow = np.empty((height, size[1], channels), np.uint8)
+    for start, stop in _bands(height, side):
+        band = np.full((stop - start, side, channels), fill, np.uint8)
+        band[:, left : left + width] = frame[start:stop]
+        narrow[start:stop] = _resize(band, (stop - start, size[1]), resample)
+    small = np.empty((*size, channels), np.uint8)
+    for start, stop in _bands(size[1], side):
+        band = np.full((side, stop - start, channels), fill, np.uint8)
+        band[top : top + height] = narrow[:, start:stop]
+        small[:, start:stop] = _resize(band, (size[0], stop - start), resample)
+    return small
+
+
+def _bands(length: int, side: int) -> list[tuple[int, int]]:
+    """Cut `length` lines of `side` pixels into bands."""
+    step = max(_BAND // side, 1)
+    return [(start, min(start + step, length)) for start in range(0, length, step)]
+
+
+def _resize(pixels: np.ndarray, size: tuple[int, int], resample: int) -> np.ndarray:
+    picture = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    resized = np.asarray(picture.resize((size[1], size[0]), resample))
+    return resized[..., None] if resized.ndim == 2 else resized
