@@ -238,7 +238,7 @@ def test_a_file_of_something_else_is_refused_with_the_line(tmp_path, text, messa
             r"line 2: record clip-1: size must be \[height, width\] of at least one pixel, got \[0, 100\]",
         ),
         ({"size": [3, 100, 100]}, r"line 2: record clip-1: size must be \[height, width\]"),
-        ({"tags": "night"}, "line 2: record clip-1: tags must be a list or null, got 'night'"),
+        ({"tags": "night"}, "line 2: record clip-1: tags must be a list of texts, got 'night'"),
         ({"tags": [1]}, r"line 2: record clip-1: tags must be a list of texts, got \[1\]"),
         ({"id": ["clip"]}, r"line 2: record \['clip'\]: id must be a text or a whole number, got \['clip'\]"),
         ({"id": True}, "line 2: record True: id must be a text or a whole number"),

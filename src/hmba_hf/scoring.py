@@ -83,7 +83,7 @@ def _check_record(record: Record) -> None:
     }
     if not record.get("error"):
         fields |= {"id": (str, int), "answer": (str,), "reference": (str,)}
-        fields |= {key: (list, type(None)) for key in ("boxes", "others", "size", "tags") if key in record}
+        fields |= {key: (list, type(None)) for key in ("boxes", "others", "size") if key in record}
     check_fields(record, name, **fields)
     if record.get("error"):
         return
@@ -94,7 +94,7 @@ def _check_record(record: Record) -> None:
     size, tags = record.get("size"), record.get("tags")
     if size is not None and not (len(size) == 2 and all(map(_is_number, size)) and min(size) >= 1):
         raise ValueError(f"{name}: size must be [height, width] of at least one pixel, got {size!r}")
-    if tags is not None and not all(isinstance(tag, str) for tag in tags):
+    if tags is not None and not (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)):
         raise ValueError(f"{name}: tags must be a list of texts, got {tags!r}")
 
 
