@@ -1,3 +1,5 @@
+import warnings
+
 import pytest
 import torch
 from PIL import Image
@@ -52,6 +54,16 @@ def test_answers_of_a_batch_are_those_of_each_sample_alone(model, processor):
     assert len(set(alone)) > 2 and all(alone)
     assert answer_samples(model, processor, samples, batch_size=3, max_new_tokens=12) == alone
     assert answer_samples(model, processor, samples, batch_size=100, max_new_tokens=12) == alone
+
+
+def test_answers_that_end_at_their_limit_are_warned_of(model, processor):
+    with pytest.warns(UserWarning, match="end at their limit of max_new_tokens=3 and may lack their boxes"):
+        answer_samples(model, processor, [WORLD[0], WORLD[1]], max_new_tokens=3)
+    every_token = list(range(model.config.text_config.vocab_size))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        for limit in (1, 3):
+            answer_samples(model, processor, [WORLD[0]], max_new_tokens=limit, eos_token_id=every_token)
 
 
 def test_the_true_answer_is_not_read(model, processor):

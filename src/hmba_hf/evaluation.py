@@ -1,9 +1,12 @@
 """What a model answers about samples, and how well its boxes meet the true ones."""
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
 from tqdm.auto import tqdm
 
 from .data.bad_samples import READ_ERRORS
@@ -99,10 +102,30 @@ def answer_batches(
 
 
 def generate_answers(model: Any, processor: Any, inputs: Any, options: dict[str, Any]) -> list[str]:
-    """Generate with `options` of `generate` what follows encoded questions, and decode it without special tokens."""
+    """Generate with `options` of `generate` what follows encoded questions, and decode it without special tokens.
+
+    A `UserWarning` says so when an answer ends at `max_new_tokens` instead of by itself: it may lack its box.
+    """
     inputs = inputs.to(model.device)
-    generated = model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]
+    generated = model.generate(**inputs, **options)[:, inputs["input_ids"].shape[1] :]  # (b, l)
+    limit = options.get("max_new_tokens")
+    if generated.shape[1] == limit and not _has_ended(model, generated, options).all():
+        warnings.warn(
+            f"answers end at their limit of max_new_tokens={limit} and may lack their boxes: with a tokenizer that "
+            "splits numbers into digits a box alone takes about 27 tokens",
+            stacklevel=2,
+        )
     return [answer.strip() for answer in processor.batch_decode(generated, skip_special_tokens=True)]
+
+
+def _has_ended(model: Any, generated: torch.Tensor, options: dict[str, Any]) -> torch.Tensor:
+    """Tell which answers, `(b, l)`, end by themselves: with an end token, or with padding behind them; `(b,)`."""
+    ends: list[int] = []
+    for name in ("eos_token_id", "pad_token_id"):
+        tokens = options.get(name, getattr(model.generation_config, name, None))
+        if tokens is not None:
+            ends += np.atleast_1d(tokens).tolist()
+    return torch.isin(generated[:, -1], torch.tensor(ends, device=generated.device, dtype=generated.dtype))
 
 
 def _read_batch(

@@ -240,7 +240,11 @@ def from_bddx_row(row: Mapping[str, Any], split: str = "train") -> Sample:
 
 
 def drama_features(tags: bool = False) -> Any:
-    """The `datasets.Features` of the DRAMA schema, on demand with the column `tags`."""
+    """The `datasets.Features` of the DRAMA schema, on demand with the column `tags`.
+
+    A `bbox` is `(x1, y1, x2, y2)` in [0, 1] of the original frame. Only the text of prompts and answers counts from
+    the padded square, also in [0, 1]: `HMBAProcessor.format_boxes` and `parse_boxes` write and read it there.
+    """
     datasets = import_datasets()
     box = {"bbox": datasets.List(datasets.Value("float32"), length=4), "category": datasets.Value("string")}
     text, number = datasets.Value("string"), datasets.Value("int32")

@@ -1,4 +1,8 @@
-"""Box text: what an answer says about places, and how places are written for a model to read."""
+"""Box text: what an answer says about places, and how places are written for a model to read.
+
+A model reads and writes boxes in [0, 1] of the white square that each frame is padded to, with three decimals. What
+people give and get is in pixels of the original frame; rows of datasets hold boxes in [0, 1] of the original frame.
+"""
 
 import math
 import re
