@@ -75,7 +75,8 @@ class MambaMixer(GradientCheckpointingLayer):
         self.conv1d = CausalConv1d(d, d, conv_kernel, groups=d)
         self.x_proj = nn.Linear(d, self.time_step_rank + 2 * state_size, bias=False)
         self.dt_proj = Projection(self.time_step_rank, d)
-        self.A_log = nn.Parameter(torch.empty(d, state_size))
+        precise = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        self.A_log = nn.Parameter(torch.empty(d, state_size, dtype=precise))
         self.D = nn.Parameter(torch.empty(d))
         self.out_proj = nn.Linear(d, hidden_size, bias=False)
         if holds_parameters(self):

@@ -366,7 +366,7 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
 
     def prepare_inputs_for_generation(self, *args: Any, inputs_embeds: Tensor | None = None, **kwargs: Any) -> dict:
         """Mark the prompt, whose video tokens must have videos; an assistant's draft may do without them."""
-        inputs = super().prepare_inputs_for_generation(*args, inputs_embeds=inputs_embeds, **kwargs)  # type: ignore[misc]
+        inputs = super().prepare_inputs_for_generation(*args, inputs_embeds=inputs_embeds, **kwargs)
         if kwargs.get("is_first_iteration"):
             inputs["mm_encoder_outputs"] = inputs.get("mm_encoder_outputs") or {}
         return inputs
@@ -398,7 +398,7 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
             with torch.no_grad():
                 video = self.adapt_frame_features(self.model._check_features(frame_features, mask), frame_mask=mask)
             kwargs["mm_encoder_outputs"] = {"video": video}
-        return super().generate(*args, **rename_cache(kwargs))  # type: ignore[misc]
+        return super().generate(*args, **rename_cache(kwargs))
 
     @can_return_tuple
     def forward(  # type: ignore[misc]  # TransformersKwargs repeats position_ids
