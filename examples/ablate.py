@@ -14,7 +14,6 @@ and the numbers of different machines can be compared. The micro-world's numbers
 
 import argparse
 import hashlib
-import json
 import shlex
 import shutil
 import subprocess
@@ -26,6 +25,7 @@ from typing import Any
 from filelock import FileLock
 
 from hmba_hf.data.atomic_files import write_json
+from hmba_hf.data.json_files import read_json_object
 from hmba_hf.data.micro_world import MOTIONS, MicroWorldConfig
 from hmba_hf.studies.catalogue import DISCLAIMER, STUDIES, Study, write_page
 
@@ -97,7 +97,7 @@ def record_run(
             if not measured.exists():
                 print(f"\nmeasuring {name} of {folder}", flush=True)
                 write_json(measured, study.measure(folder, args.clips, args.motion))
-            record[name] = json.loads(measured.read_text())
+            record[name] = read_json_object(measured)
     return record
 
 
@@ -121,7 +121,7 @@ def learn_and_score(folder: Path, options: Mapping[str, Any], seed: int, steps: 
     options = finetuning_options(options, seed, steps)
     recipe = {"options": options, "base": base_digest()}
     record, metrics = folder / "recipe.json", folder / f"test-{clips}" / "metrics.json"
-    if record.exists() and json.loads(record.read_text()) == recipe:
+    if record.exists() and read_json_object(record) == recipe:
         print(f"{folder} is there and is not trained again")
     else:
         record.unlink(missing_ok=True)
@@ -133,7 +133,7 @@ def learn_and_score(folder: Path, options: Mapping[str, Any], seed: int, steps: 
     if not metrics.exists():
         how = {"motion": options["motion"], "device_map": "cpu", "tokenizer": "words", "overwrite": True}
         run("evaluate.py", model=folder, max_samples=clips, output_dir=metrics.parent, **how)
-    return json.loads(metrics.read_text())["scores"]
+    return read_json_object(metrics, scores=dict)["scores"]
 
 
 def base_digest() -> str:
@@ -176,7 +176,7 @@ def collect(folder: Path, page: Path) -> None:
     for name in STUDIES:
         record, plot, copy = folder / name / "results.json", folder / name / "plot.png", f"{page.stem}_{name}.png"
         if record.exists():
-            results[name] = {**json.loads(record.read_text()), "plot": copy if plot.exists() else None}
+            results[name] = {**read_json_object(record, base=str), "plot": copy if plot.exists() else None}
             if results[name]["base"] != base_digest():
                 raise SystemExit(
                     f"results of {BASE} as it is are wanted, got {record} of another base: run {name} again"

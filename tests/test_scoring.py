@@ -13,6 +13,7 @@ from hmba_hf.scoring import (
     ScoredRecords,
     caption_parts,
     format_table,
+    format_versions,
     read_records,
     to_eval_results,
     to_model_index,
@@ -308,6 +309,18 @@ def test_results_go_to_a_model_card_and_come_back():
         ModelCardData(model_name=name, eval_results=again), template_str="---\n{{ card_data }}\n---\n"
     )
     assert ModelCard(str(card)).data.eval_results == results
+
+
+def test_a_card_tells_versions_and_nothing_else_that_java_has_said():
+    told = {
+        "python": "3.11.7",
+        "torch": "2.13.0+cpu",
+        "java": 'openjdk version "17.0.15" 2025-04-15',
+        "evaluate": None,
+    }
+    assert format_versions(told) == 'python 3.11.7, torch 2.13.0+cpu, java openjdk version "17.0.15" 2025-04-15'
+    of_an_older_run = "Picked up JAVA_TOOL_OPTIONS: -Dhttp.proxyPassword=swordfish"
+    assert format_versions({**told, "java": of_an_older_run}) == "python 3.11.7, torch 2.13.0+cpu"
 
 
 def test_results_of_actions_and_justifications_have_names_of_their_own():

@@ -1,6 +1,7 @@
 """Records of answers to scores with intervals: boxes, captions, each split, each tag, and results for a model card."""
 
 import platform
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -24,6 +25,7 @@ from .repositories import split_revision
 
 Record = dict[str, Any]
 REQUIRED_KEYS = ("id", "answer", "reference")
+_VERSION = re.compile(r'[\w.+" -]*')
 # What a card shows, with the Hub's word for the kind of metric and the name that people know.
 CARD_METRICS = {
     "mean_iou": ("mean_iou", "mIoU"),
@@ -358,8 +360,12 @@ def package_versions(*packages: str) -> dict[str, str | None]:
 
 
 def format_versions(versions: Mapping[str, str | None]) -> str:
-    """Write versions in a line, without those of what is not there."""
-    return ", ".join(f"{name} {number}" for name, number in versions.items() if number is not None)
+    """Write versions in a line, without those of what is not there.
+
+    What is no version is left out, too: runs of 0.1 may hold there what Java tells of options in the environment.
+    """
+    held = {name: number for name, number in versions.items() if number is not None and _VERSION.fullmatch(number)}
+    return ", ".join(f"{name} {number}" for name, number in held.items())
 
 
 def _take_apart(name: str) -> tuple[str, str]:
@@ -396,5 +402,6 @@ def _format_scores(group: dict[str, Any]) -> list[str]:
     for name, value in group["scores"].items():
         low_high = group["intervals"].get(name)
         interval = "" if low_high is None else f"  {low_high[0]:.3f} to {low_high[1]:.3f}"
-        lines.append(f"{name:>22}  {value:.3f}{interval}" if isinstance(value, float) else f"{name:>22}  {value}")
+        shown = f"{value:.3f}" if isinstance(value, float) else value
+        lines.append(f"{name:>22}  {'undefined' if value is None else shown}{interval}")
     return lines

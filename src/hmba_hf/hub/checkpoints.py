@@ -10,8 +10,8 @@ from typing import Any
 
 import huggingface_hub
 from huggingface_hub import CommitInfo
-from transformers.utils.hub import cached_file
 
+from ..models.loading_checkpoints import read_settings
 from ..repositories import CARD_FILE, claim_repository, commit_files, commit_with_card
 from ..weight_files import stale_weights
 from .cards import PICTURE_FILE, CardDetails, compose_card, is_adapter
@@ -177,8 +177,7 @@ def write_card(
 
 def recorded_training(checkpoint: str | Path) -> dict[str, Any]:
     """Read how the model of a folder or Hub id was trained, as `finetune` has left it there; nothing for another."""
-    path = cached_file(str(checkpoint), TRAINING_FILE, _raise_exceptions_for_missing_entries=False)
-    return {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    return read_settings(str(checkpoint), TRAINING_FILE)
 
 
 def checkpoint_files(folder: Path) -> dict[str, Path | bytes]:

@@ -5,7 +5,6 @@ All of it on the CPU and on the micro-world's held-out clips; it says nothing ab
 
 import ctypes
 import gc
-import json
 import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -16,6 +15,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from ..data.json_files import read_json_object
 from ..data.micro_world import MicroWorld, MicroWorldConfig
 from ..data.samples import Sample
 from ..evaluation import answer_samples, encode_questions, score_grounding, share_picked
@@ -84,7 +84,7 @@ def measure_attention(folder: Path, clips: int, motion: str) -> dict[str, Any]:
         "risk": attention_masses(model, processor, world),
         "description": attention_masses(model, processor, descriptions),
     }
-    torch.manual_seed(json.loads((folder / "history.json").read_text())["arguments"]["seed"])
+    torch.manual_seed(read_json_object(folder / "history.json", arguments=dict)["arguments"]["seed"])
     fresh = type(model)(model.config).eval()
     fresh.model.vision_tower = model.model.vision_tower  # frozen, and so that of the base
     return {**masses, "fresh": attention_masses(fresh, processor, world), "described": sum(right) / clips}
