@@ -139,8 +139,8 @@ def check_frame_mask(frame_mask: Tensor, shape: tuple[int, ...], of_clips: bool 
     """
     if tuple(frame_mask.shape) != shape:
         raise ValueError(f"frame_mask must be {shape}, one value for each frame, got {tuple(frame_mask.shape)}")
-    mask = frame_mask.bool()
-    fits = (mask[:, 1:] >= mask[:, :-1]).all()
+    mask = frame_mask.bool().long()
+    fits = (mask.cummax(dim=1).values == mask).all()
     require(
         fits & mask[:, -1].all() if of_clips else fits,
         "frame_mask must be false for padding in front and true from each video's first frame to its last, "

@@ -214,11 +214,7 @@ class BidirectionalMambaMixer(nn.Module):
         for i, stride in enumerate(strides):
             left.append([] if states is None else [states[i][(ago - frames) % stride] for ago in range(stride)])
             for ago in range(min(frames, stride if states is not None else 1)):
-                every = slice((frames - 1 - ago) % stride, None, stride)
-                taken = [
-                    None if i is None else i.unflatten(1, (frames, frame_length))[:, every].flatten(1, 2)
-                    for i in (hidden_states, mask, x)
-                ]
+                taken = [_take_frames(i, frame_length, stride, ago) for i in (hidden_states, mask, x)]
                 before = left[-1][ago] if states is not None else None
                 reads = num_outputs if ago == 0 else 0
                 gate, leaves = None if z is None else z[:, :reads], states is not None
@@ -228,6 +224,19 @@ class BidirectionalMambaMixer(nn.Module):
                 if states is not None:
                     left[-1][ago] = after
         return outputs, left
+
+
+def _take_frames(x: Tensor | None, frame_length: int, stride: int, ago: int) -> Tensor | None:
+    """Take every `stride`-th frame of `(b, frames * frame_length, ...)`, the last of them `ago` before its last."""
+    if x is None:
+        return None
+    end = x.shape[1] // frame_length - ago
+    if torch.compiler.is_exporting():  # of a slice from an unknown start, torch could not bound the length
+        count = (end + stride - 1) // stride
+        steps = torch.arange(count * frame_length, device=x.device)
+        frames = end - 1 - stride * (count - 1 - steps // frame_length)
+        return x.index_select(1, frames * frame_length + steps % frame_length)
+    return x.unflatten(1, (-1, frame_length))[:, (end - 1) % stride :: stride].flatten(1, 2)
 
 
 def _project(layer: nn.Module, x: Tensor, rows: slice) -> tuple[Tensor, Tensor | None]:

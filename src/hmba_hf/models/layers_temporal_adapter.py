@@ -186,7 +186,7 @@ class ContextMamba(nn.Module):
             return over_time, states
         mixed = torch.cat([current + y.view_as(current) for y in over_time])  # (strides * b, p, d)
         (over_space,), _ = self.mixers[space](mixed, p)
-        directions = [y.chunk(len(strides)) for y in over_space]
+        directions = [y.unflatten(0, (len(strides), -1)).unbind() for y in over_space]
         return self._normed_sums("divided_space_time", list(zip(*directions, strict=True))), states
 
     def _read_joint_space_time(

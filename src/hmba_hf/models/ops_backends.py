@@ -1,7 +1,7 @@
 """Which implementation runs the scan and the convolution where, and why."""
 
 import functools
-import importlib
+import importlib.util
 import logging
 import math
 import os
@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,9 @@ INSTALL = {
     "mamba_ssm": "pip install mamba-ssm",
     "kernels": "pip install kernels",
 }
+
+
+PACKAGES = {"cpu": "numba", "triton": "triton"}
 
 
 class FusedKernels(NamedTuple):
@@ -63,7 +67,7 @@ def scan_backends(device: str) -> tuple[str, ...]:
         raise RuntimeError(f"{VARIABLE}={forced} cannot run on {device}: {reason}")
     if forced in (*FUSED, "portable", "reference"):
         return (forced,)
-    choices = tuple(name for name in CHOICES.get(device, ()) if not isinstance(_load(name), Unavailable))
+    choices = tuple(name for name in CHOICES.get(device, ()) if _why_not(name) is None)
     if forced:
         return (forced, *(name for name in choices if name != "mamba_ssm"), "portable")
     return (*choices, "portable")
@@ -75,12 +79,22 @@ def _reason_against(forced: str, device: str) -> str | None:
         return f"there is no such backend; choose from {', '.join(BACKENDS)}"
     if forced in ("portable", "reference"):
         return None
-    loaded = _load(forced)
-    if isinstance(loaded, Unavailable):
-        return str(loaded)
+    if (reason := _why_not(forced)) is not None:
+        return str(reason)
     interpreted = forced == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     wanted = "cpu" if forced == "cpu" else "cuda"
     return None if device == wanted or interpreted else f"it runs on {wanted}"
+
+
+def _why_not(name: str) -> Unavailable | None:
+    """Return what keeps a backend from being used, if anything."""
+    if torch.compiler.is_exporting():
+        # An exported graph names its kernel and runs none. Meanwhile torch replaces functions of Python's own modules,
+        # such as `math.pow`, and no compiler may see that.
+        installed = name in FUSED and importlib.util.find_spec(PACKAGES[name]) is not None
+        return None if installed else Unavailable("it has no operator that can be exported, or is not installed")
+    loaded = _load(name)
+    return loaded if isinstance(loaded, Unavailable) else None
 
 
 @functools.cache
@@ -138,10 +152,23 @@ def _try(loaded: FusedKernels | Callable, device: str) -> None:
         raise RuntimeError(f"expected {math.log(2):.4f} of one step, got {float(y):.4f}")
 
 
+def check_device(first: Tensor, **others: Tensor | None) -> None:
+    """Raise a `ValueError` that names the first tensor on another device: no operator notices one on `meta`."""
+    device = first.device
+    for name, tensor in others.items():
+        if tensor is not None and tensor.device != device:
+            raise ValueError(f"{name} must be on {device} as the sequence is, got a tensor on {tensor.device}")
+
+
 def fused_kernels(backend: str) -> FusedKernels:
-    """Return the kernels of a backend of `scan_backends` that has them."""
+    """Return the kernels of a backend of `scan_backends` that has them.
+
+    Raises:
+        RuntimeError: if they do not work here, though a graph that was exported elsewhere names them.
+    """
     loaded = _load(backend)
-    assert isinstance(loaded, FusedKernels), f"{backend}: {loaded}"
+    if not isinstance(loaded, FusedKernels):
+        raise RuntimeError(f"the {backend} kernels of a graph must work where it runs, got {loaded}")
     return loaded
 
 

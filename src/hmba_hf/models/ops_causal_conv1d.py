@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .ops_backends import FUSED, scan_backends
+from .ops_backends import FUSED, check_device, scan_backends
+from .ops_derivatives import wants_plain_torch
 from .ops_fused import causal_conv1d_fused
 
 
@@ -32,13 +33,13 @@ def causal_conv1d(
         `y`, `(b, l, d)` in the dtype of `x`, and the tail for the next call, `(b, k - 1, d)`.
 
     Raises:
-        ValueError: if a shape does not fit the others.
+        ValueError: if a shape does not fit the others, or if a tensor is on another device than `x`.
 
     Source: Gu & Dao 2023, arXiv:2312.00752, figure 3; `causal_conv1d_fn` of Dao-AILab/causal-conv1d.
     """
-    _check_shapes(x, weight, bias=bias, state=state, mask=mask)
+    _check_inputs(x, weight, bias=bias, state=state, mask=mask)
     fused = [name for name in scan_backends(x.device.type) if name in FUSED]
-    if fused and x.numel() > 0:
+    if fused and x.numel() > 0 and not wants_plain_torch(x, weight, bias, state):
         y = causal_conv1d_fused(fused[0], x, weight, bias, state, mask, reverse)
         return y, _tail(x, weight.shape[1] - 1, state, mask, reverse)
     return causal_conv1d_portable(x, weight, bias, state, mask, reverse)
@@ -66,6 +67,10 @@ def causal_conv1d_portable(
 
 def _tail(x: Tensor, size: int, state: Tensor | None, mask: Tensor | None, reverse: bool) -> Tensor:
     """Return the last `size` inputs, those of the state among them if there are fewer."""
+    if torch.compiler.is_exporting():  # whether there are fewer is not known then
+        before = x.new_zeros(x.shape[0], size, x.shape[2]) if state is None else state.to(x.dtype)
+        x = x if mask is None else x.masked_fill(~mask[..., None].bool(), 0.0)
+        return torch.cat([x, before], dim=1)[:, :size] if reverse else torch.cat([before, x], dim=1)[:, x.shape[1] :]
     size_here = min(size, x.shape[1])
     here = slice(0, size_here) if reverse else slice(x.shape[1] - size_here, None)
     inputs = x[:, here]
@@ -79,11 +84,12 @@ def _tail(x: Tensor, size: int, state: Tensor | None, mask: Tensor | None, rever
     return torch.cat([state[:, size_here:], inputs], dim=1)
 
 
-def _check_shapes(x: Tensor, weight: Tensor, **others: Tensor | None) -> None:
-    """Raise a `ValueError` that names the first argument whose shape does not fit `x` and `weight`."""
+def _check_inputs(x: Tensor, weight: Tensor, **others: Tensor | None) -> None:
+    """Raise a `ValueError` that names the first argument whose shape or device does not fit `x` and `weight`."""
     if x.ndim != 3 or weight.ndim != 2 or weight.shape[0] != x.shape[2]:
         raise ValueError(f"x must be (b, l, d) and weight (d, k), got {tuple(x.shape)} and {tuple(weight.shape)}")
     (b, length, d), kernel = x.shape, weight.shape[1]
+    check_device(x, weight=weight, **others)
     wanted = {"bias": (d,), "state": (b, kernel - 1, d), "mask": (b, length)}
     for name, tensor in others.items():
         if tensor is not None and tuple(tensor.shape) != wanted[name]:

@@ -5,12 +5,14 @@ as `(b, n, d)` here, with the channels adjacent.
 """
 
 import re
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .ops_backends import fused_kernels
+from .ops_derivatives import plain_gradients, wants_plain_gradients
 
 # A checkpoint's copy of this file has a name of its own, and so its operators do.
 NAMESPACE = re.sub(r"\W", "_", __name__)
@@ -40,6 +42,7 @@ def selective_scan_fused(
     state = None if state is None else state.transpose(1, 2)
     tensors = (u, delta, A, B, C, D, z, delta_bias, state)
     keeps = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    keeps = keeps and not torch.compiler.is_exporting()  # how many states there are would bound the length
     chunk = chunk_length(A.shape[1]) if keeps else 0
     y, end, _ = _scan(*tensors, None if mask is None else mask.bool(), reverse, return_last_state, chunk, backend)
     return None if C is None else y.to(dtype), end.transpose(1, 2) if return_last_state else None
@@ -171,8 +174,21 @@ def _save_scan(ctx: Any, inputs: tuple, output: tuple) -> None:
 def _differentiate_scan(ctx: Any, grad_y: Any, grad_end: Any, grad_starts: Any) -> tuple:
     *inputs, mask, starts = ctx.saved_tensors
     grad_end = grad_end if ctx.returns_state else None
+    if not ctx.chunk or wants_plain_gradients(grad_y, grad_end):
+        scan = partial(_scan_plainly, mask=mask, reverse=ctx.reverse)
+        return *plain_gradients(scan, inputs, (grad_y, grad_end)), *[None] * 5
     gradients = _scan_backward(grad_y, grad_end, *inputs, mask, starts, ctx.reverse, ctx.chunk, ctx.backend)
     return *(None if x is None else g for x, g in zip(inputs, gradients, strict=True)), *[None] * 5
+
+
+def _scan_plainly(*inputs: Any, mask: Tensor | None, reverse: bool) -> tuple[Tensor | None, Tensor]:
+    """Compute what the operator does in plain torch."""
+    from .ops_selective_scan import selective_scan_portable  # which imports this file
+
+    u, delta, A, B, C, D, z, delta_bias, state = inputs
+    state = None if state is None else state.transpose(1, 2)
+    y, end = selective_scan_portable(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse)
+    return y, end.transpose(1, 2)
 
 
 _scan.register_autograd(_differentiate_scan, setup_context=_save_scan)
@@ -222,8 +238,19 @@ def _save_conv(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def _differentiate_conv(ctx: Any, grad_y: Tensor) -> tuple:
     x, weight, bias, state, mask = ctx.saved_tensors
+    if wants_plain_gradients(grad_y):
+        convolve = partial(_convolve_plainly, mask=mask, reverse=ctx.reverse)
+        return *plain_gradients(convolve, (x, weight, bias, state), (grad_y,)), None, None, None
     *gradients, grad_state = _conv_backward(grad_y, x, weight, bias, state, mask, ctx.reverse, ctx.backend)
     return *gradients, None if state is None else grad_state, None, None, None
+
+
+def _convolve_plainly(*inputs: Any, mask: Tensor | None, reverse: bool) -> tuple[Tensor]:
+    """Compute what the operator does in plain torch."""
+    from .ops_causal_conv1d import causal_conv1d_portable  # which imports this file
+
+    x, weight, bias, state = inputs
+    return (causal_conv1d_portable(x, weight, bias, state, mask, reverse)[0],)
 
 
 _conv.register_autograd(_differentiate_conv, setup_context=_save_conv)

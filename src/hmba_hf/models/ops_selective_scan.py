@@ -5,14 +5,15 @@ Axes: `b` batch, `l` time, `d` channels, `n` states. Tensors are `(b, l, d)`, ba
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from .ops_backends import FUSED, scan_backends, scan_function
+from .ops_backends import FUSED, check_device, scan_backends, scan_function
+from .ops_derivatives import plain_gradients, wants_plain_gradients, wants_plain_torch
 from .ops_fused import selective_scan_fused
 from .ops_selective_scan_mamba_ssm import can_serve, selective_scan_mamba_ssm
 
@@ -62,16 +63,18 @@ def selective_scan(
         `y`, `(b, m, d)` in the dtype of `u`, and the last state, `(b, d, n)` in float32 or wider, or `None`.
 
     Raises:
-        ValueError: if a shape does not fit the others.
+        ValueError: if a shape does not fit the others, or if a tensor is on another device than `u`.
 
     Source: Gu & Dao 2023, arXiv:2312.00752, algorithm 2; `selective_scan_fn` of state-spaces/mamba.
     Differs: channels last; softplus always; mask, initial state, reverse and steps without output are part of it.
     """
-    _check_shapes(u, A, delta=delta, B=B, C=C, D=D, z=z, delta_bias=delta_bias, state=state, mask=mask)
+    _check_inputs(u, A, delta=delta, B=B, C=C, D=D, z=z, delta_bias=delta_bias, state=state, mask=mask)
     exact = selective_scan_portable
+    plain = wants_plain_torch(u, delta, A, B, C, D, z, delta_bias, state)
     for backend in scan_backends(u.device.type):
         if backend == "reference":
             exact = selective_scan_reference
+        if backend == "reference" or plain:
             break
         if backend == "triton" and C is not None and C.shape[1] < u.shape[1]:  # its kernel reads every step or none
             return _scan_in_two(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse, return_last_state)
@@ -157,6 +160,9 @@ def selective_scan_portable(
     Time is cut into chunks and the batch into groups of rows. Within a chunk all decays and updates are made at once
     and only one fused multiply-add a step is sequential. The backward pass keeps the state at each chunk's start and
     recomputes the rest. Nothing is ever divided by a product of decays, so large steps give zeros, not NaN.
+
+    Tangents, transforms of `torch.func` and second derivatives take every step through torch, in as much memory as
+    torch then needs.
     """
     with _without_autocast(u):
         dtype, (u, step, B, C, z, state) = u.dtype, _widen(u, delta, A, B, C, z, delta_bias, state, mask, reverse)
@@ -196,13 +202,32 @@ def _scan_rows(
     shortest = max(4, A.shape[1])  # with `n` steps or more in a chunk, the states at their starts are b*l*d at most
     rows = max(1, elements // (A.numel() * min(u.shape[1], shortest)))
     chunk = max(shortest, elements // (min(rows, u.shape[0]) * A.numel()))
-    reads, states = [], []
+    scan = _scan_plainly if wants_plain_torch(u, step, A, B, C, state) else _ChunkedScan.apply
+    reads: list[Any] = []
+    states = []
     for i in range(0, u.shape[0], rows):
         s = slice(i, i + rows)
-        read, end = _ChunkedScan.apply(u[s], step[s], A, B[s], None if C is None else C[s], state[s], chunk)
+        read, end = scan(u[s], step[s], A, B[s], None if C is None else C[s], state[s], chunk)
         reads.append(read)
         states.append(end)
     return None if C is None else torch.cat(reads), torch.cat(states)
+
+
+def _scan_plainly(
+    u: Tensor, step: Tensor, A: Tensor, B: Tensor, C: Tensor | None, state: Tensor, chunk: int
+) -> tuple[Tensor | None, Tensor]:
+    """Run the recurrence alone, in steps that torch differentiates in any mode and as often as it likes."""
+    reads = []
+    for s in _chunks(u.shape[1], chunk):
+        decay = torch.exp(step[:, s, :, None] * A)  # (b, steps, d, n)
+        update = (step[:, s] * u[:, s])[..., None] * B[:, s, None]
+        states = []
+        for t in range(decay.shape[1]):
+            state = torch.addcmul(update[:, t], decay[:, t], state)
+            states.append(state)
+        if C is not None:
+            reads.append(torch.einsum("bldn,bln->bld", torch.stack(states, dim=1), C[:, s]))
+    return None if C is None else torch.cat(reads, dim=1), state
 
 
 class _ChunkedScan(torch.autograd.Function):
@@ -224,10 +249,12 @@ class _ChunkedScan(torch.autograd.Function):
         return read, state
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_read: Any, grad_state: Tensor) -> tuple[Tensor | None, ...]:
         with _without_autocast(grad_state):
             u, step, A, B, C, *starts = ctx.saved_tensors
+            if wants_plain_gradients(grad_read, grad_state):
+                scan = partial(_scan_plainly, chunk=ctx.chunk)
+                return *plain_gradients(scan, (u, step, A, B, C, starts[0]), (grad_read, grad_state)), None
             grad_u, grad_step, grad_A, grad_B = (torch.zeros_like(x) for x in (u, step, A, B))
             grad_C: Any = None if C is None else torch.zeros_like(C)
             for s, start in zip(reversed(list(_chunks(u.shape[1], ctx.chunk))), reversed(starts), strict=True):
@@ -321,8 +348,8 @@ def _finish(read: Tensor, u: Tensor, D: Tensor | None, z: Tensor | None) -> Tens
     return read if z is None else read * F.silu(z)
 
 
-def _check_shapes(u: Tensor, A: Tensor, **others: Tensor | None) -> None:
-    """Raise a `ValueError` that names the first argument whose shape does not fit `u` and `A`."""
+def _check_inputs(u: Tensor, A: Tensor, **others: Tensor | None) -> None:
+    """Raise a `ValueError` that names the first argument whose shape or device does not fit `u` and `A`."""
     if u.ndim != 3 or A.ndim != 2 or A.shape[0] != u.shape[2] or A.shape[1] < 1:
         raise ValueError(
             f"u must be (b, l, d) and A (d, n) with a state or more, got {tuple(u.shape)}, {tuple(A.shape)}"
@@ -336,6 +363,7 @@ def _check_shapes(u: Tensor, A: Tensor, **others: Tensor | None) -> None:
         "C": (b, reads, n),
     }
     wanted |= {"D": (d,), "delta_bias": (d,), "state": (b, d, n), "mask": (b, length)}
+    check_device(u, A=A, **others)
     for name, tensor in others.items():
         if tensor is not None and tuple(tensor.shape) != wanted[name]:
             raise ValueError(f"{name} must be {wanted[name]} for u {tuple(u.shape)}, got {tuple(tensor.shape)}")

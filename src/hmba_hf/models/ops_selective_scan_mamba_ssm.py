@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+
+from .ops_derivatives import wants_plain_gradients
 
 # `softplus` of it is zero in every dtype, so a step that holds it leaves the state as it was.
 NO_STEP = -1e4
@@ -37,6 +38,9 @@ def selective_scan_mamba_ssm(
 
     Its backward pass drops the gradient of the last state. Where that is asked for, it comes from `exact`, a scan with
     the contract of `selective_scan`.
+
+    Raises:
+        RuntimeError: in a backward pass whose result is to be differentiated again or mapped.
     """
     dtype = u.dtype
 
@@ -53,8 +57,20 @@ def selective_scan_mamba_ssm(
     y, state = result if return_last_state else (result, None)
     if state is not None and torch.is_grad_enabled():
         state = _LastState.apply(exact, state.detach(), u, delta, A, B, delta_bias)
+    for result in (y, state):
+        if result is not None and result.requires_grad:
+            result.register_hook(_check_gradient)
     y = y.transpose(1, 2)
     return (y.flip(1) if reverse else y), state
+
+
+def _check_gradient(grad: Tensor) -> None:
+    """Refuse what the kernel would get wrong without a word: gradients of gradients, and many gradients at once."""
+    if wants_plain_gradients(grad):
+        raise RuntimeError(
+            "gradients that are differentiated again (create_graph=True) or mapped are wanted, got the kernel of "
+            "mamba_ssm, which has none; HMBA_SCAN_BACKEND=portable has them"
+        )
 
 
 class _LastState(torch.autograd.Function):
@@ -67,7 +83,6 @@ class _LastState(torch.autograd.Function):
         return state.clone()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Any) -> tuple:
         inputs: list[Any] = [None if x is None else x.detach().requires_grad_() for x in ctx.saved_tensors]
         u, delta, A, B, delta_bias = inputs
