@@ -307,6 +307,18 @@ def test_a_copy_of_the_code_lives_beside_the_package(tmp_path, monkeypatch):
     assert sys.modules["carried.ops_fused"].NAMESPACE != ops_fused.NAMESPACE
 
 
+def test_a_copy_in_a_folder_with_letters_beyond_ascii_has_operators_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    names = ["pr\u00fcfung", "pr\u00f6fung", "pr\u6a21fung"]
+    for name in names:
+        (tmp_path / name).mkdir()
+        for path in Path(ops_fused.__file__).parent.glob("ops_*.py"):
+            (tmp_path / name / path.name).write_text(path.read_text())
+    found = {importlib.import_module(f"{name}.ops_fused").NAMESPACE for name in names}
+    assert len(found) == len(names) and all(name.isascii() for name in found)
+    assert all(hasattr(getattr(torch.ops, name), "selective_scan") for name in found)
+
+
 def test_a_forked_process_scans_too(threads):
     threads(2)
     # Enough for our threads, and too little for torch's own, which do not survive a fork.

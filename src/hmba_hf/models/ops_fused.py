@@ -15,7 +15,8 @@ from .ops_backends import fused_kernels
 from .ops_derivatives import plain_gradients, wants_plain_gradients
 
 # A checkpoint's copy of this file has a name of its own, and so its operators do.
-NAMESPACE = re.sub(r"\W", "_", __name__)
+# The code is named after the checkpoint's folder, and torch takes ASCII alone: other letters become their number.
+NAMESPACE = re.sub(r"\W", "_", re.sub(r"[^\x00-\x7F]", lambda letter: f"_{ord(letter[0]):x}", __name__))
 
 
 def selective_scan_fused(
