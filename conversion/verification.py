@@ -11,6 +11,7 @@ from transformers import AutoModelForImageTextToText
 
 from hmba_hf import HMBAConfig
 from hmba_hf.models.joining_hmba import build_adapter
+from hmba_hf.models.loading_checkpoints import load_with_report, refuse_lacking
 from original_adapter import original_adapter
 from rename_keys import ADAPTER
 from tensor_files import FileTensors
@@ -111,7 +112,8 @@ def compare_with_llava(folder: Path, source: Path) -> float:
     config: Any = HMBAConfig.from_pretrained(folder)
     words = [token for token in range(3, 12) if token != config.video_token_id]
     ids = torch.tensor([[*words[:4], *[config.video_token_id] * config.num_patches, *words[4:]]])
-    theirs = AutoModelForImageTextToText.from_pretrained(source).eval()
+    theirs, lacking = load_with_report(AutoModelForImageTextToText, str(source))
+    refuse_lacking(source, lacking)
     (height, width), side = config.frame_size, theirs.config.vision_config.image_size
     sides = (side, side) if isinstance(side, int) else side
     picture = torch.randn(1, 3, *sides, generator=torch.Generator().manual_seed(0))

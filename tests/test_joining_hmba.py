@@ -1,7 +1,10 @@
 """What a join takes of a checkpoint: the tower and the language model that are in it, to the bit, or nothing."""
 
+import shutil
+
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import (
@@ -15,9 +18,10 @@ from transformers import (
 )
 
 from hmba_hf import HMBAForConditionalGeneration, HMBAProcessor
-from test_modeling_hmba_joining import join, save_language_model
+from hmba_hf.models.loading_checkpoints import split_options
+from test_modeling_hmba_joining import join, prompt, save_language_model
 from tiny_gguf import VOCABULARY, write_gguf
-from tiny_models import tiny_model
+from tiny_models import assert_equal_weights, tiny_model
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 VISION = {**SIZES, "image_size": 28, "patch_size": 14}
@@ -210,3 +214,90 @@ def test_a_language_model_in_a_gguf_file_is_joined_with_plain_weights(quantizati
     packed = {"text_quantization_config": BitsAndBytesConfig(load_in_4bit=True)}
     with pytest.raises(ValueError, match="weights of a GGUF file are joined unpacked, got a quantization_config"):
         HMBAForConditionalGeneration.from_vision_text_pretrained(*sources, **file, **packed)
+
+
+def save_updates(base, folder):
+    get_peft_model(AutoModelForCausalLM.from_pretrained(base), LoraConfig(r=2)).save_pretrained(folder)
+
+
+@pytest.mark.parametrize("lie", ["alone", "beside their model"])
+@pytest.mark.parametrize("part", ["vision", "text"])
+def test_low_rank_updates_are_no_part(part, lie, text, llava, tmp_path):
+    folder = tmp_path / "updates"
+    if lie == "beside their model":
+        shutil.copytree(text if part == "text" else llava, folder)
+    save_updates(text, folder)
+    sources = {"vision": llava, "text": text, part: folder}
+    with pytest.raises(ValueError, match=f"must be a whole model, got low-rank updates in {folder}: merge them first"):
+        join(**sources)
+
+
+@pytest.mark.parametrize("settings", [{"load_in_4bit": True}, {"load_in_8bit": True}], ids=str)
+@pytest.mark.parametrize("parts", ["text_", ""], ids=["text", "both"])
+def test_a_quantised_join_is_saved_and_loaded_as_it_is(parts, settings, llava, tmp_path):
+    save_language_model(tmp_path / "text", hidden_size=64, intermediate_size=128)
+    model = join(llava, tmp_path / "text", **{f"{parts}quantization_config": BitsAndBytesConfig(**settings)})
+    kinds = {name: weight.is_floating_point() for name, weight in model.named_parameters() if ".self_attn." in name}
+    assert {is_whole for name, is_whole in kinds.items() if "language_model" in name and "weight" in name} == {False}
+    assert all(kinds[name] for name in kinds if "vision_tower" in name) == bool(parts)
+    model.save_pretrained(tmp_path / "joined")
+    loaded = HMBAForConditionalGeneration.from_pretrained(tmp_path / "joined")
+    assert_equal_weights(loaded, model)
+    inputs = prompt(model)
+    inputs["pixel_values_videos"] = inputs["pixel_values_videos"].to(model.dtype)
+    with torch.no_grad():
+        assert_close(loaded(**inputs).logits, model(**inputs).logits)
+    model.save_pretrained(tmp_path / "again")
+    weights = (load_file(tmp_path / folder / "model.safetensors") for folder in ("joined", "again"))
+    assert_close(*weights, atol=0, rtol=0)
+
+
+def test_a_part_that_lies_on_the_disk_is_joined_and_saved(llava, text, tmp_path):
+    layers = ("model.embed_tokens", "model.layers.0", "model.norm", "model.rotary_emb", "lm_head")
+    places = {**dict.fromkeys(layers, "cpu"), "model.layers.1": "disk"}
+    model = join(llava, text, text_device_map=places)
+    assert set(model.hf_device_map.values()) == {"cpu", "disk"}
+    model.save_pretrained(tmp_path)
+    loaded, inputs = HMBAForConditionalGeneration.from_pretrained(tmp_path), prompt(model)
+    assert_close(loaded(**inputs).logits, model(**inputs).logits)
+
+
+def test_each_part_is_of_its_own_revision(text, tmp_path):
+    towers = {}
+    for revision in ("1" * 40, "2" * 40):
+        folder = tmp_path / "models--org--tower" / "snapshots" / revision
+        towers[revision] = save_checkpoint(folder, "vit", VISION).state_dict()
+    for revision, own in towers.items():
+        model = join("org/tower", text, vision_revision=revision, vision_cache_dir=tmp_path, token=False)
+        assert_close(model.model.vision_tower.state_dict(), own, atol=0, rtol=0)
+
+
+def test_options_are_of_one_part_or_of_both():
+    given = {"token": "t", "text_revision": "b", "vision_token": "v", "num_frames": 3, "vision_feature_layer": -1}
+    vision, text, others = split_options(given)
+    assert (vision, text) == ({"token": "v"}, {"token": "t", "revision": "b"})
+    assert others == {"num_frames": 3, "vision_feature_layer": -1}
+
+
+@pytest.mark.parametrize("name", ["vision_revison", "text_config", "video_token_id", "lm_head_bias"])
+def test_an_option_that_no_part_has_is_refused(name):
+    with pytest.raises(ValueError, match=rf"values of HMBAConfig are wanted, got \['{name}'\]"):
+        join("vision", "text", **{name: 1})
+
+
+def test_a_language_model_that_has_its_layers_elsewhere_is_refused(llava, tmp_path):
+    experts = {"num_key_value_heads": 2, "head_dim": 8, "intermediate_size_mlp": 48, "num_local_experts": 2}
+    save_language_model(tmp_path, "llama4_text", moe_layers=[1], **experts)
+    with pytest.raises(ValueError, match="the Llama4TextModel of its configuration is wanted, got Llama4ForCausalLM"):
+        join(llava, tmp_path)
+
+
+@pytest.mark.parametrize("size", [{"new_num_tokens": 50}, {"new_num_tokens": 30, "pad_to_multiple_of": 16}])
+def test_a_vocabulary_keeps_the_video_token(size, llava, text):
+    model = join(llava, text)
+    assert model.config.video_token_id == 50
+    for resized in (model, model.model):
+        with pytest.raises(ValueError, match="must keep the video token 50, got one of (50|32) tokens"):
+            resized.resize_token_embeddings(**size)
+    assert model.resize_token_embeddings(49, pad_to_multiple_of=8).num_embeddings == 56
+    assert model.config.text_config.vocab_size == 56

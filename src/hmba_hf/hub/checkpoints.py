@@ -20,8 +20,10 @@ from .stored_runs import StoredRun, read_runs
 TRAINING_FILE = "training_arguments.json"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 _CONFIGS = ("adapter_config.json", "config.json", "generation_config.json")
-_MODEL_CODE = tuple(f"{floor}_*.py" for floor in "configuration joining layers loading modeling ops outputs".split())
-_PROCESSOR_CODE = tuple(f"{floor}_*.py" for floor in "pipeline processing video".split())
+_MODEL_FLOORS = ("configuration", "joining", "layers", "loading", "modeling", "ops", "outputs", "pretrained")
+_PROCESSOR_FLOORS = ("decoding", "parsing", "pipeline", "processing", "prompting", "video")
+_MODEL_CODE = tuple(f"{floor}_*.py" for floor in _MODEL_FLOORS)
+_PROCESSOR_CODE = tuple(f"{floor}_*.py" for floor in _PROCESSOR_FLOORS)
 _PROCESSOR_FILE = "processor_config.json"
 _PROCESSOR = (
     "added_tokens.json",

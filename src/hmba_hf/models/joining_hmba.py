@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM
 from transformers.modeling_utils import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from .configuration_hmba import HMBAConfig
 from .layers_baseline_adapters import CurrentFrameAdapter, MeanFrameAdapter, TransformerAdapter
@@ -30,6 +31,10 @@ except ImportError:  # an older transformers unpacks the weights of each GGUF fi
 
 # Values of a configuration that the two parts decide.
 _OF_PARTS = {"vision_config", "text_config", "video_token_id", "lm_head_bias"}
+
+# Where a quantiser's settings name the layers that stay as they are.
+_LEFT_OUT = ("llm_int8_skip_modules", "modules_to_not_convert")
+_LINEAR = (nn.Linear, Conv1D)
 
 
 def build_adapter(config: HMBAConfig) -> nn.Module:
@@ -71,6 +76,12 @@ def build_projector(config: HMBAConfig, width: int) -> nn.Linear | TwoLayerProje
     """
     channels, hidden_act = config.vision_config.hidden_size, config.projector_hidden_act
     return nn.Linear(channels, width) if hidden_act is None else TwoLayerProjector(channels, width, hidden_act)
+
+
+def build_without_weights(model_class: Any, config: Any) -> Any:
+    """Build the model of a configuration with shapes but no weights."""
+    with torch.device("meta"):
+        return model_class(config)
 
 
 def draw_weights(model: PreTrainedModel, part: nn.Module, device: Any = "cpu") -> None:
@@ -142,32 +153,101 @@ def _load_vision_tower(vision: str, config: Any, dtype: torch.dtype, options: di
     beside a tower of 7 MiB, memory grows by less than 10.
     """
     tower_config = vision_half(config)
+    is_quantised = "quantization_config" in options or getattr(config, "quantization_config", None) is not None
+    keeps_dtype = tower_config is not config and not is_quantised
+    whole, lacking = load_with_report(
+        AutoModel, vision, config=config, dtype="auto" if keeps_dtype else dtype, **options
+    )
     if tower_config is config:
-        return load_with_report(AutoModel, vision, config=config, dtype=dtype, **options)
-    whole, lacking = load_with_report(AutoModel, vision, config=config, dtype="auto", **options)
+        return whole, lacking
     tower = whole.get_encoder("image")
     if getattr(tower, "config", None) is None or tower.config.model_type != tower_config.model_type:
         raise ValueError(
             f"a vision-text model with a vision tower of its own is wanted, got {type(whole).__name__} in {vision}"
         )
     prefix = next(f"{name}." for name, module in whole.named_modules() if module is tower)
-    return tower.to(dtype), {name.removeprefix(prefix) for name in lacking if name.startswith(prefix)}
+    lacking = {name.removeprefix(prefix) for name in lacking if name.startswith(prefix)}
+    if is_quantised:
+        tower.hf_quantizer = getattr(whole, "hf_quantizer", None)
+    return (tower.to(dtype) if keeps_dtype else tower), lacking
 
 
 def _assemble(model_class: Any, config: HMBAConfig, vision_tower: PreTrainedModel, causal: Any) -> Any:
     """Put the two models into a third one, whose own parts are new."""
-    with torch.device("meta"):
-        model = model_class(config)
+    model = build_without_weights(model_class, config)
+    for part, wanted in ((vision_tower, model.model.vision_tower), (causal.base_model, model.model.language_model)):
+        if type(part) is not type(wanted):
+            raise ValueError(
+                f"a part that is the {type(wanted).__name__} of its configuration is wanted, got "
+                f"{type(part).__name__}, and H-MBA would load another model than it has saved"
+            )
     model.model.vision_tower, model.model.language_model = vision_tower, causal.base_model
     model.lm_head = causal.get_output_embeddings()
+    device = next((parameter.device for parameter in causal.parameters() if not parameter.is_meta), "cpu")
     for fresh in (model.model.temporal_adapter, model.model.multi_modal_projector):
-        draw_weights(model, fresh, causal.device)
+        draw_weights(model, fresh, device)
         for name, parameter in fresh.named_parameters():
             if not name.endswith(tuple(model._keep_in_fp32_modules_strict)):
                 parameter.data = parameter.data.to(causal.dtype)
     model.tie_weights()
     model.generation_config = causal.generation_config
+    _carry_quantiser(model, [vision_tower, causal])
+    places = _places(model)
+    if len(set(places.values())) > 1:
+        model.hf_device_map = places
     return model
+
+
+def _carry_quantiser(model: Any, parts: list[Any]) -> None:
+    """Give a joined model the quantiser of its parts, which leaves all other layers as they are when it is loaded."""
+    quantisers = [part.hf_quantizer for part in parts if getattr(part, "hf_quantizer", None) is not None]
+    if not quantisers:
+        return
+    settings = deepcopy(quantisers[-1].quantization_config)
+    methods = sorted({str(quantiser.quantization_config.quant_method) for quantiser in quantisers})
+    left_out = next((name for name in _LEFT_OUT if hasattr(settings, name)), None)
+    if len(methods) > 1 or left_out is None:
+        raise ValueError(f"one quantiser that can leave layers out ({', '.join(_LEFT_OUT)}) is wanted, got {methods}")
+    whole = {
+        name for name, module in model.named_modules() if isinstance(module, _LINEAR) and _is_whole(module.weight)
+    }
+    setattr(settings, left_out, sorted(whole))
+    for part in parts:
+        vars(part.config).pop("quantization_config", None)
+    model.hf_quantizer = quantisers[-1]
+    model.hf_quantizer.quantization_config = settings
+    model.hf_quantizer.postprocess_model(model)
+    keep_scales(model)
+    model.is_quantized = True
+    model.quantization_method = settings.quant_method
+
+
+def keep_scales(model: nn.Module) -> None:
+    """Let layers in 4 bits compute as they lie in memory, unless their scales are quantised, too.
+
+    On CPUs with AVX512-BF16, bitsandbytes (0.50) packs a layer at its first evaluation, and gives back other scales to
+    who saves it then.
+    """
+    layers: Any = model.modules()
+    for layer in layers:
+        state = getattr(getattr(layer, "weight", None), "quant_state", None)
+        if getattr(layer, "support_avx512bf16_for_cpu", False) and not getattr(state, "nested", True):
+            layer.support_avx512bf16_for_cpu = False
+
+
+def _is_whole(weight: torch.Tensor) -> bool:
+    """Tell a plain weight from a quantised one, which may be packed, or say of itself that it is of floats."""
+    return type(weight.data) is torch.Tensor and weight.dtype in (torch.float16, torch.bfloat16, torch.float32)
+
+
+def _places(model: nn.Module) -> dict[str, Any]:
+    """Where each layer lies, as transformers notes it; what accelerate has put away counts as on the disk."""
+    places: dict[str, Any] = {}
+    for name, parameter in model.named_parameters():
+        device = parameter.device
+        place = device.type if device.index is None else device.index
+        places[name.rpartition(".")[0]] = "disk" if parameter.is_meta else place
+    return places
 
 
 @torch.no_grad()

@@ -2,30 +2,22 @@
 
 from typing import Any
 
-from .loading_checkpoints import check_file_names  # first: it refuses a transformers that is too old
+from .configuration_hmba import HMBAConfig  # first: it refuses a transformers that is too old
 
 # isort: split
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel
-from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin, LogitsProcessorList, SuppressTokensLogitsProcessor
-from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
-from .configuration_hmba import HMBAConfig
 from .joining_hmba import build_adapter, build_projector, join_pretrained
 from .layers_adapter_state import AdapterState, check_frame_mask, require
-from .layers_baseline_adapters import TransformerAdapter
-from .layers_context_fusion import AddFusion, CosineFusion, CrossAttentionFusion
-from .layers_mamba import MambaMixer
-from .layers_temporal_adapter import ContextMamba, QueryMamba, TemporalAdapter
 from .loading_transformers import (
     CACHE_NAME,
-    CACHE_NAMES,
     check_language_model,
     check_prefill,
     one_cache,
@@ -33,61 +25,7 @@ from .loading_transformers import (
     slice_logits_to_keep,
 )
 from .outputs_hmba import HMBACausalLMOutputWithPast, HMBAModelOutputWithPast, HMBAVideoFeatures
-
-
-class HMBAPreTrainedModel(PreTrainedModel):
-    """What all H-MBA models share: loading, saving, initialisation."""
-
-    config: HMBAConfig
-    base_model_prefix = "model"
-    main_input_name = "input_ids"
-    input_modalities = ["video", "text"]
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["TemporalAdapter", "TransformerAdapter"]
-    _skip_keys_device_placement = [*CACHE_NAMES]
-    _keep_in_fp32_modules_strict = ["A_log"]
-    _supports_flash_attn = True
-    _supports_sdpa = True
-    _supports_flex_attn = True
-    _supports_attention_backend = True
-    _can_compile_fullgraph = True
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a model as every model of transformers is loaded, but from safetensors alone.
-
-        Raises:
-            ValueError: if pickled weights are asked for, or if a list of shards leads out of the checkpoint.
-            OSError: if the weights are not there, or not in safetensors.
-        """
-        if kwargs.get("use_safetensors") is False:
-            raise ValueError("weights in safetensors are wanted, got use_safetensors=False: pickles can hold programs")
-        kwargs["use_safetensors"] = True
-        if pretrained_model_name_or_path is not None:
-            index = ".".join(filter(None, ("model.safetensors.index", kwargs.get("variant"), "json")))
-            listed = "weight_map"
-            check_file_names(pretrained_model_name_or_path, index, lambda held: held.get(listed, {}).values(), kwargs)
-        try:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        except OSError as error:
-            if "safetensors" not in str(error):
-                raise
-            raise OSError(f"H-MBA loads weights in safetensors only, never pickled ones: {error}") from error
-
-    def post_init(self) -> None:
-        """Finish a model as transformers does, and name only layers that it has: FSDP looks for each of them."""
-        super().post_init()
-        self._no_split_modules &= {type(module).__name__ for module in self.modules()}  # type: ignore[operator]
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if isinstance(module, (MambaMixer, CrossAttentionFusion, CosineFusion, AddFusion, QueryMamba)):
-            module.reset_parameters()
-        elif isinstance(module, (ContextMamba, TransformerAdapter, TemporalAdapter)):
-            for name in ("temporal_position_embedding", "gate"):
-                if getattr(module, name, None) is not None:
-                    init.zeros_(getattr(module, name))
+from .pretrained_hmba import HMBAPreTrainedModel
 
 
 class HMBAModel(HMBAPreTrainedModel):
@@ -356,11 +294,14 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
             text: path or Hub id of a causal language model with its tokenizer.
             video_token: placeholder of one visual patch.
             dtype: of the weights; `"auto"` is the language model's own, for all: a checkpoint has one dtype.
-            kwargs: further values of `HMBAConfig`.
+            kwargs: further values of `HMBAConfig`; and how both parts are loaded, or with `vision_` or `text_` before
+                the name one of them: `revision`, `token`, `device_map`, `quantization_config`, `subfolder`,
+                `cache_dir`, `local_files_only` and `proxies` of `from_pretrained`.
 
         Raises:
-            ValueError: if `HMBAConfig` has no such value, if the tower gives no patches, or if the joined model would
-                not give the language model's own logits for text.
+            ValueError: if `HMBAConfig` has no such value, if a checkpoint lacks weights that are read or holds
+                low-rank updates, if the tower gives no patches, or if the joined model would not give the language
+                model's own logits for text.
         """
         return join_pretrained(cls, vision, text, video_token, dtype, kwargs)
 

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils.hub import cached_file, resolve_revision
 
+from ..models.loading_checkpoints import refuse_lacking
 from ..models.prompting_hmba import check_time_format
 from ..repositories import check_revision
 from ..weight_files import find_weights
@@ -111,6 +112,8 @@ def _load(
         path, config=config, revision=revision, ignore_mismatched_sizes=True, output_loading_info=True, **options
     )
     model, loading = loaded
+    lacking = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
+    refuse_lacking(path, (name for name in lacking if part_of(name) != "adapter"))
     _check_adapter(model, loading, arguments, path)
     return model, _load_processor(path, revision, model, arguments)
 

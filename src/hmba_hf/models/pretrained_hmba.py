@@ -1,0 +1,195 @@
+"""What all H-MBA models share: how they are loaded and saved whole, and how new weights are drawn."""
+
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from .loading_checkpoints import (  # first: it refuses an old transformers
+    check_file_names,
+    file_options,
+    refuse_lacking,
+)
+
+# isort: split
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.modeling_utils import PreTrainedModel
+
+from .configuration_hmba import HMBAConfig
+from .joining_hmba import build_without_weights, keep_scales
+from .layers_baseline_adapters import TransformerAdapter
+from .layers_context_fusion import AddFusion, CosineFusion, CrossAttentionFusion
+from .layers_mamba import MambaMixer
+from .layers_temporal_adapter import ContextMamba, QueryMamba, TemporalAdapter
+from .loading_transformers import CACHE_NAMES
+
+
+class HMBAPreTrainedModel(PreTrainedModel):
+    """What all H-MBA models share: loading, saving, initialisation."""
+
+    config: HMBAConfig
+    base_model_prefix = "model"
+    main_input_name = "input_ids"
+    input_modalities = ["video", "text"]
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["TemporalAdapter", "TransformerAdapter"]
+    _skip_keys_device_placement = [*CACHE_NAMES]
+    _keep_in_fp32_modules_strict = ["A_log"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a model as every model of transformers is loaded, but from safetensors alone, and whole.
+
+        Weights that the configuration of the checkpoint does not have are drawn anew: those of an adapter that is
+        asked for, `adapter="mamba"`, beside a base without one. Who asks for `output_loading_info` reads the report.
+
+        Raises:
+            ValueError: if pickled weights are asked for, if a list of shards leads out of the checkpoint, or if the
+                checkpoint or low-rank updates lack weights.
+            OSError: if the weights are not there, or not in safetensors.
+        """
+        if kwargs.get("use_safetensors") is False:
+            raise ValueError("weights in safetensors are wanted, got use_safetensors=False: pickles can hold programs")
+        kwargs["use_safetensors"] = True
+        wants_report = kwargs.pop("output_loading_info", False)
+        if pretrained_model_name_or_path is not None:
+            index = ".".join(filter(None, ("model.safetensors.index", kwargs.get("variant"), "json")))
+            listed = "weight_map"
+            check_file_names(pretrained_model_name_or_path, index, lambda held: held.get(listed, {}).values(), kwargs)
+        try:
+            loaded: Any = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+        except OSError as error:
+            if "safetensors" not in str(error):
+                raise
+            raise OSError(f"H-MBA loads weights in safetensors only, never pickled ones: {error}") from error
+        model, report = loaded
+        keep_scales(model)
+        lacking = vars(model).pop("_lacking", set())
+        if kwargs.get("key_mapping"):
+            vars(model).pop("_weight_conversions", None)  # a save would write the foreign names, which no load knows
+        if wants_report:
+            report["missing_keys"] |= lacking
+            return model, report
+        if model._hf_peft_config_loaded:
+            updates = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path", pretrained_model_name_or_path)
+            refuse_lacking(updates, report["missing_keys"])
+        if lacking and model.name_or_path:
+            held = HMBAConfig.from_pretrained(model.name_or_path, **file_options(kwargs))
+            lacking &= build_without_weights(cls, held).state_dict().keys()
+        refuse_lacking(model.name_or_path, lacking)
+        return model
+
+    @staticmethod
+    def _finalize_model_loading(model: Any, load_config: Any, loading_info: Any) -> Any:
+        """Note what a model's own weights lack: the report of `from_pretrained` may be that of low-rank updates."""
+        loading_info = PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
+        model._lacking = set(loading_info.missing_keys)
+        return loading_info
+
+    def save_pretrained(
+        self, save_directory: Any, is_main_process: bool = True, state_dict: Any = None, *args: Any, **kwargs: Any
+    ) -> None:
+        """Save a model as every model of transformers is saved, if `from_pretrained` will find all of it there.
+
+        Low-rank updates that transformers has put into the model are saved alone; merged ones are a part of it.
+
+        Raises:
+            ValueError: if names, shapes or kinds of the weights are not those of a new model of this configuration,
+                or if a whole model would lie beside low-rank updates, which loading puts into it.
+        """
+        if self._hf_peft_config_loaded and not getattr(self, "peft_config", None):
+            # PEFT has merged the updates: transformers believes them there, and would write their names.
+            self._hf_peft_config_loaded = False
+            vars(self).pop("_weight_conversions", None)
+        if not self._hf_peft_config_loaded:
+            if odd := _odd_weights(self, state_dict):
+                raise ValueError(
+                    f"weights of a new {type(self).__name__} of this configuration are wanted, got {odd}: merge "
+                    "low-rank updates (`merge_and_unload`) or save them alone, and unwrap what wraps the layers"
+                )
+            if Path(save_directory, "adapter_config.json").exists():
+                raise ValueError(
+                    f"a folder without low-rank updates is wanted for a whole model, got {save_directory}: loading "
+                    "would put them into the model"
+                )
+        super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
+
+    def resize_token_embeddings(
+        self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, *args: Any, **kwargs: Any
+    ) -> nn.Embedding:
+        """Resize the vocabulary as every model of transformers does, if the video token stays a part of it.
+
+        Raises:
+            ValueError: if it does not.
+        """
+        if new_num_tokens is not None:
+            multiple = pad_to_multiple_of or 1
+            size = -(-new_num_tokens // multiple) * multiple
+            if size <= self.config.video_token_id:
+                raise ValueError(
+                    f"a vocabulary must keep the video token {self.config.video_token_id}, got one of {size} tokens"
+                )
+        return super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, *args, **kwargs)
+
+    def post_init(self) -> None:
+        """Finish a model as transformers does, and name only layers that it has: FSDP looks for each of them."""
+        super().post_init()
+        self._no_split_modules &= {type(module).__name__ for module in self.modules()}  # type: ignore[operator]
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, (MambaMixer, CrossAttentionFusion, CosineFusion, AddFusion, QueryMamba)):
+            module.reset_parameters()
+        elif isinstance(module, (ContextMamba, TransformerAdapter, TemporalAdapter)):
+            for name in ("temporal_position_embedding", "gate"):
+                if getattr(module, name, None) is not None:
+                    init.zeros_(getattr(module, name))
+
+
+def _odd_weights(model: Any, state_dict: dict[str, Tensor] | None) -> str:
+    """Say which weights are not those of a new model of this class and configuration; of none, say nothing.
+
+    Args:
+        model: its quantiser may have put layers of its own into the place of others.
+        state_dict: weights to look at instead of all of the model's; they may be a part of them.
+    """
+    new = build_without_weights(type(model), deepcopy(model.config))
+    wanted = new.state_dict()
+    held = model.state_dict() if state_dict is None else state_dict
+    quantised = _quantised_layers(model, new)
+    odd = {}
+    for name in wanted.keys() | held.keys():
+        if name.rpartition(".")[0] in quantised or any(name.startswith(f"{layer}.") for layer in quantised):
+            continue
+        if name not in wanted:
+            odd[name] = "no weight of it"
+        elif name not in held:
+            if state_dict is None:
+                odd[name] = "missing"
+        elif not _is_alike(held[name], wanted[name]):
+            shape = tuple(held[name].shape)
+            odd[name] = f"{shape} in {held[name].dtype} instead of {tuple(wanted[name].shape)}"
+    others = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+    return ", ".join(f"{name} ({what})" for name, what in sorted(odd.items())[:3]) + others
+
+
+def _quantised_layers(model: Any, new: nn.Module) -> set[str]:
+    """Name the layers that the quantiser of a model has put into the place of a new model's."""
+    if getattr(model, "hf_quantizer", None) is None:
+        return set()
+    layers = {name: module for name, module in model.named_modules() if not [*module.children()]}
+    others = dict(new.named_modules())
+    return {name for name, layer in layers.items() if type(layer) is not type(others.get(name))}
+
+
+def _is_alike(weight: Tensor, wanted: Tensor) -> bool:
+    return weight.shape == wanted.shape and weight.is_floating_point() == wanted.is_floating_point()
