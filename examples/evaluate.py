@@ -85,6 +85,8 @@ def main() -> None:
         print(format_table(metrics))
     else:
         print(f"There is nothing to score: no answer of {predictions} has a true box or a reference with a word.")
+        for reason in metrics["absent"].values():
+            print(reason)
 
 
 def options_of_answering(args: EvaluationArguments) -> list[str]:

@@ -19,6 +19,7 @@ from hmba_hf.prediction import (
     Splits,
     dataset_revision,
     fingerprint,
+    load_model,
     predict,
     settings,
 )
@@ -400,6 +401,15 @@ def test_models_are_told_apart_by_their_weights():
     first, second = torch.nn.Linear(3, 2), torch.nn.Linear(3, 2)
     assert fingerprint(first) == fingerprint(first) != fingerprint(second)
     assert fingerprint(first) != fingerprint(first.double()), "another precision, other answers"
+
+
+def test_a_model_with_a_part_on_disk_is_the_same_model(checkpoint, tmp_path):
+    whole = load_model(checkpoint)
+    parts = ("vision_tower", "temporal_adapter", "multi_modal_projector", "language_model")
+    places = {f"model.{name}": "disk" if name == "vision_tower" else "cpu" for name in parts} | {"lm_head": "cpu"}
+    parted = load_model(checkpoint, device_map=places, offload_folder=tmp_path)
+    assert any(parameter.is_meta for parameter in parted.parameters())
+    assert fingerprint(parted) == fingerprint(whole)
 
 
 def test_the_commit_of_a_hub_dataset_is_read_from_its_cache():

@@ -270,9 +270,19 @@ def fingerprint(model: torch.nn.Module) -> str:
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} ".encode())
-        if not parameter.is_meta:
-            digest.update(parameter.detach().flatten()[:64].double().cpu().numpy().tobytes())
+        weight = _held_weight(model, name, parameter)
+        if weight is not None:
+            digest.update(weight.detach().flatten()[:64].double().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _held_weight(model: torch.nn.Module, name: str, parameter: torch.Tensor) -> torch.Tensor | None:
+    """Return a weight, also one that accelerate keeps in memory or on disk until its module runs."""
+    if not parameter.is_meta:
+        return parameter
+    place, _, leaf = name.rpartition(".")
+    kept = getattr(getattr(model.get_submodule(place), "_hf_hook", None), "weights_map", None)
+    return None if kept is None else kept[leaf].to(parameter.dtype)
 
 
 def settings(model: Any, processor: Any) -> dict[str, str]:

@@ -53,7 +53,8 @@ def read_records(path: str | Path) -> list[Record]:
     records: list[Record] = []
     seen: dict[tuple[Any, Any], int] = {}
     for number, line in split_lines(path):
-        where, shown = f"{path}, line {number}", line.decode(errors="replace").strip()[:80]
+        where = f"{path}, line {number}"
+        shown = line.decode(errors="replace").strip()[:80]
         try:
             record = parse_json(line)
         except ValueError as error:
@@ -64,7 +65,8 @@ def read_records(path: str | Path) -> list[Record]:
             _check_record(record)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        split, name = record.get("split"), record.get("id")
+        split = record.get("split")
+        name = record.get("id")
         if name is not None and seen.setdefault((split, name), number) != number:
             raise ValueError(
                 f"{where}: each sample of a split is wanted once, got {name!r} of {split!r} in line "
@@ -93,7 +95,8 @@ def _check_record(record: Record) -> None:
         if not isinstance(box, list) or not all(map(_is_number, box)):
             raise ValueError(f"{name}: a box must be [x1, y1, x2, y2], got {box!r}")
         check_box(box, record["id"])
-    size, tags = record.get("size"), record.get("tags")
+    size = record.get("size")
+    tags = record.get("tags")
     if size is not None and not (len(size) == 2 and all(map(_is_number, size)) and min(size) >= 1):
         raise ValueError(f"{name}: size must be [height, width] of at least one pixel, got {size!r}")
     if tags is not None and not (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)):

@@ -155,7 +155,8 @@ class VideoStream:
         if self._kind not in (None, kind):
             raise ValueError(f"frames of shape and dtype {self._kind} are wanted as before, got {kind}")
         taken = self._settle(moment, timestamp)
-        interval, miss = timestamp - self._last, self._miss_of(timestamp)
+        interval = timestamp - self._last
+        miss = self._miss_of(timestamp)
         if moment > self._moment or miss < self._miss - TIME_TOLERANCE:
             is_early = timestamp < self._time_of(moment) and miss > (0.5 + ROUNDING) * interval
             if is_early:  # the next one will be nearer
@@ -171,13 +172,12 @@ class VideoStream:
         """Take the frame that waits, unless the one that comes is nearer to its moment; tell whether it was taken."""
         if self._waiting is None:
             return False
-        waiting, self._waiting = self._waiting, None
-        if (
-            moment == self._nearest_moment(waiting[1])
-            and self._miss_of(timestamp) < self._miss_of(waiting[1]) - TIME_TOLERANCE
-        ):
+        frame, time = self._waiting
+        self._waiting = None
+        is_nearer = self._miss_of(timestamp) < self._miss_of(time) - TIME_TOLERANCE
+        if moment == self._nearest_moment(time) and is_nearer:
             return False
-        self._take(*waiting)
+        self._take(frame, time)
         return True
 
     def _take(self, frame: Any, timestamp: float) -> None:
@@ -189,9 +189,12 @@ class VideoStream:
             window, before = self._advance(features, moment - self._moment)
         self._start = timestamp if math.isnan(self._start) else self._start
         self.held += max(moment - self._moment - 1, 0)
-        self._window, self._before = window, before
-        self._features, self.timestamp = None, timestamp
-        self._moment, self._miss = moment, self._miss_of(timestamp)
+        self._window = window
+        self._before = before
+        self._features = None
+        self.timestamp = timestamp
+        self._moment = moment
+        self._miss = self._miss_of(timestamp)
 
     def _moment_of(self, timestamp: float) -> int:
         if not math.isfinite(timestamp):
@@ -377,7 +380,10 @@ class Watch(Iterator[Answer]):
         if not (math.isfinite(every) and every >= 0):
             raise ValueError(f"every must be a number of seconds, 0 or more, got {every}")
         self.last: Answer | None = None
-        self._stream, self._question, self._changed, self._options = stream, question, changed, generate_kwargs
+        self._stream = stream
+        self._question = question
+        self._changed = changed
+        self._options = generate_kwargs
         self._steps = max(1, math.ceil(every * stream.fps - ROUNDING))  # moments from one question to the next
         self._asked: tuple[int, int] | None = None  # in which drive of the stream, at which of its moments
 

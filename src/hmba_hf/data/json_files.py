@@ -57,9 +57,10 @@ def check_fields(content: Any, where: str, **wanted: type | tuple[type, ...]) ->
     for name, kinds in wanted.items():
         if name not in content:
             raise ValueError(f"{where}: expected an object with {name!r}, got {sorted(content)}")
-        value, kinds = content[name], kinds if isinstance(kinds, tuple) else (kinds,)
+        value = content[name]
         if not isinstance(value, kinds) or isinstance(value, bool):
-            wording = " or ".join(_NAMES.get(kind, kind.__name__) for kind in kinds)
+            listed = kinds if isinstance(kinds, tuple) else (kinds,)
+            wording = " or ".join(_NAMES.get(kind, kind.__name__) for kind in listed)
             raise ValueError(f"{where}: {name} must be {wording}, got {value!r}")
 
 
