@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -29,7 +30,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def processor():
-    return tiny_processor(chat_template=SHORT_TEMPLATE)
+    return tiny_processor(chat_template=SHORT_TEMPLATE, time_format=" at {seconds} s. ")
 
 
 def writer(folder, model, processor, policy="stop", **kwargs):
@@ -59,11 +60,24 @@ def test_a_model_gives_the_same_loss_and_gradients_for_cached_features(tmp_path,
     assert "pixel_values_videos" not in batch and batch["frame_features"].shape == (3, 5, 4, 32)
     for name in wanted.keys() - {"pixel_values_videos"}:
         assert torch.equal(batch[name], wanted[name]), name
+    assert (" s. " in processor.decode(batch["input_ids"][0])) == (kind == "bddx"), "times are known of videos alone"
     weight = model.model.temporal_adapter.gate
     found = [model(**inputs).loss for inputs in (batch, wanted)]
     gradients = [torch.autograd.grad(loss, weight)[0] for loss in found]
     torch.testing.assert_close(found[0], found[1], rtol=1e-6, atol=1e-6)
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-7)
+
+
+def test_a_cache_without_times_serves_only_who_tells_none(tmp_path, model, processor):
+    writer(tmp_path, model, processor).write([WORLD[0]])
+    key = feature_key(model, processor.video_processor, torch.float32)
+    FeatureCache(tmp_path, key).check_times()
+    index = json.loads((tmp_path / "index.json").read_text())
+    del index["times"]  # as version 0.1 left it
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    assert cached(tmp_path, [WORLD[0]], model, processor)[0].frame_time is None
+    with pytest.raises(ValueError, match="features with times are wanted, got .* without"):
+        FeatureCache(tmp_path, key).check_times()
 
 
 def test_reading_cached_samples_touches_neither_pictures_nor_tower(tmp_path, model, processor, monkeypatch):

@@ -274,7 +274,6 @@ def test_a_base_without_an_adapter_is_told_where_one_should_learn(base, tmp_path
         (["--dataset_weights", "1", "2"], r"one weight for each of \['micro-world'\] is wanted, got \[1.0, 2.0\]"),
         (["--save_only_model", "True"], "--save_only_model leaves nothing that a run could go on from"),
         (["--time_format", "at 12.4 s"], "time_format must be a text with one {seconds}, or None, got 'at 12.4 s'"),
-        (["--time_format", "{seconds}", "--feature_cache", "x"], "cached features come without times"),
         (["--resume_from_checkpoint", "True"], "must be a folder, got True: the same command goes on by itself"),
         (["--feature_cache", "nowhere"], "a whole cache of features is wanted, got nowhere"),
         (["--eval_strategy", "epoch", "--eval_split", "dev"], "expected a split of .* got 'dev'"),

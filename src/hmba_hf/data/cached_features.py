@@ -36,9 +36,11 @@ class CachedSample(Sample):
 
     Args:
         frame_features: `(t, p, d)`, in the place of frames or a video.
+        frame_time: seconds at which the current frame is shown, where that is known.
     """
 
     frame_features: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    frame_time: float | None = None
 
     def _check_picture(self) -> None:
         if self.frames is not None or self.video is not None or self.frame_features.ndim != 3:
@@ -125,9 +127,16 @@ class FeatureCache:
         self._files = {content: name for name, contents in index["files"].items() for content in contents}
         self.names: dict[str, str] = index["names"]  # of samples, by the hashes of their clips
         self.unreadable: dict[str, str] = index["unreadable"]
+        # Of current frames, where they are known; a cache of version 0.1 does not tell.
+        self.times: dict[str, float | None] = index.get("times", {})
 
     def __contains__(self, content: str) -> bool:
         return content in self._files
+
+    def check_times(self) -> None:
+        """Raise a `ValueError` if the features were kept without the times of their frames."""
+        if not self._files.keys() <= self.times.keys():
+            raise ValueError(f"features with times are wanted, got {self.folder} without: make them in a new folder")
 
     def read(self, content: str) -> torch.Tensor:
         """Read the features of a clip, `(t, p, d)`."""
@@ -169,7 +178,7 @@ class CachedSamples(SampleSequence):
             raise UnreadableSample(self.cache.unreadable[content], f"sample {sample.id}")
         kept = {f.name: getattr(sample, f.name) for f in fields(Sample)}
         kept.update(frames=None, video=None, timestamp=None)
-        return CachedSample(**kept, frame_features=self.cache.read(content))
+        return CachedSample(**kept, frame_features=self.cache.read(content), frame_time=self.cache.times.get(content))
 
     def _is_known(self, sample: Sample | UnreadableSample, content: str) -> bool:
         return isinstance(sample, UnreadableSample) or content in self.cache or content in self.cache.unreadable

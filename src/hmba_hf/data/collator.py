@@ -46,6 +46,8 @@ class SampleCollator:
         options: dict[str, Any] = {"return_tensors": "pt"}
         if sample.timestamp is not None:
             options["timestamp"] = [sample.timestamp]
+        if isinstance(sample, CachedSample) and sample.frame_time is not None:
+            options["video_metadata"] = [{"timestamps": [sample.frame_time]}]
         inputs = self.processor.apply_chat_template(
             [to_conversation(sample, self.processor)],
             tokenize=True,

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -112,7 +112,7 @@ class FeatureWriter:
         progress.update(len(block) - len(first))
         if not first:
             return 0
-        tensors, unreadable = self._encode_clips(samples, first, progress)
+        tensors, times, unreadable = self._encode_clips(samples, first, progress)
         for content, reason in unreadable.items():
             self.bad.meet(f"sample {names[content]}", ValueError(reason))
         made = len(tensors)
@@ -120,7 +120,12 @@ class FeatureWriter:
             if not made:
                 return 0
             tensors |= load_file(path)
-        record = {"names": {content: names[content] for content in sorted(tensors)}, "unreadable": unreadable}
+            times |= _read_record(path).get("times", {})
+        record = {
+            "names": {content: names[content] for content in sorted(tensors)},
+            "times": dict(sorted(times.items())),
+            "unreadable": unreadable,
+        }
         kept = "The files before it are whole: make room and start the same command again"
         with explained_write_errors(path, kept), written_whole(path) as unfinished:
             save_file(tensors, unfinished, metadata={"record": json.dumps(record)})
@@ -128,46 +133,59 @@ class FeatureWriter:
 
     def _encode_clips(
         self, samples: Sequence[Sample], places: dict[str, int], progress: Any
-    ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-        """Decode clips and run the tower; return features, and what is wrong with clips that have none."""
-        features, unreadable = {}, {}
+    ) -> tuple[dict[str, torch.Tensor], dict[str, float | None], dict[str, str]]:
+        """Decode clips and run the tower; return features, times, and what is wrong with clips that have neither."""
+        features: dict[str, torch.Tensor] = {}
+        times: dict[str, float | None] = {}
+        unreadable: dict[str, str] = {}
         clips = _PreparedClips(samples, places, self.video_processor)
         loader = DataLoader(clips, self.batch_size, num_workers=self.num_workers, collate_fn=list)
         for batch in loader:
             progress.update(len(batch))
-            unreadable.update({content: pixels for content, pixels in batch if isinstance(pixels, str)})
-            batch = [(content, pixels) for content, pixels in batch if not isinstance(pixels, str)]
+            unreadable.update({clip.content: clip.error for clip in batch if clip.error is not None})
+            batch = [clip for clip in batch if clip.error is None]
             if not batch:
                 continue
-            encoded = self.encode(torch.cat([pixels for _, pixels in batch])[None])[0].cpu()  # (frames, p, d)
-            lengths = [len(pixels) for _, pixels in batch]
-            for (content, _), clip in zip(batch, encoded.split(lengths), strict=True):
-                if not torch.isfinite(clip).all():
+            encoded = self.encode(torch.cat([clip.pixels for clip in batch])[None])[0].cpu()  # (frames, p, d)
+            lengths = [len(clip.pixels) for clip in batch]
+            for clip, found in zip(batch, encoded.split(lengths), strict=True):
+                if not torch.isfinite(found).all():
                     raise ValueError(
-                        f"features must be finite, got NaN or infinity for sample number {places[content]}"
+                        f"features must be finite, got NaN or infinity for sample number {places[clip.content]}"
                     )
-                features[content] = clip.contiguous()
-        return features, unreadable
+                features[clip.content] = found.contiguous()
+                times[clip.content] = clip.time
+        return features, times, unreadable
 
     def _write_index(self) -> None:
         """List what the files hold, once they are all there."""
-        index: dict[str, Any] = {"key": self.key, "files": {}, "names": {}, "unreadable": {}}
+        index: dict[str, Any] = {"key": self.key, "files": {}, "names": {}, "times": {}, "unreadable": {}}
         for path in sorted(self.folder.glob("features-*.safetensors")):
             record = _read_record(path)
             index["files"][path.name] = list(record["names"])
             index["names"].update(record["names"])
+            index["times"].update(record.get("times", {}))
             index["unreadable"].update(record["unreadable"])
         write_json(self.folder / INDEX, index)
 
 
-def _read_record(path: Path) -> dict[str, dict[str, str]]:
+def _read_record(path: Path) -> dict[str, dict[str, Any]]:
     with safe_open(path, framework="pt") as file:
-        record: dict[str, dict[str, str]] = json.loads(file.metadata()["record"])
+        record: dict[str, dict[str, Any]] = json.loads(file.metadata()["record"])
         return record
 
 
+class _Clip(NamedTuple):
+    """A clip by its hash: pixels, `(t, channels, height, width)`, and the time of its last frame, or what is wrong."""
+
+    content: str
+    pixels: torch.Tensor | None = None
+    time: float | None = None
+    error: str | None = None
+
+
 class _PreparedClips(Dataset):
-    """Clips by their hashes as `(hash, pixels)`, or with what is wrong in the place of the pixels."""
+    """Clips in the order of their hashes, as the tower takes them."""
 
     def __init__(self, samples: Sequence[Sample], places: dict[str, int], video_processor: Any):
         self.samples, self.places, self.video_processor = samples, list(places.items()), video_processor
@@ -175,16 +193,17 @@ class _PreparedClips(Dataset):
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, number: int) -> tuple[str, torch.Tensor | str]:
+    def __getitem__(self, number: int) -> _Clip:
         content, index = self.places[number]
         try:
             sample = self.samples[index]
             video: Any = list(sample.frames) if sample.frames is not None else sample.video
-            clip = self.video_processor([video], timestamp=sample.timestamp, return_tensors="pt")
-            return content, clip["pixel_values_videos"][0]  # (t, channels, height, width)
+            options = {"return_tensors": "pt", "return_metadata": True}
+            inputs = self.video_processor([video], timestamp=sample.timestamp, **options)
+            return _Clip(content, inputs["pixel_values_videos"][0], inputs["video_metadata"][0].current_time)
         except READ_ERRORS as error:
             check_is_of_a_file(error)
-            return content, str(error) or type(error).__name__
+            return _Clip(content, error=str(error) or type(error).__name__)
 
 
 def _describe(samples: Sequence[Sample], index: int) -> tuple[str, str, Exception | None]:

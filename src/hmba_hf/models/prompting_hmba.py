@@ -79,12 +79,9 @@ def check_time_format(time_format: Any) -> None:
 
 def write_time(metadata: Any, time_format: str) -> str:
     """Write the time of the last frame of a clip, or nothing if it is not known."""
-    times = metadata.frame_times
-    if times is None and metadata.fps is not None and metadata.frames_indices is not None:
-        times = metadata.timestamps
-    if times is None:
+    if metadata.current_time is None:
         return ""
-    seconds = round(float(times[-1]), 1) + 0.0  # without the sign of a zero
+    seconds = round(metadata.current_time, 1) + 0.0  # without the sign of a zero
     return time_format.replace(_SECONDS, f"{seconds:.1f}")
 
 

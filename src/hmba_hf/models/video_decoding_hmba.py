@@ -47,6 +47,13 @@ class ClipMetadata(VideoMetadata):
         """Seconds of each frame on the clock of its video."""
         return super().timestamps if self.frame_times is None else self.frame_times
 
+    @property
+    def current_time(self) -> float | None:
+        """Seconds at which the last frame is shown, if that is known."""
+        if self.frame_times is None and (self.fps is None or self.frames_indices is None):
+            return None
+        return float(self.timestamps[-1])
+
 
 def check_sampling(timestamp: float | None, num_frames: int | None, fps: float | None) -> None:
     """Raise `ValueError` unless `timestamp` is >= 0, `num_frames` a whole number >= 1 and `fps` > 0, all finite."""

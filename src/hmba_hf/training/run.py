@@ -60,9 +60,9 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
     set_seed(args.seed)  # for an adapter that starts fresh
     model, processor, commit = load_base(model_args, run, checkpoint is not None)
     processor.video_processor.set_source_fps(data_args.source_fps)
-    if data_args.feature_cache is not None and processor.time_format is not None:
-        raise ValueError("cached features come without times: --feature_cache needs a processor without time_format")
     cache = None if data_args.feature_cache is None else open_cache(data_args.feature_cache, model, processor, args)
+    if cache is not None and processor.time_format is not None:
+        cache.check_times()
     collator = SampleCollator(processor, data_args.max_length)
     set_seed(args.seed)  # low-rank updates start alike in all processes, whatever each has drawn by now
     learning, counts = learn(model, model_args.learns, replace(model_args.lora, base_commit=commit))
