@@ -70,6 +70,14 @@ def test_a_seal_covers_what_a_save_has_written_and_no_mark_of_others(tmp_path, o
     assert last_whole_checkpoint(tmp_path) is None
 
 
+def test_a_checkpoint_that_version_0_1_took_on_sigterm_counts_without_the_mark_in_its_seal(tmp_path):
+    folder = checkpoint(tmp_path, 2)
+    seal = json.loads((folder / SEAL).read_text())
+    seal["files"]["checkpoint-is-incomplete.txt"] = 44
+    write_json(folder / SEAL, seal)
+    assert last_whole_checkpoint(tmp_path) == folder
+
+
 def names(run):
     return sorted(path.name for path in run.iterdir())
 

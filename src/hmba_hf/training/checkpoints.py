@@ -48,10 +48,11 @@ def read_recipe(folder: Path) -> dict[str, Any] | None:
     """Return the recipe of the run that wrote a checkpoint, or `None` for one that is not whole."""
     try:
         seal = read_json_object(folder / SEAL, recipe=dict, files=dict)
-        sizes = {name: (folder / name).stat().st_size for name in seal["files"]}
+        sealed = {name: size for name, size in seal["files"].items() if name != _MARK}  # version 0.1 had it sealed
+        sizes = {name: (folder / name).stat().st_size for name in sealed}
     except (FileNotFoundError, NotADirectoryError, ValueError):  # the last one of a damaged seal
         return None
-    return seal["recipe"] if sizes == seal["files"] else None
+    return seal["recipe"] if sizes == sealed else None
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:
