@@ -1,12 +1,16 @@
 """A checkpoint is loaded whole or not at all, and what is saved is what loading looks for."""
 
+from importlib.metadata import version
+
 import pytest
 import torch
+from packaging.version import Version
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.testing import assert_close
-from transformers import AutoModel, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
+from transformers.integrations.peft import MIN_PEFT_VERSION
 
 from hmba_hf import HMBAForConditionalGeneration, HMBAModel
 from hmba_hf.hub import save_checkpoint
@@ -88,6 +92,9 @@ def test_updates_and_their_base_are_whole_or_refused(lacking, base, updates):
         AutoModelForImageTextToText.from_pretrained(folder)
 
 
+@pytest.mark.skipif(
+    Version(version("peft")) < Version(MIN_PEFT_VERSION), reason="this transformers saves updates of a newer PEFT"
+)
 def test_updates_that_are_loaded_and_saved_again_are_put_in_once(updates, tmp_path):
     folder, wanted = updates
     for again in (tmp_path / "again", tmp_path / "once more"):
@@ -175,6 +182,13 @@ def test_a_model_in_4_bits_is_saved_and_loaded_as_it_is(tmp_path):
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "small")
     assert_equal_weights(loaded, model)
     assert_close(answer(loaded), answer(model))
+
+
+def test_weights_that_are_handed_over_may_be_a_part(base):
+    head = {"lm_head.weight": torch.ones(104, 32)}
+    config = AutoConfig.from_pretrained(base)
+    model = HMBAForConditionalGeneration.from_pretrained(None, config=config, state_dict=head)
+    assert bool((model.lm_head.weight == 1).all()) and model.get_input_embeddings().weight.isfinite().all()
 
 
 def test_names_that_a_key_mapping_has_renamed_are_saved_as_ours(base, tmp_path):

@@ -78,10 +78,12 @@ class HMBAPreTrainedModel(PreTrainedModel):
         if wants_report:
             report["missing_keys"] |= lacking
             return model, report
+        if pretrained_model_name_or_path is None:  # the weights were handed over, as many as they are
+            return model
         if model._hf_peft_config_loaded:
             updates = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path", pretrained_model_name_or_path)
             refuse_lacking(updates, report["missing_keys"])
-        if lacking and model.name_or_path:
+        if lacking:
             held = HMBAConfig.from_pretrained(model.name_or_path, **file_options(kwargs))
             lacking &= build_without_weights(cls, held).state_dict().keys()
         refuse_lacking(model.name_or_path, lacking)
