@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import pytest
 
+from hmba_hf.hub.checkpoints import checkpoint_files
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "src" / "hmba_hf"
 BUNDLE = PACKAGE / "models"
@@ -163,6 +165,11 @@ def test_other_rooms_and_examples_take_only_public_names():
 
 def test_the_bundle_is_flat():
     assert {path.parent for path in BUNDLE.rglob("*.py")} == {BUNDLE}
+
+
+def test_a_push_takes_all_code_of_a_checkpoint_along():
+    left = {path.name for path in BUNDLE_FILES} - checkpoint_files(BUNDLE).keys()
+    assert not left, "their floors are none of those that hub/checkpoints.py names"
 
 
 @pytest.mark.parametrize("path", BUNDLE_FILES, ids=lambda path: path.stem)

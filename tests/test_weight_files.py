@@ -121,6 +121,3 @@ def test_a_model_answers_only_if_all_of_its_weights_are_there(tmp_path, stored_m
     save_file({key: tensor for key, tensor in weights.items() if key != gone}, folder / SAFE, {"format": "pt"})
     with pytest.raises(ValueError, match=f"must hold every weight that is read, in its shape, got none for {gone}"):
         load_model(folder)
-    save_file({**weights, gone: weights[gone][..., :1].clone()}, folder / SAFE, {"format": "pt"})
-    with pytest.raises(ValueError, match=f"in its shape, got none for {gone}"):
-        load_model(folder)
