@@ -296,7 +296,8 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
             dtype: of the weights; `"auto"` is the language model's own, for all: a checkpoint has one dtype.
             kwargs: further values of `HMBAConfig`; and how both parts are loaded, or with `vision_` or `text_` before
                 the name one of them: `revision`, `token`, `device_map`, `quantization_config`, `subfolder`,
-                `cache_dir`, `local_files_only` and `proxies` of `from_pretrained`.
+                `cache_dir`, `local_files_only` and `proxies` of `from_pretrained`. `gguf_file` names a GGUF file of
+                the language model; its weights are unpacked.
 
         Raises:
             ValueError: if `HMBAConfig` has no such value, if a checkpoint lacks weights that are read or holds
