@@ -76,6 +76,8 @@ def test_half_a_picture_is_none(kind):
 
 @pytest.mark.parametrize("codec", ["mjpeg", "mpeg4"])
 def test_a_lost_block_of_an_avi_file_does_not_move_later_pictures(codec):
+    if not hasattr(av.stream.Stream, "index_entries") and not hasattr(av.video.stream.VideoStream, "index_entries"):
+        pytest.skip("this PyAV does not show the index of a file")
     data = bytearray(numbered_video(100, rate=25, gop=10, container="avi", codec=codec))
     places = packets_of(bytes(data))
     start, end = places[33][0], places[48][0]
@@ -126,3 +128,24 @@ def test_audio_that_is_longer_than_the_video_promises_nothing(shared_data):
                     target.mux(packet)
         assert len([*iter_frames(file.getvalue())]) == 75
         assert decode_frames(file.getvalue())[1].timestamps[-1] == pytest.approx(2.96)
+
+
+@pytest.mark.parametrize("container", ["mpegts", "matroska", "vob", "avi"])
+@pytest.mark.parametrize(("before", "after"), [(30, 70), (70, 30)])
+def test_files_joined_byte_by_byte_are_recordings_of_which_none_is_lost(container, before, after):
+    codec = "mpeg2video" if container in ("mpegts", "vob") else "mpeg4"
+    parts = [numbered_video(count, rate=25, gop=12, container=container, codec=codec) for count in (before, after)]
+    joined = b"".join(parts)
+    assert streamed(joined)[1:] == ([*range(before), *range(after)], [])
+    assert numbers(joined, None, 3, 12.5) == [after - 5, after - 3, after - 1]
+    if container != "avi":  # which counts on
+        assert numbers(joined, None, 9, 2.5) == [max(after - 1 - 10 * back, 0) for back in reversed(range(9))]
+
+
+@pytest.mark.parametrize(("container", "codec"), [("flv", "flv"), ("mp4", "mpeg4"), ("asf", "wmv2")])
+def test_a_file_behind_a_file_that_ffmpeg_does_not_read_is_named(container, codec, caplog):
+    joined = 2 * numbered_video(30, rate=25, container=container, codec=codec)
+    assert streamed(joined)[1] == [*range(30)]
+    assert caplog.text.count("holds another file behind its last picture, which is not read") == 1
+    caplog.clear()
+    assert numbers(joined)[-1] == 29 and "holds another file behind its last picture" in caplog.text

@@ -317,3 +317,14 @@ def test_saving_and_loading_gives_the_same_processor(tmp_path):
 def test_an_option_that_does_not_exist_is_refused(processor):
     with pytest.raises(Exception, match="frame_rate"):
         processor(random_frames(), frame_rate=3)
+
+
+def test_frames_whose_times_are_rounded_are_sampled_at_their_rate():
+    frames = np.arange(60, dtype=np.uint8)[:, None, None, None].repeat(3, axis=-1)
+    times = [round(index / 30, 3) for index in range(60)]
+    processor = HMBAVideoProcessor(num_frames=5)
+    for last in range(5, 60):
+        metadata = processor(
+            frames, video_metadata={"timestamps": times}, timestamp=times[last], fps=30, return_metadata=True
+        )["video_metadata"][0]
+        assert metadata.timestamps == times[last - 4 : last + 1]

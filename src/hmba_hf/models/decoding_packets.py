@@ -25,6 +25,14 @@ INDEXED = {"avi", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"}
 LAST_STEPS = 8
 # What stands between the start of a chunk, which the index of an AVI file names, and its data.
 AVI_CHUNK_HEADER = 8
+# How files begin of which FFmpeg reads the first one alone, or all but not after a seek, where they are joined.
+FIRST_BYTES = {
+    "matroska,webm": b"\x1a\x45\xdf\xa3",
+    "flv": b"FLV\x01",
+    "mov,mp4,m4a,3gp,3g2,mj2": b"ftyp",
+    "asf": b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",
+}
+LONGEST_TRAILER = 2**20  # bytes behind the last picture in which another file is looked for: indices and tags
 # How whole pictures of codecs end whose decoders fill the rest of half a picture with old memory.
 LAST_BYTES = {"mjpeg": (b"\xff\xd9",), "gif": (b"\x00", b"\x3b")}
 
@@ -56,6 +64,7 @@ class VideoPackets:
         self._last_pts: int | None = None
         self._reached = -1.0  # seconds, of any stream
         self._is_ended_by_mark: bool | None = None
+        self._end_in_bytes = 0
         self.has_ended = False
 
     def __iter__(self) -> Iterator[Any]:
@@ -84,6 +93,8 @@ class VideoPackets:
                 time.sleep(PAUSE)
 
     def _note(self, packet: Any) -> None:
+        if packet.pos is not None:
+            self._end_in_bytes = max(self._end_in_bytes, packet.pos + packet.size)
         stamps = [stamp for stamp in (packet.pts, packet.dts) if stamp is not None]
         if not stamps or packet.time_base is None:
             return
@@ -121,7 +132,23 @@ class VideoPackets:
         has_mark = bytes(packet).endswith(ends)
         if self._is_ended_by_mark is None:
             self._is_ended_by_mark = has_mark
-        return self._is_ended_by_mark and not has_mark
+        is_last = packet.pos is not None and packet.pos + packet.size >= self.container.size
+        return self._is_ended_by_mark and not has_mark and (is_last or codec.intra_only)
+
+    def is_followed(self, source: Any) -> bool:
+        """Tell whether another file begins behind the last packet, as in files that were joined byte by byte.
+
+        Args:
+            source: what the container reads, which is looked into if it is a file object.
+        """
+        start = FIRST_BYTES.get(self.container.format.name)
+        if start is None or not self.has_ended or not hasattr(source, "read"):
+            return False
+        place = source.tell()
+        source.seek(self._end_in_bytes)
+        trailer = source.read(LONGEST_TRAILER)
+        source.seek(place)
+        return start in trailer
 
     def shortfall(self, origin: Fraction) -> Shortfall | None:
         """Compare what the index or the header promises with what came, where the packets have ended.

@@ -46,7 +46,7 @@ class OpenVideo:
         limits: SourceLimits = LIMITS,
         source_fps: float | None = None,
     ) -> None:
-        self.name = name
+        self.source, self.name = source, name
         self._opening = (source, name, source_format, limits)
         self._said: set[str] = set()
         self._has_warned_of_damage = False
@@ -88,6 +88,13 @@ class OpenVideo:
         if what not in self._said:
             self._said.add(what)
             logger.warning(f"{self.name} {what}")
+
+    def warn_of_another_file(self) -> bool:
+        """Log that another file follows the pictures that were read, where it does, and tell."""
+        is_followed = self.packets.is_followed(self.source)
+        if is_followed:
+            self.warn("holds another file behind its last picture, which is not read")
+        return is_followed
 
     def warn_of_damage(self, seconds: float) -> None:
         """Log that the decoder mends pictures, once."""

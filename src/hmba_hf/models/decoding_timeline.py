@@ -139,8 +139,9 @@ class Timeline:
             self._warn(f"has a wrong timestamp: the one after {before:.3f} s is {stamped:.3f} s, and is not believed")
             return self._at(frame, None, None)
         if stamp < latest or stamp - latest > NEVER_A_GAP:
+            how = "goes back" if stamp < latest else "leaps"
             self._warn(
-                f"has a clock that goes back after {before:.3f} s, to {stamped:.3f} s: another recording begins there"
+                f"has a clock that {how} after {before:.3f} s, to {stamped:.3f} s: another recording begins there"
             )
             self._recent.clear()
             self._counted = None

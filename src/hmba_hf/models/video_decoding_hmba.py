@@ -78,11 +78,17 @@ def causal_timestamps(timestamp: float, num_frames: int, fps: float) -> list[flo
     return [timestamp - step / fps for step in reversed(range(int(num_frames)))]
 
 
-def latest_frames(frame_times: Sequence[float], wanted: Sequence[float]) -> list[int]:
-    """Index of the latest frame not after each wanted time, or of the earliest frame where there is none."""
+def latest_frames(
+    frame_times: Sequence[float], wanted: Sequence[float], tolerance: float = TIME_TOLERANCE
+) -> list[int]:
+    """Index of the latest frame not after each wanted time, or of the earliest frame where there is none.
+
+    Args:
+        tolerance: seconds by which a frame may come later, as times that are rounded do.
+    """
     order = np.argsort(frame_times, kind="stable")
     ordered = [frame_times[index] for index in order]
-    return [int(order[max(bisect_right(ordered, time + TIME_TOLERANCE) - 1, 0)]) for time in wanted]
+    return [int(order[max(bisect_right(ordered, time + tolerance) - 1, 0)]) for time in wanted]
 
 
 def decode_frames(
@@ -198,6 +204,7 @@ def iter_frames(
             yield seconds, _picture_or_error(moment.frame, video.stream, name, limits)
         if origin is None:
             raise VideoDecodeError(f"{name} holds no frame that can be decoded")
+        video.warn_of_another_file()
         missing = video.packets.shortfall(origin)
         if missing is not None:
             what = f"is damaged: its frames end at {seconds:.3f} of {missing.promised:.3f} s"
@@ -237,6 +244,7 @@ class _VideoReader:
         self.end: float | None = None  # of the last frame, once it has been decoded
         self.count: int | None = None  # of all frames, once they have been decoded
         self.seen_until = Fraction(0)  # the latest time of any frame that has been decoded
+        self.has_breaks = False  # whether its clock has gone back
         self.is_steady = True  # whether frames that follow each other have been `1 / rate` apart
         self._is_after_seek = False
         self.video = OpenVideo(source, name, None, limits, source_fps)
@@ -310,6 +318,7 @@ class _VideoReader:
             if moment.frame.is_corrupt or video.is_mended:
                 self.concealed_from = min(self.concealed_from, moment.time)
             self.is_steady = self.is_steady and (before is None or self._is_next(before, moment))
+            self.has_breaks = self.has_breaks or moment.recording > 0
             self.seen_until = max(self.seen_until, moment.time)
             before = moment
             count += 1
@@ -344,6 +353,11 @@ class _VideoReader:
                     latest = moment
             if latest is None:
                 continue
+            if start is None:
+                self.video.warn_of_another_file()
+            elif self.video.packets.is_followed(self.video.source):  # perhaps not read because of the seek
+                self.can_seek = False
+                return self.last_time()
             if last is None:
                 trouble = self._trouble(latest.time, "the last frame")
             if last is None or (self.damage is None and latest.time > last):
@@ -377,6 +391,8 @@ class _VideoReader:
             scan = self._scan(start, wanted, is_last)
             slack = 0.0 if scan.in_order else float(REORDER_FRAMES / self.video.rate)
             reaches_back = scan.first_time <= wanted[0] - slack + TIME_TOLERANCE
+            if is_last and abs(scan.last_time - wanted[-1]) > TIME_TOLERANCE and start is not None:
+                continue  # the stretch leads to another end
             if start is None or reaches_back or scan.is_whole_recording:
                 break
         self._check_reached(scan, wanted[-1], is_last)
@@ -492,6 +508,8 @@ class _VideoReader:
         if self.video.is_counted:
             is_known = self.video.is_rate_known and self.count is not None
             return float(self.count / self.video.rate) if is_known and self.count else None
+        if self.has_breaks:
+            return None
         if self.end is not None:
             return self.end
         promised = self.video.packets.promised_duration(self.origin)

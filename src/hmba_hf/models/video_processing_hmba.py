@@ -30,6 +30,7 @@ from .decoding_pictures import over_white
 from .decoding_squares import resize_squared
 from .decoding_stills import decode_picture, read_picture, upright_rgb
 from .video_decoding_hmba import (
+    LONGEST_ROUNDING,
     TIME_TOLERANCE,
     ClipMetadata,
     causal_timestamps,
@@ -292,7 +293,8 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
             shown_for = 1 / metadata.fps if metadata.fps else 0.0
             if not min(times) - TIME_TOLERANCE <= end <= max(times) + shown_for + TIME_TOLERANCE:
                 raise ValueError(f"timestamp {end} s lies outside the clip, from {min(times)} s to {max(times)} s")
-            return np.array(latest_frames(times, causal_timestamps(end, num_frames, fps or self.fps)))
+            wanted = causal_timestamps(end, num_frames, fps or self.fps)
+            return np.array(latest_frames(times, wanted, _rounding(times)))
         if fps is not None or timestamp is not None:
             raise ValueError("sampling frames by `fps` or `timestamp` needs video_metadata with `fps` or `timestamps`")
         count = metadata.total_num_frames if metadata.frames_indices is None else len(metadata.frames_indices)
@@ -483,6 +485,12 @@ def _frame_times(metadata: VideoMetadata) -> Sequence[float] | None:
         return times
     indices = range(metadata.total_num_frames) if metadata.frames_indices is None else metadata.frames_indices
     return [index / metadata.fps for index in indices]
+
+
+def _rounding(times: Sequence[float]) -> float:
+    """Seconds by which times may miss their frames: those in whole milliseconds have been rounded, as in Matroska."""
+    is_rounded = all(abs(1000 * time - round(1000 * time)) <= 1000 * TIME_TOLERANCE for time in times)
+    return LONGEST_ROUNDING if is_rounded else TIME_TOLERANCE
 
 
 def _metadata_of(metadata: ClipMetadata, chosen: np.ndarray) -> ClipMetadata:
