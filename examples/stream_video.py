@@ -65,7 +65,8 @@ def read_source(args: argparse.Namespace) -> Iterator[Moment]:
     if Path(args.source).is_dir():
         yield from read_folder(Path(args.source), FOLDER_FPS if args.source_fps is None else args.source_fps)
     else:
-        for seconds, frame in iter_frames(args.source, args.source_format, source_fps=args.source_fps):
+        rules = {"source_fps": args.source_fps, "only_whole": args.only_whole}
+        for seconds, frame in iter_frames(args.source, args.source_format, **rules):
             yield Moment(seconds, frame if isinstance(frame, Exception) else Image.fromarray(frame))
 
 
@@ -240,6 +241,7 @@ def main() -> None:
     parser.add_argument(
         "--source_fps", type=float, help="of a folder of pictures (10 when absent), or of a video without timestamps"
     )
+    parser.add_argument("--only_whole", action="store_true", help="count a frame that had to be mended as broken")
     parser.add_argument("--mode", default="window", choices=["window", "recurrent"])
     parser.add_argument("--question", default=QUESTION)
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two questions")

@@ -8,7 +8,9 @@ import pytest
 from PIL import Image
 
 from hmba_hf import VideoDecodeError, decode_frames, iter_frames
+from hmba_hf.data.clips import video_duration
 from hmba_hf.models.decoding_packets import VideoPackets
+from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor
 from numbered_videos import numbered_frame, numbered_video, read_numbers
 
 
@@ -49,6 +51,7 @@ def test_a_file_that_is_cut_short_is_named_with_what_it_promises_and_what_came(c
     assert shown[:58] == [*range(58)] and 57 / 25 <= times[-1] <= 63 / 25
     assert "its frames end at 2." in errors[-1] and "of 4.000 s" in errors[-1]
     assert "is damaged: its frames end at 2." in caplog.text
+    assert video_duration(cut) == pytest.approx(4.0, abs=0.1)
     assert numbers(cut, 1.0, 3, 25.0) == [23, 24, 25]
     for timestamp in (None, times[-1] + 0.2, 3.5):
         with pytest.raises(VideoDecodeError, match="is damaged: .* cannot be decoded, because decoding stopped after"):
@@ -149,3 +152,23 @@ def test_a_file_behind_a_file_that_ffmpeg_does_not_read_is_named(container, code
     assert caplog.text.count("holds another file behind its last picture, which is not read") == 1
     caplog.clear()
     assert numbers(joined)[-1] == 29 and "holds another file behind its last picture" in caplog.text
+
+
+@pytest.mark.parametrize("container", ["avi", "mp4"])
+def test_a_picture_of_a_packet_that_is_marked_corrupt_is_refused_where_whole_ones_are_wanted(container, caplog):
+    data = numbered_video(50, rate=25, gop=50, container=container, movflags="faststart")
+    position, size = packets_of(data)[-1]
+    cut = data[: position + 2 * size // 3]
+    seen = [*iter_frames(cut)]
+    whole = [*iter_frames(cut, only_whole=True)]
+    (seconds,) = [
+        time for (time, frame), (_, other) in zip(seen, whole, strict=True) if type(frame) is not type(other)
+    ]
+    assert seconds == pytest.approx(49 / 25)
+    caplog.clear()
+    assert decode_frames(cut, seconds, 1) and "frames from there on may look wrong" in caplog.text
+    with pytest.raises(VideoDecodeError, match="the frame at .* s is not whole"):
+        decode_frames(cut, seconds, 1, only_whole=True)
+    with pytest.raises(VideoDecodeError, match="is not whole"):
+        HMBAVideoProcessor()(cut, timestamp=seconds, only_whole=True)
+    assert decode_frames(cut, seconds - 0.1, 3, 25.0, only_whole=True)

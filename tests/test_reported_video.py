@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 
 from hmba_hf import VideoDecodeError, decode_frames, iter_frames
+from hmba_hf.data.bddx import Segment, convert_segments
 from hmba_hf.data.clips import cut_clips, video_duration
+from hmba_hf.data.parquet_shards import Dropped
+from hmba_hf.data.preparing import Record
 from numbered_videos import read_numbers
 
 
@@ -149,3 +152,27 @@ def test_the_pictures_of_an_avi_file_with_dropped_ones_keep_the_decoders_order(r
     times, shown = streamed(reports / "xvid_b.avi")
     assert len(shown) == 148 and shown == sorted(shown)
     assert times == sorted(set(times)) and times[-1] == pytest.approx(5.92)
+
+
+@pytest.mark.parametrize(
+    ("name", "counts"),
+    [
+        ("short_header.mp4", [31, 31, 40]),  # of which the header promises 3 s alone
+        ("held.mp4", [31, 31, 40]),
+        ("lapse.mp4", [31, 31, 40]),
+        ("step_back.mkv", [31, 31, 20]),
+        ("mixed.ts", [31, 20, "segment_after_the_video"]),
+    ],
+)
+def test_no_segment_of_bddx_is_lost_for_what_a_header_says(reports, name, counts):
+    spans = [(0, 3), (3, 6), (6, 9.9)]
+    records = [
+        Record(f"a_{index}", "train", "a", Segment(index, 1, "a", start, end, "It waits", "for long"))
+        for index, (start, end) in enumerate(spans)
+    ]
+    outcomes = convert_segments(records, {"a": reports / name}, 10.0, None)
+    found = [
+        outcome.reason if isinstance(outcome, Dropped) else len(numbers(outcome.row["video"]["bytes"], None, None))
+        for outcome in outcomes
+    ]
+    assert found == counts

@@ -9,11 +9,18 @@ from transformers.utils import logging
 
 from .decoding_containers import LIMITS, SourceLimits, open_container
 from .decoding_packets import VideoPackets, counts_pictures, holds_decoding_times_alone
-from .decoding_timeline import Timeline
+from .decoding_timeline import Moment, Timeline
 
 logger = logging.get_logger(__name__)
 
 ASSUMED_RATE = 25
+# `AVPictureType`: I and BI.
+INTRA_CODED = (1, 7)
+
+
+def is_intra_coded(frame: Any) -> bool:
+    """Tell a frame that needs no other to be decoded."""
+    return int(frame.pict_type) in INTRA_CODED or bool(frame.key_frame)
 
 
 class TornPictureError(ValueError):
@@ -68,7 +75,8 @@ class OpenVideo:
     def start_reading(self) -> None:
         """Begin a stretch of packets where the container stands."""
         self.packets = VideoPackets(self.container, self.stream)
-        self.is_mended = False  # whether a packet was marked corrupt
+        self._is_marked = False  # whether a packet was marked corrupt
+        self._is_mended = False
 
     def _set_rate(self, source_fps: float | None) -> None:
         stream: Any = self.stream
@@ -122,8 +130,17 @@ class OpenVideo:
             raise TornPictureError("the file ends within a picture")
         # A packet of a transport stream is marked, too, where whole recordings are joined.
         if self.container.format.name != "mpegts":
-            self.is_mended = self.is_mended or bool(packet.is_corrupt)
+            self._is_marked = self._is_marked or bool(packet.is_corrupt)
         return list(packet.decode())
+
+    def seen(self, moment: Moment) -> Moment:
+        """Mark the moment of a frame, which comes after those before it, as whole or not."""
+        if self._is_marked or moment.frame.is_corrupt:
+            self._is_mended = True
+        elif is_intra_coded(moment.frame):
+            self._is_mended = False
+        self._is_marked = False
+        return moment._replace(is_whole=not self._is_mended)
 
     def stamp_of(self, frame: Any) -> Fraction | None:
         """Seconds on the clock of the container, `None` where the frame has no timestamp."""

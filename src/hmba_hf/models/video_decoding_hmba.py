@@ -1,8 +1,7 @@
 """From a video file to the frames of one clip that ends at a given time, decoded with PyAV."""
 
 import math
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,84 +10,26 @@ from typing import Any
 
 import av
 import numpy as np
-from transformers.video_utils import VideoMetadata
 
 from .decoding_containers import LIMITS, SourceLimits, VideoDecodeError, opened
 from .decoding_pictures import to_rgb, to_rgb_clip
-from .decoding_streams import OpenVideo, check_source_fps
+from .decoding_sampling import (
+    LONGEST_ROUNDING,
+    TIME_TOLERANCE,
+    Choice,
+    ClipMetadata,
+    causal_times,
+    causal_timestamps,
+    check_sampling,
+    latest_frames,
+)
+from .decoding_streams import OpenVideo, check_source_fps, is_intra_coded
 from .decoding_timeline import REORDER_FRAMES, Moment, in_order
 
-# Seconds. A decimal such as 2.76 stands for the frame at 69/25 s, which the nearest float may miss by a hair.
-TIME_TOLERANCE = 1e-6
 # Seconds. Later than any video ends: seeking there leads to the last keyframe, whatever the header says.
 FAR_FUTURE = 1e6
-# Seconds. Containers whose clocks tick so often or less round the times of frames; others state them exactly.
-LONGEST_ROUNDING = 1e-3
-# `AVPictureType`: I and BI.
-INTRA_CODED = (1, 7)
 # Codecs whose decoders give nothing after a seek until pictures are whole again, which needs no intra-coded one.
 WAITING_DECODERS = ("h264",)
-
-
-@dataclass
-class ClipMetadata(VideoMetadata):
-    """Facts about a clip: `height` and `width` of the upright original frame, and the time of each of its frames.
-
-    `frames_indices` are `frame_times * fps`, rounded. What is not known is `None`: the rate and the indices where the
-    rate varies or is assumed, the number of frames and the duration where the end of a file was not seen and its
-    header does not tell.
-    """
-
-    total_num_frames: int | None  # type: ignore[assignment]
-    frame_times: list[float] | None = None
-
-    @property
-    def timestamps(self) -> list[float]:
-        """Seconds of each frame on the clock of its video."""
-        return super().timestamps if self.frame_times is None else self.frame_times
-
-    @property
-    def current_time(self) -> float | None:
-        """Seconds at which the last frame is shown, if that is known."""
-        if self.frame_times is None and (self.fps is None or self.frames_indices is None):
-            return None
-        return float(self.timestamps[-1])
-
-
-def check_sampling(timestamp: float | None, num_frames: int | None, fps: float | None) -> None:
-    """Raise `ValueError` unless `timestamp` is >= 0, `num_frames` a whole number >= 1 and `fps` > 0, all finite."""
-    if timestamp is not None and not (_is_number(timestamp) and timestamp >= 0):
-        raise ValueError(f"timestamp must be a number of seconds, zero or more, got {timestamp!r}")
-    if num_frames is not None and (not _is_number(num_frames) or num_frames != int(num_frames) or num_frames < 1):
-        raise ValueError(f"num_frames must be a whole number, one or more, got {num_frames!r}")
-    if fps is not None and not (_is_number(fps) and fps > 0):
-        raise ValueError(f"fps must be a number greater than zero, got {fps!r}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def causal_timestamps(timestamp: float, num_frames: int, fps: float) -> list[float]:
-    """Times of `num_frames` frames that end at `timestamp` and lie `1 / fps` seconds apart, oldest first.
-
-    Times before the video are negative; the first frame stands for them.
-    """
-    check_sampling(timestamp, num_frames, fps)
-    return [timestamp - step / fps for step in reversed(range(int(num_frames)))]
-
-
-def latest_frames(
-    frame_times: Sequence[float], wanted: Sequence[float], tolerance: float = TIME_TOLERANCE
-) -> list[int]:
-    """Index of the latest frame not after each wanted time, or of the earliest frame where there is none.
-
-    Args:
-        tolerance: seconds by which a frame may come later, as times that are rounded do.
-    """
-    order = np.argsort(frame_times, kind="stable")
-    ordered = [frame_times[index] for index in order]
-    return [int(order[max(bisect_right(ordered, time + tolerance) - 1, 0)]) for time in wanted]
 
 
 def decode_frames(
@@ -98,6 +39,7 @@ def decode_frames(
     fps: float = 2.0,
     limits: SourceLimits = LIMITS,
     source_fps: float | None = None,
+    only_whole: bool = False,
 ) -> tuple[np.ndarray, ClipMetadata]:
     """Decode the clip of `num_frames` frames that ends at `timestamp`, `1 / fps` seconds apart.
 
@@ -114,6 +56,7 @@ def decode_frames(
         fps: frames per second of the clip.
         limits: what `source` may claim or send.
         source_fps: frames per second of a stream without timestamps, instead of the rate that its headers declare.
+        only_whole: make a frame that the decoder has mended, or that depends on one, an error instead of a warning.
 
     Returns:
         Frames `(t, h, w, 3)`, uint8 RGB, upright and with square pixels, and their metadata.
@@ -130,10 +73,11 @@ def decode_frames(
         if num_frames is None:
             chosen = reader.read_all(end, is_last=timestamp is None)
         else:
-            chosen = reader.select(_wanted(end, int(num_frames), float(fps)), is_last=timestamp is None)
+            chosen = reader.select(causal_times(end, int(num_frames), float(fps)), is_last=timestamp is None)
+        if only_whole and not all(moment.is_whole for moment in chosen):
+            raise _mended_error(name, next(float(moment.time) for moment in chosen if not moment.is_whole))
         if reader.concealed_from <= chosen[-1].time:
-            seconds = float(reader.concealed_from)
-            reader.video.warn_of_damage(seconds)
+            reader.video.warn_of_damage(float(reader.concealed_from))
         times = [float(moment.time) for moment in chosen]
         pictures = [moment.frame for moment in chosen]
         chosen.clear()  # as `pictures` does, while they are converted
@@ -141,14 +85,10 @@ def decode_frames(
         return frames, reader.metadata(frames, times)
 
 
-def _wanted(end: float, num_frames: int, fps: float) -> list[float]:
-    return [end - step / fps for step in reversed(range(num_frames))]
-
-
 def video_duration(source: Any, limits: SourceLimits = LIMITS, source_fps: float | None = None) -> float:
     """Seconds from the first picture of a video to the end of its last one, which is decoded for it.
 
-    Where the end is damaged, it is what the header promises.
+    Where the end is damaged, it is what the header promises, and infinite where it promises nothing.
 
     Args:
         source, limits, source_fps: as in `decode_frames`.
@@ -167,19 +107,20 @@ def iter_frames(
     source_format: str | None = None,
     limits: SourceLimits = LIMITS,
     source_fps: float | None = None,
+    only_whole: bool = False,
 ) -> Iterator[tuple[float, np.ndarray | VideoDecodeError]]:
     """Decode a video from its start, or a camera as it comes, one frame in memory at a time.
 
     Args:
         source: as in `decode_frames`; with a format, whatever FFmpeg opens in it, such as a camera's device.
         source_format: FFmpeg's name of an input format, such as `v4l2`.
-        limits, source_fps: as in `decode_frames`.
+        limits, source_fps, only_whole: as in `decode_frames`.
 
     Yields:
         Seconds since the first frame, and the frame, `(h, w, 3)` as in `decode_frames`. The seconds ascend until the
         clock of a file goes back: then another recording begins, with a warning. An error stands in the place of what
         cannot be decoded, at the time of the frame before it, or of what the file promises and does not hold; later
-        frames may follow. What the decoder mends passes, with one warning.
+        frames may follow. What the decoder mends passes, with one warning, unless only whole frames are wanted.
 
     Raises:
         FileNotFoundError: a path leads to no file.
@@ -199,9 +140,13 @@ def iter_frames(
                 continue
             origin = moment.time if origin is None else origin
             seconds = float(moment.time - origin)
-            if moment.frame.is_corrupt or video.is_mended:
+            is_whole = video.seen(moment).is_whole
+            if not is_whole:
                 video.warn_of_damage(seconds)
-            yield seconds, _picture_or_error(moment.frame, video.stream, name, limits)
+            if only_whole and not is_whole:
+                yield seconds, _mended_error(name, seconds)
+            else:
+                yield seconds, _picture_or_error(moment.frame, video.stream, name, limits)
         if origin is None:
             raise VideoDecodeError(f"{name} holds no frame that can be decoded")
         video.warn_of_another_file()
@@ -210,6 +155,10 @@ def iter_frames(
             what = f"is damaged: its frames end at {seconds:.3f} of {missing.promised:.3f} s"
             video.warn(what)
             yield seconds, VideoDecodeError(f"{name} {what}")
+
+
+def _mended_error(name: str, seconds: float) -> VideoDecodeError:
+    return VideoDecodeError(f"{name} is damaged: the frame at {seconds:.3f} s is not whole")
 
 
 def _picture_or_error(
@@ -292,7 +241,7 @@ class _VideoReader:
                     self.damage = found
                     return
                 continue
-            is_sound = is_sound or int(found.pict_type) in INTRA_CODED or bool(found.key_frame)
+            is_sound = is_sound or is_intra_coded(found)
             if is_sound:
                 yield found
 
@@ -314,8 +263,8 @@ class _VideoReader:
         count = 0
         before: Moment | None = None
         for moment in video.timeline(self.origin).place(self._decoded(), self.origin if start is None else None):
-            moment = moment._replace(time=moment.time - self.origin)
-            if moment.frame.is_corrupt or video.is_mended:
+            moment = video.seen(moment)._replace(time=moment.time - self.origin)
+            if not moment.is_whole:
                 self.concealed_from = min(self.concealed_from, moment.time)
             self.is_steady = self.is_steady and (before is None or self._is_next(before, moment))
             self.has_breaks = self.has_breaks or moment.recording > 0
@@ -371,15 +320,17 @@ class _VideoReader:
         return float(last)
 
     def duration(self) -> float:
-        """Seconds to the end of the last frame; what the header promises, if more, where the end is damaged."""
+        """Seconds to the end of the last frame, or of the longest recording that was met on the way to it.
+
+        Where the end is damaged, it is what the header promises, and infinite where it promises nothing.
+        """
         try:
-            self.last_time()
+            last = self.last_time()
         except VideoDecodeError:
-            header = self.header_duration()
-            if header is None:
-                raise
-            return max(header, self.end or 0.0)
-        return self.end or 0.0
+            promised = (self.header_duration(), self.video.packets.promised_duration(self.origin))
+            return max((duration for duration in promised if duration is not None), default=math.inf)
+        shown_for = (last if self.end is None else self.end) - last
+        return max(last, float(self.seen_until)) + shown_for
 
     def select(self, wanted: list[float], is_last: bool) -> list[Moment]:
         """Choose the latest frame not after each of the wanted times, which ascend.
@@ -403,14 +354,14 @@ class _VideoReader:
 
         Where another recording begins, the frames before it are forgotten unless they are all that is wanted.
         """
-        choice = _Choice(wanted, self.tolerance)
+        choice = Choice(wanted, self.tolerance)
         last, until, in_order, beyond, recording = -math.inf, -math.inf, True, 0, 0
         for moment in self.read(start):
             time = float(moment.time)
             if moment.recording > recording:
                 if not is_last and wanted[-1] < until:
                     break
-                choice = _Choice(wanted, self.tolerance)
+                choice = Choice(wanted, self.tolerance)
                 last, until, in_order, beyond, recording = -math.inf, -math.inf, True, 0, moment.recording
             elif choice.first is None and start is not None and time > wanted[0] + TIME_TOLERANCE and not is_last:
                 return _Scan([], math.inf, time, time, False, True, False)
@@ -522,25 +473,13 @@ class _VideoReader:
         return round(duration * self.video.rate) if duration is not None and self._knows_rate else None
 
 
-class _Choice:
-    """The latest frame not after each wanted time, of those that are offered; the first where there is none."""
-
-    def __init__(self, wanted: list[float], tolerance: float):
-        self._wanted, self._tolerance = wanted, tolerance
-        self._chosen: dict[int, Moment] = {}
-        self.first: Moment | None = None
-
-    def offer(self, moment: Moment) -> None:
-        """Take a frame where it stands for a wanted time better than those before."""
-        if self.first is None or moment.time < self.first.time:
-            self.first = moment
-        for index, limit in enumerate(self._wanted):
-            is_later = index not in self._chosen or self._chosen[index].time <= moment.time
-            if moment.time <= limit + self._tolerance and is_later:
-                self._chosen[index] = moment
-
-    def made(self) -> list[Moment]:
-        """One frame for each wanted time, if any frame was offered."""
-        if self.first is None:
-            return []
-        return [self._chosen.get(index, self.first) for index in range(len(self._wanted))]
+__all__ = [
+    "ClipMetadata",
+    "VideoDecodeError",
+    "causal_timestamps",
+    "check_sampling",
+    "decode_frames",
+    "iter_frames",
+    "latest_frames",
+    "video_duration",
+]

@@ -27,18 +27,18 @@ from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata
 
 from .decoding_pictures import over_white
-from .decoding_squares import resize_squared
-from .decoding_stills import decode_picture, read_picture, upright_rgb
-from .video_decoding_hmba import (
-    LONGEST_ROUNDING,
+from .decoding_sampling import (
     TIME_TOLERANCE,
     ClipMetadata,
     causal_timestamps,
     check_sampling,
-    check_source_fps,
-    decode_frames,
     latest_frames,
+    rounding_of,
 )
+from .decoding_squares import resize_squared
+from .decoding_stills import decode_picture, read_picture, upright_rgb
+from .decoding_streams import check_source_fps
+from .video_decoding_hmba import decode_frames
 
 # A frame so many times as long as wide is never put on a whole square.
 _LONG = 4
@@ -51,11 +51,12 @@ class HMBAVideoProcessorKwargs(VideosKwargs, total=False):
 
     `timestamp` is the time in seconds of the current frame, one number for all videos or one (or `None`) for each;
     `None` means the last frame. `source_fps` is the rate of videos without timestamps, such as raw H.264, instead of
-    the one that their headers declare.
+    the one that their headers declare. `only_whole` refuses frames that the decoder had to mend.
     """
 
     timestamp: float | int | list[float | int | None] | tuple[float | int | None, ...] | None
     source_fps: float | int | None
+    only_whole: bool | None
     do_expand_to_square: bool | None
 
 
@@ -257,8 +258,8 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         check_sampling(timestamp, None, None)
         if _is_file(clip):
             wanted = None if options["do_sample_frames"] is False else num_frames or self.num_frames
-            source_fps = options["source_fps"]
-            frames, metadata = decode_frames(clip, timestamp, wanted, fps or self.fps, source_fps=source_fps)
+            rules = {"source_fps": options["source_fps"], "only_whole": bool(options["only_whole"])}
+            frames, metadata = decode_frames(clip, timestamp, wanted, fps or self.fps, **rules)
             return frames.transpose(0, 3, 1, 2), metadata
         frames = self._stack_frames(clip, options)
         metadata = _describe_frames(frames, facts)
@@ -294,7 +295,7 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
             if not min(times) - TIME_TOLERANCE <= end <= max(times) + shown_for + TIME_TOLERANCE:
                 raise ValueError(f"timestamp {end} s lies outside the clip, from {min(times)} s to {max(times)} s")
             wanted = causal_timestamps(end, num_frames, fps or self.fps)
-            return np.array(latest_frames(times, wanted, _rounding(times)))
+            return np.array(latest_frames(times, wanted, rounding_of(times)))
         if fps is not None or timestamp is not None:
             raise ValueError("sampling frames by `fps` or `timestamp` needs video_metadata with `fps` or `timestamps`")
         count = metadata.total_num_frames if metadata.frames_indices is None else len(metadata.frames_indices)
@@ -347,9 +348,8 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
 
     def to_dict(self) -> dict[str, Any]:
         """The options as they are saved, with the class of Auto classes, and a rate of sources only if stated."""
-        options = super().to_dict()
-        if options.get("source_fps") is None:
-            options.pop("source_fps", None)  # files of older versions, and keys of cached features, go without
+        options = super().to_dict()  # files of older versions, and keys of cached features, go without what follows
+        options = {name: x for name, x in options.items() if x is not None or name not in ("source_fps", "only_whole")}
         return {**options, "auto_map": {self._auto_class: "video_processing_hmba.HMBAVideoProcessor"}}
 
 
@@ -485,12 +485,6 @@ def _frame_times(metadata: VideoMetadata) -> Sequence[float] | None:
         return times
     indices = range(metadata.total_num_frames) if metadata.frames_indices is None else metadata.frames_indices
     return [index / metadata.fps for index in indices]
-
-
-def _rounding(times: Sequence[float]) -> float:
-    """Seconds by which times may miss their frames: those in whole milliseconds have been rounded, as in Matroska."""
-    is_rounded = all(abs(1000 * time - round(1000 * time)) <= 1000 * TIME_TOLERANCE for time in times)
-    return LONGEST_ROUNDING if is_rounded else TIME_TOLERANCE
 
 
 def _metadata_of(metadata: ClipMetadata, chosen: np.ndarray) -> ClipMetadata:
