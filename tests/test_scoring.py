@@ -173,7 +173,8 @@ def test_a_score_that_is_undefined_is_absent_with_a_reason_wherever_it_stands():
     short = score([drive(0, "a b\nc d e f", "a b\nc d e f"), drive(1, "x\ny", "a\ny z u v")])
     assert {name for name in short["absent"] if "bleu" in name} == {"action_bleu_3", "action_bleu_4"}
     assert short["absent"]["action_bleu_4"] == "action_bleu_4 was left out: no caption and no reference has 4 words"
-    tags = score([record(0, "It.", reference="It.", tags=["short"]), record(1)])["tags"]
+    tags = score([record(0, "It.", reference="It.", tags=["short"]), record(1, tags=["long"])])["tags"]
+    assert tags["long"].keys() == {"samples", "scores", "intervals"}, "as stored runs of 0.1 have it"
     assert "bleu_4" not in tags["short"]["scores"] and tags["short"]["absent"].keys() == {"bleu_2", "bleu_3", "bleu_4"}
 
 

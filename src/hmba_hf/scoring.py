@@ -241,7 +241,9 @@ class ScoredRecords:
         for tag, rows in sorted(tags.items()):
             scores, missing = self._score(rows)
             own = {name: reason for name, reason in missing.items() if name not in self.absent}
-            found[tag] = {"samples": len(rows), **scores, "absent": own}
+            found[tag] = {"samples": len(rows), **scores}
+            if own:
+                found[tag]["absent"] = own
         return found
 
     def each(self) -> list[Record]:
