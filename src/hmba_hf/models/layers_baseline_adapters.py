@@ -1,9 +1,16 @@
 """The adapters that H-MBA is compared with: the current frame alone, the mean of all frames, attention over time."""
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .layers_adapter_state import AdapterOutput, AdapterState, check_frames, check_padding
+from .layers_mamba import holds_parameters
+from .ops_derivatives import wants_plain_torch
 
 
 class CurrentFrameAdapter(nn.Module):
@@ -49,6 +56,89 @@ class MeanFrameAdapter(nn.Module):
         return AdapterOutput(mean if read_out else None, after, {})
 
 
+def eager_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor]:
+    """Attend in plain torch, with the arguments and results of transformers' attention functions.
+
+    Args:
+        module: whose attention it is.
+        query, key, value: `(b, heads, steps, channels of a head)`.
+        attention_mask: true where a key may be read, in a shape that broadcasts to `(b, heads, steps, steps)`.
+        scaling: of the products.
+        kwargs: what other attention functions take.
+
+    Returns:
+        What is read, `(b, steps, heads, channels of a head)`, and the weights.
+    """
+    scores = query @ key.transpose(-1, -2) * scaling
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask, -torch.inf)
+    weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
+    return (weights @ value).transpose(1, 2), weights
+
+
+class SelfAttention(nn.Module):
+    """Attention of a sequence's last step to all of its steps, with the parameter names of `nn.MultiheadAttention`.
+
+    That module would read the weights of its projection itself, past whatever has been put in the projection's place.
+    """
+
+    def __init__(self, hidden_size: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.scaling = (hidden_size // num_heads) ** -0.5
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * hidden_size, hidden_size))
+        self.in_proj_bias = nn.Parameter(torch.empty(3 * hidden_size))
+        self.out_proj = nn.Linear(hidden_size, hidden_size)
+        if holds_parameters(self):
+            self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Draw as `nn.MultiheadAttention` does."""
+        init.xavier_uniform_(self.in_proj_weight)
+        init.zeros_(self.in_proj_bias)
+        init.zeros_(self.out_proj.bias)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Read `(b, t, d)`, of which `mask`, `(b, t)`, tells the real steps; `(b, 1, d)`."""
+        d = x.shape[-1]
+        query = F.linear(x[:, -1:], self.in_proj_weight[:d], self.in_proj_bias[:d])
+        key, value = F.linear(x, self.in_proj_weight[d:], self.in_proj_bias[d:]).chunk(2, dim=-1)
+        by_head = [part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value)]
+        # On a CPU the fused attention has neither tangents nor second derivatives. One query needs little memory.
+        differentiated = torch.is_grad_enabled() or wants_plain_torch(*by_head)
+        implementation = "eager" if differentiated else "sdpa"
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        allowed = None if mask is None else mask[:, None, None]
+        read, _ = attend(self, *by_head, attention_mask=allowed, scaling=self.scaling, is_causal=False)
+        return self.out_proj(read.flatten(2))
+
+
+class TransformerLayer(nn.Module):
+    """The last step of a pre-norm transformer layer, with the parameter names of `nn.TransformerEncoderLayer`."""
+
+    def __init__(self, hidden_size: int, num_heads: int, intermediate_size: int):
+        super().__init__()
+        self.self_attn = SelfAttention(hidden_size, num_heads)
+        self.linear1 = nn.Linear(hidden_size, intermediate_size)
+        self.linear2 = nn.Linear(intermediate_size, hidden_size)
+        self.norm1 = nn.LayerNorm(hidden_size)
+        self.norm2 = nn.LayerNorm(hidden_size)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """Read `(b, t, d)`, of which `mask`, `(b, t)`, tells the real steps; `(b, d)`."""
+        last = x[:, -1:] + self.self_attn(self.norm1(x), mask)
+        return (last + self.linear2(F.relu(self.linear1(self.norm2(last))))).squeeze(1)
+
+
 class TransformerAdapter(nn.Module):
     """The baseline that attends: self-attention over time for each patch, read at the current frame through a gate.
 
@@ -63,9 +153,7 @@ class TransformerAdapter(nn.Module):
         if hidden_size % num_heads:
             raise ValueError(f"hidden_size must be a multiple of num_heads={num_heads}, got {hidden_size}")
         self.temporal_position_embedding = nn.Parameter(torch.zeros(num_frames, hidden_size))
-        self.layer = nn.TransformerEncoderLayer(
-            hidden_size, num_heads, 2 * hidden_size, dropout=0.0, batch_first=True, norm_first=True
-        )
+        self.layer = TransformerLayer(hidden_size, num_heads, 2 * hidden_size)
         self.gate = nn.Parameter(torch.zeros(hidden_size))
 
     def forward(
@@ -90,6 +178,6 @@ class TransformerAdapter(nn.Module):
         positions = (real.cumsum(1) - 1).clamp(0, table.shape[0] - 1)
         frames = frame_features.masked_fill(~real[:, :, None, None], 0.0)
         tracks = (frames + table[positions][:, :, None]).transpose(1, 2).flatten(0, 1)  # (b * p, t, d)
-        padding = None if frame_mask is None else ~real.repeat_interleave(p, dim=0)
-        read = self.layer(tracks, src_key_padding_mask=padding)[:, -1].unflatten(0, (b, p))
+        mask = None if frame_mask is None else real.repeat_interleave(p, dim=0)
+        read = self.layer(tracks, mask).unflatten(0, (b, p))
         return AdapterOutput(frame_features[:, -1] + self.gate * read, None, {})

@@ -18,7 +18,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_hmba import HMBAConfig
 from .joining_hmba import build_without_weights, keep_scales
-from .layers_baseline_adapters import TransformerAdapter
+from .layers_baseline_adapters import SelfAttention, TransformerAdapter
 from .layers_context_fusion import AddFusion, CosineFusion, CrossAttentionFusion
 from .layers_mamba import MambaMixer
 from .layers_temporal_adapter import ContextMamba, QueryMamba, TemporalAdapter
@@ -149,7 +149,7 @@ class HMBAPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, (MambaMixer, CrossAttentionFusion, CosineFusion, AddFusion, QueryMamba)):
+        if isinstance(module, (MambaMixer, SelfAttention, CrossAttentionFusion, CosineFusion, AddFusion, QueryMamba)):
             module.reset_parameters()
         elif isinstance(module, (ContextMamba, TransformerAdapter, TemporalAdapter)):
             for name in ("temporal_position_embedding", "gate"):
