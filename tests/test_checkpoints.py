@@ -129,6 +129,7 @@ def test_a_run_that_began_elsewhere_goes_on_from_its_own_checkpoints(tmp_path):
     assert checkpoint_to_resume(run, RECIPE, str(start)) == start
     first = checkpoint(run, 4)
     assert checkpoint_to_resume(run, RECIPE, str(start)) == first
+    assert checkpoint_to_resume(run, {**RECIPE, "newer_option": None}, str(start)) == first
     second = checkpoint(run, 6)
     assert checkpoint_to_resume(run, RECIPE, str(first)) == first, "back, as it is asked for"
     shutil.rmtree(first)

@@ -243,8 +243,9 @@ def test_times_are_told_to_a_trained_model_as_it_has_learned_them(base, tmp_path
     tune(base, tmp_path / "out", "--max_steps", 1, "--time_format", " at {seconds} s. ")
     for folder in (tmp_path / "out", tmp_path / "out" / "checkpoint-1"):
         assert AutoProcessor.from_pretrained(folder).time_format == " at {seconds} s. "
-    trainer = tune(tmp_path / "out", tmp_path / "next", "--max_steps", 1)
-    assert trainer.processing_class.time_format == " at {seconds} s. "
+    for words, wanted in (([], " at {seconds} s. "), (["--time_format", ""], None)):
+        trainer = tune(tmp_path / "out", tmp_path / f"next {len(words)}", "--max_steps", 1, *words)
+        assert trainer.processing_class.time_format == wanted
 
 
 @pytest.mark.parametrize("preset", PRESETS)

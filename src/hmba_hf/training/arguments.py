@@ -68,7 +68,10 @@ class ModelArguments:
     num_frames: int | None = field(default=None, metadata={"help": "frames of a clip"})
     time_format: str | None = field(
         default=None,
-        metadata={"help": "text behind each video with the time of its current frame, such as: ' at {seconds} s. '"},
+        metadata={
+            "help": "text behind each video with the time of its current frame, such as: ' at {seconds} s. '; "
+            "empty for none"
+        },
     )
     learns: list[str] = field(
         default_factory=lambda: ["adapter", "projector", "language_model"],

@@ -122,8 +122,8 @@ def _load_processor(path: str, revision: str | None, model: PreTrainedModel, arg
     processor = AutoProcessor.from_pretrained(path, revision=revision)
     processor.video_processor.num_frames = model.config.num_frames
     if arguments.time_format is not None:
-        check_time_format(arguments.time_format)
-        processor.time_format = arguments.time_format
+        processor.time_format = arguments.time_format or None
+        check_time_format(processor.time_format)
     return processor
 
 

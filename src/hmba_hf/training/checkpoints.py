@@ -5,7 +5,6 @@ recipe of the run that wrote it. A folder without one, or that lacks a file of i
 deleted, and is never read. Files of others, such as the marks of a tool that watches the folder, are no part of it.
 """
 
-import json
 import re
 import shutil
 import warnings
@@ -100,7 +99,8 @@ def checkpoint_to_resume(folder: Path, recipe: Mapping[str, Any], wanted: str | 
             folder holds checkpoints of another recipe.
     """
     own = last_whole_checkpoint(folder)
-    if wanted and own is not None and read_recipe(own) == json.loads(json.dumps(recipe)):
+    # An option that a run is older than is one that it was not given.
+    if wanted and own is not None and not differences(read_recipe(own), recipe):
         asked = Path(wanted)
         if asked.resolve().parent != folder.resolve() or not asked.exists():
             wanted = None
