@@ -141,6 +141,14 @@ def quantise_behind_its_back(model):
     model.lm_head.weight = nn.Parameter(weight.data.to(torch.int8), requires_grad=False)
 
 
+class Packed(torch.Tensor):
+    """What a quantiser keeps in the place of a weight."""
+
+
+def pack_behind_its_back(model):
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.data.as_subclass(Packed))
+
+
 def forget_a_layer(model):
     del model.model.language_model.layers[1]
 
@@ -151,9 +159,10 @@ def forget_a_layer(model):
         (wrap_layers, r"q_proj\.base_layer\.weight \(no weight of it\).* merge low-rank updates"),
         (
             resize_behind_its_back,
-            r"multi_modal_projector\.weight \(\(48, 32\) in torch\.float32 instead of \(32, 32\)",
+            r"multi_modal_projector\.weight \(Tensor \(48, 32\) in torch\.float32 instead of \(32, 32\)",
         ),
-        (quantise_behind_its_back, r"lm_head\.weight \(\(104, 32\) in torch\.int8 instead of"),
+        (quantise_behind_its_back, r"lm_head\.weight \(Tensor \(104, 32\) in torch\.int8 instead of"),
+        (pack_behind_its_back, r"lm_head\.weight \(Packed \(104, 32\) in torch\.float32 instead of"),
         (forget_a_layer, r"language_model\.layers\.1\.input_layernorm\.weight \(missing\)"),
     ],
 )

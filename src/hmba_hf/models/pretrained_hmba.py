@@ -167,7 +167,8 @@ def _odd_weights(model: Any, state_dict: dict[str, Tensor] | None) -> str:
     new = build_without_weights(type(model), deepcopy(model.config))
     wanted = new.state_dict()
     held = model.state_dict() if state_dict is None else state_dict
-    quantised = _quantised_layers(model, new)
+    is_quantised = getattr(model, "hf_quantizer", None) is not None
+    quantised = _quantised_layers(model, new) if is_quantised else set()
     odd = {}
     for name in wanted.keys() | held.keys():
         if name.rpartition(".")[0] in quantised or any(name.startswith(f"{layer}.") for layer in quantised):
@@ -177,21 +178,25 @@ def _odd_weights(model: Any, state_dict: dict[str, Tensor] | None) -> str:
         elif name not in held:
             if state_dict is None:
                 odd[name] = "missing"
-        elif not _is_alike(held[name], wanted[name]):
+        elif not _is_alike(held[name], wanted[name]) or not (is_quantised or _is_plain(held[name])):
+            kind = type(held[name]).__name__
             shape = tuple(held[name].shape)
-            odd[name] = f"{shape} in {held[name].dtype} instead of {tuple(wanted[name].shape)}"
+            odd[name] = f"{kind} {shape} in {held[name].dtype} instead of {tuple(wanted[name].shape)}"
     others = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
     return ", ".join(f"{name} ({what})" for name, what in sorted(odd.items())[:3]) + others
 
 
 def _quantised_layers(model: Any, new: nn.Module) -> set[str]:
     """Name the layers that the quantiser of a model has put into the place of a new model's."""
-    if getattr(model, "hf_quantizer", None) is None:
-        return set()
-    layers = {name: module for name, module in model.named_modules() if not [*module.children()]}
     others = dict(new.named_modules())
-    return {name for name, layer in layers.items() if type(layer) is not type(others.get(name))}
+    layers = [(name, module) for name, module in model.named_modules() if name in others and not [*module.children()]]
+    return {name for name, layer in layers if type(layer) is not type(others[name])}
 
 
 def _is_alike(weight: Tensor, wanted: Tensor) -> bool:
     return weight.shape == wanted.shape and weight.is_floating_point() == wanted.is_floating_point()
+
+
+def _is_plain(weight: Tensor) -> bool:
+    """Tell a tensor, also one that lies on several devices, from one that wraps others."""
+    return type(weight.data) is Tensor or hasattr(weight, "device_mesh")
