@@ -342,6 +342,17 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
             kwargs["mm_encoder_outputs"] = {"video": video}
         return super().generate(*args, **rename_cache(kwargs))
 
+    def generate_batch(self, inputs: list[list[int]], *args: Any, **kwargs: Any) -> Any:
+        """Answer prompts of text alone together, as every model of transformers does.
+
+        Raises:
+            ValueError: if a prompt holds video tokens, since transformers hands no videos on here.
+        """
+        for number, prompt in enumerate(inputs):
+            if self.config.video_token_id in prompt:
+                raise ValueError(f"generate_batch takes prompts without videos, got video tokens in prompt {number}")
+        return super().generate_batch(inputs, *args, **kwargs)
+
     @can_return_tuple
     def forward(  # type: ignore[misc]  # TransformersKwargs repeats position_ids
         self,

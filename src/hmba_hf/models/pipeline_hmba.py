@@ -71,6 +71,9 @@ class VideoTextToTextPipeline(Pipeline):
     _default_generation_config = GenerationConfig(max_new_tokens=256)
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
+        parts = ("tokenizer", "feature_extractor", "image_processor", "video_processor")
+        if given := [name for name in parts if kwargs.get(name) is not None]:
+            raise ValueError(f"a processor with its parts inside is wanted, got {given}")
         places = getattr(model, "hf_device_map", None)
         if places:  # the base class sends inputs to the first place, which a disk cannot take
             model.hf_device_map = dict(sorted(places.items(), key=lambda place: place[1] == "disk"))
