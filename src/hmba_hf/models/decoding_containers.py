@@ -72,7 +72,7 @@ class SourceLimits:
     """
 
     max_pixels: int = 2**26
-    max_aspect_ratio: float = 4.0
+    max_aspect_ratio: float = 3.0
     max_bytes: int = 2**33
     max_unstated_bytes: int = 2**28
     max_seconds: float = 60.0

@@ -5,6 +5,7 @@ from typing import Any
 import av
 import numpy as np
 from av.filter import Graph
+from av.sidedata.sidedata import SideDataContainer
 
 from .decoding_containers import LIMITS, SourceLimits, VideoDecodeError, errors_named
 
@@ -118,10 +119,11 @@ def over_white(pixels: np.ndarray) -> np.ndarray:
 
 def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
     """The first five numbers of the matrix `a, b, u, c, d, v, ...`, `None` where the frame has none."""
+    # `frame.side_data` would keep the table in the frame and the frame in the table: memory that is freed too late.
     try:
-        side_data: Any = frame.side_data.get("DISPLAYMATRIX")
+        side_data: Any = SideDataContainer(frame).get("DISPLAYMATRIX")
     except ValueError:  # a type that this PyAV does not know, such as EXIF in PyAV 18.1
-        side_data = _without_young_side_data(frame).side_data.get("DISPLAYMATRIX")
+        side_data = SideDataContainer(_without_young_side_data(frame)).get("DISPLAYMATRIX")
     return None if side_data is None else np.frombuffer(bytes(side_data), dtype=np.int32)[:5]
 
 

@@ -180,14 +180,17 @@ def in_order(moments: Iterator[Moment]) -> Iterator[Moment]:
     """Put moments in the order of their times, if the first ones show that a file needs it; others pass at once."""
     waiting = list(islice(moments, REORDER_FRAMES))
     if waiting == sorted(waiting, key=_order):
-        yield from waiting
+        while waiting:  # none is kept longer than it takes
+            yield waiting.pop(0)
         yield from moments
         return
     for moment in moments:
         waiting.sort(key=_order)
         yield waiting.pop(0)
         waiting.append(moment)
-    yield from sorted(waiting, key=_order)
+    waiting.sort(key=_order)
+    while waiting:
+        yield waiting.pop(0)
 
 
 def _order(moment: Moment) -> tuple[int, Any]:
