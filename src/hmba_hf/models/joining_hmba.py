@@ -256,7 +256,9 @@ def _check_joined(model: Any, causal: PreTrainedModel) -> None:
     tower = model.model.vision_tower
     try:
         model.get_video_features(_blank_frames(model))
-    except Exception as error:
+    except torch.cuda.OutOfMemoryError:
+        raise  # which is an error of the machine, and a RuntimeError, too
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"a vision tower of patches is wanted, got {type(tower).__name__}: {error}") from error
     tokens = [token for token in range(8) if token != model.config.video_token_id]
     input_ids = torch.tensor([tokens], device=causal.device)

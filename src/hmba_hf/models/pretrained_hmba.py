@@ -1,6 +1,7 @@
 """What all H-MBA models share: how they are loaded and saved whole, and how new weights are drawn."""
 
 from copy import deepcopy
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,32 @@ class HMBAPreTrainedModel(PreTrainedModel):
                     "would put them into the model"
                 )
         super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
+
+    def active_adapters(self) -> list[str]:
+        """Name the low-rank updates that act.
+
+        Differs: transformers 5.24 asks first for a PEFT that is newer than the newest.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        for module in self.modules():
+            if isinstance(getattr(type(module), "active_adapters", None), property):  # a layer of PEFT
+                return list(module.active_adapters)  # type: ignore[arg-type]
+        raise ValueError("a model with low-rank updates in it is wanted, got one without")
+
+    def get_adapter_state_dict(self, adapter_name: str | None = None, state_dict: Any = None) -> dict[str, Tensor]:
+        """Return the weights of low-rank updates, of the first that act unless a name is given.
+
+        Differs: as `active_adapters`.
+
+        Args:
+            adapter_name: as `load_adapter` was given it.
+            state_dict: of this model, if it is brought together elsewhere.
+        """
+        name = adapter_name or self.active_adapters()[0]
+        peft = import_module("peft")  # which has put the updates in
+        return peft.get_peft_model_state_dict(self, state_dict=state_dict, adapter_name=name)
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, *args: Any, **kwargs: Any
