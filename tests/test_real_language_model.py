@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from torch.testing import assert_close
 from transformers import (
     AutoModelForCausalLM,
     CLIPVisionConfig,
     CLIPVisionModel,
-    GgufConfig,
     TorchAoConfig,
     pipeline,
 )
@@ -66,7 +66,7 @@ def sources(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def plain():
-    unpacked = GgufConfig(dequantize=True)  # else it could not be saved
+    unpacked = transformers.GgufConfig(dequantize=True)  # else it could not be saved
     return AutoModelForCausalLM.from_pretrained(FOLDER, gguf_file=GGUF, quantization_config=unpacked).eval()
 
 
