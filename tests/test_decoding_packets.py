@@ -172,3 +172,20 @@ def test_a_picture_of_a_packet_that_is_marked_corrupt_is_refused_where_whole_one
     with pytest.raises(VideoDecodeError, match="is not whole"):
         HMBAVideoProcessor()(cut, timestamp=seconds, only_whole=True)
     assert decode_frames(cut, seconds - 0.1, 3, 25.0, only_whole=True)
+
+
+@pytest.mark.parametrize("wild", [0, 3, 30, 50, 98])
+def test_one_wild_stamp_moves_no_other_frame_and_no_end(wild):
+    data = numbered_video(100, rate=25, gop=25, container="matroska")
+    with av.open(BytesIO(data)) as source, av.open(file := BytesIO(), "w", format="matroska") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.size:
+                packet.stream = stream
+                packet.pts += 500_000 if number == wild else 0
+                target.mux(packet)
+    times, shown, errors = streamed(file.getvalue())
+    assert (shown, errors) == ([*range(100)], [])
+    assert times == pytest.approx([index / 25 for index in range(100)])
+    assert numbers(file.getvalue(), None, 4, 12.5) == [93, 95, 97, 99]
+    assert numbers(file.getvalue(), 2.4, 4, 12.5) == [54, 56, 58, 60]

@@ -51,6 +51,16 @@ def test_where_the_clock_goes_back_another_recording_begins(back, before):
         assert len(warnings) == 1 and "a clock that goes back after" in warnings[0]
 
 
+@pytest.mark.parametrize("stray", [-900_000, 3_000, 900_000])
+def test_a_stray_stamp_of_the_first_frame_is_not_believed(stray):
+    stamps = [40 * index for index in range(20)]
+    times, recordings, warnings = placed([stray, *stamps[1:]])
+    assert times == stamps and set(recordings) == {0}
+    assert warnings == ["has a wrong first timestamp, which is not believed"]
+    for steady in ([0, 2000, 4000], [0, 40], [5], []):
+        assert placed(steady) == (steady, [0] * len(steady), [])
+
+
 @pytest.mark.parametrize("stray", [8, 200, 900_000, 800, 0])
 def test_one_stray_stamp_is_not_believed(stray):
     stamps = [40 * index for index in range(4, 40)]
@@ -78,7 +88,7 @@ def test_a_frame_waits_for_the_next_only_where_its_stamp_contradicts_the_order()
             yield stamp
 
     timeline = Timeline(lambda frame: Fraction(frame, 1000), STEP, lambda what: None)
-    assert [taken[-1] for _ in timeline.place(camera())] == [0, 40, 80, 5040, 5040, 5080]
+    assert [taken[-1] for _ in timeline.place(camera())] == [40, 40, 80, 5040, 5040, 5080]
 
 
 def test_errors_stay_between_their_frames():

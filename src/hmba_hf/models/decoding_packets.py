@@ -38,10 +38,11 @@ LAST_BYTES = {"mjpeg": (b"\xff\xd9",), "gif": (b"\x00", b"\x3b")}
 
 
 class Shortfall(NamedTuple):
-    """Seconds since the start of the file: what is promised, and what came."""
+    """Seconds since the start of the file: what is promised, by the index or by the header alone, and what came."""
 
     promised: float
     came: float
+    is_indexed: bool
 
 
 def counts_pictures(container: Any) -> bool:
@@ -164,12 +165,12 @@ class VideoPackets:
         is_indexed = format_name in INDEXED and len(self._index) > 0
         if is_indexed and last is not None and last < self._index[len(self._index) - 1].timestamp:
             indexed = (self._index[len(self._index) - 1].timestamp + 1) * self.stream.time_base - origin
-            return Shortfall(max(self.header_duration(origin) or 0.0, float(indexed)), came)
+            return Shortfall(max(self.header_duration(origin) or 0.0, float(indexed)), came, is_indexed=True)
         promised = self.promised_duration(origin) if format_name in {*DECLARED_DURATION, "avi"} else None
         step = 1 / Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
         if promised is None or promised <= came + float(LAST_STEPS * step):
             return None
-        return Shortfall(promised, came)
+        return Shortfall(promised, came, is_indexed=False)
 
     def header_duration(self, origin: Fraction) -> float | None:
         """Seconds that the header gives for the video stream, or for the whole file; `None` where it is silent."""

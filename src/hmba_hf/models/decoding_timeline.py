@@ -59,8 +59,9 @@ class Timeline:
         warn: Callable[[str], None],
         origin: Fraction | None = None,
     ) -> None:
-        self._stamp_of, self._nominal_step, self._warn = stamp_of, step, warn
+        self._stamp_in, self._nominal_step, self._warn = stamp_of, step, warn
         self._origin = origin
+        self._mended: tuple[Any, Fraction] | None = None  # the first frame, if its stamp is stray, and a better one
         self._recent: deque[Fraction] = deque(maxlen=REORDER_FRAMES)
         self._counted: Fraction | None = None  # time of the last picture, if its own stamp does not give it
         self._last: Fraction | float = -math.inf
@@ -69,7 +70,8 @@ class Timeline:
     def place(self, found: Iterable[Any], start: Fraction | None = None) -> Iterator[Moment]:
         """Give each frame its time, in the order in which frames come.
 
-        A frame whose stamp contradicts the order waits for the next one, every other frame passes at once.
+        A frame whose stamp contradicts the order waits for the next one, as the first one does. Every other frame
+        passes at once.
 
         Args:
             found: frames, and the errors between them.
@@ -80,7 +82,7 @@ class Timeline:
         """
         puzzling: Any = None
         errors: list[Exception] = []
-        for frame in found:
+        for frame in self._with_sound_start(found):
             if isinstance(frame, Exception):
                 errors.append(frame)
             else:
@@ -98,6 +100,31 @@ class Timeline:
         if puzzling is not None:
             yield self._explained(puzzling, None)
         yield from self._passed(errors)
+
+    def _with_sound_start(self, found: Iterable[Any]) -> Iterator[Any]:
+        """Yield what was found; where the second and third stamp agree and the first is far from both, mend it."""
+        rest = iter(found)
+        start: list[Any] = []
+        stamps: list[tuple[Any, Fraction]] = []
+        for frame in rest:
+            start.append(frame)
+            stamp = None if isinstance(frame, Exception) else self._stamp_of(frame)
+            if stamp is not None:
+                stamps.append((frame, stamp))
+            if len(stamps) == 3 or stamp is None or (len(stamps) == 2 and not _is_far(stamps[0][1], stamp)):
+                break
+        if len(stamps) == 3:
+            (frame, first), (_, second), (_, third) = stamps
+            if _is_far(first, second) and _is_far(first, third) and not _is_far(second, third) and second < third:
+                self._mended = frame, 2 * second - third
+                self._warn("has a wrong first timestamp, which is not believed")
+        yield from start
+        yield from rest
+
+    def _stamp_of(self, frame: Any) -> Fraction | None:
+        if self._mended is not None and self._mended[0] is frame:
+            return self._mended[1]
+        return self._stamp_in(frame)
 
     def _passed(self, errors: list[Exception]) -> Iterator[Moment]:
         while errors:
@@ -174,6 +201,10 @@ class Timeline:
             return max(self._recent) + self._nominal_step
         assert start is not None
         return start
+
+
+def _is_far(stamp: Fraction, other: Fraction) -> bool:
+    return abs(stamp - other) > LONG_FIRST_GAP
 
 
 def in_order(moments: Iterator[Moment]) -> Iterator[Moment]:

@@ -12,6 +12,7 @@ import av
 import numpy as np
 
 from .decoding_containers import LIMITS, SourceLimits, VideoDecodeError, opened
+from .decoding_packets import Shortfall
 from .decoding_pictures import to_rgb, to_rgb_clip
 from .decoding_sampling import (
     LONGEST_ROUNDING,
@@ -413,13 +414,24 @@ class _VideoReader:
 
     def _trouble(self, last: Fraction | float, wanted: str) -> VideoDecodeError | None:
         """Why there may be more than what was decoded up to `last`; `None` where that was all."""
-        missing = self.video.packets.shortfall(self.origin)
+        missing = self._shortfall()
         if self.damage is None and missing is None:
             return None
         if missing is not None:
             promise = f"its frames end at {missing.came:.3f} of {missing.promised:.3f} s"
             self.damage = self.damage or ValueError(promise)
         return self._damaged(last, wanted)
+
+    def _shortfall(self) -> Shortfall | None:
+        """What is missing; a header may owe its duration to a stray timestamp anywhere, so all packets are read."""
+        missing = self.video.packets.shortfall(self.origin)
+        if missing is None or missing.is_indexed:
+            return missing
+        self.video.close()
+        self.video.open()
+        for _ in self.video.packets:
+            pass
+        return self.video.packets.shortfall(self.origin)
 
     def _damaged(self, last: Fraction | float, wanted: str) -> VideoDecodeError:
         cause = self.damage or "the data end early"
