@@ -178,6 +178,17 @@ def test_a_score_that_is_undefined_is_absent_with_a_reason_wherever_it_stands():
     assert "bleu_4" not in tags["short"]["scores"] and tags["short"]["absent"].keys() == {"bleu_2", "bleu_3", "bleu_4"}
 
 
+def test_a_score_that_is_defined_in_no_resampled_corpus_is_there_without_an_interval():
+    records = [record(n, "It.", reference="It.") for n in range(9)] + [record(9, "A dog runs by.", reference="A dog.")]
+    for seed, has_interval in ((0, False), (1, True)):  # the first draws none of four words
+        summary = ScoredRecords(records, "words", Bootstrap(draws=1, seed=seed)).summary()
+        assert summary["scores"]["bleu_4"] < 1e-3 and summary["scores"]["cider"] > 0
+        results = {one.metric_name: one for one in to_eval_results(summary, "org/drama", "test")}
+        for name, title in (("bleu_4", "BLEU-4"), ("bleu_1", "BLEU-1")):
+            held = has_interval or name == "bleu_1"
+            assert (name in summary["intervals"]) == ("interval" in results[title].metric_args) == held
+
+
 def test_a_box_without_the_size_of_its_frame_is_an_error_that_names_the_record():
     with pytest.raises(ValueError, match="record clip-7: scoring its box needs size"):
         score([record(7, size=None)])

@@ -25,6 +25,7 @@ from .repositories import split_revision
 
 Record = dict[str, Any]
 REQUIRED_KEYS = ("id", "answer", "reference")
+CAPTION_SCORES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider", "meteor", "spice")
 _VERSION = re.compile(r'[\w.+" -]*')
 # What a card shows, with the Hub's word for the kind of metric and the name that people know.
 CARD_METRICS = {
@@ -192,7 +193,7 @@ class ScoredRecords:
                 continue
             found = asdict(captions.scores(numbers, self.bootstrap))
             intervals |= {part + name: interval for name, interval in found["intervals"].items()}
-            values |= {part + name: found[name] for name in found if name in found["intervals"]}
+            values |= {part + name: found[name] for name in CAPTION_SCORES if found[name] is not None}
             for name, reason in found["absent"].items():
                 is_of_all = name in captions.absent  # whatever captions it would compare
                 absent[name if is_of_all else part + name] = reason if is_of_all else part + reason
@@ -302,7 +303,10 @@ def to_eval_results(
             continue
         kind, title = CARD_METRICS[metric]
         counts = {key: metrics["samples"][key] for key in ("answered", "skipped")}
-        arguments = {**metrics["bootstrap"], "interval": metrics["intervals"][name], **counts}
+        arguments = dict(metrics["bootstrap"])
+        if name in metrics["intervals"]:  # else the score is defined in none of the resampled corpora
+            arguments["interval"] = metrics["intervals"][name]
+        arguments |= counts
         if metrics["tokenizer"] is not None and kind in ("bleu", "meteor", "rouge", "cider", "spice"):
             arguments["tokenizer"] = metrics["tokenizer"]
         results.append(
