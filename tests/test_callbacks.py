@@ -45,28 +45,31 @@ def assert_same_result(folder, wanted):
 
 
 @pytest.mark.parametrize(
-    "words",
+    ("step", "words"),
     [
-        ["--max_steps", 6, "--save_steps", 2, "--save_total_limit", 1, "--gradient_accumulation_steps", 2],
-        ["--num_train_epochs", 2, "--save_strategy", "epoch", "--eval_strategy", "epoch", *QUICK],
+        (3, ["--max_steps", 6, "--save_steps", 2, "--save_total_limit", 1, "--gradient_accumulation_steps", 2]),
+        (3, ["--num_train_epochs", 2, "--save_strategy", "epoch", "--eval_strategy", "epoch", *QUICK]),
+        (7, ["--max_steps", 9, "--save_strategy", "no", "--train_sampling_strategy", "group_by_length"]),
     ],
-    ids=["steps", "epochs"],
+    ids=["steps", "epochs", "grouped"],
 )
 def test_a_run_that_sigterm_stops_goes_on_and_ends_as_if_it_had_not_been(
-    stored_model, tmp_path, monkeypatch, capsys, words
+    stored_model, tmp_path, monkeypatch, capsys, step, words
 ):
     words = [*words, *STOPPABLE]
     tune(stored_model, tmp_path / "whole", *words)
     before = signal.getsignal(signal.SIGTERM)
     with monkeypatch.context() as patch:
-        assert signalled_at(3, patch) == []
+        assert signalled_at(step, patch) == []
         stopped = tune(stored_model, tmp_path / "out", *words)
-    assert stopped.has_stopped and stopped.state.global_step == 3
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["checkpoint-3"], "nothing that looks finished"
+    assert stopped.has_stopped and stopped.state.global_step == step
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [f"checkpoint-{step}"], (
+        "nothing that looks finished"
+    )
     assert "stopped by SIGTERM" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) == before
     resumed = tune(stored_model, tmp_path / "out", *words)
-    assert f"going on from {tmp_path / 'out' / 'checkpoint-3'}" in capsys.readouterr().out
+    assert f"going on from {tmp_path / 'out' / f'checkpoint-{step}'}" in capsys.readouterr().out
     assert not resumed.has_stopped
     assert_same_result(tmp_path / "out", tmp_path / "whole")
 

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
@@ -17,11 +18,15 @@ class ExactResume(TrainerCallback):
 
     Args:
         find_run: returns the folder that holds the checkpoints, that of the trial in a search.
+
+    Attributes:
+        order: seeded anew for each epoch, for a sampler that would draw from the random numbers of everything else.
     """
 
     def __init__(self, find_run: Callable[[], Path]) -> None:
         self._find_run = find_run
         self._evaluated_at = -1
+        self.order = torch.Generator()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Let a run that goes on from its last step end there, and find its best checkpoint wherever it is now."""
@@ -29,6 +34,11 @@ class ExactResume(TrainerCallback):
         best = self._find_run() / f"checkpoint-{state.best_global_step}"
         if best.is_dir():
             state.best_model_checkpoint = str(best)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Let an epoch that is begun again draw its samples in the same order."""
+        seed = args.seed if args.data_seed is None else args.data_seed
+        self.order.manual_seed(seed + int(state.epoch or 0))
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Log and evaluate before a checkpoint is saved: what has not been done by then is in none."""

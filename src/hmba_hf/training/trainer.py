@@ -17,9 +17,10 @@ import huggingface_hub
 import torch
 from accelerate.utils import gather_object
 from torch.distributed.fsdp import FSDPModule
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader, Sampler, Subset
 from transformers import Trainer
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SaveStrategy, TrainOutput
 from transformers.training_args import OptimizerNames
 from transformers.utils.hub import PushInProgress
@@ -98,7 +99,8 @@ class AdapterTrainer(Trainer):
         self._stop = SignalledStop(lambda: self.accelerator)
         if self.args.enable_jit_checkpoint:
             self._stop_by_own_callback()
-        self.add_callback(ExactResume(lambda: Path(self._get_output_dir(self._trial_at_work))))
+        self._resume = ExactResume(lambda: Path(self._get_output_dir(self._trial_at_work)))
+        self.add_callback(self._resume)
 
     def _stop_by_own_callback(self) -> None:
         """Put our callback for SIGTERM in the place of that of transformers, and undo what that one has done."""
@@ -196,6 +198,12 @@ class AdapterTrainer(Trainer):
             self.train_dataset, batch_size=self._train_batch_size, collate_fn=self.data_collator, **options
         )
         return self._spared(stream)
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Sampler | None:
+        sampler = super()._get_train_sampler(*args, **kwargs)
+        if isinstance(sampler, LengthGroupedSampler):
+            sampler.generator = self._resume.order
+        return sampler
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
         return self._spared(super()._get_dataloader(*args, **kwargs))
