@@ -62,7 +62,9 @@ class Timeline:
         self._stamp_in, self._nominal_step, self._warn = stamp_of, step, warn
         self._origin = origin
         self._mended: tuple[Any, Fraction] | None = None  # the first frame, if its stamp is stray, and a better one
-        self._recent: deque[Fraction] = deque(maxlen=REORDER_FRAMES)
+        self._recent: deque[Fraction] = deque(maxlen=REORDER_FRAMES)  # stamps
+        self._latest = Fraction(0)  # of them
+        self._advance: Fraction | None = None  # by which the latest one has grown
         self._counted: Fraction | None = None  # time of the last picture, if its own stamp does not give it
         self._last: Fraction | float = -math.inf
         self._recording = 0
@@ -143,22 +145,21 @@ class Timeline:
     def _contradicts(self, stamp: Fraction | None) -> bool:
         if stamp is None or not self._recent:
             return False
-        ahead = stamp - max(self._recent)
+        ahead = stamp - self._latest
         if ahead >= 0:
-            is_step_known = len(self._recent) > 1
-            return ahead > (LONG_GAP * self._step() if is_step_known else LONG_FIRST_GAP)
+            return ahead > (LONG_FIRST_GAP if self._advance is None else LONG_GAP * self._advance)
         return not self._comes_late(stamp)
 
     def _comes_late(self, stamp: Fraction) -> bool:
         step = self._step(stamp)
-        is_near = max(self._recent) - stamp <= REORDER_FRAMES * step
+        is_near = self._latest - stamp <= REORDER_FRAMES * step
         is_new = all(abs(stamp - other) >= OWN_PLACE * step for other in self._recent)
         is_after_what_passed = len(self._recent) < REORDER_FRAMES or stamp > min(self._recent)
         return is_near and is_new and is_after_what_passed
 
     def _explained(self, frame: Any, following: Fraction | None) -> Moment:
         """Place a frame whose stamp contradicts the order, by the stamp of the one that follows it."""
-        stamp, latest, step = self._stamp_of(frame), max(self._recent), self._step()
+        stamp, latest, step = self._stamp_of(frame), self._latest, self._step()
         assert stamp is not None
         if following is None:
             is_stray = stamp < latest
@@ -175,30 +176,39 @@ class Timeline:
                 f"has a clock that {how} after {before:.3f} s, to {stamped:.3f} s: another recording begins there"
             )
             self._recent.clear()
+            self._advance = None
             self._counted = None
             self._recording += 1
         return self._at(frame, stamp, None)
 
     def _at(self, frame: Any, stamp: Fraction | None, start: Fraction | None) -> Moment:
-        is_repeated = bool(self._recent) and stamp == max(self._recent)
+        is_repeated = bool(self._recent) and stamp == self._latest
         if stamp is None or is_repeated:
             time = self._counted_on(start)
             self._counted = time
         else:
             time = stamp
             self._origin = stamp if self._origin is None else self._origin
-            if self._counted is not None and self._recent and max(self._recent) < stamp <= self._counted:
+            if self._counted is not None and self._recent and self._latest < stamp <= self._counted:
                 time = self._counted + SHORTEST_STEP
             self._counted = time if time != stamp else None
-            self._recent.append(stamp)
+            self._note(stamp)
         self._last = time
         return Moment(time, frame, self._recording)
+
+    def _note(self, stamp: Fraction) -> None:
+        if not self._recent:
+            self._latest = stamp
+        elif stamp > self._latest:
+            self._advance = stamp - self._latest
+            self._latest = stamp
+        self._recent.append(stamp)
 
     def _counted_on(self, start: Fraction | None) -> Fraction:
         if self._counted is not None:
             return self._counted + self._nominal_step
         if self._recent:
-            return max(self._recent) + self._nominal_step
+            return self._latest + self._nominal_step
         assert start is not None
         return start
 
