@@ -37,6 +37,13 @@ DETAILS = CardDetails(
 )
 
 
+def test_tags_of_a_model_come_onto_its_card(stored_model):
+    model, _ = load(stored_model)
+    model.add_model_tags(["trl", "sft"])
+    tags = compose_card(model, DETAILS, [], "org/tiny").data.tags
+    assert {"trl", "sft", "night", "driving"} <= set(tags) and len(tags) == len(set(tags))
+
+
 def test_a_checkpoint_holds_weights_code_processor_and_card_and_nothing_pickled(stored_model, stored_run, tmp_path):
     model, processor = load(stored_model)
     folder = save_checkpoint(tmp_path / "out", model, processor, [stored_run], DETAILS, max_shard_size="40KB")

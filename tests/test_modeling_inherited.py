@@ -104,6 +104,18 @@ def test_parts_can_be_named_set_and_counted(model):
         model.dequantize()
 
 
+def test_a_model_changes_its_type_and_says_what_it_is(model):
+    inputs, plain = tiny_inputs(), answers(model, tiny_inputs())
+    assert model.half().dtype == torch.float16
+    assert model.float().dtype == torch.float32 and answers(model, inputs).shape == plain.shape
+    assert model.can_generate() and model.is_backend_compatible()
+    assert model.is_remote_code(), "its code travels with it"
+    assert not model.is_custom_code()
+    assert model.get_parameter_or_buffer("lm_head.weight") is model.lm_head.weight
+    with pytest.raises(ValueError, match="tokenizer"):
+        model.heal_tokens(inputs["input_ids"])
+
+
 def test_low_rank_updates_are_added_chosen_and_removed(model, monkeypatch):
     # transformers 5.24.0 asks for peft 0.22.0, which is not published yet; what it calls is in 0.21 as well.
     monkeypatch.setattr("transformers.integrations.peft.check_peft_version", lambda min_version: None)

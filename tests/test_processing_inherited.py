@@ -163,6 +163,28 @@ def test_a_template_sees_documents_and_a_chat_goes_on(processor):
     assert processor.apply_chat_template(chat[:1], add_generation_prompt=True).endswith("ASSISTANT:")
 
 
+def test_tokens_that_the_processor_has_not_are_refused(processor):
+    for name in ("replace_image_token", "replace_audio_token"):
+        with pytest.raises(NotImplementedError):
+            getattr(processor, name)({}, 0)
+    with pytest.raises(AttributeError, match="response_template"):
+        processor.parse_response("It is red")
+
+
+def test_a_processor_is_written_and_described(processor, tmp_path):
+    assert processor.get_attributes() == ["video_processor", "tokenizer"]
+    processor.to_json_file(tmp_path / "processor.json")
+    assert (tmp_path / "processor.json").read_text() == processor.to_json_string()
+
+
+def test_a_video_processor_crops_the_centre_where_that_is_asked_for(processor):
+    options = {"do_expand_to_square": False, "do_resize": False, "do_rescale": False, "do_normalize": False}
+    crop = {"do_center_crop": True, "crop_size": {"height": 10, "width": 12}}
+    frame = np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8)
+    found = processor.video_processor([[frame]], **options, **crop)["pixel_values_videos"][0, 0]
+    assert np.array_equal(found, frame[5:15, 14:26].transpose(2, 0, 1))
+
+
 def rows_of_prompts_and_completions(processor):
     """Join prompts with pictures and completions as TRL does: each tokenized, padded on its side, and side by side."""
     options = {"padding": True, "return_tensors": "pt", "add_special_tokens": False}

@@ -198,6 +198,7 @@ def _tags(model: Any, details: CardDetails, is_drawn: bool) -> list[str]:
     tags = [_config(model).model_type, "driving", "mamba", "video", "custom_code"]
     tags += ["lora"] if is_adapter(model) else []
     tags += [_MICRO_WORLD] if is_drawn else []
+    tags += getattr(model, "model_tags", None) or []  # by `add_model_tags`
     return list(dict.fromkeys([*tags, *details.tags]))
 
 
