@@ -109,8 +109,7 @@ def test_a_model_changes_its_type_and_says_what_it_is(model):
     assert model.half().dtype == torch.float16
     assert model.float().dtype == torch.float32 and answers(model, inputs).shape == plain.shape
     assert model.can_generate() and model.is_backend_compatible()
-    assert model.is_remote_code(), "its code travels with it"
-    assert not model.is_custom_code()
+    assert model.is_remote_code() and model.is_custom_code(), "its code travels with it"
     assert model.get_parameter_or_buffer("lm_head.weight") is model.lm_head.weight
     with pytest.raises(ValueError, match="tokenizer"):
         model.heal_tokens(inputs["input_ids"])
