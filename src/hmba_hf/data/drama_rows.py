@@ -198,7 +198,8 @@ def read_frames(paths: Sequence[Path], height: int | None) -> tuple[list[bytes],
 
 
 def _read_jpeg(path: Path, height: int | None) -> tuple[bytes, tuple[int, int]]:
-    header, small = _read(read_picture_header, path), _read(read_picture, path)
+    header = _read(read_picture_header, path)
+    small = _read(read_picture, path)
     is_small = height is None or small.height <= height
     if is_small and header.is_plain_jpeg:
         return path.read_bytes(), small.size

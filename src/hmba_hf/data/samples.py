@@ -299,8 +299,9 @@ def _check_media(media: Any, name: str, kind: str) -> None:
 
 def _check_file(file: Any, name: str) -> None:
     """Raise `ValueError` unless a file of a row is `{"bytes", "path"}` with one of them."""
-    content, path = (file.get("bytes"), file.get("path")) if isinstance(file, Mapping) else (None, None)
-    if not isinstance(content, bytes) and not (content is None and isinstance(path, str)):
+    held = file if isinstance(file, Mapping) else {}
+    content = held.get("bytes")
+    if not isinstance(content, bytes) and not (content is None and isinstance(held.get("path"), str)):
         raise ValueError(f"{name} must have files with 'bytes' or a 'path', got {reprlib.repr(file)}")
 
 

@@ -30,7 +30,8 @@ _TAG_OPTIONS: dict[str, Any] = {} if _PYAV >= 19 else {"metadata_errors": "repla
 # PyAV before 18 takes no options for streams that a container announces late, as MPEG-TS does.
 _TAKES_STREAM_OPTIONS = _PYAV >= 18
 # FFmpeg counts pixels of whole blocks beyond the edges, so that its own limit lies a little higher than ours.
-_BLOCKS, _BLOCK_PIXELS = 1.25, 2**20
+_BLOCKS = 1.25
+_BLOCK_PIXELS = 2**20
 
 CONTAINERS = tuple(
     "apng asf av1 avi avs avs2 avs3 bmp_pipe cavsvideo dhav dirac dnxhd dpx_pipe dv evc exr_pipe flv gif gif_pipe gxf "
@@ -153,7 +154,8 @@ def open_container(
 
 
 def _open(source: Any, name: str, source_format: str | None, options: dict[str, str]) -> Any:
-    formats, protocols = CONTAINERS, _NO_PROTOCOL
+    formats: tuple[str, ...] = CONTAINERS
+    protocols = _NO_PROTOCOL
     if source_format is not None:
         _check_format(source_format)
         formats = (*CONTAINERS, *_SEGMENTS, source_format)
@@ -227,7 +229,8 @@ class ReadableFile:
     """
 
     def __init__(self, file: Any, title: str, suffix: str = ""):
-        self.file, self._title = file, title
+        self.file = file
+        self._title = title
         self._trouble: Exception | None = None
         self.name = f"video{suffix}"
 
@@ -366,7 +369,8 @@ def _keep(chunks: Iterable[bytes], file: Any, name: str, limits: SourceLimits) -
 
 def _ending(chunks: Iterable[bytes], name: str, limits: SourceLimits) -> Iterator[bytes]:
     """Pass on what comes from an address that states no length, and refuse one that seems to have no end."""
-    received, start = 0, time.monotonic()
+    received = 0
+    start = time.monotonic()
     for chunk in chunks:
         received += len(chunk)
         took = time.monotonic() - start

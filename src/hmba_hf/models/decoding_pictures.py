@@ -61,7 +61,8 @@ def to_rgb_clip(frames: list[Any], stream: Any, name: str, limits: SourceLimits 
         VideoDecodeError: a frame cannot be converted, or they differ in size.
     """
     clip: np.ndarray | None = None
-    count, before = len(frames), None
+    before: Any = None
+    count = len(frames)
     for index in range(count):
         frame = frames.pop(0)
         if clip is not None and frame is before:
@@ -119,11 +120,12 @@ def over_white(pixels: np.ndarray) -> np.ndarray:
 
 def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
     """The first five numbers of the matrix `a, b, u, c, d, v, ...`, `None` where the frame has none."""
+    table: Any = SideDataContainer  # whose type hints do not know that it takes a frame
     # `frame.side_data` would keep the table in the frame and the frame in the table: memory that is freed too late.
     try:
-        side_data: Any = SideDataContainer(frame).get("DISPLAYMATRIX")
+        side_data: Any = table(frame).get("DISPLAYMATRIX")
     except ValueError:  # a type that this PyAV does not know, such as EXIF in PyAV 18.1
-        side_data = SideDataContainer(_without_young_side_data(frame)).get("DISPLAYMATRIX")
+        side_data = table(_without_young_side_data(frame)).get("DISPLAYMATRIX")
     return None if side_data is None else np.frombuffer(bytes(side_data), dtype=np.int32)[:5]
 
 

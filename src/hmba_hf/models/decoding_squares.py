@@ -24,7 +24,8 @@ def resize_squared(frame: np.ndarray, size: tuple[int, int], resample: int, fill
     """
     height, width, channels = frame.shape
     side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
+    top = (side - height) // 2
+    left = (side - width) // 2
     narrow = np.empty((height, size[1], channels), np.uint8)
     for start, stop in _bands(height, side):
         band = np.full((stop - start, side, channels), fill, np.uint8)
