@@ -122,10 +122,10 @@ def test_metadata_of_a_varying_rate_claim_what_is_known():
 @pytest.mark.parametrize(("container", "rate"), [("matroska", 30), ("flv", 30), ("matroska", 60), ("matroska", 7)])
 def test_times_that_a_container_rounds_are_those_of_their_frames(container, rate):
     data = numbered_video(90, rate=rate, gop=10, container=container, codec="flv" if container == "flv" else "mpeg4")
-    for last in range(20, 90):
+    for last in range(20, 90, 3):
         for timestamp in (last / rate, round(last / rate, 3)):
             assert numbers(data, timestamp, 6, rate) == [*range(last - 5, last + 1)]
-        if last % 23 == 0:
+        if last % 23 == 0 or last == 89:
             (clip,) = cut_clips_of(data, [(0.0, last / rate)], rate)
             assert numbers(clip, None, None) == [*range(last + 1)]
 
