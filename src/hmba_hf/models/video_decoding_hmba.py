@@ -47,7 +47,8 @@ def decode_frames(
     A frame is the latest one not after its wanted time, the first one where the clip starts before the video. Only
     the stretch from the keyframe before the clip is decoded, and only the wanted frames are kept; a stream without
     timestamps (raw H.264) is decoded from its start and counted at its rate. Where the clock of a file goes back,
-    another recording begins: a clip shows one recording, without a timestamp the last one.
+    another recording begins: a clip shows one recording, without a timestamp the last one. Times that a container
+    rounds, as Matroska to milliseconds, may miss their frames by that much.
 
     Args:
         source: path, http(s) URL, bytes or binary file object; a file object is read from its start, rewound and
