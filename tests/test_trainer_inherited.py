@@ -149,3 +149,91 @@ def test_a_resumed_run_may_begin_its_samples_anew(tmp_path):
     resumed = trainer_for(learning_model(), tmp_path, restore_callback_states_from_checkpoint=True, **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-1"))
     assert resumed.state.global_step == 2
+
+
+@pytest.fixture
+def pair(tmp_path):
+    """Our trainer and one of transformers, with one model and the same arguments."""
+    model = learning_model()
+    ours = trainer_for(model, tmp_path, train_dataset=encoded("train", 6), eval_dataset={"night": encoded("test", 3)})
+    own = {name: getattr(ours, name) for name in ("train_dataset", "eval_dataset", "data_collator")}
+    return ours, Trainer(model=model, args=ours.args, **own)
+
+
+def test_losses_and_predictions_are_those_of_a_plain_trainer(pair):
+    ours, plain = pair
+    model = ours.model.eval()
+    batch = next(iter(ours.get_train_dataloader()))
+    kept = [name for name in model(**batch) if name not in ("loss", "logits")]
+    found = []
+    for trainer in pair:
+        with trainer.compute_loss_context_manager(), trainer.autocast_smart_context_manager(cache_enabled=False):
+            loss, outputs = trainer.compute_loss(model, dict(batch), return_outputs=True, num_items_in_batch=None)
+            step = trainer.prediction_step(model, dict(batch), prediction_loss_only=False, ignore_keys=kept)
+        trained = trainer.training_step(model, dict(batch), num_items_in_batch=torch.tensor(7))
+        model.zero_grad()
+        found.append([loss, outputs["logits"], *step, trained, torch.tensor(trainer.floating_point_ops(batch))])
+    for mine, wanted in zip(*found, strict=True):
+        torch.testing.assert_close(mine, wanted, rtol=0, atol=0)
+    for trainer in pair:
+        dataset = trainer.eval_dataset["night"]
+        assert trainer.predict(dataset, ignore_keys=kept, metric_key_prefix="day").metrics.keys() >= {"day_loss"}
+        assert trainer.evaluate(dataset, ignore_keys=kept, metric_key_prefix="day").keys() >= {"day_loss"}
+
+
+def test_predictions_leave_out_what_training_is_told_to_ignore(tmp_path):
+    seen = []
+    dataset = encoded("validation", 2)
+    model = learning_model()
+    kept = [name for name in model(**dataset.collator([dataset[0]])) if name not in ("loss", "logits")]
+    own = {"compute_metrics": lambda prediction: seen.append(prediction.predictions.ndim) or {}}
+    options = {"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
+    trainer_for(model, tmp_path, eval_dataset=dataset, **own, **options).train(ignore_keys_for_eval=kept)
+    assert seen == [3]
+
+
+def test_sizes_loaders_and_rates_are_those_of_a_plain_trainer(pair):
+    found = []
+    for trainer in pair:
+        loader = trainer.get_train_dataloader()
+        loaders = [loader, trainer.get_eval_dataloader("night"), trainer.get_test_dataloader(encoded("test", 2))]
+        sizes = [trainer.num_examples(one) for one in loaders]
+        sizes += [trainer.get_cp_size(), trainer.get_sp_size(), trainer.get_tp_size()]
+        sizes += [trainer.get_num_trainable_parameters(), trainer.get_total_train_batch_size(trainer.args)]
+        sizes += [*trainer.set_initial_training_values(trainer.args, loader)]
+        kind, options = trainer.get_optimizer_cls_and_kwargs(trainer.args, trainer.model)
+        trainer.create_optimizer_and_scheduler(num_training_steps=4)
+        trainer.lr_scheduler = None
+        trainer.create_scheduler(num_training_steps=4, optimizer=trainer.optimizer)
+        parameter = trainer.optimizer.param_groups[0]["params"][0]
+        rates = [*trainer.get_learning_rates(), trainer.get_optimizer_group(parameter)["lr"]]
+        processes = [trainer.is_local_process_zero(), trainer.is_world_process_zero()]
+        found.append([sizes, kind, options, rates, processes])
+    assert found[0] == found[1]
+    assert found[0][0][:3] == [6, 3, 2] and found[0][4] == [True, True]
+
+
+def test_records_and_callbacks_are_kept_as_by_a_plain_trainer(pair, tmp_path, capsys):
+    trainer, _ = pair
+    steps = Steps()
+    trainer.add_callback(steps)
+    assert trainer.pop_callback(Steps) is steps and trainer.pop_callback(Steps) is None
+    trainer.add_callback(steps)
+    trainer.remove_callback(steps)
+    assert steps not in trainer.callback_handler.callbacks
+    trainer.log({"loss": 2.0}, start_time=None)
+    assert trainer.state.log_history[-1]["loss"] == 2.0
+    trainer.current_flos = 10
+    trainer.store_flos()
+    assert trainer.state.total_flos == 10
+    assert AdapterTrainer.metrics_format({"train_runtime": 61.0}) == {"train_runtime": "0:01:01.00"}
+    trainer.log_metrics("train", {"epoch": 1.0})
+    assert "train metrics" in capsys.readouterr().out
+    trainer.save_metrics("train", {"loss": 3.0}, combined=True)
+    trainer.save_state()
+    assert {"train_results.json", "all_results.json", "trainer_state.json"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
+    trainer.create_accelerator_and_postprocess()
+    trainer.model_init = lambda: trainer.model
+    assert trainer.call_model_init(trial=None) is trainer.model

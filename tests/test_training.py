@@ -317,10 +317,11 @@ def test_a_search_keeps_each_trials_checkpoints_and_recipe_in_its_own_folder(tmp
             pass
 
         def run(self, trainer, n_trials, direction, **kwargs):
+            assert direction == "maximize" and trainer.compute_objective({"eval_loss": 3}) == 3
             for number in range(n_trials):
                 wandb.run = SimpleNamespace(id=number)
                 trainer.train(trial={"learning_rate": 0.001 * (number + 1), "max_steps": 2})
-                assert trainer.state.best_model_checkpoint == str(tmp_path / f"run-{number}" / "checkpoint-2")
+                assert trainer.state.best_model_checkpoint == str(tmp_path / f"night-{number}" / "checkpoint-2")
             return "best"
 
     wandb = ModuleType("wandb")
@@ -339,10 +340,12 @@ def test_a_search_keeps_each_trials_checkpoints_and_recipe_in_its_own_folder(tmp
         **saves,
         **evaluations,
     )
-    assert trainer.hyperparameter_search(lambda trial: {}, n_trials=2, backend="wandb") == "best"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["run-0", "run-1"]
+    search = {"hp_space": lambda trial: {}, "compute_objective": lambda metrics: metrics["eval_loss"]}
+    search |= {"n_trials": 2, "direction": "maximize", "hp_name": lambda trial: f"night-{wandb.run.id}"}
+    assert trainer.hyperparameter_search(backend="wandb", **search) == "best"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["night-0", "night-1"]
     for number in range(2):
-        run = tmp_path / f"run-{number}"
+        run = tmp_path / f"night-{number}"
         assert [path.name for path in run.iterdir()] == ["checkpoint-2"]
         rate = 0.001 * (number + 1)
         assert read_recipe(run / "checkpoint-2") == {"learning_rate": rate, "motion": "symmetric"}

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoModelForImageTextToText
 
@@ -167,3 +167,18 @@ def test_training_does_not_push_to_a_public_repository_unasked(hub, stored_model
         tune(stored_model, tmp_path / "out", *PUSH, "--max_steps", 1)
     tune(stored_model, tmp_path / "out", *PUSH, "--max_steps", 1, "--hub_private_repo", "False")
     assert "model.safetensors" in hub.repository("org/tuned").files()
+
+
+def test_a_trainer_pushes_by_hand_as_the_arguments_say(hub, pushed_base, tmp_path):
+    trainer = tune(pushed_base, tmp_path / "mine", "--max_steps", 1, "--hub_model_id", "org/mine")
+    with pytest.raises(ValueError, match="never one among the arguments"):
+        trainer.push_to_hub(token="mine")
+    with pytest.raises(ValueError, match="never one among the arguments"):
+        trainer.init_hf_repo(token="mine", private=True)
+    trainer.push_to_hub("By hand", blocking=False, private=False, license="mit").result()
+    repository = hub.repository("org/mine")
+    assert not repository.private and repository.titles() == ["Pin the revision", "By hand", "initial commit"]
+    HfApi().create_branch("org/mine", branch="night")
+    trainer.push_to_hub("At night", revision="night", tags="night")
+    assert repository.titles()[:2] == ["Pin the revision", "By hand"], "the branch alone has changed"
+    assert "night" in ModelCard.load(hf_hub_download("org/mine", "README.md", revision="night")).data.tags
