@@ -15,7 +15,7 @@ from transformers import AutoProcessor
 from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.micro_world_files import write_bddx, write_drama
-from hmba_hf.training.arguments import PRESETS, DataArguments, parse_arguments, recipe
+from hmba_hf.training.arguments import CHECKPOINTING, PRESETS, DataArguments, parse_arguments, recipe
 from hmba_hf.training.run import draw_example
 from tiny_bases import FAST, save_base, tune
 
@@ -380,7 +380,7 @@ def test_an_evaluation_answers_each_sample_once(stored_model, tmp_path, monkeypa
     assert all(answer and frames is None for _, answer, frames in seen[0])
 
 
-@pytest.mark.parametrize("option", ["--bf16", "--activation_checkpointing"])
+@pytest.mark.parametrize("option", ["--bf16", f"--{CHECKPOINTING}"])
 def test_cheaper_arithmetic_and_memory_give_nearly_the_same_losses(stored_model, tmp_path, option):
     losses = []
     for value in ("False", "True"):
@@ -389,7 +389,7 @@ def test_cheaper_arithmetic_and_memory_give_nearly_the_same_losses(stored_model,
         checkpointed = {
             type(m).__name__ for m in trainer.model.modules() if getattr(m, "gradient_checkpointing", False)
         }
-        is_wanted = (option, value) == ("--activation_checkpointing", "True")
+        is_wanted = (option, value) == (f"--{CHECKPOINTING}", "True")
         assert checkpointed >= {"LlamaDecoderLayer", "MambaMixer"} if is_wanted else not checkpointed
     torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=0.05 if option == "--bf16" else 1e-6)
     assert torch.equal(losses[0], losses[1]) == (option != "--bf16")
@@ -402,10 +402,10 @@ def test_a_preset_is_the_published_recipe_and_what_is_said_wins(name, frames, ca
     assert f"preset {name}: {{" in capsys.readouterr().out and PRESETS[name]["num_frames"] == frames
     assert (model_args.num_frames, data_args.max_length, args.num_train_epochs) == (frames, 4096, 3)
     assert (args.per_device_train_batch_size, args.learning_rate, args.warmup_steps) == (8, 2e-5, 0.03)
-    assert args.lr_scheduler_type == "cosine" and args.weight_decay == 0 and args.activation_checkpointing
-    said = ["--learning_rate", "1e-3", "--num_frames", "4", "--activation_checkpointing", "False"]
+    assert args.lr_scheduler_type == "cosine" and args.weight_decay == 0 and getattr(args, CHECKPOINTING)
+    said = ["--learning_rate", "1e-3", "--num_frames", "4", f"--{CHECKPOINTING}", "False"]
     model_args, data_args, args = parse_arguments("", [*said, *words])
-    assert (model_args.num_frames, args.learning_rate, args.activation_checkpointing) == (4, 1e-3, False)
+    assert (model_args.num_frames, args.learning_rate, getattr(args, CHECKPOINTING)) == (4, 1e-3, False)
     assert args.num_train_epochs == 3 and recipe(model_args, data_args, args)["max_length"] == 4096
 
 

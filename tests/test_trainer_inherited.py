@@ -35,7 +35,8 @@ def test_an_override_takes_each_argument_of_what_it_overrides(ours, theirs, name
         assert set(named) <= own.keys()
     if inspect.Parameter.VAR_POSITIONAL not in kinds:
         places = [argument.name for argument in own.values() if argument.kind == argument.POSITIONAL_OR_KEYWORD]
-        assert places == named[: len(places)], "arguments come in the same places"
+        shared = min(len(places), len(named))  # newer versions have more of them
+        assert places[:shared] == named[:shared], "arguments come in the same places"
 
 
 def encoded(split, size):

@@ -16,7 +16,7 @@ from .parts import LOW_RANK, PARTS, LoraSettings
 
 _KNOWN = {option.name for option in dataclasses.fields(TrainingArguments)}
 # transformers 5.23 has renamed it.
-_CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in _KNOWN else "gradient_checkpointing"
+CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in _KNOWN else "gradient_checkpointing"
 _PUBLISHED: dict[str, Any] = {
     "learns": ["adapter", "projector", "language_model"],
     "max_length": 4096,
@@ -27,7 +27,7 @@ _PUBLISHED: dict[str, Any] = {
     "lr_scheduler_type": "cosine",
     "warmup_steps": 0.03,
     "weight_decay": 0.0,
-    _CHECKPOINTING: True,
+    CHECKPOINTING: True,
     "save_strategy": "steps",
     "save_steps": 2000,
     "save_total_limit": 1,
