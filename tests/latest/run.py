@@ -118,6 +118,7 @@ def main() -> None:
     for version, python in pythons.items():
         print(f"Python {version}, {python} ...", flush=True)
         outcomes[version] = try_python(python, wheel, PLACE / f"python{version}")
+        print(table({version: outcomes[version]}), flush=True)
         if not given.keep:
             shutil.rmtree(PLACE / f"python{version}")
     failures = [(v, s, o[s]["error"]) for v, o in outcomes.items() for s in STEPS if o.get(s) and o[s]["error"]]
