@@ -133,7 +133,8 @@ class VideoPackets:
         has_mark = bytes(packet).endswith(ends)
         if self._is_ended_by_mark is None:
             self._is_ended_by_mark = has_mark
-        is_last = packet.pos is not None and packet.pos + packet.size >= self.container.size
+        length = self.container.size or 0  # of a source without end PyAV 19 says `None`, older ones a negative number
+        is_last = packet.pos is not None and 0 < length <= packet.pos + packet.size
         return self._is_ended_by_mark and not has_mark and (is_last or codec.intra_only)
 
     def is_followed(self, source: Any) -> bool:
