@@ -4,15 +4,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import pipeline
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 from transformers.utils import VIDEO_PROCESSOR_NAME
 from transformers.video_utils import VideoMetadata
 
-import hmba_hf  # noqa: F401 - registers with the Auto classes
+from hmba_hf import SourceLimits, VideoDecodeError
 from hmba_hf.models.video_decoding_hmba import decode_frames
 from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor, expand_to_square, flatten_videos
 from numbered_videos import numbered_video
+from tiny_models import lively_model
+from tiny_processors import tiny_processor
 
 RATE = 10
 
@@ -328,3 +331,15 @@ def test_frames_whose_times_are_rounded_are_sampled_at_their_rate():
             frames, video_metadata={"timestamps": times}, timestamp=times[last], fps=30, return_metadata=True
         )["video_metadata"][0]
         assert metadata.timestamps == times[last - 4 : last + 1]
+
+
+def test_limits_of_a_file_are_an_option_of_a_call_that_is_not_kept(processor, video):
+    assert len(pixels(processor, video, limits=SourceLimits(max_pixels=64 * 48))) == 1
+    with pytest.raises(VideoDecodeError, match="at most max_pixels=100, got 64 x 48"):
+        processor(video, limits=SourceLimits(max_pixels=100))
+    pipe = pipeline("video-text-to-text", model=lively_model(), processor=tiny_processor(), device="cpu")
+    with pytest.raises(VideoDecodeError, match="at most max_pixels=100, got 64 x 48"):
+        pipe(videos=video, text="?", limits=SourceLimits(max_pixels=100), max_new_tokens=1)
+    assert "limits" not in processor.to_dict()
+    with pytest.raises(ValueError, match="options must be among"):
+        HMBAVideoProcessor(limits=SourceLimits())

@@ -6,6 +6,7 @@ Importing this package registers its models with the Auto classes and the `video
 from typing import Any
 
 from .models.configuration_hmba import HMBAConfig
+from .models.decoding_containers import SourceLimits
 from .models.layers_adapter_state import AdapterState
 from .models.modeling_hmba import HMBAForConditionalGeneration, HMBAModel, HMBAPreTrainedModel
 from .models.ops_backends import show_backends
@@ -24,6 +25,7 @@ __all__ = [
     "HMBAModel",
     "HMBAProcessor",
     "HMBAVideoProcessor",
+    "SourceLimits",
     "TimeJump",
     "VideoDecodeError",
     "VideoStream",

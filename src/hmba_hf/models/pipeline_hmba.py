@@ -91,9 +91,10 @@ class VideoTextToTextPipeline(Pipeline):
                 asked about every video. Questions may say where videos belong by writing the video token.
             timestamp: the current moment in seconds, one for all inputs or a list with one per input.
             kwargs: `num_frames` and `fps` for sampling, `source_fps` of videos without timestamps, `only_whole` to
-                refuse mended frames, `video_metadata` with the `fps` or `timestamps` of frames that come without a
-                file, `time_format` instead of the processor's, `processor_kwargs`, `batch_size`, `num_workers`; all
-                others, such as `max_new_tokens`, or those in `generate_kwargs`, go to `generate`.
+                refuse mended frames, `limits` of files (`SourceLimits`), `video_metadata` with the `fps` or
+                `timestamps` of frames that come without a file, `time_format` instead of the processor's,
+                `processor_kwargs`, `batch_size`, `num_workers`; all others, such as `max_new_tokens`, or those in
+                `generate_kwargs`, go to `generate`.
 
         Chats, dicts with the keys above, and generators and datasets of these may also be given alone.
 
@@ -112,7 +113,7 @@ class VideoTextToTextPipeline(Pipeline):
     def _sanitize_parameters(
         self, generate_kwargs: dict | None = None, **parameters: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        sampling = ("timestamp", "num_frames", "fps", "source_fps", "only_whole", "video_metadata")
+        sampling = ("timestamp", "num_frames", "fps", "source_fps", "only_whole", "limits", "video_metadata")
         names = (*sampling, "time_format", "processor_kwargs")
         given = {name: parameters.pop(name) for name in names if name in parameters}
         twice = parameters.keys() & (generate_kwargs or {}).keys()

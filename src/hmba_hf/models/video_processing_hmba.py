@@ -26,6 +26,7 @@ from transformers.utils import is_torch_tensor
 from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata
 
+from .decoding_containers import LIMITS, SourceLimits
 from .decoding_pictures import over_white
 from .decoding_sampling import (
     TIME_TOLERANCE,
@@ -42,6 +43,8 @@ from .video_decoding_hmba import decode_frames
 
 # A frame so many times as long as wide is never put on a whole square.
 _LONG = 4
+# Options that files hold only where they are stated.
+_LEFT_OUT_IF_ABSENT = ("source_fps", "only_whole", "limits")
 # What `to_dict` adds to the options, and so stands in files.
 _KEYS_OF_FILES = {"auto_map", "processor_class", "video_processor_type"}
 
@@ -51,12 +54,14 @@ class HMBAVideoProcessorKwargs(VideosKwargs, total=False):
 
     `timestamp` is the time in seconds of the current frame, one number for all videos or one (or `None`) for each;
     `None` means the last frame. `source_fps` is the rate of videos without timestamps, such as raw H.264, instead of
-    the one that their headers declare. `only_whole` refuses frames that the decoder had to mend.
+    the one that their headers declare. `only_whole` refuses frames that the decoder had to mend. `limits` are what a
+    video file may claim or send, instead of the defaults of `SourceLimits`.
     """
 
     timestamp: float | int | list[float | int | None] | tuple[float | int | None, ...] | None
     source_fps: float | int | None
     only_whole: bool | None
+    limits: SourceLimits | None
     do_expand_to_square: bool | None
 
 
@@ -189,7 +194,7 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
     @classmethod
     def stored_options(cls) -> set[str]:
         """Name the options that a video processor is made with; those of one call alone are not among them."""
-        return {*cls.valid_kwargs.__annotations__} - {"timestamp", "video_metadata"}
+        return {*cls.valid_kwargs.__annotations__} - {"timestamp", "video_metadata", "limits"}
 
     @classmethod
     def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
@@ -258,7 +263,11 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         check_sampling(timestamp, None, None)
         if _is_file(clip):
             wanted = None if options["do_sample_frames"] is False else num_frames or self.num_frames
-            rules = {"source_fps": options["source_fps"], "only_whole": bool(options["only_whole"])}
+            rules = {
+                "limits": options["limits"] or LIMITS,
+                "source_fps": options["source_fps"],
+                "only_whole": bool(options["only_whole"]),
+            }
             frames, metadata = decode_frames(clip, timestamp, wanted, fps or self.fps, **rules)
             return frames.transpose(0, 3, 1, 2), metadata
         frames = self._stack_frames(clip, options)
@@ -349,7 +358,7 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
     def to_dict(self) -> dict[str, Any]:
         """The options as they are saved, with the class of Auto classes, and a rate of sources only if stated."""
         options = super().to_dict()  # files of older versions, and keys of cached features, go without what follows
-        options = {name: x for name, x in options.items() if x is not None or name not in ("source_fps", "only_whole")}
+        options = {name: x for name, x in options.items() if x is not None or name not in _LEFT_OUT_IF_ABSENT}
         return {**options, "auto_map": {self._auto_class: "video_processing_hmba.HMBAVideoProcessor"}}
 
 
