@@ -194,8 +194,7 @@ def test_a_vision_text_model_is_no_language_model(family, llava, tmp_path):
 
 @pytest.mark.parametrize("quantization", [None, "Q8_0"])
 def test_a_language_model_in_a_gguf_file_is_joined_with_plain_weights(quantization, tmp_path):
-    gguf = pytest.importorskip("gguf")
-    write_gguf(tmp_path / "text.gguf", quantization and gguf.GGMLQuantizationType[quantization])
+    write_gguf(tmp_path / "text.gguf", quantization)
     save_checkpoint(tmp_path / "vision", "clip_vision_model", VISION)
     sources, file = (tmp_path / "vision", tmp_path), {"gguf_file": "text.gguf"}
     plain = AutoModelForCausalLM.from_pretrained(tmp_path, **file)

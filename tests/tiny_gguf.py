@@ -1,5 +1,6 @@
 """A random Llama with its tokenizer in one GGUF file, as many small models come."""
 
+import gguf
 import numpy as np
 
 VOCABULARY = ["<unk>", "<s>", "</s>", *(chr(code) for code in range(ord("a"), ord("z") + 1)), "Ġ", "ab", "Ġc"]
@@ -9,9 +10,8 @@ WIDTH, INNER, LAYERS, HEADS = 32, 64, 2, 4
 
 
 def write_gguf(path, quantization=None):
-    """Write it; `quantization` is of the package gguf, such as `GGMLQuantizationType.Q8_0`, for weights of layers."""
-    import gguf
-
+    """Write it; `quantization` is gguf's name of a type for the weights of layers, such as `Q8_0`."""
+    kind = None if quantization is None else gguf.GGMLQuantizationType[quantization]
     generator = np.random.default_rng(0)
     writer = gguf.GGUFWriter(str(path), "llama")
     writer.add_block_count(LAYERS)
@@ -36,8 +36,8 @@ def write_gguf(path, quantization=None):
 
     def add(name, *shape):
         weight = generator.normal(0, 0.3, shape).astype(np.float32)
-        if quantization is not None and name.startswith("blk") and len(shape) == 2:
-            writer.add_tensor(name, gguf.quants.quantize(weight, quantization), raw_dtype=quantization)
+        if kind is not None and name.startswith("blk") and len(shape) == 2:
+            writer.add_tensor(name, gguf.quants.quantize(weight, kind), raw_dtype=kind)
         else:
             writer.add_tensor(name, weight)
 
