@@ -7,6 +7,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from hmba_hf.hub import CardDetails, recorded_training, save_checkpoint
 from hmba_hf.metrics.caption_tokens import java_version
+from synthetic_downloads import drama_record, write_bddx_download, write_drama_download
 from tiny_runs import evaluate, run_example
 
 SECRET = "swordfish"
@@ -73,3 +74,39 @@ def test_a_run_that_is_trained_evaluated_and_put_on_a_card_keeps_the_environment
     assert (telling, SECRET in printed.out, SECRET in printed.err) == (set(), False, False)
     assert b"openjdk" in files["scores/metrics.json"] and b"17.0.1" in files["checkpoint/README.md"]
     assert b"meteor" in files["scores/metrics.json"]
+
+
+def test_what_is_prepared_cached_and_predicted_keeps_the_environment_to_itself(planted, stored_model, tmp_path, capfd):
+    raw, bddx, drama = tmp_path / "raw", tmp_path / "bddx", tmp_path / "drama"
+    annotations = write_bddx_download(raw / "bddx")
+    run_example(
+        *("prepare_bddx.py", "--annotations", annotations, "--videos", raw / "bddx" / "videos"),
+        *("--output_dir", bddx, "--num_workers", 1),
+    )
+    annotations = write_drama_download(raw / "drama", [drama_record("clip", 5)], {"clip": range(1, 6)})
+    run_example(
+        *("prepare_drama.py", "--annotations", annotations, "--images", raw / "drama"),
+        *("--output_dir", drama, "--num_workers", 1),
+    )
+    run_example(
+        *("cache_features.py", "--model_name_or_path", stored_model, "--output_dir", tmp_path / "features"),
+        *("--dataset_name", "micro-world", "--max_train_samples", 2, "--use_cpu"),
+    )
+    run_example(
+        *(
+            "predict.py",
+            "--model",
+            stored_model,
+            "--dataset_name",
+            "micro-world",
+            "--output_dir",
+            tmp_path / "answers",
+        ),
+        *("--max_samples", 1, "--max_new_tokens", 2),
+    )
+    files = written(tmp_path)
+    assert files.keys() >= {"bddx/report.json", "drama/report.json", "answers/predictions.jsonl"}
+    assert any(name.startswith("features/") for name in files)
+    telling = {name for name, content in files.items() if SECRET.encode() in content}
+    printed = capfd.readouterr()
+    assert (telling, SECRET in printed.out, SECRET in printed.err) == (set(), False, False)
