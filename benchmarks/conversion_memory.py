@@ -81,7 +81,9 @@ def write_source(folder: Path, form: str, size: int, shards: int) -> list[str]:
     whole = RandomLlama(size, WORDS + len(TOKENS), True)
     clip = CLIPVisionModel(CLIPVisionConfig(hidden_size=CLIP_WIDTH, num_hidden_layers=2, num_attention_heads=4))
     clip.save_pretrained(folder / "clip")
-    (folder / "clip" / "preprocessor_config.json").write_text('{"image_mean": [0.5, 0.5, 0.5]}')
+    (folder / "clip" / "preprocessor_config.json").write_text(
+        '{"image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5]}'
+    )
     source = folder / "source"
     source.mkdir()
     shard = int(

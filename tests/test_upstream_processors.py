@@ -40,6 +40,9 @@ class HMBAProcessorTest(ProcessorTesterMixin, unittest.TestCase):
     def prepare_images_inputs(self, *args, **kwargs):
         """Give none: the suite gives images beside videos, and here an image would take a video's place."""
 
+    def prepare_audio_inputs(self, *args, **kwargs):
+        """Give none: audio is refused by name."""
+
     @property
     def video_sampling_expectations(self):
         clip = {"expected_dim": 1, "output_length": 5}  # `num_frames` of the video processor

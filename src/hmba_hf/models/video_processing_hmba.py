@@ -228,8 +228,9 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         validate_typed_dict(self.valid_kwargs, kwargs)
         options = {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__} | kwargs
         _check_unread(options)
-        if kwargs.get("do_sample_frames") is None and not (kwargs.get("num_frames") is kwargs.get("fps") is None):
-            options["do_sample_frames"] = True  # what is asked for in this very call is wanted
+        asks_to_sample = kwargs.get("num_frames") is not None or kwargs.get("fps") is not None
+        if options["do_sample_frames"] is None and asks_to_sample:
+            options["do_sample_frames"] = True
 
         options = self._standardize_kwargs(**options)
         self._validate_preprocess_kwargs(**options)
