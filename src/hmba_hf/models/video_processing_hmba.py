@@ -163,8 +163,9 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
     frame not after its time; the first frame stands for times before the video. `do_sample_frames=False` takes every
     frame up to `timestamp`. Frames that come as images or arrays are taken as they are; they are sampled by the same
     rule when `timestamp`, `do_sample_frames=True`, or `num_frames` or `fps` of a call asks for it and `video_metadata`
-    gives `fps` or `timestamps` (without them, the last `num_frames` frames are taken). An image is a clip of one frame. Clips of unequal length
-    are padded with zeros on the old side, and `frame_mask`, `(n, t)`, tells real frames from padding.
+    gives `fps` or `timestamps` (without them, the last `num_frames` frames are taken). An image is a clip of one
+    frame. Clips of unequal length are padded with zeros on the old side, and `frame_mask`, `(n, t)`, tells real frames
+    from padding.
     """
 
     resample = PILImageResampling.BICUBIC
