@@ -153,3 +153,11 @@ def test_a_pipeline_answers_by_every_name_and_in_batches():
     assert pipe([user(video(clip()), "Left?")]) == wanted[0]
     with pytest.raises(ValueError, match="images"):
         pipe(videos=clip(), text="Left?", images=clip()[0])
+
+
+def test_a_pipeline_in_a_folder_takes_options_of_its_model(tmp_path):
+    lively_model().save_pretrained(tmp_path)
+    tiny_processor().save_pretrained(tmp_path)
+    options = {"attn_implementation": "eager", "ignore_mismatched_sizes": True}
+    pipe = pipeline("video-text-to-text", model=str(tmp_path), dtype=torch.float64, device="cpu", model_kwargs=options)
+    assert pipe.model.config._attn_implementation == "eager" and pipe.dtype == torch.float64

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from transformers import AutoProcessor, ByT5Tokenizer
 
+from hmba_hf import HMBAProcessor, HMBAVideoProcessor
 from tiny_models import tiny_model
 from tiny_processors import clip, tiny_processor, user
 
@@ -208,3 +210,63 @@ def test_rows_of_prompts_and_completions_with_images_train(processor):
         optimizer.zero_grad()
     # Of seven letters the first of each word would be a guess, at 2 ln 2 / 7 = 0.2, if the pictures were not seen.
     assert loss < 0.15
+
+
+BYTES = {"extra_ids": 0, "extra_special_tokens": ["<video>"]}
+
+
+@pytest.fixture(params=["tokenizers", "python"])
+def stored(request, tmp_path):
+    """A folder with a processor, whose tokenizer is one of the package tokenizers or written in Python."""
+    made = tiny_processor()
+    if request.param == "python":
+        made = HMBAProcessor(made.video_processor, ByT5Tokenizer(**BYTES))
+    made.save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("loads", [HMBAProcessor, AutoProcessor])
+def test_an_option_of_loading_that_nothing_reads_is_refused(stored, loads):
+    for unknown in ("num_frmaes", "padding_sdie", "videos_kwargs"):
+        with pytest.raises(ValueError, match=rf"those of loading or among \['chat_template', .*got \['{unknown}'\]"):
+            loads.from_pretrained(stored, num_frames=3, **{unknown: 9})
+    with pytest.raises(ValueError, match="return_unused_kwargs must be absent"):
+        loads.from_pretrained(stored, return_unused_kwargs=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_frames": 9, "fps": 3.0, "default_to_square": True, "patch_size": 7, "time_format": "{seconds}"},
+        {"padding_side": "left", "model_max_length": 9, "add_bos_token": False, "legacy": False, "pad_token": "</s>"},
+        {"image_token": "<video>", "extra_special_tokens": ["<video>"], "clean_up_tokenization_spaces": True},
+        {"trust_remote_code": True, "code_revision": "main", "use_fast": True, "_commit_hash": None, "subfolder": ""},
+        {"revision": "main", "local_files_only": True, "dtype": torch.float16, "device_map": "cpu", "backend": "pil"},
+        {"config": None, "chat_template": "{{ documents }}", "proxies": None, "user_agent": {}, "verbose": True},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_an_option_of_loading_or_of_a_part_is_taken(stored, options):
+    for loads in (HMBAProcessor, AutoProcessor):
+        found = loads.from_pretrained(stored, **options)
+    for name in options.keys() & {"num_frames", "fps"}:
+        assert getattr(found.video_processor, name) == options[name]
+    for name in options.keys() & {"padding_side", "model_max_length", "pad_token", "image_token"}:
+        assert getattr(found.tokenizer, name) == options[name]
+    for name in options.keys() & {"patch_size", "time_format", "chat_template"}:
+        assert getattr(found, name) == options[name]
+
+
+def test_an_option_of_the_tokenizers_own_class_is_taken(tmp_path):
+    HMBAProcessor(tiny_processor().video_processor, ByT5Tokenizer(**BYTES)).save_pretrained(tmp_path)
+    assert HMBAProcessor.from_pretrained(tmp_path, **BYTES)
+
+
+def test_an_option_that_a_video_processor_has_not_is_refused(stored):
+    with pytest.raises(ValueError, match=r"among \['crop_size', .*got \['num_frmaes'\]"):
+        HMBAVideoProcessor.from_pretrained(stored, num_frmaes=9)
+    assert (
+        HMBAVideoProcessor.from_pretrained(stored, num_frames=9, token=False, trust_remote_code=True).num_frames == 9
+    )
+    _, unused = HMBAVideoProcessor.from_pretrained(stored, num_frmaes=9, return_unused_kwargs=True)
+    assert unused["num_frmaes"] == 9

@@ -1,10 +1,34 @@
-"""A frame on a square of its longer side, resized, without the memory for that square."""
+"""A frame on a square of its longer side, and resized without the memory for that square."""
+
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 # Pixels of a stretch of rows or columns that is resized at once.
 _BAND = 2**20
+
+
+def expand_to_square(image: Any, fill: float = 255) -> Any:
+    """Centre an image on a square of its longer side; an odd remainder goes to the bottom or the right.
+
+    Args:
+        image: PIL image, or array `(..., h, w)`.
+        fill: value of the padding in every channel, white by default.
+
+    Source: Shikra's Expand2square, which the released H-MBA applies to every frame.
+    """
+    if isinstance(image, Image.Image):
+        side, bands = max(image.size), len(image.getbands())
+        square = Image.new(image.mode, (side, side), int(fill) if bands == 1 else (int(fill),) * bands)
+        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+        return square
+    height, width = image.shape[-2:]
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    padded = np.full((*image.shape[:-2], side, side), fill, dtype=image.dtype)
+    padded[..., top : top + height, left : left + width] = image
+    return padded
 
 
 def resize_squared(frame: np.ndarray, size: tuple[int, int], resample: int, fill: int) -> np.ndarray:

@@ -3,6 +3,7 @@
 Importing this file checks the version, so whatever needs a new transformers imports it first.
 """
 
+import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -19,6 +20,25 @@ _KNOWN_PRIVATE = {"_attn_implementation_autoset", "_commit_hash", "_name_or_path
 _DOWNLOAD = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
 # How either part of a joined model is loaded.
 _LOADING = (*_DOWNLOAD, "device_map", "quantization_config")
+# What else `from_pretrained` of every class takes, and what scripts hand to a model and its processor alike.
+_OF_ANY_CLASS = {
+    *(*_LOADING, "force_download", "trust_remote_code", "code_revision", "config", "backend", "use_fast"),
+    *("tokenizer_type", "mistral_format", "gguf_file", "repo_type", "user_agent"),
+    *("dtype", "torch_dtype", "attn_implementation", "low_cpu_mem_usage", "use_safetensors"),
+}
+# What tokenizers take beside the parameters of their `__init__`, each kind some of it.
+_OF_ANY_TOKENIZER = {
+    *("add_bos_token", "add_eos_token", "add_prefix_space", "fix_mistral_regex", "from_slow", "legacy"),
+    *("additional_special_tokens", "extra_special_tokens", "split_special_tokens", "spaces_between_special_tokens"),
+    *(
+        "clean_up_tokenization_spaces",
+        "model_input_names",
+        "model_max_length",
+        "padding_side",
+        "truncation_side",
+        "verbose",
+    ),
+}
 
 
 def unknown_private_keys(config: Iterable[str]) -> list[str]:
@@ -127,6 +147,25 @@ def refuse_lacking(checkpoint: Any, lacking: Iterable[str]) -> None:
             f"{checkpoint} must hold every weight that is read, in its shape, got none for "
             f"{', '.join(names[:3])}{others}"
         )
+
+
+def refuse_unknown_options(options: Iterable[str], known: Iterable[str]) -> None:
+    """Raise a `ValueError` for options of `from_pretrained` that nothing reads; transformers passes them over.
+
+    Args:
+        options: their names; those with an underscore before them are what transformers tells itself.
+        known: names beside those that `from_pretrained` of every class takes.
+    """
+    named = {name for name in options if not name.startswith("_")}
+    if unknown := sorted(named - _OF_ANY_CLASS - {*known}):
+        raise ValueError(f"options must be those of loading or among {sorted(known)}, got {unknown}")
+
+
+def tokenizer_options(tokenizer_class: type) -> set[str]:
+    """Return the options that a tokenizer of this class may be loaded with; it passes over all others."""
+    starts = [vars(owner)["__init__"] for owner in tokenizer_class.__mro__ if "__init__" in vars(owner)]
+    parameters = {name for start in starts[:-1] for name in inspect.signature(start).parameters}  # all but `object`'s
+    return _OF_ANY_TOKENIZER | parameters
 
 
 def load_tokenizer(checkpoint: Any, tokenizer_class: Any = AutoTokenizer, **options: Any) -> Any:

@@ -1,5 +1,6 @@
 """Prompts, videos and box text of H-MBA: what the language model reads and what its answer says."""
 
+import inspect
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +12,9 @@ from .loading_checkpoints import (  # first: it refuses a transformers that is t
     load_tokenizer,
     load_vision_config,
     read_settings,
+    refuse_unknown_options,
     split_options,
+    tokenizer_options,
 )
 
 # isort: split
@@ -191,13 +194,29 @@ class HMBAProcessor(ProcessorMixin):
         """Load a processor as every processor of transformers is loaded.
 
         Raises:
-            ValueError: if it names a tokenizer's file that lies elsewhere.
+            ValueError: if it names a tokenizer's file that lies elsewhere, or for an option that neither loading nor
+                the processor nor its parts have. A pipeline hands it the model's options, which are let pass.
         """
+        if kwargs.pop("return_unused_kwargs", False):
+            raise ValueError("return_unused_kwargs must be absent, since unknown options are refused, got True")
         listed = "fast_tokenizer_files"
         check_file_names(
             pretrained_model_name_or_path, "tokenizer_config.json", lambda held: held.get(listed) or (), kwargs
         )
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        processor: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if "_from_pipeline" not in kwargs:
+            processor._check_loading_options(pretrained_model_name_or_path, kwargs)
+        return processor
+
+    def _check_loading_options(self, checkpoint: Any, options: dict[str, Any]) -> None:
+        known = {*inspect.signature(type(self).__init__).parameters} - {"self"}
+        known |= HMBAVideoProcessor.stored_options()
+        files = file_options(options)
+        read = {*read_settings(checkpoint, "tokenizer_config.json", **files), *tokenizer_options(type(self.tokenizer))}
+        of_parts = {name for name in options if name in read or name.endswith("_token")}
+        for part in (self.video_processor, self.tokenizer):
+            of_parts |= {name for name in options if hasattr(type(part), name)}
+        refuse_unknown_options(options.keys() - of_parts, known)
 
     @classmethod
     def from_vision_text_pretrained(

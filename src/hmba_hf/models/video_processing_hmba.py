@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .loading_checkpoints import require_version  # noqa: F401 - refuses a transformers that is too old
+from .loading_checkpoints import refuse_unknown_options  # first: it refuses a transformers that is too old
 
 # isort: split
 import numpy as np
@@ -36,7 +36,7 @@ from .decoding_sampling import (
     latest_frames,
     rounding_of,
 )
-from .decoding_squares import resize_squared
+from .decoding_squares import expand_to_square, resize_squared
 from .decoding_stills import decode_picture, read_picture, upright_rgb
 from .decoding_streams import check_source_fps
 from .video_decoding_hmba import decode_frames
@@ -63,28 +63,6 @@ class HMBAVideoProcessorKwargs(VideosKwargs, total=False):
     only_whole: bool | None
     limits: SourceLimits | None
     do_expand_to_square: bool | None
-
-
-def expand_to_square(image: Any, fill: float = 255) -> Any:
-    """Centre an image on a square of its longer side; an odd remainder goes to the bottom or the right.
-
-    Args:
-        image: PIL image, or array `(..., h, w)`.
-        fill: value of the padding in every channel, white by default.
-
-    Source: Shikra's Expand2square, which the released H-MBA applies to every frame.
-    """
-    if isinstance(image, Image.Image):
-        side, bands = max(image.size), len(image.getbands())
-        square = Image.new(image.mode, (side, side), int(fill) if bands == 1 else (int(fill),) * bands)
-        square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
-        return square
-    height, width = image.shape[-2:]
-    side = max(height, width)
-    top, left = (side - height) // 2, (side - width) // 2
-    padded = np.full((*image.shape[:-2], side, side), fill, dtype=image.dtype)
-    padded[..., top : top + height, left : left + width] = image
-    return padded
 
 
 def load_frame(source: str) -> Image.Image:
@@ -196,6 +174,19 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
     def stored_options(cls) -> set[str]:
         """Name the options that a video processor is made with; those of one call alone are not among them."""
         return {*cls.valid_kwargs.__annotations__} - {"timestamp", "video_metadata", "limits"}
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load it as every video processor of transformers is loaded.
+
+        Raises:
+            ValueError: for an option that nothing reads, unless an Auto class calls, which may pass those of a
+                tokenizer, or what is not used is asked for.
+        """
+        if not kwargs.get("_from_auto") and not kwargs.get("return_unused_kwargs"):
+            own = {name for name in kwargs if hasattr(cls, name)}
+            refuse_unknown_options(kwargs.keys() - own - {"return_unused_kwargs"}, cls.stored_options())
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     @classmethod
     def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
