@@ -14,6 +14,16 @@ def test_each_answer_begins_where_its_prompt_ends():
     assert answer_spans([ASK], render) == []
 
 
+def test_an_end_that_a_template_writes_once_behind_a_chat_belongs_to_its_last_answer():
+    def closed(messages, asks):
+        return render(messages, asks) + "$" * (not asks)
+
+    assert answer_spans([ASK, SAY, ASK, SAY], closed, "$") == [(3, 5), (8, 11)]
+    assert answer_spans([ASK, SAY, ASK], closed, "$") == [(3, 5)]
+    with pytest.raises(ValueError, match=r"got 'Qa\$' in the place of '\$'"):
+        answer_spans([ASK, SAY, ASK], closed)
+
+
 def test_the_place_where_a_template_differs_from_its_prompt_is_shown():
     with pytest.raises(ValueError, match="got 'bc' in the place of '!'"):
         answer_spans([ASK, SAY], lambda messages, asks: render(messages, asks) + "!" * asks)

@@ -1,5 +1,6 @@
 import json
 from base64 import b64encode
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,6 +87,17 @@ def test_an_image_may_come_as_base64(processor, tmp_path):
     options = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
     wanted, found = (processor.apply_chat_template([user(block)], **options) for block in blocks)
     torch.testing.assert_close(found["pixel_values_videos"], wanted["pixel_values_videos"])
+
+
+@pytest.mark.parametrize("form", [Path.read_bytes, Path, str, lambda path: open(path, "rb")])
+def test_a_picture_in_a_chat_may_come_in_every_form_that_images_take(processor, tmp_path, form):
+    path = tmp_path / "red.png"
+    Image.new("RGB", (20, 20), (200, 0, 0)).save(path)
+    options = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+    wanted = processor(text="<video>", images=path, return_tensors="pt")["pixel_values_videos"]
+    for block in ({"type": "image", "image": form(path)}, video([form(path)])):
+        found = processor.apply_chat_template([user(block)], **options)
+        torch.testing.assert_close(found["pixel_values_videos"], wanted)
 
 
 def test_sampling_options_reach_the_video_processor(processor):

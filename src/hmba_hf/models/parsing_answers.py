@@ -8,12 +8,15 @@ Span = tuple[int, int]
 Replacement = Mapping[str, Span]
 
 
-def answer_spans(chat: Sequence[Mapping[str, Any]], render: Callable[[Sequence[Any], bool], str]) -> list[Span]:
+def answer_spans(
+    chat: Sequence[Mapping[str, Any]], render: Callable[[Sequence[Any], bool], str], closing: str = ""
+) -> list[Span]:
     """Find the answers of a chat in its text: each is what the text has more than the prompt that asks for it.
 
     Args:
         chat: messages with a `role`.
         render: writes messages as text, the prompt for an answer behind them if its second argument is true.
+        closing: what may stand behind a chat instead of each turn, as the end token does in some templates.
 
     Returns:
         The first character of each turn of the assistant and the one after its last, the end of the turn included.
@@ -31,6 +34,8 @@ def answer_spans(chat: Sequence[Mapping[str, Any]], render: Callable[[Sequence[A
             raise ValueError("a chat to learn from must begin with a question, got an answer")
         prompt = render(chat[:number], True)
         answered = render(chat[: number + 1], False)
+        if not text.startswith(answered) and text.endswith(closing):
+            answered = answered.removesuffix(closing)
         _check_beginning(answered, prompt, "an answered chat", "the prompt for the answer")
         _check_beginning(text, answered, "a whole chat", "its turns up to each answer")
         spans.append((len(prompt), len(answered)))

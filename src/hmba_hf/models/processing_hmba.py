@@ -3,7 +3,6 @@
 import inspect
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .loading_checkpoints import (  # first: it refuses a transformers that is too old
@@ -26,7 +25,7 @@ from transformers.video_utils import is_valid_video_frame
 from .parsing_answers import answer_spans, mark_tokens
 from .parsing_boxes import ParsedBox, format_boxes, parse_boxes, post_process_boxes, strip_boxes
 from .prompting_hmba import check_time_format, default_chat_templates, write_time
-from .video_processing_hmba import HMBAVideoProcessor, flatten_pictures, flatten_videos, load_frame
+from .video_processing_hmba import HMBAVideoProcessor, flatten_pictures, flatten_videos
 
 if TYPE_CHECKING:  # makes the pipeline travel with a saved processor
     from .pipeline_hmba import VideoTextToTextPipeline  # noqa: F401
@@ -74,7 +73,11 @@ def _load_pixel_options(vision: str, **options: Any) -> dict[str, Any]:
 
 
 def _load_frame(frame: Any) -> Any:
-    return load_frame(str(frame)) if isinstance(frame, (str, Path)) else frame
+    """Return one picture, which may come in any form that `images` take."""
+    pictures = flatten_pictures(frame)
+    if len(pictures) != 1:
+        raise ValueError(f"a frame or an image must be one picture, got {len(pictures)}")
+    return pictures[0][0]
 
 
 def _load_block(block: dict) -> Any:
@@ -310,7 +313,7 @@ class HMBAProcessor(ProcessorMixin):
             return write(messages, add_generation_prompt=add_generation_prompt, **for_template)
 
         chats = conversation if isinstance(conversation[0], (list, tuple)) else [conversation]
-        spans = [answer_spans(chat, render) for chat in chats]
+        spans = [answer_spans(chat, render, self.tokenizer.eos_token or "") for chat in chats]
         offsets = {"return_offsets_mapping": True, "return_text_replacement_offsets": True}
         processor_kwargs = {**(options.get("processor_kwargs") or {}), **offsets}
         inputs = write(
