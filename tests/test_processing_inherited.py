@@ -240,6 +240,7 @@ def test_an_option_of_loading_that_nothing_reads_is_refused(stored, loads):
         {"num_frames": 9, "fps": 3.0, "default_to_square": True, "patch_size": 7, "time_format": "{seconds}"},
         {"padding_side": "left", "model_max_length": 9, "add_bos_token": False, "legacy": False, "pad_token": "</s>"},
         {"image_token": "<video>", "extra_special_tokens": ["<video>"], "clean_up_tokenization_spaces": True},
+        {"chat_control_tokens": [], "response_template": None, "token_type_ids_pattern": "bert_style"},
         {"trust_remote_code": True, "code_revision": "main", "use_fast": True, "_commit_hash": None, "subfolder": ""},
         {"revision": "main", "local_files_only": True, "dtype": torch.float16, "device_map": "cpu", "backend": "pil"},
         {"config": None, "chat_template": "{{ documents }}", "proxies": None, "user_agent": {}, "verbose": True},

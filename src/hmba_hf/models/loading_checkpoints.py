@@ -29,15 +29,11 @@ _OF_ANY_CLASS = {
 # What tokenizers take beside the parameters of their `__init__`, each kind some of it.
 _OF_ANY_TOKENIZER = {
     *("add_bos_token", "add_eos_token", "add_prefix_space", "fix_mistral_regex", "from_slow", "legacy"),
-    *("additional_special_tokens", "extra_special_tokens", "split_special_tokens", "spaces_between_special_tokens"),
-    *(
-        "clean_up_tokenization_spaces",
-        "model_input_names",
-        "model_max_length",
-        "padding_side",
-        "truncation_side",
-        "verbose",
-    ),
+    *("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens", "split_special_tokens"),
+    *("chat_control_tokens", "response_template", "spaces_between_special_tokens", "token_type_ids_pattern"),
+    *("model_input_names", "model_max_length", "padding_side", "tokenizer_padding", "truncation_side"),
+    *("clean_up_tokenization_spaces", "sp_model_kwargs", "tokenizer_file", "verbose"),
+    "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
 }
 
 
