@@ -108,6 +108,13 @@ def test_a_tag_is_a_slice_and_a_split_a_corpus_of_its_own():
     assert "splits" not in summary["splits"]["test"]
 
 
+def test_a_record_that_names_a_tag_twice_is_in_its_slice_once():
+    records = [record(0, tags=["night", "night"]), record(1, "A dog.", tags=["night"])]
+    once = [records[0] | {"tags": ["night"]}, records[1]]
+    assert score(records)["tags"] == score(once)["tags"]
+    assert score(records)["tags"]["night"]["scores"]["mean_iou"] == pytest.approx(0.5)
+
+
 def test_a_slice_without_boxes_has_no_score_of_boxes():
     records = [record(0, tags=["box"]), record(1, boxes=[], size=None, reference="A van stops.", tags=["none"])]
     summary = score(records)

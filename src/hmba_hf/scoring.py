@@ -236,7 +236,7 @@ class ScoredRecords:
         """Score each tag, and tell what it lacks that all records together have."""
         tags: dict[str, list[int]] = {}
         for row, record in enumerate(self.records):
-            for tag in record.get("tags") or ():
+            for tag in dict.fromkeys(record.get("tags") or ()):  # a record counts once, however often it says so
                 tags.setdefault(tag, []).append(row)
         found = {}
         for tag, rows in sorted(tags.items()):
