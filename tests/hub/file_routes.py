@@ -20,8 +20,8 @@ DAY = 24 * 60 * 60
 def preupload(call: Call) -> Answer:
     """Say how each file must be uploaded, and what the repository has under its name."""
     repository, asked = writable_repository(call), call.json()
-    if "gitIgnore" in asked or "create_pr" in call.query:
-        raise NotHere("uploads with .gitignore or to a pull request")
+    if "gitIgnore" in asked:
+        raise NotHere("uploads with .gitignore")
     present = repository.find(call.names["revision"]).files
     answers = []
     for file in asked["files"]:
@@ -36,18 +36,21 @@ def preupload(call: Call) -> Answer:
 
 @route("POST", "/api/{types}/{id}/commit/{revision}")
 def commit(call: Call) -> Answer:
-    """Change files: all that is asked for, or nothing."""
+    """Change files of a branch or a pull request, a new one if that is asked for: all, or nothing.
+
+    Differs: on the Hub, whoever may read a repository may also open a pull request.
+    """
     repository, branch = writable_repository(call), call.names["revision"]
-    if "create_pr" in call.query:
-        raise NotHere("a commit to a pull request")
-    if branch not in repository.branches:
+    heads = {**repository.branches, **repository.pull_requests}
+    if branch not in heads:
         raise Refusal(404, f"Invalid rev id: {branch}", "RevisionNotFound")
     lines = [json.loads(line) for line in call.body.splitlines()]
     header = lines[0]["value"]
-    parent = header.get("parentCommit")
-    if parent is not None and not repository.branches[branch].startswith(parent):
+    parent = header.get("parentCommit") or heads[branch]
+    is_proposal = call.is_set("create_pr")
+    if not is_proposal and not heads[branch].startswith(parent):
         raise Refusal(412, "A commit has happened since. Please refresh and try again.")
-    files = dict(repository.find(branch).files)
+    files = dict(repository.find(parent).files)
     for line in lines[1:]:
         change(call, files, line["key"], line["value"])
     readme = files.get("README.md")
@@ -55,9 +58,14 @@ def commit(call: Call) -> Answer:
     if errors:
         raise Refusal(400, "Invalid metadata in README.md: " + "; ".join(errors))
     assert call.user is not None
+    proposal = {}
+    if is_proposal:
+        number = repository.open_pull_request(repository.find(parent).id)
+        branch = f"refs/pr/{number}"
+        proposal = {"pullRequestUrl": f"{call.address}/discussions/{number}"}
     made = repository.commit(branch, header["summary"], header.get("description", ""), call.user.name, files)
     answer = {"success": True, "commitOid": made.id, "commitUrl": f"{call.address}/commit/{made.id}", "hookOutput": ""}
-    return Answer.json(answer)
+    return Answer.json({**answer, **proposal})
 
 
 def change(call: Call, files: dict[str, File], key: str, value: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a Hub keeps: repositories with commits, branches and tags."""
+"""What a Hub keeps: repositories with commits, branches, tags and pull requests."""
 
 import hashlib
 import re
@@ -110,6 +110,7 @@ class Repository:
     gated: str | bool = False
     granted: set[str] = field(default_factory=set)  # who may read it although it is gated
     branches: dict[str, str] = field(default_factory=dict)
+    pull_requests: dict[str, str] = field(default_factory=dict)  # by their refs, such as `refs/pr/1`
     tags: dict[str, str] = field(default_factory=dict)
     commits: dict[str, Commit] = field(default_factory=dict)
 
@@ -136,8 +137,8 @@ class Repository:
         return file.content if isinstance(file, RegularFile) else self.read_large(file.sha256)
 
     def find(self, revision: str) -> Commit:
-        """Find the commit of a branch, of a tag, or of the beginning of its own id."""
-        for names in (self.branches, self.tags):
+        """Find the commit of a branch, of a tag, of a pull request, or of the beginning of its own id."""
+        for names in (self.branches, self.tags, self.pull_requests):
             if revision in names:
                 return self.commits[names[revision]]
         matches = [id for id in self.commits if re.fullmatch("[0-9a-f]{7,40}", revision) and id.startswith(revision)]
@@ -160,15 +161,22 @@ class Repository:
             commit = self.commits.get(commit.parent or "")
 
     def commit(self, branch: str, title: str, message: str, author: str, files: dict[str, File]) -> Commit:
-        """Let a branch show these files."""
-        parent = self.branches[branch] or None
+        """Let a branch, or a pull request, show these files."""
+        heads = self.pull_requests if branch in self.pull_requests else self.branches
+        parent = heads[branch] or None
         number = len(self.commits)
         tree = [f"{path} {files[path].blob_id}" for path in sorted(files)]
         id = hashlib.sha1("\n".join([self.type, self.id, str(number), str(parent), title, *tree]).encode()).hexdigest()
         date = (FIRST_DATE + timedelta(minutes=number)).strftime("%Y-%m-%dT%H:%M:%S.000Z")
         self.commits[id] = Commit(id, parent, title, message, author, date, dict(files))
-        self.branches[branch] = id
+        heads[branch] = id
         return self.commits[id]
+
+    def open_pull_request(self, start: str) -> int:
+        """Give the next pull request a ref of its own, at a commit."""
+        number = len(self.pull_requests) + 1
+        self.pull_requests[f"refs/pr/{number}"] = start
+        return number
 
     def titles(self, revision: str = "main") -> list[str]:
         """Tell what the commits are called, the last first."""

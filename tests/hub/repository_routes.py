@@ -187,14 +187,19 @@ def read_json(repository: Repository, commit: Commit, path: str) -> dict[str, An
 
 @route("GET", "/api/{types}/{id}/refs")
 def list_refs(call: Call) -> Answer:
-    """List branches and tags."""
+    """List branches and tags, and pull requests if they are asked for."""
     repository = visible_repository(call)
 
     def refs(kind: str, names: dict[str, str]) -> list[dict[str, str]]:
-        return [{"name": name, "ref": f"refs/{kind}/{name}", "targetCommit": id} for name, id in names.items()]
+        return [{"name": name, "ref": f"{kind}{name}", "targetCommit": id} for name, id in names.items()]
 
-    found = {"branches": refs("heads", repository.branches), "tags": refs("tags", repository.tags), "converts": []}
-    return Answer.json({**found, "pullRequests": []})
+    found = {
+        "branches": refs("refs/heads/", repository.branches),
+        "tags": refs("refs/tags/", repository.tags),
+        "converts": [],
+        "pullRequests": refs("", repository.pull_requests) if call.is_set("include_prs") else [],
+    }
+    return Answer.json(found)
 
 
 @route("GET", "/api/{types}/{id}/commits/{revision}")

@@ -2,6 +2,7 @@
 
 import threading
 import warnings
+from pathlib import Path
 
 import pytest
 from huggingface_hub import (
@@ -299,6 +300,32 @@ def test_storage_takes_no_token_and_needs_a_signature(hub, api, folder):
     assert get_session().get(link.split("?")[0]).status_code == 403
     assert get_session().get(link, headers={"Authorization": f"Bearer {hub.token}"}).status_code == 400
     assert hub.leaks.pop().startswith("GET localhost /large/")
+
+
+@both_transports
+def test_a_pull_request_shows_its_files_at_its_own_ref(hub, api, folder):
+    api.create_repo("org/tiny")
+    first = api.upload_file(path_or_fileobj=b"1", path_in_repo="a.txt", repo_id="org/tiny").oid
+    second = api.upload_file(path_or_fileobj=b"2", path_in_repo="a.txt", repo_id="org/tiny").oid
+    proposed = files_below(folder)
+    additions = [CommitOperationAdd(name, str(folder / name)) for name in proposed]
+    made = api.create_commit("org/tiny", additions, commit_message="Propose", create_pr=True)
+    assert (made.pr_revision, made.pr_num) == ("refs/pr/1", 1)
+    assert made.pr_url == f"{hub.url}/org/tiny/discussions/1"
+    repository = hub.repository("org/tiny")
+    assert repository.head == second and "config.json" not in repository.files()
+    stored = files_below(Path(snapshot_download("org/tiny", revision="refs/pr/1")))
+    assert {name: stored[name] for name in proposed} == proposed
+
+    more = api.upload_file(path_or_fileobj=b"3", path_in_repo="a.txt", repo_id="org/tiny", revision="refs/pr/1").oid
+    other = api.create_commit(
+        "org/tiny", [CommitOperationAdd("b.txt", b"b")], commit_message="-", parent_commit=first, create_pr=True
+    )
+    assert other.pr_num == 2 and repository.files("refs/pr/2")["a.txt"] == b"1"
+    assert repository.files("refs/pr/1")["a.txt"] == b"3" and repository.head == second
+    refs = api.list_repo_refs("org/tiny", include_pull_requests=True)
+    assert {ref.ref: ref.target_commit for ref in refs.pull_requests} == {"refs/pr/1": more, "refs/pr/2": other.oid}
+    assert [ref.name for ref in refs.branches] == ["main"]
 
 
 def test_an_unknown_address_is_remembered(hub):
