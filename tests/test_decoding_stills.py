@@ -1,5 +1,8 @@
 """Pictures in files, in folders and opened by Pillow follow the rules of videos."""
 
+import struct
+import zlib
+from base64 import b64encode
 from io import BytesIO
 
 import numpy as np
@@ -183,3 +186,28 @@ def test_a_reported_folder_of_pictures_that_lie_is_upright(shared_data):
         picture = read_picture(path)
         assert (path.name, picture.size) == (f"{number}.jpg", (96, 128))
         assert np.abs(np.asarray(picture).astype(int) - decode_frames(path, num_frames=1)[0][0]).mean() < 3
+
+
+def test_a_picture_in_base64_text_is_read_as_its_file_is(tmp_path):
+    lying = Image.Exif()
+    lying[274] = 6
+    deep = Image.fromarray(np.full((20, 30), 30000, np.uint16))
+    clear = Image.new("RGBA", (30, 20), (0, 0, 0, 0))
+    for name, picture in (("deep.png", deep), ("clear.png", clear), ("lying.png", Image.new("RGB", (30, 20)))):
+        picture.save(tmp_path / name, exif=lying)
+        text = b64encode((tmp_path / name).read_bytes()).decode()
+        wanted = np.asarray(read_picture(tmp_path / name))
+        for written in (text, f"data:image/png;base64,{text}", "\n".join([text[:40], text[40:]])):
+            np.testing.assert_array_equal(np.asarray(load_frame(written)), wanted)
+
+
+def test_base64_text_takes_no_memory_for_the_size_that_it_claims():
+    header = b"".join([b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", struct.pack(">2I5B", 9000, 9000, 8, 2, 0, 0, 0))])
+    with pytest.raises(VideoDecodeError, match="max_pixels=67108864, got 9000 x 9000"):
+        load_frame(b64encode(header + chunk(b"IDAT", zlib.compress(bytes(10)))).decode())
+    with pytest.raises(ValueError, match="base64 text, got 'no/such/file.png'"):
+        load_frame("no/such/file.png")
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

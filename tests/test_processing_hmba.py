@@ -9,6 +9,7 @@ from PIL import Image
 from transformers import CLIPVisionConfig, InternVLVisionConfig, Qwen2VLConfig
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from hmba_hf import SourceLimits, VideoDecodeError
 from hmba_hf.models.processing_hmba import HMBAProcessor
 from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor
 from tiny_processors import clip, save_sources, tiny_processor, tiny_tokenizer, user, video
@@ -98,6 +99,24 @@ def test_a_picture_in_a_chat_may_come_in_every_form_that_images_take(processor, 
     for block in ({"type": "image", "image": form(path)}, video([form(path)])):
         found = processor.apply_chat_template([user(block)], **options)
         torch.testing.assert_close(found["pixel_values_videos"], wanted)
+
+
+@pytest.mark.parametrize(
+    "form", [Path.read_bytes, str, Image.open, lambda path: b64encode(path.read_bytes()).decode()]
+)
+def test_limits_of_a_call_hold_for_every_picture(processor, tmp_path, form):
+    path = tmp_path / "red.png"
+    Image.new("RGB", (20, 20), (200, 0, 0)).save(path)
+    limits = {"limits": SourceLimits(max_pixels=399)}
+    refused = pytest.raises(VideoDecodeError, match="max_pixels=399, got 20 x 20")
+    for block in ({"type": "image", "image": form(path)}, video([form(path)])):
+        for options in (limits, {"videos_kwargs": limits}):
+            with refused:
+                processor.apply_chat_template([user(block)], tokenize=True, processor_kwargs=options)
+    for call in ({"images": form(path)}, {"videos": [[[form(path)]]]}):
+        if "images" in call or isinstance(form(path), (str, Image.Image)):
+            with refused:
+                processor(text="<video>", **call, **limits)
 
 
 def test_sampling_options_reach_the_video_processor(processor):

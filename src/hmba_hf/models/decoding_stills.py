@@ -4,6 +4,7 @@ import os
 import re
 import struct
 import zlib
+from base64 import b64decode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """How names of pictures in a folder end, in small letters."""
 
 _ORIENTATION = 274
+_SHOWN = 100  # characters of a text that is no picture
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -79,6 +81,24 @@ def read_picture(source: Any, limits: SourceLimits = LIMITS) -> Image.Image:
     """
     with opened(source, limits, kind="picture") as (file, name):
         return upright_rgb(_open_picture(file, name), limits, name)
+
+
+def load_frame(source: str, limits: SourceLimits = LIMITS) -> Image.Image:
+    """Read a frame from a path, a URL or base64 text, upright and in 8 bits, within `limits`.
+
+    Raises:
+        VideoDecodeError: it holds no picture that can be read, or a larger one than `limits` allow.
+        ValueError: the text is none of these.
+    """
+    if os.path.exists(source) or source.startswith(("http://", "https://")):
+        return read_picture(source, limits)
+    text = source.partition(",")[2] if source.startswith("data:image/") else source
+    try:
+        data = b64decode("".join(text.split()), validate=True)
+    except ValueError as error:
+        start = source if len(source) <= _SHOWN else f"{source[:_SHOWN]}..."
+        raise ValueError(f"a picture must be a local file, an http(s) URL or base64 text, got {start!r}") from error
+    return read_picture(data, limits)
 
 
 def read_picture_header(source: Any, limits: SourceLimits = LIMITS) -> PictureHeader:

@@ -2,7 +2,8 @@
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .loading_checkpoints import (  # first: it refuses a transformers that is too old
@@ -72,12 +73,31 @@ def _load_pixel_options(vision: str, **options: Any) -> dict[str, Any]:
     return {}
 
 
-def _load_frame(frame: Any) -> Any:
-    """Return one picture, which may come in any form that `images` take."""
-    pictures = flatten_pictures(frame)
-    if len(pictures) != 1:
-        raise ValueError(f"a frame or an image must be one picture, got {len(pictures)}")
-    return pictures[0][0]
+@dataclass(frozen=True)
+class _Picture:
+    """A picture of a chat, in any form that `images` take, until the options of the call are known."""
+
+    source: Any
+
+    def load(self, limits: Any) -> Any:
+        pictures = flatten_pictures(self.source, limits)
+        if len(pictures) != 1:
+            raise ValueError(f"a frame or an image must be one picture, got {len(pictures)}")
+        return pictures[0][0]
+
+
+def _with_pictures_loaded(videos: Any, limits: Any) -> Any:
+    """Return any nesting of videos with the pictures of chats in it loaded."""
+    if isinstance(videos, _Picture):
+        return videos.load(limits)
+    if isinstance(videos, (list, tuple)):
+        return [_with_pictures_loaded(item, limits) for item in videos]
+    return videos
+
+
+def _limits_in(options: Mapping[str, Any]) -> Any:
+    """Return the `limits` of a call, which may stand among its options about videos; `None` for the defaults."""
+    return options.get("limits") or (options.get("videos_kwargs") or {}).get("limits")
 
 
 def _load_block(block: dict) -> Any:
@@ -87,8 +107,8 @@ def _load_block(block: dict) -> Any:
     if source is None:
         raise ValueError(f"expected a {block['type']} block with one of the keys {keys}, got {sorted(block)}")
     if block["type"] == "image" or is_valid_video_frame(source):
-        return [_load_frame(source)]
-    return [_load_frame(frame) for frame in source] if isinstance(source, (list, tuple)) else source
+        return [_Picture(source)]
+    return [_Picture(frame) for frame in source] if isinstance(source, (list, tuple)) else source
 
 
 def _check_blocks(blocks: Iterable[dict]) -> None:
@@ -350,9 +370,10 @@ class HMBAProcessor(ProcessorMixin):
             )
         if images is not None and videos is not None:
             raise ValueError("images or videos are wanted, or both in `videos` in the order of the prompts, got both")
-        clips = None if videos is None else flatten_videos(videos)
+        limits = _limits_in(kwargs)
+        clips = None if videos is None else flatten_videos(_with_pictures_loaded(videos, limits))
         if images is not None:
-            clips = flatten_pictures(images) or None
+            clips = flatten_pictures(images, limits) or None
         _, text, _, _ = super().prepare_inputs_layout(text=text, **kwargs)
         return None, text, clips, None
 

@@ -18,7 +18,6 @@ from transformers.image_utils import (
     ChannelDimension,
     PILImageResampling,
     infer_channel_dimension_format,
-    load_image,
     validate_kwargs,
 )
 from transformers.processing_utils import VideosKwargs
@@ -37,7 +36,7 @@ from .decoding_sampling import (
     rounding_of,
 )
 from .decoding_squares import expand_to_square, resize_squared
-from .decoding_stills import decode_picture, read_picture, upright_rgb
+from .decoding_stills import decode_picture, load_frame, read_picture, upright_rgb
 from .decoding_streams import check_source_fps
 from .video_decoding_hmba import decode_frames
 
@@ -54,8 +53,8 @@ class HMBAVideoProcessorKwargs(VideosKwargs, total=False):
 
     `timestamp` is the time in seconds of the current frame, one number for all videos or one (or `None`) for each;
     `None` means the last frame. `source_fps` is the rate of videos without timestamps, such as raw H.264, instead of
-    the one that their headers declare. `only_whole` refuses frames that the decoder had to mend. `limits` are what a
-    video file may claim or send, instead of the defaults of `SourceLimits`.
+    a declared one. `only_whole` refuses frames that the decoder had to mend. `limits` are what a file may claim or
+    send.
     """
 
     timestamp: float | int | list[float | int | None] | tuple[float | int | None, ...] | None
@@ -63,17 +62,6 @@ class HMBAVideoProcessorKwargs(VideosKwargs, total=False):
     only_whole: bool | None
     limits: SourceLimits | None
     do_expand_to_square: bool | None
-
-
-def load_frame(source: str) -> Image.Image:
-    """Read a frame from a path, a URL or base64 text, upright and in 8 bits.
-
-    Raises:
-        VideoDecodeError: a file or an address holds no picture that can be read.
-        ValueError: the text is none of these.
-    """
-    is_address = os.path.exists(source) or source.startswith(("http://", "https://"))
-    return read_picture(source) if is_address else upright_rgb(load_image(source))
 
 
 def flatten_videos(videos: Any, depth: int = 0) -> list[Any]:
@@ -94,8 +82,8 @@ def flatten_videos(videos: Any, depth: int = 0) -> list[Any]:
     return [clip for item in videos for clip in flatten_videos(item, depth + 1)]
 
 
-def flatten_pictures(images: Any) -> list[Any]:
-    """List the pictures in any nesting of them, each as a clip of one frame.
+def flatten_pictures(images: Any, limits: SourceLimits | None = None) -> list[Any]:
+    """List the pictures in any nesting of them, each as a clip of one frame; files are read within `limits`.
 
     A picture is a path, URL, bytes, file object or base64 text; a PIL image; or an array with 2 or 3 dimensions. An
     array with more dimensions is a list of pictures. A prompt without any has an empty list in a list of lists.
@@ -105,14 +93,14 @@ def flatten_pictures(images: Any) -> list[Any]:
         ValueError: for anything else.
     """
     if isinstance(images, str):
-        return [[load_frame(images)]]
+        return [[load_frame(images, limits or LIMITS)]]
     if _is_file(images):
-        return [[read_picture(images)]]
+        return [[read_picture(images, limits or LIMITS)]]
     if _is_frame(images):
         return [[images]]
     if not isinstance(images, (list, tuple)) and not (_is_array(images) and images.ndim > 3):
         raise ValueError(f"images must be pictures or lists of pictures, got {type(images).__name__}")
-    return [clip for item in images for clip in flatten_pictures(item)]
+    return [clip for item in images for clip in flatten_pictures(item, limits)]
 
 
 def _is_file(value: Any) -> bool:
@@ -311,15 +299,16 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
     def _stack_frames(self, clip: Any, options: dict[str, Any]) -> np.ndarray:
         """Stack the frames of a clip to `(t, c, h, w)`: uint8, or float32 in [0, 1] when nothing is to be rescaled."""
         layout = options["input_data_format"]
+        limits = options["limits"] or LIMITS
         if isinstance(clip, (list, tuple)) and isinstance(clip[0], str):
-            clip = [load_frame(item) for item in clip]
+            clip = [load_frame(item, limits) for item in clip]
         if _is_array(clip) and clip.ndim == 4:
             frames = _to_array(clip)
         else:
             listed = list(clip) if isinstance(clip, (list, tuple)) else [clip]
             if any(isinstance(frame, Image.Image) for frame in listed):
                 layout = ChannelDimension.LAST
-            arrays = [_frame_to_array(frame, options["do_convert_rgb"]) for frame in listed]
+            arrays = [_frame_to_array(frame, options["do_convert_rgb"], limits) for frame in listed]
             shapes = sorted({array.shape for array in arrays})
             if len(shapes) > 1:
                 raise ValueError(f"all frames of a clip must have the same size, got {shapes}")
@@ -407,10 +396,10 @@ def _one_per_clip(value: Any, count: int, name: str) -> list[Any]:
     return values
 
 
-def _frame_to_array(frame: Any, do_convert_rgb: bool | None) -> np.ndarray:
+def _frame_to_array(frame: Any, do_convert_rgb: bool | None, limits: SourceLimits) -> np.ndarray:
     """Turn a PIL image or an array into an array with a channel axis."""
     if isinstance(frame, Image.Image):
-        frame = upright_rgb(frame) if do_convert_rgb else decode_picture(frame)
+        frame = upright_rgb(frame, limits) if do_convert_rgb else decode_picture(frame, limits)
     array = _to_array(frame)
     return array[..., None] if array.ndim == 2 else array
 
