@@ -10,7 +10,7 @@ from torch.utils.data import get_worker_info
 
 from hmba_hf.data.collator import SampleCollator
 from hmba_hf.training import AdapterTrainer
-from hmba_hf.training.callbacks import SignalledStop
+from hmba_hf.training.callbacks import ExactResume, SignalledStop
 from hmba_hf.training.checkpoints import last_whole_checkpoint
 from tiny_bases import tune
 
@@ -152,4 +152,75 @@ def test_a_checkpoint_that_only_the_best_step_would_make_is_made_for_a_signal(st
     words += ["--metric_for_best_model", "mean_iou", *STOPPABLE]
     signalled_at(4, monkeypatch)
     tune(stored_model, tmp_path / "out", *words)
-    assert last_whole_checkpoint(tmp_path / "out").name == "checkpoint-5"
+    assert last_whole_checkpoint(tmp_path / "out").name == "checkpoint-4"
+
+
+def signalled_in_the_evaluation(monkeypatch, kind):
+    """Let SIGTERM come twice at the start of the first evaluation, in its losses or in its answers; note it."""
+    come = []
+    own = getattr(AdapterTrainer, kind)
+
+    def signal_and_go_on(self, *args, **kwargs):
+        if not come:
+            come.append(self.state.global_step)
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return own(self, *args, **kwargs)
+
+    monkeypatch.setattr(AdapterTrainer, kind, signal_and_go_on)
+    return come
+
+
+@pytest.mark.parametrize(
+    ("moment", "words"),
+    [
+        ("training_step", ["--max_steps", 4, "--eval_strategy", "steps", "--eval_steps", 1, "--save_steps", 3]),
+        ("answer", ["--num_train_epochs", 2, "--eval_strategy", "epoch", "--save_strategy", "epoch"]),
+        ("answer", ["--max_steps", 3, "--eval_strategy", "steps", "--eval_steps", 3, "--save_strategy", "no"]),
+        (
+            "prediction_step",
+            ["--max_steps", 4, "--eval_strategy", "steps", "--eval_steps", 2, "--save_strategy", "best"],
+        ),
+    ],
+    ids=["first step", "answers at the end of an epoch", "answers after the last step", "best"],
+)
+def test_a_signal_saves_before_the_evaluation_that_the_next_run_makes_up_for(
+    stored_model, tmp_path, monkeypatch, moment, words
+):
+    words = [*words, *QUICK, *STOPPABLE]
+    if "best" in words:
+        words += ["--metric_for_best_model", "loss", "--load_best_model_at_end", "True"]
+    tune(stored_model, tmp_path / "whole", *words)
+    evaluated = []
+    with monkeypatch.context() as patch:
+        come = signalled_in_the_evaluation(patch, moment)
+        patch.setattr(ExactResume, "on_evaluate", lambda *args, **kwargs: evaluated.append(1), raising=False)
+        stopped = tune(stored_model, tmp_path / "out", *words)
+    assert stopped.has_stopped and not evaluated, "no evaluation comes before the checkpoint"
+    step = come[0] + (moment == "training_step")
+    assert last_whole_checkpoint(tmp_path / "out").name == f"checkpoint-{step}" and stopped.state.global_step == step
+    resumed = tune(stored_model, tmp_path / "out", *words)
+    assert not resumed.has_stopped
+    assert_same_result(tmp_path / "out", tmp_path / "whole")
+
+
+def test_a_signal_that_comes_while_a_checkpoint_is_saved_makes_it_the_last_one(stored_model, tmp_path, monkeypatch):
+    save = AdapterTrainer.save_model
+
+    def signal_and_save(self, *args, **kwargs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(AdapterTrainer, "save_model", signal_and_save)
+    trainer = tune(stored_model, tmp_path / "out", "--max_steps", 5, "--save_steps", 2, *STOPPABLE)
+    assert trainer.has_stopped and trainer.state.global_step == 2
+
+
+def test_a_signal_before_the_first_step_ends_a_run_that_has_nothing_to_save(
+    stored_model, tmp_path, monkeypatch, capsys
+):
+    signalled_in_the_evaluation(monkeypatch, "prediction_step")
+    words = ["--max_steps", 2, "--eval_strategy", "steps", "--eval_on_start", "True", *QUICK, *STOPPABLE]
+    assert tune(stored_model, tmp_path / "out", *words).has_stopped
+    assert "stopped by SIGTERM: the same command begins anew" in capsys.readouterr().out
+    assert not list((tmp_path / "out").glob("*"))

@@ -18,19 +18,24 @@ class ExactResume(TrainerCallback):
 
     Args:
         find_run: returns the folder that holds the checkpoints, that of the trial in a search.
+        make_up: evaluates at the step that a run goes on from, where SIGTERM has come before its evaluation was done.
 
     Attributes:
         order: seeded anew for each epoch, for a sampler that would draw from the random numbers of everything else.
     """
 
-    def __init__(self, find_run: Callable[[], Path]) -> None:
+    def __init__(self, find_run: Callable[[], Path], make_up: Callable[[], None]) -> None:
         self._find_run = find_run
+        self._make_up = make_up
         self._evaluated_at = -1
         self.order = torch.Generator()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Let a run that goes on from its last step end there, and find its best checkpoint wherever it is now."""
         control.should_training_stop = state.global_step >= state.max_steps
+        if _owes_evaluation(state) and args.eval_strategy != IntervalStrategy.NO:
+            self._make_up()
+            self._evaluated_at = state.global_step
         best = self._find_run() / f"checkpoint-{state.best_global_step}"
         if best.is_dir():
             state.best_model_checkpoint = str(best)
@@ -60,53 +65,84 @@ class ExactResume(TrainerCallback):
         control.should_log = control.should_log or control.should_save or control.should_evaluate
 
 
-class SignalledStop(TrainerCallback):
-    """Ends a run by a checkpoint once SIGTERM has come, which clusters send some time before they kill.
+def _owes_evaluation(state: Any) -> bool:
+    """Whether the checkpoint that a run goes on from was saved while an evaluation was still to be done."""
+    if state.global_step == 0:
+        return False
+    control = state.stateful_callbacks.get("TrainerControl", {})
+    return bool(control.get("args", {}).get("should_evaluate", False))
 
-    The step at work is finished, logged, evaluated where that is due, and saved as every other one is: a run that
-    goes on from there equals one that has never been stopped. All processes stop after the same step.
+
+class EvaluationStopped(Exception):
+    """Ends an evaluation in which SIGTERM has come."""
+
+
+class SignalledStop(TrainerCallback):
+    """Ends a run by a checkpoint once SIGTERM has come, which clusters send seconds or minutes before they kill.
+
+    The step at work is finished, logged and saved. An evaluation that is due then is left to the run that goes on
+    from there, and one that is at work is given up: that run begins with it, and equals one that has never been
+    stopped. A save that is at work when the signal comes is the last one. All processes stop after the same step.
 
     Differs: the callback of transformers waits three seconds, saves in the middle of a step, with random numbers that
     its second half has not seen, and lets each process save when its own signal comes.
 
     Attributes:
+        is_agreed: whether all processes know that the run is to stop.
         has_stopped: whether the run has ended by such a checkpoint.
     """
 
     def __init__(self, accelerator: Callable[[], Accelerator]) -> None:
         self._accelerator = accelerator  # a search makes a new one for each trial
+        self._is_listening = False
         self._is_wanted = False
-        self._is_agreed = False
+        self.is_agreed = False
         self.has_stopped = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Note SIGTERM instead of dying from it, for as long as it is open."""
+        self._is_listening = True
         self._is_wanted = False
-        self._is_agreed = False
+        self.is_agreed = False
         self.has_stopped = False
         before = signal.signal(signal.SIGTERM, self._note)
         try:
             yield
         finally:
+            self._is_listening = False
+            self.is_agreed = False
             signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
     def _note(self, number: int, frame: Any) -> None:
         self._is_wanted = True
 
+    def agree(self) -> bool:
+        """Whether any process has been told to stop: all of them ask at the same places, and get one answer."""
+        if self._is_listening and not self.is_agreed:
+            accelerator = self._accelerator()
+            if self._is_wanted:
+                accelerator.set_trigger()
+            self.is_agreed = accelerator.check_trigger()
+        return self.is_agreed
+
+    def check_evaluation(self) -> None:
+        """Raise `EvaluationStopped` if any process has been told to stop."""
+        if self.agree():
+            raise EvaluationStopped
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Give up an evaluation within a training: a batch more may be too much."""
+        self.check_evaluation()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save after this step if any process has been told to stop."""
-        accelerator = self._accelerator()
-        if self._is_wanted:
-            accelerator.set_trigger()
-        if accelerator.check_trigger():
-            self._is_agreed = True
-        if self._is_agreed:
+        if self.agree():
             control.should_save = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop once the checkpoint is there."""
-        if self._is_agreed:
+        if self.agree():
             control.should_training_stop = True
             self.has_stopped = True
 

@@ -99,7 +99,8 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
     if trainer.has_stopped:
         if trainer.is_world_process_zero():
             kept = last_whole_checkpoint(run)
-            print(f"stopped by SIGTERM: {kept} is whole, and the same command goes on from it")
+            told = f"{kept} is whole, and the same command goes on from it" if kept else "the same command begins anew"
+            print(f"stopped by SIGTERM: {told}")
         return trainer
     trainer.save_model(_internal_call=True)  # all of it is here before a push, which may fail
     if trainer.is_world_process_zero():

@@ -33,7 +33,7 @@ from ..hub import CardDetails
 from ..hub.cards import card_details
 from ..hub.checkpoints import TRAINING_FILE, checkpoint_files, commit_checkpoint, upload_checkpoint, write_card
 from ..repositories import claim_repository
-from .callbacks import ExactResume, SignalledStop, spared_by_signals
+from .callbacks import EvaluationStopped, ExactResume, SignalledStop, spared_by_signals
 from .checkpoints import break_seal, last_whole_checkpoint, read_recipe, rotate_checkpoints, seal_checkpoint
 from .parts import part_of, shape_of
 
@@ -95,11 +95,17 @@ class AdapterTrainer(Trainer):
         if self.label_smoother is not None:  # Trainer shifts the labels of the language models that it knows, alone
             self.label_smoother = partial(self.label_smoother, shift_labels=True)  # type: ignore[assignment]
         self._trial_at_work: Any = None
+        self._ignored_keys: list[str] | None = None
         self._begun_at: Path | None = None
+        self._numbers: tempfile.TemporaryDirectory | None = None
+        self._owes_evaluation = False
         self._stop = SignalledStop(lambda: self.accelerator)
         if self.args.enable_jit_checkpoint:
             self._stop_by_own_callback()
-        self._resume = ExactResume(lambda: Path(self._get_output_dir(self._trial_at_work)))
+        self._resume = ExactResume(
+            find_run=lambda: Path(self._get_output_dir(self._trial_at_work)),
+            make_up=self._make_up_for_evaluation,
+        )
         self.add_callback(self._resume)
 
     def _stop_by_own_callback(self) -> None:
@@ -134,12 +140,20 @@ class AdapterTrainer(Trainer):
                 raise ValueError(f"a whole checkpoint is wanted to go on from, got none in {run}")
             resume_from_checkpoint = str(last)
         self._trial_at_work = trial
+        self._ignored_keys = ignore_keys_for_eval
         self._begun_at = Path(resume_from_checkpoint).resolve() if resume_from_checkpoint else None
+        self._owes_evaluation = False
         try:
             with self._stop.listening() if self.args.enable_jit_checkpoint else nullcontext():
                 output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+        except EvaluationStopped:  # before the first step: nothing is there to save
+            self._stop.has_stopped = True
+            output = TrainOutput(self.state.global_step, math.nan, {})
         finally:
             self._trial_at_work = None
+            if self._numbers is not None:
+                self._numbers.cleanup()
+                self._numbers = None
         if trial is not None and self.has_stopped:
             signal.raise_signal(signal.SIGTERM)
         return output
@@ -219,9 +233,43 @@ class AdapterTrainer(Trainer):
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list, torch.Tensor | int | None]:
         """Take the batches of a step; none after the last step, which a run may go on from."""
-        if self.state.global_step >= self.state.max_steps:
+        if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             return [], None
         return super().get_batch_samples(epoch_iterator, num_batches, device)
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        """Log, evaluate and save as `Trainer` does; once SIGTERM has come, save and leave the evaluation to later."""
+        if not self._stop.is_agreed:
+            try:
+                return super()._maybe_log_save_evaluate(*args, **kwargs)
+            except EvaluationStopped:
+                self.control.should_save = True
+        self._owes_evaluation = self.control.should_evaluate
+        self.control.should_evaluate = False
+        super()._maybe_log_save_evaluate(*args, **kwargs)
+
+    def _evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Evaluate as `Trainer` does; if SIGTERM stops it, let it have drawn no random numbers."""
+        if not self.args.enable_jit_checkpoint:
+            return super()._evaluate(*args, **kwargs)
+        with tempfile.TemporaryDirectory() as folder:
+            self._save_rng_state(folder)
+            try:
+                return super()._evaluate(*args, **kwargs)
+            except EvaluationStopped:
+                super()._load_rng_state(folder)
+                raise
+
+    def _make_up_for_evaluation(self) -> None:
+        """Evaluate as the run that was stopped would have done, and let training draw the numbers after that."""
+        self._load_rng_state(str(self._begun_at))
+        metrics = self._evaluate(self._trial_at_work, self._ignored_keys)
+        self._determine_best_metric(metrics, self._trial_at_work)
+        self._numbers = tempfile.TemporaryDirectory()
+        self._save_rng_state(self._numbers.name)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint if self._numbers is None else self._numbers.name)
 
     def evaluation_loop(
         self,
@@ -249,10 +297,10 @@ class AdapterTrainer(Trainer):
         options = {"batch_size": self.args.per_device_eval_batch_size, "max_new_tokens": self.max_new_tokens}
         with self.accelerator.autocast():
             answered = stream_answers(self.model, self.processing_class, chosen, **options)
-            rows = [
-                (number, answer, replace(sample, frames=None, video=b""))
-                for number, (sample, answer) in zip(share, answered, strict=True)
-            ]
+            rows = []
+            for number, (sample, answer) in zip(share, answered, strict=True):
+                self._stop.check_evaluation()
+                rows.append((number, answer, replace(sample, frames=None, video=b"")))
         found = {number: (answer, sample) for number, answer, sample in gather_object(rows)}
         answers, seen = zip(*(found[number] for number in range(count)), strict=True)
         return list(answers), list(seen)
@@ -268,6 +316,7 @@ class AdapterTrainer(Trainer):
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             with self._explained(folder, run):
+                self.control.should_evaluate = self._owes_evaluation  # is written with the state of the run
                 super()._save_checkpoint(model, trial)
                 self.accelerator.wait_for_everyone()
                 if self.args.should_save:
