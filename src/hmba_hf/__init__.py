@@ -37,12 +37,27 @@ __all__ = [
 ]
 
 
-def _push_to_hub(model: HMBAPreTrainedModel, repo_id: str, **options: Any) -> Any:
+def _push_model(model: HMBAPreTrainedModel, repo_id: str, **options: Any) -> Any:
     """Upload the model as `hmba_hf.hub.push_checkpoint` does; arguments as in `hmba_hf.hub.push_model`."""
     from .hub import push_model  # what loading a model does not need
 
     return push_model(model, repo_id, **options)
 
 
-# A checkpoint carries the class without this package, and then pushes as transformers does.
-HMBAPreTrainedModel.push_to_hub = _push_to_hub  # type: ignore[assignment]
+def _push_pipeline(pipeline: VideoTextToTextPipeline, repo_id: str, **options: Any) -> Any:
+    """Upload its model and its processor as `hmba_hf.hub.push_checkpoint` does; arguments as in `push_model` there."""
+    return _push_model(pipeline.model, repo_id, processor=pipeline.processor, **options)
+
+
+def _push_processor(processor: HMBAProcessor | HMBAVideoProcessor, repo_id: str, **options: Any) -> Any:
+    """Upload the processor; arguments as in `hmba_hf.hub.push_processor`."""
+    from .hub import push_processor
+
+    return push_processor(processor, repo_id, **options)
+
+
+# A checkpoint carries the classes without this package, and then pushes as transformers does.
+HMBAPreTrainedModel.push_to_hub = _push_model  # type: ignore[assignment]
+VideoTextToTextPipeline.push_to_hub = _push_pipeline  # type: ignore[assignment]
+HMBAProcessor.push_to_hub = _push_processor  # type: ignore[assignment]
+HMBAVideoProcessor.push_to_hub = _push_processor  # type: ignore[assignment]

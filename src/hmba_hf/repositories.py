@@ -29,13 +29,15 @@ def check_revision(name: str, revision: str | None) -> None:
         raise ValueError(f"a revision is one of a repository on the Hub, got {revision!r} for the folder {name}")
 
 
-def claim_repository(repo_id: str, repo_type: str = "model", private: bool = True) -> RepoUrl:
-    """Create a repository, or take one that is there, with the token of `hf auth login` or `HF_TOKEN`.
+def claim_repository(
+    repo_id: str, repo_type: str = "model", private: bool = True, token: str | bool | None = None
+) -> RepoUrl:
+    """Create a repository, or take one that is there, with the token of `hf auth login` or `HF_TOKEN` or another one.
 
     Raises:
         ValueError: if what is pushed is to stay private and the repository exists and is public.
     """
-    api = huggingface_hub.HfApi()
+    api = huggingface_hub.HfApi(token=token)
     address = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
     if private and not api.repo_info(address.repo_id, repo_type=repo_type).private:
         raise ValueError(
@@ -52,6 +54,8 @@ def commit_files(
     revision: str | None = None,
     parent_commit: str | None = None,
     repo_type: str = "model",
+    token: str | bool | None = None,
+    **details: Any,
 ) -> CommitInfo:
     """Put files into a repository, and take stale ones out, in one commit.
 
@@ -63,6 +67,8 @@ def commit_files(
         is_stale: whether a file of the repository that is none of these has to go.
         revision: a branch, which is made if it is not there; `main` when absent.
         parent_commit: what the branch must be at; what it is at now when absent.
+        token: instead of that of `hf auth login` or `HF_TOKEN`.
+        details: `commit_description` and `create_pr`, as `huggingface_hub` has them.
 
     Raises:
         ValueError: if a file is a pickle, which whoever loads it would execute.
@@ -70,7 +76,7 @@ def commit_files(
     """
     if pickles := sorted(name for name in files if PurePosixPath(name).suffix in PICKLES):
         raise ValueError(f"files that nobody has to trust are wanted, got pickles: {pickles}")
-    api = huggingface_hub.HfApi()
+    api = huggingface_hub.HfApi(token=token)
     place: dict[str, Any] = {"repo_type": repo_type, "revision": revision}
     try:
         there: Any = api.repo_info(repo_id, **place)
@@ -84,7 +90,7 @@ def commit_files(
     ]
     parent = parent_commit or there.sha
     try:
-        return api.create_commit(repo_id, operations, commit_message=message, parent_commit=parent, **place)
+        return api.create_commit(repo_id, operations, commit_message=message, parent_commit=parent, **place, **details)
     except HfHubHTTPError as error:
         if error.response.status_code != 412:
             raise

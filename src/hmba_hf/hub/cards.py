@@ -6,12 +6,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import HfApi, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from PIL import Image
 
-from ..repositories import split_revision
+from ..repositories import CARD_FILE, split_revision
 from ..scoring import format_versions
 from .stored_runs import StoredRun
 
@@ -192,6 +192,26 @@ def _template(model: Any) -> str:
         held = sorted(Path(card.name).stem for card in (files("hmba_hf") / "model_cards").iterdir())
         raise ValueError(f"a model of one of the families {held} is wanted, got model_type={family!r}")
     return path.read_text(encoding="utf-8")
+
+
+def tagged_card(
+    repo_id: str, tags: str | Sequence[str], revision: str | None = None, token: str | bool | None = None
+) -> str:
+    """Return the card of a repository with more tags; a card of tags alone where it has none.
+
+    Args:
+        revision: branch, of which a new one begins as `main` is.
+        token: instead of that of `hf auth login` or `HF_TOKEN`.
+    """
+    api = HfApi(token=token)
+    branch = revision if revision is not None and api.revision_exists(repo_id, revision) else None
+    card = ModelCard("---\ntags: []\n---\n")
+    if api.file_exists(repo_id, CARD_FILE, revision=branch):
+        held = api.hf_hub_download(repo_id, CARD_FILE, revision=branch)
+        card = ModelCard(Path(held).read_text(encoding="utf-8"))
+    data: Any = card.data
+    data.tags = list(dict.fromkeys([*(data.tags or []), *_listed(tags)]))
+    return str(card)
 
 
 def _tags(model: Any, details: CardDetails, is_drawn: bool) -> list[str]:

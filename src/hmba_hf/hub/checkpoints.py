@@ -14,7 +14,7 @@ from huggingface_hub import CommitInfo
 from ..models.loading_checkpoints import read_settings
 from ..repositories import CARD_FILE, claim_repository, commit_files, commit_with_card
 from ..weight_files import stale_weights
-from .cards import PICTURE_FILE, CardDetails, compose_card, is_adapter
+from .cards import PICTURE_FILE, CardDetails, compose_card, is_adapter, tagged_card
 from .stored_runs import StoredRun, read_runs
 
 TRAINING_FILE = "training_arguments.json"
@@ -163,6 +163,55 @@ def push_model(model: Any, repo_id: str, processor: Any = None, **options: Any) 
     if options.get("private") is None:
         options["private"] = True
     return push_checkpoint(model, processor, repo_id, **options)
+
+
+def push_processor(
+    processor: Any,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    commit_message: str | None = None,
+    tags: str | Sequence[str] | None = None,
+    max_shard_size: int | str | None = None,
+    **details: Any,
+) -> CommitInfo:
+    """Upload a processor or a video processor in one commit, called as the `push_to_hub` of transformers is.
+
+    Whatever else the repository holds, such as weights and a card, stays there.
+
+    Args:
+        repo_id: repository, made if it is not there.
+        private: an existing public repository is refused unless this is false.
+        token: instead of that of `hf auth login` or `HF_TOKEN`.
+        revision: a branch, which is made if it is not there; `main` when absent.
+        commit_message: of the commit.
+        tags: come onto the card beside those that are there.
+        max_shard_size: of weights alone; it must be absent.
+        details: `commit_description` and `create_pr`, as `huggingface_hub` has them.
+
+    Raises:
+        ValueError: if the repository is public, or `max_shard_size` is given.
+        RuntimeError: if somebody else pushes at the same time.
+    """
+    if unknown := sorted(details.keys() - {"commit_description", "create_pr"}):
+        raise TypeError(f"a push of a processor has no such arguments, got {unknown}")
+    if max_shard_size is not None:
+        raise ValueError(f"max_shard_size must be absent, since a processor has no weights, got {max_shard_size!r}")
+    with tempfile.TemporaryDirectory() as saved:
+        folder = Path(saved)
+        processor.save_pretrained(folder)
+        repo_id = claim_repository(repo_id, private=private is None or private, token=token).repo_id
+        paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+        files: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in paths}
+        if tags:
+            files[CARD_FILE] = tagged_card(repo_id, tags, revision, token).encode()
+        stale = _PROCESSOR_CODE if _PROCESSOR_FILE in files else ()
+        place = {"revision": revision, "token": token, **details}
+        return commit_files(
+            repo_id, files, lambda name: _matches(name, stale), commit_message or "Upload processor", **place
+        )
 
 
 def write_card(

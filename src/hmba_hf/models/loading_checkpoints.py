@@ -5,7 +5,10 @@ Importing this file checks the version, so whatever needs a new transformers imp
 
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
@@ -35,6 +38,19 @@ _OF_ANY_TOKENIZER = {
     *("clean_up_tokenization_spaces", "sp_model_kwargs", "tokenizer_file", "verbose"),
     "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
 }
+
+# What `save_pretrained` hands to `push_to_hub`.
+OPTIONS_OF_PUSHES = (
+    "repo_id",
+    "commit_message",
+    "commit_description",
+    "private",
+    "token",
+    "revision",
+    "create_pr",
+    "tags",
+)
+_LOADS_PARTS = ContextVar("loads_parts", default=False)
 
 
 def unknown_private_keys(config: Iterable[str]) -> list[str]:
@@ -155,6 +171,37 @@ def refuse_unknown_options(options: Iterable[str], known: Iterable[str]) -> None
     named = {name for name in options if not name.startswith("_")}
     if unknown := sorted(named - _OF_ANY_CLASS - {*known}):
         raise ValueError(f"options must be those of loading or among {sorted(known)}, got {unknown}")
+
+
+@contextmanager
+def loading_parts() -> Iterator[None]:
+    """Tell that what is loaded meanwhile is a part of a processor, which is given the options of other parts, too."""
+    mark = _LOADS_PARTS.set(True)
+    try:
+        yield
+    finally:
+        _LOADS_PARTS.reset(mark)
+
+
+def is_loaded_as_part() -> bool:
+    """Whether `loading_parts` is under way."""
+    return _LOADS_PARTS.get()
+
+
+def pushing_options(folder: Any, push_to_hub: bool, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `push_to_hub` that `save_pretrained` was given; the name of the folder is a `repo_id`.
+
+    Raises:
+        ValueError: for an option that nothing reads, as those of a push without `push_to_hub=True`.
+    """
+    known = OPTIONS_OF_PUSHES if push_to_hub else ()
+    # transformers' own `push_to_hub`, of a checkpoint's code, hands `max_shard_size` to whatever it saves.
+    if unknown := sorted(options.keys() - {*known, "max_shard_size"}):
+        raise ValueError(
+            f"options of save_pretrained must be push_to_hub=True and with it those of a push, {OPTIONS_OF_PUSHES}, "
+            f"got push_to_hub={push_to_hub} and {unknown}"
+        )
+    return {**options, "repo_id": options.get("repo_id") or Path(folder).absolute().name}
 
 
 def tokenizer_options(tokenizer_class: type) -> set[str]:

@@ -1,5 +1,6 @@
 """The pipeline `video-text-to-text`: videos and questions in, answers and boxes in pixels out."""
 
+import inspect
 import os
 from types import GeneratorType
 from typing import Any
@@ -11,6 +12,7 @@ from transformers import GenerationConfig, Pipeline
 from transformers.utils.chat_template_utils import Chat, is_valid_message
 from transformers.video_utils import is_valid_video_frame
 
+from .loading_checkpoints import OPTIONS_OF_PUSHES, pushing_options
 from .loading_transformers import generation_options
 
 
@@ -71,9 +73,12 @@ class VideoTextToTextPipeline(Pipeline):
     _default_generation_config = GenerationConfig(max_new_tokens=256)
 
     def __init__(self, model: Any, *args: Any, **kwargs: Any):
+        arguments = inspect.signature(Pipeline.__init__).bind(self, model, *args, **kwargs).arguments
         parts = ("tokenizer", "feature_extractor", "image_processor", "video_processor")
-        if given := [name for name in parts if kwargs.get(name) is not None]:
+        if given := [name for name in parts if arguments.get(name) is not None]:
             raise ValueError(f"a processor with its parts inside is wanted, got {given}")
+        if arguments.get("binary_output"):
+            raise ValueError("binary_output must be false, since answers are text and never pickles, got True")
         places = getattr(model, "hf_device_map", None)
         if places:  # the base class sends inputs to the first place, which a disk cannot take
             model.hf_device_map = dict(sorted(places.items(), key=lambda place: place[1] == "disk"))
@@ -211,10 +216,22 @@ class VideoTextToTextPipeline(Pipeline):
             for text in texts
         ]
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Save the model, the processor and their code to a folder."""
+    def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Save the model, the processor and their code to a folder.
+
+        Args:
+            push_to_hub: upload both, too.
+            kwargs: of the model's `save_pretrained`, such as `max_shard_size`; with `push_to_hub=True`, also the
+                arguments of the method of that name. `repo_id` is the name of the folder when absent.
+        """
+        names = OPTIONS_OF_PUSHES if push_to_hub else ()
+        of_push = {name: kwargs.pop(name) for name in names if name in kwargs}
+        if push_to_hub and "max_shard_size" in kwargs:
+            of_push["max_shard_size"] = kwargs["max_shard_size"]
         self.model.save_pretrained(save_directory, **kwargs)
-        self.processor.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory)
+        if push_to_hub:
+            self.push_to_hub(**pushing_options(save_directory, push_to_hub, of_push))
 
 
 __all__ = ["VideoTextToTextPipeline"]

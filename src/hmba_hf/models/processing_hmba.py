@@ -11,6 +11,8 @@ from .loading_checkpoints import (  # first: it refuses a transformers that is t
     file_options,
     load_tokenizer,
     load_vision_config,
+    loading_parts,
+    pushing_options,
     read_settings,
     refuse_unknown_options,
     split_options,
@@ -226,7 +228,8 @@ class HMBAProcessor(ProcessorMixin):
         check_file_names(
             pretrained_model_name_or_path, "tokenizer_config.json", lambda held: held.get(listed) or (), kwargs
         )
-        processor: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        with loading_parts():
+            processor: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if "_from_pipeline" not in kwargs:
             processor._check_loading_options(pretrained_model_name_or_path, kwargs)
         return processor
@@ -277,13 +280,40 @@ class HMBAProcessor(ProcessorMixin):
         return cls(HMBAVideoProcessor(**options), tokenizer, patch_size=patch_size, video_token=video_token, **own)
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
-        """Save it with its code; the chat templates there are its own, without others of its tokenizer."""
+        """Save it with its code; the chat templates there are its own, without others of its tokenizer.
+
+        Args:
+            push_to_hub: upload it, too.
+            kwargs: with `push_to_hub=True`, the arguments of the method of that name; `repo_id` is the name of the
+                folder when absent.
+
+        Raises:
+            ValueError: for an option that nothing reads.
+        """
+        of_push = pushing_options(save_directory, push_to_hub, kwargs)
         own = self.tokenizer.chat_template
         self.tokenizer.chat_template = self.chat_template
         try:
-            return super().save_pretrained(save_directory, push_to_hub, **kwargs)
+            saved = super().save_pretrained(save_directory)
         finally:
             self.tokenizer.chat_template = own
+        if push_to_hub:
+            self.push_to_hub(**of_push)
+        return saved
+
+    @staticmethod
+    def get_possibly_dynamic_module(module_name: str) -> Any:
+        """Find the class of a part, of transformers, of the package or registered by somebody else, by its name.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if module_name == HMBAVideoProcessor.__name__:
+            return HMBAVideoProcessor
+        try:
+            return ProcessorMixin.get_possibly_dynamic_module(module_name)
+        except AttributeError as error:  # without torchvision transformers cannot look where it should
+            raise ValueError(f"the name of a class of a part is wanted, got {module_name!r}") from error
 
     def apply_chat_template(  # type: ignore[override]
         self,
