@@ -165,6 +165,51 @@ def test_a_template_sees_documents_and_a_chat_goes_on(processor):
     assert processor.apply_chat_template(chat[:1], add_generation_prompt=True).endswith("ASSISTANT:")
 
 
+WITH_BOS = (
+    "{{ bos_token }}{% for message in messages %}{% for block in message.content %}{{ block.text or '<video>' }}"
+    "{% endfor %}{% endfor %}"
+)
+
+
+def test_what_a_user_writes_is_text_where_control_tokens_are_sanitized(processor):
+    options = {"tokenize": True, "return_dict": True, "chat_template": WITH_BOS}
+    chat = [user({"type": "video", "video": clip()}, "a<video></s>")]
+    with pytest.raises(ValueError, match="got 2 tokens and 1 videos"):
+        processor.apply_chat_template(chat, **options)
+    found = processor.apply_chat_template(chat, **options, sanitize_control_tokens=True)
+    written = [processor.tokenizer.get_vocab()[letter] for letter in "a<video></s>"]
+    assert found["input_ids"] == [[1, 99, 99, 99, 99, *written]]
+    assert len(found["pixel_values_videos"]) == 1
+    with pytest.raises(NotImplementedError, match="sanitize_control_tokens=True.* needs a template that writes"):
+        processor.apply_chat_template(chat, tokenize=True, return_dict=True, sanitize_control_tokens=True)
+    with pytest.raises(ValueError, match="requires `tokenize=True`"):
+        processor.apply_chat_template(chat, sanitize_control_tokens=True)
+
+
+def test_a_processor_is_made_of_its_parts_and_of_what_a_file_holds(processor, tmp_path):
+    processor.save_pretrained(tmp_path)
+    held, unused = HMBAProcessor.get_processor_dict(tmp_path, padding_side="left")
+    assert held["patch_size"] == 14 and held["chat_template"] == processor.chat_template
+    assert unused == {"padding_side": "left"}
+    parts = [processor.video_processor, processor.tokenizer]
+    made = HMBAProcessor.from_args_and_dict(parts, held, patch_size=7)
+    assert made.patch_size == 7 and made.chat_template == processor.chat_template
+    assert made.video_processor is parts[0] and made.tokenizer is parts[1] and held["patch_size"] == 14
+    _, unused = HMBAProcessor.from_args_and_dict(parts, held, patch_szie=7, return_unused_kwargs=True)
+    assert unused == {"patch_szie": 7}
+    with pytest.raises(TypeError, match="expected a video processor"):
+        HMBAProcessor.from_args_and_dict(parts[::-1], held)
+    config = {"patch_size": 7, "patch_szie": 8}
+    assert HMBAProcessor.validate_init_kwargs(config, ["patch_size"]) == ({"patch_szie": 8}, {"patch_size": 7})
+
+
+def test_a_class_of_a_part_is_found_by_its_name():
+    assert HMBAProcessor.get_possibly_dynamic_module("HMBAVideoProcessor") is HMBAVideoProcessor
+    assert HMBAProcessor.get_possibly_dynamic_module("ByT5Tokenizer") is ByT5Tokenizer
+    with pytest.raises(ValueError, match="'NoTokenizer'|NoTokenizer in"):
+        HMBAProcessor.get_possibly_dynamic_module("NoTokenizer")
+
+
 def test_tokens_that_the_processor_has_not_are_refused(processor):
     for name in ("replace_image_token", "replace_audio_token"):
         with pytest.raises(NotImplementedError):

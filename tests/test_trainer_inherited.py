@@ -1,10 +1,12 @@
 """Arguments that the trainer inherits: each one works, or is refused by its name."""
 
 import inspect
+from types import SimpleNamespace
 
 import pytest
 import torch
 from peft import PeftModel
+from torch import distributed
 from transformers import Trainer, TrainerCallback
 
 from hmba_hf.data.bad_samples import BadSamples
@@ -238,3 +240,17 @@ def test_records_and_callbacks_are_kept_as_by_a_plain_trainer(pair, tmp_path, ca
     trainer.create_accelerator_and_postprocess()
     trainer.model_init = lambda: trainer.model
     assert trainer.call_model_init(trial=None) is trainer.model
+
+
+@pytest.mark.skipif(not hasattr(Trainer, "end"), reason="this transformers has no Trainer.end")
+def test_the_end_finishes_trackers_and_leaves_the_group_of_processes(tmp_path):
+    trainer = trainer_for(learning_model(), tmp_path)
+    finished = []
+    trainer.accelerator.trackers = [SimpleNamespace(finish=lambda: finished.append("tracker"))]
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'group'}", rank=0, world_size=1)
+    try:
+        trainer.end()
+        assert finished == ["tracker"] and not distributed.is_initialized()
+    finally:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()

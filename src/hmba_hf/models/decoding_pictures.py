@@ -1,4 +1,4 @@
-"""From a decoded frame to an upright RGB picture with square pixels."""
+"""From a decoded frame to an upright RGB picture with square pixels, and from arrays to frames of RGB."""
 
 from typing import Any
 
@@ -6,6 +6,7 @@ import av
 import numpy as np
 from av.filter import Graph
 from av.sidedata.sidedata import SideDataContainer
+from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
 
 from .decoding_containers import LIMITS, SourceLimits, VideoDecodeError, errors_named
 
@@ -159,3 +160,45 @@ def _apply_display_matrix(pixels: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     if d < 0:
         pixels = pixels[::-1]
     return pixels
+
+
+def add_colours(frame: np.ndarray) -> np.ndarray:
+    """Turn grey or RGBA, `(1, h, w)` or `(4, h, w)`, into RGB, `(3, h, w)`, transparency over white."""
+    if len(frame) == 1:
+        return np.repeat(frame, 3, axis=0)
+    if frame.dtype == np.uint8:
+        return np.moveaxis(over_white(np.moveaxis(frame, 0, -1)), -1, 0)
+    return frame[3:] * frame[:3] + (1 - frame[3:])
+
+
+def channels_first(frames: np.ndarray, layout: Any) -> np.ndarray:
+    """Move the channels of `(t, c, h, w)` or `(t, h, w, c)` to the second axis; there must be 1, 3 or 4 of them."""
+    if 0 in frames.shape:
+        raise ValueError(f"a clip must hold at least one frame and one pixel, got shape {frames.shape}")
+    if layout is None:
+        try:
+            layout = infer_channel_dimension_format(frames, num_channels=(1, 3, 4))
+        except ValueError as error:
+            raise ValueError(
+                f"frames must have 1, 3 or 4 channels, first or last, got shape {frames.shape}"
+            ) from error
+    return np.moveaxis(frames, -1, 1) if ChannelDimension(layout) == ChannelDimension.LAST else frames
+
+
+def checked_pixels(frames: np.ndarray, do_rescale: bool | None) -> np.ndarray:
+    """Check the values of frames and bring them to uint8, or to float32 in [0, 1] if they are not to be rescaled."""
+    if frames.dtype == np.uint8:
+        return frames
+    if frames.dtype.kind not in "iuf":
+        raise ValueError(f"pixels must be numbers, got {frames.dtype}")
+    low, high = frames.min(), frames.max()
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise ValueError("pixels must be finite, got NaN or infinity")
+    if low < 0 or high > 255:
+        raise ValueError(f"pixels must lie between 0 and 255, got {low} to {high}")
+    if frames.dtype.kind == "f" and high <= 1:
+        if not do_rescale:
+            return frames.astype(np.float32)
+        if (frames != np.round(frames)).any():
+            raise ValueError("pixels already lie between 0 and 1: pass do_rescale=False")
+    return np.round(frames).astype(np.uint8)

@@ -2,7 +2,7 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +87,47 @@ def rounding_of(times: Sequence[float]) -> float:
     """Seconds by which times may miss their frames: those in whole milliseconds have been rounded, as in Matroska."""
     is_rounded = all(abs(1000 * time - round(1000 * time)) <= 1000 * TIME_TOLERANCE for time in times)
     return LONGEST_ROUNDING if is_rounded else TIME_TOLERANCE
+
+
+def describe_frames(frames: np.ndarray, facts: Mapping | None) -> ClipMetadata:
+    """Complete the metadata that came with the frames of a clip, `(t, c, h, w)`."""
+    given = {key: value for key, value in (facts or {}).items() if value is not None}
+    if "timestamps" in given:
+        given["frame_times"] = given.pop("timestamps")
+    unknown = sorted(set(given) - set(ClipMetadata.__dataclass_fields__))
+    if unknown:
+        raise ValueError(f"video_metadata has unknown keys {unknown}")
+    length, _, height, width = frames.shape
+    for key in ("frames_indices", "frame_times"):
+        if key in given:
+            given[key] = [value.item() if hasattr(value, "item") else value for value in given[key]]
+            if len(given[key]) != length:
+                raise ValueError(f"video_metadata must give {key} for {length} frames, got {len(given[key])}")
+    check_sampling(None, None, given.get("fps"))
+    for time in given.get("frame_times", []):
+        check_sampling(time, None, None)
+    given.setdefault("total_num_frames", length)
+    if given["total_num_frames"] == length:
+        given.setdefault("frames_indices", list(range(length)))
+    return ClipMetadata(**{"height": height, "width": width, **given})
+
+
+def known_times(metadata: VideoMetadata) -> Sequence[float] | None:
+    """Seconds of each frame, or `None` where `metadata` does not tell."""
+    times = getattr(metadata, "frame_times", None)
+    if times is not None or metadata.fps is None:
+        return times
+    indices = range(metadata.total_num_frames) if metadata.frames_indices is None else metadata.frames_indices
+    return [index / metadata.fps for index in indices]
+
+
+def metadata_of(metadata: ClipMetadata, chosen: np.ndarray) -> ClipMetadata:
+    """Narrow the metadata of a clip to the chosen frames."""
+    narrowed: dict[str, Any] = dict(metadata)
+    times = known_times(metadata)
+    for key, values in (("frames_indices", metadata.frames_indices), ("frame_times", times)):
+        narrowed[key] = None if values is None else [values[index] for index in chosen]
+    return ClipMetadata(**narrowed)
 
 
 class Choice:

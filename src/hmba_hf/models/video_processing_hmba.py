@@ -1,10 +1,14 @@
 """Video processor of H-MBA: decode, sample causally, pad to a white square, resize and normalise."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from .loading_checkpoints import refuse_unknown_options  # first: it refuses a transformers that is too old
+from .loading_checkpoints import (  # first: it refuses a transformers that is too old
+    is_loaded_as_part,
+    pushing_options,
+    refuse_unknown_options,
+)
 
 # isort: split
 import numpy as np
@@ -17,7 +21,6 @@ from transformers.image_utils import (
     OPENAI_CLIP_STD,
     ChannelDimension,
     PILImageResampling,
-    infer_channel_dimension_format,
     validate_kwargs,
 )
 from transformers.processing_utils import VideosKwargs
@@ -26,13 +29,16 @@ from transformers.video_processing_utils import VideoProcessorMixin
 from transformers.video_utils import VideoMetadata
 
 from .decoding_containers import LIMITS, SourceLimits
-from .decoding_pictures import over_white
+from .decoding_pictures import add_colours, channels_first, checked_pixels
 from .decoding_sampling import (
     TIME_TOLERANCE,
     ClipMetadata,
     causal_timestamps,
     check_sampling,
+    describe_frames,
+    known_times,
     latest_frames,
+    metadata_of,
     rounding_of,
 )
 from .decoding_squares import expand_to_square, resize_squared
@@ -168,10 +174,11 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         """Load it as every video processor of transformers is loaded.
 
         Raises:
-            ValueError: for an option that nothing reads, unless an Auto class calls, which may pass those of a
-                tokenizer, or what is not used is asked for.
+            ValueError: for an option that nothing reads, unless what is not used is asked for. A processor checks the
+                options of its parts itself, and a pipeline hands over the model's.
         """
-        if not kwargs.get("_from_auto") and not kwargs.get("return_unused_kwargs"):
+        is_checked_elsewhere = is_loaded_as_part() or "_from_pipeline" in kwargs
+        if not is_checked_elsewhere and not kwargs.get("return_unused_kwargs"):
             own = {name for name in kwargs if hasattr(cls, name)}
             refuse_unknown_options(kwargs.keys() - own - {"return_unused_kwargs"}, cls.stored_options())
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -252,8 +259,8 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
             frames, metadata = decode_frames(clip, timestamp, wanted, fps or self.fps, **rules)
             return frames.transpose(0, 3, 1, 2), metadata
         frames = self._stack_frames(clip, options)
-        metadata = _describe_frames(frames, facts)
-        is_image = len(frames) == 1 and _frame_times(metadata) is None
+        metadata = describe_frames(frames, facts)
+        is_image = len(frames) == 1 and known_times(metadata) is None
         if (options["do_sample_frames"] or timestamp is not None) and not is_image:
             if metadata.frames_indices is None and metadata.frame_times is None:
                 raise ValueError(
@@ -261,7 +268,7 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
                     "`frames_indices` or `timestamps` must say which"
                 )
             chosen = self.sample_frames(metadata, num_frames, fps, timestamp)
-            frames, metadata = frames[chosen], _metadata_of(metadata, chosen)
+            frames, metadata = frames[chosen], metadata_of(metadata, chosen)
         return frames, metadata
 
     def sample_frames(
@@ -278,7 +285,7 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         """
         num_frames = self.num_frames if num_frames is None else num_frames
         check_sampling(timestamp, num_frames, fps)
-        times = _frame_times(metadata)
+        times = known_times(metadata)
         if times is not None:
             end = max(times) if timestamp is None else timestamp
             shown_for = 1 / metadata.fps if metadata.fps else 0.0
@@ -313,9 +320,9 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
             if len(shapes) > 1:
                 raise ValueError(f"all frames of a clip must have the same size, got {shapes}")
             frames = np.stack(arrays)
-        frames = _checked_pixels(_to_channels_first(frames, layout), options["do_rescale"])
+        frames = checked_pixels(channels_first(frames, layout), options["do_rescale"])
         if options["do_convert_rgb"] and frames.shape[1] != 3:
-            frames = np.stack([_add_colours(frame) for frame in frames])
+            frames = np.stack([add_colours(frame) for frame in frames])
         return frames
 
     def _preprocess_frame(self, frame: np.ndarray, **options: Any) -> np.ndarray:
@@ -336,6 +343,57 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         if options["do_normalize"]:
             frame = self.normalize(frame, options["image_mean"], options["image_std"])
         return frame
+
+    def fetch_videos(self, video_url_or_urls: Any, sample_indices_fn: Any = None) -> tuple[Any, Any]:
+        """Decode a video, `(t, h, w, 3)`, and its metadata; or for a list a tuple of videos and one of their metadata.
+
+        Args:
+            video_url_or_urls: a file, as in `decode_frames`, or a list of files.
+            sample_indices_fn: tells which frames are wanted, from `metadata=` of all of them; all when absent.
+        """
+        if isinstance(video_url_or_urls, (list, tuple)):
+            pairs = [self.fetch_videos(item, sample_indices_fn) for item in video_url_or_urls]
+            return tuple(frames for frames, _ in pairs), tuple(metadata for _, metadata in pairs)
+        frames, metadata = decode_frames(
+            video_url_or_urls,
+            num_frames=None,
+            source_fps=self.source_fps,
+            only_whole=bool(getattr(self, "only_whole", False)),
+        )
+        if sample_indices_fn is None:
+            return frames, metadata
+        chosen = np.asarray(sample_indices_fn(metadata=metadata))
+        return frames[chosen], metadata_of(metadata, chosen)
+
+    def fetch_images(self, image_url_or_urls: Any) -> Any:
+        """Read a picture, by the rules of a video's frames, or a list of them, in any nesting."""
+        if isinstance(image_url_or_urls, (list, tuple)):
+            return [self.fetch_images(item) for item in image_url_or_urls]
+        if isinstance(image_url_or_urls, str):
+            return load_frame(image_url_or_urls)
+        return super().fetch_images(image_url_or_urls)
+
+    def process_image(
+        self, image: Any, do_convert_rgb: bool | None = None, input_data_format: Any = None, **kwargs: Any
+    ) -> np.ndarray:
+        """Return a picture as `(c, h, w)`; one that Pillow has opened is turned upright and brought to 8 bits."""
+        if isinstance(image, Image.Image):
+            image = decode_picture(image)
+        return super().process_image(image, do_convert_rgb, input_data_format, **kwargs)
+
+    def convert_to_rgb(self, image: Any, input_data_format: Any = None) -> np.ndarray:
+        """Return a picture in RGB, transparency over white: `(h, w, 3)` of Pillow's, an array in its own layout."""
+        if isinstance(image, Image.Image):
+            image = upright_rgb(image)
+        return super().convert_to_rgb(image, input_data_format)
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """Save it with its code; arguments as in `HMBAProcessor.save_pretrained`."""
+        of_push = pushing_options(save_directory, push_to_hub, kwargs)
+        saved = super().save_pretrained(save_directory)
+        if push_to_hub:
+            self.push_to_hub(**of_push)
+        return saved
 
     def to_dict(self) -> dict[str, Any]:
         """The options as they are saved, with the class of Auto classes, and a rate of sources only if stated."""
@@ -402,89 +460,6 @@ def _frame_to_array(frame: Any, do_convert_rgb: bool | None, limits: SourceLimit
         frame = upright_rgb(frame, limits) if do_convert_rgb else decode_picture(frame, limits)
     array = _to_array(frame)
     return array[..., None] if array.ndim == 2 else array
-
-
-def _add_colours(frame: np.ndarray) -> np.ndarray:
-    """Turn grey or RGBA, `(1, h, w)` or `(4, h, w)`, into RGB, `(3, h, w)`, transparency over white."""
-    if len(frame) == 1:
-        return np.repeat(frame, 3, axis=0)
-    if frame.dtype == np.uint8:
-        return np.moveaxis(over_white(np.moveaxis(frame, 0, -1)), -1, 0)
-    return frame[3:] * frame[:3] + (1 - frame[3:])
-
-
-def _to_channels_first(frames: np.ndarray, layout: Any) -> np.ndarray:
-    """Move the channels of `(t, c, h, w)` or `(t, h, w, c)` to the second axis; there must be 1, 3 or 4 of them."""
-    if 0 in frames.shape:
-        raise ValueError(f"a clip must hold at least one frame and one pixel, got shape {frames.shape}")
-    if layout is None:
-        try:
-            layout = infer_channel_dimension_format(frames, num_channels=(1, 3, 4))
-        except ValueError as error:
-            raise ValueError(
-                f"frames must have 1, 3 or 4 channels, first or last, got shape {frames.shape}"
-            ) from error
-    return np.moveaxis(frames, -1, 1) if ChannelDimension(layout) == ChannelDimension.LAST else frames
-
-
-def _checked_pixels(frames: np.ndarray, do_rescale: bool | None) -> np.ndarray:
-    """Check the values of frames and bring them to uint8, or to float32 in [0, 1] if they are not to be rescaled."""
-    if frames.dtype == np.uint8:
-        return frames
-    if frames.dtype.kind not in "iuf":
-        raise ValueError(f"pixels must be numbers, got {frames.dtype}")
-    low, high = frames.min(), frames.max()
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise ValueError("pixels must be finite, got NaN or infinity")
-    if low < 0 or high > 255:
-        raise ValueError(f"pixels must lie between 0 and 255, got {low} to {high}")
-    if frames.dtype.kind == "f" and high <= 1:
-        if not do_rescale:
-            return frames.astype(np.float32)
-        if (frames != np.round(frames)).any():
-            raise ValueError("pixels already lie between 0 and 1: pass do_rescale=False")
-    return np.round(frames).astype(np.uint8)
-
-
-def _describe_frames(frames: np.ndarray, facts: Mapping | None) -> ClipMetadata:
-    """Complete the metadata that came with the frames of a clip, `(t, c, h, w)`."""
-    given = {key: value for key, value in (facts or {}).items() if value is not None}
-    if "timestamps" in given:
-        given["frame_times"] = given.pop("timestamps")
-    unknown = sorted(set(given) - set(ClipMetadata.__dataclass_fields__))
-    if unknown:
-        raise ValueError(f"video_metadata has unknown keys {unknown}")
-    length, _, height, width = frames.shape
-    for key in ("frames_indices", "frame_times"):
-        if key in given:
-            given[key] = [value.item() if hasattr(value, "item") else value for value in given[key]]
-            if len(given[key]) != length:
-                raise ValueError(f"video_metadata must give {key} for {length} frames, got {len(given[key])}")
-    check_sampling(None, None, given.get("fps"))
-    for time in given.get("frame_times", []):
-        check_sampling(time, None, None)
-    given.setdefault("total_num_frames", length)
-    if given["total_num_frames"] == length:
-        given.setdefault("frames_indices", list(range(length)))
-    return ClipMetadata(**{"height": height, "width": width, **given})
-
-
-def _frame_times(metadata: VideoMetadata) -> Sequence[float] | None:
-    """Seconds of each frame, or `None` where `metadata` does not tell."""
-    times = getattr(metadata, "frame_times", None)
-    if times is not None or metadata.fps is None:
-        return times
-    indices = range(metadata.total_num_frames) if metadata.frames_indices is None else metadata.frames_indices
-    return [index / metadata.fps for index in indices]
-
-
-def _metadata_of(metadata: ClipMetadata, chosen: np.ndarray) -> ClipMetadata:
-    """Narrow the metadata of a clip to the chosen frames."""
-    narrowed: dict[str, Any] = dict(metadata)
-    times = _frame_times(metadata)
-    for key, values in (("frames_indices", metadata.frames_indices), ("frame_times", times)):
-        narrowed[key] = None if values is None else [values[index] for index in chosen]
-    return ClipMetadata(**narrowed)
 
 
 __all__ = ["HMBAVideoProcessor", "HMBAVideoProcessorKwargs", "expand_to_square", "flatten_videos", "load_frame"]
