@@ -25,9 +25,19 @@ def read_numbers(frames):
 
 
 def numbered_video(
-    count, *, rate=10, container="mp4", codec="mpeg4", gop=10, times=None, size=(64, 48), prepare=None, **muxer
+    count,
+    *,
+    rate=10,
+    container="mp4",
+    codec="mpeg4",
+    gop=10,
+    times=None,
+    size=(64, 48),
+    prepare=None,
+    first=0,
+    **muxer,
 ):
-    """The bytes of a video of `count` numbered frames, one keyframe in `gop`.
+    """The bytes of a video of `count` numbered frames, one keyframe in `gop`, the lowest number `first`.
 
     Args:
         times: seconds at which the frames are shown, `count / rate` apart when absent. Each frame stays one packet,
@@ -44,7 +54,9 @@ def numbered_video(
             stream.gop_size = gop
             if prepare is not None:
                 prepare(stream)
-            pictures = (av.VideoFrame.from_ndarray(numbered_frame(i, size), format="rgb24") for i in range(count))
+            pictures = (
+                av.VideoFrame.from_ndarray(numbered_frame(first + i, size), format="rgb24") for i in range(count)
+            )
             packets = [packet for picture in [*pictures, None] for packet in stream.encode(picture)]
             for index, packet in enumerate(packets):
                 if times is not None:

@@ -147,11 +147,43 @@ def test_files_joined_byte_by_byte_are_recordings_of_which_none_is_lost(containe
 
 @pytest.mark.parametrize(("container", "codec"), [("flv", "flv"), ("mp4", "mpeg4"), ("asf", "wmv2")])
 def test_a_file_behind_a_file_that_ffmpeg_does_not_read_is_named(container, codec, caplog):
-    joined = 2 * numbered_video(30, rate=25, container=container, codec=codec)
-    assert streamed(joined)[1] == [*range(30)]
-    assert caplog.text.count("holds another file behind its last picture, which is not read") == 1
+    data = numbered_video(30, rate=25, container=container, codec=codec)
+    what = (
+        f"holds another file behind its last picture, from byte {len(data)} of {2 * len(data)} on, which is not read"
+    )
+    assert streamed(2 * data)[1] == [*range(30)]
+    assert caplog.text.count(what) == 1
+    for timestamp in (None, 1.16, *([0.0] if container == "mp4" else [])):  # whose index tells where pictures end
+        caplog.clear()
+        assert numbers(2 * data, timestamp)[-1] in (0, 29) and caplog.text.count(what) == 1
     caplog.clear()
-    assert numbers(joined)[-1] == 29 and "holds another file behind its last picture" in caplog.text
+    assert video_duration(2 * data) == pytest.approx(1.2) and caplog.text.count(what) == 1
+
+
+@pytest.mark.parametrize("container", ["mpegts", "vob"])
+@pytest.mark.parametrize(("before", "after"), [(200, 200), (200, 60), (60, 200)])
+def test_a_clock_that_goes_back_outside_of_a_clip_is_named_and_decides_what_a_timestamp_means(
+    container, before, after, caplog
+):
+    options = {"rate": 25, "gop": 12, "container": container, "codec": "mpeg2video"}
+    joined = numbered_video(before, **options) + numbered_video(after, **options, first=1000)
+    for timestamp in (0.0, 1.0, 2.0, 5.0, 7.0):
+        caplog.clear()
+        frame = round(25 * timestamp)
+        assert numbers(joined, timestamp, 1)[0] == (frame if frame < before else 1000 + frame)
+        assert caplog.text.count("has a clock that goes back") == 1
+        assert decode_frames(joined, timestamp)[1].duration is None, "no recording is the whole file"
+    caplog.clear()
+    assert numbers(joined)[-1] == 999 + after and caplog.text.count("has a clock that goes back") == 1
+    assert video_duration(joined) == pytest.approx(max(before, after) / 25)
+
+
+@pytest.mark.parametrize("start", [0, 2**33 / 90000 - 5])
+def test_a_clock_of_33_bits_that_starts_anew_is_no_other_recording(start, caplog):
+    data = numbered_video(250, rate=25, gop=12, container="mpegts", codec="mpeg2video", output_ts_offset=str(start))
+    for timestamp in (0.0, 4.0, 6.0, 9.0):
+        assert numbers(data, timestamp, 1) == [round(25 * timestamp)]
+    assert numbers(data)[-1] == 249 and caplog.text == ""
 
 
 @pytest.mark.parametrize("container", ["avi", "mp4"])

@@ -1,5 +1,6 @@
 """From an open container to the packets of its video, and whether all came that the file promises."""
 
+import re
 import time
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -27,14 +28,21 @@ LAST_STEPS = 8
 AVI_CHUNK_HEADER = 8
 # How files begin of which FFmpeg reads the first one alone, or all but not after a seek, where they are joined.
 FIRST_BYTES = {
-    "matroska,webm": b"\x1a\x45\xdf\xa3",
-    "flv": b"FLV\x01",
-    "mov,mp4,m4a,3gp,3g2,mj2": b"ftyp",
-    "asf": b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",
+    "matroska,webm": re.compile(rb"\x1a\x45\xdf\xa3"),
+    "flv": re.compile(rb"FLV\x01"),
+    "mov,mp4,m4a,3gp,3g2,mj2": re.compile(rb"\0\0\0.ftyp", re.DOTALL),
+    "asf": re.compile(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
 }
 LONGEST_TRAILER = 2**20  # bytes behind the last picture in which another file is looked for: indices and tags
 # How whole pictures of codecs end whose decoders fill the rest of half a picture with old memory.
 LAST_BYTES = {"mjpeg": (b"\xff\xd9",), "gif": (b"\x00", b"\x3b")}
+
+
+# Formats without an index, whose packets tell the time wherever reading begins; how many places are looked at.
+UNINDEXED = {"mpeg", "mpegts"}
+PLACES = 16
+# Seconds by which the clock must go back from one place to the next: packets near each other come out of order.
+STEP_BACK = 1
 
 
 class Shortfall(NamedTuple):
@@ -54,6 +62,34 @@ def holds_decoding_times_alone(container: Any, stream: Any) -> bool:
     """Tell whether presentation times follow from the decoder's order of output, since the container has none."""
     is_from_avi = container.format.name == "matroska,webm" and bool(stream.codec_context.codec_tag.strip("\0"))
     return container.format.name in DECODING_TIMES_ALONE or is_from_avi
+
+
+def find_step_back(container: Any, stream: Any) -> tuple[Fraction, Fraction] | None:
+    """Look at some places all over a file without an index, and tell whether its clock goes back between two of them.
+
+    Nothing between the places is read. Afterwards the container must be led to where it is to be read.
+
+    Returns:
+        Times at the two places, in seconds on the container's clock; `None` where the clock goes on, or no one knows.
+    """
+    length = container.size or 0
+    if container.format.name not in UNINDEXED or length <= 0:
+        return None
+    before: Fraction | None = None
+    for place in range(PLACES):
+        try:
+            container.seek(length * place // PLACES, unsupported_byte_offset=True)
+            stamps = (packet.dts for packet in container.demux(stream))
+            stamp = next((stamp for stamp in stamps if stamp is not None), None)
+        except av.FFmpegError:  # damage, which is told where it is read
+            return None
+        if stamp is None:
+            return None
+        time = stamp * stream.time_base
+        if before is not None and time < before - STEP_BACK:
+            return before, time
+        before = time
+    return None
 
 
 class VideoPackets:
@@ -137,20 +173,33 @@ class VideoPackets:
         is_last = packet.pos is not None and 0 < length <= packet.pos + packet.size
         return self._is_ended_by_mark and not has_mark and (is_last or codec.intra_only)
 
-    def is_followed(self, source: Any) -> bool:
-        """Tell whether another file begins behind the last packet, as in files that were joined byte by byte.
+    def next_file(self, source: Any) -> int | None:
+        """Find where another file begins behind the last packet, as in files that were joined byte by byte.
 
         Args:
             source: what the container reads, which is looked into if it is a file object.
+
+        Returns:
+            The byte at which it begins; `None` where there is none, or where no one knows since packets are to come.
         """
         start = FIRST_BYTES.get(self.container.format.name)
-        if start is None or not self.has_ended or not hasattr(source, "read"):
-            return False
+        end = self._end_of_packets()
+        if start is None or end is None or not hasattr(source, "read"):
+            return None
         place = source.tell()
-        source.seek(self._end_in_bytes)
-        trailer = source.read(LONGEST_TRAILER)
+        source.seek(end)
+        found = start.search(source.read(LONGEST_TRAILER))
         source.seek(place)
-        return start in trailer
+        return None if found is None else end + found.start()
+
+    def _end_of_packets(self) -> int | None:
+        """The byte behind the last packet, as packets or an index tell that name each one in the order of the file."""
+        if self.has_ended:
+            return self._end_in_bytes
+        if self.container.format.name != "mov,mp4,m4a,3gp,3g2,mj2" or len(self._index) == 0:
+            return None
+        last = self._index[len(self._index) - 1]
+        return last.pos + last.size
 
     def shortfall(self, origin: Fraction) -> Shortfall | None:
         """Compare what the index or the header promises with what came, where the packets have ended.

@@ -152,3 +152,16 @@ class Choice:
         if self.first is None:
             return []
         return [self._chosen.get(index, self.first) for index in range(len(self._wanted))]
+
+
+@dataclass
+class Scan:
+    """What one pass over a stretch of the video found of its last recording."""
+
+    chosen: list[Moment]
+    first_time: float
+    last_time: float
+    covered_until: float
+    passed_end: bool
+    in_order: bool
+    is_whole_recording: bool

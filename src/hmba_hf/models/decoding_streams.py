@@ -97,12 +97,21 @@ class OpenVideo:
             self._said.add(what)
             logger.warning(f"{self.name} {what}")
 
-    def warn_of_another_file(self) -> bool:
-        """Log that another file follows the pictures that were read, where it does, and tell."""
-        is_followed = self.packets.is_followed(self.source)
-        if is_followed:
-            self.warn("holds another file behind its last picture, which is not read")
-        return is_followed
+    def warn_of_another_file(self) -> None:
+        """Log that another file follows the pictures that are read, where it is known to do so."""
+        start = self.packets.next_file(self.source)
+        if start is not None:
+            size = self.container.size
+            self.warn(f"holds another file behind its last picture, from byte {start} of {size} on, which is not read")
+
+    def warn_of_step_back(self, before: Fraction, after: Fraction, origin: Fraction) -> None:
+        """Log that the clock goes back between two places, whose times on the clock of the container are given."""
+        last = float(before - origin)
+        first = max(float(after - origin), 0.0)
+        self.warn(
+            f"has a clock that goes back somewhere after {last:.3f} s, to {first:.3f} s or earlier: it holds several "
+            "recordings, and a timestamp means the first one that shows it"
+        )
 
     def warn_of_damage(self, seconds: float) -> None:
         """Log that the decoder mends pictures, once."""

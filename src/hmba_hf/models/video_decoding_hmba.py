@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 from typing import Any
@@ -12,13 +11,14 @@ import av
 import numpy as np
 
 from .decoding_containers import LIMITS, SourceLimits, VideoDecodeError, opened
-from .decoding_packets import Shortfall
+from .decoding_packets import Shortfall, find_step_back
 from .decoding_pictures import to_rgb, to_rgb_clip
 from .decoding_sampling import (
     LONGEST_ROUNDING,
     TIME_TOLERANCE,
     Choice,
     ClipMetadata,
+    Scan,
     causal_times,
     causal_timestamps,
     check_sampling,
@@ -47,8 +47,9 @@ def decode_frames(
     A frame is the latest one not after its wanted time, the first one where the clip starts before the video. Only
     the stretch from the keyframe before the clip is decoded, and only the wanted frames are kept; a stream without
     timestamps (raw H.264) is decoded from its start and counted at its rate. Where the clock of a file goes back,
-    another recording begins: a clip shows one recording, without a timestamp the last one. Times that a container
-    rounds, as Matroska to milliseconds, may miss their frames by that much.
+    another recording begins: a clip shows one recording, without a timestamp the last one. Outside of the stretch that
+    is decoded only MPEG streams tell of it. Times that a container rounds, as Matroska to milliseconds, may miss their
+    frames by that much.
 
     Args:
         source: path, http(s) URL, bytes or binary file object; a file object is read from its start, rewound and
@@ -78,6 +79,8 @@ def decode_frames(
             chosen = reader.select(causal_times(end, int(num_frames), float(fps)), is_last=timestamp is None)
         if only_whole and not all(moment.is_whole for moment in chosen):
             raise _mended_error(name, next(float(moment.time) for moment in chosen if not moment.is_whole))
+        reader.warn_of_other_recordings()
+        reader.video.warn_of_another_file()
         if reader.concealed_from <= chosen[-1].time:
             reader.video.warn_of_damage(float(reader.concealed_from))
         times = [float(moment.time) for moment in chosen]
@@ -172,19 +175,6 @@ def _picture_or_error(
         return error
 
 
-@dataclass
-class _Scan:
-    """What one pass over a stretch of the video found of its last recording."""
-
-    chosen: list[Moment]
-    first_time: float
-    last_time: float
-    covered_until: float
-    passed_end: bool
-    in_order: bool
-    is_whole_recording: bool
-
-
 class _VideoReader:
     """One open video whose frames can be read from any time on, on a clock that starts at its first frame."""
 
@@ -222,6 +212,13 @@ class _VideoReader:
         self.origin = min(moment.time for moment in moments if moment.recording == 0)
         # Few packets of a program stream have timestamps, and FFmpeg guesses wrong ones for the others after a seek.
         self.can_seek = self.has_times and self.video.container.format.name != "mpeg"
+        self._step_back = find_step_back(self.video.container, self.video.stream) if self.has_times else None
+
+    def warn_of_other_recordings(self) -> None:
+        """Log that the clock goes back elsewhere in the file than where it was read, as far as that is known."""
+        if self._step_back is not None and not self.has_breaks:
+            self.video.warn_of_step_back(*self._step_back, self.origin)
+            self.has_breaks = True
 
     @property
     def tolerance(self) -> float:
@@ -281,10 +278,13 @@ class _VideoReader:
         step = moment.time - before.time
         return moment.recording == before.recording and abs(step - 1 / self.video.rate) <= self.video.stream.time_base
 
-    def starts_before(self, time: float) -> Iterator[float | None]:
-        """Yield ever earlier times from which to try to read, at last `None`: the start of the file."""
+    def starts_before(self, time: float, is_last: bool) -> Iterator[float | None]:
+        """Yield ever earlier times from which to try to read, at last `None`: the start of the file.
+
+        Of several recordings, only the last one is found by its times.
+        """
         time, step = min(time, FAR_FUTURE), 0.0
-        while self.can_seek and time - step > 0:
+        while self.can_seek and (is_last or self._step_back is None) and time - step > 0:
             yield time - step
             step = max(1.0, 2 * step)
         yield None
@@ -295,7 +295,7 @@ class _VideoReader:
         starts = [FAR_FUTURE] if self.can_seek and expected is not None else []
         last: Fraction | None = None
         trouble: VideoDecodeError | None = None
-        for start in [*starts, *self.starts_before(FAR_FUTURE if expected is None else expected)]:
+        for start in [*starts, *self.starts_before(FAR_FUTURE if expected is None else expected, True)]:
             count = 0
             latest: Moment | None = None
             for moment in self.read(start):
@@ -306,7 +306,7 @@ class _VideoReader:
                 continue
             if start is None:
                 self.video.warn_of_another_file()
-            elif self.video.packets.is_followed(self.video.source):  # perhaps not read because of the seek
+            elif self.video.packets.next_file(self.video.source) is not None:  # perhaps not read because of the seek
                 self.can_seek = False
                 return self.last_time()
             if last is None:
@@ -326,6 +326,7 @@ class _VideoReader:
 
         Where the end is damaged, it is what the header promises, and infinite where it promises nothing.
         """
+        self.can_seek = self.can_seek and self._step_back is None
         try:
             last = self.last_time()
         except VideoDecodeError:
@@ -340,7 +341,7 @@ class _VideoReader:
         Args:
             is_last: whether the last wanted time is that of the last frame of the file.
         """
-        for start in self.starts_before(wanted[0]):
+        for start in self.starts_before(wanted[0], is_last):
             scan = self._scan(start, wanted, is_last)
             slack = 0.0 if scan.in_order else float(REORDER_FRAMES / self.video.rate)
             reaches_back = scan.first_time <= wanted[0] - slack + TIME_TOLERANCE
@@ -351,7 +352,7 @@ class _VideoReader:
         self._check_reached(scan, wanted[-1], is_last)
         return scan.chosen
 
-    def _scan(self, start: float | None, wanted: list[float], is_last: bool) -> _Scan:
+    def _scan(self, start: float | None, wanted: list[float], is_last: bool) -> Scan:
         """Read from `start` to a little after the last wanted time, keeping only the frames that are wanted.
 
         Where another recording begins, the frames before it are forgotten unless they are all that is wanted.
@@ -366,7 +367,7 @@ class _VideoReader:
                 choice = Choice(wanted, self.tolerance)
                 last, until, in_order, beyond, recording = -math.inf, -math.inf, True, 0, moment.recording
             elif choice.first is None and start is not None and time > wanted[0] + TIME_TOLERANCE and not is_last:
-                return _Scan([], math.inf, time, time, False, True, False)
+                return Scan([], math.inf, time, time, False, True, False)
             choice.offer(moment)
             in_order = in_order and time >= last
             if time >= last:
@@ -376,7 +377,7 @@ class _VideoReader:
             if beyond > REORDER_FRAMES and not is_last:
                 break
         first = math.inf if choice.first is None else float(choice.first.time)
-        return _Scan(choice.made(), first, last, until, beyond > 0, in_order, recording > 0)
+        return Scan(choice.made(), first, last, until, beyond > 0, in_order, recording > 0)
 
     def read_all(self, end: float, is_last: bool) -> list[Moment]:
         """Read every frame up to `end`, of the recording which shows that time or, with `is_last`, of the last one."""
@@ -396,11 +397,11 @@ class _VideoReader:
                 moments.append(moment)
             elif last > end + REORDER_FRAMES / self.video.rate and not is_last:
                 break
-        scan = _Scan(moments, 0.0, last, until, last > end + self.tolerance, True, True)
+        scan = Scan(moments, 0.0, last, until, last > end + self.tolerance, True, True)
         self._check_reached(scan, end, is_last)
         return sorted(moments, key=lambda moment: moment.time)
 
-    def _check_reached(self, scan: _Scan, wanted: float, is_last: bool) -> None:
+    def _check_reached(self, scan: Scan, wanted: float, is_last: bool) -> None:
         """Raise unless decoding came far enough to know which frame is shown at the last wanted time."""
         if scan.passed_end or wanted < scan.covered_until - TIME_TOLERANCE:
             return
