@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from hmba_hf import AdapterState, HMBAConfig, HMBAModel
-from hmba_hf.models.layers_mamba import BidirectionalMambaMixer, CausalConv1d
+from hmba_hf.models.layers_state_space import CausalConv1d
+from hmba_hf.models.layers_strided_mamba import StridedMambaMixer
 from hmba_hf.models.layers_temporal_adapter import ContextMamba, TemporalAdapter
 
 PRESETS: dict[str, Callable[..., HMBAConfig]] = {"paper": HMBAConfig, "released": HMBAConfig.released}
@@ -143,7 +144,7 @@ def shares(adapter: TemporalAdapter, frames: Tensor, repeats: int) -> dict[str, 
         spent.update({names[0]: took})
         spent.subtract(dict.fromkeys(names[1:], took))
 
-    pairs = [m for m in adapter.modules() if isinstance(m, BidirectionalMambaMixer)]
+    pairs = [m for m in adapter.modules() if isinstance(m, StridedMambaMixer)]
     mixers = [*pairs, *(m for m in [adapter.query.latent_mixer] if m is not None)]
     mixed = {x for mixer in mixers for x in mixer.modules()}
     leaves = [m for m in adapter.modules() if isinstance(m, (CausalConv1d, nn.Linear))]

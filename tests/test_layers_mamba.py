@@ -9,7 +9,8 @@ from torch.testing import assert_close
 from transformers import MambaConfig
 from transformers.models.mamba.modeling_mamba import MambaMixer as TransformersMambaMixer
 
-from hmba_hf.models.layers_mamba import BidirectionalMambaMixer, MambaMixer, MambaState
+from hmba_hf.models.layers_mamba import BidirectionalMambaMixer, MambaBlock, MambaMixer
+from hmba_hf.models.layers_state_space import MambaState
 
 
 def double_mixer(hidden_size=6, state_size=4, **kwargs):
@@ -183,22 +184,6 @@ def test_gradient_checkpointing_gives_the_same_gradients():
     assert calls
 
 
-@pytest.mark.parametrize("num_outputs", [1, 3, 8])
-def test_both_directions_read_at_the_end_are_two_whole_scans(num_outputs):
-    pair, x = BidirectionalMambaMixer(double_mixer(), double_mixer()), torch.randn(2, 8, 6).double().requires_grad_()
-    whole = [pair.forward_mixer(x)[0], pair.reverse_mixer(x.flip(1))[0].flip(1)]
-    wanted = torch.stack(whole)[:, :, 8 - num_outputs :]
-    read = torch.stack(pair(x, num_outputs)[0][0])
-    assert_close(read, wanted, atol=1e-12, rtol=0)
-    assert_close(gradients(read, pair, x), gradients(wanted, pair, x), atol=1e-12, rtol=0)
-
-
-def test_a_causal_pair_is_its_forward_mixer():
-    pair, x = BidirectionalMambaMixer(double_mixer(), None), torch.randn(2, 8, 6).double()
-    ((read,),), _ = pair(x, 2)
-    assert torch.equal(read, pair.forward_mixer(x, num_outputs=2)[0])
-
-
 @pytest.mark.parametrize("layers", ["all-linear", ["in_proj", "x_proj", "dt_proj", "out_proj"]])
 def test_low_rank_updates_act_as_if_merged(layers):
     mixer, x = double_mixer(), torch.randn(2, 8, 6).double()
@@ -218,3 +203,90 @@ def test_weights_brought_in_for_each_call_give_the_same():
     cpu_offload(mixer)  # outside of a call the weights are on no device
     assert {parameter.device.type for parameter in mixer.parameters()} == {"meta"}
     assert_close(mixer(x, num_outputs=3), wanted, atol=0, rtol=0)
+
+
+@pytest.fixture
+def original_pair(golden):
+    """The original mixer of two directions in ours, and what it gave."""
+    tensors, facts = golden("bimamba_block_small")
+    return load_bidirectional(tensors, facts["config"], "w.mixer."), tensors
+
+
+def load_bidirectional(tensors, size, prefix):
+    mixer = BidirectionalMambaMixer(size["d_model"], size["d_state"], size["d_conv"], size["expand"])
+    originals = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    mixer.load_state_dict({our_name(name): weight for name, weight in originals.items()})
+    return mixer
+
+
+def our_name(name):
+    """The name that a parameter of the original mixer of two directions has here."""
+    if name.startswith(("in_proj", "out_proj")):
+        return name
+    ssm = "reverse_ssm" if "_b." in name or name.endswith("_b") or "_b_" in name else "forward_ssm"
+    return f"{ssm}.{name.replace('_b_log', '_log').replace('_b.', '.').removesuffix('_b')}"
+
+
+def test_two_directions_equal_the_original_mixer(original_pair):
+    mixer, tensors = original_pair
+    assert_close(mixer(tensors["in.x"]), tensors["out.mixer"], atol=1e-5, rtol=0)
+
+
+def test_two_directions_equal_the_original_mixer_in_double(original_pair):
+    mixer, tensors = original_pair
+    assert_close(mixer.double()(tensors["in.x"].double()), tensors["out.mixer_f64"], atol=1e-12, rtol=0)
+
+
+def test_two_directions_have_the_original_mixers_gradients(original_pair):
+    mixer, tensors = original_pair
+    x = tensors["in.x"].requires_grad_()
+    (mixer(x) * tensors["in.grad_weight"]).sum().backward()
+    got = {"x": x.grad, **{name: parameter.grad for name, parameter in mixer.named_parameters()}}
+    prefix = "grad.mixer."
+    wanted = {our_name(k.removeprefix(prefix)): v for k, v in tensors.items() if k.startswith(prefix)}
+    wanted["x"] = tensors["grad.x"]
+    assert got.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        assert_close(got[name], gradient, atol=1e-4 * gradient.abs().max().item(), rtol=0)
+
+
+def test_one_direction_alone_equals_the_original_without_the_other(original_pair):
+    mixer, tensors = original_pair
+    x, z = mixer.in_proj(tensors["in.x"]).chunk(2, dim=-1)
+    read, _ = mixer.forward_ssm(x, z)
+    assert_close(mixer.out_proj(read), tensors["out.forward_direction_only"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("case", ["block_first", "block"])
+def test_a_block_equals_the_original_block(golden, case):
+    tensors, facts = golden("bimamba_block_small")
+    mixer = load_bidirectional(tensors, facts["config"], "w.block.mixer.")
+    block = MambaBlock(nn.RMSNorm(32, eps=1e-5), mixer)
+    block.norm.load_state_dict({"weight": tensors["w.block.norm.weight"]})
+    residual = tensors["in.residual"] if case == "block" else None
+    hidden, stream = block(tensors["in.x"], residual)
+    assert_close(hidden, tensors[f"out.{case}.hidden"], atol=1e-5, rtol=0)
+    assert_close(stream, tensors[f"out.{case}.residual"], atol=1e-5, rtol=0)
+
+
+def test_a_masked_prefix_changes_neither_direction():
+    mixer = BidirectionalMambaMixer(6, 4).double()
+    x = torch.randn(2, 8, 6).double()
+    padded = torch.cat([torch.randn(2, 3, 6).double(), x], dim=1)
+    mask = torch.arange(11).expand(2, -1) >= 3
+    assert_close(mixer(padded, mask)[:, 3:], mixer(x), atol=1e-12, rtol=0)
+
+
+def test_two_mixers_may_have_one_table_of_decays():
+    first = MambaMixer(6, 4)
+    second = MambaMixer(6, 4)
+    second.A_log = first.A_log
+    x = torch.randn(2, 5, 6)
+    (first(x)[0] + second(x)[0]).sum().backward()
+    together = first.A_log.grad.clone()
+    first.A_log.grad = None
+    first(x)[0].sum().backward()
+    alone = first.A_log.grad.clone()
+    first.A_log.grad = None
+    second(x)[0].sum().backward()
+    assert_close(together, alone + first.A_log.grad)

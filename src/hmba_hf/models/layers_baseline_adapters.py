@@ -9,7 +9,7 @@ from transformers import initialization as init
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .layers_adapter_state import AdapterOutput, AdapterState, check_frames, check_padding
-from .layers_mamba import holds_parameters
+from .layers_state_space import holds_parameters
 from .ops_derivatives import wants_plain_torch
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
-from .layers_mamba import holds_parameters
+from .layers_state_space import holds_parameters
 
 Contexts = dict[tuple[str, int], Tensor]
 """What each branch at each stride says of the clip: `{(branch, stride): (b, 1 or p, d)}`."""

@@ -12,7 +12,9 @@ from transformers import initialization as init
 
 from .layers_adapter_state import AdapterOutput, AdapterState, check_frames, check_padding
 from .layers_context_fusion import AddFusion, ConcatFusion, Contexts, CosineFusion, CrossAttentionFusion
-from .layers_mamba import BidirectionalMambaMixer, MambaMixer, MambaState, holds_parameters
+from .layers_mamba import MambaMixer
+from .layers_state_space import MambaState, holds_parameters
+from .layers_strided_mamba import StridedMambaMixer
 
 BRANCHES = ("temporal", "divided_space_time", "joint_space_time")
 
@@ -25,7 +27,7 @@ class ContextMamba(nn.Module):
     - `joint_space_time`: temporal position added, all tokens scanned frame by frame.
 
     Only what the current frame reads is computed: earlier frames move the state of the forward scans, and nothing else
-    of them is ever needed (see `BidirectionalMambaMixer`).
+    of them is ever needed (see `StridedMambaMixer`).
 
     Args:
         hidden_size: channels of a patch.
@@ -63,7 +65,7 @@ class ContextMamba(nn.Module):
             for scan in self._scans(branch, stride):
                 if scan not in self.mixers:
                     reverse = bidirectional_time or scan != "divided_time"
-                    self.mixers[scan] = BidirectionalMambaMixer(
+                    self.mixers[scan] = StridedMambaMixer(
                         MambaMixer(hidden_size, **mixer), MambaMixer(hidden_size, **mixer) if reverse else None
                     )
             self.norms[self._norm(branch, stride)] = nn.LayerNorm(hidden_size)
@@ -124,7 +126,7 @@ class ContextMamba(nn.Module):
         return {context: contexts[context] for context in self.contexts} if read_out else {}, after
 
     def _state_names(self, branch: str) -> list[list[tuple[str, str]]]:
-        """Name the states of a branch as `AdapterState` does, in the order of `BidirectionalMambaMixer`."""
+        """Name the states of a branch as `AdapterState` does, in the order of `StridedMambaMixer`."""
         prefixes = [[f"{branch}/stride_{n}/ago_{k}" for k in range(n)] for n in self.temporal_strides]
         return [[(f"{prefix}/conv", f"{prefix}/ssm") for prefix in stride] for stride in prefixes]
 

@@ -21,7 +21,7 @@ from .configuration_hmba import HMBAConfig
 from .joining_hmba import build_without_weights, keep_scales
 from .layers_baseline_adapters import SelfAttention, TransformerAdapter
 from .layers_context_fusion import AddFusion, CosineFusion, CrossAttentionFusion
-from .layers_mamba import MambaMixer
+from .layers_state_space import StateSpace
 from .layers_temporal_adapter import ContextMamba, QueryMamba, TemporalAdapter
 from .loading_transformers import CACHE_NAMES
 
@@ -176,7 +176,7 @@ class HMBAPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, (MambaMixer, SelfAttention, CrossAttentionFusion, CosineFusion, AddFusion, QueryMamba)):
+        if isinstance(module, (StateSpace, SelfAttention, CrossAttentionFusion, CosineFusion, AddFusion, QueryMamba)):
             module.reset_parameters()
         elif isinstance(module, (ContextMamba, TransformerAdapter, TemporalAdapter)):
             for name in ("temporal_position_embedding", "gate"):
