@@ -195,6 +195,8 @@ def test_a_processor_is_made_of_its_parts_and_of_what_a_file_holds(processor, tm
     made = HMBAProcessor.from_args_and_dict(parts, held, patch_size=7)
     assert made.patch_size == 7 and made.chat_template == processor.chat_template
     assert made.video_processor is parts[0] and made.tokenizer is parts[1] and held["patch_size"] == 14
+    with pytest.raises(ValueError, match=r"got \['patch_szie'\]"):
+        HMBAProcessor.from_args_and_dict(parts, held, patch_szie=7)
     _, unused = HMBAProcessor.from_args_and_dict(parts, held, patch_szie=7, return_unused_kwargs=True)
     assert unused == {"patch_szie": 7}
     with pytest.raises(TypeError, match="expected a video processor"):

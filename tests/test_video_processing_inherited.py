@@ -158,3 +158,12 @@ def test_an_auto_class_refuses_an_option_that_a_video_processor_has_not(tmp_path
     assert found.num_frames == 9
     _, unused = AutoVideoProcessor.from_pretrained(tmp_path, num_frmaes=9, return_unused_kwargs=True)
     assert unused["num_frmaes"] == 9
+
+
+def test_what_is_built_from_a_dict_takes_no_option_that_a_video_processor_has_not(processor):
+    held = processor.to_dict()
+    assert HMBAVideoProcessor.from_dict(held, num_frames=9).num_frames == 9
+    with pytest.raises(ValueError, match=r"among \['crop_size', .*got \['num_frmaes'\]"):
+        HMBAVideoProcessor.from_dict(held, num_frmaes=9)
+    _, unused = HMBAVideoProcessor.from_dict(held, num_frmaes=9, return_unused_kwargs=True)
+    assert unused == {"num_frmaes": 9}

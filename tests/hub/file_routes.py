@@ -48,6 +48,8 @@ def commit(call: Call) -> Answer:
     header = lines[0]["value"]
     parent = header.get("parentCommit") or heads[branch]
     is_proposal = call.is_set("create_pr")
+    if is_proposal and branch != "main":
+        raise Refusal(400, "A pull request begins at main")
     if not is_proposal and not heads[branch].startswith(parent):
         raise Refusal(412, "A commit has happened since. Please refresh and try again.")
     files = dict(repository.find(parent).files)

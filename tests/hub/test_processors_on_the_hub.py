@@ -102,6 +102,10 @@ def test_a_processor_is_pushed_as_its_options_say(hub, kind):
     loaded = type(made).from_pretrained(NAME, revision="refs/pr/1")
     assert getattr(loaded, name) == 7 != getattr(type(made).from_pretrained(NAME), name)
 
+    made.push_to_hub(NAME, revision="refs/pr/1", commit_message="Once more", tags="rain")
+    assert repository.titles("refs/pr/1")[0] == "Once more" and repository.head == first
+    assert ModelCard(repository.files("refs/pr/1")["README.md"].decode()).data.tags == ["night", "rain"]
+
     made.push_to_hub("org/open", private=False)
     assert not hub.repository("org/open").private
     made.push_to_hub("other/tiny", token=hub.other_token, tags=["mine"])
@@ -130,6 +134,7 @@ def test_a_push_of_a_processor_keeps_what_else_is_there(hub, kind):
     ("options", "error", "message"),
     [
         ({"max_shard_size": "1GB"}, ValueError, "max_shard_size must be absent, since a processor has no weights"),
+        ({"create_pr": True, "revision": "night"}, ValueError, "revision must be absent with create_pr, got 'night'"),
         ({"branch": "night"}, TypeError, r"got \['branch'\]"),
     ],
 )

@@ -192,13 +192,15 @@ def push_processor(
         details: `commit_description` and `create_pr`, as `huggingface_hub` has them.
 
     Raises:
-        ValueError: if the repository is public, or `max_shard_size` is given.
+        ValueError: if the repository is public, if `max_shard_size` is given, or a branch for a pull request.
         RuntimeError: if somebody else pushes at the same time.
     """
     if unknown := sorted(details.keys() - {"commit_description", "create_pr"}):
         raise TypeError(f"a push of a processor has no such arguments, got {unknown}")
     if max_shard_size is not None:
         raise ValueError(f"max_shard_size must be absent, since a processor has no weights, got {max_shard_size!r}")
+    if details.get("create_pr") and revision not in (None, "main"):
+        raise ValueError(f"a pull request begins at main, so revision must be absent with create_pr, got {revision!r}")
     with tempfile.TemporaryDirectory() as saved:
         folder = Path(saved)
         processor.save_pretrained(folder)

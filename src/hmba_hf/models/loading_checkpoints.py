@@ -50,7 +50,7 @@ OPTIONS_OF_PUSHES = (
     "create_pr",
     "tags",
 )
-_LOADS_PARTS = ContextVar("loads_parts", default=False)
+_OPTIONS_ARE_CHECKED = ContextVar("options_are_checked", default=False)
 
 
 def unknown_private_keys(config: Iterable[str]) -> list[str]:
@@ -174,18 +174,18 @@ def refuse_unknown_options(options: Iterable[str], known: Iterable[str]) -> None
 
 
 @contextmanager
-def loading_parts() -> Iterator[None]:
-    """Tell that what is loaded meanwhile is a part of a processor, which is given the options of other parts, too."""
-    mark = _LOADS_PARTS.set(True)
+def checking_options() -> Iterator[None]:
+    """Tell that the caller checks all options, so that parts which are loaded meanwhile take those of others, too."""
+    mark = _OPTIONS_ARE_CHECKED.set(True)
     try:
         yield
     finally:
-        _LOADS_PARTS.reset(mark)
+        _OPTIONS_ARE_CHECKED.reset(mark)
 
 
-def is_loaded_as_part() -> bool:
-    """Whether `loading_parts` is under way."""
-    return _LOADS_PARTS.get()
+def are_options_checked() -> bool:
+    """Whether `checking_options` is under way."""
+    return _OPTIONS_ARE_CHECKED.get()
 
 
 def pushing_options(folder: Any, push_to_hub: bool, options: Mapping[str, Any]) -> dict[str, Any]:

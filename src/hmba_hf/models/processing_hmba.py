@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .loading_checkpoints import (  # first: it refuses a transformers that is too old
+    are_options_checked,
     check_file_names,
+    checking_options,
     file_options,
     load_tokenizer,
     load_vision_config,
-    loading_parts,
     pushing_options,
     read_settings,
     refuse_unknown_options,
@@ -228,15 +229,29 @@ class HMBAProcessor(ProcessorMixin):
         check_file_names(
             pretrained_model_name_or_path, "tokenizer_config.json", lambda held: held.get(listed) or (), kwargs
         )
-        with loading_parts():
+        with checking_options():
             processor: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if "_from_pipeline" not in kwargs:
             processor._check_loading_options(pretrained_model_name_or_path, kwargs)
         return processor
 
+    @classmethod
+    def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Build it from its parts and what a file holds, where `kwargs` stand instead of options there.
+
+        Raises:
+            ValueError: for an option that it has not, unless `return_unused_kwargs=True`.
+        """
+        if not are_options_checked() and not kwargs.get("return_unused_kwargs"):
+            refuse_unknown_options(kwargs, cls._own_options())
+        return super().from_args_and_dict(args, processor_dict, **kwargs)
+
+    @classmethod
+    def _own_options(cls) -> set[str]:
+        return {*inspect.signature(cls.__init__).parameters} - {"self"}
+
     def _check_loading_options(self, checkpoint: Any, options: dict[str, Any]) -> None:
-        known = {*inspect.signature(type(self).__init__).parameters} - {"self"}
-        known |= HMBAVideoProcessor.stored_options()
+        known = self._own_options() | HMBAVideoProcessor.stored_options()
         files = file_options(options)
         read = {*read_settings(checkpoint, "tokenizer_config.json", **files), *tokenizer_options(type(self.tokenizer))}
         of_parts = {name for name in options if name in read or name.endswith("_token")}

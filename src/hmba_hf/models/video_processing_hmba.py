@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .loading_checkpoints import (  # first: it refuses a transformers that is too old
-    is_loaded_as_part,
+    are_options_checked,
+    checking_options,
     pushing_options,
     refuse_unknown_options,
 )
@@ -177,15 +178,25 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
             ValueError: for an option that nothing reads, unless what is not used is asked for. A processor checks the
                 options of its parts itself, and a pipeline hands over the model's.
         """
-        is_checked_elsewhere = is_loaded_as_part() or "_from_pipeline" in kwargs
-        if not is_checked_elsewhere and not kwargs.get("return_unused_kwargs"):
-            own = {name for name in kwargs if hasattr(cls, name)}
-            refuse_unknown_options(kwargs.keys() - own - {"return_unused_kwargs"}, cls.stored_options())
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if "_from_pipeline" not in kwargs:
+            cls._check_options(kwargs)
+        with checking_options():
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @classmethod
+    def _check_options(cls, options: dict[str, Any]) -> None:
+        if not are_options_checked() and not options.get("return_unused_kwargs"):
+            own = {name for name in options if hasattr(cls, name)}
+            refuse_unknown_options(options.keys() - own - {"return_unused_kwargs"}, cls.stored_options())
 
     @classmethod
     def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
-        """Build it from what a file holds, without what other processors keep there."""
+        """Build it from what a file holds, without what other processors keep there; `kwargs` stand instead of it.
+
+        Raises:
+            ValueError: for an option that it has not, unless `return_unused_kwargs=True`.
+        """
+        cls._check_options(kwargs)
         known = {name: value for name, value in video_processor_dict.items() if name in cls.stored_options()}
         return super().from_dict(known, **kwargs)
 
