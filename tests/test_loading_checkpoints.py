@@ -190,3 +190,12 @@ def test_a_transformers_that_is_too_old_is_named_in_a_sentence(folder, tmp_path,
     assert done.returncode == 0, done.stderr
     assert "transformers>=5.19 is required" in done.stdout and "found transformers==5.18.0" in done.stdout
     assert "pip install -U 'transformers>=5.19'" in done.stdout
+
+
+@pytest.mark.parametrize("held", [{"metadata": {}, "weight_map": {}}, {"metadata": {}}, {"weight_map": {"a": "b"}}])
+def test_an_index_that_lists_no_weights_is_refused_unless_one_file_has_them_all(folder, held):
+    (folder / "model.safetensors.index.json").write_text(json.dumps(held))
+    AutoModelForImageTextToText.from_pretrained(folder)
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="model.safetensors.index.json of .* must have metadata and a weight_map"):
+        AutoModelForImageTextToText.from_pretrained(folder)

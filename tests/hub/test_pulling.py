@@ -194,3 +194,15 @@ def test_a_snapshot_without_a_network_is_the_last_one_pulled(hub, published, mon
     with pytest.raises(OSError, match="couldn't connect|offline"):
         AutoModelForImageTextToText.from_pretrained("org/never-pulled")
     assert len(hub.requests) == asked
+
+
+@pytest.mark.parametrize("held", ['{"metadata": {}, "weight_map": {}}', "[]", "{"])
+def test_an_index_of_no_weights_is_refused_by_its_name(hub, tmp_path, held):
+    lively_model().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(held)
+    HfApi().create_repo(NAME)
+    HfApi().upload_folder(repo_id=NAME, folder_path=tmp_path, allow_patterns="*.json")
+    with pytest.raises(ValueError, match=f"{index.name} of {NAME} must"):
+        AutoModelForImageTextToText.from_pretrained(NAME)

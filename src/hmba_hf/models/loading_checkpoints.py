@@ -142,12 +142,44 @@ def check_holds_a_model(checkpoint: Any, options: Mapping[str, Any]) -> None:
 def load_with_report(model_class: Any, checkpoint: Any, **options: Any) -> tuple[Any, set[str]]:
     """Load a model, and name its weights that the checkpoint lacks or holds in another shape.
 
-    transformers draws them at random and says so in a log.
+    transformers draws them at random and says so in a log. Errors are those of `check_index`.
     """
+    check_index(checkpoint, options)
     model, report = model_class.from_pretrained(
         checkpoint, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
     return model, {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+
+
+def check_index(checkpoint: Any, options: Mapping[str, Any]) -> None:
+    """Refuse a checkpoint in shards of which the index leads out of it, or names no weights.
+
+    transformers ends in an `IndexError` or a `KeyError` then. An index beside one file of all weights is not read,
+    but must be one.
+
+    Args:
+        checkpoint: folder or Hub id.
+        options: of `from_pretrained`.
+
+    Raises:
+        ValueError: for such an index, or one that is not whole.
+    """
+    variant = options.get("variant")
+    kinds = ["model.safetensors"] if options.get("use_safetensors") else ["model.safetensors", "pytorch_model.bin"]
+    for kind in kinds:
+        index = ".".join(filter(None, (kind, "index", variant, "json")))
+        if _file_of(checkpoint, index, options) is None:
+            continue
+        check_file_names(checkpoint, index, lambda held: held.get("weight_map", {}).values(), options)
+        held = read_settings(checkpoint, index, **options)
+        if held.get("weight_map") and isinstance(held.get("metadata"), dict):
+            continue
+        stem, suffix = kind.split(".")
+        if _file_of(checkpoint, ".".join(filter(None, (stem, variant, suffix))), options) is None:
+            raise ValueError(
+                f"{index} of {checkpoint} must have metadata and a weight_map that names the tensors of its shards, "
+                f"got {str(held)[:60]}"
+            )
 
 
 def refuse_lacking(checkpoint: Any, lacking: Iterable[str]) -> None:

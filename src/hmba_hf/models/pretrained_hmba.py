@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from .loading_checkpoints import (  # first: it refuses an old transformers
-    check_file_names,
+    check_index,
     file_options,
     refuse_lacking,
 )
@@ -51,8 +51,8 @@ class HMBAPreTrainedModel(PreTrainedModel):
         asked for, `adapter="mamba"`, beside a base without one. Who asks for `output_loading_info` reads the report.
 
         Raises:
-            ValueError: if pickled weights are asked for, if a list of shards leads out of the checkpoint, or if the
-                checkpoint or low-rank updates lack weights.
+            ValueError: if pickled weights are asked for, if a list of shards leads out of the checkpoint or names
+                none, or if the checkpoint or low-rank updates lack weights.
             OSError: if the weights are not there, or not in safetensors.
         """
         if kwargs.get("use_safetensors") is False:
@@ -60,9 +60,7 @@ class HMBAPreTrainedModel(PreTrainedModel):
         kwargs["use_safetensors"] = True
         wants_report = kwargs.pop("output_loading_info", False)
         if pretrained_model_name_or_path is not None:
-            index = ".".join(filter(None, ("model.safetensors.index", kwargs.get("variant"), "json")))
-            listed = "weight_map"
-            check_file_names(pretrained_model_name_or_path, index, lambda held: held.get(listed, {}).values(), kwargs)
+            check_index(pretrained_model_name_or_path, kwargs)
         try:
             loaded: Any = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
