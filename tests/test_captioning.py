@@ -2,8 +2,8 @@
 
 import json
 import math
+import os
 import random
-import subprocess
 import sys
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import psutil
 import pytest
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.rouge.rouge import Rouge
-from pycocoevalcap.spice import get_stanford_models, spice
+from pycocoevalcap.spice import get_stanford_models
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
 from hmba_hf.metrics import caption_tokens, captioning
@@ -334,26 +334,35 @@ def test_spice_downloads_nothing_and_says_what_it_needs(monkeypatch):
             spice_scores(["a"], [["a"]])
 
 
+SPICE = """
+import json, sys, time
+from pathlib import Path
+items = json.loads(Path(sys.argv[4]).read_text())
+if "fail" in items[0]["test"]:
+    sys.exit("Error: it fails")
+if "hang" in items[0]["test"]:
+    time.sleep(60)
+scores = [
+    {"image_id": item["image_id"], "scores": {"All": {"f": len(item["test"].split()) / 10 or None}}}
+    for item in reversed(items)
+]
+Path(sys.argv[sys.argv.index("-out") + 1]).write_text(json.dumps(scores))
+"""
+
+
 @pytest.fixture
 def spice_jar(monkeypatch, tmp_path):
     """A SPICE whose jar answers with the number of words of a caption, and not a number for an empty one."""
 
-    def run(command, cwd):
-        items = json.loads(Path(command[4]).read_text())
-        scores = [
-            {"image_id": item["image_id"], "scores": {"All": {"f": len(item["test"].split()) / 10 or None}}}
-            for item in reversed(items)
-        ]
-        Path(command[command.index("-out") + 1]).write_text(json.dumps(scores))
-
+    program = tmp_path / "java"
+    program.write_text(f"#!{sys.executable}\n{SPICE}")
+    program.chmod(0o755)
     (tmp_path / "spice" / "lib").mkdir(parents=True)
     (tmp_path / "spice" / "lib" / "stanford-corenlp-3.6.0-models.jar").touch()
     monkeypatch.setattr("hmba_hf.metrics.java_metrics.benchmark_folder", lambda: tmp_path)
     monkeypatch.setattr("hmba_hf.metrics.java_metrics.require_java", lambda _: None)
-    monkeypatch.setattr(spice, "get_stanford_models", lambda: None)
-    monkeypatch.setattr(subprocess, "check_call", run)
-    monkeypatch.setattr(spice, "TEMP_DIR", str(tmp_path / "temporary"))
-    monkeypatch.setattr(spice, "CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setattr("hmba_hf.metrics.caption_tokens.require_java", lambda _: None)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     return monkeypatch
 
 
@@ -374,13 +383,13 @@ def test_a_spice_that_is_not_defined_for_some_captions_is_absent_with_a_reason(s
     assert math.isfinite(defined.spice) and "spice" in defined.intervals
 
 
-def test_a_spice_that_fails_is_absent_with_its_error(spice_jar, stored_tokens):
-    def fail(command, cwd):
-        raise subprocess.CalledProcessError(1, command[:2])
-
-    spice_jar.setattr(subprocess, "check_call", fail)
-    with pytest.raises(MetricUnavailable, match="SPICE did not run: .*exit status 1"):
-        spice_scores(["a"], [["a"]])
+def test_a_spice_that_fails_or_hangs_is_absent_with_its_error(spice_jar):
+    with pytest.raises(MetricUnavailable, match="SPICE did not run: .*exit status 1: Error: it fails"):
+        spice_scores(["fail"], [["a"]])
+    spice_jar.setattr("hmba_hf.metrics.caption_tokens.START_LIMIT", 0.1)
+    spice_jar.setattr("hmba_hf.metrics.caption_tokens.LINE_LIMIT", 0.1)
+    with pytest.raises(MetricUnavailable, match="SPICE gave no answer to 3 lines within 0.4 s"):
+        spice_scores(["hang"], [["a", "b"]])
 
 
 @pytest.mark.parametrize("options", [{"confidence": 1.0}, {"confidence": 0}, {"draws": 0}])

@@ -101,18 +101,38 @@ def ask_java(what: str, arguments: Sequence[str], lines: Sequence[str], folder: 
             `LINE_LIMIT` for each line.
         RuntimeError: if it fails, or answers more or fewer lines.
     """
-    require_java(what)
-    limit = START_LIMIT + LINE_LIMIT * len(lines)
     text = "".join(f"{line}\n" for line in lines).encode("utf-8", errors="replace")
-    try:
-        done = subprocess.run(["java", *arguments], input=text, capture_output=True, cwd=folder, timeout=limit)
-    except subprocess.TimeoutExpired as error:
-        raise MetricUnavailable(f"{what} gave no answer to {len(lines)} lines within {limit:g} s") from error
+    done = run_java(what, arguments, len(lines), folder, text)
     answers = done.stdout.decode("utf-8").split("\n")[:-1]
     if done.returncode or len(answers) != len(lines):
-        reason = _without_options(done.stderr.decode("utf-8", errors="replace"))[-500:]
-        raise RuntimeError(f"expected {len(lines)} lines from {what}, got {len(answers)}: {reason}")
+        raise RuntimeError(f"expected {len(lines)} lines from {what}, got {len(answers)}: {java_errors(done)}")
     return answers
+
+
+def run_java(
+    what: str, arguments: Sequence[str], size: int, folder: Path | None = None, text: bytes = b""
+) -> subprocess.CompletedProcess[bytes]:
+    """Run a program in Java within `START_LIMIT` seconds and `LINE_LIMIT` for each line.
+
+    Args:
+        what, arguments, folder: as in `ask_java`.
+        size: number of lines that it reads.
+        text: what it reads from its standard input.
+
+    Raises:
+        MetricUnavailable: where there is no Java, or if the program does not end in time.
+    """
+    require_java(what)
+    limit = START_LIMIT + LINE_LIMIT * size
+    try:
+        return subprocess.run(["java", *arguments], input=text, capture_output=True, cwd=folder, timeout=limit)
+    except subprocess.TimeoutExpired as error:
+        raise MetricUnavailable(f"{what} gave no answer to {size} lines within {limit:g} s") from error
+
+
+def java_errors(done: subprocess.CompletedProcess[bytes]) -> str:
+    """Return the end of what a program in Java has complained of, without the options of the environment."""
+    return _without_options(done.stderr.decode("utf-8", errors="replace"))[-500:]
 
 
 def _without_options(text: str) -> str:

@@ -1,11 +1,14 @@
 """METEOR and SPICE, which the caption benchmark computes in Java."""
 
-import subprocess
+import json
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .caption_tokens import MetricUnavailable, ask_java, benchmark_folder, require_java
+from .caption_tokens import MetricUnavailable, ask_java, benchmark_folder, java_errors, require_java, run_java
 
 # The parameters of METEOR 1.5 for English ("rank"), which its jar uses when none are given.
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
@@ -92,8 +95,11 @@ def spice_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]
     """SPICE of each caption, `(n,)`; NaN where neither caption nor references hold anything to compare.
 
     Raises:
-        MetricUnavailable: where there is no Java, or the parser that SPICE reads captions with is not there. Nothing
-            is downloaded.
+        MetricUnavailable: where there is no Java, or the parser that SPICE reads captions with is not there, or where
+            SPICE fails or takes too long. Nothing is downloaded.
+
+    Source: github.com/salaniz/pycocoevalcap 1.2, `spice/spice.py`, whose jar, arguments and cache are used.
+    Differs: there, SPICE has no time limit, and its files stay beside the jar when it fails.
     """
     require_java("SPICE")
     folder = benchmark_folder() / "spice"
@@ -101,13 +107,28 @@ def spice_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]
         raise MetricUnavailable(
             "SPICE needs Stanford CoreNLP 3.6.0, which `python -m pycocoevalcap.spice.get_stanford_models` downloads"
         )
-    from pycocoevalcap.spice.spice import Spice
-
+    pairs = enumerate(zip(predictions, references, strict=True))
+    asked = [{"image_id": number, "test": text, "refs": list(texts)} for number, (text, texts) in pairs]
     try:
-        _, scores = Spice().compute_score(
-            {index: list(texts) for index, texts in enumerate(references)},
-            {index: [text] for index, text in enumerate(predictions)},
-        )
-    except (OSError, subprocess.CalledProcessError) as error:
+        (folder / "cache").mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory() as place:
+            answered = _ask_spice(asked, Path(place), folder)
+    except (OSError, ValueError) as error:
         raise MetricUnavailable(f"SPICE did not run: {error}") from error
-    return np.array([score["All"]["f"] for score in scores])
+    found = {item["image_id"]: item["scores"]["All"]["f"] for item in answered}
+    return np.array([found[number] for number in range(len(asked))], dtype=float)  # none where nothing is compared
+
+
+def _ask_spice(asked: list[dict[str, Any]], place: Path, folder: Path) -> list[dict[str, Any]]:
+    """Let the jar in `folder` score captions by way of files in `place`."""
+    question = place / "asked.json"
+    answer = place / "answered.json"
+    question.write_text(json.dumps(asked), encoding="utf-8")
+    files = [str(question), "-cache", str(folder / "cache"), "-out", str(answer)]
+    size = sum(1 + len(item["refs"]) for item in asked)
+    done = run_java("SPICE", ["-jar", "-Xmx8G", "spice-1.0.jar", *files, "-subset", "-silent"], size, folder)
+    if done.returncode:
+        raise MetricUnavailable(
+            f"SPICE did not run: Java ended with exit status {done.returncode}: {java_errors(done)}"
+        )
+    return json.loads(answer.read_text(encoding="utf-8"))
