@@ -301,6 +301,13 @@ def test_a_sample_of_a_split_counts_once(tmp_path):
             read_records(path)
 
 
+def test_an_id_is_a_text_also_where_it_is_written_as_a_number(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    path.write_text("".join(json.dumps(record(0, id=name)) + "\n" for name in (7, 8, "7")))
+    with pytest.raises(ValueError, match="line 3: each .* is wanted once, got '7' of 'test' in line 1, too"):
+        read_records(path)
+
+
 @pytest.mark.parametrize("line", [b"[" * 100_000, b'{"id": "\xff"}', b"9" * 5000])
 def test_a_line_that_cannot_be_read_is_named(tmp_path, line):
     path = tmp_path / "predictions.jsonl"

@@ -49,7 +49,8 @@ def read_records(path: str | Path) -> list[Record]:
     `error` are optional.
 
     Raises:
-        ValueError: if a line is no such object, if two have the same id in the same split, or if there is none.
+        ValueError: if a line is no such object, if two have the same id in the same split, be it
+            a number or a text, or if there is none.
     """
     records: list[Record] = []
     seen: dict[tuple[Any, Any], int] = {}
@@ -68,10 +69,10 @@ def read_records(path: str | Path) -> list[Record]:
             raise ValueError(f"{where}: {error}") from error
         split = record.get("split")
         name = record.get("id")
-        if name is not None and seen.setdefault((split, name), number) != number:
+        key = (split, str(name))  # an id is a text, also where it was written as a number
+        if name is not None and seen.setdefault(key, number) != number:
             raise ValueError(
-                f"{where}: each sample of a split is wanted once, got {name!r} of {split!r} in line "
-                f"{seen[split, name]}, too"
+                f"{where}: each sample of a split is wanted once, got {name!r} of {split!r} in line {seen[key]}, too"
             )
         records.append(record)
     if not records:
