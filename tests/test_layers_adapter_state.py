@@ -1,5 +1,6 @@
 """A stream is its clip: whatever way frames come, the current frame gets the features of the clip at once."""
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -195,6 +196,31 @@ def test_a_mask_with_padding_behind_a_real_frame_is_refused_at_every_door(adapte
     for name, door in doors.items():
         with pytest.raises(ValueError, match="frame_mask must be false for padding in front"):
             pytest.fail(f"{name} returned {door()}")
+
+
+@pytest.mark.parametrize("mask", [[[True, True]], ((1, 1),), np.ones((1, 2), bool)], ids=lambda x: type(x).__name__)
+def test_a_mask_that_is_no_tensor_is_refused_by_name_at_every_door(mask):
+    model = tiny_model(adapter="mamba")
+    pixels = torch.zeros(1, 2, 3, 28, 28)
+    features = model.get_frame_features(pixels)
+    prompt = torch.full((1, model.config.num_patches), model.config.video_token_id)
+    for door in (
+        lambda: model(prompt, pixel_values_videos=pixels, frame_mask=mask),
+        lambda: model.generate(prompt, pixel_values_videos=pixels, frame_mask=mask, max_new_tokens=1),
+        lambda: model.generate(frame_features=features, frame_mask=mask, max_new_tokens=1),
+        lambda: model.get_video_features(pixels, mask),
+        lambda: model.adapt_frame_features(features, frame_mask=mask),
+    ):
+        with pytest.raises(ValueError, match=r"frame_mask must be a tensor of \(1, 2\), got"):
+            door()
+
+
+def test_a_compiled_adapter_refuses_a_hole_in_the_same_words():
+    compiled = torch.compile(CurrentFrameAdapter(), backend="eager")
+    frames = frame_features(3, dtype=torch.float32)
+    compiled(frames, frame_mask=torch.tensor([[0, 1, 1], [1, 1, 1]]))
+    with pytest.raises(ValueError, match="frame_mask must be false for padding in front"):
+        compiled(frames, frame_mask=torch.tensor([[1, 0, 1], [1, 1, 1]]))
 
 
 @pytest.mark.parametrize("build", [build_adapter, MeanFrameAdapter, CurrentFrameAdapter])

@@ -115,6 +115,9 @@ def require(condition: Tensor, message: str | Callable[[], str]) -> None:
             condition = torch._C._functorch.get_unwrapped(condition)
         if condition.is_meta or isinstance(condition, FakeTensor):
             return
+    elif isinstance(message, str) and not torch.compiler.is_exporting():
+        torch._check_tensor_all_with(ValueError, condition, lambda: message)  # transformers drops it
+        return
     torch_compilable_check(condition, message)
 
 
@@ -137,6 +140,8 @@ def check_frame_mask(frame_mask: Tensor, shape: tuple[int, ...], of_clips: bool 
         shape: `(b, t)` of the frames.
         of_clips: a clip has a real frame, its last; a stream may not have begun yet.
     """
+    if not isinstance(frame_mask, Tensor):
+        raise ValueError(f"frame_mask must be a tensor of {shape}, got {type(frame_mask).__name__}")
     if tuple(frame_mask.shape) != shape:
         raise ValueError(f"frame_mask must be {shape}, one value for each frame, got {tuple(frame_mask.shape)}")
     mask = frame_mask.bool().long()
