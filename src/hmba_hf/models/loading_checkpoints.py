@@ -139,6 +139,18 @@ def check_holds_a_model(checkpoint: Any, options: Mapping[str, Any]) -> None:
         )
 
 
+def check_holds_updates(checkpoint: Any, options: Mapping[str, Any]) -> None:
+    """Raise an `OSError` if a checkpoint has no low-rank updates in safetensors: transformers would open pickles.
+
+    Args:
+        checkpoint: folder or Hub id.
+        options: of `from_pretrained`.
+    """
+    file = "adapter_model.safetensors"
+    if _file_of(checkpoint, file, options) is None:
+        raise OSError(f"H-MBA loads weights in safetensors only, never pickled ones: {checkpoint} has no {file}")
+
+
 def load_with_report(model_class: Any, checkpoint: Any, **options: Any) -> tuple[Any, set[str]]:
     """Load a model, and name its weights that the checkpoint lacks or holds in another shape.
 

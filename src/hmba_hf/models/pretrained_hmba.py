@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from .loading_checkpoints import (  # first: it refuses an old transformers
+    check_holds_updates,
     check_index,
     file_options,
+    pushing_options,
     refuse_lacking,
 )
 
@@ -24,6 +26,11 @@ from .layers_context_fusion import AddFusion, CosineFusion, CrossAttentionFusion
 from .layers_state_space import StateSpace
 from .layers_temporal_adapter import ContextMamba, QueryMamba, TemporalAdapter
 from .loading_transformers import CACHE_NAMES
+
+# Options of `save_pretrained` that are about files; all others are for `push_to_hub`.
+_SAVE_OPTIONS = ("save_peft_format", "save_original_format", "distributed_checkpoint")
+# Those with which something else than the whole model would be saved.
+_PART_OPTIONS = ("state_dict", "variant", "distributed_checkpoint")
 
 
 class HMBAPreTrainedModel(PreTrainedModel):
@@ -52,12 +59,13 @@ class HMBAPreTrainedModel(PreTrainedModel):
 
         Raises:
             ValueError: if pickled weights are asked for, if a list of shards leads out of the checkpoint or names
-                none, or if the checkpoint or low-rank updates lack weights.
+                none, if the checkpoint or low-rank updates lack weights, or if layers shall be fused.
             OSError: if the weights are not there, or not in safetensors.
         """
-        if kwargs.get("use_safetensors") is False:
-            raise ValueError("weights in safetensors are wanted, got use_safetensors=False: pickles can hold programs")
+        _refuse_pickles(kwargs.get("use_safetensors"))
         kwargs["use_safetensors"] = True
+        if kwargs.get("fusion_config"):
+            raise ValueError(f"fusion_config must be absent, for H-MBA fuses no layers, got {kwargs['fusion_config']}")
         wants_report = kwargs.pop("output_loading_info", False)
         if pretrained_model_name_or_path is not None:
             check_index(pretrained_model_name_or_path, kwargs)
@@ -95,17 +103,37 @@ class HMBAPreTrainedModel(PreTrainedModel):
         model._lacking = set(loading_info.missing_keys)
         return loading_info
 
-    def save_pretrained(
-        self, save_directory: Any, is_main_process: bool = True, state_dict: Any = None, *args: Any, **kwargs: Any
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: Any,
+        is_main_process: bool = True,
+        state_dict: Any = None,
+        push_to_hub: bool = False,
+        max_shard_size: int | str = "50GB",
+        variant: str | None = None,
+        **kwargs: Any,
     ) -> None:
         """Save a model as every model of transformers is saved, if `from_pretrained` will find all of it there.
 
         Low-rank updates that transformers has put into the model are saved alone; merged ones are a part of it.
 
+        Differs: `push_to_hub=True` ends where the method of that name does, in a private repository unless
+        `private=False` is given. The options of that method are taken; `repo_id` is the folder's name when absent.
+
         Raises:
             ValueError: if names, shapes or kinds of the weights are not those of a new model of this configuration,
-                or if a whole model would lie beside low-rank updates, which loading puts into it.
+                if a whole model would lie beside low-rank updates, which loading puts into it, or if a push would not
+                be of the whole model.
         """
+        _refuse_pickles(kwargs.pop("safe_serialization", None))  # as versions of transformers before 5 call it
+        others = {name: kwargs.pop(name) for name in [*kwargs] if name not in _SAVE_OPTIONS}
+        of_push: dict[str, Any] = {}
+        if push_to_hub:
+            of_push = pushing_options(save_directory, push_to_hub, others)
+            of_push["private"] = of_push.get("private") is not False
+            given = {"state_dict": state_dict, "variant": variant, **kwargs}
+            if partial := sorted(name for name in _PART_OPTIONS if given.get(name)):
+                raise ValueError(f"push_to_hub=True must go with the whole model as it is, got {partial}")
         if self._hf_peft_config_loaded and not getattr(self, "peft_config", None):
             # PEFT has merged the updates: transformers believes them there, and would write their names.
             self._hf_peft_config_loaded = False
@@ -121,7 +149,59 @@ class HMBAPreTrainedModel(PreTrainedModel):
                     f"a folder without low-rank updates is wanted for a whole model, got {save_directory}: loading "
                     "would put them into the model"
                 )
-        super().save_pretrained(save_directory, is_main_process, state_dict, *args, **kwargs)
+        super().save_pretrained(
+            save_directory, is_main_process, state_dict, max_shard_size=max_shard_size, variant=variant, **kwargs
+        )
+        if push_to_hub and self.should_save_on_this_rank(is_main_process):
+            self.push_to_hub(max_shard_size=max_shard_size, **of_push)
+
+    def save_distributed_checkpoint(self, *args: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Save the weights as they are spread over processes, as every model of transformers does.
+
+        Raises:
+            ValueError: if they shall be pushed, or as transformers does.
+        """
+        if push_to_hub:
+            raise ValueError(
+                "push_to_hub must be False for a distributed checkpoint: load it and push the whole model"
+            )
+        super().save_distributed_checkpoint(*args, **kwargs)
+
+    def load_adapter(self, peft_model_id: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Put low-rank updates into the model as every model of transformers does, from safetensors alone, and whole.
+
+        Raises:
+            ValueError: if pickled weights are asked for, or if the updates lack weights.
+            OSError: if the weights are not there, or not in safetensors.
+        """
+        _refuse_pickles(kwargs.get("use_safetensors"))
+        if kwargs.pop("local_files_only", False):  # transformers hands it on where it is not known
+            kwargs["adapter_kwargs"] = {"local_files_only": True, **(kwargs.get("adapter_kwargs") or {})}
+        loading = kwargs.get("load_config")  # of `from_pretrained`, which looks at what is lacking itself
+        checkpoint = peft_model_id or kwargs.get("pretrained_model_name_or_path")
+        if checkpoint is not None and kwargs.get("adapter_state_dict") is None:
+            download = kwargs.get("download_kwargs") or getattr(loading, "download_kwargs", None) or {}
+            check_holds_updates(checkpoint, {**download, **(kwargs.get("adapter_kwargs") or {})})
+        report = super().load_adapter(peft_model_id, *args, **kwargs)
+        if loading is None:
+            refuse_lacking(checkpoint or "adapter_state_dict", report.missing_keys)
+        return report
+
+    def enable_peft_hotswap(self, target_rank: int = 128, check_compiled: str = "error") -> None:
+        """Refuse to get ready for low-rank updates of other ranks, which transformers then does not swap in.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            f"low-rank updates must be of one rank to be swapped, `load_adapter(..., hotswap=True)`, got target_rank="
+            f"{target_rank} and check_compiled={check_compiled!r}"
+        )
+
+    def warn_if_padding_and_no_attention_mask(self, input_ids: Tensor, attention_mask: Tensor | None) -> None:
+        """Warn once, as the language model does, of ids that look padded and come without a mask."""
+        model: Any = self.base_model
+        model.language_model.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
 
     def active_adapters(self) -> list[str]:
         """Name the low-rank updates that act.
@@ -180,6 +260,12 @@ class HMBAPreTrainedModel(PreTrainedModel):
             for name in ("temporal_position_embedding", "gate"):
                 if getattr(module, name, None) is not None:
                     init.zeros_(getattr(module, name))
+
+
+def _refuse_pickles(use_safetensors: bool | None) -> None:
+    """Raise a `ValueError` if somebody has asked for pickles."""
+    if use_safetensors is False:
+        raise ValueError("weights in safetensors are wanted, got use_safetensors=False: pickles can hold programs")
 
 
 def _odd_weights(model: Any, state_dict: dict[str, Tensor] | None) -> str:
