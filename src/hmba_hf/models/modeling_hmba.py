@@ -1,5 +1,8 @@
 """H-MBA: a vision tower, the temporal adapter on its frame features, a projector and a causal language model."""
 
+import inspect
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from .configuration_hmba import HMBAConfig  # first: it refuses a transformers that is too old
@@ -347,11 +350,26 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
 
         Raises:
             ValueError: if a prompt holds video tokens, since transformers hands no videos on here.
+            TypeError: if there is an option that transformers would pass over.
         """
+        theirs = super().generate_batch
+        known = {"max_new_tokens", *inspect.signature(theirs).parameters} - {"kwargs"}
+        if unknown := sorted(kwargs.keys() - known):
+            raise TypeError(f"options of generate_batch must be among {sorted(known)}, got {unknown}")
         for number, prompt in enumerate(inputs):
             if self.config.video_token_id in prompt:
                 raise ValueError(f"generate_batch takes prompts without videos, got video tokens in prompt {number}")
-        return super().generate_batch(inputs, *args, **kwargs)
+        return theirs(inputs, *args, **kwargs)
+
+    def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
+        """Make what answers prompts of text alone as they come, as every model of transformers does.
+
+        Its `add_request` and `add_requests` raise a `ValueError` for a prompt with video tokens.
+        """
+        manager = super().init_continuous_batching(*args, **kwargs)
+        if "add_request" not in vars(manager):  # it may be one that is kept from an earlier call
+            vars(manager)["add_request"] = partial(_add_text, manager.add_request, self.config.video_token_id)
+        return manager
 
     @can_return_tuple
     def forward(  # type: ignore[misc]  # TransformersKwargs repeats position_ids
@@ -406,6 +424,13 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
             video_hidden_states=outputs.video_hidden_states,
             adapter_attentions=outputs.adapter_attentions,
         )
+
+
+def _add_text(add_request: Callable, video_token_id: int, input_ids: list[int], *args: Any, **kwargs: Any) -> Any:
+    """Hand a prompt to a manager of continuous batches, if it holds no video tokens."""
+    if video_token_id in input_ids:
+        raise ValueError("continuous batching takes prompts without videos, got one with video tokens")
+    return add_request(input_ids, *args, **kwargs)
 
 
 def _scale_and_cap(logits: Tensor, text_config: Any) -> Tensor:
