@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hmba_hf import selective_scan
+from hmba_hf.models.ops_scan_inputs import ScanInputs
 from hmba_hf.models.ops_selective_scan import selective_scan_portable
 
 LIMIT_SOURCE = Path(__file__).with_name("scan_limit.cpp")
@@ -109,7 +110,7 @@ def load_compiled() -> Run:
     if not any(map(shutil.which, (os.environ.get("CXX", "c++"), "g++", "clang++"))):
         raise Unavailable("torch.compile needs a C++ compiler")
     compiled = torch.compile(selective_scan_portable, dynamic=False)
-    return lambda *inputs: compiled(*inputs)[0]
+    return lambda *inputs: compiled(ScanInputs(*inputs))[0]
 
 
 def load_transformers() -> Run:

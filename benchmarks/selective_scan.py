@@ -45,6 +45,7 @@ from scan_peers import PEERS, Inputs, Peer, Run, Unavailable, draw_inputs
 from torch import Tensor, nn
 
 from hmba_hf.models.layers_mamba import MambaMixer
+from hmba_hf.models.ops_scan_inputs import ScanInputs
 from hmba_hf.models.ops_selective_scan import selective_scan_portable, selective_scan_reference
 
 Shape = tuple[int, ...]
@@ -133,12 +134,12 @@ class Case:
 
 def reference(*inputs: Any) -> Any:
     """Run the step by step reference."""
-    return selective_scan_reference(*inputs)[0]
+    return selective_scan_reference(ScanInputs(*inputs))[0]
 
 
 def portable(*inputs: Any) -> Any:
     """Run the portable form, which the small shape has proved right."""
-    return selective_scan_portable(*inputs)[0]
+    return selective_scan_portable(ScanInputs(*inputs))[0]
 
 
 def load_peers(names: Sequence[str] | None, device: str) -> tuple[dict[str, Run], dict[str, str]]:

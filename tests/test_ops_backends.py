@@ -11,9 +11,10 @@ from torch.testing import assert_close
 import hmba_hf
 from hmba_hf.models import ops_backends
 from hmba_hf.models.ops_backends import scan_backends
-from hmba_hf.models.ops_selective_scan import selective_scan, selective_scan_portable, selective_scan_reference
+from hmba_hf.models.ops_scan_inputs import ScanInputs
+from hmba_hf.models.ops_selective_scan import selective_scan, selective_scan_portable
 from hmba_hf.models.ops_selective_scan_mamba_ssm import can_serve, selective_scan_mamba_ssm
-from test_ops_selective_scan import outputs_and_gradients, scan_inputs
+from test_ops_selective_scan import outputs_and_gradients, reference, scan_inputs
 
 VARIABLE = "HMBA_SCAN_BACKEND"
 
@@ -107,7 +108,7 @@ def test_the_variable_forces_a_backend(monkeypatch, name):
     monkeypatch.setenv(VARIABLE, name)
     assert scan_backends("cpu") == (name,)
     inputs = scan_inputs(length=3, d=2, n=2)
-    assert_close(selective_scan(**inputs), selective_scan_reference(**inputs), atol=1e-12, rtol=1e-12)
+    assert_close(selective_scan(**inputs), reference(**inputs), atol=1e-12, rtol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["portable", "reference"])
@@ -171,7 +172,7 @@ def original_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_soft
     assert delta_softplus and u.dtype == delta.dtype == B.dtype == C.dtype
     assert all(x is None or x.dtype == torch.float32 for x in (A, D, delta_bias))
     swap = [x if x is None else x.transpose(1, 2) for x in (u, delta, B, C, z)]
-    y, state = selective_scan_reference(swap[0], swap[1], A, swap[2], swap[3], D, swap[4], delta_bias)
+    y, state = reference(swap[0], swap[1], A, swap[2], swap[3], D, swap[4], delta_bias)
     y = y.transpose(1, 2)
     return (y, state.detach()) if return_last_state else y
 
@@ -213,10 +214,10 @@ def test_mamba_ssm_serves_with_the_contract(without, reverse):
     inputs = scan_inputs(dtype=torch.float32, without=("state", *without), reverse=reverse)
 
     def through_mamba_ssm(u, delta, A, B, C, D=None, z=None, delta_bias=None, mask=None, reverse=False, last=True):
-        arguments = (u, delta, A, B, C, D, z, delta_bias, mask, reverse, last)
-        return selective_scan_mamba_ssm(original_scan, selective_scan_portable, *arguments)
+        scan = ScanInputs(u, delta, A, B, C, D, z, delta_bias, None, mask, reverse)
+        return selective_scan_mamba_ssm(original_scan, selective_scan_portable, scan, last)
 
-    got, wanted = (outputs_and_gradients(scan, inputs) for scan in (through_mamba_ssm, selective_scan_reference))
+    got, wanted = (outputs_and_gradients(scan, inputs) for scan in (through_mamba_ssm, reference))
     assert_close(got, wanted, atol=1e-5, rtol=1e-5)
     y, state = through_mamba_ssm(**inputs, last=False)
     assert state is None
@@ -226,11 +227,11 @@ def test_mamba_ssm_serves_with_the_contract(without, reverse):
 def test_mamba_ssm_is_not_asked_for_what_it_cannot_do():
     u, C, state = torch.ones(1, 2, 3), torch.ones(1, 2, 4), torch.ones(1, 3, 4)
     A, halves = torch.ones(3, 4), (u.bfloat16(), C.bfloat16())
-    assert can_serve(u, A, C, None, u, None)
-    assert can_serve(halves[0], A, halves[1], None, halves[0])
-    assert not can_serve(u, A, C, state)
-    assert not can_serve(u, A, C[:, 1:], None)
-    assert not can_serve(u.double(), A, C.double(), None)
-    assert not can_serve(u, A.double(), C, None)
-    assert not can_serve(halves[0], A, halves[1], None, u)
-    assert not can_serve(u[:0], A, C, None)
+    assert can_serve(ScanInputs(u, u, A, C, C))
+    assert can_serve(ScanInputs(halves[0], halves[0], A, halves[1], halves[1]))
+    assert not can_serve(ScanInputs(u, u, A, C, C, state=state))
+    assert not can_serve(ScanInputs(u, u, A, C, C[:, 1:]))
+    assert not can_serve(ScanInputs(u.double(), u.double(), A, C.double(), C.double()))
+    assert not can_serve(ScanInputs(u, u, A.double(), C, C))
+    assert not can_serve(ScanInputs(halves[0], u, A, halves[1], halves[1]))
+    assert not can_serve(ScanInputs(u[:0], u[:0], A, C[:0], C[:0]))

@@ -13,9 +13,10 @@ from torch.testing import assert_close
 from hmba_hf.models import ops_selective_scan
 from hmba_hf.models.layers_baseline_adapters import MeanFrameAdapter, TransformerAdapter
 from hmba_hf.models.ops_causal_conv1d import causal_conv1d, causal_conv1d_portable
-from hmba_hf.models.ops_selective_scan import selective_scan, selective_scan_reference
+from hmba_hf.models.ops_selective_scan import selective_scan
 from test_layers_temporal_adapter import FRAMES, D, build_adapter, frame_features, randomize
 from test_ops_backends import original_scan
+from test_ops_selective_scan import reference
 
 STEP = 1e-6  # of finite differences
 BACKENDS = {
@@ -68,10 +69,10 @@ class Case:
         if operator == "scan":
             shapes = [sequence, sequence, (d, n), maps, maps, channels, sequence, channels, (b, d, n)]
             shapes = shapes[:-1] if backend == "mamba_ssm" else shapes
-            run, reference = selective_scan, selective_scan_reference
+            run, exact = selective_scan, reference
         else:
             shapes = [sequence, (d, 4), channels, (b, 3, d)]
-            run, reference = causal_conv1d, causal_conv1d_portable
+            run, exact = causal_conv1d, causal_conv1d_portable
         self.inputs = [torch.randn(shape, dtype=self.dtype) for shape in shapes]
         if operator == "scan":
             self.inputs[2] = -self.inputs[2].abs() - 0.1
@@ -82,7 +83,7 @@ class Case:
             return torch.cat([x.flatten() for x in results if x is not None])
 
         self.run = lambda *inputs: flat(run(*inputs, mask=mask.to(inputs[0].device), **options))
-        whole = lambda *inputs: reference(*inputs, mask=mask)  # noqa: E731
+        whole = lambda *inputs: exact(*inputs, mask=mask)  # noqa: E731
         self.reference = lambda *inputs: flat(whole(*inputs)[:1] if options else whole(*inputs))
 
     def leaves(self):

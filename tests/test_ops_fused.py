@@ -16,8 +16,8 @@ from torch.utils.checkpoint import checkpoint
 from hmba_hf.models import ops_fused
 from hmba_hf.models.ops_causal_conv1d import causal_conv1d, causal_conv1d_portable
 from hmba_hf.models.ops_launch_cpu import flat
-from hmba_hf.models.ops_selective_scan import selective_scan, selective_scan_portable
-from test_ops_selective_scan import outputs_and_gradients, scan_inputs
+from hmba_hf.models.ops_selective_scan import selective_scan
+from test_ops_selective_scan import outputs_and_gradients, portable, scan_inputs
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 
@@ -69,7 +69,7 @@ def test_long_sequences_stay_near_double_precision(length, rate):
     if rate is not None:
         inputs["A"] = torch.full_like(inputs["A"], rate).requires_grad_()
     exact = {k: v.detach().double().requires_grad_() if torch.is_tensor(v) else v for k, v in inputs.items()}
-    wanted, wanted_gradients = outputs_and_gradients(selective_scan_portable, exact)
+    wanted, wanted_gradients = outputs_and_gradients(portable, exact)
     got, gradients = outputs_and_gradients(selective_scan, inputs)
     for name, result, exact_result in [
         *((f"result {i}", x, wanted[i]) for i, x in enumerate(got)),
@@ -204,7 +204,7 @@ def test_either_result_alone_has_its_gradient(unused):
     wanted_inputs = {k: v for k, v in inputs.items() if torch.is_tensor(v) and v.requires_grad}
     got, wanted = (
         torch.autograd.grad(scan(**inputs)[1 - unused].square().sum(), list(wanted_inputs.values()), allow_unused=True)
-        for scan in (selective_scan, selective_scan_portable)
+        for scan in (selective_scan, portable)
     )
     for name, x, y in zip(wanted_inputs, got, wanted, strict=True):
         x, y = (torch.zeros_like(inputs[name]) if gradient is None else gradient for gradient in (x, y))

@@ -6,6 +6,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.testing import assert_close
 
 from hmba_hf.models import ops_selective_scan
+from hmba_hf.models.ops_scan_inputs import ScanInputs
 from hmba_hf.models.ops_selective_scan import selective_scan, selective_scan_portable, selective_scan_reference
 
 SHAPES = [
@@ -41,6 +42,16 @@ def scan_inputs(b=2, length=7, d=5, n=4, dtype=torch.float64, without=(), revers
     return {**inputs, "reverse": reverse}
 
 
+def reference(*arguments, **named):
+    """Run the specification with the arguments of `selective_scan`."""
+    return selective_scan_reference(ScanInputs(*arguments, **named))
+
+
+def portable(*arguments, **named):
+    """Run the plain torch form with the arguments of `selective_scan`."""
+    return selective_scan_portable(ScanInputs(*arguments, **named))
+
+
 def outputs_and_gradients(scan, inputs):
     """Run a scan and return all it gives: output, last state, and the gradient of every input."""
     y, state = scan(**inputs)
@@ -57,7 +68,7 @@ def assert_scans_equal(inputs, tolerance):
         k: v.detach().double().requires_grad_() if torch.is_tensor(v) and v.is_floating_point() else v
         for k, v in inputs.items()
     }
-    wanted, wanted_gradients = outputs_and_gradients(selective_scan_reference, exact)
+    wanted, wanted_gradients = outputs_and_gradients(reference, exact)
     got, gradients = outputs_and_gradients(selective_scan, inputs)
     wanted_gradients |= {f"result {i}": x for i, x in enumerate(wanted)}
     for name, result in {**gradients, **{f"result {i}": x for i, x in enumerate(got)}}.items():
@@ -163,8 +174,8 @@ def test_the_reference_equals_its_formula():
         step = torch.log1p(torch.exp(delta[t] + bias))
         state = torch.exp(step * A) * state + step * B[t] * u[t]
         y = (C[t] * state + D * u[t]) * z[t] * torch.sigmoid(z[t])
-        assert_close(selective_scan_reference(**inputs)[0][0, t, 0], y)
-    assert_close(selective_scan_reference(**inputs)[1].squeeze(), state)
+        assert_close(reference(**inputs)[0][0, t, 0], y)
+    assert_close(reference(**inputs)[1].squeeze(), state)
 
 
 @pytest.mark.parametrize("name", ["scan", "reference"])
@@ -173,7 +184,7 @@ def test_the_original_scan_gives_the_same_numbers(golden, name):
     case = {k.removeprefix("scan."): v for k, v in tensors.items() if k.startswith("scan.")}
     y, last = case.pop("out"), case.pop("last_state")
     case = {k: v.transpose(1, 2) if v.ndim == 3 else v for k, v in case.items()}  # channels last
-    scan = selective_scan if name == "scan" else selective_scan_reference
+    scan = selective_scan if name == "scan" else reference
     got, state = scan(**case)
     assert_close(got, y.transpose(1, 2), atol=1e-5, rtol=0)
     assert_close(state, last, atol=1e-5, rtol=0)
@@ -215,7 +226,7 @@ def test_the_past_does_not_see_the_future(reverse):
     assert torch.equal(selective_scan(**changed)[0][:, unseen], selective_scan(**inputs)[0][:, unseen])
 
 
-@pytest.mark.parametrize("scan", [selective_scan, selective_scan_reference], ids=["scan", "reference"])
+@pytest.mark.parametrize("scan", [selective_scan, reference], ids=["scan", "reference"])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_nan_in_masked_steps_has_no_effect(scan, reverse):
     inputs = scan_inputs(b=3, length=6, reverse=reverse)
@@ -300,7 +311,7 @@ def test_half_inputs_keep_their_dtype_and_accumulate_in_single(dtype):
     assert all(gradient.isfinite().all() for gradient in gradients.values())
 
 
-@pytest.mark.parametrize("scan", [selective_scan, selective_scan_reference], ids=["scan", "reference"])
+@pytest.mark.parametrize("scan", [selective_scan, reference], ids=["scan", "reference"])
 def test_autocast_changes_nothing(scan):
     inputs = scan_inputs(length=40, d=9, n=16, dtype=torch.float32)
     wanted = outputs_and_gradients(scan, inputs)
@@ -335,7 +346,7 @@ def test_what_is_kept_for_the_backward_pass_has_no_states_of_every_step(b):
     assert sum(kept.values()) < b * length * d * n / 3
 
 
-@pytest.mark.parametrize("scan", [selective_scan, selective_scan_reference], ids=["scan", "reference"])
+@pytest.mark.parametrize("scan", [selective_scan, reference], ids=["scan", "reference"])
 def test_an_empty_sequence_returns_its_state(scan):
     inputs = scan_inputs(length=0, without=("mask",))
     y, state = scan(**inputs)
@@ -370,5 +381,5 @@ def test_a_read_out_without_output_map_is_refused(name):
 
 def test_no_gradient_is_kept_where_none_is_wanted():
     inputs = {k: v.detach() if torch.is_tensor(v) else v for k, v in scan_inputs().items()}
-    y, state = selective_scan_portable(**inputs)
+    y, state = portable(**inputs)
     assert not y.requires_grad and not state.requires_grad

@@ -10,6 +10,7 @@ if sys.platform != "linux":
     pytest.skip("Triton exists for Linux only", allow_module_level=True)
 
 from hmba_hf.models import ops_causal_conv1d_triton, ops_selective_scan_triton
+from hmba_hf.models.ops_scan_inputs import ScanInputs
 from hmba_hf.models.ops_selective_scan import selective_scan
 from test_ops_causal_conv1d import assert_convolutions_equal
 from test_ops_selective_scan import (
@@ -150,9 +151,9 @@ def test_no_size_exceeds_the_programs_that_a_gpu_can_count(b, length, monkeypatc
         A, maps = torch.empty(8, 4), torch.empty(b, length, 4)
     ops_causal_conv1d_triton.conv_forward(x, weight, bias, None, None, False)
     ops_causal_conv1d_triton.conv_backward(x, x, weight, bias, None, None, False)
-    options = (None, None, None, None, None)
-    _, end, starts = ops_selective_scan_triton.scan_forward(x, x, A, maps, maps, *options, False, True, 32)
-    ops_selective_scan_triton.scan_backward(x, end, x, x, A, maps, maps, *options, starts, False, 32)
+    scan = ScanInputs(x, x, A, maps, maps)
+    _, end, starts = ops_selective_scan_triton.scan_forward(scan, return_last_state=True, chunk=32)
+    ops_selective_scan_triton.scan_backward(scan, x, end, starts, chunk=32)
     assert len(launches.grids) == 4
     for first, *others in launches.grids:
         assert first < 2**31 and max(others) < 2**16

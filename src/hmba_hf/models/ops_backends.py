@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .ops_scan_inputs import ScanInputs
+
 logger = logging.getLogger(__name__)
 
 VARIABLE = "HMBA_SCAN_BACKEND"
@@ -139,13 +141,11 @@ def _import(name: str) -> FusedKernels | Callable:
 
 def _try(loaded: FusedKernels | Callable, device: str) -> None:
     """Scan one step whose result is known: softplus(0) = log 2."""
-    one, zero, rate = (
-        torch.ones(1, 1, 1, device=device),
-        torch.zeros(1, 1, 1, device=device),
-        -torch.ones(1, 1, device=device),
-    )
+    one = torch.ones(1, 1, 1, device=device)
+    zero = torch.zeros(1, 1, 1, device=device)
+    rate = -torch.ones(1, 1, device=device)
     if isinstance(loaded, FusedKernels):
-        y = loaded.scan_forward(one, zero, rate, one, one, None, None, None, None, None, False, False, 0)[0]
+        y, _, _ = loaded.scan_forward(ScanInputs(one, zero, rate, one, one), False, 0)
     else:
         y = loaded(one, zero, rate, one, one, delta_softplus=True)
     if not math.isclose(float(y), math.log(2), rel_tol=1e-3):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .ops_backends import fused_kernels
 from .ops_derivatives import plain_gradients, wants_plain_gradients
+from .ops_scan_inputs import ScanInputs
 
 # A checkpoint's copy of this file has a name of its own, and so its operators do.
 # The code is named after the checkpoint's folder, and torch takes ASCII alone: other letters become their number.
@@ -20,33 +21,25 @@ NAMESPACE = re.sub(r"\W", "_", re.sub(r"[^\x00-\x7F]", lambda letter: f"_{ord(le
 
 
 def selective_scan_fused(
-    backend: str,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor | None,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    state: Tensor | None,
-    mask: Tensor | None,
-    reverse: bool,
-    return_last_state: bool,
+    backend: str, scan: ScanInputs, return_last_state: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     """Compute `selective_scan` with the kernels of a backend."""
-    wide = torch.promote_types(torch.promote_types(u.dtype, A.dtype), torch.float32)
-    narrow = _narrow_dtype(backend, wide, u, delta, B, C, z)
-    dtype = u.dtype
-    u, delta, B, C, z = _cast(narrow, u, delta, B, C, z)
-    A, D, delta_bias, state = _cast(wide, A, D, delta_bias, state)
-    state = None if state is None else state.transpose(1, 2)
-    tensors = (u, delta, A, B, C, D, z, delta_bias, state)
-    keeps = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+    wide = torch.promote_types(torch.promote_types(scan.u.dtype, scan.A.dtype), torch.float32)
+    narrow = _narrow_dtype(backend, wide, scan.u, scan.delta, scan.B, scan.C, scan.z)
+    long = {name: _cast(narrow, getattr(scan, name)) for name in ("u", "delta", "B", "C", "z")}
+    short = {name: _cast(wide, getattr(scan, name)) for name in ("A", "D", "delta_bias", "state")}
+    if short["state"] is not None:
+        short["state"] = short["state"].transpose(1, 2)
+    mask = None if scan.mask is None else scan.mask.bool()
+    cast = ScanInputs(**long, **short, mask=mask, reverse=scan.reverse)
+    keeps = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in cast)
     keeps = keeps and not torch.compiler.is_exporting()  # how many states there are would bound the length
-    chunk = chunk_length(A.shape[1]) if keeps else 0
-    y, end, _ = _scan(*tensors, None if mask is None else mask.bool(), reverse, return_last_state, chunk, backend)
-    return None if C is None else y.to(dtype), end.transpose(1, 2) if return_last_state else None
+    chunk = chunk_length(scan.A.shape[1]) if keeps else 0
+    y, end, _ = _scan(*cast, return_last_state, chunk, backend)
+    return (
+        None if scan.C is None else y.to(scan.u.dtype),
+        end.transpose(1, 2) if return_last_state else None,
+    )
 
 
 def causal_conv1d_fused(
@@ -62,8 +55,16 @@ def causal_conv1d_fused(
     wide = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
     narrow = _narrow_dtype(backend, wide, x)
     bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
-    x_, weight, bias, state = *_cast(narrow, x), *_cast(wide, weight, bias), *_cast(narrow, state)
-    return _conv(x_, weight, bias, state, None if mask is None else mask.bool(), reverse, backend).to(x.dtype)
+    y = _conv(
+        _cast(narrow, x),
+        _cast(wide, weight),
+        _cast(wide, bias),
+        state=_cast(narrow, state),
+        mask=None if mask is None else mask.bool(),
+        reverse=reverse,
+        backend=backend,
+    )
+    return y.to(x.dtype)
 
 
 def chunk_length(n: int) -> int:
@@ -78,17 +79,24 @@ def _narrow_dtype(backend: str, wide: torch.dtype, *tensors: Tensor | None) -> t
     return dtypes.pop() if len(dtypes) == 1 and dtypes <= halves and wide == torch.float32 else wide
 
 
-def _cast(dtype: torch.dtype, *tensors: Tensor | None) -> list[Any]:
-    return [None if x is None else x.to(dtype) for x in tensors]
+def _cast(dtype: torch.dtype, x: Tensor | None) -> Any:
+    return None if x is None else x.to(dtype)
 
 
-def _adjacent(*tensors: Tensor | None) -> list[Any]:
-    """Copy those whose channels are not adjacent in memory."""
-    return [x if x is None or x.stride(-1) == 1 else x.contiguous() for x in tensors]
+def _adjacent(x: Tensor | None) -> Any:
+    """Copy a tensor whose channels are not adjacent in memory."""
+    return x if x is None or x.stride(-1) == 1 else x.contiguous()
 
 
-def _contiguous(*tensors: Tensor | None) -> list[Any]:
-    return [None if x is None else x.contiguous() for x in tensors]
+def _contiguous(x: Tensor | None) -> Any:
+    return None if x is None else x.contiguous()
+
+
+def _in_order(scan: ScanInputs) -> ScanInputs:
+    """Bring the tensors of a scan into the order in memory that kernels read."""
+    long = {name: _adjacent(getattr(scan, name)) for name in ("u", "delta", "B", "C", "z")}
+    short = {name: _contiguous(getattr(scan, name)) for name in ("A", "D", "delta_bias", "state", "mask")}
+    return scan._replace(**long, **short)
 
 
 @torch.library.custom_op(f"{NAMESPACE}::selective_scan", mutates_args=())
@@ -113,26 +121,25 @@ def _scan(
     That is `y`, if there is `C`; the last state, if it is wanted; the states before each chunk but the first, unless
     `chunk` is 0.
     """
-    u, delta, B, C, z = _adjacent(u, delta, B, C, z)
-    A, D, delta_bias, state, mask = _contiguous(A, D, delta_bias, state, mask)
-    y, end, starts = fused_kernels(backend).scan_forward(
-        u, delta, A, B, C, D, z, delta_bias, state, mask, reverse, return_last_state, chunk
-    )
+    scan = _in_order(ScanInputs(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse))
+    y, end, starts = fused_kernels(backend).scan_forward(scan, return_last_state, chunk)
     return u.new_empty(0) if y is None else y, A.new_empty(0) if end is None else end, starts
 
 
 @_scan.register_fake
-def _(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse, return_last_state, chunk, backend):  # type: ignore[no-untyped-def]
-    (b, length, d), n = u.shape, A.shape[1]
+def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *given, return_last_state, chunk, _ = inputs
+    scan = ScanInputs(*given)
+    b, length, d = scan.u.shape
+    n = scan.A.shape[1]
     later = -(-length // chunk) - 1 if chunk else 0
-    y = u.new_empty(0) if C is None else u.new_empty(b, C.shape[1], d)
-    return y, A.new_empty(b, n, d) if return_last_state else A.new_empty(0), A.new_empty(b, later, n, d)
+    y = scan.u.new_empty(0) if scan.C is None else scan.u.new_empty(b, scan.num_reads, d)
+    end = scan.A.new_empty(b, n, d) if return_last_state else scan.A.new_empty(0)
+    return y, end, scan.A.new_empty(b, later, n, d)
 
 
 @torch.library.custom_op(f"{NAMESPACE}::selective_scan_backward", mutates_args=())
 def _scan_backward(
-    grad_y: Tensor | None,
-    grad_end: Tensor | None,
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -143,27 +150,34 @@ def _scan_backward(
     delta_bias: Tensor | None,
     state: Tensor | None,
     mask: Tensor | None,
-    starts: Tensor,
     reverse: bool,
+    grad_y: Tensor | None,
+    grad_end: Tensor | None,
+    starts: Tensor,
     chunk: int,
     backend: str,
 ) -> list[Tensor]:
     """Return the gradients of `u, delta, A, B, C, D, z, delta_bias, state`, empty for what is absent."""
-    u, delta, B, C, z = _adjacent(u, delta, B, C, z)
-    A, D, delta_bias, state, mask, grad_end = _contiguous(A, D, delta_bias, state, mask, grad_end)
-    if C is not None:
-        grad_y = u.new_zeros(u.shape[0], C.shape[1], u.shape[2]) if grad_y is None else _adjacent(grad_y)[0]
-    inputs = (u, delta, A, B, C, D, z, delta_bias, state)
-    gradients = fused_kernels(backend).scan_backward(
-        grad_y if C is not None else None, grad_end, *inputs, mask, starts, reverse, chunk
-    )
+    scan = _in_order(ScanInputs(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse))
+    if C is None:
+        grad_y = None
+    elif grad_y is None:
+        grad_y = u.new_zeros(u.shape[0], scan.num_reads, u.shape[2])
+    kernels = fused_kernels(backend)
+    gradients = kernels.scan_backward(scan, _adjacent(grad_y), _contiguous(grad_end), starts, chunk)
+    inputs = _differentiable(scan)
     return [A.new_empty(0) if x is None else g.to(x.dtype) for x, g in zip(inputs, gradients, strict=True)]
 
 
 @_scan_backward.register_fake
-def _(grad_y, grad_end, u, delta, A, B, C, D, z, delta_bias, state, mask, starts, reverse, chunk, backend):  # type: ignore[no-untyped-def]
-    inputs = (u, delta, A, B, C, D, z, delta_bias, state)
-    return [A.new_empty(0) if x is None else x.new_empty(x.shape) for x in inputs]
+def _(*inputs: Any) -> list[Tensor]:
+    scan = ScanInputs(*inputs[: len(ScanInputs._fields)])
+    return [scan.A.new_empty(0) if x is None else x.new_empty(x.shape) for x in _differentiable(scan)]
+
+
+def _differentiable(scan: ScanInputs) -> list[Tensor | None]:
+    """Return what has gradients: all but mask and direction."""
+    return [getattr(scan, name) for name in ScanInputs._fields if name not in ("mask", "reverse")]
 
 
 def _save_scan(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -173,22 +187,28 @@ def _save_scan(ctx: Any, inputs: tuple, output: tuple) -> None:
 
 
 def _differentiate_scan(ctx: Any, grad_y: Any, grad_end: Any, grad_starts: Any) -> tuple:
-    *inputs, mask, starts = ctx.saved_tensors
+    *tensors, starts = ctx.saved_tensors
+    scan = ScanInputs(*tensors)._replace(reverse=ctx.reverse)
+    inputs = _differentiable(scan)
     grad_end = grad_end if ctx.returns_state else None
+    found: list[Any]
     if not ctx.chunk or wants_plain_gradients(grad_y, grad_end):
-        scan = partial(_scan_plainly, mask=mask, reverse=ctx.reverse)
-        return *plain_gradients(scan, inputs, (grad_y, grad_end)), *[None] * 5
-    gradients = _scan_backward(grad_y, grad_end, *inputs, mask, starts, ctx.reverse, ctx.chunk, ctx.backend)
-    return *(None if x is None else g for x, g in zip(inputs, gradients, strict=True)), *[None] * 5
+        plain = partial(_scan_plainly, mask=scan.mask, reverse=scan.reverse)
+        found = plain_gradients(plain, inputs, (grad_y, grad_end))
+    else:
+        found = _scan_backward(*scan, grad_y, grad_end, starts, ctx.chunk, ctx.backend)
+    gradients = [None if x is None else g for x, g in zip(inputs, found, strict=True)]
+    return *gradients, *[None] * 5  # mask, reverse, return_last_state, chunk, backend
 
 
 def _scan_plainly(*inputs: Any, mask: Tensor | None, reverse: bool) -> tuple[Tensor | None, Tensor]:
     """Compute what the operator does in plain torch."""
     from .ops_selective_scan import selective_scan_portable  # which imports this file
 
-    u, delta, A, B, C, D, z, delta_bias, state = inputs
-    state = None if state is None else state.transpose(1, 2)
-    y, end = selective_scan_portable(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse)
+    scan = ScanInputs(*inputs)._replace(mask=mask, reverse=reverse)
+    if scan.state is not None:
+        scan = scan._replace(state=scan.state.transpose(1, 2))
+    y, end = selective_scan_portable(scan)
     return y, end.transpose(1, 2)
 
 
@@ -200,8 +220,9 @@ def _conv(
     x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None, mask: Tensor | None, reverse: bool, backend: str
 ) -> Tensor:
     """Return the convolution after its activation."""
-    x, state = _adjacent(x, state)
-    return fused_kernels(backend).conv_forward(x, *_contiguous(weight, bias), state, *_contiguous(mask), reverse)
+    kernels = fused_kernels(backend)
+    weights = _contiguous(weight), _contiguous(bias)
+    return kernels.conv_forward(_adjacent(x), *weights, _adjacent(state), _contiguous(mask), reverse)
 
 
 @_conv.register_fake
@@ -221,9 +242,8 @@ def _conv_backward(
     backend: str,
 ) -> list[Tensor]:
     """Return the gradients of `x, weight, bias, state`, empty for a state that is absent."""
-    grad_y, x, state = _adjacent(grad_y, x, state)
-    inputs = (x, *_contiguous(weight, bias), state)
-    gradients = fused_kernels(backend).conv_backward(grad_y, *inputs, *_contiguous(mask), reverse)
+    inputs = _adjacent(x), _contiguous(weight), _contiguous(bias), _adjacent(state)
+    gradients = fused_kernels(backend).conv_backward(_adjacent(grad_y), *inputs, _contiguous(mask), reverse)
     return [x.new_empty(0) if i is None else g for i, g in zip(inputs, gradients, strict=True)]
 
 

@@ -6,7 +6,7 @@ Axes: `b` batch, `l` time, `d` channels, `n` states. Tensors are `(b, l, d)`, ba
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import Tensor
 from .ops_backends import FUSED, check_device, scan_backends, scan_function
 from .ops_derivatives import plain_gradients, wants_plain_gradients, wants_plain_torch
 from .ops_fused import selective_scan_fused
+from .ops_scan_inputs import ScanInputs
 from .ops_selective_scan_mamba_ssm import can_serve, selective_scan_mamba_ssm
 
 # Elements of the largest temporary, `(rows, steps, d, n)`. On a CPU it should stay in the cache; an accelerator
@@ -68,93 +69,66 @@ def selective_scan(
     Source: Gu & Dao 2023, arXiv:2312.00752, algorithm 2; `selective_scan_fn` of state-spaces/mamba.
     Differs: channels last; softplus always; mask, initial state, reverse and steps without output are part of it.
     """
-    _check_inputs(u, A, delta=delta, B=B, C=C, D=D, z=z, delta_bias=delta_bias, state=state, mask=mask)
+    scan = ScanInputs(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse)
+    _check_inputs(scan)
     exact = selective_scan_portable
     plain = wants_plain_torch(u, delta, A, B, C, D, z, delta_bias, state)
+    reads_all = scan.num_reads == u.shape[1]
     for backend in scan_backends(u.device.type):
         if backend == "reference":
             exact = selective_scan_reference
         if backend == "reference" or plain:
             break
-        if backend == "triton" and C is not None and C.shape[1] < u.shape[1]:  # its kernel reads every step or none
-            return _scan_in_two(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse, return_last_state)
+        if backend == "triton" and C is not None and not reads_all:  # its kernel reads every step or none
+            return _scan_in_two(scan, return_last_state)
         if backend in FUSED and u.numel() > 0 and A.numel() > 0:
-            options = mask, reverse, return_last_state
-            return selective_scan_fused(backend, u, delta, A, B, C, D, z, delta_bias, state, *options)
-        if backend in ("mamba_ssm", "hub") and C is not None and can_serve(u, A, C, state, delta, B, z):
-            inputs, options = (u, delta, A, B, C, D, z, delta_bias), (mask, reverse, return_last_state)
-            return selective_scan_mamba_ssm(scan_function(backend), exact, *inputs, *options)
-    y, last_state = exact(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse)
+            return selective_scan_fused(backend, scan, return_last_state)
+        if backend in ("mamba_ssm", "hub") and C is not None and can_serve(scan):
+            return selective_scan_mamba_ssm(scan_function(backend), exact, scan, return_last_state)
+    y, last_state = exact(scan)
     return y, last_state if return_last_state else None
 
 
-def _scan_in_two(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    state: Tensor | None,
-    mask: Tensor | None,
-    reverse: bool,
-    return_last_state: bool,
-) -> tuple[Tensor | None, Tensor | None]:
+def _scan_in_two(scan: ScanInputs, return_last_state: bool) -> tuple[Tensor | None, Tensor | None]:
     """Scan the steps without output, then those with."""
-    before, last = _parts(u, C, reverse)
-
-    def scan(part: slice, state: Any, output: Any, goes_on: bool) -> tuple[Tensor | None, Tensor | None]:
-        hidden = None if mask is None else mask[:, part]
-        inputs: Any = u[:, part], delta[:, part], A, B[:, part], *output, delta_bias, state, hidden, reverse, goes_on
-        return selective_scan(*inputs)
-
-    state = scan(before, state, (None, None, None), True)[1]
-    return scan(last, state, (C, D, z), return_last_state)
+    unread = _part_of(scan, scan.unread)._replace(C=None, D=None, z=None)
+    _, state = selective_scan(*unread)
+    read = _part_of(scan, scan.read)._replace(state=state)
+    return selective_scan(*read, return_last_state=return_last_state)
 
 
-def selective_scan_reference(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor | None = None,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    state: Tensor | None = None,
-    mask: Tensor | None = None,
-    reverse: bool = False,
-) -> tuple[Tensor | None, Tensor]:
-    """Compute `selective_scan` one step at a time: the specification, with the contract's arguments."""
-    with _without_autocast(u):
-        dtype, (u, step, B, C, z, state) = u.dtype, _widen(u, delta, A, B, C, z, delta_bias, state, mask, reverse)
-        y, (_, last) = [], _parts(u, C, reverse)
-        for t in reversed(range(u.shape[1])) if reverse else range(u.shape[1]):
+def _part_of(scan: ScanInputs, steps: slice) -> ScanInputs:
+    """Take some steps of what is given for all of them."""
+    return scan._replace(
+        u=scan.u[:, steps],
+        delta=scan.delta[:, steps],
+        B=scan.B[:, steps],
+        mask=None if scan.mask is None else scan.mask[:, steps],
+    )
+
+
+def selective_scan_reference(scan: ScanInputs) -> tuple[Tensor | None, Tensor]:
+    """Compute `selective_scan` one step at a time: the specification."""
+    dtype = scan.u.dtype
+    with _without_autocast(scan.u):
+        u, step, A, B, C, D, z, state = _widen(scan)
+        length = u.shape[1]
+        y = []
+        for t in reversed(range(length)) if scan.reverse else range(length):
             decay = torch.exp(step[:, t, :, None] * A)  # (b, d, n)
             state = decay * state + (step[:, t] * u[:, t])[..., None] * B[:, t, None]
-            if C is not None and last.start <= t < last.stop:
-                y.append(torch.einsum("bdn,bn->bd", state, C[:, t - last.start]))
+            if C is not None and scan.read.start <= t < scan.read.stop:
+                y.append(torch.einsum("bdn,bn->bd", state, C[:, t - scan.read.start]))
         if C is None:
             return None, state
-        read = torch.stack(y[::-1] if reverse else y, dim=1) if y else torch.zeros_like(u[:, last])
-        return _finish(read, u[:, last], D, z).to(dtype), state
+        if scan.reverse:
+            y.reverse()
+        u = u[:, scan.read]
+        read = torch.stack(y, dim=1) if y else torch.zeros_like(u)
+        return _finish(read, u, D, z).to(dtype), state
 
 
-def selective_scan_portable(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor | None = None,
-    D: Tensor | None = None,
-    z: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    state: Tensor | None = None,
-    mask: Tensor | None = None,
-    reverse: bool = False,
-) -> tuple[Tensor | None, Tensor]:
+def selective_scan_portable(scan: ScanInputs) -> tuple[Tensor | None, Tensor]:
     """Compute `selective_scan` in plain torch, on any device, in O(b*l*d) memory forward and backward.
 
     Time is cut into chunks and the batch into groups of rows. Within a chunk all decays and updates are made at once
@@ -164,25 +138,20 @@ def selective_scan_portable(
     Tangents, transforms of `torch.func` and second derivatives take every step through torch, in as much memory as
     torch then needs.
     """
-    with _without_autocast(u):
-        dtype, (u, step, B, C, z, state) = u.dtype, _widen(u, delta, A, B, C, z, delta_bias, state, mask, reverse)
-        A, (first, last), read = A.to(state.dtype), _parts(u, C, reverse), None
+    dtype = scan.u.dtype
+    with _without_autocast(scan.u):
+        u, step, A, B, C, D, z, state = _widen(scan)
+        A = A.to(state.dtype)
+        first = scan.unread
         if u[:, first].numel() > 0:
-            state = _scan_direction(u[:, first], step[:, first], A, B[:, first], None, state, reverse)[1]
-        if C is not None:
-            read = torch.zeros_like(u[:, last])
-            if read.numel() > 0:
-                read, state = _scan_direction(u[:, last], step[:, last], A, B[:, last], C, state, reverse)
-        return None if read is None else _finish(read, u[:, last], D, z).to(dtype), state
-
-
-def _parts(u: Tensor, C: Tensor | None, reverse: bool) -> tuple[slice, slice]:
-    """Tell the steps that only update the state from those that `C` reads."""
-    length = u.shape[1]
-    reads = 0 if C is None else C.shape[1]
-    if reverse:
-        return slice(reads, length), slice(0, reads)
-    return slice(0, length - reads), slice(length - reads, length)
+            _, state = _scan_direction(u[:, first], step[:, first], A, B[:, first], None, state, scan.reverse)
+        if C is None:
+            return None, state
+        last = scan.read
+        read = torch.zeros_like(u[:, last])
+        if read.numel() > 0:
+            read, state = _scan_direction(u[:, last], step[:, last], A, B[:, last], C, state, scan.reverse)
+        return _finish(read, u[:, last], D, z).to(dtype), state
 
 
 def _scan_direction(
@@ -312,33 +281,50 @@ def _without_autocast(u: Tensor) -> AbstractContextManager:
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
-def _widen(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    state: Tensor | None,
-    mask: Tensor | None,
-    reverse: bool,
-) -> tuple[Any, ...]:
-    """Return `u, step, B, C, z, state` in float32 or wider, with masked steps cleared of whatever they hold."""
-    dtype = torch.promote_types(torch.promote_types(u.dtype, A.dtype), torch.float32)
-    hidden = None if mask is None else ~mask[..., None].bool()
+class _WideInputs(NamedTuple):
+    """What a plain form computes with: float32 or wider, masked steps cleared of whatever they hold."""
+
+    u: Tensor
+    step: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor | None
+    D: Tensor | None
+    z: Tensor | None
+    state: Tensor
+
+
+def _widen(scan: ScanInputs) -> _WideInputs:
+    """Widen what is given, but `A` and `D`, and apply the bias and softplus to the step sizes."""
+    dtype = torch.promote_types(torch.promote_types(scan.u.dtype, scan.A.dtype), torch.float32)
+    hidden = None if scan.mask is None else ~scan.mask[..., None].bool()
 
     def widen(x: Any, steps: slice = slice(None)) -> Any:
-        wide = None if x is None else x.to(dtype)
-        return wide if wide is None or hidden is None else wide.masked_fill(hidden[:, steps], 0.0)
+        if x is None:
+            return None
+        wide = x.to(dtype)
+        return wide if hidden is None else wide.masked_fill(hidden[:, steps], 0.0)
 
-    last = _parts(u, C, reverse)[1]
-    u, delta, B, C, z = *map(widen, (u, delta, B)), widen(C, last), widen(z, last)
-    step = F.softplus(delta if delta_bias is None else delta + delta_bias.to(dtype))
+    raw = widen(scan.delta)
+    if scan.delta_bias is not None:
+        raw = raw + scan.delta_bias.to(dtype)
+    step = F.softplus(raw)
     if hidden is not None:
         step = step.masked_fill(hidden, 0.0)
-    state = u.new_zeros(u.shape[0], *A.shape) if state is None else state.to(dtype)
-    return u, step, B, C, z, state
+    if scan.state is None:
+        state = step.new_zeros(scan.u.shape[0], *scan.A.shape)
+    else:
+        state = scan.state.to(dtype)
+    return _WideInputs(
+        u=widen(scan.u),
+        step=step,
+        A=scan.A,
+        B=widen(scan.B),
+        C=widen(scan.C, scan.read),
+        D=scan.D,
+        z=widen(scan.z, scan.read),
+        state=state,
+    )
 
 
 def _finish(read: Tensor, u: Tensor, D: Tensor | None, z: Tensor | None) -> Tensor:
@@ -348,24 +334,30 @@ def _finish(read: Tensor, u: Tensor, D: Tensor | None, z: Tensor | None) -> Tens
     return read if z is None else read * F.silu(z)
 
 
-def _check_inputs(u: Tensor, A: Tensor, **others: Tensor | None) -> None:
+def _check_inputs(scan: ScanInputs) -> None:
     """Raise a `ValueError` that names the first argument whose shape or device does not fit `u` and `A`."""
+    u, A, C = scan.u, scan.A, scan.C
     if u.ndim != 3 or A.ndim != 2 or A.shape[0] != u.shape[2] or A.shape[1] < 1:
         raise ValueError(
             f"u must be (b, l, d) and A (d, n) with a state or more, got {tuple(u.shape)}, {tuple(A.shape)}"
         )
-    (b, length, d), n, C = u.shape, A.shape[1], others["C"]
+    b, length, d = u.shape
+    n = A.shape[1]
     reads = C.shape[1] if C is not None and C.ndim == 3 and C.shape[1] <= length else length
     wanted: dict[str, tuple[int, ...]] = {
         "delta": (b, length, d),
-        "z": (b, reads, d),
         "B": (b, length, n),
         "C": (b, reads, n),
+        "D": (d,),
+        "z": (b, reads, d),
+        "delta_bias": (d,),
+        "state": (b, d, n),
+        "mask": (b, length),
     }
-    wanted |= {"D": (d,), "delta_bias": (d,), "state": (b, d, n), "mask": (b, length)}
-    check_device(u, A=A, **others)
-    for name, tensor in others.items():
+    given = {name: getattr(scan, name) for name in wanted}
+    check_device(u, A=A, **given)
+    for name, tensor in given.items():
         if tensor is not None and tuple(tensor.shape) != wanted[name]:
             raise ValueError(f"{name} must be {wanted[name]} for u {tuple(u.shape)}, got {tuple(tensor.shape)}")
-    if C is None and (others["D"] is not None or others["z"] is not None):
+    if C is None and (scan.D is not None or scan.z is not None):
         raise ValueError("D and z read the state out and need C; got them without C")

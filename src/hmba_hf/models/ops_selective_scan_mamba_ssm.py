@@ -7,53 +7,60 @@ import torch
 from torch import Tensor
 
 from .ops_derivatives import wants_plain_gradients
+from .ops_scan_inputs import ScanInputs
 
 # `softplus` of it is zero in every dtype, so a step that holds it leaves the state as it was.
 NO_STEP = -1e4
 
 
-def can_serve(u: Tensor, A: Tensor, C: Tensor, state: Tensor | None, *others: Tensor | None) -> bool:
+def can_serve(scan: ScanInputs) -> bool:
     """Whether mamba_ssm can do this: no state comes in, every step is read, nothing would be narrowed."""
-    one_dtype = all(x is None or x.dtype == u.dtype for x in (C, *others))
-    is_double = torch.float64 in (u.dtype, A.dtype)
-    return state is None and C.shape[1] == u.shape[1] and one_dtype and not is_double and u.numel() > 0
+    u = scan.u
+    if scan.state is not None or scan.num_reads != u.shape[1] or u.numel() == 0:
+        return False
+    if torch.float64 in (u.dtype, scan.A.dtype):
+        return False
+    return all(x is None or x.dtype == u.dtype for x in (scan.delta, scan.B, scan.C, scan.z))
 
 
 def selective_scan_mamba_ssm(
-    function: Callable,
-    exact: Callable,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    mask: Tensor | None,
-    reverse: bool,
-    return_last_state: bool,
+    function: Callable, exact: Callable, scan: ScanInputs, return_last_state: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Compute `selective_scan` from a zero state with mamba_ssm's `selective_scan_fn`.
 
-    Its backward pass drops the gradient of the last state. Where that is asked for, it comes from `exact`, a scan with
-    the contract of `selective_scan`.
+    Its backward pass drops the gradient of the last state. Where that is asked for, it comes from `exact`, which takes
+    and returns what `selective_scan_reference` does.
 
     Raises:
         RuntimeError: in a backward pass whose result is to be differentiated again or mapped.
     """
-    dtype = u.dtype
+    dtype = scan.u.dtype
 
     def prepare(x: Tensor | None, hidden: float = 0.0) -> Any:
         if x is None:
             return None
-        x = x.to(dtype) if mask is None else x.to(dtype).masked_fill(~mask[..., None].bool(), hidden)
-        return (x.flip(1) if reverse else x).transpose(1, 2)  # (b, d or n, l)
+        x = x.to(dtype)
+        if scan.mask is not None:
+            x = x.masked_fill(~scan.mask[..., None].bool(), hidden)
+        return (x.flip(1) if scan.reverse else x).transpose(1, 2)  # (b, d or n, l)
 
-    u, delta, B, C, z = prepare(u), prepare(delta, NO_STEP), prepare(B), prepare(C), prepare(z)
-    A, D, delta_bias = (None if x is None else x.float() for x in (A, D, delta_bias))  # type: ignore[assignment]
-    options = {"delta_softplus": True, "return_last_state": return_last_state}
-    result = function(u, delta, A, B, C, D=D, z=z, delta_bias=delta_bias, **options)
+    u = prepare(scan.u)
+    delta = prepare(scan.delta, NO_STEP)
+    A = scan.A.float()
+    B = prepare(scan.B)
+    delta_bias = None if scan.delta_bias is None else scan.delta_bias.float()
+    result = function(
+        u,
+        delta,
+        A,
+        B,
+        prepare(scan.C),
+        D=None if scan.D is None else scan.D.float(),
+        z=prepare(scan.z),
+        delta_bias=delta_bias,
+        delta_softplus=True,
+        return_last_state=return_last_state,
+    )
     y, state = result if return_last_state else (result, None)
     if state is not None and torch.is_grad_enabled():
         state = _LastState.apply(exact, state.detach(), u, delta, A, B, delta_bias)
@@ -61,7 +68,7 @@ def selective_scan_mamba_ssm(
         if result is not None and result.requires_grad:
             result.register_hook(_check_gradient)
     y = y.transpose(1, 2)
-    return (y.flip(1) if reverse else y), state
+    return (y.flip(1) if scan.reverse else y), state
 
 
 def _check_gradient(grad: Tensor) -> None:
@@ -88,7 +95,7 @@ class _LastState(torch.autograd.Function):
         u, delta, A, B, delta_bias = inputs
         with torch.enable_grad():
             u, delta, B = (x.transpose(1, 2) for x in (u, delta, B))
-            state = ctx.exact(u, delta, A, B, delta_bias=delta_bias)[1]
+            _, state = ctx.exact(ScanInputs(u, delta, A, B, delta_bias=delta_bias))
         wanted = [x for x in inputs if x is not None]
         gradients = iter(torch.autograd.grad(state, wanted, grad.to(state.dtype)))
         return None, None, *(None if x is None else next(gradients) for x in inputs)

@@ -11,6 +11,7 @@ every chunk from the state kept there and walks the other way.
 from torch import Tensor
 
 from .ops_launch_triton import device_of, sigmoid, strides
+from .ops_scan_inputs import ScanInputs
 
 try:
     import triton
@@ -29,77 +30,74 @@ CHANNELS_BACKWARD = 32
 LOG_TERMS = tl.constexpr(17)
 
 
-def scan_forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor | None,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    state: Tensor | None,
-    mask: Tensor | None,
-    reverse: bool,
-    return_last_state: bool,
-    chunk: int,
-) -> tuple[Tensor | None, Tensor | None, Tensor]:
+def scan_forward(scan: ScanInputs, return_last_state: bool, chunk: int) -> tuple[Tensor | None, Tensor | None, Tensor]:
     """Scan; see `selective_scan`, and `ops_selective_scan_cpu` for what is returned. `C` must cover every step."""
-    assert C is None or C.shape[1] == u.shape[1]
-    (b, length, d), n = u.shape, A.shape[1]
+    u, A = scan.u, scan.A
+    b, length, d = u.shape
+    n = A.shape[1]
+    assert scan.C is None or scan.num_reads == length
     tile = _tile(length, d, n, chunk or max(FEW_STEPS, 2 * n), CHANNELS_FORWARD)
-    y = None if C is None else u.new_empty(b, length, d)
+    y = None if scan.C is None else u.new_empty(b, length, d)
     last = A.new_empty(b, n, d) if return_last_state else None
     starts = A.new_empty(b, triton.cdiv(length, chunk) - 1 if chunk else 0, n, d)
     with device_of(u):
         _forward[(b, triton.cdiv(d, tile["CHANNELS"]))](
-            *(u, delta, A, B, C, D, z, delta_bias, state, mask, y, last, starts if chunk else None),
-            *(stride for x in (u, delta, B, C, z, mask) for stride in strides(x)),
+            *scan[:-1],
+            *(y, last, starts if chunk else None),
+            *_strides(scan),
             *(length, d, n),
-            REVERSE=reverse,
+            REVERSE=scan.reverse,
             **tile,
         )
     return y, last, starts
 
 
 def scan_backward(
-    grad_y: Tensor | None,
-    grad_end: Tensor | None,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor | None,
-    D: Tensor | None,
-    z: Tensor | None,
-    delta_bias: Tensor | None,
-    state: Tensor | None,
-    mask: Tensor | None,
-    starts: Tensor,
-    reverse: bool,
-    chunk: int,
+    scan: ScanInputs, grad_y: Tensor | None, grad_end: Tensor | None, starts: Tensor, chunk: int
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of `u, delta, A, B, C, D, z, delta_bias, state`; see `ops_selective_scan_cpu`."""
-    (b, length, d), n = u.shape, A.shape[1]
+    u, A = scan.u, scan.A
+    b, length, d = u.shape
+    n = A.shape[1]
     tile = _tile(length, d, n, chunk, max(CHANNELS_BACKWARD, 2 * triton.next_power_of_2(n)))
     blocks = triton.cdiv(d, tile["CHANNELS"])
-    grad_u, grad_delta = u.new_empty(b, length, d), delta.new_empty(b, length, d)
-    grad_z = None if z is None else z.new_empty(b, length, d)
+    grad_u = u.new_empty(b, length, d)
+    grad_delta = u.new_empty(b, length, d)
+    grad_z = None if scan.z is None else u.new_empty(b, length, d)
     # Sums over other programs' channels, rows or steps are left to torch: nothing depends on who comes first.
-    grad_B, grad_C = (None if x is None else A.new_empty(blocks, b, length, n) for x in (B, C))
-    grad_A, grad_state = A.new_empty(b, n, d), None if state is None else A.new_empty(b, n, d)
-    grad_D, grad_bias = (None if x is None else A.new_empty(b, d) for x in (D, delta_bias))
+    grad_B = A.new_empty(blocks, b, length, n)
+    grad_C = None if scan.C is None else A.new_empty(blocks, b, length, n)
+    grad_A = A.new_empty(b, n, d)
+    grad_state = None if scan.state is None else A.new_empty(b, n, d)
+    grad_D = None if scan.D is None else A.new_empty(b, d)
+    grad_bias = None if scan.delta_bias is None else A.new_empty(b, d)
     with device_of(u):
         _backward[(b, blocks)](
-            *(grad_y, grad_end, u, delta, A, B, C, D, z, delta_bias, state, mask, starts),
-            *(grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, grad_state),
-            *(stride for x in (grad_y, u, delta, B, C, z, mask) for stride in strides(x)),
+            *(grad_y, grad_end),
+            *scan[:-1],
+            *(starts, grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, grad_state),
+            *strides(grad_y),
+            *_strides(scan),
             *(length, d, n),
-            REVERSE=reverse,
+            REVERSE=scan.reverse,
             **tile,
         )
-    sum_B, sum_C, sum_D, sum_bias = (None if x is None else x.sum(0) for x in (grad_B, grad_C, grad_D, grad_bias))
-    return grad_u, grad_delta, grad_A.sum(0).T.contiguous(), sum_B, sum_C, sum_D, grad_z, sum_bias, grad_state
+    return (
+        grad_u,
+        grad_delta,
+        grad_A.sum(0).T.contiguous(),
+        grad_B.sum(0),
+        None if grad_C is None else grad_C.sum(0),
+        None if grad_D is None else grad_D.sum(0),
+        grad_z,
+        None if grad_bias is None else grad_bias.sum(0),
+        grad_state,
+    )
+
+
+def _strides(scan: ScanInputs) -> list[int]:
+    """List the strides of batch and time of what has a batch and a time."""
+    return [stride for x in (scan.u, scan.delta, scan.B, scan.C, scan.z, scan.mask) for stride in strides(x)]
 
 
 def _tile(length: int, d: int, n: int, chunk: int, channels: int) -> dict[str, int]:
