@@ -231,6 +231,15 @@ def test_low_rank_updates_are_no_part(part, lie, text, llava, tmp_path):
         join(**sources)
 
 
+@pytest.mark.parametrize("make", [HMBAForConditionalGeneration, HMBAProcessor], ids=lambda made: made.__name__)
+@pytest.mark.parametrize("part", ["vision", "text"])
+def test_a_model_in_memory_is_no_part(part, make, text, llava):
+    wrapped = get_peft_model(AutoModelForCausalLM.from_pretrained(text), LoraConfig(r=2))
+    sources = {"vision": llava, "text": text, part: wrapped}
+    with pytest.raises(ValueError, match="must be a folder or a Hub id, got PeftModel: save it whole first"):
+        make.from_vision_text_pretrained(**sources)
+
+
 @pytest.mark.parametrize("settings", [{"load_in_4bit": True}, {"load_in_8bit": True}], ids=str)
 @pytest.mark.parametrize("parts", ["text_", ""], ids=["text", "both"])
 def test_a_quantised_join_is_saved_and_loaded_as_it_is(parts, settings, llava, tmp_path):

@@ -5,6 +5,7 @@ Importing this file checks the version, so whatever needs a new transformers imp
 
 import inspect
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -132,6 +133,7 @@ def check_holds_a_model(checkpoint: Any, options: Mapping[str, Any]) -> None:
 
     transformers would put them around the layers of the model, and what is saved then has other names.
     """
+    _check_is_a_name(checkpoint)
     if _file_of(checkpoint, "adapter_config.json", options) is not None:
         raise ValueError(
             f"a part of a joined model must be a whole model, got low-rank updates in {checkpoint}: merge them first, "
@@ -149,6 +151,13 @@ def check_holds_updates(checkpoint: Any, options: Mapping[str, Any]) -> None:
     file = "adapter_model.safetensors"
     if _file_of(checkpoint, file, options) is None:
         raise OSError(f"H-MBA loads weights in safetensors only, never pickled ones: {checkpoint} has no {file}")
+
+
+def _check_is_a_name(checkpoint: Any) -> None:
+    """Raise a `ValueError` for a model in memory: its layers may be wrapped, and it has no tokenizer."""
+    if not isinstance(checkpoint, str | os.PathLike):
+        name = type(checkpoint).__name__
+        raise ValueError(f"a part of a joined model must be a folder or a Hub id, got {name}: save it whole first")
 
 
 def load_with_report(model_class: Any, checkpoint: Any, **options: Any) -> tuple[Any, set[str]]:
@@ -260,7 +269,9 @@ def load_tokenizer(checkpoint: Any, tokenizer_class: Any = AutoTokenizer, **opti
 
     Raises:
         ImportError: if that needs packages that are missing; transformers itself would ask for another one.
+        ValueError: if the checkpoint is a model in memory.
     """
+    _check_is_a_name(checkpoint)
     try:
         return tokenizer_class.from_pretrained(checkpoint, **options)
     except (ImportError, OSError, ValueError) as error:
