@@ -7,8 +7,9 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.func import jvp
 from torch.testing import assert_close
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from hmba_hf.models.layers_baseline_adapters import TransformerAdapter
+from hmba_hf.models.layers_baseline_adapters import TransformerAdapter, eager_attention_forward
 from test_layers_temporal_adapter import FRAMES, D, build_adapter, frame_features, randomize
 from tiny_models import tiny_inputs, tiny_model
 
@@ -138,3 +139,28 @@ def test_tangents_and_second_derivatives_of_the_transformer_are_finite_differenc
         wanted = (features(frames + step * tangent) - features(frames - step * tangent)) / (2 * step)
     assert_close(jvp(features, (frames,), (tangent,))[1], wanted, atol=1e-6, rtol=1e-6)
     assert torch.autograd.gradgradcheck(features, frames.requires_grad_(), fast_mode=True)
+
+
+def test_the_adapter_attends_as_the_model_is_told_to(monkeypatch, tmp_path):
+    calls = []
+
+    def attend(module, *args, **kwargs):
+        calls.append(module)
+        return eager_attention_forward(module, *args, **kwargs)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "of_this_test", attend)
+    model = tiny_model(adapter="transformer").eval()
+    attention = model.model.temporal_adapter.layer.self_attn
+    features = model.get_frame_features(tiny_inputs()["pixel_values_videos"]).detach()
+    with torch.no_grad():
+        wanted = model.adapt_frame_features(features).pooler_output
+        for told in ("eager", "of_this_test", "sdpa", {"": "of_this_test", "text_config": "sdpa"}, "eager"):
+            calls.clear()
+            model.set_attn_implementation(told)
+            assert_close(model.adapt_frame_features(features).pooler_output, wanted)
+            assert (attention in calls) == ("of_this_test" in str(told))
+    model.save_pretrained(tmp_path)
+    loaded = type(model).from_pretrained(tmp_path, attn_implementation="of_this_test")
+    calls.clear()
+    loaded.adapt_frame_features(features)
+    assert loaded.model.temporal_adapter.layer.self_attn in calls

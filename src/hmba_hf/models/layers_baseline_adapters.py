@@ -12,6 +12,9 @@ from .layers_adapter_state import AdapterOutput, AdapterState, check_frames, che
 from .layers_state_space import holds_parameters
 from .ops_derivatives import wants_plain_torch
 
+# Attention that is made for the long sequences of language models: a query of one step gains nothing by it.
+_OF_LONG_SEQUENCES = ("flash_attention", "flex_attention", "paged|")
+
 
 class CurrentFrameAdapter(nn.Module):
     """The baseline that sees no video: the current frame's features as they are."""
@@ -88,11 +91,20 @@ class SelfAttention(nn.Module):
     """Attention of a sequence's last step to all of its steps, with the parameter names of `nn.MultiheadAttention`.
 
     That module would read the weights of its projection itself, past whatever has been put in the projection's place.
+
+    Args:
+        hidden_size: channels of a step.
+        num_heads: attention heads.
+
+    Attributes:
+        implementation: `"eager"`, `"sdpa"`, or the name of another one in transformers' `ALL_ATTENTION_FUNCTIONS`; one
+            for long sequences stands for `"sdpa"`.
     """
 
     def __init__(self, hidden_size: int, num_heads: int):
         super().__init__()
         self.num_heads = num_heads
+        self.implementation = "sdpa"
         self.scaling = (hidden_size // num_heads) ** -0.5
         self.in_proj_weight = nn.Parameter(torch.empty(3 * hidden_size, hidden_size))
         self.in_proj_bias = nn.Parameter(torch.empty(3 * hidden_size))
@@ -113,13 +125,18 @@ class SelfAttention(nn.Module):
         query = F.linear(x[:, -1:], self.in_proj_weight[:d], self.in_proj_bias[:d])
         key, value = F.linear(x, self.in_proj_weight[d:], self.in_proj_bias[d:]).chunk(2, dim=-1)
         by_head = [part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value)]
-        # On a CPU the fused attention has neither tangents nor second derivatives. One query needs little memory.
-        differentiated = torch.is_grad_enabled() or wants_plain_torch(*by_head)
-        implementation = "eager" if differentiated else "sdpa"
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self._chosen(by_head), eager_attention_forward)
         allowed = None if mask is None else mask[:, None, None]
         read, _ = attend(self, *by_head, attention_mask=allowed, scaling=self.scaling, is_causal=False)
         return self.out_proj(read.flatten(2))
+
+    def _chosen(self, inputs: list[Tensor]) -> str:
+        """Name the implementation for these inputs."""
+        if self.implementation != "sdpa" and not self.implementation.startswith(_OF_LONG_SEQUENCES):
+            return self.implementation
+        # On a CPU the fused attention has neither tangents nor second derivatives. One query needs little memory.
+        is_differentiated = torch.is_grad_enabled() or wants_plain_torch(*inputs)
+        return "eager" if is_differentiated else "sdpa"
 
 
 class TransformerLayer(nn.Module):

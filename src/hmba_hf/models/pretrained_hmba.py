@@ -246,9 +246,20 @@ class HMBAPreTrainedModel(PreTrainedModel):
                 )
         return super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, *args, **kwargs)
 
+    def set_attn_implementation(self, attn_implementation: str | dict, *args: Any, **kwargs: Any) -> None:
+        """Choose the attention of a model and its parts as transformers does, also that of its adapter."""
+        super().set_attn_implementation(attn_implementation, *args, **kwargs)
+        self._tell_attention()
+
+    def _tell_attention(self) -> None:
+        for module in self.modules():
+            if isinstance(module, SelfAttention):
+                module.implementation = self.config._attn_implementation or "sdpa"
+
     def post_init(self) -> None:
         """Finish a model as transformers does, and name only layers that it has: FSDP looks for each of them."""
         super().post_init()
+        self._tell_attention()
         self._no_split_modules &= {type(module).__name__ for module in self.modules()}  # type: ignore[operator]
 
     @torch.no_grad()
