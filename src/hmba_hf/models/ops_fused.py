@@ -26,12 +26,20 @@ def selective_scan_fused(
     """Compute `selective_scan` with the kernels of a backend."""
     wide = torch.promote_types(torch.promote_types(scan.u.dtype, scan.A.dtype), torch.float32)
     narrow = _narrow_dtype(backend, wide, scan.u, scan.delta, scan.B, scan.C, scan.z)
-    long = {name: _cast(narrow, getattr(scan, name)) for name in ("u", "delta", "B", "C", "z")}
-    short = {name: _cast(wide, getattr(scan, name)) for name in ("A", "D", "delta_bias", "state")}
-    if short["state"] is not None:
-        short["state"] = short["state"].transpose(1, 2)
-    mask = None if scan.mask is None else scan.mask.bool()
-    cast = ScanInputs(**long, **short, mask=mask, reverse=scan.reverse)
+    state = _cast(wide, scan.state)
+    cast = ScanInputs(
+        u=_cast(narrow, scan.u),
+        delta=_cast(narrow, scan.delta),
+        A=_cast(wide, scan.A),
+        B=_cast(narrow, scan.B),
+        C=_cast(narrow, scan.C),
+        D=_cast(wide, scan.D),
+        z=_cast(narrow, scan.z),
+        delta_bias=_cast(wide, scan.delta_bias),
+        state=None if state is None else state.transpose(1, 2),
+        mask=_cast(torch.bool, scan.mask),
+        reverse=scan.reverse,
+    )
     keeps = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in cast)
     keeps = keeps and not torch.compiler.is_exporting()  # how many states there are would bound the length
     chunk = chunk_length(scan.A.shape[1]) if keeps else 0
@@ -94,9 +102,19 @@ def _contiguous(x: Tensor | None) -> Any:
 
 def _in_order(scan: ScanInputs) -> ScanInputs:
     """Bring the tensors of a scan into the order in memory that kernels read."""
-    long = {name: _adjacent(getattr(scan, name)) for name in ("u", "delta", "B", "C", "z")}
-    short = {name: _contiguous(getattr(scan, name)) for name in ("A", "D", "delta_bias", "state", "mask")}
-    return scan._replace(**long, **short)
+    return ScanInputs(
+        u=_adjacent(scan.u),
+        delta=_adjacent(scan.delta),
+        A=_contiguous(scan.A),
+        B=_adjacent(scan.B),
+        C=_adjacent(scan.C),
+        D=_contiguous(scan.D),
+        z=_adjacent(scan.z),
+        delta_bias=_contiguous(scan.delta_bias),
+        state=_contiguous(scan.state),
+        mask=_contiguous(scan.mask),
+        reverse=scan.reverse,
+    )
 
 
 @torch.library.custom_op(f"{NAMESPACE}::selective_scan", mutates_args=())

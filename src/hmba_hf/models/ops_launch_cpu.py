@@ -59,7 +59,9 @@ class _Memory:
 
     def __init__(self, tensor: Tensor, dtype: str):
         # `Tensor.numpy()` would keep the storage from ever being resized, as FSDP does with parameters.
-        last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+        last = 0
+        for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
+            last += (size - 1) * stride
         self.tensor = tensor
         self.__array_interface__ = {
             "data": (tensor.data_ptr(), False),
