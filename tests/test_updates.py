@@ -9,6 +9,7 @@ from peft import IA3Config, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from hmba_hf.training.updates import find_updates
 from tiny_bases import tune
 from tiny_models import assert_equal_weights
 
@@ -52,6 +53,16 @@ def test_the_updates_are_merged_where_the_language_model_learns_as_a_whole_or_no
         assert_equal_weights(AutoModelForImageTextToText.from_pretrained(folder), merged)
         assert not (folder / "adapter_config.json").exists()
         assert AutoProcessor.from_pretrained(folder).chat_template == processor.chat_template
+
+
+def test_updates_in_pickles_start_no_run(updates, tmp_path):
+    pickled = shutil.copytree(updates, tmp_path / "pickled", ignore=shutil.ignore_patterns("checkpoint-*"))
+    weights = load_file(pickled / "adapter_model.safetensors")
+    torch.save(weights, pickled / "adapter_model.bin")
+    assert find_updates(str(pickled), None).path == str(pickled)
+    (pickled / "adapter_model.safetensors").unlink()
+    with pytest.raises(OSError, match="must have its low-rank updates in adapter_model.safetensors"):
+        find_updates(str(pickled), None)
 
 
 def changed(updates, folder, **settings):

@@ -114,9 +114,9 @@ def test_updates_on_the_hub_are_never_pickles(hub, published, tmp_path, monkeypa
     torch.save(weights, tmp_path / "updates" / "adapter_model.bin")
     (tmp_path / "updates" / "adapter_model.safetensors").unlink()
     put(hub, tmp_path / "updates", "pickled/")
-    with pytest.raises(OSError, match="never pickled ones: org/tiny has no adapter_model.safetensors"):
+    with pytest.raises(OSError, match="org/tiny must have its low-rank updates in adapter_model.safetensors"):
         load().load_adapter(NAME, adapter_kwargs={"subfolder": "pickled"})
     put(hub, tmp_path / "updates")
-    with pytest.raises(OSError, match="never pickled ones: org/tiny has no adapter_model.safetensors"):
+    with pytest.raises(OSError, match="org/tiny must have its low-rank updates in adapter_model.safetensors"):
         load()
     assert not any((tmp_path / "cache").rglob("adapter_model.bin"))

@@ -150,7 +150,7 @@ def check_holds_updates(checkpoint: Any, options: Mapping[str, Any]) -> None:
     """
     file = "adapter_model.safetensors"
     if _file_of(checkpoint, file, options) is None:
-        raise OSError(f"H-MBA loads weights in safetensors only, never pickled ones: {checkpoint} has no {file}")
+        raise OSError(f"{checkpoint} must have its low-rank updates in {file}, for pickles are never opened, got none")
 
 
 def _check_is_a_name(checkpoint: Any) -> None:

@@ -13,6 +13,7 @@ from transformers.utils import find_adapter_config_file
 from transformers.utils.hub import resolve_revision
 
 from ..data.atomic_files import differences
+from ..models.loading_checkpoints import check_holds_updates
 
 # What low-rank updates do not depend on: where their base lies, who has written them, how they were drawn or learned.
 _IDLE = """
@@ -97,6 +98,7 @@ def find_updates(path: str, revision: str | None) -> LowRankUpdates | None:
 
     Raises:
         ValueError: if a run cannot start from them, with what to merge or to name.
+        OSError: if their weights are not there, or not in safetensors.
         ImportError: if peft is needed and not there.
     """
     revision = resolve_revision(path, revision)  # once: all of it is of one commit
@@ -121,6 +123,7 @@ def find_updates(path: str, revision: str | None) -> LowRankUpdates | None:
             f"{path} holds low-rank updates of {updates.base}, and no such folder is there: name where it is now as "
             f"base_model_name_or_path in adapter_config.json, or merge them, {updates.merging}"
         )
+    check_holds_updates(path, {"revision": revision})
     if is_deepspeed_zero3_enabled():
         raise ValueError(f"ZeRO-3 needs a whole model, got low-rank updates in {path}: merge them, {updates.merging}")
     return updates
