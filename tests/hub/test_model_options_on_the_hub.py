@@ -52,6 +52,15 @@ def test_a_push_of_what_is_saved_keeps_to_the_rules_of_pushes(hub, tmp_path):
     assert NAME not in {repository.id for repository in hub.repositories.values()}
 
 
+def test_the_code_of_a_checkpoint_alone_pushes_what_is_saved_in_private_too(hub, tmp_path, monkeypatch):
+    monkeypatch.delattr("hmba_hf.models.pretrained_hmba.HMBAPreTrainedModel.push_to_hub")  # what the package adds
+    for number, private in enumerate(({}, {"private": None}, {"private": False})):
+        name = f"org/tiny-{number}"
+        lively_model().save_pretrained(tmp_path, push_to_hub=True, repo_id=name, **private)
+        assert hub.repository(name).private == (private.get("private") is not False)
+        assert {"model.safetensors", "modeling_hmba.py"} <= hub.repository(name).files().keys()
+
+
 def put(hub, folder, place="", branch="main"):
     """Put the files of a folder into the repository, into a folder of it."""
     repository = hub.repository(NAME)
