@@ -24,7 +24,7 @@ from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from hmba_hf import AdapterState
-from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
+from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.evaluation import encode_questions, score_grounding, share_picked
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

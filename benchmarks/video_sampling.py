@@ -21,7 +21,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from hmba_hf.models.video_decoding_hmba import decode_frames
+from hmba_hf.models.decoding_video import decode_frames
 
 RATE, GOP, SIZE = 25, 50, (320, 180)
 MAX_RATIO = 2.0

@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 from transformers.dynamic_module_utils import custom_object_save
 
 from hmba_hf import HMBAConfig, HMBAForConditionalGeneration, HMBAProcessor
-from hmba_hf.data.atomic_files import explained_write_errors, write_json
+from hmba_hf.files import explained_write_errors, write_json
 from hmba_hf.hub import CardDetails
 from hmba_hf.hub.checkpoints import write_card
 from hmba_hf.models.joining_hmba import draw_weights

@@ -24,9 +24,8 @@ from typing import Any
 
 from filelock import FileLock
 
-from hmba_hf.data.atomic_files import write_json
-from hmba_hf.data.json_files import read_json_object
-from hmba_hf.data.micro_world import MOTIONS, MicroWorldConfig
+from hmba_hf.data.micro_world.world import MOTIONS, MicroWorldConfig
+from hmba_hf.files import read_json_object, write_json
 from hmba_hf.studies.catalogue import DISCLAIMER, STUDIES, Study, write_page
 
 EXAMPLES = Path(__file__).parent

@@ -19,8 +19,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, HfArgumentP
 
 import hmba_hf  # noqa: F401 - registers the model
 from hmba_hf.data.bad_samples import BadSamples
-from hmba_hf.data.cached_features import feature_key
-from hmba_hf.data.feature_caching import FeatureWriter
+from hmba_hf.data.feature_cache.reading import feature_key
+from hmba_hf.data.feature_cache.writing import FeatureWriter
 from hmba_hf.training.arguments import ClipArguments
 from hmba_hf.training.run import training_sources
 

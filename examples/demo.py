@@ -18,8 +18,8 @@ from PIL import Image
 from transformers import AutoModel
 
 from hmba_hf import decode_frames
-from hmba_hf.data.micro_world import RISK_QUESTION, MicroWorld, MicroWorldConfig
-from hmba_hf.data.micro_world_files import write_video
+from hmba_hf.data.micro_world.parquet import write_video
+from hmba_hf.data.micro_world.world import RISK_QUESTION, MicroWorld, MicroWorldConfig
 from hmba_hf.visualization import write_report
 
 DISCLAIMER = (

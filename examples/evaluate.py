@@ -25,8 +25,7 @@ from accelerate import PartialState
 from transformers import HfArgumentParser
 
 import hmba_hf  # noqa: F401 - registers the model
-from hmba_hf.data.atomic_files import explained_write_errors, write_json, written_whole
-from hmba_hf.data.json_files import read_json_object
+from hmba_hf.files import explained_write_errors, read_json_object, write_json, written_whole
 from hmba_hf.metrics.bootstrap import Bootstrap
 from hmba_hf.metrics.caption_tokens import TOKENIZERS, MetricUnavailable, require_java
 from hmba_hf.prediction import PredictionArguments, predict

@@ -18,9 +18,9 @@ from argparse import RawDescriptionHelpFormatter
 
 from transformers import HfArgumentParser
 
-from hmba_hf.data.drama import DramaOptions, prepare_drama
-from hmba_hf.data.preparing import RunOptions, format_report
-from hmba_hf.data.publishing import PushOptions, push_folder
+from hmba_hf.data.driving.drama import DramaOptions, prepare_drama
+from hmba_hf.data.preparing.converting import RunOptions, format_report
+from hmba_hf.data.preparing.publishing import PushOptions, push_folder
 
 
 def main() -> None:

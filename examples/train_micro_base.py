@@ -32,8 +32,8 @@ from transformers import (
 
 from hmba_hf import HMBAConfig, HMBAForConditionalGeneration, HMBAProcessor, HMBAVideoProcessor
 from hmba_hf.data.collator import SampleCollator
-from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
-from hmba_hf.data.micro_world_drawing import COLOURS, KINDS
+from hmba_hf.data.micro_world.drawing import COLOURS, KINDS
+from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.samples import Sample
 from hmba_hf.evaluation import answer_samples, score_grounding
 from hmba_hf.training import AdapterTrainer, set_trainable

@@ -21,7 +21,7 @@ import peft  # noqa: F401
 import torch._dynamo  # noqa: F401
 
 import hmba_hf  # noqa: F401
-from hmba_hf.data import feature_caching  # noqa: F401
+from hmba_hf.data.feature_cache import writing  # noqa: F401
 from hmba_hf.training import run as training_run  # noqa: F401
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

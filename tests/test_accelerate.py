@@ -16,8 +16,8 @@ from torch import nn
 from transformers import initialization
 
 from hmba_hf.data.bad_samples import BadSamples
-from hmba_hf.data.micro_world import MicroWorldConfig
-from hmba_hf.data.micro_world_files import write_drama
+from hmba_hf.data.micro_world.parquet import write_drama
+from hmba_hf.data.micro_world.world import MicroWorldConfig
 from hmba_hf.training import PARTS, part_of, set_trainable
 from tiny_bases import FAST, save_base
 from tiny_models import tiny_config, tiny_model

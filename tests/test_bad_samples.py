@@ -7,14 +7,14 @@ import torch
 from PIL import Image
 
 from hmba_hf.data.bad_samples import BadSamples, UnreadableSample
-from hmba_hf.data.cached_features import CachedSamples, FeatureCache
 from hmba_hf.data.collator import SampleCollator
+from hmba_hf.data.driving.released_layout import DriveConverter, plan_actions, plan_sentences
 from hmba_hf.data.encoded_samples import EncodedSamples, EncodedStream, readable_samples
-from hmba_hf.data.feature_caching import FeatureWriter
+from hmba_hf.data.feature_cache.reading import CachedSamples, FeatureCache
+from hmba_hf.data.feature_cache.writing import FeatureWriter
 from hmba_hf.data.loading import RowSamples, read_row
-from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
-from hmba_hf.data.preparing import MEDIA_UNREADABLE
-from hmba_hf.data.released_layout import DriveConverter, plan_actions, plan_sentences
+from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
+from hmba_hf.data.preparing.converting import MEDIA_UNREADABLE
 from hmba_hf.data.samples import SampleSequence
 from hmba_hf.evaluation import answer_batches
 from tiny_bases import SHORT_TEMPLATE
@@ -202,7 +202,7 @@ def test_a_mistake_while_a_release_is_read_is_no_malformed_line(error, tmp_path,
 
     turns = '[{"from": "human", "value": "<image> why?"}, {"from": "gpt", "value": "green"}]'
     (tmp_path / "lines.jsonl").write_text(f'{{"id": 1, "image": "1.jpg", "conversations": {turns}}}')
-    monkeypatch.setattr("hmba_hf.data.released_layout.is_unicode", mistaken)
+    monkeypatch.setattr("hmba_hf.data.driving.released_layout.is_unicode", mistaken)
     with pytest.raises(error, match="a mistake"):
         plan_actions({"train": [tmp_path / "lines.jsonl"] * 2})
 

@@ -9,7 +9,7 @@ import datasets
 import pytest
 
 from hmba_hf import decode_frames
-from hmba_hf.data.bddx import (
+from hmba_hf.data.driving.bddx import (
     RANGES,
     BDDXOptions,
     find_videos,
@@ -20,7 +20,7 @@ from hmba_hf.data.bddx import (
     widen_span,
 )
 from hmba_hf.data.loading import load_samples
-from hmba_hf.data.preparing import RunOptions
+from hmba_hf.data.preparing.converting import RunOptions
 from hmba_hf.data.samples import BDDX_QUESTION, from_bddx_row
 from numbered_videos import read_numbers
 from synthetic_downloads import (

@@ -99,8 +99,8 @@ def test_workers_of_a_loader_outlive_the_signal_that_stops_their_run(
 
 @pytest.fixture
 def few_rows(tmp_path):
-    from hmba_hf.data.micro_world import MicroWorldConfig
-    from hmba_hf.data.micro_world_files import write_drama
+    from hmba_hf.data.micro_world.parquet import write_drama
+    from hmba_hf.data.micro_world.world import MicroWorldConfig
 
     write_drama(tmp_path / "drama", MicroWorldConfig(frame_size=32), {"train": 4})
     return tmp_path / "drama"

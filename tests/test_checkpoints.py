@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from hmba_hf.data import atomic_files
-from hmba_hf.data.atomic_files import explained_write_errors, write_json, written_whole
+from hmba_hf import files
+from hmba_hf.files import explained_write_errors, write_json, written_whole
 from hmba_hf.training.checkpoints import (
     SEAL,
     break_seal,
@@ -156,7 +156,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         raise KeyError
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", lambda *paths: pytest.fail("not before all of it is on the disk"))
-        patch.setattr(atomic_files, "flush_to_disk", lambda path: 1 / 0)
+        patch.setattr(files, "flush_to_disk", lambda path: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             write_json(path, [2])
     assert json.loads(path.read_text()) == [1] and list(tmp_path.iterdir()) == [path]

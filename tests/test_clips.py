@@ -8,7 +8,7 @@ import pytest
 
 from hmba_hf import VideoDecodeError, decode_frames
 from hmba_hf.data.clips import ClipWriter, cut_clips, even_size, video_duration, write_video
-from hmba_hf.data.micro_world import MicroWorld
+from hmba_hf.data.micro_world.world import MicroWorld
 from numbered_videos import numbered_video, read_numbers
 
 

@@ -5,8 +5,8 @@ import torch
 from PIL import Image
 
 from hmba_hf.data.collator import SampleCollator, to_conversation
-from hmba_hf.data.micro_world import MicroWorld
-from hmba_hf.data.micro_world_files import write_video
+from hmba_hf.data.micro_world.parquet import write_video
+from hmba_hf.data.micro_world.world import MicroWorld
 from hmba_hf.data.samples import Sample
 from hmba_hf.evaluation import encode_questions
 from hmba_hf.models.processing_hmba import HMBAProcessor

@@ -23,7 +23,7 @@ from PIL import Image
 
 from hmba_hf.data.clips import video_duration
 from hmba_hf.models.decoding_containers import LIMITS, SourceLimits, VideoDecodeError
-from hmba_hf.models.video_decoding_hmba import decode_frames, iter_frames
+from hmba_hf.models.decoding_video import decode_frames, iter_frames
 from numbered_videos import numbered_frame, numbered_video, read_numbers
 
 

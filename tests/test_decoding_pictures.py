@@ -14,7 +14,7 @@ from transformers.image_transforms import convert_to_rgb
 from hmba_hf.data.clips import cut_clips
 from hmba_hf.models.decoding_containers import SourceLimits, VideoDecodeError
 from hmba_hf.models.decoding_pictures import over_white, to_rgb
-from hmba_hf.models.video_decoding_hmba import decode_frames, iter_frames
+from hmba_hf.models.decoding_video import decode_frames, iter_frames
 from numbered_videos import numbered_video, read_numbers
 
 SQUARE = SimpleNamespace(sample_aspect_ratio=None)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from hmba_hf.data.bddx import find_videos
-from hmba_hf.data.drama_rows import RecordError, read_frames, read_picture_size
+from hmba_hf.data.driving.bddx import find_videos
+from hmba_hf.data.driving.drama_rows import RecordError, read_frames, read_picture_size
 from hmba_hf.data.samples import Sample, from_drama_row
 from hmba_hf.models.decoding_containers import SourceLimits, VideoDecodeError
 from hmba_hf.models.decoding_stills import list_pictures, read_picture, read_picture_header, upright, upright_rgb
-from hmba_hf.models.video_decoding_hmba import decode_frames
+from hmba_hf.models.decoding_video import decode_frames
 from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor, load_frame
 
 PLAIN = {"do_resize": False, "do_normalize": False, "do_rescale": False, "do_expand_to_square": False}

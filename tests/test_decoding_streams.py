@@ -9,7 +9,7 @@ from transformers import pipeline
 
 from hmba_hf import decode_frames, iter_frames
 from hmba_hf.data.clips import cut_clips, video_duration
-from hmba_hf.models.video_decoding_hmba import causal_timestamps, latest_frames
+from hmba_hf.models.decoding_video import causal_timestamps, latest_frames
 from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor
 from numbered_videos import numbered_video, read_numbers
 from tiny_models import lively_model

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from hmba_hf import TimeJump, VideoDecodeError, VideoStream, decode_frames, iter_frames
-from hmba_hf.data.bddx import Segment, convert_segments
-from hmba_hf.data.parquet_shards import Dropped
-from hmba_hf.data.preparing import MEDIA_UNREADABLE, Converted, Record
+from hmba_hf.data.driving.bddx import Segment, convert_segments
+from hmba_hf.data.preparing.converting import MEDIA_UNREADABLE, Converted, Record
+from hmba_hf.data.preparing.parquet_shards import Dropped
 from numbered_videos import read_numbers
 from tiny_bases import SHORT_TEMPLATE
 from tiny_models import tiny_model

@@ -9,7 +9,7 @@ import datasets
 import pytest
 from PIL import Image
 
-from hmba_hf.data.drama import (
+from hmba_hf.data.driving.drama import (
     NO_RISK_ANSWER,
     DramaOptions,
     choose_frames,
@@ -18,9 +18,9 @@ from hmba_hf.data.drama import (
     prepare_drama,
     read_annotations,
 )
-from hmba_hf.data.drama_rows import QUESTIONS, RecordError, choose_question, fit_box, read_frames
+from hmba_hf.data.driving.drama_rows import QUESTIONS, RecordError, choose_question, fit_box, read_frames
 from hmba_hf.data.loading import load_samples
-from hmba_hf.data.preparing import RunOptions
+from hmba_hf.data.preparing.converting import RunOptions
 from synthetic_downloads import (
     DRAMA_SIZE,
     drama_record,

@@ -4,8 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
-from hmba_hf.data.micro_world_files import write_video
+from hmba_hf.data.micro_world.parquet import write_video
+from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.samples import Sample
 from hmba_hf.evaluation import (
     answer_batches,

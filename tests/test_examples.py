@@ -22,8 +22,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from hmba_hf import HMBAProcessor, HMBAVideoProcessor, VideoDecodeError, VideoStream, iter_frames
 from hmba_hf.data.collator import SampleCollator
-from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
-from hmba_hf.data.micro_world_files import write_bddx, write_drama, write_video
+from hmba_hf.data.micro_world.parquet import write_bddx, write_drama, write_video
+from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.samples import drama_features, to_drama_row
 from hmba_hf.evaluation import answer_samples, score_grounding
 from hmba_hf.training import part_of

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from transformers import AutoProcessor
 
 from hmba_hf.data.collator import SampleCollator
-from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
-from hmba_hf.data.micro_world_files import write_bddx, write_drama
+from hmba_hf.data.micro_world.parquet import write_bddx, write_drama
+from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.training.arguments import CHECKPOINTING, PRESETS, DataArguments, parse_arguments, recipe
 from hmba_hf.training.run import draw_example
 from tiny_bases import FAST, save_base, tune

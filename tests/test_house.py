@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
+from hmba_hf.house import FLOORS
 from hmba_hf.hub.checkpoints import checkpoint_files
 
 ROOT = Path(__file__).parents[1]
@@ -21,44 +22,10 @@ BUNDLE_FILES = [path for path in sorted(BUNDLE.glob("*.py")) if path.name != "__
 FOLDERS = ("conversion", "examples", "benchmarks")
 OUTSIDE = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
 
-# What each floor of the house may import from the house; `models` stands for the public names of all its files.
-MAY_IMPORT = {
-    "ops": {"ops"},
-    "layers": {"ops", "layers"},
-    "loading": set(),
-    "configuration": {"loading"},
-    "outputs": {"layers", "loading"},
-    "joining": {"layers", "configuration", "loading"},
-    "pretrained": {"layers", "configuration", "loading", "joining"},
-    "modeling": {"layers", "configuration", "loading", "outputs", "joining", "pretrained"},
-    "decoding": {"decoding"},
-    "video_decoding": {"decoding"},
-    "video_processing": {"video_decoding", "decoding", "loading"},
-    "parsing": {"parsing"},
-    "prompting": set(),
-    "processing": {"video_processing", "loading", "parsing", "prompting"},
-    "pipeline": {"processing", "loading"},
-    "repositories": set(),
-    "weight_files": set(),
-    "data": {"data", "video_decoding", "decoding", "repositories"},
-    "metrics": {"metrics"},
-    "streaming": {"models"},
-    "visualization": set(),
-    "training": {
-        *("training", "models", "data", "metrics", "evaluation", "scoring", "visualization", "hub", "repositories"),
-        "weight_files",
-    },
-    "evaluation": {"models", "data", "metrics"},
-    "prediction": {"models", "data", "metrics", "evaluation", "repositories", "weight_files"},
-    "scoring": {"models", "data", "metrics", "evaluation", "repositories"},
-    "lmms_eval_plugin": {"models", "data", "metrics", "evaluation", "prediction", "scoring", "lmms_eval_plugin"},
-    "flops": {"models"},
-    "studies": {"studies", "models", "data", "evaluation", "flops", "visualization"},
-    "hub": {"hub", "models", "metrics", "prediction", "scoring", "repositories", "weight_files"},
-}
+MAY_IMPORT = {floor.name: set(floor.imports) for floor in FLOORS}
 # Imported for type checkers only, which makes the file travel with a saved processor.
 MAY_NAME_FOR_TYPES = {"processing": {"pipeline"}}
-SHARED_FLOORS = {"ops", "layers", "loading", "decoding", "parsing"}
+SHARED_FLOORS = {floor.name for floor in FLOORS if floor.travels_with and not floor.families}
 REQUIRED = {"accelerate", "av", "huggingface_hub", "jinja2", "numpy", "PIL", "safetensors", "torch", "transformers"}
 OPTIONAL = (
     "datasets evaluate kernels llvmlite lmms_eval mamba_ssm matplotlib numba peft pycocoevalcap torchvision triton"
@@ -99,7 +66,7 @@ def imports(path: Path) -> Iterator[Import]:
 
 
 def floor_and_family(module: str) -> tuple[str, str]:
-    """Split `hmba_hf.models.modeling_hmba` into `("modeling", "hmba")`, `hmba_hf.data.drama` into `("data", "")`."""
+    """Split `hmba_hf.models.modeling_hmba` into `("modeling", "hmba")`, `hmba_hf.data.samples` into `("data", "")`."""
     _, room, *rest = *module.split("."), ""
     if room != "models":
         return room, ""
@@ -148,6 +115,25 @@ def test_every_file_imports_only_from_the_floors_below_it():
     assert not wrong
 
 
+def test_contributing_has_the_same_table():
+    lines = ["| file | imports from the house | never |", "|---|---|---|"]
+    for floor in FLOORS:
+        imports = ", ".join(shown(name, floor.name) for name in floor.imports) or "nothing"
+        lines.append(f"| {shown(floor.name)} | {imports} | {floor.never} |")
+    assert "\n".join(lines) in (ROOT / "CONTRIBUTING.md").read_text()
+
+
+def shown(name, importer=""):
+    """Name a floor as CONTRIBUTING.md does."""
+    if name == importer and (PACKAGE / name).is_dir():
+        return "its own files"
+    if name == "models":
+        return "public names of `models/`"
+    if (PACKAGE / name).is_dir():
+        return f"`{name}/`"
+    return f"`{name}.py`" if (PACKAGE / f"{name}.py").exists() else f"`{name}_*`"
+
+
 def test_a_configuration_needs_no_torch():
     configurations = BUNDLE.glob("configuration_*.py")
     assert not [where(path, i.line) for path in configurations for i in imports(path) if i.module.startswith("torch")]
@@ -169,7 +155,7 @@ def test_the_bundle_is_flat():
 
 def test_a_push_takes_all_code_of_a_checkpoint_along():
     left = {path.name for path in BUNDLE_FILES} - checkpoint_files(BUNDLE).keys()
-    assert not left, "their floors are none of those that hub/checkpoints.py names"
+    assert not left, "their floors are none of those that house.py lets travel"
 
 
 @pytest.mark.parametrize("path", BUNDLE_FILES, ids=lambda path: path.stem)

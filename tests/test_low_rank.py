@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, pipeline
 
 from hmba_hf.data.collator import SampleCollator
-from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
+from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.training.parts import learn, part_of, quantization_config
 from tiny_bases import save_base, tune
 from tiny_models import tiny_text

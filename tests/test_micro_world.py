@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from hmba_hf.data.micro_world import (
+from hmba_hf.data.micro_world.drawing import COLOURS, DEGRADATIONS, KINDS, Figure, draw_picture
+from hmba_hf.data.micro_world.world import (
     EGO_EVENTS,
     MOTIONS,
     SPLITS,
@@ -15,7 +16,6 @@ from hmba_hf.data.micro_world import (
     MicroWorld,
     MicroWorldConfig,
 )
-from hmba_hf.data.micro_world_drawing import COLOURS, DEGRADATIONS, KINDS, Figure, draw_picture
 
 QUIET = {"nuisance": 0.0}
 
@@ -261,7 +261,8 @@ def test_a_clip_is_the_same_everywhere_with_the_versions_of_constraints():
 
 def test_another_process_draws_the_same_clips():
     script = (
-        "import hashlib; from hmba_hf.data.micro_world import *; world = MicroWorld(MicroWorldConfig(seed=3), 'test');"
+        "import hashlib; from hmba_hf.data.micro_world.world import *;"
+        "world = MicroWorld(MicroWorldConfig(seed=3), 'test');"
         "print(hashlib.sha256(b''.join(f.tobytes() for i in (0, 7) for f in world[i].frames)).hexdigest())"
     )
     hash_seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"  # other hashes of strings than here

@@ -1,6 +1,6 @@
 import pytest
 
-from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
+from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.mixing import MixedSamples, shares
 
 SOURCES = [MicroWorld(MicroWorldConfig(seed=seed, frame_size=32), "train", size) for seed, size in ((0, 4), (1, 30))]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from hmba_hf import HMBAProcessor, HMBAVideoProcessor, prediction
-from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
-from hmba_hf.data.micro_world_files import write_bddx, write_drama
+from hmba_hf.data.micro_world.parquet import write_bddx, write_drama
+from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.samples import Sample
 from hmba_hf.evaluation import answer_samples
 from hmba_hf.prediction import (

@@ -12,10 +12,10 @@ import datasets
 import pytest
 from filelock import FileLock
 
-from hmba_hf.data.bddx import BDDXOptions, prepare_bddx
-from hmba_hf.data.drama import DramaOptions, prepare_drama
+from hmba_hf.data.driving.bddx import BDDXOptions, prepare_bddx
+from hmba_hf.data.driving.drama import DramaOptions, prepare_drama
 from hmba_hf.data.loading import load_samples
-from hmba_hf.data.preparing import (
+from hmba_hf.data.preparing.converting import (
     MEDIA_MISSING,
     Converted,
     Dropped,
@@ -27,7 +27,7 @@ from hmba_hf.data.preparing import (
     name_differently,
     prepare,
 )
-from hmba_hf.data.publishing import CardText
+from hmba_hf.data.preparing.publishing import CardText
 from synthetic_downloads import drama_record, folder_bytes, write_bddx_download, write_drama_download
 
 FEATURES = datasets.Features({"name": datasets.Value("string"), "number": datasets.Value("int32")})
@@ -347,7 +347,7 @@ def test_a_dataset_that_is_not_finished_is_no_dataset_yet(tmp_path):
 def test_media_of_any_size_go_into_one_file(tmp_path, monkeypatch, limit):
     """Arrow refuses arrays of 2 GiB."""
     made, from_dict = [], datasets.Dataset.from_dict
-    monkeypatch.setattr("hmba_hf.data.parquet_shards._BYTES_PER_PART", limit)
+    monkeypatch.setattr("hmba_hf.data.preparing.parquet_shards._BYTES_PER_PART", limit)
     monkeypatch.setattr(
         datasets.Dataset,
         "from_dict",
@@ -400,7 +400,9 @@ def downloads(tmp_path_factory):
 def starting():
     """Starts processes that need no time to import anything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["hmba_hf.data.bddx", "hmba_hf.data.drama", "datasets", "pyarrow.parquet"])
+    context.set_forkserver_preload(
+        ["hmba_hf.data.driving.bddx", "hmba_hf.data.driving.drama", "datasets", "pyarrow.parquet"]
+    )
     return context
 
 

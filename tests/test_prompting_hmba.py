@@ -3,9 +3,9 @@ import re
 import pytest
 import torch
 
+from hmba_hf.models.decoding_video import ClipMetadata
 from hmba_hf.models.processing_hmba import HMBAProcessor
 from hmba_hf.models.prompting_hmba import write_time
-from hmba_hf.models.video_decoding_hmba import ClipMetadata
 from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor
 from tiny_processors import clip, save_sources, tiny_processor, tiny_tokenizer, user, video
 from tiny_templates import BRACKETED_QUESTIONS, FORCED_THOUGHT, MARKED_TURNS, THINKING

@@ -5,9 +5,9 @@ import json
 import pytest
 import yaml
 
-from hmba_hf.data.bddx import BDDXOptions, prepare_bddx
-from hmba_hf.data.preparing import RunOptions
-from hmba_hf.data.publishing import CardText, PushOptions, push_folder, write_card
+from hmba_hf.data.driving.bddx import BDDXOptions, prepare_bddx
+from hmba_hf.data.preparing.converting import RunOptions
+from hmba_hf.data.preparing.publishing import CardText, PushOptions, push_folder, write_card
 from synthetic_downloads import BDDX_ROWS, write_bddx_annotations
 
 

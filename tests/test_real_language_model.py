@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from hmba_hf import HMBAForConditionalGeneration, HMBAProcessor, VideoStream
-from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
+from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.scoring import package_versions
 from hmba_hf.training.parts import quantization_config
 from tiny_bases import tune

@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from hmba_hf.models.video_decoding_hmba import (
+from hmba_hf.models.decoding_video import (
     VideoDecodeError,
     causal_timestamps,
     decode_frames,

@@ -54,7 +54,7 @@ def test_scores_that_could_not_be_written_leave_no_older_ones_behind(run, monkey
     def full(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("hmba_hf.data.atomic_files.flush_to_disk", full)
+    monkeypatch.setattr("hmba_hf.files.flush_to_disk", full)
     with pytest.raises(OSError, match="The answers are safe: make room"):
         words = ["--predictions", run / "predictions.jsonl", "--output_dir", run]
         run_example("evaluate.py", *words, "--draws", 20, "--tokenizer", "words")

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from hmba_hf.data.loading import TWO_TASKS, load_samples
-from hmba_hf.data.micro_world import RISK_QUESTION, MicroWorld, MicroWorldConfig
+from hmba_hf.data.micro_world.world import RISK_QUESTION, MicroWorld, MicroWorldConfig
 from hmba_hf.data.samples import BDDX_QUESTION
 from hmba_hf.models.layers_temporal_adapter import BRANCHES
 from hmba_hf.studies import catalogue

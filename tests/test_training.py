@@ -17,7 +17,7 @@ from transformers.trainer_utils import HPSearchBackend
 from hmba_hf.data.bad_samples import BadSamples
 from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.encoded_samples import EncodedSamples, EncodedStream
-from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
+from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.training import PARTS, AdapterTrainer, part_of, set_trainable
 from hmba_hf.training.checkpoints import read_recipe
 from tiny_bases import SHORT_TEMPLATE

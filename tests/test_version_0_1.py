@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from hmba_hf import HMBAForConditionalGeneration, HMBAProcessor
+from hmba_hf.digests import fingerprint
 from hmba_hf.hub.stored_runs import StoredRun
-from hmba_hf.prediction import fingerprint
 from tiny_bases import tune
 from tiny_runs import run_example
 

@@ -11,7 +11,7 @@ from transformers.utils import VIDEO_PROCESSOR_NAME
 from transformers.video_utils import VideoMetadata
 
 from hmba_hf import SourceLimits, VideoDecodeError
-from hmba_hf.models.video_decoding_hmba import decode_frames
+from hmba_hf.models.decoding_video import decode_frames
 from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor, expand_to_square, flatten_videos
 from numbered_videos import numbered_video
 from tiny_models import lively_model

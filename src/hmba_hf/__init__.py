@@ -7,13 +7,13 @@ from typing import Any
 
 from .models.configuration_hmba import HMBAConfig
 from .models.decoding_containers import SourceLimits
+from .models.decoding_video import VideoDecodeError, decode_frames, iter_frames
 from .models.layers_adapter_state import AdapterState
 from .models.modeling_hmba import HMBAForConditionalGeneration, HMBAModel, HMBAPreTrainedModel
 from .models.ops_backends import show_backends
 from .models.ops_selective_scan import selective_scan
 from .models.pipeline_hmba import VideoTextToTextPipeline
 from .models.processing_hmba import HMBAProcessor
-from .models.video_decoding_hmba import VideoDecodeError, decode_frames, iter_frames
 from .models.video_processing_hmba import HMBAVideoProcessor
 from .streaming import TimeJump, VideoStream
 

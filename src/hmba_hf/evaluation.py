@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from .data.bad_samples import READ_ERRORS
 from .data.collator import to_conversation
-from .data.micro_world import MicroWorld
+from .data.micro_world.world import MicroWorld
 from .data.samples import BOX_MARKER, Box, Sample
 from .metrics.grounding import GroundingScores, mean_iou, picked_object
 

@@ -6,7 +6,6 @@ the dataset. Samples are answered in batches that depend on the recipe alone, an
 are there: so whatever happens in between, the answers are those of a run that nothing has disturbed.
 """
 
-import hashlib
 import json
 import os
 import re
@@ -25,12 +24,21 @@ from accelerate import PartialState
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import find_adapter_config_file
 
-from .data.atomic_files import differences, explained_write_errors, write_json, written_whole
-from .data.json_files import check_fields, parse_json, read_json_object, split_lines
 from .data.loading import MICRO_WORLD, TWO_TASKS, RowSamples, load_samples
-from .data.micro_world import MOTIONS, MicroWorld
+from .data.micro_world.world import MOTIONS, MicroWorld
 from .data.samples import Sample, SampleSequence
+from .digests import digest_text, fingerprint
 from .evaluation import ON_ERROR, Outcome, answer_batches, answer_boxes, split_batches
+from .files import (
+    check_fields,
+    differences,
+    explained_write_errors,
+    parse_json,
+    read_json_object,
+    split_lines,
+    write_json,
+    written_whole,
+)
 from .repositories import check_revision
 from .weight_files import find_weights
 
@@ -262,26 +270,6 @@ def to_record(outcome: Outcome, samples: Splits) -> dict[str, Any]:
     return record
 
 
-def fingerprint(model: torch.nn.Module) -> str:
-    """Tell models apart by the names, shapes and first values of all parameters, which costs next to nothing."""
-    digest = hashlib.sha256()
-    for name, parameter in model.named_parameters():
-        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} ".encode())
-        weight = _held_weight(model, name, parameter)
-        if weight is not None:
-            digest.update(weight.detach().flatten()[:64].double().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def _held_weight(model: torch.nn.Module, name: str, parameter: torch.Tensor) -> torch.Tensor | None:
-    """Return a weight, also one that accelerate keeps in memory or on disk until its module runs."""
-    if not parameter.is_meta:
-        return parameter
-    place, _, leaf = name.rpartition(".")
-    kept = getattr(getattr(model.get_submodule(place), "_hf_hook", None), "weights_map", None)
-    return None if kept is None else kept[leaf].to(parameter.dtype)
-
-
 def settings(model: Any, processor: Any) -> dict[str, str]:
     """Tell apart what answers depend on besides the weights: the files of a checkpoint that may be edited.
 
@@ -303,7 +291,7 @@ def settings(model: Any, processor: Any) -> dict[str, str]:
 
 def _digest(part: Mapping[str, Any]) -> str:
     text = json.dumps(_without_origin(part), sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return digest_text(text)[:16]
 
 
 def _without_origin(part: Any) -> Any:

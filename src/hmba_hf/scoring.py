@@ -13,9 +13,9 @@ import numpy as np
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
-from .data.json_files import check_fields, parse_json, split_lines
 from .data.samples import BDDX_QUESTION, BOX_MARKER, check_box
 from .evaluation import answer_box
+from .files import check_fields, parse_json, split_lines
 from .metrics.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, bootstrap_interval
 from .metrics.caption_tokens import best_tokenizer, java_version, tokenize_captions
 from .metrics.captioning import ComparedCaptions, compare_tokens

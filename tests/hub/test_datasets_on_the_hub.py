@@ -11,12 +11,12 @@ import pytest
 from datasets import load_dataset
 from huggingface_hub import DatasetCard, HfApi
 
-from hmba_hf.data import micro_world_files
+from hmba_hf.data.dataset_streams import open_stream
 from hmba_hf.data.loading import load_samples
-from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
-from hmba_hf.data.micro_world_files import write_bddx, write_drama
-from hmba_hf.data.publishing import PushOptions, push_folder
-from hmba_hf.data.streams import open_stream
+from hmba_hf.data.micro_world import parquet
+from hmba_hf.data.micro_world.parquet import write_bddx, write_drama
+from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
+from hmba_hf.data.preparing.publishing import PushOptions, push_folder
 from hmba_hf.prediction import dataset_revision
 from synthetic_downloads import BDDX_ROWS, write_bddx_annotations
 from tiny_bases import save_base, tune
@@ -38,7 +38,7 @@ def impatient(monkeypatch):
 @pytest.fixture
 def drama(tmp_path, monkeypatch):
     """A folder in the DRAMA schema, of four files."""
-    monkeypatch.setattr(micro_world_files, "_ROWS_PER_FILE", 2)
+    monkeypatch.setattr(parquet, "_ROWS_PER_FILE", 2)
     write_drama(tmp_path / "drama", CONFIG, SIZES)
     return tmp_path / "drama"
 
@@ -103,7 +103,7 @@ def test_videos_come_back_as_the_bytes_they_were(hub, tmp_path):
 def test_a_dataset_in_fewer_files_leaves_none_of_the_old_and_a_tag_keeps_them(hub, drama, monkeypatch):
     push_folder(drama, PushOptions(NAME))
     HfApi().create_tag(NAME, tag="v1", repo_type="dataset")
-    monkeypatch.setattr(micro_world_files, "_ROWS_PER_FILE", 100)
+    monkeypatch.setattr(parquet, "_ROWS_PER_FILE", 100)
     write_drama(drama, MicroWorldConfig(seed=4, frame_size=32), {"train": 1, "test": 1})
     push_folder(drama, PushOptions(NAME))
     paths = [path for path in hub.repository(NAME, "dataset").files() if path.endswith(".parquet")]

@@ -13,8 +13,8 @@ from PIL import Image
 from transformers import AutoModelForImageTextToText, pipeline
 
 from hmba_hf import HMBAProcessor
-from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
-from hmba_hf.data.micro_world_files import write_video
+from hmba_hf.data.micro_world.parquet import write_video
+from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.hub import CardDetails, push_checkpoint
 from hmba_hf.training import LoraSettings, learn
 from hmba_hf.training.low_rank import LowRankModel

@@ -8,11 +8,11 @@ from huggingface_hub import HfApi, ModelCard, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError
 from transformers import AutoModelForImageTextToText
 
-from hmba_hf.data.micro_world import MicroWorldConfig
-from hmba_hf.data.micro_world_files import write_drama
-from hmba_hf.data.publishing import PushOptions, push_folder
+from hmba_hf.data.micro_world.parquet import write_drama
+from hmba_hf.data.micro_world.world import MicroWorldConfig
+from hmba_hf.data.preparing.publishing import PushOptions, push_folder
 from hmba_hf.hub import push_checkpoint
-from hmba_hf.models.video_decoding_hmba import VideoDecodeError
+from hmba_hf.models.decoding_video import VideoDecodeError
 from tiny_bases import tune
 from tiny_models import assert_equal_weights
 from tiny_runs import evaluate, run_example

@@ -7,7 +7,7 @@ import pytest
 from huggingface_hub import HfApi, constants
 from transformers import AutoModelForImageTextToText
 
-from hmba_hf.data.publishing import PushOptions, push_folder
+from hmba_hf.data.preparing.publishing import PushOptions, push_folder
 from tiny_models import tiny_model
 
 NAME = "org/tiny"

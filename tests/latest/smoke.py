@@ -151,13 +151,13 @@ def _pipeline() -> object:
 
 
 def _frames() -> list:
-    from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
+    from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 
     return list(MicroWorld(MicroWorldConfig(num_frames=5), "test", 1)[0].frames)
 
 
 def _video(folder: Path) -> Path:
-    from hmba_hf.data.micro_world_files import write_video
+    from hmba_hf.data.micro_world.parquet import write_video
 
     path = folder / "dashcam.mp4"
     if not path.exists():

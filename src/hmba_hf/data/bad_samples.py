@@ -4,7 +4,7 @@ import errno
 import json
 from pathlib import Path
 
-from .json_files import check_fields, parse_json, split_lines
+from ..files import check_fields, parse_json, split_lines
 
 READ_ERRORS = (OSError, ValueError)
 """What missing, damaged and misformed files and rows raise: readers turn what else libraries raise into these.

@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from ..models.decoding_containers import errors_named
-from ..models.decoding_sampling import LONGEST_ROUNDING, TIME_TOLERANCE
-from ..models.video_decoding_hmba import VideoDecodeError, iter_frames, video_duration
+from ..models.decoding_video import VideoDecodeError, iter_frames, video_duration
+from ..models.sampling_video import LONGEST_ROUNDING, TIME_TOLERANCE
 
 # With macroblock-tree rate control x264 (core 165) gives now and then other bytes for the same frames, in one thread,
 # too; without it, it never did in thousands of runs.

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
-from .cached_features import CachedSample
+from .feature_cache.reading import CachedSample
 from .samples import BOX_MARKER, Sample, fill_boxes
 
 IGNORE_INDEX = -100  # PyTorch's cross entropy skips these labels

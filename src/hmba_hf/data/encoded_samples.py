@@ -11,8 +11,8 @@ from tqdm.auto import tqdm
 
 from .bad_samples import READ_ERRORS, BadSamples
 from .collator import SampleCollator
+from .dataset_streams import SampleStream
 from .samples import Sample
-from .streams import SampleStream
 
 _NONE = "at least one sample that can be learned from is wanted, got none; the last one: {}"
 

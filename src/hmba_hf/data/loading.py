@@ -6,8 +6,8 @@ from typing import Any
 
 from ..repositories import check_revision, split_revision
 from .bad_samples import READ_ERRORS, UnreadableSample
-from .micro_world import MicroWorld, MicroWorldConfig, TwoTaskWorld
-from .parquet_shards import check_finished
+from .micro_world.world import MicroWorld, MicroWorldConfig, TwoTaskWorld
+from .preparing.parquet_shards import check_finished
 from .samples import (
     Sample,
     SampleSequence,

@@ -14,8 +14,8 @@ from typing import Any, overload
 
 from PIL import Image
 
+from ..files import check_fields
 from ..models.decoding_stills import read_picture, upright, upright_rgb
-from .json_files import check_fields
 
 BOX_MARKER = "<box>"
 BDDX_QUESTION = "What does the ego car do, and why?"

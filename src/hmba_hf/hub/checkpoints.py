@@ -11,6 +11,7 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub import CommitInfo
 
+from ..house import code_files
 from ..models.loading_checkpoints import read_settings
 from ..repositories import CARD_FILE, claim_repository, commit_files, commit_with_card
 from ..weight_files import stale_weights
@@ -20,10 +21,8 @@ from .stored_runs import StoredRun, read_runs
 TRAINING_FILE = "training_arguments.json"
 _WEIGHTS = ("*.safetensors", "*.safetensors.index.json")
 _CONFIGS = ("adapter_config.json", "config.json", "generation_config.json")
-_MODEL_FLOORS = ("configuration", "joining", "layers", "loading", "modeling", "ops", "outputs", "pretrained")
-_PROCESSOR_FLOORS = ("decoding", "parsing", "pipeline", "processing", "prompting", "video")
-_MODEL_CODE = tuple(f"{floor}_*.py" for floor in _MODEL_FLOORS)
-_PROCESSOR_CODE = tuple(f"{floor}_*.py" for floor in _PROCESSOR_FLOORS)
+_MODEL_CODE = code_files("model")
+_PROCESSOR_CODE = (*code_files("processor"), "video_decoding_*.py")  # the last one of version 0.1
 _PROCESSOR_FILE = "processor_config.json"
 _PROCESSOR = (
     "added_tokens.json",

@@ -8,8 +8,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
+from ..digests import fingerprint
 from ..metrics.bootstrap import Bootstrap
-from ..prediction import fingerprint, load_model
+from ..prediction import load_model
 from ..repositories import split_revision
 from ..scoring import ScoredRecords, card_results, read_records
 

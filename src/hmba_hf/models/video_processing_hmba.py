@@ -31,7 +31,11 @@ from transformers.video_utils import VideoMetadata
 
 from .decoding_containers import LIMITS, SourceLimits
 from .decoding_pictures import add_colours, channels_first, checked_pixels
-from .decoding_sampling import (
+from .decoding_squares import expand_to_square, resize_squared
+from .decoding_stills import decode_picture, load_frame, read_picture, upright_rgb
+from .decoding_streams import check_source_fps
+from .decoding_video import decode_frames
+from .sampling_video import (
     TIME_TOLERANCE,
     ClipMetadata,
     causal_timestamps,
@@ -42,10 +46,6 @@ from .decoding_sampling import (
     metadata_of,
     rounding_of,
 )
-from .decoding_squares import expand_to_square, resize_squared
-from .decoding_stills import decode_picture, load_frame, read_picture, upright_rgb
-from .decoding_streams import check_source_fps
-from .video_decoding_hmba import decode_frames
 
 # A frame so many times as long as wide is never put on a whole square.
 _LONG = 4

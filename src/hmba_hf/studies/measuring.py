@@ -15,10 +15,10 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from ..data.json_files import read_json_object
-from ..data.micro_world import MicroWorld, MicroWorldConfig
+from ..data.micro_world.world import MicroWorld, MicroWorldConfig
 from ..data.samples import Sample
 from ..evaluation import answer_samples, encode_questions, score_grounding, share_picked
+from ..files import read_json_object
 from ..flops import answer_flops
 from ..models.configuration_hmba import HMBAConfig
 

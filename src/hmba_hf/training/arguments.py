@@ -11,7 +11,7 @@ from transformers.utils import is_torch_bf16_gpu_available
 
 from ..data.bad_samples import POLICIES
 from ..data.loading import MICRO_WORLD
-from ..data.micro_world import MOTIONS
+from ..data.micro_world.world import MOTIONS
 from .parts import LOW_RANK, PARTS, LoraSettings
 
 _KNOWN = {option.name for option in dataclasses.fields(TrainingArguments)}

@@ -12,8 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..data.atomic_files import differences, flush_to_disk, write_json
-from ..data.json_files import read_json_object
+from ..files import differences, flush_to_disk, read_json_object, write_json
 from ..weight_files import find_weights
 
 SEAL = "seal.json"

@@ -11,22 +11,22 @@ from PIL import Image
 from torch.utils.data import Subset
 from transformers import PreTrainedModel, set_seed
 
-from ..data.atomic_files import write_json
 from ..data.bad_samples import READ_ERRORS, BadSamples
-from ..data.cached_features import CachedSamples, FeatureCache, feature_key
 from ..data.collator import SampleCollator
+from ..data.dataset_streams import open_stream
 from ..data.encoded_samples import EncodedSamples, EncodedStream, readable_samples
+from ..data.feature_cache.reading import CachedSamples, FeatureCache, feature_key
 from ..data.loading import MICRO_WORLD, load_samples
 from ..data.mixing import MixedSamples
+from ..data.past_frames import StreamedSamples
 from ..data.samples import Sample
-from ..data.streamed_samples import StreamedSamples
-from ..data.streams import open_stream
 from ..evaluation import answer_boxes
+from ..files import write_json
 from ..hub import CardDetails
 from ..hub.checkpoints import check_base
 from ..metrics.bootstrap import Bootstrap
+from ..models.decoding_video import decode_frames
 from ..models.processing_hmba import strip_boxes
-from ..models.video_decoding_hmba import decode_frames
 from ..scoring import ScoredRecords, package_versions
 from ..visualization import draw_answer, plot_curves, plot_panels
 from .arguments import ClipArguments, DataArguments, FinetuningArguments, ModelArguments, recipe

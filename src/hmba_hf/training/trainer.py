@@ -25,10 +25,10 @@ from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SaveStrategy
 from transformers.training_args import OptimizerNames
 from transformers.utils.hub import PushInProgress
 
-from ..data.atomic_files import explained_write_errors, write_json
 from ..data.encoded_samples import EncodedSamples, EncodedStream
 from ..data.samples import Sample
 from ..evaluation import stream_answers
+from ..files import explained_write_errors, write_json
 from ..hub import CardDetails
 from ..hub.cards import card_details
 from ..hub.checkpoints import TRAINING_FILE, checkpoint_files, commit_checkpoint, upload_checkpoint, write_card

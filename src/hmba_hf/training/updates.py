@@ -12,7 +12,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import find_adapter_config_file
 from transformers.utils.hub import resolve_revision
 
-from ..data.atomic_files import differences
+from ..files import differences
 from ..models.loading_checkpoints import check_holds_updates
 
 # What low-rank updates do not depend on: where their base lies, who has written them, how they were drawn or learned.

@@ -3,8 +3,8 @@
 import pytest
 
 from hmba_hf.data.bad_samples import BadSamples
-from hmba_hf.data.json_files import parse_json, read_json_object, split_lines
-from hmba_hf.data.parquet_shards import ShardFolder
+from hmba_hf.data.preparing.parquet_shards import ShardFolder
+from hmba_hf.files import parse_json, read_json_object, split_lines
 from hmba_hf.prediction import PredictionFolder
 
 

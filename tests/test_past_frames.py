@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
+from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
+from hmba_hf.data.past_frames import StreamedSamples
 from hmba_hf.data.samples import Sample
-from hmba_hf.data.streamed_samples import StreamedSamples
 
 WORLD = MicroWorld(MicroWorldConfig(frame_size=32, num_frames=3), "train", 20)
 

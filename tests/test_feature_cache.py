@@ -6,14 +6,14 @@ import torch
 from datasets import load_dataset
 from PIL import Image
 
-from hmba_hf.data import feature_caching
 from hmba_hf.data.bad_samples import BadSamples
-from hmba_hf.data.cached_features import CachedSample, CachedSamples, FeatureCache, describe_sample, feature_key
 from hmba_hf.data.collator import SampleCollator
-from hmba_hf.data.feature_caching import FeatureWriter
+from hmba_hf.data.feature_cache import writing
+from hmba_hf.data.feature_cache.reading import CachedSample, CachedSamples, FeatureCache, describe_sample, feature_key
+from hmba_hf.data.feature_cache.writing import FeatureWriter
 from hmba_hf.data.loading import RowSamples, load_samples, undecoded
-from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
-from hmba_hf.data.micro_world_files import write_bddx, write_drama, write_video
+from hmba_hf.data.micro_world.parquet import write_bddx, write_drama, write_video
+from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.samples import Sample
 from tiny_bases import SHORT_TEMPLATE
 from tiny_models import open_gate, tiny_model
@@ -259,8 +259,8 @@ def test_a_full_disk_is_named_and_loses_nothing(tmp_path, model, processor, monk
             raise OSError(28, "No space left on device")
         save(tensors, path, metadata=metadata)
 
-    save = feature_caching.save_file
-    monkeypatch.setattr(feature_caching, "save_file", fill_up)
+    save = writing.save_file
+    monkeypatch.setattr(writing, "save_file", fill_up)
     with pytest.raises(
         OSError, match=r"features-.* could not be written, .* MiB are free: .*No space left.*files before it are whole"
     ):

@@ -5,8 +5,8 @@ import datasets
 import numpy as np
 import pytest
 
-from hmba_hf.data.micro_world import MicroWorld, MicroWorldConfig
-from hmba_hf.data.micro_world_files import write_bddx, write_drama, write_video
+from hmba_hf.data.micro_world.parquet import write_bddx, write_drama, write_video
+from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.samples import from_bddx_row, from_drama_row
 from hmba_hf.models.video_processing_hmba import decode_frames
 
@@ -69,13 +69,13 @@ def test_bddx_files_hold_videos_that_need_no_decoder_to_load(tmp_path):
 
 
 def test_many_rows_are_spread_over_files(tmp_path, monkeypatch):
-    monkeypatch.setattr("hmba_hf.data.micro_world_files._ROWS_PER_FILE", 2)
+    monkeypatch.setattr("hmba_hf.data.micro_world.parquet._ROWS_PER_FILE", 2)
     paths = write_drama(tmp_path, MicroWorldConfig(frame_size=32), {"train": 5})
     assert [path.name for path in paths] == [f"train-{number:05d}-of-00003.parquet" for number in range(3)]
 
 
 def test_writing_a_split_again_replaces_it_and_leaves_the_others(tmp_path, monkeypatch):
-    monkeypatch.setattr("hmba_hf.data.micro_world_files._ROWS_PER_FILE", 2)
+    monkeypatch.setattr("hmba_hf.data.micro_world.parquet._ROWS_PER_FILE", 2)
     write_drama(tmp_path, MicroWorldConfig(frame_size=32), {"train": 5, "test": 1})
     write_drama(tmp_path, MicroWorldConfig(frame_size=32, seed=1), {"train": 2})
     rows = datasets.load_dataset(str(tmp_path), cache_dir=str(tmp_path / "cache"))

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from .samples import Box
+from ..samples import Box
 
 HORIZON = 0.36
 DASHES = 7  # per lane line, as far as they can be seen

@@ -13,7 +13,9 @@ import numpy as np
 from .decoding_containers import LIMITS, SourceLimits, VideoDecodeError, opened
 from .decoding_packets import Shortfall, find_step_back
 from .decoding_pictures import to_rgb, to_rgb_clip
-from .decoding_sampling import (
+from .decoding_streams import OpenVideo, check_source_fps, is_intra_coded
+from .decoding_timeline import REORDER_FRAMES, Moment, in_order
+from .sampling_video import (
     LONGEST_ROUNDING,
     TIME_TOLERANCE,
     Choice,
@@ -24,8 +26,6 @@ from .decoding_sampling import (
     check_sampling,
     latest_frames,
 )
-from .decoding_streams import OpenVideo, check_source_fps, is_intra_coded
-from .decoding_timeline import REORDER_FRAMES, Moment, in_order
 
 # Seconds. Later than any video ends: seeking there leads to the last keyframe, whatever the header says.
 FAR_FUTURE = 1e6

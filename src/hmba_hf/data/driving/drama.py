@@ -15,23 +15,23 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from .drama_rows import UNNAMED_OBJECT, RecordError, Scene, SceneConverter, read_numbers
-from .json_files import parse_json
-from .parquet_shards import Dropped
-from .preparing import (
+from ...digests import digest_file
+from ...files import parse_json
+from ..preparing.converting import (
     MEDIA_MISSING,
     Plan,
     Preparation,
     Record,
     RunOptions,
-    hash_file,
     name_differently,
     prepare,
     refuse_unused,
 )
-from .publishing import CardText
+from ..preparing.parquet_shards import Dropped
+from ..preparing.publishing import CardText
+from ..samples import BOX_MARKER, drama_features
+from .drama_rows import UNNAMED_OBJECT, RecordError, Scene, SceneConverter, read_numbers
 from .released_layout import find_released_frames, plan_sentences
-from .samples import BOX_MARKER, drama_features
 
 NO_RISK_ANSWER = "No object is at risk."
 
@@ -327,7 +327,7 @@ def prepare_drama(options: DramaOptions, run: RunOptions) -> dict[str, Any]:
     settings: dict[str, Any] = {"dataset": "drama", "annotations_only": options.annotations_only}
     settings |= {"num_frames": options.num_frames, "height": options.height}
     if options.annotations is not None:
-        settings |= {"layout": "raw", "files": {"annotations": hash_file(options.annotations)}}
+        settings |= {"layout": "raw", "files": {"annotations": digest_file(options.annotations)}}
         settings |= {"split_rule": options.split_rule, "keep_without_risk": options.keep_without_risk}
         settings |= {"frame_step": options.frame_step, "tags": options.tags}
         records = read_annotations(options.annotations)
@@ -335,7 +335,7 @@ def prepare_drama(options: DramaOptions, run: RunOptions) -> dict[str, Any]:
         root = images / "combined" if (images / "combined").is_dir() else images
         find_frames: Any = _RawFrames(root, options.num_frames, options.frame_step)
     else:
-        files = {split: hash_file(path) for split, path in options.released_files.items()}
+        files = {split: digest_file(path) for split, path in options.released_files.items()}
         settings |= {"layout": "released", "files": files}
         plan, root = plan_sentences(options.released_files), images
         find_frames = find_released_frames(images, options.num_frames)

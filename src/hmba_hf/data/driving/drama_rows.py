@@ -9,11 +9,11 @@ from typing import Any
 
 from PIL import Image
 
-from ..models.decoding_containers import VideoDecodeError
-from ..models.decoding_stills import read_picture, read_picture_header
-from .parquet_shards import Dropped
-from .preparing import MEDIA_MISSING, MEDIA_UNREADABLE, Converted, Record
-from .samples import BOX_MARKER, Box
+from ...models.decoding_containers import VideoDecodeError
+from ...models.decoding_stills import read_picture, read_picture_header
+from ..preparing.converting import MEDIA_MISSING, MEDIA_UNREADABLE, Converted, Record
+from ..preparing.parquet_shards import Dropped
+from ..samples import BOX_MARKER, Box
 
 # The templates of the released code without their place for the picture, which is a message's own part here.
 QUESTIONS = (

@@ -19,10 +19,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 from urllib.parse import urlparse
 
-from ..models.video_decoding_hmba import VideoDecodeError
-from .clips import cut_clips, video_duration
-from .parquet_shards import LICENSE_FILE, Dropped
-from .preparing import (
+from ...digests import digest_file
+from ...models.decoding_video import VideoDecodeError
+from ..clips import cut_clips, video_duration
+from ..preparing.converting import (
     MEDIA_MISSING,
     MEDIA_UNREADABLE,
     Convert,
@@ -31,13 +31,13 @@ from .preparing import (
     Preparation,
     Record,
     RunOptions,
-    hash_file,
     prepare,
     refuse_unused,
 )
-from .publishing import CardText
+from ..preparing.parquet_shards import LICENSE_FILE, Dropped
+from ..preparing.publishing import CardText
+from ..samples import bddx_features
 from .released_layout import DriveConverter, plan_actions
-from .samples import bddx_features
 
 CELLS = ("start", "end", "action", "justification")
 COLUMNS = ["Input.Video", *(f"Answer.{number}{cell}" for number in range(1, 16) for cell in CELLS)]
@@ -421,7 +421,7 @@ def prepare_bddx(options: BDDXOptions, run: RunOptions) -> dict[str, Any]:
         convert = _raw_converter(options)
         licence = Path(options.annotations).parent / LICENSE_FILE
     else:
-        files = {split: [hash_file(path) for path in paths] for split, paths in options.released_files.items()}
+        files = {split: [digest_file(path) for path in paths] for split, paths in options.released_files.items()}
         settings |= {"layout": "released", "files": files, "num_frames": _RELEASED_FRAMES}
         plan = plan_actions(options.released_files)
         convert = DriveConverter(
@@ -442,12 +442,12 @@ def prepare_bddx(options: BDDXOptions, run: RunOptions) -> dict[str, Any]:
 def _plan_raw(options: BDDXOptions, annotations: Path) -> tuple[Plan, dict[str, str]]:
     """Plan what the CSV file holds, and hash all files that decide about it."""
     read = read_annotations(annotations)
-    files = {"annotations": hash_file(annotations)}
+    files = {"annotations": digest_file(annotations)}
     if options.split_rule == "ranges":
         return plan_segments(read, None), files
     folder = Path(options.split_folder or annotations.parent)
     listed = read_split_files(folder)
-    files |= {name: hash_file(folder / name) for name in SPLIT_FILES.values()}
+    files |= {name: digest_file(folder / name) for name in SPLIT_FILES.values()}
     return plan_segments(read, listed), files
 
 

@@ -1,10 +1,9 @@
-"""Run a vision tower once over the frames of samples and keep what it says, for `cached_features.py` to read.
+"""Run a vision tower once over the frames of samples and keep what it says, for `reading.py` to read.
 
 Samples are worked on in blocks. The features of a block are one file, which is written whole or not at all and named
 by a hash of its clips: a run that was killed finds what it has made and makes the rest, with the same contents.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,11 +18,11 @@ from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from .atomic_files import differences, explained_write_errors, write_json, written_whole
-from .bad_samples import READ_ERRORS, BadSamples, check_is_of_a_file
-from .cached_features import INDEX, describe_sample
-from .json_files import read_json_object
-from .samples import Sample
+from ...digests import digest_text
+from ...files import differences, explained_write_errors, read_json_object, write_json, written_whole
+from ..bad_samples import READ_ERRORS, BadSamples, check_is_of_a_file
+from ..samples import Sample
+from .reading import INDEX, describe_sample
 
 KEY = "key.json"
 
@@ -103,7 +102,7 @@ class FeatureWriter:
             if error is not None:
                 self.bad.meet(name, error)
         names = {content: name for name, content, _ in described if content}
-        digest = hashlib.sha256(" ".join(sorted(names)).encode()).hexdigest()
+        digest = digest_text(" ".join(sorted(names)))
         path = self.folder / f"features-{digest[:32]}.safetensors"
         first = {content: index for index, (_, content, _) in zip(block, described, strict=True) if content}
         if path.exists():

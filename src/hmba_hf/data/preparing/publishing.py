@@ -7,10 +7,10 @@ from typing import Any
 
 import huggingface_hub
 
-from ..repositories import claim_repository, commit_files, commit_with_card
-from .json_files import check_fields, read_json_object
+from ...files import check_fields, read_json_object
+from ...repositories import claim_repository, commit_files, commit_with_card
+from ..samples import import_datasets
 from .parquet_shards import CARD_FILE, LICENSE_FILE, REPORT_FILE, check_finished
-from .samples import import_datasets
 
 _LIMITS = """\
 - For research on video-language models. **Not for driving:** no vehicle or person on a road may depend on it.

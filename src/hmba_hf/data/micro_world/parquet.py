@@ -10,9 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .clips import write_video
-from .micro_world import MicroWorld, MicroWorldConfig
-from .samples import bddx_features, drama_features, import_datasets, to_bddx_row, to_drama_row
+from ..clips import write_video
+from ..samples import bddx_features, drama_features, import_datasets, to_bddx_row, to_drama_row
+from .world import MicroWorld, MicroWorldConfig
 
 _ROWS_PER_FILE = 1000
 

@@ -1,6 +1,5 @@
 """From annotations to parquet files that `load_dataset` reads: parallel, resumable, and every record accounted for."""
 
-import hashlib
 import itertools
 import os
 from collections import Counter, deque
@@ -12,6 +11,7 @@ from typing import Any, Literal
 
 from tqdm.auto import tqdm
 
+from ...digests import digest_text
 from .parquet_shards import CARD_FILE, LICENSE_FILE, REPORT_FILE, SPLITS, Dropped, ShardFolder, ShardResult
 from .publishing import CardText, write_card
 
@@ -147,7 +147,7 @@ def prepare(preparation: Preparation, run: RunOptions) -> dict[str, Any]:
     identity = {
         **preparation.settings,
         "rows_per_file": preparation.rows_per_file,
-        "plan": hash_text(repr(preparation.plan.records)),
+        "plan": digest_text(repr(preparation.plan.records)),
     }
     with ShardFolder(run.output_dir).opened(identity, run.overwrite) as folder:
         results = {shard.name: folder.result(shard.name) for shard in shards}
@@ -323,17 +323,3 @@ def refuse_unused(options: Any, names: Sequence[str], because: str) -> None:
     ]
     if given:
         raise ValueError(f"{', '.join(given)} would have no effect: {because}")
-
-
-def hash_text(text: str) -> str:
-    """The SHA-256 of a text, in hexadecimal."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def hash_file(path: str | Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..models.decoding_containers import VideoDecodeError, errors_named
-from ..models.decoding_stills import read_picture
-from .clips import even_size, write_video
+from ...files import parse_json, split_lines
+from ...models.decoding_containers import VideoDecodeError, errors_named
+from ...models.decoding_stills import read_picture
+from ..clips import even_size, write_video
+from ..preparing.converting import MEDIA_UNREADABLE, Converted, Plan, Record, name_differently
+from ..preparing.parquet_shards import Dropped
+from ..samples import BOX_MARKER
 from .drama_rows import UNNAMED_OBJECT, RecordError, Scene, is_unicode, read_frames, read_numbers
-from .json_files import parse_json, split_lines
-from .parquet_shards import Dropped
-from .preparing import MEDIA_UNREADABLE, Converted, Plan, Record, name_differently
-from .samples import BOX_MARKER
 
 PHRASE_START, PHRASE_END = "<ph_st>", "<ph_ed>"
 PICTURE = "<image>"

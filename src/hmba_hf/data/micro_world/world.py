@@ -20,7 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from .micro_world_drawing import (
+from ..samples import BDDX_QUESTION, BOX_MARKER, Box, Sample, SampleSequence
+from .drawing import (
     COLOURS,
     DEGRADATIONS,
     HORIZON,
@@ -31,7 +32,6 @@ from .micro_world_drawing import (
     draw_picture,
     random_backdrop,
 )
-from .samples import BDDX_QUESTION, BOX_MARKER, Box, Sample, SampleSequence
 
 SPLITS = ("train", "validation", "test")
 MOTIONS = ("symmetric", "order", "monotone")

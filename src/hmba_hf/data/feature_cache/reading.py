@@ -18,11 +18,11 @@ from accelerate.utils import gather_object
 from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
-from .atomic_files import differences
-from .bad_samples import READ_ERRORS, UnreadableSample, check_is_of_a_file
-from .json_files import read_json_object
-from .loading import RowSamples
-from .samples import Sample, SampleSequence
+from ...digests import digest_file
+from ...files import differences, read_json_object
+from ..bad_samples import READ_ERRORS, UnreadableSample, check_is_of_a_file
+from ..loading import RowSamples
+from ..samples import Sample, SampleSequence
 
 INDEX = "index.json"
 # Options of a video processor and of a tower that no feature depends on.
@@ -81,20 +81,15 @@ def describe_sample(samples: Sequence[Sample], index: int) -> tuple[Sample, str]
         parts = [_pixels(frame) for frame in sample.frames] if sample.frames is not None else [sample.video]
     digest = hashlib.sha256(f"{len(parts)} files, current at {sample.timestamp}".encode())
     for part in parts:
-        digest.update(_hash_file(part) if isinstance(part, str | Path) else hashlib.sha256(part).digest())
+        if isinstance(part, str | Path):
+            digest.update(bytes.fromhex(digest_file(part)))
+        else:
+            digest.update(hashlib.sha256(part).digest())
     return replace(sample, frames=None, video=b""), digest.hexdigest()
 
 
 def _pixels(frame: Any) -> bytes:
     return f"{frame.mode} {frame.size} ".encode() + frame.tobytes()
-
-
-def _hash_file(path: str | Path) -> bytes:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while part := file.read(2**20):
-            digest.update(part)
-    return digest.digest()
 
 
 class FeatureCache:

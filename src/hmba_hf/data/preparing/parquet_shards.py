@@ -11,8 +11,8 @@ from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
-from .json_files import read_json_object
-from .samples import import_datasets
+from ...files import read_json_object
+from ..samples import import_datasets
 
 SPLITS = ("train", "validation", "test")
 STATE_FOLDER = ".preparing"

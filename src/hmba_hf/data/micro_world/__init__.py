@@ -1,0 +1,1 @@
+"""The micro-world: a drawn road on which only motion tells the risk."""

@@ -1,0 +1,1 @@
+"""From annotations to a dataset on disk and on the Hub."""

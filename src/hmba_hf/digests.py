@@ -1,0 +1,40 @@
+"""Digests that tell texts, files and models apart."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+
+
+def digest_text(text: str) -> str:
+    """The SHA-256 of a text, in hexadecimal."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_file(path: str | Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(model: torch.nn.Module) -> str:
+    """Tell models apart by the names, shapes and first values of all parameters, which costs next to nothing."""
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} ".encode())
+        weight = _held_weight(model, name, parameter)
+        if weight is not None:
+            digest.update(weight.detach().flatten()[:64].double().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _held_weight(model: torch.nn.Module, name: str, parameter: torch.Tensor) -> torch.Tensor | None:
+    """Return a weight, also one that accelerate keeps in memory or on disk until its module runs."""
+    if not parameter.is_meta:
+        return parameter
+    place, _, leaf = name.rpartition(".")
+    kept = getattr(getattr(model.get_submodule(place), "_hf_hook", None), "weights_map", None)
+    return None if kept is None else kept[leaf].to(parameter.dtype)

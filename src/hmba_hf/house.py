@@ -1,0 +1,124 @@
+"""Who may import whom: one list for the tests, for CONTRIBUTING.md, and for what travels with a checkpoint."""
+
+from typing import NamedTuple
+
+
+class Floor(NamedTuple):
+    """Some files of the package, and what they may import from it.
+
+    Attributes:
+        name: a prefix of file names in `models/`, or a folder or file beside it.
+        imports: names of floors; `models` stands for the public names of all files in `models/`.
+        never: what they must not know, in words.
+        travels_with: `"model"` or `"processor"`, in whose checkpoint the files are.
+        families: whether their files belong to families, of which each sees its own alone.
+    """
+
+    name: str
+    imports: tuple[str, ...]
+    never: str = ""
+    travels_with: str | None = None
+    families: bool = False
+
+
+FLOORS = (
+    Floor("ops", ("ops",), "configurations, modules", travels_with="model"),
+    Floor("layers", ("ops", "layers"), "configurations: a layer takes plain keywords", travels_with="model"),
+    Floor("loading", (), "torch", travels_with="model"),
+    Floor("configuration", ("loading",), "torch", travels_with="model", families=True),
+    Floor("outputs", ("layers", "loading"), travels_with="model", families=True),
+    Floor(
+        "joining",
+        ("layers", "loading", "configuration"),
+        "models: it is handed the class",
+        travels_with="model",
+        families=True,
+    ),
+    Floor(
+        "pretrained",
+        ("layers", "loading", "configuration", "joining"),
+        "ops",
+        travels_with="model",
+        families=True,
+    ),
+    Floor(
+        "modeling",
+        ("layers", "loading", "configuration", "outputs", "joining", "pretrained"),
+        "ops, another family",
+        travels_with="model",
+        families=True,
+    ),
+    Floor("decoding", ("decoding", "sampling"), "models", travels_with="processor"),
+    Floor("sampling", ("decoding", "sampling"), "models", travels_with="processor"),
+    Floor("parsing", ("parsing",), "models", travels_with="processor"),
+    Floor("prompting", (), "models", travels_with="processor", families=True),
+    Floor(
+        "video_processing",
+        ("loading", "decoding", "sampling"),
+        "models",
+        travels_with="processor",
+        families=True,
+    ),
+    Floor(
+        "processing",
+        ("loading", "parsing", "prompting", "video_processing"),
+        "models",
+        travels_with="processor",
+        families=True,
+    ),
+    Floor("pipeline", ("loading", "processing"), "models", travels_with="processor", families=True),
+    Floor("files", (), "models"),
+    Floor("digests", (), "models"),
+    Floor("house", (), "models"),
+    Floor("repositories", (), "models"),
+    Floor("weight_files", (), "models"),
+    Floor("metrics", ("metrics",), "everything else"),
+    Floor(
+        "data",
+        ("data", "decoding", "sampling", "files", "digests", "repositories"),
+        "the rest of `models/`, `metrics/`",
+    ),
+    Floor("visualization", (), "models"),
+    Floor("flops", ("models",)),
+    Floor("streaming", ("models",)),
+    Floor("evaluation", ("models", "data", "metrics")),
+    Floor(
+        "prediction",
+        ("models", "data", "metrics", "evaluation", "files", "digests", "repositories", "weight_files"),
+        "`scoring.py`",
+    ),
+    Floor("scoring", ("models", "data", "metrics", "evaluation", "files", "repositories"), "`prediction.py`"),
+    Floor(
+        "hub",
+        ("hub", "models", "metrics", "prediction", "scoring", "digests", "house", "repositories", "weight_files"),
+        "`data/`, `training/`",
+    ),
+    Floor(
+        "training",
+        (
+            "training",
+            "hub",
+            "models",
+            "data",
+            "metrics",
+            "evaluation",
+            "scoring",
+            "visualization",
+            "files",
+            "repositories",
+            "weight_files",
+        ),
+    ),
+    Floor(
+        "lmms_eval_plugin",
+        ("lmms_eval_plugin", "models", "data", "metrics", "evaluation", "prediction", "scoring"),
+        "`training/`",
+    ),
+    Floor("studies", ("studies", "models", "data", "evaluation", "flops", "visualization", "files")),
+)
+
+
+def code_files(travels_with: str) -> tuple[str, ...]:
+    """Return patterns of the files of code in the checkpoint of a `"model"` or a `"processor"`, or of both."""
+    names = [floor.name for floor in FLOORS if floor.travels_with == travels_with]
+    return tuple(f"{name}_*.py" for name in names)
