@@ -270,7 +270,7 @@ def test_the_right_road_user_is_picked_when_the_box_overlaps_it_most(processor):
     assert share_picked([right], WORLD, processor) == 1.0
     assert share_picked([wrong], WORLD, processor) == share_picked(["no idea"], WORLD, processor) == 0.0
     assert share_picked([right, "no idea"], WORLD, processor) == 0.5
-    with pytest.raises(ValueError, match="a share is one of at least one answer, got none"):
+    with pytest.raises(ValueError, match="answers must be at least one, got none"):
         share_picked([], WORLD, processor)
 
 

@@ -70,6 +70,7 @@ def test_every_metric_of_a_task_gets_its_score_from_a_result(name, java):
         world = MicroWorld(size=2)
         sample = world.ego_sample(index) if name == "hmba_bddx" else world[index]
         document = {"id": str(index), "question": sample.question, "reference": sample.answer}
+        document["parts"] = list(sample.parts)
         document |= {"boxes": list(sample.boxes), "size": list(sample.size), "others": [[0, 0, 0.1, 0.1]]}
         results += [task["process_results"](document, [sample.answer.replace("<box>", "[0.1,0.1,0.9,0.9]")])]
     for metric in task["metric_list"]:

@@ -366,3 +366,18 @@ def test_the_table_has_a_line_for_each_score_and_one_for_each_reason():
     assert "night: 1 of 2 samples" in lines and "95 % intervals of 50 resampled corpora" in lines
     assert summary["absent"].keys() == {"meteor", "spice", "cider"}
     assert lines[-3:] == list(summary["absent"].values())
+
+
+def test_a_reworded_question_keeps_the_parts_of_its_answer_apart():
+    record = {"id": "0", "question": "What happens, and why?", "parts": ["action", "justification"]}
+    record |= {"answer": "It stops.\nA light is red.", "reference": "It halts.\nThe light is red."}
+    parts = caption_parts(record)
+    assert parts == {
+        "action_": ("It stops.", "It halts."),
+        "justification_": ("A light is red.", "The light is red."),
+    }
+
+
+def test_a_record_of_version_0_1_that_names_no_parts_is_told_by_its_question():
+    record = {"id": "0", "question": BDDX_QUESTION, "answer": "It stops.", "reference": "It halts.\nRed light."}
+    assert caption_parts(record) == {"action_": ("It stops.", "It halts."), "justification_": ("", "Red light.")}

@@ -11,7 +11,6 @@ from tqdm.auto import tqdm
 
 from .data.bad_samples import READ_ERRORS
 from .data.collator import to_conversation
-from .data.micro_world.world import MicroWorld
 from .data.samples import BOX_MARKER, Box, Sample
 from .metrics.grounding import GroundingScores, mean_iou, picked_object
 
@@ -207,6 +206,23 @@ def answer_boxes(sample: Sample) -> Sequence[Box]:
     return sample.boxes[sample.question.count(BOX_MARKER) :]
 
 
+def sample_record(sample: Sample) -> dict[str, Any]:
+    """All that scoring an answer about a sample needs of the sample, as plain values."""
+    record: dict[str, Any] = {
+        "id": sample.id,
+        "task": "answering",
+        "question": sample.question,
+        "reference": sample.answer,
+        "parts": list(sample.parts),
+        "boxes": [list(box) for box in answer_boxes(sample)],
+        "size": None if sample.size is None else list(sample.size),
+        "tags": list(sample.tags),
+    }
+    if sample.others:
+        record["others"] = [list(box) for box in sample.others]
+    return record
+
+
 def score_grounding(answers: Sequence[str], samples: Sequence[Sample], processor: Any) -> GroundingScores:
     """Score the box of each answer against the last box of its sample's; samples without a box are left out.
 
@@ -229,20 +245,19 @@ def score_grounding(answers: Sequence[str], samples: Sequence[Sample], processor
     return mean_iou(predictions, targets)
 
 
-def share_picked(answers: Sequence[str], world: MicroWorld, processor: Any) -> float:
-    """Share of answers about the first clips of a world whose box overlaps the risk more than any other road user.
-
-    Guessing among the road users gets `1 / num_objects`.
+def share_picked(answers: Sequence[str], samples: Sequence[Sample], processor: Any) -> float:
+    """Share of answers about the first samples whose box overlaps the right object more than any other.
 
     Raises:
-        ValueError: if there are no answers.
+        ValueError: if there are no answers, or if a sample does not tell what else it shows.
     """
     if not answers:
-        raise ValueError("a share is one of at least one answer, got none")
-    size = (world.config.frame_size, world.config.frame_size)
-    scenes = [world.scene(index) for index in range(len(answers))]
-    picked = [
-        picked_object(answer_box(answer, processor, size), scene.boxes) == scene.risk
-        for answer, scene in zip(answers, scenes, strict=True)
-    ]
-    return sum(picked) / len(picked)
+        raise ValueError("answers must be at least one, got none")
+    picked = 0
+    for index, answer in enumerate(answers):
+        sample = samples[index]
+        if sample.size is None or not sample.boxes or not sample.others:
+            raise ValueError(f"sample {sample.id} must have a size, a box and others to pick from, got none of one")
+        box = answer_box(answer, processor, sample.size)
+        picked += picked_object(box, [sample.boxes[-1], *sample.others]) == 0
+    return picked / len(answers)

@@ -25,10 +25,10 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import find_adapter_config_file
 
 from .data.loading import MICRO_WORLD, TWO_TASKS, RowSamples, load_samples
-from .data.micro_world.world import MOTIONS, MicroWorld
+from .data.micro_world.world import MOTIONS
 from .data.samples import Sample, SampleSequence
 from .digests import digest_text, fingerprint
-from .evaluation import ON_ERROR, Outcome, answer_batches, answer_boxes, split_batches
+from .evaluation import ON_ERROR, Outcome, answer_batches, sample_record, split_batches
 from .files import (
     check_fields,
     differences,
@@ -249,25 +249,13 @@ def load_model(checkpoint: str | Path, **options: Any) -> Any:
 
 def to_record(outcome: Outcome, samples: Splits) -> dict[str, Any]:
     """All that scoring an answer needs, as plain values; `answer` is `None` where there is an `error`."""
-    sample, (place, number) = outcome.sample, samples.locate(outcome.index)
+    sample = outcome.sample
+    place, _ = samples.locate(outcome.index)
     record: dict[str, Any] = {"index": outcome.index, "id": None, "split": samples.names[place]}
     record |= {"answer": outcome.answer, "error": outcome.error}
     if sample is None:
         return record
-    record |= {
-        "id": sample.id,
-        "question": sample.question,
-        "reference": sample.answer,
-        "boxes": [list(box) for box in answer_boxes(sample)],
-        "size": None if sample.size is None else list(sample.size),
-        "tags": list(sample.tags),
-    }
-    world = samples.splits[place]
-    if isinstance(world, MicroWorld):
-        scene = world.scene(number)
-        record["others"] = [list(box) for number, box in enumerate(scene.boxes) if number != scene.risk]
-        record["tags"] += [f"motion: {world.config.motion}", f"risk: {scene.users[scene.risk].kind}"]
-    return record
+    return record | sample_record(sample)
 
 
 def settings(model: Any, processor: Any) -> dict[str, str]:

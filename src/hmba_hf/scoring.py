@@ -13,7 +13,7 @@ import numpy as np
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
-from .data.samples import BDDX_QUESTION, BOX_MARKER, check_box
+from .data.samples import BDDX_PARTS, BDDX_QUESTION, BOX_MARKER, check_box
 from .evaluation import answer_box
 from .files import check_fields, parse_json, split_lines
 from .metrics.bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, bootstrap_interval
@@ -45,8 +45,8 @@ def read_records(path: str | Path) -> list[Record]:
     """Read predictions, one JSON object a line.
 
     A record needs `id`, and the texts `answer` and `reference`. For boxes it needs `boxes`, fractions of the frame,
-    and `size`, see `Sample`; `split`, `question`, `tags`, `others` (boxes of what else could have been meant) and
-    `error` are optional.
+    and `size`, see `Sample`; `split`, `question`, `parts` and `tags`, `others` (boxes of what else could have been
+    meant) and `error` are optional.
 
     Raises:
         ValueError: if a line is no such object, if two have the same id in the same split, be it
@@ -89,7 +89,7 @@ def _check_record(record: Record) -> None:
     }
     if not record.get("error"):
         fields |= {"id": (str, int), "answer": (str,), "reference": (str,)}
-        fields |= {key: (list, type(None)) for key in ("boxes", "others", "size") if key in record}
+        fields |= {key: (list, type(None)) for key in ("boxes", "others", "parts", "size") if key in record}
     check_fields(record, name, **fields)
     if record.get("error"):
         return
@@ -98,11 +98,12 @@ def _check_record(record: Record) -> None:
             raise ValueError(f"{name}: a box must be [x1, y1, x2, y2], got {box!r}")
         check_box(box, record["id"])
     size = record.get("size")
-    tags = record.get("tags")
     if size is not None and not (len(size) == 2 and all(map(_is_number, size)) and min(size) >= 1):
         raise ValueError(f"{name}: size must be [height, width] of at least one pixel, got {size!r}")
-    if tags is not None and not (isinstance(tags, list) and all(isinstance(tag, str) for tag in tags)):
-        raise ValueError(f"{name}: tags must be a list of texts, got {tags!r}")
+    for key in ("tags", "parts"):
+        texts = record.get(key)
+        if texts is not None and not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
+            raise ValueError(f"{name}: {key} must be a list of texts, got {texts!r}")
 
 
 def _is_number(value: Any) -> bool:
@@ -115,14 +116,20 @@ def caption_parts(record: Record) -> dict[str, tuple[str, str]]:
     """The captions of a record as pairs of what was generated and what it should be, without any box.
 
     Box text is cut out of both as `strip_boxes` does it, and the marker `<box>` out of the reference. A caption is one
-    part, `""`. An answer to BDD-X's question is two, `"action_"`, its first line, and `"justification_"`, all after
-    it, which the literature scores apart.
+    part, `""`. An answer of which the record names `parts` has one for each line, `"action_"` and `"justification_"`
+    for BDD-X's, which the literature scores apart; the last one takes all that remains.
     """
-    answer, reference = strip_boxes(record["answer"]), strip_boxes(record["reference"].replace(BOX_MARKER, ""))
-    if record.get("question") != BDDX_QUESTION:
+    answer = strip_boxes(record["answer"])
+    reference = strip_boxes(record["reference"].replace(BOX_MARKER, ""))
+    parts = record.get("parts")
+    if parts is None and record.get("question") == BDDX_QUESTION:  # a record of version 0.1, which names no parts
+        parts = BDDX_PARTS
+    if not parts:
         return {"": (answer, reference)}
-    (action, _, why), (true_action, _, true_why) = answer.partition("\n"), reference.partition("\n")
-    return {"action_": (action, true_action), "justification_": (why, true_why)}
+    last = len(parts) - 1
+    answers = [*answer.split("\n", last), *[""] * last]
+    references = [*reference.split("\n", last), *[""] * last]
+    return {f"{part}_": (answers[row], references[row]) for row, part in enumerate(parts)}
 
 
 class ScoredRecords:
@@ -380,9 +387,9 @@ def format_versions(versions: Mapping[str, str | None]) -> str:
 
 def _take_apart(name: str) -> tuple[str, str]:
     """Split `"action_bleu_4"` into `("action", "bleu_4")`."""
-    for part in ("action", "justification"):
-        if name.startswith(f"{part}_"):
-            return part, name.removeprefix(f"{part}_")
+    for metric in CAPTION_SCORES:
+        if name.endswith(f"_{metric}"):
+            return name.removesuffix(f"_{metric}"), metric
     return "", name
 
 

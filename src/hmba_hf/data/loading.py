@@ -1,26 +1,17 @@
 """Samples by name: the micro-world, or a dataset on disk or on the Hub."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from ..repositories import check_revision, split_revision
 from .bad_samples import READ_ERRORS, UnreadableSample
 from .micro_world.world import MicroWorld, MicroWorldConfig, TwoTaskWorld
 from .preparing.parquet_shards import check_finished
-from .samples import (
-    Sample,
-    SampleSequence,
-    from_bddx_row,
-    from_drama_row,
-    from_drama_row_without_pictures,
-    import_datasets,
-)
+from .samples import Sample, SampleSequence, import_datasets
+from .schemas import name_of_row, schema_of_columns, schema_of_row
 
 MICRO_WORLD = "micro-world"
 TWO_TASKS = "micro-world-two-tasks"
-DRAMA_COLUMNS = {"id", "frames", "width", "height", "question", "answer", "objects"}
-BDDX_COLUMNS = {"video", "video_id", "segment", "action", "justification"}
 
 
 class RowSamples(SampleSequence):
@@ -38,16 +29,12 @@ class RowSamples(SampleSequence):
 
     def ids(self) -> list[str | None]:
         """Read the ids of all samples and nothing else; `None` where a row has none."""
-        names = ("id",) if "id" in self._columns() else ("video_id", "segment")
         rows: Any = self.rows
         if isinstance(rows, list):
-            columns = [[row.get(name) for row in rows] for name in names]
-        else:
-            columns = [rows[name][:] for name in names]
+            return [name_of_row(row) for row in rows]
+        names = schema_of_columns(set(rows.column_names)).names
+        columns = [rows[name][:] for name in names]
         return [None if None in parts else "_".join(map(str, parts)) for parts in zip(*columns, strict=True)]
-
-    def _columns(self) -> set[str]:
-        return set(self.rows[0] if isinstance(self.rows, list) else self.rows.column_names)  # type: ignore[attr-defined]
 
     def without_pictures(self, index: int) -> tuple[Sample, list[Any]]:
         """Read row `index` without decoding anything: its sample with an empty video, and its files as they are.
@@ -55,9 +42,7 @@ class RowSamples(SampleSequence):
         The files are `{"bytes", "path"}` each.
         """
         row = self.rows[index]
-        if _is_drama(row):
-            return _read(from_drama_row_without_pictures, row, self.split), row["frames"]
-        return replace(_read(from_bddx_row, row, self.split), video=b""), [row["video"]]
+        return _read(schema_of_row(row).read_without_pictures, row, self.split)
 
 
 def undecoded(rows: Any) -> Any:
@@ -66,16 +51,7 @@ def undecoded(rows: Any) -> Any:
     Raises:
         ValueError: if they are of none.
     """
-    datasets = import_datasets()
-    columns = set(rows.column_names or ())
-    if DRAMA_COLUMNS <= columns:
-        return rows.cast_column("frames", datasets.List(datasets.Image(decode=False)))
-    if BDDX_COLUMNS <= columns:
-        return rows.cast_column("video", datasets.Video(decode=False))
-    raise ValueError(
-        f"the dataset must have the columns of DRAMA {sorted(DRAMA_COLUMNS)} or BDD-X {sorted(BDDX_COLUMNS)}, "
-        f"got {sorted(columns)}"
-    )
+    return schema_of_columns(set(rows.column_names or ())).undecoded(rows)
 
 
 def read_row(row: Mapping[str, Any], split: str) -> Sample:
@@ -84,22 +60,17 @@ def read_row(row: Mapping[str, Any], split: str) -> Sample:
     Raises:
         UnreadableSample: if it makes no sample, or if a picture of it is missing or damaged.
     """
-    return _read(from_drama_row if _is_drama(row) else from_bddx_row, row, split)
+    return _read(schema_of_row(row).read, row, split)
 
 
-def _read(reader: Callable[[Mapping[str, Any], str], Sample], row: Mapping[str, Any], split: str) -> Sample:
+def _read(reader: Callable[[Mapping[str, Any], str], Any], row: Mapping[str, Any], split: str) -> Any:
     try:
         return reader(row, split)
     except READ_ERRORS as error:
-        is_drama = _is_drama(row)
-        if (row["id"] if is_drama else row["video_id"]) is None:
+        name = name_of_row(row)
+        if name is None:
             raise
-        name = row["id"] if is_drama else f"{row['video_id']}_{row['segment']}"
         raise UnreadableSample(str(error) or type(error).__name__, f"sample {name}") from error
-
-
-def _is_drama(row: Mapping[str, Any]) -> bool:
-    return "video" not in row or row.get("frames") is not None
 
 
 def load_samples(

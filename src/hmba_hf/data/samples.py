@@ -19,6 +19,7 @@ from ..models.decoding_stills import read_picture, upright, upright_rgb
 
 BOX_MARKER = "<box>"
 BDDX_QUESTION = "What does the ego car do, and why?"
+BDDX_PARTS = ("action", "justification")
 
 Box = tuple[float, float, float, float]
 
@@ -38,7 +39,10 @@ class Sample:
         labels: what each box holds.
         split: `"train"`, `"validation"` or `"test"`.
         size: height and width of the original frame; taken from `frames` where there are any.
-        tags: names of groups that it belongs to, such as `"risk: pedestrian"`; scores are told for each of them.
+        tags: names of groups that it belongs to, such as `"risk: pedestrian"`, each of which is scored by itself.
+        parts: names of the lines of the answer, which are scored apart, such as `("action", "justification")`. The
+            last part takes all that remains.
+        others: boxes of what else the answer could have meant, as `boxes`.
     """
 
     id: str
@@ -52,13 +56,17 @@ class Sample:
     split: str = "train"
     size: tuple[int, int] | None = None
     tags: Sequence[str] = ()
+    parts: Sequence[str] = ()
+    others: Sequence[Box] = ()
 
     def __post_init__(self) -> None:
         if not self.id or not self.question:
             raise ValueError(f"a sample needs an id and a question, got id={self.id!r}, question={self.question!r}")
         self._check_picture()
         self.boxes = tuple(check_box(box, self.id) for box in self.boxes)
+        self.others = tuple(check_box(box, self.id) for box in self.others)
         self.tags = tuple(self.tags)
+        self.parts = tuple(self.parts)
         if len(self.labels) != len(self.boxes):
             raise ValueError(f"sample {self.id}: one label for each box, got {len(self.labels)} for {len(self.boxes)}")
         markers = (self.question + self.answer).count(BOX_MARKER)
@@ -236,6 +244,7 @@ def from_bddx_row(row: Mapping[str, Any], split: str = "train") -> Sample:
         video=video["path"] if video.get("bytes") is None else video["bytes"],
         split=split,
         tags=row.get("tags") or (),
+        parts=BDDX_PARTS,
     )
 
 

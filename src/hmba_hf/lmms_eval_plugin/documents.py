@@ -15,7 +15,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..data.loading import load_samples
-from ..data.samples import BDDX_QUESTION, Sample, import_datasets
+from ..data.samples import BDDX_PARTS, Sample, import_datasets
 from ..evaluation import Outcome
 from ..prediction import Splits, to_record
 from ..scoring import ScoredRecords
@@ -23,7 +23,7 @@ from ..scoring import ScoredRecords
 Document = dict[str, Any]
 CAPTION_SCORES = ("bleu_4", "meteor", "rouge_l", "cider")
 SCORES = ("mean_iou", "accuracy", "unparsed", "picked", *CAPTION_SCORES)
-BDDX_SCORES = tuple(f"{part}_{name}" for part in ("action", "justification") for name in CAPTION_SCORES)
+BDDX_SCORES = tuple(f"{part}_{name}" for part in BDDX_PARTS for name in CAPTION_SCORES)
 
 
 def open_documents(sources: Any) -> Any:
@@ -88,7 +88,7 @@ def _temporary_folder() -> tempfile.TemporaryDirectory:
 
 def process_results(document: Document, results: Sequence[str]) -> dict[str, Document]:
     """Put the answer into the record, under the name of every metric: all of them are scores of the whole corpus."""
-    names = BDDX_SCORES if document["question"] == BDDX_QUESTION else SCORES
+    names = BDDX_SCORES if document["parts"] else SCORES
     return dict.fromkeys(names, {**document, "answer": results[0]})
 
 

@@ -20,7 +20,7 @@ from ..data.loading import MICRO_WORLD, load_samples
 from ..data.mixing import MixedSamples
 from ..data.past_frames import StreamedSamples
 from ..data.samples import Sample
-from ..evaluation import answer_boxes
+from ..evaluation import sample_record
 from ..files import write_json
 from ..hub import CardDetails
 from ..hub.checkpoints import check_base
@@ -181,17 +181,11 @@ def answer_metrics(answers: Sequence[str], samples: Sequence[Sample]) -> dict[st
 
     For the numbers that are published, `evaluate.py` scores a model.
     """
-    records = [
-        {
-            "id": sample.id,
-            "question": sample.question,
-            "answer": answer,
-            "reference": sample.answer,
-            "boxes": answer_boxes(sample),
-            "size": sample.size,
-        }
-        for answer, sample in zip(answers, samples, strict=True)
-    ]
+    records = []
+    for answer, sample in zip(answers, samples, strict=True):
+        # Objects to pick from and tags are left to `evaluate.py`, as the names of what is logged are.
+        known = sample_record(replace(sample, others=(), tags=()))
+        records.append({**known, "answer": answer})
     scores = ScoredRecords(records, "words", Bootstrap(draws=1)).scores()["scores"]
     return {name: value for name, value in scores.items() if isinstance(value, float)}
 

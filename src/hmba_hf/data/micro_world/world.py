@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..samples import BDDX_QUESTION, BOX_MARKER, Box, Sample, SampleSequence
+from ..samples import BDDX_PARTS, BDDX_QUESTION, BOX_MARKER, Box, Sample, SampleSequence
 from .drawing import (
     COLOURS,
     DEGRADATIONS,
@@ -206,8 +206,15 @@ class MicroWorld(SampleSequence):
         scene = self.scene(index)
         user = scene.users[scene.risk]
         answer = f"The {user.name}{BOX_MARKER} {_MANOEUVRES[user.kind]} from the {user.side}."
-        frames = self.frames(index, scene)
-        return Sample(self._name(self.config.motion, index), RISK_QUESTION, answer, frames, **self._marked(user))
+        return Sample(
+            self._name(self.config.motion, index),
+            RISK_QUESTION,
+            answer,
+            self.frames(index, scene),
+            tags=(f"motion: {self.config.motion}", f"risk: {user.kind}"),
+            others=[box for number, box in enumerate(scene.boxes) if number != scene.risk],
+            **self._marked(user),
+        )
 
     def still_sample(self, index: int, task: str | None = None) -> Sample:
         """A single picture, the current frame of clip `index`, with a question about what is where in it.
@@ -274,7 +281,8 @@ class MicroWorld(SampleSequence):
             frames.append(self._picture(index, number, backdrop, figures, phase))
         why = happening.justification.format(lead=lead.name, pedestrian=pedestrian.name)
         name = f"{self.split}-ego-{self.config.seed}_{index}"
-        return Sample(name, BDDX_QUESTION, f"{happening.action}\n{why}", frames, split=self.split)
+        answer = f"{happening.action}\n{why}"
+        return Sample(name, BDDX_QUESTION, answer, frames, split=self.split, parts=BDDX_PARTS)
 
     def frames(self, index: int, scene: Scene) -> list[Image.Image]:
         """Picture a scene with the nuisances of clip `index`, oldest frame first."""

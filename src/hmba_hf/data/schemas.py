@@ -1,0 +1,99 @@
+"""The schemas of datasets that are read as samples: one row of a table each."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from .samples import Sample, from_bddx_row, from_drama_row, from_drama_row_without_pictures, import_datasets
+
+Row = Mapping[str, Any]
+
+
+class Schema(NamedTuple):
+    """How rows of one kind are recognised and read.
+
+    Attributes:
+        name: in messages.
+        columns: that a dataset must have to be of this schema.
+        media: the column of the row's files.
+        names: columns that together name a row.
+        undecoded: lets the rows of a dataset or a stream give their files as they are.
+        read: makes a sample of a row of a split.
+        read_without_pictures: makes a sample with an empty video, and returns the row's files with it.
+    """
+
+    name: str
+    columns: frozenset[str]
+    media: str
+    names: tuple[str, ...]
+    undecoded: Callable[[Any], Any]
+    read: Callable[[Row, str], Sample]
+    read_without_pictures: Callable[[Row, str], tuple[Sample, list[Any]]]
+
+
+def _undecoded_drama(rows: Any) -> Any:
+    datasets = import_datasets()
+    return rows.cast_column("frames", datasets.List(datasets.Image(decode=False)))
+
+
+def _undecoded_bddx(rows: Any) -> Any:
+    return rows.cast_column("video", import_datasets().Video(decode=False))
+
+
+def _drama_without_pictures(row: Row, split: str) -> tuple[Sample, list[Any]]:
+    return from_drama_row_without_pictures(row, split), row["frames"]
+
+
+def _bddx_without_pictures(row: Row, split: str) -> tuple[Sample, list[Any]]:
+    return replace(from_bddx_row(row, split), video=b""), [row["video"]]
+
+
+SCHEMAS = (
+    Schema(
+        name="BDD-X",
+        columns=frozenset({"video", "video_id", "segment", "action", "justification"}),
+        media="video",
+        names=("video_id", "segment"),
+        undecoded=_undecoded_bddx,
+        read=from_bddx_row,
+        read_without_pictures=_bddx_without_pictures,
+    ),
+    Schema(
+        name="DRAMA",
+        columns=frozenset({"id", "frames", "width", "height", "question", "answer", "objects"}),
+        media="frames",
+        names=("id",),
+        undecoded=_undecoded_drama,
+        read=from_drama_row,
+        read_without_pictures=_drama_without_pictures,
+    ),
+)
+
+
+def schema_of_columns(columns: set[str]) -> Schema:
+    """Return the schema of a dataset.
+
+    Raises:
+        ValueError: if its columns are of none.
+    """
+    for schema in SCHEMAS:
+        if schema.columns <= columns:
+            return schema
+    wanted = " or ".join(f"{schema.name} {sorted(schema.columns)}" for schema in reversed(SCHEMAS))
+    raise ValueError(f"the dataset must have the columns of {wanted}, got {sorted(columns)}")
+
+
+def schema_of_row(row: Row) -> Schema:
+    """Return the schema of a row; in a mixture it has the columns of all, empty where they are not its own."""
+    for schema in SCHEMAS:
+        if row.get(schema.media) is not None:
+            return schema
+    return next((schema for schema in SCHEMAS if schema.media in row), SCHEMAS[-1])
+
+
+def name_of_row(row: Row) -> str | None:
+    """Return the id of a row's sample; `None` where it has none."""
+    parts = [row[name] for name in schema_of_row(row).names]
+    if None in parts:
+        return None
+    return "_".join(map(str, parts))
