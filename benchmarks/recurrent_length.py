@@ -37,7 +37,7 @@ def train(folder: Path, stream_frames: int, args: argparse.Namespace) -> Path:
         words = f"--adapter mamba --max_steps {args.steps} --per_device_train_batch_size {args.batch_size}".split()
         words += "--learning_rate 5e-4 --adapter_learning_rate 2e-3 --gate_learning_rate 0.1 --warmup_steps 20".split()
         words += "--logging_steps 10 --save_strategy no --dataloader_num_workers 1 --use_cpu True".split()
-        paths = ["--model_name_or_path", str(EXAMPLES / "micro_base"), "--output_dir", str(folder)]
+        paths = ["--model", str(EXAMPLES / "micro_base"), "--output_dir", str(folder)]
         command = [sys.executable, str(EXAMPLES / "finetune.py"), *paths, *words]
         subprocess.run([*command, "--stream_frames", str(stream_frames), "--seed", str(args.seed)], check=True)
     return folder

@@ -127,7 +127,7 @@ def learn_and_score(folder: Path, options: Mapping[str, Any], seed: int, steps: 
         for stale in folder.glob("test-*"):  # answers and measurements of another model
             shutil.rmtree(stale)
         launch = ("accelerate.commands.launch", "--cpu", "--num_processes", "1", "--mixed_precision", "no")
-        run("finetune.py", launcher=("-m", *launch), model_name_or_path=BASE, output_dir=folder, **options)
+        run("finetune.py", launcher=("-m", *launch), model=BASE, output_dir=folder, **options)
         write_json(record, recipe)
     if not metrics.exists():
         how = {"motion": options["motion"], "device_map": "cpu", "tokenizer": "words", "overwrite": True}

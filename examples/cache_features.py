@@ -1,6 +1,6 @@
 """Run a frozen vision tower once over every frame of a dataset; `finetune.py --feature_cache` reads what it says.
 
-    accelerate launch examples/cache_features.py --model_name_or_path org/hmba-base --dataset_name org/drama \\
+    accelerate launch examples/cache_features.py --model org/hmba-base --dataset_name org/drama \\
         --output_dir features --dtype bfloat16
     accelerate launch examples/finetune.py ... --feature_cache features --bf16 True
 
@@ -28,7 +28,7 @@ from hmba_hf.training.run import training_sources
 def main() -> None:
     """Load the tower, cache, say what is there."""
     parser = HfArgumentParser(ClipArguments, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model_name_or_path", required=True, help="folder or Hub id of an H-MBA model or base")
+    parser.add_argument("--model", required=True, help="folder or Hub id of an H-MBA model or base")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the cache")
     parser.add_argument("--dtype", default="auto", help="in which the tower computes; that of the checkpoint for auto")
     parser.add_argument("--num_frames", type=int, default=None, help="frames of a clip; the model's when absent")
@@ -41,8 +41,8 @@ def main() -> None:
 
     # Without `cpu` processes on a machine without an accelerator would not know of each other.
     state = PartialState(cpu=args.use_cpu or not torch.accelerator.is_available())
-    model = AutoModelForImageTextToText.from_pretrained(args.model_name_or_path, dtype=args.dtype).to(state.device)
-    processor = AutoProcessor.from_pretrained(args.model_name_or_path)
+    model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=args.dtype).to(state.device)
+    processor = AutoProcessor.from_pretrained(args.model)
     processor.video_processor.num_frames = args.num_frames or model.config.num_frames
     processor.video_processor.set_source_fps(clip_args.source_fps)
 
@@ -51,7 +51,7 @@ def main() -> None:
         return model.get_frame_features(pixels.to(model.device)).to(model.model.vision_tower.dtype)
 
     key = feature_key(model, processor.video_processor, model.model.vision_tower.dtype)
-    bad = BadSamples(clip_args.on_bad_sample, args.output_dir / "bad_samples.jsonl")
+    bad = BadSamples(clip_args.on_error, args.output_dir / "bad_samples.jsonl")
     sizes = {"batch_size": args.batch_size, "block_size": args.block_size, "num_workers": args.num_workers}
     writer = FeatureWriter(args.output_dir, key, encode, processor.video_processor, bad, **sizes)
     if state.is_main_process:

@@ -1,6 +1,6 @@
 """Fine-tune H-MBA: the vision tower frozen, the adapter, the projector and the language model learning.
 
-    accelerate launch examples/finetune.py --model_name_or_path org/hmba-base --dataset_name org/drama \\
+    accelerate launch examples/finetune.py --model org/hmba-base --dataset_name org/drama \\
         --preset drama --output_dir hmba-drama
     accelerate launch --config_file examples/accelerate/fsdp.yaml examples/finetune.py ...
     accelerate launch examples/finetune.py ... --learns adapter projector lora --feature_cache features

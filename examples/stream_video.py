@@ -8,7 +8,7 @@
 Answers are printed and written to `answers.jsonl` as they come; `annotated.mp4` shows the drive with the boxes of the
 last one. With `--changed text` or `words` only answers count whose text, or whose words without boxes, differ from the
 last one. A line tells frames per second, what each stage takes of a frame, and memory. Ctrl-C ends it, with all so far
-on disk. `--on_broken` says whether a frame that cannot be read is skipped, stands still (`hold`) or ends it (`raise`).
+on disk. `--on_error` says whether a frame that cannot be read is skipped, stands still (`hold`) or ends it (`stop`).
 """
 
 import argparse
@@ -162,12 +162,12 @@ def push(stream: VideoStream, moment: Moment) -> None:
         stream.push(moment.frame, moment.seconds)
 
 
-def mend(moment: Moment, error: Exception, last: Moment | None, on_broken: str) -> Moment | None:
+def mend(moment: Moment, error: Exception, last: Moment | None, on_error: str) -> Moment | None:
     """Return what stands in for a broken frame: nothing, or the last good one if its time has passed."""
-    if on_broken == "raise":
+    if on_error == "stop":
         raise error
     tqdm.write(f"{moment.seconds:8.2f} s  broken frame: {error}")
-    if on_broken == "skip" or last is None or moment.seconds <= last.seconds:
+    if on_error == "skip" or last is None or moment.seconds <= last.seconds:
         return None
     return moment._replace(frame=last.frame)
 
@@ -210,7 +210,7 @@ def watch(
                         push(stream, moment)
                     except (OSError, ValueError) as error:
                         broken += 1
-                        moment = mend(moment, error, last, args.on_broken)
+                        moment = mend(moment, error, last, args.on_error)
                         if moment is None:
                             continue
                         push(stream, moment)
@@ -247,7 +247,7 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two questions")
     parser.add_argument("--changed", choices=CHANGES, help="only answers that differ in it from the last one")
     parser.add_argument("--max_new_tokens", type=int, default=128)
-    parser.add_argument("--on_broken", default="skip", choices=["skip", "hold", "raise"])
+    parser.add_argument("--on_error", default="skip", choices=["skip", "hold", "stop"])
     parser.add_argument("--output_dir", type=Path, default=Path("runs/stream"))
     parser.add_argument("--dtype", default="auto", help="of the weights, such as bfloat16")
     parser.add_argument("--device_map", default=None, help="such as auto")

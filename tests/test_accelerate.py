@@ -119,9 +119,9 @@ def test_two_processes_learn_and_evaluate_what_one_does(tmp_path):
     torch.manual_seed(0)
     base = save_base(tmp_path / "base")
     write_drama(tmp_path / "drama", MicroWorldConfig(frame_size=32), {"train": 8, "validation": 5})
-    words = ["--model_name_or_path", base, "--adapter", "mamba", "--dataset_name", tmp_path / "drama", *FAST]
+    words = ["--model", base, "--adapter", "mamba", "--dataset_name", tmp_path / "drama", *FAST]
     words += ["--learns", "adapter", "projector", "lora", "--max_steps", 3, "--eval_strategy", "steps"]
-    words += ["--eval_steps", 3, "--max_new_tokens", 4, "--on_bad_sample", "skip", "--max_length", 130]
+    words += ["--eval_steps", 3, "--max_new_tokens", 4, "--on_error", "skip", "--max_length", 130]
     histories = []
     for processes, batch in ((1, 4), (2, 2)):
         folder = tmp_path / str(processes)

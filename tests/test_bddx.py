@@ -212,7 +212,7 @@ def test_annotations_alone_need_no_video_and_keep_every_segment(download, tmp_pa
 
 
 def test_a_missing_or_unreadable_video_can_stop_the_run(download, tmp_path):
-    run = RunOptions(str(tmp_path), num_workers=1, on_bad_media="stop")
+    run = RunOptions(str(tmp_path), num_workers=1, on_error="stop")
     with pytest.raises(ValueError, match=r"aaaaaaaa-00000005_9: media_missing \(no video aaaaaaaa-00000005\)"):
         prepare_bddx(options(download), run)
     (tmp_path / "videos").mkdir()

@@ -85,7 +85,7 @@ def test_a_row_with_a_damaged_picture_is_named_and_counted_once(tmp_path):
     for passage, bad in (((mixed[i] for i in range(len(mixed))), mixed.bad), (islice(stream, 20), stream.bad)):
         assert sum(1 for _ in passage) > 12 and list(bad.skipped()) == [name]
         assert "truncated" in bad.skipped()[name]
-    with pytest.raises(ValueError, match=f"{name}: .*image file is truncated.* .--on_bad_sample skip"):
+    with pytest.raises(ValueError, match=f"{name}: .*image file is truncated.* .--on_error skip"):
         EncodedSamples(held, collator, BadSamples("stop"))[3]
 
 

@@ -133,10 +133,10 @@ def records(count):
     return [Record(f"a_{segment.index}", "train", "a", segment) for segment in segments]
 
 
-def watch(stream_video, source, folder, on_broken="skip"):
+def watch(stream_video, source, folder, on_error="skip"):
     """Show a source to `stream_video.py`, and return what it prints."""
     lines, before = [], stream_video.tqdm.write
-    words = ["--model", "tiny", "--source", source, "--every", 1e9, "--max_new_tokens", 1, "--on_broken", on_broken]
+    words = ["--model", "tiny", "--source", source, "--every", 1e9, "--max_new_tokens", 1, "--on_error", on_error]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["stream_video.py", *map(str, words), "--output_dir", str(folder)])
         patch.setattr(stream_video.tqdm, "write", lines.append)
@@ -169,7 +169,7 @@ def test_a_file_that_cannot_be_read_is_named_by_every_door_and_ends_no_run(
         watcher.processor.video_processor([str(path)])
     assert "0 frames, 10 broken" in watch(stream_video, path, tmp_path)
     with pytest.raises(VideoDecodeError, match=message):
-        watch(stream_video, path, tmp_path, on_broken="raise")
+        watch(stream_video, path, tmp_path, on_error="stop")
     good = reports / "tail_trim.mp4"
     outcomes = [convert_segments(records(2), {"a": video}, 5.0, None) for video in (path, good)]
     assert all(isinstance(outcome, Dropped) and outcome.reason == MEDIA_UNREADABLE for outcome in outcomes[0])

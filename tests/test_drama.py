@@ -340,7 +340,7 @@ def test_annotations_alone_hold_boxes_but_no_pictures(download, tmp_path):
 
 def test_missing_pictures_can_stop_the_run(download, tmp_path):
     with pytest.raises(ValueError, match=r"clip_9_000005_frame_000005: media_missing \(titan/clip_9_000005/frame_"):
-        prepare_drama(options(download), RunOptions(str(tmp_path), num_workers=1, on_bad_media="stop"))
+        prepare_drama(options(download), RunOptions(str(tmp_path), num_workers=1, on_error="stop"))
 
 
 def test_the_folder_combined_may_be_named_itself(download, prepared, tmp_path):

@@ -48,7 +48,7 @@ def test_a_bad_sample_stops_the_run_by_name(tmp_path, name):
     samples = Samples([WORLD[0], bad_ones(tmp_path)[name]])
     encoded = EncodedSamples(samples, COLLATOR, BadSamples("stop"))
     assert len(encoded) == 2 and encoded[0]["labels"].ndim == 1
-    with pytest.raises(ValueError, match=rf"sample {name}: .*--on_bad_sample skip leaves such samples out"):
+    with pytest.raises(ValueError, match=rf"sample {name}: .*--on_error skip leaves such samples out"):
         encoded[1]
 
 

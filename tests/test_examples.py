@@ -83,7 +83,7 @@ def finetuned(base, tmp_path_factory):
     folder = tmp_path_factory.mktemp("finetuned")
     options = ["--adapter", "mamba", "--max_steps", "2", "--per_device_train_batch_size", "2", *TRAINING]
     script = [*LAUNCH, EXAMPLES / "finetune.py"]
-    return folder, run(folder, *script, "--model_name_or_path", base, "--output_dir", folder, *options)
+    return folder, run(folder, *script, "--model", base, "--output_dir", folder, *options)
 
 
 @pytest.fixture(scope="module")
@@ -159,11 +159,11 @@ def test_a_stream_tells_an_answer_that_has_not_changed_once(finetuned, tmp_path,
     assert "20 frames, 0 broken, 0 moments held by an older frame" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("on_broken", "frames"), [("skip", 11), ("hold", 12)])
+@pytest.mark.parametrize(("on_error", "frames"), [("skip", 11), ("hold", 12)])
 def test_a_broken_frame_is_survived_in_a_stream(
-    finetuned, folder_of_pictures, tmp_path, call, capsys, on_broken, frames
+    finetuned, folder_of_pictures, tmp_path, call, capsys, on_error, frames
 ):
-    words = ["--model", finetuned[0], "--source", folder_of_pictures, "--source_fps", 4, "--on_broken", on_broken]
+    words = ["--model", finetuned[0], "--source", folder_of_pictures, "--source_fps", 4, "--on_error", on_error]
     call("stream_video.py", *words, "--max_new_tokens", 2, "--output_dir", tmp_path / "out")
     printed = capsys.readouterr()
     assert (
@@ -174,9 +174,9 @@ def test_a_broken_frame_is_survived_in_a_stream(
 
 
 @pytest.mark.parametrize("name", ["fixtures/broken_bitflips.mp4", "thirdparty_fixtures/decord_unordered.mov"])
-@pytest.mark.parametrize("on_broken", ["skip", "hold"])
-def test_a_damaged_file_is_streamed_as_far_as_it_goes(finetuned, shared_data, tmp_path, call, capsys, name, on_broken):
-    words = ["--model", finetuned[0], "--source", shared_data / name, "--on_broken", on_broken, "--max_new_tokens", 2]
+@pytest.mark.parametrize("on_error", ["skip", "hold"])
+def test_a_damaged_file_is_streamed_as_far_as_it_goes(finetuned, shared_data, tmp_path, call, capsys, name, on_error):
+    words = ["--model", finetuned[0], "--source", shared_data / name, "--on_error", on_error, "--max_new_tokens", 2]
     call("stream_video.py", *words, "--output_dir", tmp_path / "out")
     printed = capsys.readouterr()
     assert ("broken frame: " in printed.out + printed.err) == ("broken" in name)
@@ -185,7 +185,7 @@ def test_a_damaged_file_is_streamed_as_far_as_it_goes(finetuned, shared_data, tm
 
 
 def test_a_broken_frame_ends_a_stream_that_shall_not_survive_it(finetuned, folder_of_pictures, tmp_path, call):
-    words = ["--model", finetuned[0], "--source", folder_of_pictures, "--source_fps", 4, "--on_broken", "raise"]
+    words = ["--model", finetuned[0], "--source", folder_of_pictures, "--source_fps", 4, "--on_error", "stop"]
     with pytest.raises(VideoDecodeError, match=r"004\.png cannot be read as a picture"):
         call("stream_video.py", *words, "--max_new_tokens", 2, "--output_dir", tmp_path / "out")
     assert len(answers_of(tmp_path / "out")) == 1
@@ -237,7 +237,7 @@ def test_finetuning_leaves_a_checkpoint_and_how_the_loss_fell(base, finetuned):
 
 def test_two_processes_learn_from_a_dataset_what_one_learns_from_the_same_clips(base, drama, finetuned, tmp_path):
     options = ["--adapter", "mamba", "--max_steps", "2", "--per_device_train_batch_size", "1", *TRAINING]
-    script = [*TWO_PROCESSES, EXAMPLES / "finetune.py", "--model_name_or_path", base, "--dataset_name", drama]
+    script = [*TWO_PROCESSES, EXAMPLES / "finetune.py", "--model", base, "--dataset_name", drama]
     printed = run(tmp_path, *script, "--output_dir", tmp_path / "two", *options)
     assert printed.count("6 clips; parameters that learn") == 1
     assert losses(tmp_path / "two") == pytest.approx(losses(finetuned[0]), abs=2e-3)
@@ -245,7 +245,7 @@ def test_two_processes_learn_from_a_dataset_what_one_learns_from_the_same_clips(
 
 def test_finetuning_can_be_resumed(base, tmp_path, call):
     options = ["--adapter", "mean", "--per_device_train_batch_size", "2", *TRAINING, "--lr_scheduler_type", "constant"]
-    words = ["finetune.py", "--model_name_or_path", base, *options, "--output_dir", tmp_path / "out"]
+    words = ["finetune.py", "--model", base, *options, "--output_dir", tmp_path / "out"]
     call(*words, "--max_steps", 1)
     first = losses(tmp_path / "out")
     call(*words, "--max_steps", 2, "--resume_from_checkpoint", tmp_path / "out" / "checkpoint-1")
@@ -264,7 +264,7 @@ def test_the_options_of_the_adapter_and_the_world_reach_model_and_clips(base, tm
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     options = ["--adapter", "mamba", "--fusion", "add", "--branches", "temporal", "divided_space_time"]
     options += ["--temporal_strides", 1, 3, "--num_frames", 8, "--motion", "order", "--world_seed", 7]
-    words = ["--model_name_or_path", base, "--use_cpu", "True", "--max_steps", 1, "--per_device_train_batch_size", 1]
+    words = ["--model", base, "--use_cpu", "True", "--max_steps", 1, "--per_device_train_batch_size", 1]
     call("finetune.py", *words, *options, "--hub_token", "secret", "--output_dir", tmp_path / "out")
     assert all(name.startswith("train-order-7-") and frames == 8 for name, frames in seen) and seen
     config = AutoModelForImageTextToText.from_pretrained(tmp_path / "out").config
@@ -284,7 +284,7 @@ def test_the_options_of_the_adapter_and_the_world_reach_model_and_clips(base, tm
 def test_a_dataset_is_learned_and_answered_one_frame_at_a_time(base, drama, tmp_path, call):
     """The micro-world needs three frames to move in; it has no say about other clips."""
     words = ["--num_frames", 1, "--use_cpu", "True", "--max_steps", 1, "--per_device_train_batch_size", 1]
-    call("finetune.py", "--model_name_or_path", base, "--dataset_name", drama, *words, "--output_dir", tmp_path / "a")
+    call("finetune.py", "--model", base, "--dataset_name", drama, *words, "--output_dir", tmp_path / "a")
     words = ["--dataset_name", drama, "--max_new_tokens", 2, *QUICK, "--output_dir", tmp_path]
     call("evaluate.py", "--model", tmp_path / "a", *words)
     scores = json.loads((tmp_path / "metrics.json").read_text())["scores"]
@@ -303,7 +303,7 @@ def test_a_dataset_is_learned_and_answered_one_frame_at_a_time(base, drama, tmp_
 )
 def test_a_trained_adapter_that_does_not_fit_is_refused(finetuned, call, words, name):
     with pytest.raises(ValueError, match=f"{name}.* start from a base without one"):
-        call("finetune.py", "--model_name_or_path", finetuned[0], "--use_cpu", "True", "--max_steps", 1, *words)
+        call("finetune.py", "--model", finetuned[0], "--use_cpu", "True", "--max_steps", 1, *words)
 
 
 @pytest.mark.parametrize(
@@ -319,12 +319,12 @@ def test_a_trained_adapter_that_does_not_fit_is_refused(finetuned, call, words, 
 )
 def test_finetuning_says_what_is_wrong_with_an_option(base, call, words, message):
     with pytest.raises(ValueError, match=message):
-        call("finetune.py", "--model_name_or_path", base, "--use_cpu", "True", "--max_steps", 1, *words)
+        call("finetune.py", "--model", base, "--use_cpu", "True", "--max_steps", 1, *words)
 
 
 @pytest.mark.parametrize("script", ["finetune.py", "evaluate.py", "predict.py"])
 def test_an_unknown_motion_is_refused_with_the_known_ones(script, base, call, capsys):
-    name = "--model_name_or_path" if script == "finetune.py" else "--model"
+    name = "--model" if script == "finetune.py" else "--model"
     with pytest.raises(SystemExit):
         call(script, name, base, "--motion", "up")
     assert "'symmetric', 'order', 'monotone'" in capsys.readouterr().err

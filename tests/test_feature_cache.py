@@ -209,7 +209,7 @@ def test_bad_samples_are_skipped_with_a_count_or_stop(tmp_path, model, processor
     missing = Sample("missing", "Q?", "A", video=tmp_path / "nowhere.mp4")
     damaged = Sample("damaged", "Q?", "A", video=tmp_path / "damaged.mp4")
     samples = [WORLD[0], missing, damaged, WORLD[1]]
-    with pytest.raises(ValueError, match="nowhere.mp4.*--on_bad_sample skip"):
+    with pytest.raises(ValueError, match="nowhere.mp4.*--on_error skip"):
         writer(tmp_path / "stop", model, processor).write(samples)
     skipping = writer(tmp_path / "skip", model, processor, "skip")
     assert skipping.write(samples) == {"made": 2, "cache": 2}
@@ -224,7 +224,7 @@ def test_bad_samples_are_skipped_with_a_count_or_stop(tmp_path, model, processor
 def test_what_could_not_be_read_is_tried_again(tmp_path, model, processor, monkeypatch):
     folder, samples = tmp_path / "cache", [WORLD[0], Sample("shaky", "Q?", "A", video=b"a video"), WORLD[1]]
     assert writer(folder, model, processor, "skip").write(samples) == {"made": 2, "cache": 2}
-    with pytest.raises(ValueError, match="sample shaky: .*--on_bad_sample skip"):
+    with pytest.raises(ValueError, match="sample shaky: .*--on_error skip"):
         writer(folder, model, processor, "stop").write(samples)
     (folder / "_index.json.7").write_text("left by a kill")
     before = cached(folder, samples, model, processor)[2].frame_features

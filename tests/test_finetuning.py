@@ -77,7 +77,7 @@ def run_under_kills(folder, script, *words):
 
 
 def test_training_that_is_killed_ten_times_ends_as_if_it_had_not_been(stored_model, tmp_path):
-    words = ["--model_name_or_path", stored_model, "--learns", "adapter", "projector", "lora", "--lora_dropout", 0.1]
+    words = ["--model", stored_model, "--learns", "adapter", "projector", "lora", "--lora_dropout", 0.1]
     words += [*FAST, "--logging_steps", 2, "--max_train_samples", 14, "--per_device_train_batch_size", 2]
     words += ["--max_steps", 12, "--save_steps", 3, "--gradient_accumulation_steps", 2, "--dataloader_num_workers", 1]
     words += ["--eval_strategy", "steps", "--eval_steps", 3, "--max_eval_samples", 2, "--max_new_tokens", 2]
@@ -94,7 +94,7 @@ def test_training_that_is_killed_ten_times_ends_as_if_it_had_not_been(stored_mod
 
 
 def test_caching_that_is_killed_ten_times_ends_as_if_it_had_not_been(base, tmp_path):
-    words = ["--model_name_or_path", base, "--use_cpu", "--max_train_samples", 120, "--block_size", 8]
+    words = ["--model", base, "--use_cpu", "--max_train_samples", 120, "--block_size", 8]
     undisturbed, killed = run_under_kills(tmp_path / "runs", "cache_features.py", *words)
     files = {path.name: path.read_bytes() for path in undisturbed.iterdir()}
     assert len(files) == 15 + len(("index.json", "key.json"))
@@ -175,9 +175,9 @@ def test_a_run_that_a_bad_sample_has_stopped_goes_on_without_it(base, tmp_path, 
 
     monkeypatch.setattr(SampleCollator, "encode", damaged)
     words = ["--max_steps", 10, "--save_steps", 2]
-    with pytest.raises(ValueError, match="damaged .--on_bad_sample skip leaves such samples out"):
+    with pytest.raises(ValueError, match="damaged .--on_error skip leaves such samples out"):
         tune(base, tmp_path / "out", *words)
-    assert tune(base, tmp_path / "out", *words, "--on_bad_sample", "skip").state.global_step == 10
+    assert tune(base, tmp_path / "out", *words, "--on_error", "skip").state.global_step == 10
     assert history(tmp_path / "out")["bad_samples"] == {f"sample {bad[0]}": "damaged"}
     assert len(history(tmp_path / "out")["loss"]) == 10
 
@@ -278,8 +278,8 @@ def test_a_base_without_an_adapter_is_told_where_one_should_learn(base, tmp_path
         (["--resume_from_checkpoint", "True"], "must be a folder, got True: the same command goes on by itself"),
         (["--feature_cache", "nowhere"], "a whole cache of features is wanted, got nowhere"),
         (["--eval_strategy", "epoch", "--eval_split", "dev"], "expected a split of .* got 'dev'"),
-        (["--max_length", 5], "at most max_length=5 tokens are wanted, got .*--on_bad_sample skip"),
-        (["--max_length", 5, "--on_bad_sample", "skip"], "one sample that can be learned from is wanted, got none"),
+        (["--max_length", 5], "at most max_length=5 tokens are wanted, got .*--on_error skip"),
+        (["--max_length", 5, "--on_error", "skip"], "one sample that can be learned from is wanted, got none"),
     ],
 )
 def test_options_that_are_wrong_or_do_not_go_together_are_refused(base, tmp_path, words, message):
@@ -289,7 +289,7 @@ def test_options_that_are_wrong_or_do_not_go_together_are_refused(base, tmp_path
 
 def test_training_on_cached_features_has_equal_losses_and_runs_no_tower(base, datasets, tmp_path, monkeypatch):
     cache = [sys.executable, KILLER.parents[1] / "examples" / "cache_features.py", "--use_cpu"]
-    cache += ["--model_name_or_path", base, "--dataset_name", *datasets, "--output_dir", tmp_path / "cache"]
+    cache += ["--model", base, "--dataset_name", *datasets, "--output_dir", tmp_path / "cache"]
     done = subprocess.run([*map(str, cache)], capture_output=True, text=True)
     assert done.returncode == 0 and "4 samples: 4 clips made, 12 in" in done.stdout, done.stderr
     words = ["--adapter", "mamba", "--dataset_name", *datasets, "--dataset_weights", 2, 1, "--max_steps", 6]
@@ -323,7 +323,7 @@ def test_bad_samples_are_left_out_counted_and_named_at_the_end(base, tmp_path, c
     processor = AutoProcessor.from_pretrained(base)
     encoded = {s.id: len(SampleCollator(processor).encode(s)["labels"]) for s in MicroWorld(WORLD, "train", 10)}
     most = sorted(encoded.values())[6]
-    tune(base, tmp_path / "out", "--num_train_epochs", 2, "--max_length", most, "--on_bad_sample", "skip")
+    tune(base, tmp_path / "out", "--num_train_epochs", 2, "--max_length", most, "--on_error", "skip")
     bad = {f"sample {name}" for name, length in encoded.items() if length > most}
     assert bad and history(tmp_path / "out")["bad_samples"].keys() == bad and len(lengths) == 10
     assert f"{len(bad)} samples could not be read and were left out" in capsys.readouterr().out
@@ -397,7 +397,7 @@ def test_cheaper_arithmetic_and_memory_give_nearly_the_same_losses(stored_model,
 
 @pytest.mark.parametrize(("name", "frames"), [("drama", 5), ("bddx", 8)])
 def test_a_preset_is_the_published_recipe_and_what_is_said_wins(name, frames, capsys):
-    words = ["--model_name_or_path", "base", "--preset", name, "--use_cpu", "True"]
+    words = ["--model", "base", "--preset", name, "--use_cpu", "True"]
     model_args, data_args, args = parse_arguments("", words)
     assert f"preset {name}: {{" in capsys.readouterr().out and PRESETS[name]["num_frames"] == frames
     assert (model_args.num_frames, data_args.max_length, args.num_train_epochs) == (frames, 4096, 3)
@@ -411,7 +411,7 @@ def test_a_preset_is_the_published_recipe_and_what_is_said_wins(name, frames, ca
 
 def test_an_unknown_preset_is_refused(capsys):
     with pytest.raises(SystemExit):
-        parse_arguments("", ["--model_name_or_path", "base", "--preset", "kitti"])
+        parse_arguments("", ["--model", "base", "--preset", "kitti"])
     assert "'bddx', 'drama'" in capsys.readouterr().err
 
 

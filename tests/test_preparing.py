@@ -247,7 +247,7 @@ def test_a_dataset_made_anew_is_not_taken_from_the_cache(tmp_path):
 
 
 def test_bad_media_stop_a_run_that_is_to_stop_and_nothing_is_lost(tmp_path):
-    stopping = {"on_bad_media": "stop", "num_workers": 1}
+    stopping = {"on_error": "stop", "num_workers": 1}
     with pytest.raises(ValueError, match=r"train5: media_missing \(no file5\)"):
         prepare(preparation(convert=Counting({"train5"})), run_options(tmp_path, **stopping))
     assert len(parquet_names(tmp_path)) == 2
@@ -259,7 +259,7 @@ def test_bad_media_stop_a_run_that_is_to_stop_and_nothing_is_lost(tmp_path):
 def test_records_that_were_skipped_stop_a_later_run_that_is_to_stop(tmp_path):
     prepare(preparation(convert=Counting({"train5"})), run_options(tmp_path))
     with pytest.raises(ValueError, match="train5: media_missing"):
-        prepare(preparation(), run_options(tmp_path, on_bad_media="stop"))
+        prepare(preparation(), run_options(tmp_path, on_error="stop"))
 
 
 def test_records_that_were_skipped_can_be_tried_again_and_only_their_files(tmp_path):

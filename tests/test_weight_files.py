@@ -81,7 +81,7 @@ def test_an_index_that_names_no_weights_is_refused_in_every_reader(
     (folder / SAFE).rename(folder / "other.safetensors")
     (folder / f"{SAFE}.index.json").write_text(content)
     seal_checkpoint(folder, {})
-    arguments = ModelArguments(model_name_or_path=str(folder))
+    arguments = ModelArguments(model=str(folder))
     readers = [
         lambda: find_weights(folder),
         lambda: load_model(folder),

@@ -61,7 +61,7 @@ def test_a_run_that_is_trained_evaluated_and_put_on_a_card_keeps_the_environment
     run, scores, checkpoint = tmp_path / "run", tmp_path / "scores", tmp_path / "checkpoint"
     options = ["--max_steps", 1, "--save_steps", 1, "--per_device_train_batch_size", 1, "--use_cpu", "True"]
     options += ["--max_train_samples", 2, "--max_eval_samples", 1, "--eval_strategy", "steps", "--logging_steps", 1]
-    run_example("finetune.py", "--model_name_or_path", stored_model, "--output_dir", run, *options)
+    run_example("finetune.py", "--model", stored_model, "--output_dir", run, *options)
     evaluate(run, scores, "--tokenizer", "ptb")
     model, processor = AutoModelForImageTextToText.from_pretrained(run), AutoProcessor.from_pretrained(run)
     card = CardDetails(training=recorded_training(run), environment={"java": java_version()})
@@ -89,7 +89,7 @@ def test_what_is_prepared_cached_and_predicted_keeps_the_environment_to_itself(p
         *("--output_dir", drama, "--num_workers", 1),
     )
     run_example(
-        *("cache_features.py", "--model_name_or_path", stored_model, "--output_dir", tmp_path / "features"),
+        *("cache_features.py", "--model", stored_model, "--output_dir", tmp_path / "features"),
         *("--dataset_name", "micro-world", "--max_train_samples", 2, "--use_cpu"),
     )
     run_example(

@@ -33,6 +33,6 @@ def save_base(folder, **kwargs):
 
 def tune(base, folder, *words):
     """Fine-tune as the example does; return the trainer."""
-    own = ["--model_name_or_path", base, "--output_dir", folder, "--max_train_samples", 10]
+    own = ["--model", base, "--output_dir", folder, "--max_train_samples", 10]
     words = [*own, "--per_device_train_batch_size", 2, *FAST, *words]
     return finetune(*parse_arguments("", [str(word) for word in words]))

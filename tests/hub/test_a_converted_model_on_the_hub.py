@@ -42,7 +42,7 @@ def save_llava(folder):
 def test_a_converted_model_is_fine_tuned_pushed_and_answers(hub, tmp_path):
     save_llava(tmp_path / "llava")
     run_conversion("convert_llava.py", "--checkpoint", tmp_path / "llava", "--output_dir", tmp_path / "base")
-    words = ["--model_name_or_path", tmp_path / "base", "--dataset_name", "micro-world", "--use_cpu", "True"]
+    words = ["--model", tmp_path / "base", "--dataset_name", "micro-world", "--use_cpu", "True"]
     words += ["--max_steps", 2, "--per_device_train_batch_size", 2, "--max_train_samples", 4]
     run_example("finetune.py", *words, "--output_dir", tmp_path / "tuned")
     printed = run_example("push.py", "--model", tmp_path / "tuned", "--repo_id", "org/hmba-tuned")

@@ -44,7 +44,7 @@ def test_a_run_under_accelerate_ends_on_the_hub(hub, run, tmp_path):
     )
     command = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", 2]
     command += ["--config_file", ROOT / "examples" / "accelerate" / "ddp.yaml", ROOT / "examples" / "finetune.py"]
-    command += ["--model_name_or_path", "org/hmba-base", *FAST, "--max_steps", 2, "--max_train_samples", 8]
+    command += ["--model", "org/hmba-base", *FAST, "--max_steps", 2, "--max_train_samples", 8]
     command += ["--per_device_train_batch_size", 1, "--output_dir", tmp_path / "out", "--max_new_tokens", 4]
     command += ["--push_to_hub", "--hub_model_id", "org/hmba-drama", "--hub_license", "apache-2.0"]
     environment = {**os.environ, "HF_HOME": str(tmp_path / "training")}

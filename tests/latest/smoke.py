@@ -94,7 +94,7 @@ def train(folder: Path) -> None:
     from hmba_hf.training.arguments import parse_arguments
     from hmba_hf.training.run import finetune
 
-    words = {"model_name_or_path": MICRO_BASE, "dataset_name": "micro-world", "output_dir": folder / "tuned"}
+    words = {"model": MICRO_BASE, "dataset_name": "micro-world", "output_dir": folder / "tuned"}
     words |= {"max_steps": 1, "per_device_train_batch_size": 2, "report_to": "none", "max_eval_samples": 2}
     given = [word for name, value in words.items() for word in (f"--{name}", str(value))]
     held, sys.argv = sys.argv, ["finetune.py", *given]

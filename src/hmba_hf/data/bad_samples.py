@@ -62,7 +62,7 @@ class BadSamples:
         reason = str(error) or type(error).__name__
         if self.policy == "stop":
             reason = reason if name in reason else f"{name}: {reason}"
-            raise ValueError(f"{reason} (--on_bad_sample skip leaves such samples out)") from error
+            raise ValueError(f"{reason} (--on_error skip leaves such samples out)") from error
         if self.record is not None:
             # One write of few bytes at the end of a file is not torn apart by those of other processes; one that a
             # full disk has torn ends at the next line.

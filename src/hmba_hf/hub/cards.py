@@ -173,7 +173,8 @@ def find_parents(model: Any, details: CardDetails, repo_id: str | None = None) -
         base = settings.base_model_name_or_path or _config(model).name_or_path
         return Parents([base] if _is_hub_id(base) else [], "adapter", settings.revision)
     config = _config(model)
-    for name in (config.name_or_path, details.training.get("model_name_or_path")):
+    trained_from = details.training.get("model", details.training.get("model_name_or_path"))  # as 0.1 names it
+    for name in (config.name_or_path, trained_from):
         if _is_hub_id(name) and name != repo_id:
             return Parents([str(name)], "finetune")
     towers = [getattr(config, part, None) for part in ("vision_config", "text_config")]

@@ -59,7 +59,7 @@ metric_for_best_model greater_is_better eval_strategy eval_steps save_strategy s
 class ModelArguments:
     """Which model, which adapter on it, and what of it learns; what is not given stays as the checkpoint has it."""
 
-    model_name_or_path: str = field(metadata={"help": "folder or Hub id of an H-MBA model or base"})
+    model: str = field(metadata={"help": "folder or Hub id of an H-MBA model or base"})
     model_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of it on the Hub"})
     adapter: str | None = field(default=None, metadata={"help": "mamba, none, mean or transformer"})
     fusion: str | None = field(default=None, metadata={"help": "query, cosine, add or concat"})
@@ -119,7 +119,7 @@ class ClipArguments:
     )
     train_split: str = field(default="train", metadata={"help": "split to learn from"})
     max_train_samples: int | None = field(default=None, metadata={"help": "only this many of each, from the start"})
-    on_bad_sample: str = field(
+    on_error: str = field(
         default="stop",
         metadata={"help": "whether one that cannot be read ends the run or is left out", "choices": POLICIES},
     )
@@ -209,7 +209,7 @@ def recipe(model_args: ModelArguments, data_args: DataArguments, args: TrainingA
     """Return everything that a result depends on, by the names of the options."""
     data = dataclasses.asdict(data_args)
     del data["feature_cache"]  # the same result, faster
-    del data["on_bad_sample"]  # until one is met, it changes nothing; after that one may choose
+    del data["on_error"]  # until one is met, it changes nothing; after that one may choose
     names = [*_RECIPE, *(["dataloader_num_workers"] if data_args.streaming else [])]
     if args.load_best_model_at_end:
         names += _CHOICE_OF_THE_BEST

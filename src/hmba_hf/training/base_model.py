@@ -43,7 +43,7 @@ def load_base(arguments: ModelArguments, run: Path, is_resumed: bool) -> tuple[P
         device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
         options = {"quantization_config": quantization_config(), "device_map": {"": device}}
     own = (run / "adapted_base").resolve()  # a relative path reads as a Hub id
-    path = arguments.model_name_or_path
+    path = arguments.model
     check_revision(path, arguments.model_revision)
     revision = resolve_revision(path, arguments.model_revision)  # once: all of it is of one commit
     updates = find_updates(path, arguments.model_revision)

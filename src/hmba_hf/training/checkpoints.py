@@ -17,6 +17,7 @@ from ..weight_files import find_weights
 
 SEAL = "seal.json"
 _MARK = "checkpoint-is-incomplete.txt"  # transformers puts it into a folder while it saves there, and takes it away
+_RENAMED = {"model_name_or_path": "model"}  # options since version 0.1
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
@@ -50,7 +51,9 @@ def read_recipe(folder: Path) -> dict[str, Any] | None:
         sizes = {name: (folder / name).stat().st_size for name in sealed}
     except (FileNotFoundError, NotADirectoryError, ValueError):  # the last one of a damaged seal
         return None
-    return seal["recipe"] if sizes == sealed else None
+    if sizes != sealed:
+        return None
+    return {_RENAMED.get(name, name): value for name, value in seal["recipe"].items()}
 
 
 def last_whole_checkpoint(folder: Path) -> Path | None:

@@ -54,7 +54,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
     run = Path(str(args.output_dir))
     wanted = recipe(model_args, data_args, args)
     checkpoint = checkpoint_to_resume(run, wanted, args.resume_from_checkpoint)
-    bad = BadSamples(data_args.on_bad_sample, run / "bad_samples.jsonl")
+    bad = BadSamples(data_args.on_error, run / "bad_samples.jsonl")
     if checkpoint is None and args.process_index == 0:
         bad.forget()
     set_seed(args.seed)  # for an adapter that starts fresh
@@ -66,7 +66,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
     collator = SampleCollator(processor, data_args.max_length)
     set_seed(args.seed)  # low-rank updates start alike in all processes, whatever each has drawn by now
     learning, counts = learn(model, model_args.learns, replace(model_args.lora, base_commit=commit))
-    updates = find_updates(model_args.model_name_or_path, model_args.model_revision)
+    updates = find_updates(model_args.model, model_args.model_revision)
     if updates is not None and model_args.low_rank:
         updates.go_on(learning)
     if counts.get("adapter") == 0 and model_args.adapter is None:

@@ -101,7 +101,7 @@ class RunOptions:
     output_dir: str = field(metadata={"help": "folder of the finished dataset; the same command resumes there"})
     rows_per_file: int | None = field(default=None, metadata={"help": "records of one parquet file"})
     num_workers: int | None = field(default=None, metadata={"help": "threads; one for each core when absent"})
-    on_bad_media: Literal["skip", "stop"] = field(
+    on_error: Literal["skip", "stop"] = field(
         default="skip", metadata={"help": "what to do about missing or unreadable pictures and videos"}
     )
     retry_dropped: bool = field(
@@ -139,7 +139,7 @@ def prepare(preparation: Preparation, run: RunOptions) -> dict[str, Any]:
         The report, as `build_report` makes it.
 
     Raises:
-        ValueError: if the folder holds another dataset, if media are bad and `run.on_bad_media` is `"stop"`, or if
+        ValueError: if the folder holds another dataset, if media are bad and `run.on_error` is `"stop"`, or if
             all are.
         OSError: if the disk is full; what is complete stays.
     """
@@ -229,11 +229,11 @@ def _bad_media(result: ShardResult) -> list[Dropped]:
 
 
 def _check_media(result: ShardResult, run: RunOptions) -> None:
-    if run.on_bad_media == "stop" and (found := _bad_media(result)):
+    if run.on_error == "stop" and (found := _bad_media(result)):
         bad = found[0]
         raise ValueError(
             f"{bad.id}: {bad.reason} ({bad.detail}); put it right and run the same command with --retry_dropped, or "
-            "leave such records out with --on_bad_media skip"
+            "leave such records out with --on_error skip"
         )
 
 
