@@ -56,8 +56,31 @@ def _push_processor(processor: HMBAProcessor | HMBAVideoProcessor, repo_id: str,
     return push_processor(processor, repo_id, **options)
 
 
+def _check_model_push(model: HMBAPreTrainedModel, **options: Any) -> None:
+    """Refuse what the model's `push_to_hub` would; arguments as in `hmba_hf.hub.push_model`."""
+    from .hub.checkpoints import check_model_push
+
+    check_model_push(model, **options)
+
+
+def _check_pipeline_push(pipeline: VideoTextToTextPipeline, **options: Any) -> None:
+    """Refuse what the pipeline's `push_to_hub` would; arguments as in `hmba_hf.hub.push_model`."""
+    _check_model_push(pipeline.model, **options)
+
+
+def _check_processor_push(processor: HMBAProcessor | HMBAVideoProcessor, **options: Any) -> None:
+    """Refuse what the processor's `push_to_hub` would; arguments as in `hmba_hf.hub.push_processor`."""
+    from .hub.checkpoints import check_processor_push
+
+    check_processor_push(processor, **options)
+
+
 # A checkpoint carries the classes without this package, and then pushes as transformers does.
 HMBAPreTrainedModel.push_to_hub = _push_model  # type: ignore[assignment]
 VideoTextToTextPipeline.push_to_hub = _push_pipeline  # type: ignore[assignment]
 HMBAProcessor.push_to_hub = _push_processor  # type: ignore[assignment]
 HMBAVideoProcessor.push_to_hub = _push_processor  # type: ignore[assignment]
+HMBAPreTrainedModel.check_push = _check_model_push  # type: ignore[attr-defined]
+VideoTextToTextPipeline.check_push = _check_pipeline_push  # type: ignore[attr-defined]
+HMBAProcessor.check_push = _check_processor_push  # type: ignore[attr-defined]
+HMBAVideoProcessor.check_push = _check_processor_push  # type: ignore[attr-defined]

@@ -207,4 +207,13 @@ def test_what_a_push_of_a_pipeline_does_not_offer_is_refused(hub, options, tmp_p
         made.push_to_hub(NAME, **options)
     with pytest.raises(ValueError, match=message):
         made.save_pretrained(tmp_path / "tiny", push_to_hub=True, **options)
-    assert not hub.repositories
+    assert not hub.repositories and not (tmp_path / "tiny").exists()
+
+
+@pytest.mark.parametrize("options", [{"create_pr": True, "revision": "night"}, {"max_shard_size": "1GB"}])
+def test_what_a_push_of_a_processor_refuses_is_refused_before_it_is_saved(hub, options, tmp_path):
+    processor = whole_pipeline().processor
+    for saved in (processor, processor.video_processor):
+        with pytest.raises(ValueError, match="must be absent"):
+            saved.save_pretrained(tmp_path / "tiny", push_to_hub=True, **options)
+    assert not hub.repositories and not (tmp_path / "tiny").exists()

@@ -150,11 +150,8 @@ def push_model(model: Any, repo_id: str, processor: Any = None, **options: Any) 
     Raises:
         ValueError: if a token or a pull request is among the options, or as `push_checkpoint`.
     """
-    given = {name: options.pop(name, None) for name in _NOT_OFFERED}
-    if refused := [name for name, value in given.items() if value and (name, value) != ("token", True)]:
-        raise ValueError(
-            f"a push to a branch, with the token of `hf auth login` or HF_TOKEN, is wanted, got {refused}"
-        )
+    check_model_push(model, **options)
+    options = {name: value for name, value in options.items() if name not in _NOT_OFFERED}
     card = options.pop("card", None) or CardDetails()
     tags = options.pop("tags", None) or ()
     options["card"] = replace(card, tags=[*card.tags, *([tags] if isinstance(tags, str) else tags)])
@@ -162,6 +159,16 @@ def push_model(model: Any, repo_id: str, processor: Any = None, **options: Any) 
     if options.get("private") is None:
         options["private"] = True
     return push_checkpoint(model, processor, repo_id, **options)
+
+
+def check_model_push(model: Any, **options: Any) -> None:
+    """Raise a `ValueError` for options that `push_model` refuses, or for updates that nobody else could load."""
+    given = {name: options.get(name) for name in _NOT_OFFERED}
+    if refused := [name for name, value in given.items() if value and (name, value) != ("token", True)]:
+        raise ValueError(
+            f"a push to a branch, with the token of `hf auth login` or HF_TOKEN, is wanted, got {refused}"
+        )
+    check_base(model)
 
 
 def push_processor(
@@ -196,10 +203,7 @@ def push_processor(
     """
     if unknown := sorted(details.keys() - {"commit_description", "create_pr"}):
         raise TypeError(f"a push of a processor has no such arguments, got {unknown}")
-    if max_shard_size is not None:
-        raise ValueError(f"max_shard_size must be absent, since a processor has no weights, got {max_shard_size!r}")
-    if details.get("create_pr") and revision not in (None, "main"):
-        raise ValueError(f"a pull request begins at main, so revision must be absent with create_pr, got {revision!r}")
+    check_processor_push(processor, max_shard_size=max_shard_size, revision=revision, **details)
     with tempfile.TemporaryDirectory() as saved:
         folder = Path(saved)
         processor.save_pretrained(folder)
@@ -213,6 +217,16 @@ def push_processor(
         return commit_files(
             repo_id, files, lambda name: _matches(name, stale), commit_message or "Upload processor", **place
         )
+
+
+def check_processor_push(processor: Any, **options: Any) -> None:
+    """Raise a `ValueError` for options that `push_processor` refuses, whatever the processor."""
+    max_shard_size = options.get("max_shard_size")
+    if max_shard_size is not None:
+        raise ValueError(f"max_shard_size must be absent, since a processor has no weights, got {max_shard_size!r}")
+    revision = options.get("revision")
+    if options.get("create_pr") and revision not in (None, "main"):
+        raise ValueError(f"a pull request begins at main, so revision must be absent with create_pr, got {revision!r}")
 
 
 def write_card(

@@ -241,11 +241,16 @@ def are_options_checked() -> bool:
     return _OPTIONS_ARE_CHECKED.get()
 
 
-def pushing_options(folder: Any, push_to_hub: bool, options: Mapping[str, Any]) -> dict[str, Any]:
+def pushing_options(saved: Any, folder: Any, push_to_hub: bool, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arguments of `push_to_hub` that `save_pretrained` was given; the name of the folder is a `repo_id`.
 
+    Args:
+        saved: what is saved. Its method `check_push`, where the package adds one, says what its `push_to_hub` would
+            refuse only after the folder is written.
+        folder, push_to_hub, options: of `save_pretrained`.
+
     Raises:
-        ValueError: for an option that nothing reads, as those of a push without `push_to_hub=True`.
+        ValueError: for an option that nothing reads, as those of a push without `push_to_hub=True`; as `check_push`.
     """
     known = OPTIONS_OF_PUSHES if push_to_hub else ()
     # transformers' own `push_to_hub`, of a checkpoint's code, hands `max_shard_size` to whatever it saves.
@@ -254,6 +259,8 @@ def pushing_options(folder: Any, push_to_hub: bool, options: Mapping[str, Any]) 
             f"options of save_pretrained must be push_to_hub=True and with it those of a push, {OPTIONS_OF_PUSHES}, "
             f"got push_to_hub={push_to_hub} and {unknown}"
         )
+    if push_to_hub and hasattr(saved, "check_push"):
+        saved.check_push(**{name: value for name, value in options.items() if name != "repo_id"})
     return {**options, "repo_id": options.get("repo_id") or Path(folder).absolute().name}
 
 

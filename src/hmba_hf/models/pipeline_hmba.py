@@ -228,10 +228,11 @@ class VideoTextToTextPipeline(Pipeline):
         of_push = {name: kwargs.pop(name) for name in names if name in kwargs}
         if push_to_hub and "max_shard_size" in kwargs:
             of_push["max_shard_size"] = kwargs["max_shard_size"]
+        of_push = pushing_options(self, save_directory, push_to_hub, of_push)
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)
         if push_to_hub:
-            self.push_to_hub(**pushing_options(save_directory, push_to_hub, of_push))
+            self.push_to_hub(**of_push)
 
 
 __all__ = ["VideoTextToTextPipeline"]

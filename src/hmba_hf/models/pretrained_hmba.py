@@ -129,7 +129,7 @@ class HMBAPreTrainedModel(PreTrainedModel):
         others = {name: kwargs.pop(name) for name in [*kwargs] if name not in _SAVE_OPTIONS}
         of_push: dict[str, Any] = {}
         if push_to_hub:
-            of_push = pushing_options(save_directory, push_to_hub, others)
+            of_push = pushing_options(self, save_directory, push_to_hub, others)
             of_push["private"] = of_push.get("private") is not False
             given = {"state_dict": state_dict, "variant": variant, **kwargs}
             if partial := sorted(name for name in _PART_OPTIONS if given.get(name)):

@@ -305,7 +305,7 @@ class HMBAProcessor(ProcessorMixin):
         Raises:
             ValueError: for an option that nothing reads.
         """
-        of_push = pushing_options(save_directory, push_to_hub, kwargs)
+        of_push = pushing_options(self, save_directory, push_to_hub, kwargs)
         own = self.tokenizer.chat_template
         self.tokenizer.chat_template = self.chat_template
         try:

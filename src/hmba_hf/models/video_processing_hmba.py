@@ -400,7 +400,7 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
         """Save it with its code; arguments as in `HMBAProcessor.save_pretrained`."""
-        of_push = pushing_options(save_directory, push_to_hub, kwargs)
+        of_push = pushing_options(self, save_directory, push_to_hub, kwargs)
         saved = super().save_pretrained(save_directory)
         if push_to_hub:
             self.push_to_hub(**of_push)
