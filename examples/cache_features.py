@@ -21,12 +21,14 @@ import hmba_hf  # noqa: F401 - registers the model
 from hmba_hf.data.bad_samples import BadSamples
 from hmba_hf.data.feature_cache.reading import feature_key
 from hmba_hf.data.feature_cache.writing import FeatureWriter
+from hmba_hf.messages import show_messages
 from hmba_hf.training.arguments import ClipArguments
 from hmba_hf.training.run import training_sources
 
 
 def main() -> None:
     """Load the tower, cache, say what is there."""
+    show_messages()
     parser = HfArgumentParser(ClipArguments, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id of an H-MBA model or base")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the cache")

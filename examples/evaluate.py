@@ -26,6 +26,7 @@ from transformers import HfArgumentParser
 
 import hmba_hf  # noqa: F401 - registers the model
 from hmba_hf.files import explained_write_errors, read_json_object, write_json, written_whole
+from hmba_hf.messages import show_messages
 from hmba_hf.metrics.bootstrap import Bootstrap
 from hmba_hf.metrics.caption_tokens import TOKENIZERS, MetricUnavailable, require_java
 from hmba_hf.prediction import PredictionArguments, predict
@@ -51,6 +52,7 @@ class EvaluationArguments(PredictionArguments):
 
 def main() -> None:
     """Answer, score, write, print."""
+    show_messages()
     parser = HfArgumentParser(
         EvaluationArguments, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -15,8 +15,10 @@ and metrics.
 """
 
 import hmba_hf  # noqa: F401 - registers the model
+from hmba_hf.messages import show_messages
 from hmba_hf.training.arguments import parse_arguments
 from hmba_hf.training.run import finetune
 
 if __name__ == "__main__":
+    show_messages()
     finetune(*parse_arguments(__doc__))

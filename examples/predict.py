@@ -15,11 +15,13 @@ from accelerate import PartialState
 from transformers import HfArgumentParser
 
 import hmba_hf  # noqa: F401 - registers the model
+from hmba_hf.messages import show_messages
 from hmba_hf.prediction import PredictionArguments, predict
 
 
 def main() -> None:
     """Answer what is missing, merge, say where it is."""
+    show_messages()
     parser = HfArgumentParser(
         PredictionArguments, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -217,3 +217,15 @@ def test_no_name_says_nothing():
             if words & BANNED_WORDS or re.search(r"_v\d+$", name):
                 wrong.append(f"{where(path, line)} {name}")
     assert not wrong
+
+
+def test_only_commands_print():
+    commands = {"lmms_eval_plugin/__main__.py", "models/ops_backends.py"}  # the latter shows backends when asked to
+    wrong = []
+    for path in SOURCES:
+        if path.relative_to(PACKAGE).as_posix() in commands:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "print":
+                wrong.append(where(path, node.lineno))
+    assert not wrong, "report through hmba_hf.messages.logger"

@@ -39,6 +39,7 @@ from .files import (
     write_json,
     written_whole,
 )
+from .messages import logger
 from .repositories import check_revision
 from .weight_files import find_weights
 
@@ -222,7 +223,7 @@ def predict(arguments: PredictionArguments) -> Path:
     answered = {index for index, record in records.items() if record["error"] is None}
     missing = [batch for batch in batches if not answered.issuperset(batch)]
     if state.is_main_process:
-        print(f"{len(missing)} of {len(batches)} batches to answer, processes: {state.num_processes}")
+        logger.info(f"{len(missing)} of {len(batches)} batches to answer, processes: {state.num_processes}")
     state.wait_for_everyone()  # all have read the same before anyone writes
     share = missing[state.process_index :: state.num_processes]
     options = {"on_error": arguments.on_error, "max_new_tokens": arguments.max_new_tokens}
@@ -346,6 +347,6 @@ def _report(predictions: Path) -> None:
     records = [parse_json(line) for _, line in split_lines(predictions)]
     errors = [record for record in records if record["error"] is not None]
     if errors:
-        print(f"skipped {len(errors)} of {len(records)}: they cannot be read, see {predictions}")
+        logger.info(f"skipped {len(errors)} of {len(records)}: they cannot be read, see {predictions}")
     if len(errors) == len(records):
         raise ValueError(f"none of {len(records)} samples could be read; the first one: {errors[0]['error']}")

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from ..data.loading import load_samples
 from ..data.samples import BDDX_PARTS, Sample, import_datasets
 from ..evaluation import Outcome
+from ..messages import logger
 from ..prediction import Splits, to_record
 from ..scoring import ScoredRecords
 
@@ -102,7 +103,7 @@ def _score_all(records: str) -> dict[str, float]:
     scored = ScoredRecords(json.loads(records))
     scores = scored.scores()["scores"]
     for reason in dict.fromkeys(scored.absent.values()):
-        print(reason)
+        logger.warning(reason)
     return scores
 
 

@@ -12,6 +12,7 @@ from transformers.utils import is_torch_bf16_gpu_available
 from ..data.bad_samples import POLICIES
 from ..data.loading import MICRO_WORLD
 from ..data.micro_world.world import MOTIONS
+from ..messages import logger
 from .parts import LOW_RANK, PARTS, LoraSettings
 
 _KNOWN = {option.name for option in dataclasses.fields(TrainingArguments)}
@@ -200,7 +201,7 @@ def parse_arguments(
     if name is not None:
         preset = {**PRESETS[name], "bf16": is_torch_bf16_gpu_available()}
         parser.set_defaults(**preset)
-        print(f"preset {name}: {preset}")
+        logger.info(f"preset {name}: {preset}")
     model_args, data_args, args, _ = parser.parse_args_into_dataclasses(words)
     return model_args, data_args, args
 

@@ -10,6 +10,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils.hub import cached_file, resolve_revision
 
+from ..messages import logger
 from ..models.loading_checkpoints import refuse_lacking
 from ..models.prompting_hmba import check_time_format
 from ..repositories import check_revision
@@ -144,7 +145,7 @@ def _check_adapter(model: Any, loading: dict[str, Any], arguments: ModelArgument
             f"{path} holds an adapter that does not fit {arguments.config()}: {name} is {odd[name]}; leave out what "
             "differs from its adapter, or start from a base without one"
         )
-    print(f"the adapter of {path} has never learned, and a new one takes its place")
+    logger.info(f"the adapter of {path} has never learned, and a new one takes its place")
 
 
 def _save_base(model: PreTrainedModel, processor: Any, folder: Path) -> None:
@@ -155,4 +156,4 @@ def _save_base(model: PreTrainedModel, processor: Any, folder: Path) -> None:
     processor.save_pretrained(unfinished)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
-    print(f"low-rank updates belong to a base with the adapter that they were learned with: {folder}")
+    logger.info(f"low-rank updates belong to a base with the adapter that they were learned with: {folder}")

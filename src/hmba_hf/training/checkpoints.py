@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files import differences, flush_to_disk, read_json_object, write_json
+from ..messages import logger
 from ..weight_files import find_weights
 
 SEAL = "seal.json"
@@ -120,7 +121,7 @@ def checkpoint_to_resume(folder: Path, recipe: Mapping[str, Any], wanted: str | 
             f"this one, or go on from {chosen} all the same with --resume_from_checkpoint"
         )
     if different:
-        print(f"{chosen} is of another recipe: {'; '.join(different)}")
+        logger.info(f"{chosen} is of another recipe: {'; '.join(different)}")
     return chosen
 
 

@@ -24,6 +24,7 @@ from ..evaluation import sample_record
 from ..files import write_json
 from ..hub import CardDetails
 from ..hub.checkpoints import check_base
+from ..messages import logger
 from ..metrics.bootstrap import Bootstrap
 from ..models.decoding_video import decode_frames
 from ..models.processing_hmba import strip_boxes
@@ -93,14 +94,14 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
     )
     if trainer.is_world_process_zero():
         clips = "a stream" if data_args.streaming else f"{len(dataset)} clips"  # type: ignore[arg-type]
-        print(f"{clips}; parameters that learn: {counts}")
-        print("a new run" if checkpoint is None else f"going on from {checkpoint}")
+        logger.info(f"{clips}; parameters that learn: {counts}")
+        logger.info("a new run" if checkpoint is None else f"going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.has_stopped:
         if trainer.is_world_process_zero():
             kept = last_whole_checkpoint(run)
             told = f"{kept} is whole, and the same command goes on from it" if kept else "the same command begins anew"
-            print(f"stopped by SIGTERM: {told}")
+            logger.info(f"stopped by SIGTERM: {told}")
         return trainer
     trainer.save_model(_internal_call=True)  # all of it is here before a push, which may fail
     if trainer.is_world_process_zero():
@@ -199,7 +200,7 @@ def draw_example(trainer: AdapterTrainer, arguments: DataArguments) -> Any:
     is_private = trainer.args.hub_private_repo is not False
     names = [name for name in arguments.dataset_name if is_private or name == MICRO_WORLD][:1]
     if not names:
-        print("no picture of an answer for the card: everybody could see it")
+        logger.info("no picture of an answer for the card: everybody could see it")
         return None
     processor: Any = trainer.processing_class
     named = replace(arguments, dataset_name=names)
@@ -208,7 +209,7 @@ def draw_example(trainer: AdapterTrainer, arguments: DataArguments) -> Any:
         sample = samples[0]
         frames, times = _frames(sample, processor.video_processor)
     except READ_ERRORS as error:  # the run is over, and its model is worth more than a picture
-        print(f"no picture of an answer for the card: {error}")
+        logger.info(f"no picture of an answer for the card: {error}")
         return None
     ((answer,), _) = trainer.answer([sample])
     objects = processor.post_process_boxes(answer, (frames[-1].height, frames[-1].width))
@@ -241,13 +242,15 @@ def save_history(trainer: AdapterTrainer, arguments: dict[str, Any], bad: BadSam
     record = {"arguments": arguments, "loss": losses, "metrics": curves, "bad_samples": skipped}
     write_json(folder / "history.json", record)
     if skipped:
-        print(f"{len(skipped)} samples could not be read and were left out; see bad_samples in {folder}/history.json")
+        logger.info(
+            f"{len(skipped)} samples could not be read and were left out; see bad_samples in {folder}/history.json"
+        )
     try:
         plot_curves({"loss": losses}, "Training loss").save(folder / "loss.png")
         if curves:
             plot_panels(curves, "Evaluation").save(folder / "metrics.png")
     except ImportError as error:
-        print(f"no picture of the loss: {error}")
+        logger.info(f"no picture of the loss: {error}")
 
 
 def _named_samples(

@@ -13,6 +13,7 @@ from transformers.utils import find_adapter_config_file
 from transformers.utils.hub import resolve_revision
 
 from ..files import differences
+from ..messages import logger
 from ..models.loading_checkpoints import check_holds_updates
 
 # What low-rank updates do not depend on: where their base lies, who has written them, how they were drawn or learned.
@@ -59,7 +60,7 @@ class LowRankUpdates:
         peft_model = PeftModel.from_pretrained(model, self.path, revision=self.revision)
         self._read_weights(peft_model)
         if PartialState().is_main_process:
-            print(f"the low-rank updates of {self.path} are merged into their base {self.base}")
+            logger.info(f"the low-rank updates of {self.path} are merged into their base {self.base}")
         return peft_model.merge_and_unload()
 
     def go_on(self, model: nn.Module) -> None:
@@ -80,7 +81,7 @@ class LowRankUpdates:
             )
         set_peft_model_state_dict(peft_model, self._read_weights(peft_model))
         if PartialState().is_main_process:
-            print(f"going on with the low-rank updates of {self.path}")
+            logger.info(f"going on with the low-rank updates of {self.path}")
 
     def _read_weights(self, peft_model: Any) -> dict[str, torch.Tensor]:
         """Read their weights, which must be those of a model around their base."""

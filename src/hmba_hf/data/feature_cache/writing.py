@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from ...digests import digest_text
 from ...files import differences, explained_write_errors, read_json_object, write_json, written_whole
+from ...messages import logger
 from ..bad_samples import READ_ERRORS, BadSamples, check_is_of_a_file
 from ..samples import Sample
 from .reading import INDEX, describe_sample
@@ -86,7 +87,7 @@ class FeatureWriter:
                 try:
                     _read_record(held)
                 except SafetensorError as error:
-                    print(f"{held} is damaged and is made again: {error}")
+                    logger.info(f"{held} is damaged and is made again: {error}")
                     held.unlink()
         if state.is_main_process and not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
