@@ -211,3 +211,22 @@ def test_base64_text_takes_no_memory_for_the_size_that_it_claims():
 
 def chunk(kind, data):
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.JPEG", "a.mpo", "a.png", "a.txt", "a.mp4"])
+@pytest.mark.parametrize("kind", ["JPEG", "progressive JPEG", "CMYK", "PNG", "TIFF", "WEBP", "BMP", "16 bits"])
+def test_the_name_of_a_large_picture_leads_nowhere_but_to_its_content(kind, name, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    if kind == "CMYK":
+        data = encoded(picture.convert("CMYK"), "JPEG", quality=95)
+    elif kind == "16 bits":
+        data = encoded(Image.fromarray(noise[..., 0].astype(np.uint16) * 256), "PNG")
+    else:
+        options = {"progressive": kind.startswith("progressive"), "quality": 95} if "JPEG" in kind else {}
+        data = encoded(picture, kind.rpartition(" ")[2], **options)
+    (tmp_path / name).write_bytes(data)
+    frames, _ = decode_frames(tmp_path / name, num_frames=1)
+    expected = np.asarray(read_picture(data), dtype=float)
+    correlation = np.corrcoef(frames[0].ravel(), expected.ravel())[0, 1]
+    assert frames.shape == (1, 96, 96, 3) and correlation > 0.9

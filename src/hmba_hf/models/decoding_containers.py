@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from io import SEEK_END, BytesIO, IOBase
 from typing import Any
 
@@ -297,13 +298,29 @@ def opened(
             _check_path(place, kind)
             suffix = os.path.splitext(place)[1]
             with _opened_path(place) as file:
-                yield ReadableFile(file, place, suffix if suffix[1:].isalnum() else ""), place
+                yield ReadableFile(file, place, suffix if _names_a_container(suffix) else ""), place
     elif isinstance(source, (bytes, bytearray, memoryview)):
         yield ReadableFile(BytesIO(source), f"the {kind} in bytes"), f"the {kind} in bytes"
     elif not hasattr(source, "read"):
         raise ValueError(f"a {kind} must be a path, URL, bytes or binary file object, got {type(source).__name__}")
     else:
         yield from _opened_object(source, f"the {kind} file object", limits)
+
+
+def _names_a_container(suffix: str) -> bool:
+    """Tell whether the end of a name may help FFmpeg to find the format of a file.
+
+    It must not lead FFmpeg away from the content to a format that is refused: for the names of pictures that is
+    `image2`, which reads files by patterns.
+    """
+    return suffix[1:].lower() in _container_suffixes()
+
+
+@cache
+def _container_suffixes() -> frozenset[str]:
+    known = [name for name in CONTAINERS if name in av.formats_available]
+    suffixes = {suffix for name in known for suffix in av.ContainerFormat(name, "r").extensions}
+    return frozenset(suffixes - av.ContainerFormat("image2", "w").extensions - {"mpo"})
 
 
 def _check_path(path: str, kind: str) -> None:
