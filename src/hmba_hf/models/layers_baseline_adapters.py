@@ -30,7 +30,9 @@ class CurrentFrameAdapter(nn.Module):
         check_frames(frame_features, frame_mask, state)
         if state is not None:
             state.check({})
-        return AdapterOutput(frame_features[:, -1] if read_out else None, state, {})
+        if not read_out:
+            return AdapterOutput(None, state, {})
+        return AdapterOutput(frame_features[:, -1], state, {})
 
 
 class MeanFrameAdapter(nn.Module):
@@ -45,18 +47,30 @@ class MeanFrameAdapter(nn.Module):
     ) -> AdapterOutput:
         """Average `(b, t, p, d)` over its frames and those of the state; arguments are those of `TemporalAdapter`."""
         check_frames(frame_features, frame_mask, state)
-        b, t, p, d = frame_features.shape
-        real = frame_features.new_ones(b, t, dtype=torch.bool) if frame_mask is None else frame_mask.bool()
+        b, _, p, d = frame_features.shape
+        real = _real_frames(frame_features, frame_mask)
         dtype = torch.promote_types(frame_features.dtype, torch.float32)
         total = frame_features.to(dtype).masked_fill(~real[:, :, None, None], 0.0).sum(dim=1)
         count = real.sum(dim=1)
         if state is not None and state.tensors:
             state.check({"frames_seen": (b,), "sum": (b, p, d)})
             check_padding(real, state.tensors["frames_seen"])
-            total, count = total + state.tensors["sum"], count + state.tensors["frames_seen"]
-        after = None if state is None else AdapterState({"frames_seen": count, "sum": total})
+            total = total + state.tensors["sum"]
+            count = count + state.tensors["frames_seen"]
+        after = None
+        if state is not None:
+            after = AdapterState({"frames_seen": count, "sum": total})
+        if not read_out:
+            return AdapterOutput(None, after, {})
         mean = (total / count[:, None, None]).to(frame_features.dtype)
-        return AdapterOutput(mean if read_out else None, after, {})
+        return AdapterOutput(mean, after, {})
+
+
+def _real_frames(frame_features: Tensor, frame_mask: Tensor | None) -> Tensor:
+    """Return which frames are real, `(b, t)`: all of them without a mask."""
+    if frame_mask is None:
+        return frame_features.new_ones(frame_features.shape[:2], dtype=torch.bool)
+    return frame_mask.bool()
 
 
 def eager_attention_forward(
@@ -83,7 +97,8 @@ def eager_attention_forward(
     scores = query @ key.transpose(-1, -2) * scaling
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask, -torch.inf)
-    weights = scores.softmax(dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(query.dtype)
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    weights = scores.softmax(dim=-1, dtype=dtype).to(query.dtype)
     return (weights @ value).transpose(1, 2), weights
 
 
@@ -120,14 +135,15 @@ class SelfAttention(nn.Module):
         init.zeros_(self.out_proj.bias)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Read `(b, t, d)`, of which `mask`, `(b, t)`, tells the real steps; `(b, 1, d)`."""
+        """Read `(b, t, d)`, where `mask`, `(b, t)`, is true for real steps; `(b, 1, d)`."""
         d = x.shape[-1]
         query = F.linear(x[:, -1:], self.in_proj_weight[:d], self.in_proj_bias[:d])
         key, value = F.linear(x, self.in_proj_weight[d:], self.in_proj_bias[d:]).chunk(2, dim=-1)
         by_head = [part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in (query, key, value)]
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self._chosen(by_head), eager_attention_forward)
-        allowed = None if mask is None else mask[:, None, None]
-        read, _ = attend(self, *by_head, attention_mask=allowed, scaling=self.scaling, is_causal=False)
+        if mask is not None:
+            mask = mask[:, None, None]
+        read, _ = attend(self, *by_head, attention_mask=mask, scaling=self.scaling, is_causal=False)
         return self.out_proj(read.flatten(2))
 
     def _chosen(self, inputs: list[Tensor]) -> str:
@@ -135,8 +151,9 @@ class SelfAttention(nn.Module):
         if self.implementation != "sdpa" and not self.implementation.startswith(_OF_LONG_SEQUENCES):
             return self.implementation
         # On a CPU the fused attention has neither tangents nor second derivatives. One query needs little memory.
-        is_differentiated = torch.is_grad_enabled() or wants_plain_torch(*inputs)
-        return "eager" if is_differentiated else "sdpa"
+        if torch.is_grad_enabled() or wants_plain_torch(*inputs):
+            return "eager"
+        return "sdpa"
 
 
 class TransformerLayer(nn.Module):
@@ -151,7 +168,7 @@ class TransformerLayer(nn.Module):
         self.norm2 = nn.LayerNorm(hidden_size)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        """Read `(b, t, d)`, of which `mask`, `(b, t)`, tells the real steps; `(b, d)`."""
+        """Read `(b, t, d)`, where `mask`, `(b, t)`, is true for real steps; `(b, d)`."""
         last = x[:, -1:] + self.self_attn(self.norm1(x), mask)
         return (last + self.linear2(F.relu(self.linear1(self.norm2(last))))).squeeze(1)
 
@@ -189,12 +206,14 @@ class TransformerAdapter(nn.Module):
         check_frames(frame_features, frame_mask, state)
         if state is not None or not read_out:
             raise ValueError("an adapter with a state is wanted for a stream, got one that attends to all its frames")
-        b, t, p, _ = frame_features.shape
-        real = frame_features.new_ones(b, t, dtype=torch.bool) if frame_mask is None else frame_mask.bool()
+        b, _, p, _ = frame_features.shape
+        real = _real_frames(frame_features, frame_mask)
         table = self.temporal_position_embedding
         positions = (real.cumsum(1) - 1).clamp(0, table.shape[0] - 1)
         frames = frame_features.masked_fill(~real[:, :, None, None], 0.0)
         tracks = (frames + table[positions][:, :, None]).transpose(1, 2).flatten(0, 1)  # (b * p, t, d)
-        mask = None if frame_mask is None else real.repeat_interleave(p, dim=0)
+        mask = None
+        if frame_mask is not None:
+            mask = real.repeat_interleave(p, dim=0)
         read = self.layer(tracks, mask).unflatten(0, (b, p))
         return AdapterOutput(frame_features[:, -1] + self.gate * read, None, {})

@@ -64,28 +64,36 @@ class CrossAttentionFusion(nn.Module):
     def forward(self, current: Tensor, contexts: Contexts) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the selected context, `(b, p, d)`, and the attention to each context, `(b, heads, p, 1 or p)`."""
         like: dict[str, Any] = {"device": current.device, "dtype": current.dtype}
-        p, tagged, biases = current.shape[1], [], []
+        p = current.shape[1]
+        tagged = []
+        biases = []
         for (branch, stride), own_patch_bias in zip(contexts, self.own_patch_bias.T, strict=True):
             context = contexts[branch, stride]
             embedding = self.branch_embedding[self.branches.index(branch)]
             tagged.append(context + embedding + self.stride_embedding[self.strides.index(stride)])
-            is_own = torch.eye(p, **like) if context.shape[1] == p else torch.ones(p, 1, **like)
+            if context.shape[1] == p:
+                is_own = torch.eye(p, **like)
+            else:
+                is_own = torch.ones(p, 1, **like)
             biases.append(own_patch_bias[:, None, None] * is_own)
         tokens = torch.cat(tagged, dim=1)  # (b, k, d)
-        query, key, value = (
-            projection(x).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (b, heads, p or k, d / heads)
-            for projection, x in (
-                (self.query_proj, self.norm(current)),
-                (self.key_proj, tokens),
-                (self.value_proj, tokens),
-            )
-        )
+        query = self._by_head(self.query_proj(self.norm(current)))
+        key = self._by_head(self.key_proj(tokens))
+        value = self._by_head(self.value_proj(tokens))
         scores = query @ key.transpose(-1, -2) / math.sqrt(key.shape[-1]) + torch.cat(biases, dim=-1)
         dtype = torch.promote_types(scores.dtype, torch.float32)
         weights = scores.softmax(dim=-1, dtype=dtype).to(value.dtype)  # (b, heads, p, k)
         selected = self.out_proj((weights @ value).transpose(1, 2).flatten(2))
-        maps = weights.split([context.shape[1] for context in tagged], dim=-1)
-        return selected, {f"{branch}/stride_{stride}": m for (branch, stride), m in zip(contexts, maps, strict=True)}
+        maps = {}
+        start = 0
+        for (branch, stride), context in contexts.items():
+            maps[f"{branch}/stride_{stride}"] = weights[..., start : start + context.shape[1]]
+            start += context.shape[1]
+        return selected, maps
+
+    def _by_head(self, x: Tensor) -> Tensor:
+        """Part the channels by head: `(b, k, d)` becomes `(b, heads, k, d / heads)`."""
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
 
 class CosineFusion(nn.Module):
@@ -105,7 +113,9 @@ class CosineFusion(nn.Module):
 
     def __init__(self, hidden_size: int, contexts: list[tuple[str, int]], weights: dict[str, float] | None):
         super().__init__()
-        self.weights = [1.0 if weights is None else weights[branch] for branch, _ in contexts]
+        self.weights = [1.0] * len(contexts)
+        if weights is not None:
+            self.weights = [weights[branch] for branch, _ in contexts]
         self.query_proj = nn.Linear(hidden_size, hidden_size)
         self.context_scales = nn.Parameter(torch.empty(len(contexts)))
         if holds_parameters(self):

@@ -3,7 +3,7 @@
 Axes: `b` clips, `t` frames with the current one last, `p` patches per frame, `d` channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,10 +64,11 @@ class ContextMamba(nn.Module):
         for branch, stride in self.contexts:
             for scan in self._scans(branch, stride):
                 if scan not in self.mixers:
-                    reverse = bidirectional_time or scan != "divided_time"
-                    self.mixers[scan] = StridedMambaMixer(
-                        MambaMixer(hidden_size, **mixer), MambaMixer(hidden_size, **mixer) if reverse else None
-                    )
+                    forward_mixer = MambaMixer(hidden_size, **mixer)
+                    reverse_mixer = None
+                    if bidirectional_time or scan != "divided_time":
+                        reverse_mixer = MambaMixer(hidden_size, **mixer)
+                    self.mixers[scan] = StridedMambaMixer(forward_mixer, reverse_mixer)
             self.norms[self._norm(branch, stride)] = nn.LayerNorm(hidden_size)
         if "joint_space_time" in self.branches:
             self.temporal_position_embedding = nn.Parameter(torch.zeros(num_frames, hidden_size))
@@ -79,16 +80,21 @@ class ContextMamba(nn.Module):
 
     def _scans(self, branch: str, stride: int) -> list[str]:
         """Name the mixer pairs that a branch runs, in their order."""
-        joint = "space" if self.share_mixers else f"joint_stride_{stride}"
-        space = "space" if self.share_mixers else "divided_space"
-        return {
-            "temporal": ["temporal"],
-            "divided_space_time": ["divided_time", space],
-            "joint_space_time": [joint],
-        }[branch]
+        if branch == "temporal":
+            return ["temporal"]
+        if branch == "divided_space_time":
+            return ["divided_time", "space" if self.share_mixers else "divided_space"]
+        return ["space" if self.share_mixers else f"joint_stride_{stride}"]
 
     def _norm(self, branch: str, stride: int) -> str:
-        return "shared" if self.share_mixers else f"{branch}_stride_{stride}"
+        """Name the norm of a branch at a stride."""
+        if self.share_mixers:
+            return "shared"
+        return f"{branch}_stride_{stride}"
+
+    def _norms(self, branch: str) -> list[nn.Module]:
+        """Return the norms of a branch, one for each stride."""
+        return [self.norms[self._norm(branch, stride)] for stride in self.temporal_strides]
 
     def forward(
         self,
@@ -103,60 +109,77 @@ class ContextMamba(nn.Module):
             frame_features: `(b, t, p, d)`, the current frame last.
             state: what the streams' earlier frames left; absent for clips on their own, which leave none.
             frame_mask: `(b, t)`, true for real frames; padding comes first and changes nothing.
-            read_out: whether the contexts are wanted; without them only the state moves on, which is much cheaper.
+            read_out: whether to compute the contexts; without them the call only updates the state, which is much
+                cheaper.
 
         Returns:
             `{(branch, stride): context}`; `(b, 1, d)` for `temporal`, else `(b, p, d)`. And the state after the
             current frame.
         """
         check_frames(frame_features, frame_mask, state)
-        (b, t), contexts, left = frame_features.shape[:2], {}, {}
+        b, t = frame_features.shape[:2]
         states, seen = self._unpack(state, frame_features)
-        real = frame_features.new_ones(b, t, dtype=torch.bool) if frame_mask is None else frame_mask.bool()
+        mask = None
+        real = frame_features.new_ones(b, t, dtype=torch.bool)
         if frame_mask is not None:
             check_padding(frame_mask, seen)
+            mask = real = frame_mask.bool()
             frame_features = frame_features.masked_fill(~real[:, :, None, None], 0.0)
         positions = (seen[:, None] + real.cumsum(1) - 1).clamp(min=0)  # (b, t), from each stream's own first frame
-        mask = None if frame_mask is None else real
+        found = {}
+        left = {}
         for branch in self.branches:
             read = getattr(self, f"_read_{branch}")
-            found, left[branch] = read(frame_features, positions, mask, states.get(branch), int(read_out))
-            contexts.update({(branch, stride): c for stride, c in zip(self.temporal_strides, found, strict=True)})
-        after = None if state is None else self._pack(left, b, seen + real.sum(1))
-        return {context: contexts[context] for context in self.contexts} if read_out else {}, after
+            found[branch], left[branch] = read(frame_features, positions, mask, states.get(branch), int(read_out))
+        contexts = {}
+        if read_out:
+            for branch, stride in self.contexts:
+                contexts[branch, stride] = found[branch][self.temporal_strides.index(stride)]
+        if state is None:
+            return contexts, None
+        return contexts, self._pack(left, b, seen + real.sum(1))
 
     def _state_names(self, branch: str) -> list[list[tuple[str, str]]]:
         """Name the states of a branch as `AdapterState` does, in the order of `StridedMambaMixer`."""
-        prefixes = [[f"{branch}/stride_{n}/ago_{k}" for k in range(n)] for n in self.temporal_strides]
-        return [[(f"{prefix}/conv", f"{prefix}/ssm") for prefix in stride] for stride in prefixes]
+        names = []
+        for stride in self.temporal_strides:
+            prefixes = [f"{branch}/stride_{stride}/ago_{ago}" for ago in range(stride)]
+            names.append([(f"{prefix}/conv", f"{prefix}/ssm") for prefix in prefixes])
+        return names
 
     def _unpack(self, state: AdapterState | None, frames: Tensor) -> tuple[dict[str, list[list[MambaState]]], Tensor]:
         """Return the states by branch, zeros before the first frame, and how many frames each stream has seen."""
-        (b, _, p, _), states = frames.shape, {}
         if state is None:
-            return {}, torch.zeros(b, dtype=torch.long, device=frames.device)
+            return {}, torch.zeros(frames.shape[0], dtype=torch.long, device=frames.device)
+        shapes = self._state_shapes(frames)
+        tensors: Mapping[str, Tensor] = state.tensors
+        if tensors:
+            state.check(shapes)
+        else:
+            tensors = _zero_states(shapes, frames)
+        states: dict[str, list[list[MambaState]]] = {}
+        for branch in self.branches:
+            rows_in_front = 1 if branch == "divided_space_time" else 0
+            states[branch] = []
+            for names in self._state_names(branch):
+                pairs = [(tensors[conv], tensors[ssm]) for conv, ssm in names]
+                states[branch].append(
+                    [MambaState(conv.flatten(0, rows_in_front), ssm.flatten(0, rows_in_front)) for conv, ssm in pairs]
+                )
+        return states, tensors["frames_seen"]
+
+    def _state_shapes(self, frames: Tensor) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each tensor in a state for these streams, by name."""
+        b, _, p, _ = frames.shape
         shapes: dict[str, tuple[int, ...]] = {"frames_seen": (b,)}
         for branch, stride in self.contexts:
             pair: Any = self.mixers[self._scans(branch, stride)[0]]
             tail, state_of_scan = pair.forward_mixer.state_shapes
             rows = (b, p) if branch == "divided_space_time" else (b,)
             for conv, ssm in self._state_names(branch)[self.temporal_strides.index(stride)]:
-                shapes |= {conv: (*rows, *tail), ssm: (*rows, *state_of_scan)}
-        tensors = state.tensors
-        if tensors:
-            state.check(shapes)
-        else:
-            wide = torch.promote_types(frames.dtype, torch.float32)
-            dtypes = {name: wide if name.endswith("/ssm") else frames.dtype for name in shapes}
-            dtypes["frames_seen"] = torch.long
-            tensors = {name: torch.zeros(s, dtype=dtypes[name], device=frames.device) for name, s in shapes.items()}
-        for branch in self.branches:
-            rows_in_front = 1 if branch == "divided_space_time" else 0
-            states[branch] = [
-                [MambaState(*(tensors[name].flatten(0, rows_in_front) for name in names)) for names in stride]
-                for stride in self._state_names(branch)
-            ]
-        return states, tensors["frames_seen"]
+                shapes[conv] = (*rows, *tail)
+                shapes[ssm] = (*rows, *state_of_scan)
+        return shapes
 
     def _pack(self, left: dict[str, list[list[MambaState]]], b: int, seen: Tensor) -> AdapterState:
         """Name the states, with one row for each stream."""
@@ -165,7 +188,9 @@ class ContextMamba(nn.Module):
             for names, states in zip(self._state_names(branch), strides, strict=True):
                 for pair, state in zip(names, states, strict=True):
                     for name, x in zip(pair, state, strict=True):
-                        tensors[name] = x.unflatten(0, (b, -1)) if branch == "divided_space_time" else x
+                        if branch == "divided_space_time":
+                            x = x.unflatten(0, (b, -1))
+                        tensors[name] = x
         return AdapterState(tensors)
 
     def _read_temporal(
@@ -178,18 +203,22 @@ class ContextMamba(nn.Module):
     def _read_divided_space_time(
         self, frames: Tensor, positions: Tensor, mask: Tensor | None, states: Any, reads: int
     ) -> tuple[list[Tensor], Any]:
-        p, current, strides = frames.shape[2], frames[:, -1], self.temporal_strides
+        p = frames.shape[2]
+        current = frames[:, -1]
+        strides = self.temporal_strides
         time, space = self._scans("divided_space_time", strides[0])
         tracks = frames.transpose(1, 2).flatten(0, 1)  # (b * p, t, d), each patch over time
-        mask = None if mask is None else mask.repeat_interleave(p, dim=0)
+        if mask is not None:
+            mask = mask.repeat_interleave(p, dim=0)
         read, states = self.mixers[time](tracks, reads, mask, strides, 1, states)
         over_time = self._normed_sums("divided_space_time", read)
         if not reads:
             return over_time, states
         mixed = torch.cat([current + y.view_as(current) for y in over_time])  # (strides * b, p, d)
-        (over_space,), _ = self.mixers[space](mixed, p)
-        directions = [y.unflatten(0, (len(strides), -1)).unbind() for y in over_space]
-        return self._normed_sums("divided_space_time", list(zip(*directions, strict=True))), states
+        over_space, _ = self.mixers[space](mixed, p)
+        directions = [y.unflatten(0, (len(strides), -1)).unbind() for y in over_space[0]]
+        by_stride = list(zip(*directions, strict=True))
+        return self._normed_sums("divided_space_time", by_stride), states
 
     def _read_joint_space_time(
         self, frames: Tensor, positions: Tensor, mask: Tensor | None, states: Any, reads: int
@@ -198,21 +227,42 @@ class ContextMamba(nn.Module):
         read: list[Any] = []
         left: list[Any] = []
         table = self.temporal_position_embedding.to(frames.dtype)
-        tokens = (frames + table[positions.clamp(max=table.shape[0] - 1)][:, :, None]).flatten(1, 2)  # (b, t * p, d)
-        mask = None if mask is None else mask.repeat_interleave(p, dim=1)
+        position = table[positions.clamp(max=table.shape[0] - 1)]
+        tokens = (frames + position[:, :, None]).flatten(1, 2)  # (b, t * p, d)
+        if mask is not None:
+            mask = mask.repeat_interleave(p, dim=1)
         for i, stride in enumerate(self.temporal_strides):
             (scan,) = self._scans("joint_space_time", stride)
             before = None if states is None else states[i : i + 1]
             found, after = self.mixers[scan](tokens, reads * p, mask, (stride,), p, before)
-            read, left = read + found, left + after
-        norms = [self.norms[self._norm("joint_space_time", stride)] for stride in self.temporal_strides]
+            read += found
+            left += after
         sums = self._normed_sums("joint_space_time", read)
-        return [norm(y) for norm, y in zip(norms, sums, strict=True)], left
+        return [norm(y) for norm, y in zip(self._norms("joint_space_time"), sums, strict=True)], left
 
     def _normed_sums(self, branch: str, read: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-        """Norm what each direction of a scan says, then sum, at each stride."""
-        norms = [self.norms[self._norm(branch, stride)] for stride in self.temporal_strides]
-        return [sum((norm(y) for y in ys[1:]), start=norm(ys[0])) for norm, ys in zip(norms, read, strict=True)]
+        """Norm each direction of a scan, then sum the directions, at each stride."""
+        sums = []
+        for norm, directions in zip(self._norms(branch), read, strict=True):
+            total = norm(directions[0])
+            for y in directions[1:]:
+                total = total + norm(y)
+            sums.append(total)
+        return sums
+
+
+def _zero_states(shapes: Mapping[str, tuple[int, ...]], frames: Tensor) -> dict[str, Tensor]:
+    """Return the states before the first frame: those of scans in float32 or wider, counts as whole numbers."""
+    wide = torch.promote_types(frames.dtype, torch.float32)
+    tensors = {}
+    for name, shape in shapes.items():
+        dtype = frames.dtype
+        if name == "frames_seen":
+            dtype = torch.long
+        elif name.endswith("/ssm"):
+            dtype = wide
+        tensors[name] = torch.zeros(shape, dtype=dtype, device=frames.device)
+    return tensors
 
 
 class QueryMamba(nn.Module):
@@ -250,8 +300,11 @@ class QueryMamba(nn.Module):
             self.fusion = ConcatFusion(hidden_size, contexts)
         else:
             raise ValueError(f'fusion must be "query", "cosine", "add" or "concat", got {fusion!r}')
-        self.latent_norm = nn.LayerNorm(hidden_size) if latent_mamba else None
-        self.latent_mixer = MambaMixer(hidden_size, **mixer) if latent_mamba else None
+        self.latent_norm = None
+        self.latent_mixer = None
+        if latent_mamba:
+            self.latent_norm = nn.LayerNorm(hidden_size)
+            self.latent_mixer = MambaMixer(hidden_size, **mixer)
         if holds_parameters(self):
             self.reset_parameters()
 
@@ -265,7 +318,8 @@ class QueryMamba(nn.Module):
         """Return what the current frame, `(b, p, d)`, takes from the contexts, and the attention maps by name."""
         selected, attentions = self.fusion(current, contexts)
         if self.latent_mixer is not None and self.latent_norm is not None:
-            selected = selected + self.latent_mixer(self.latent_norm(selected), return_last_state=False)[0]
+            mixed, _ = self.latent_mixer(self.latent_norm(selected), return_last_state=False)
+            selected = selected + mixed
         return selected, attentions
 
 
@@ -313,4 +367,6 @@ class TemporalAdapter(nn.Module):
             return AdapterOutput(None, state, {})
         current = frame_features[:, -1]
         update, attentions = self.query(current, contexts)
-        return AdapterOutput(current + (update if self.gate is None else self.gate * update), state, attentions)
+        if self.gate is not None:
+            update = self.gate * update
+        return AdapterOutput(current + update, state, attentions)
