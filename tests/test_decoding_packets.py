@@ -110,7 +110,7 @@ def test_a_source_that_gives_nothing_for_long_has_ended(monkeypatch):
 
     monkeypatch.setattr("hmba_hf.models.decoding_packets.PATIENCE", 0.05)
     with pytest.raises(BlockingIOError):
-        next(iter(VideoPackets(Silent(), None)))
+        next(iter(VideoPackets(Silent(), None, None)))
 
 
 def test_a_header_that_promises_too_little_is_not_believed(shared_data):
@@ -131,6 +131,51 @@ def test_audio_that_is_longer_than_the_video_promises_nothing(shared_data):
                     target.mux(packet)
         assert len([*iter_frames(file.getvalue())]) == 75
         assert decode_frames(file.getvalue())[1].timestamps[-1] == pytest.approx(2.96)
+
+
+def with_b_frames(stream):
+    stream.codec_context.max_b_frames = 2
+
+
+def test_a_cut_transport_stream_that_lacks_pictures_before_its_last_one_is_named(caplog):
+    options = {"rate": 25, "gop": 12, "container": "mpegts", "codec": "mpeg2video", "prepare": with_b_frames}
+    data = numbered_video(60, **options)
+    starts = [position for position, _ in packets_of(data)]
+    for count in (20, 30, 38, 39, 40, 41, 60):
+        caplog.clear()
+        cut = data if count == 60 else data[: starts[count]]
+        shown = streamed(cut)[1]
+        lacking = shown[-1] + 1 - len(shown)
+        assert caplog.text.count(f"it lacks {lacking} of the pictures before its last one") == bool(lacking)
+        caplog.clear()
+        assert numbers(cut)[-1] == shown[-1] and caplog.text.count("is cut short") == bool(lacking)
+        caplog.clear()
+        assert video_duration(cut) == pytest.approx((shown[-1] + 1) / 25)
+        assert caplog.text.count("is cut short") == bool(lacking)
+
+
+def test_the_header_of_asf_promises_bytes_and_seconds(caplog):
+    data = numbered_video(400, rate=25, gop=25, container="asf", codec="wmv2")
+    cut = data[: len(data) * 6 // 10]
+    times, shown, errors = streamed(cut)
+    assert shown == [*range(len(shown))] and len(shown) < 300
+    assert f"its frames end at {times[-1]:.3f} of 16.000 s" in errors[-1] and errors[-1][-40:] in caplog.text
+    assert video_duration(cut) == pytest.approx(16.0)
+    assert numbers(cut, 1.0, 3, 25.0) == [23, 24, 25]
+    for timestamp in (None, 15.0):
+        with pytest.raises(VideoDecodeError, match="is damaged: .* cannot be decoded, because decoding stopped after"):
+            decode_frames(cut, timestamp)
+    assert streamed(data)[2] == [] and decode_frames(data)[1].duration == 16.0
+
+
+@pytest.mark.parametrize("length", [188, 192])
+def test_a_transport_stream_that_ends_within_a_packet_is_named(length, caplog):
+    data = numbered_video(60, container="mpegts", codec="mpeg2video", mpegts_m2ts_mode=str(int(length == 192)))
+    assert len(data) % length == 0
+    for missing, is_named in ((0, False), (1, True), (100, True), (5 * length, False)):
+        caplog.clear()
+        streamed(data[: len(data) - missing])
+        assert ("is cut short: it ends within a packet" in caplog.text) == is_named
 
 
 @pytest.mark.parametrize("container", ["mpegts", "matroska", "vob", "avi"])

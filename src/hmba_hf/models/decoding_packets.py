@@ -1,6 +1,7 @@
 """From an open container to the packets of its video, and whether all came that the file promises."""
 
 import re
+import struct
 import time
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -22,6 +23,13 @@ DECLARED_DURATION = {"matroska,webm", "flv", "ivf", "mxf"}
 ESTIMATED_DURATION = {"mpeg", "mpegts", "asf"}
 # The index of these is read from the file. That of others, FFmpeg makes as it reads.
 INDEXED = {"avi", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"}
+# The header of ASF: what begins the object that describes the file, and where in it numbers stand.
+ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+ASF_NUMBERS = struct.Struct("<16x8x16xQ8x8xQ8xQ")  # bytes of the file, its time in 100 ns, and how many ms come before
+LONGEST_ASF_HEADER = 2**16
+# Packets of MPEG-TS: their length, and where in it the byte stands that each one has.
+TS_PACKETS = ((188, 0), (192, 4), (204, 0))
+TS_SYNC = 0x47
 # Steps by which a header may promise more than came: the last pictures' durations are often unknown.
 LAST_STEPS = 8
 # What stands between the start of a chunk, which the index of an AVI file names, and its data.
@@ -93,12 +101,19 @@ def find_step_back(container: Any, stream: Any) -> tuple[Fraction, Fraction] | N
 
 
 class VideoPackets:
-    """The packets of a video stream from where its container stands, of which a passing shortage is no end."""
+    """The packets of a video stream from where its container stands, of which a passing shortage is no end.
 
-    def __init__(self, container: Any, stream: Any):
-        self.container, self.stream = container, stream
+    Args:
+        source: what the container reads, which is looked into if it is a file object.
+        delay: ticks by which the first picture of the file is shown after it is decoded, if that has been read before.
+    """
+
+    def __init__(self, container: Any, stream: Any, source: Any, delay: int | None = None):
+        self.container, self.stream, self.source = container, stream, source
+        self.delay = delay
         self._last_dts: int | None = None
         self._last_pts: int | None = None
+        self._start_in_bytes: int | None = None
         self._reached = -1.0  # seconds, of any stream
         self._is_ended_by_mark: bool | None = None
         self._end_in_bytes = 0
@@ -142,6 +157,10 @@ class VideoPackets:
             self._last_dts = packet.dts
         if packet.pts is not None:
             self._last_pts = packet.pts if self._last_pts is None else max(packet.pts, self._last_pts)
+        if self.delay is None and None not in (packet.pts, packet.dts):
+            self.delay = packet.pts - packet.dts
+        if self._start_in_bytes is None:
+            self._start_in_bytes = packet.pos
 
     def _correct(self, packet: Any) -> None:
         """Take the time of an AVI file's packet from the index: after a lost one, FFmpeg counts wrongly."""
@@ -173,24 +192,56 @@ class VideoPackets:
         is_last = packet.pos is not None and 0 < length <= packet.pos + packet.size
         return self._is_ended_by_mark and not has_mark and (is_last or codec.intra_only)
 
-    def next_file(self, source: Any) -> int | None:
-        """Find where another file begins behind the last packet, as in files that were joined byte by byte.
+    def next_file(self) -> int | None:
+        """Find the byte at which another file begins behind the last packet, as in files joined byte by byte.
 
-        Args:
-            source: what the container reads, which is looked into if it is a file object.
-
-        Returns:
-            The byte at which it begins; `None` where there is none, or where no one knows since packets are to come.
+        It is `None` where there is none, or where no one knows since packets are to come.
         """
         start = FIRST_BYTES.get(self.container.format.name)
         end = self._end_of_packets()
-        if start is None or end is None or not hasattr(source, "read"):
+        if start is None or end is None:
             return None
-        place = source.tell()
-        source.seek(end)
-        found = start.search(source.read(LONGEST_TRAILER))
-        source.seek(place)
+        found = start.search(self._bytes_at(end, LONGEST_TRAILER))
         return None if found is None else end + found.start()
+
+    def _bytes_at(self, place: int, length: int) -> bytes:
+        """Bytes of the file, less or none where it ends or can only be read once."""
+        if not hasattr(self.source, "read"):
+            return b""
+        before = self.source.tell()
+        self.source.seek(place)
+        found: bytes = self.source.read(length)
+        self.source.seek(before)
+        return found
+
+    def torn_end(self) -> str | None:
+        """Tell what shows that an MPEG stream, which promises no duration, was longer; `None` where nothing does."""
+        if not self.has_ended or self.container.format.name not in UNINDEXED:
+            return None
+        signs = []
+        if self._ends_within_packet():
+            signs.append("it ends within a packet")
+        if count := self._missing_pictures():
+            signs.append(f"it lacks {count} of the pictures before its last one")
+        return " and ".join(signs) or None
+
+    def _ends_within_packet(self) -> bool:
+        start, end = self._start_in_bytes, self.container.size or 0
+        if self.container.format.name != "mpegts" or start is None:
+            return False
+        head = self._bytes_at(start, 2 * TS_PACKETS[-1][0])
+        for length, place in TS_PACKETS:
+            if head[place::length][:2] == bytes([TS_SYNC, TS_SYNC]):
+                return (end - start) % length > 0
+        return False
+
+    def _missing_pictures(self) -> int:
+        """Count pictures that are shown before the last one, but would have come after it: others refer to it."""
+        if self.delay is None or self._last_pts is None or self._last_dts is None:
+            return 0
+        step = 1 / (Fraction(self.stream.average_rate or self.stream.guessed_rate or 25) * self.stream.time_base)
+        count = round((self._last_pts - self._last_dts - self.delay) / step)
+        return count if 0 < count <= LAST_STEPS else 0
 
     def _end_of_packets(self) -> int | None:
         """The byte behind the last packet, as packets or an index tell that name each one in the order of the file."""
@@ -216,7 +267,7 @@ class VideoPackets:
         if is_indexed and last is not None and last < self._index[len(self._index) - 1].timestamp:
             indexed = (self._index[len(self._index) - 1].timestamp + 1) * self.stream.time_base - origin
             return Shortfall(max(self.header_duration(origin) or 0.0, float(indexed)), came, is_indexed=True)
-        promised = self.promised_duration(origin) if format_name in {*DECLARED_DURATION, "avi"} else None
+        promised = self.promised_duration(origin) if format_name in {*DECLARED_DURATION, "asf", "avi"} else None
         step = 1 / Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
         if promised is None or promised <= came + float(LAST_STEPS * step):
             return None
@@ -236,6 +287,8 @@ class VideoPackets:
         """Seconds that the header gives, `None` where it gives none or the index contradicts it."""
         if self.container.format.name == "avi":
             return float(self.stream.frames * self.stream.time_base)
+        if self.container.format.name == "asf":
+            return self._asf_duration()
         if self.container.format.name in ESTIMATED_DURATION:
             return None
         duration = self.header_duration(origin)
@@ -244,6 +297,16 @@ class VideoPackets:
             return duration
         last = self._index[len(self._index) - 1].timestamp * self.stream.time_base - origin
         return duration if duration > last else None
+
+    def _asf_duration(self) -> float | None:
+        """Seconds that the header gives for an ASF file of which bytes are missing, where FFmpeg gives none."""
+        header = self._bytes_at(0, LONGEST_ASF_HEADER)
+        place = header.find(ASF_PROPERTIES)
+        if place < 0 or len(header) < place + ASF_NUMBERS.size:
+            return None
+        length, time_to_play, time_before = ASF_NUMBERS.unpack_from(header, place)
+        is_whole = length <= (self.container.size or 0)
+        return None if is_whole or time_to_play == 0 else time_to_play / 1e7 - time_before / 1e3
 
     @property
     def states_average_rate(self) -> bool:

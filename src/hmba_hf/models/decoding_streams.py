@@ -72,9 +72,9 @@ class OpenVideo:
         """Close the container."""
         self.container.close()
 
-    def start_reading(self) -> None:
-        """Begin a stretch of packets where the container stands."""
-        self.packets = VideoPackets(self.container, self.stream)
+    def start_reading(self, delay: int | None = None) -> None:
+        """Begin a stretch of packets where the container stands; the `delay` of the first picture if it is known."""
+        self.packets = VideoPackets(self.container, self.stream, self.source, delay)
         self._is_marked = False  # whether a packet was marked corrupt
         self._is_mended = False
 
@@ -97,12 +97,15 @@ class OpenVideo:
             self._said.add(what)
             logger.warning(f"{self.name} {what}")
 
-    def warn_of_another_file(self) -> None:
-        """Log that another file follows the pictures that are read, where it is known to do so."""
-        start = self.packets.next_file(self.source)
+    def warn_of_the_end(self) -> None:
+        """Log that another file follows the pictures that are read, or that some are missing, where it is known."""
+        start = self.packets.next_file()
         if start is not None:
             size = self.container.size
             self.warn(f"holds another file behind its last picture, from byte {start} of {size} on, which is not read")
+        sign = self.packets.torn_end()
+        if sign is not None:
+            self.warn(f"is cut short: {sign}")
 
     def warn_of_step_back(self, before: Fraction, after: Fraction, origin: Fraction) -> None:
         """Log that the clock goes back between two places, whose times on the clock of the container are given."""

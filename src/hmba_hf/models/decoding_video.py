@@ -80,7 +80,7 @@ def decode_frames(
         if only_whole and not all(moment.is_whole for moment in chosen):
             raise _mended_error(name, next(float(moment.time) for moment in chosen if not moment.is_whole))
         reader.warn_of_other_recordings()
-        reader.video.warn_of_another_file()
+        reader.video.warn_of_the_end()
         if reader.concealed_from <= chosen[-1].time:
             reader.video.warn_of_damage(float(reader.concealed_from))
         times = [float(moment.time) for moment in chosen]
@@ -154,7 +154,7 @@ def iter_frames(
                 yield seconds, _picture_or_error(moment.frame, video.stream, name, limits)
         if origin is None:
             raise VideoDecodeError(f"{name} holds no frame that can be decoded")
-        video.warn_of_another_file()
+        video.warn_of_the_end()
         missing = video.packets.shortfall(origin)
         if missing is not None:
             what = f"is damaged: its frames end at {seconds:.3f} of {missing.promised:.3f} s"
@@ -258,7 +258,7 @@ class _VideoReader:
                 video.container.seek(ticks, stream=video.stream)
             except av.FFmpegError:
                 return
-            video.start_reading()
+            video.start_reading(video.packets.delay)
         count = 0
         before: Moment | None = None
         for moment in video.timeline(self.origin).place(self._decoded(), self.origin if start is None else None):
@@ -305,8 +305,8 @@ class _VideoReader:
             if latest is None:
                 continue
             if start is None:
-                self.video.warn_of_another_file()
-            elif self.video.packets.next_file(self.video.source) is not None:  # perhaps not read because of the seek
+                self.video.warn_of_the_end()
+            elif self.video.packets.next_file() is not None:  # perhaps not read because of the seek
                 self.can_seek = False
                 return self.last_time()
             if last is None:
@@ -332,6 +332,7 @@ class _VideoReader:
         except VideoDecodeError:
             promised = (self.header_duration(), self.video.packets.promised_duration(self.origin))
             return max((duration for duration in promised if duration is not None), default=math.inf)
+        self.video.warn_of_the_end()
         shown_for = (last if self.end is None else self.end) - last
         return max(last, float(self.seen_until)) + shown_for
 
