@@ -1,10 +1,11 @@
 """What a join takes of a checkpoint: the tower and the language model that are in it, to the bit, or nothing."""
 
+import json
 import shutil
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import (
@@ -229,6 +230,43 @@ def test_low_rank_updates_are_no_part(part, lie, text, llava, tmp_path):
     sources = {"vision": llava, "text": text, part: folder}
     with pytest.raises(ValueError, match=f"must be a whole model, got low-rank updates in {folder}: merge them first"):
         join(**sources)
+
+
+@pytest.mark.parametrize("kind", [PromptTuningConfig, PrefixTuningConfig])
+def test_a_learned_prompt_is_no_part_and_is_never_told_to_be_merged(kind, text, llava, tmp_path):
+    settings = kind(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    get_peft_model(AutoModelForCausalLM.from_pretrained(text), settings).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=f"got a learned prompt .*, which nothing merges .*: name its base, {text}"):
+        join(llava, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        ("4 bits", "quantization_config of .* must be an object of settings, got '4 bits'"),
+        ([4], r"quantization_config of .* must be an object of settings, got \[4\]"),
+        (
+            {"quant_method": "bitsandbytes", "load_in_4bit": True},
+            "must hold weights as its .*, got plain ones of .*proj",
+        ),
+        ({"load_in_8bit": True}, "must hold weights as its .*, got plain ones of .*proj"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("place", ["vision", "text", "joined"])
+def test_plain_weights_that_claim_to_be_quantised_are_refused(place, claim, message, text, llava, tmp_path):
+    sources = {"vision": llava, "text": text}
+    if place == "joined":
+        tiny_model().save_pretrained(tmp_path / place)
+    else:
+        shutil.copytree(sources[place], tmp_path / place)
+    file = tmp_path / place / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "quantization_config": claim}))
+    with pytest.raises(ValueError, match=message):
+        if place == "joined":
+            HMBAForConditionalGeneration.from_pretrained(tmp_path / place)
+        else:
+            join(**{**sources, place: tmp_path / place})
 
 
 @pytest.mark.parametrize("make", [HMBAForConditionalGeneration, HMBAProcessor], ids=lambda made: made.__name__)

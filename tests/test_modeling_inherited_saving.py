@@ -3,12 +3,13 @@
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
-from peft import LoraConfig
+from peft import AdaLoraConfig, LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
-from transformers import GenerationConfig
+from transformers import AutoModelForImageTextToText, GenerationConfig
 
 from hmba_hf import HMBAConfig, HMBAForConditionalGeneration
 from tiny_models import assert_equal_weights, lively_model, tiny_inputs
@@ -185,6 +186,30 @@ def test_low_rank_updates_are_whole_and_never_pickled(model, updates):
     torch.save(weights, folder / "adapter_model.bin")
     with pytest.raises(OSError, match=f"must have its low-rank updates in {UPDATES}, for pickles"):
         lively_model().load_adapter(folder)
+
+
+@pytest.mark.parametrize("settings", [LoraConfig(use_dora=True), AdaLoraConfig(total_step=9)], ids=["DoRA", "AdaLoRA"])
+def test_low_rank_updates_are_loaded_under_the_names_that_peft_has_written(settings, saved, tmp_path):
+    settings = replace(settings, r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    base = HMBAForConditionalGeneration.from_pretrained(saved)
+    plain = answer(base)
+    learned = get_peft_model(base, settings).eval()
+    for name, weight in learned.named_parameters():
+        if "magnitude" in name:
+            weight.data.mul_(1.5)  # as after learning: it begins as that of the base
+    folder = tmp_path / "updates"
+    learned.save_pretrained(folder)
+    wanted = answer(learned)
+    assert not torch.allclose(wanted, plain)
+    torch.testing.assert_close(answer(AutoModelForImageTextToText.from_pretrained(folder)), wanted)
+    other = HMBAForConditionalGeneration.from_pretrained(saved)
+    assert not other.load_adapter(folder, "mine").unexpected_keys
+    torch.testing.assert_close(answer(other), wanted)
+    weights = load_file(folder / UPDATES)
+    weights.popitem()
+    save_file(weights, folder / UPDATES)
+    with pytest.raises(ValueError, match="must hold every weight that is read, in its shape, got none for model"):
+        AutoModelForImageTextToText.from_pretrained(folder)
 
 
 def test_low_rank_updates_keep_the_names_of_peft_or_those_of_the_model(updates):

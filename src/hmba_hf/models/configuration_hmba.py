@@ -3,7 +3,10 @@
 from copy import deepcopy
 from typing import Any
 
-from .loading_checkpoints import unknown_private_keys  # first: it refuses a transformers that is too old
+from .loading_checkpoints import (  # first: it refuses a transformers that is too old
+    check_quantization_config,
+    unknown_private_keys,
+)
 
 # isort: split
 from huggingface_hub.dataclasses import strict
@@ -163,6 +166,7 @@ class HMBAConfig(PreTrainedConfig):
     def _check_keys(self, others: dict[str, Any]) -> None:
         """Check names that would become attributes: a private one might change what transformers does."""
         configs = {"config": others, "vision_config": self.vision_config, "text_config": self.text_config}
+        check_quantization_config({**others, **configs}, "an H-MBA")
         for name, config in configs.items():
             if isinstance(config, dict) and (unknown := unknown_private_keys(config)):
                 raise ValueError(f"{name} must hold no private keys, which begin with an underscore, got {unknown}")

@@ -40,6 +40,11 @@ _OF_ANY_TOKENIZER = {
     "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
 }
 
+# Settings that PEFT has for prompts, in words or in front of layers, and not for changes of weights.
+_OF_PROMPTS = {"num_virtual_tokens", "adapter_len"}
+# Layers of bitsandbytes that compute with packed weights alone.
+_QUANTISED_LAYERS = {"Linear4bit", "Linear8bitLt"}
+
 # What `save_pretrained` hands to `push_to_hub`.
 OPTIONS_OF_PUSHES = (
     "repo_id",
@@ -129,28 +134,74 @@ def load_text_config(text: Any, **options: Any) -> Any:
 
 
 def check_holds_a_model(checkpoint: Any, options: Mapping[str, Any]) -> None:
-    """Raise a `ValueError` if a checkpoint holds low-rank updates, also beside the model that they belong to.
+    """Raise a `ValueError` if a checkpoint holds what PEFT learns, also beside the model that it belongs to.
 
-    transformers would put them around the layers of the model, and what is saved then has other names.
+    transformers would put low-rank updates around the layers of the model, and what is saved then has other names.
     """
     _check_is_a_name(checkpoint)
-    if _file_of(checkpoint, "adapter_config.json", options) is not None:
+    check_quantization_config(read_settings(checkpoint, "config.json", **options), checkpoint)
+    if _file_of(checkpoint, "adapter_config.json", options) is None:
+        return
+    settings = read_settings(checkpoint, "adapter_config.json", **options)
+    if _OF_PROMPTS & settings.keys():
+        base = settings.get("base_model_name_or_path")
         raise ValueError(
-            f"a part of a joined model must be a whole model, got low-rank updates in {checkpoint}: merge them first, "
-            "`peft.AutoPeftModelForCausalLM.from_pretrained(...).merge_and_unload()`, and save the result"
+            f"a part of a joined model must be a whole model, got a learned prompt ({settings.get('peft_type')}) in "
+            f"{checkpoint}, which nothing merges into weights: name its base, {base}, which answers without it"
         )
+    raise ValueError(
+        f"a part of a joined model must be a whole model, got low-rank updates in {checkpoint}: merge them first, "
+        "`peft.AutoPeftModelForCausalLM.from_pretrained(...).merge_and_unload()`, and save the result"
+    )
 
 
-def check_holds_updates(checkpoint: Any, options: Mapping[str, Any]) -> None:
-    """Raise an `OSError` if a checkpoint has no low-rank updates in safetensors: transformers would open pickles.
+def check_quantization_config(config: Mapping[str, Any], source: Any) -> None:
+    """Raise a `ValueError` if settings of a quantiser are no settings, of which transformers asks a `to_dict`.
+
+    Args:
+        config: of a model; its parts are looked at, too.
+        source: where it is from.
+    """
+    for part in (config, config.get("vision_config"), config.get("text_config")):
+        settings = part.get("quantization_config") if isinstance(part, Mapping) else None
+        if settings is not None and not isinstance(settings, Mapping) and not hasattr(settings, "to_dict"):
+            raise ValueError(f"quantization_config of {source} must be an object of settings, got {settings!r:.60}")
+
+
+def check_quantised(model: Any, checkpoint: Any) -> None:
+    """Raise a `ValueError` if layers of bitsandbytes hold plain weights, as after a `quantization_config` that lies.
+
+    They would end in an empty `AssertionError` when they are asked.
+    """
+    if getattr(model, "hf_quantizer", None) is None:
+        return
+    for name, layer in model.named_modules():
+        weight = getattr(layer, "weight", None)
+        if weight is None or weight.is_meta or not type(layer).__module__.startswith("bitsandbytes."):
+            continue
+        is_packed = not weight.is_floating_point() or getattr(weight, "quant_state", None) is not None
+        if not is_packed and type(layer).__name__ in _QUANTISED_LAYERS:
+            raise ValueError(
+                f"{checkpoint} must hold weights as its quantization_config says, got plain ones of {weight.dtype} "
+                f"for {name}: leave quantization_config out of its config.json, or save it quantised"
+            )
+
+
+def check_holds_updates(checkpoint: Any, options: Mapping[str, Any]) -> str:
+    """Return where the low-rank updates of a checkpoint lie in safetensors: transformers would open pickles.
 
     Args:
         checkpoint: folder or Hub id.
         options: of `from_pretrained`.
+
+    Raises:
+        OSError: if there are none.
     """
     file = "adapter_model.safetensors"
-    if _file_of(checkpoint, file, options) is None:
+    found = _file_of(checkpoint, file, options)
+    if found is None:
         raise OSError(f"{checkpoint} must have its low-rank updates in {file}, for pickles are never opened, got none")
+    return found
 
 
 def _check_is_a_name(checkpoint: Any) -> None:
@@ -163,12 +214,13 @@ def _check_is_a_name(checkpoint: Any) -> None:
 def load_with_report(model_class: Any, checkpoint: Any, **options: Any) -> tuple[Any, set[str]]:
     """Load a model, and name its weights that the checkpoint lacks or holds in another shape.
 
-    transformers draws them at random and says so in a log. Errors are those of `check_index`.
+    transformers draws them at random and says so in a log. Errors are those of `check_index` and `check_quantised`.
     """
     check_index(checkpoint, options)
     model, report = model_class.from_pretrained(
         checkpoint, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
+    check_quantised(model, checkpoint)
     return model, {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from .loading_checkpoints import (  # first: it refuses an old transformers
     check_holds_updates,
     check_index,
+    check_quantised,
     file_options,
     pushing_options,
     refuse_lacking,
@@ -15,6 +16,7 @@ from .loading_checkpoints import (  # first: it refuses an old transformers
 
 # isort: split
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
@@ -59,7 +61,8 @@ class HMBAPreTrainedModel(PreTrainedModel):
 
         Raises:
             ValueError: if pickled weights are asked for, if a list of shards leads out of the checkpoint or names
-                none, if the checkpoint or low-rank updates lack weights, or if layers shall be fused.
+                none, if the checkpoint or low-rank updates lack weights or are not quantised as it says, or if layers
+                shall be fused.
             OSError: if the weights are not there, or not in safetensors.
         """
         _refuse_pickles(kwargs.get("use_safetensors"))
@@ -78,6 +81,7 @@ class HMBAPreTrainedModel(PreTrainedModel):
                 raise
             raise OSError(f"H-MBA loads weights in safetensors only, never pickled ones: {error}") from error
         model, report = loaded
+        check_quantised(model, pretrained_model_name_or_path)
         keep_scales(model)
         lacking = vars(model).pop("_lacking", set())
         if kwargs.get("key_mapping"):
@@ -179,13 +183,37 @@ class HMBAPreTrainedModel(PreTrainedModel):
             kwargs["adapter_kwargs"] = {"local_files_only": True, **(kwargs.get("adapter_kwargs") or {})}
         loading = kwargs.get("load_config")  # of `from_pretrained`, which looks at what is lacking itself
         checkpoint = peft_model_id or kwargs.get("pretrained_model_name_or_path")
+        file = None
         if checkpoint is not None and kwargs.get("adapter_state_dict") is None:
             download = kwargs.get("download_kwargs") or getattr(loading, "download_kwargs", None) or {}
-            check_holds_updates(checkpoint, {**download, **(kwargs.get("adapter_kwargs") or {})})
+            file = check_holds_updates(checkpoint, {**download, **(kwargs.get("adapter_kwargs") or {})})
         report = super().load_adapter(peft_model_id, *args, **kwargs)
+        if report.missing_keys and kwargs.get("hotswap") is not True:
+            weights = load_file(file) if file is not None else kwargs["adapter_state_dict"]
+            name = args[0] if args else kwargs.get("adapter_name")
+            self._load_by_names_of_peft(report, weights, name or "default")
         if loading is None:
             refuse_lacking(checkpoint or "adapter_state_dict", report.missing_keys)
         return report
+
+    def _load_by_names_of_peft(self, report: Any, weights: dict[str, Tensor], adapter_name: str) -> None:
+        """Load updates once more, by PEFT, where transformers looks for other names than PEFT has written.
+
+        So with the magnitudes of DoRA (transformers 5.24, PEFT 0.21), and with the ranks of AdaLoRA, which no file
+        has.
+
+        Args:
+            report: of what transformers has loaded; what is lacking there is what the file lacks afterwards.
+            weights: of the file.
+            adapter_name: under which the updates have been put in.
+        """
+        peft = import_module("peft")
+        weights = {name.removeprefix("base_model.model."): weight for name, weight in weights.items()}
+        written = peft.get_peft_model_state_dict(self, adapter_name=adapter_name, save_embedding_layers=False)
+        report.missing_keys = set(written) - set(weights)
+        if not report.missing_keys:
+            peft.set_peft_model_state_dict(self, weights, adapter_name=adapter_name)
+            report.unexpected_keys = set(weights) - set(written)
 
     def enable_peft_hotswap(self, target_rank: int = 128, check_compiled: str = "error") -> None:
         """Refuse to get ready for low-rank updates of other ranks, which transformers then does not swap in.
