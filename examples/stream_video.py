@@ -9,6 +9,7 @@ Answers are printed and written to `answers.jsonl` as they come; `annotated.mp4`
 last one. With `--changed text` or `words` only answers count whose text, or whose words without boxes, differ from the
 last one. A line tells frames per second, what each stage takes of a frame, and memory. Ctrl-C ends it, with all so far
 on disk. `--on_error` says whether a frame that cannot be read is skipped, stands still (`hold`) or ends it (`stop`).
+The exit status is 1 where the source cannot be read, or no frame of it.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import json
 import re
 import signal
 import statistics
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
@@ -28,11 +30,13 @@ import av
 import psutil
 from PIL import Image, ImageDraw
 from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, HfArgumentParser
 
-from hmba_hf import TimeJump, VideoDecodeError, VideoStream, iter_frames
+from hmba_hf import SourceLimits, TimeJump, VideoDecodeError, VideoStream, iter_frames
+from hmba_hf.models.decoding_containers import LIMITS
 from hmba_hf.models.decoding_stills import PICTURE_SUFFIXES, list_pictures, read_picture
-from hmba_hf.streaming import texts_differ, words_differ
+from hmba_hf.models.decoding_streams import check_source_fps
+from hmba_hf.streaming import check_every, texts_differ, words_differ
 from hmba_hf.visualization import draw_boxes
 
 QUESTION = "Which object is at the highest risk for the ego car?"
@@ -48,26 +52,33 @@ class Moment(NamedTuple):
     frame: Image.Image | Exception
 
 
-def read_folder(folder: Path, fps: float) -> Iterator[Moment]:
+def read_folder(folder: Path, fps: float, limits: SourceLimits = LIMITS) -> Iterator[Moment]:
     """Yield the pictures of a folder in the natural order of their names: 2 comes before 10."""
     paths = list_pictures(folder)
     if not paths:
-        raise ValueError(f"a folder of pictures ({', '.join(PICTURE_SUFFIXES)}) is wanted, got none in {folder}")
+        raise VideoDecodeError(f"a folder of pictures ({', '.join(PICTURE_SUFFIXES)}) is wanted, got none in {folder}")
     for i, path in enumerate(paths):
         try:
-            yield Moment(i / fps, read_picture(path))
+            yield Moment(i / fps, read_picture(path, limits))
         except (FileNotFoundError, VideoDecodeError) as error:
             yield Moment(i / fps, error)
 
 
-def read_source(args: argparse.Namespace) -> Iterator[Moment]:
+def read_source(args: argparse.Namespace, limits: SourceLimits) -> Iterator[Moment]:
     """Yield what a folder, a file or a camera shows, as it comes."""
     if Path(args.source).is_dir():
-        yield from read_folder(Path(args.source), FOLDER_FPS if args.source_fps is None else args.source_fps)
-    else:
-        rules = {"source_fps": args.source_fps, "only_whole": args.only_whole}
-        for seconds, frame in iter_frames(args.source, args.source_format, **rules):
-            yield Moment(seconds, frame if isinstance(frame, Exception) else Image.fromarray(frame))
+        yield from read_folder(Path(args.source), FOLDER_FPS if args.source_fps is None else args.source_fps, limits)
+        return
+    rules = {"limits": limits, "source_fps": args.source_fps, "only_whole": args.only_whole}
+    frames = iter_frames(args.source, args.source_format, **rules)
+    while True:
+        try:
+            seconds, frame = next(frames)
+        except StopIteration:
+            return
+        except ValueError as error:  # such as a format that FFmpeg does not have
+            raise VideoDecodeError(str(error)) from error
+        yield Moment(seconds, frame if isinstance(frame, Exception) else Image.fromarray(frame))
 
 
 class Stages:
@@ -135,6 +146,11 @@ class AnnotatedVideo:
         ticks = round(TICKS * (seconds + self.ahead))
         return ticks if self.ticks is None else max(ticks, self.ticks + 1)
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no picture has been written."""
+        return self.ticks is None
+
     def close(self) -> None:
         """Write what the encoder still holds."""
         if self.stream is not None:
@@ -165,7 +181,7 @@ def push(stream: VideoStream, moment: Moment) -> None:
 def mend(moment: Moment, error: Exception, last: Moment | None, on_error: str) -> Moment | None:
     """Return what stands in for a broken frame: nothing, or the last good one if its time has passed."""
     if on_error == "stop":
-        raise error
+        raise VideoDecodeError(f"{moment.seconds:.3f} s: {error}") from error
     tqdm.write(f"{moment.seconds:8.2f} s  broken frame: {error}")
     if on_error == "skip" or last is None or moment.seconds <= last.seconds:
         return None
@@ -189,10 +205,15 @@ def stopping_on_interrupt() -> Iterator[Callable[[], bool]]:
 
 
 def watch(
-    stream: VideoStream, args: argparse.Namespace, answers: Any, video: AnnotatedVideo, is_stopped: Callable[[], bool]
+    stream: VideoStream,
+    moments: Iterator[Moment],
+    args: argparse.Namespace,
+    answers: Any,
+    video: AnnotatedVideo,
+    is_stopped: Callable[[], bool],
 ) -> None:
     """Push every frame of the source, ask when it is time, write what comes of it."""
-    stages, moments = Stages(), read_source(args)
+    stages = Stages()
     changed = CHANGES.get(args.changed, lambda before, after: True)
     watched = stream.watch(args.question, args.every, changed, max_new_tokens=args.max_new_tokens)
     answer, last, broken = None, None, 0
@@ -208,7 +229,7 @@ def watch(
                         if isinstance(moment.frame, Exception):
                             raise moment.frame
                         push(stream, moment)
-                    except (OSError, ValueError) as error:
+                    except (FileNotFoundError, ValueError) as error:
                         broken += 1
                         moment = mend(moment, error, last, args.on_error)
                         if moment is None:
@@ -228,13 +249,14 @@ def watch(
                 bar.update()
                 bar.set_postfix(stages.line(bar.n))
         finally:
-            counts = f"{bar.n} frames, {broken} broken, {stream.held} moments held by an older frame"
-            tqdm.write(f"\n{counts}; {stages.table()}")
+            if bar.n or broken:
+                counts = f"{bar.n} frames, {broken} broken, {stream.held} moments held by an older frame"
+                tqdm.write(f"\n{counts}; {stages.table()}")
 
 
-def main() -> None:
-    """Load, watch, and close everything whatever ends it."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def read_options() -> tuple[argparse.Namespace, SourceLimits]:
+    """Read the command line; a wrong option ends the run with a line."""
+    parser = HfArgumentParser(SourceLimits, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id")
     parser.add_argument("--source", required=True, help="video file or URL, folder of pictures, or camera")
     parser.add_argument("--source_format", help="FFmpeg's name of a camera's format, such as v4l2 or avfoundation")
@@ -251,7 +273,18 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/stream"))
     parser.add_argument("--dtype", default="auto", help="of the weights, such as bfloat16")
     parser.add_argument("--device_map", default=None, help="such as auto")
-    args = parser.parse_args()
+    try:
+        limits, args = parser.parse_args_into_dataclasses()
+        check_source_fps(args.source_fps)
+        check_every(args.every)
+    except ValueError as error:
+        parser.error(str(error))
+    return args, limits
+
+
+def main() -> str | None:
+    """Load, watch, and close everything whatever ends it; return what is wrong where no frame was shown."""
+    args, limits = read_options()
     args.output_dir.mkdir(parents=True, exist_ok=True)
     model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=args.dtype, device_map=args.device_map)
     stream = VideoStream(model.eval(), AutoProcessor.from_pretrained(args.model), mode=args.mode)
@@ -259,12 +292,19 @@ def main() -> None:
     try:
         with open(args.output_dir / "answers.jsonl", "w", encoding="utf-8") as answers:
             with stopping_on_interrupt() as is_stopped:
-                watch(stream, args, answers, video, is_stopped)
+                watch(stream, read_source(args, limits), args, answers, video, is_stopped)
                 print("stopped" if is_stopped() else "the source has ended")
     finally:
         video.close()
-        print(f"answers and the annotated video are in {args.output_dir}")
+        if not video.is_empty:
+            print(f"answers and the annotated video are in {args.output_dir}")
+    return f"{args.source} has shown no frame" if video.is_empty and not is_stopped() else None
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        problem = main()
+    except (FileNotFoundError, VideoDecodeError) as error:
+        problem = str(error)
+    if problem is not None:
+        sys.exit(problem)

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from hmba_hf import HMBAProcessor, HMBAVideoProcessor, VideoDecodeError, VideoStream, iter_frames
+from hmba_hf import HMBAProcessor, HMBAVideoProcessor, VideoStream, iter_frames
 from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.micro_world.parquet import write_bddx, write_drama, write_video
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
@@ -186,7 +186,7 @@ def test_a_damaged_file_is_streamed_as_far_as_it_goes(finetuned, shared_data, tm
 
 def test_a_broken_frame_ends_a_stream_that_shall_not_survive_it(finetuned, folder_of_pictures, tmp_path, call):
     words = ["--model", finetuned[0], "--source", folder_of_pictures, "--source_fps", 4, "--on_error", "stop"]
-    with pytest.raises(VideoDecodeError, match=r"004\.png cannot be read as a picture"):
+    with pytest.raises(SystemExit, match=r"004\.png cannot be read as a picture"):
         call("stream_video.py", *words, "--max_new_tokens", 2, "--output_dir", tmp_path / "out")
     assert len(answers_of(tmp_path / "out")) == 1
     assert len(list(iter_frames(tmp_path / "out" / "annotated.mp4"))) == 4
@@ -450,7 +450,7 @@ def test_a_real_video_is_described_at_its_end(finetuned, shared_data, tmp_path, 
 
 
 def test_a_moment_outside_of_the_video_is_an_error(finetuned, clip, call):
-    with pytest.raises(ValueError, match=r"timestamp 99.000 s lies outside .*clip.mp4, which ends at 2.5"):
+    with pytest.raises(SystemExit, match=r"timestamp 99.000 s lies outside .*clip.mp4, which ends at 2.5"):
         call("describe_video.py", "--model", finetuned[0], "--video", clip, "--timestamp", 99)
 
 

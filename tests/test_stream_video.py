@@ -1,6 +1,7 @@
 """The example `stream_video.py` on drives whose clocks go back, stand nearly still or are not stated."""
 
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -70,3 +71,38 @@ def test_pictures_a_tenth_of_a_millisecond_apart_are_annotated(tmp_path):
     written = [time for time, _ in iter_frames(tmp_path / "a.mp4")]
     assert len(written) == len(times) and written == sorted(set(written))
     assert written[:6] == pytest.approx(times[:6], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("make", "words", "sentence"),
+    [
+        (b"no video", (), "source cannot be read as a video"),
+        (None, (), "must be a local file or an http"),
+        ({}, (), "a folder of pictures .* is wanted, got none"),
+        (40, ("--max_pixels", 100), "must have at most max_pixels=100, got 64 x 48"),
+        (40, ("--source_format", "nosuch"), "source_format must be FFmpeg's name"),
+        ({"a.jpg": (64, 48), "b.jpg": (32, 32)}, ("--on_error", "stop"), "0.100 s: frames of shape"),
+        ({"a.jpg": (64, 48)}, ("--max_pixels", 100), "has shown no frame"),
+    ],
+)
+def test_a_source_that_cannot_be_read_ends_with_one_line(tmp_path, stored_model, make, words, sentence):
+    source = tmp_path / "source"
+    if isinstance(make, dict):
+        source.mkdir()
+        for name, size in make.items():
+            Image.new("RGB", size).save(source / name)
+    elif make is not None:
+        source.write_bytes(make if isinstance(make, bytes) else numbered_video(make))
+    options = ["--model", stored_model, "--source", source, "--output_dir", tmp_path / "out", *words]
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(sys, "argv", [str(SCRIPT), *map(str, options)])
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert isinstance(end.value.code, str) and re.search(sentence, end.value.code) and "\n" not in end.value.code
+
+
+@pytest.mark.parametrize("words", [("--every", "nan"), ("--source_fps", 0), ("--max_aspect_ratio", -1)])
+def test_a_wrong_option_ends_with_one_line_before_anything_is_loaded(monkeypatch, capsys, words):
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--model", "none", "--source", "none", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    assert end.value.code == 2 and f"{words[0][2:]} must be a number" in capsys.readouterr().err

@@ -46,6 +46,12 @@ def texts_differ(before: Answer, after: Answer) -> bool:
     return before["generated_text"] != after["generated_text"]
 
 
+def check_every(every: float) -> None:
+    """Raise `ValueError` unless the seconds from one question to the next are a number, 0 or more."""
+    if not (math.isfinite(every) and every >= 0):
+        raise ValueError(f"every must be a number of seconds, 0 or more, got {every}")
+
+
 def words_differ(before: Answer, after: Answer) -> bool:
     """Tell whether two answers of a stream differ in more than their boxes."""
     return strip_boxes(before["generated_text"]) != strip_boxes(after["generated_text"])
@@ -377,8 +383,7 @@ class Watch(Iterator[Answer]):
         changed: Callable[[Answer, Answer], bool],
         generate_kwargs: dict[str, Any],
     ):
-        if not (math.isfinite(every) and every >= 0):
-            raise ValueError(f"every must be a number of seconds, 0 or more, got {every}")
+        check_every(every)
         self.last: Answer | None = None
         self._stream = stream
         self._question = question

@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from io import SEEK_END, BytesIO, IOBase
 from typing import Any
@@ -73,11 +73,11 @@ class SourceLimits:
         max_unstated_bytes, max_seconds: of a download whose server states no length, as it does where there is no end.
     """
 
-    max_pixels: int = 2**26
-    max_aspect_ratio: float = 3.0
-    max_bytes: int = 2**33
-    max_unstated_bytes: int = 2**28
-    max_seconds: float = 60.0
+    max_pixels: int = field(default=2**26, metadata={"help": "of a picture"})
+    max_aspect_ratio: float = field(default=3.0, metadata={"help": "of a pixel, its longer side to its shorter"})
+    max_bytes: int = field(default=2**33, metadata={"help": "of a download, or of a compressed file"})
+    max_unstated_bytes: int = field(default=2**28, metadata={"help": "of a download whose server states no length"})
+    max_seconds: float = field(default=60.0, metadata={"help": "of a download whose server states no length"})
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
