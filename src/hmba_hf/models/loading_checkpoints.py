@@ -225,7 +225,7 @@ def load_with_report(model_class: Any, checkpoint: Any, **options: Any) -> tuple
 
 
 def check_index(checkpoint: Any, options: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint in shards of which the index leads out of it, or names no weights.
+    """Refuse a checkpoint in shards of which the index leads out of it, names no weights, or names missing files.
 
     transformers ends in an `IndexError` or a `KeyError` then. An index beside one file of all weights is not read,
     but must be one.
@@ -236,6 +236,7 @@ def check_index(checkpoint: Any, options: Mapping[str, Any]) -> None:
 
     Raises:
         ValueError: for such an index, or one that is not whole.
+        FileNotFoundError: if a folder lacks a shard.
     """
     variant = options.get("variant")
     kinds = ["model.safetensors"] if options.get("use_safetensors") else ["model.safetensors", "pytorch_model.bin"]
@@ -244,15 +245,21 @@ def check_index(checkpoint: Any, options: Mapping[str, Any]) -> None:
         if _file_of(checkpoint, index, options) is None:
             continue
         check_file_names(checkpoint, index, lambda held: held.get("weight_map", {}).values(), options)
-        held = read_settings(checkpoint, index, **options)
-        if held.get("weight_map") and isinstance(held.get("metadata"), dict):
-            continue
         stem, suffix = kind.split(".")
-        if _file_of(checkpoint, ".".join(filter(None, (stem, variant, suffix))), options) is None:
+        if _file_of(checkpoint, ".".join(filter(None, (stem, variant, suffix))), options) is not None:
+            continue
+        held = read_settings(checkpoint, index, **options)
+        if not held.get("weight_map") or not isinstance(held.get("metadata"), dict):
             raise ValueError(
                 f"{index} of {checkpoint} must have metadata and a weight_map that names the tensors of its shards, "
                 f"got {str(held)[:60]}"
             )
+        shards = sorted(set(held["weight_map"].values())) if Path(checkpoint).is_dir() else []
+        for shard in shards:
+            if _file_of(checkpoint, shard, options) is None:
+                raise FileNotFoundError(
+                    f"{shard} is wanted, as {index} of {checkpoint} says, got no such file beside it"
+                )
 
 
 def refuse_lacking(checkpoint: Any, lacking: Iterable[str]) -> None:

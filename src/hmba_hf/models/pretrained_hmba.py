@@ -1,5 +1,6 @@
 """What all H-MBA models share: how they are loaded and saved whole, and how new weights are drawn."""
 
+import re
 from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
@@ -63,7 +64,7 @@ class HMBAPreTrainedModel(PreTrainedModel):
             ValueError: if pickled weights are asked for, if a list of shards leads out of the checkpoint or names
                 none, if the checkpoint or low-rank updates lack weights or are not quantised as it says, or if layers
                 shall be fused.
-            OSError: if the weights are not there, or not in safetensors.
+            OSError: if the weights are not all there, or not in safetensors.
         """
         _refuse_pickles(kwargs.get("use_safetensors"))
         kwargs["use_safetensors"] = True
@@ -77,8 +78,8 @@ class HMBAPreTrainedModel(PreTrainedModel):
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
         except OSError as error:
-            if "safetensors" not in str(error):
-                raise
+            if "safetensors" not in str(error) or re.search(r"-\d+-of-\d+\.", str(error)):
+                raise  # a shard that is missing says nothing of pickles
             raise OSError(f"H-MBA loads weights in safetensors only, never pickled ones: {error}") from error
         model, report = loaded
         check_quantised(model, pretrained_model_name_or_path)
