@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from hmba_hf.files import explained_write_errors, write_json
 from hmba_hf.hub import CardDetails
 from hmba_hf.hub.checkpoints import write_card
 from hmba_hf.models.joining_hmba import draw_weights
-from rename_keys import TensorSpec
+from rename_keys import TensorSpec, tensor_specs
 from tensor_files import SAFETENSORS_DTYPES
 from tensor_sources import Tensors
 
@@ -75,12 +75,15 @@ def write_shards(folder: Path, tensors: Tensors, max_shard_size: int | str, name
     Raises:
         OSError: if the disk is full; before anything is written, if that can be told.
     """
-    total, free = sum(spec.nbytes for spec in tensors.specs.values()), shutil.disk_usage(folder).free
+    total = sum(spec.nbytes for spec in tensors.specs.values())
+    free = shutil.disk_usage(folder).free
     if total > free:
         raise OSError(
             f"{total / 2**30:.2f} GiB are wanted for the weights in {folder}, got {free / 2**30:.2f} GiB free"
         )
-    blank = {name: torch.empty(shape, dtype=dtype, device="meta") for name, (shape, dtype) in tensors.specs.items()}
+    blank = {}
+    for tensor, spec in tensors.specs.items():
+        blank[tensor] = torch.empty(spec.shape, dtype=spec.dtype, device="meta")
     pattern = f"{name}{{suffix}}.safetensors"
     shards = split_torch_state_dict_into_shards(blank, filename_pattern=pattern, max_shard_size=max_shard_size)
     with tqdm(total=total, desc="writing", unit="B", unit_scale=True, disable=None) as progress:
@@ -100,11 +103,12 @@ def write_safetensors(path: Path, tensors: Tensors, names: list[str], progress: 
     # Wide numbers first, or they would not be aligned in memory when the file is mapped.
     names = sorted(names, key=lambda name: -tensors.specs[name].dtype.itemsize)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    end = 0
+    start = 0
     for name in names:
-        shape, dtype = tensors.specs[name]
-        start, end = end, end + tensors.specs[name].nbytes
-        header[name] = {"dtype": STORED_DTYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+        spec = tensors.specs[name]
+        end = start + spec.nbytes
+        header[name] = {"dtype": STORED_DTYPES[spec.dtype], "shape": list(spec.shape), "data_offsets": [start, end]}
+        start = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
@@ -129,9 +133,10 @@ def blank_model(config: HMBAConfig) -> HMBAForConditionalGeneration:
 
 def wanted_tensors(model: HMBAForConditionalGeneration) -> dict[str, TensorSpec]:
     """Return what a checkpoint of a model holds, a tied head left out."""
-    state: Mapping[str, Tensor] = model.state_dict()
-    tied = {"lm_head.weight"} if model.config.tie_word_embeddings else set()
-    return {name: TensorSpec(tuple(x.shape), x.dtype) for name, x in state.items() if name not in tied}
+    state: dict[str, Tensor] = model.state_dict()
+    if model.config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)
+    return tensor_specs(state)
 
 
 def fresh_adapter(config: HMBAConfig, seed: int) -> dict[str, Tensor]:
@@ -154,7 +159,8 @@ def write_checkpoint(folder: Path, name: str, checkpoint: Checkpoint, max_shard_
     """
     write_shards(folder, checkpoint.tensors, max_shard_size)
     config: Any = checkpoint.model.config
-    config.architectures, config.dtype = [type(checkpoint.model).__name__], checkpoint.dtype
+    config.architectures = [type(checkpoint.model).__name__]
+    config.dtype = checkpoint.dtype
     for settings in (config.text_config, checkpoint.generation_config):
         for token, token_id in special_ids(checkpoint.processor.tokenizer).items():
             if getattr(settings, token, None) is None:
@@ -168,8 +174,12 @@ def write_checkpoint(folder: Path, name: str, checkpoint: Checkpoint, max_shard_
 
 def special_ids(tokenizer: Any) -> dict[str, int]:
     """Return the ids with which a tokenizer begins, ends and pads a text, those that it has."""
-    ids = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-    return {name: token_id for name, token_id in ids.items() if token_id is not None}
+    ids: dict[str, int] = {}
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        token_id = getattr(tokenizer, name)
+        if token_id is not None:
+            ids[name] = token_id
+    return ids
 
 
 def read_generation_config(folder: Path) -> GenerationConfig:

@@ -110,7 +110,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--verify", nargs="?", const="", metavar="RECORDED", help="see above")
     parser.add_argument("--to_original", action="store_true", help="write the original's names")
     args = parser.parse_args()
-    useless = [f"--{name}" for name in ONE_WAY if getattr(args, name)] + ["--verify RECORDED"] * bool(args.verify)
+    useless = [f"--{name}" for name in ONE_WAY if getattr(args, name)]
+    if args.verify:
+        useless.append("--verify RECORDED")
     if args.to_original and useless:
         parser.error(f"--to_original takes no {', '.join(useless)}")
     return args
@@ -119,7 +121,10 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     """Convert one way or the other."""
     args = parse_arguments()
-    (export if args.to_original else convert)(args)
+    if args.to_original:
+        export(args)
+    else:
+        convert(args)
     print(f"checkpoint: {args.output_dir}")
 
 
@@ -129,9 +134,12 @@ def convert(args: argparse.Namespace) -> None:
     config = model_config(args, original)
     model = blank_model(config)
     wanted = wanted_tensors(model)
-    rules = shikra_rules(original.prefix or "model.hmba.", "released" if is_released(config) else "paper")
-    renaming, fresh = plan_adapter(config, original, rules, wanted, args.seed)
-    asked: torch.dtype | None = getattr(torch, args.dtype) if args.dtype else None
+    preset = "released" if is_released(config) else "paper"
+    rules = shikra_rules(original.prefix or "model.hmba.", preset)
+    renaming, fresh = plan_adapter(config, original, rules, wanted=wanted, seed=args.seed)
+    asked: torch.dtype | None = None
+    if args.dtype:
+        asked = getattr(torch, args.dtype)
     dtype = asked or single_dtype(original.tensors.specs, renaming)
     tensors = JoinedTensors(
         RenamedTensors(original.tensors, renaming, asked),
@@ -142,14 +150,17 @@ def convert(args: argparse.Namespace) -> None:
     settings.update(**special_ids(original.tokenizer))
     card = CardDetails(license=args.license, origin=origin(args, fresh))
     processor = build_processor(original, config.num_frames)
-    checkpoint = Checkpoint(model, tensors, dtype, settings, processor, card)
+    checkpoint = Checkpoint(
+        model=model, tensors=tensors, dtype=dtype, generation_config=settings, processor=processor, card=card
+    )
     report_unused(renaming.unused, args.keep_unused)
     with whole_folder(args.output_dir) as folder:
         if args.keep_unused and renaming.unused:
-            write_shards(folder, SelectedTensors(original.tensors, renaming.unused), args.max_shard_size, UNUSED)
+            unused = SelectedTensors(original.tensors, renaming.unused)
+            write_shards(folder, unused, args.max_shard_size, name=UNUSED)
         write_checkpoint(folder, args.output_dir.resolve().name, checkpoint, args.max_shard_size)
         if args.verify is not None:
-            verify(folder, args.verify, tensors, original, asked)
+            verify(folder, args.verify, tensors=tensors, original=original, dtype=asked)
 
 
 def read_original(args: argparse.Namespace) -> Original:
@@ -165,9 +176,17 @@ def read_original(args: argparse.Namespace) -> Original:
         tensors = RecoveredTensors(tensors, FileTensors(local_path(args.base)))
     named = args.vision or found.settings.get("mm_vision_tower") or CLIP
     beside = found.folder / named  # where `--to_original` puts it
-    tower = VisionTower(str(beside) if not args.vision and beside.is_dir() else named)
-    tokenizer, prefix = shikra_tokenizer(found.folder), adapter_prefix(tensors.specs)
-    return Original(tensors, found.settings, found.folder, found.hub_id, tokenizer, tower, prefix)
+    if not args.vision and beside.is_dir():
+        named = str(beside)
+    return Original(
+        tensors=tensors,
+        settings=found.settings,
+        folder=found.folder,
+        hub_id=found.hub_id,
+        tower=VisionTower(named),
+        tokenizer=shikra_tokenizer(found.folder),
+        prefix=adapter_prefix(tensors.specs),
+    )
 
 
 def shikra_tokenizer(folder: Path) -> Any:
@@ -188,8 +207,10 @@ def model_config(args: argparse.Namespace, original: Original) -> HMBAConfig:
     Raises:
         ValueError: if tensors are missing, or tokenizer, tensors and arguments do not fit each other.
     """
-    rows, vocabulary = _shape(original.tensors, "model.embed_tokens.weight", 2)[0], original.tokenizer.get_vocab()
-    if (last := max(vocabulary[token] for token in TOKENS)) >= rows:
+    rows = _shape(original.tensors, "model.embed_tokens.weight", 2)[0]
+    vocabulary = original.tokenizer.get_vocab()
+    last = max(vocabulary[token] for token in TOKENS)
+    if last >= rows:
         raise ValueError(f"embeddings of all {last + 1} tokens of the tokenizer are wanted, got {rows} rows")
     known = {*LlamaConfig.__annotations__, "rope_theta", "rope_scaling"}
     llama = {name: value for name, value in original.settings.items() if name in known}
@@ -205,8 +226,10 @@ def model_config(args: argparse.Namespace, original: Original) -> HMBAConfig:
         values |= adapter_sizes(original.tensors, original.prefix, original.tower.config.hidden_size)
         if args.num_frames not in (None, values["num_frames"]):
             raise ValueError(f"num_frames must be the checkpoint's, {values['num_frames']}, got {args.num_frames}")
-    preset = args.preset or ("paper" if original.prefix is None else "released")
-    return HMBAConfig(**values) if preset == "paper" else HMBAConfig.released(**values)
+    has_adapter = original.prefix is not None
+    if args.preset == "paper" or (args.preset is None and not has_adapter):
+        return HMBAConfig(**values)
+    return HMBAConfig.released(**values)
 
 
 def adapter_sizes(tensors: Tensors, prefix: str, hidden_size: int) -> dict[str, int]:
@@ -240,18 +263,22 @@ def plan_adapter(
 ) -> tuple[Renaming, Tensors]:
     """Plan where all but the tower comes from; what a new adapter has and the original has not is drawn."""
     own = {name: spec for name, spec in wanted.items() if not name.startswith(TOWER)}
-    adapter = [name for name in own if name.startswith(ADAPTER)]
-    if original.prefix is not None:
-        adapter = [name for name in adapter if not any(rule.makes(name) for rule in rules)]
-    renaming = plan_renaming(original.tensors.specs, rules, own, adapter)
-    drawn = MemoryTensors(fresh_adapter(config, seed) if adapter else {})
-    return renaming, SelectedTensors(drawn, adapter)
+    drawn = []
+    for name in own:
+        is_held = original.prefix is not None and any(rule.makes(name) for rule in rules)
+        if name.startswith(ADAPTER) and not is_held:
+            drawn.append(name)
+    renaming = plan_renaming(original.tensors.specs, rules, own, optional=drawn)
+    if not drawn:
+        return renaming, MemoryTensors({})
+    return renaming, SelectedTensors(MemoryTensors(fresh_adapter(config, seed)), drawn)
 
 
 def report_unused(names: list[str], are_kept: bool) -> None:
     """List what the model does not use."""
+    fate = "kept" if are_kept else "dropped"
     if names:
-        print(f"not used and {'kept' if are_kept else 'dropped'}: {len(names)} tensors", *names, sep="\n  ")
+        print(f"not used and {fate}: {len(names)} tensors", *names, sep="\n  ")
 
 
 def build_processor(original: Original, num_frames: int) -> HMBAProcessor:
@@ -266,7 +293,9 @@ def build_processor(original: Original, num_frames: int) -> HMBAProcessor:
 
 def origin(args: argparse.Namespace, fresh: Tensors) -> str:
     """Say what the checkpoint is made of."""
-    base = f", which is a difference from `{card_name(args.base)}`" if args.base else ""
+    base = ""
+    if args.base:
+        base = f", which is a difference from `{card_name(args.base)}`"
     adapter = "The adapter is the checkpoint's own."
     if fresh.specs:
         adapter = "The adapter has not been trained as it is: fine-tune it before you ask anything about a video."
@@ -281,15 +310,28 @@ def verify(folder: Path, recorded: str, tensors: Tensors, original: Original, dt
     """
     print(f"verified: {compare_tensors(folder, tensors)} tensors are what they were made of")
     if original.prefix is not None and is_released(HMBAConfig.from_pretrained(folder)):
-        start = original.prefix
-        names = {name.removeprefix(start): name for name in original.tensors.specs if name.startswith(start)}
-        written = {name: original.tensors.read(whole) for name, whole in names.items()}
-        if dtype is not None:  # what is compared is the graph, not how numbers were rounded
-            written = {name: x if name.endswith("A_log") else x.to(dtype) for name, x in written.items()}
-        error = compare_adapters(folder, written)
+        error = compare_adapters(folder, original_adapter_weights(original.tensors, original.prefix, dtype))
         print(f"verified: the adapter gives the original's features to {error:.1e} in double precision")
-    for name, error in (compare_recorded(folder, Path(recorded)) if recorded else {}).items():
+    if not recorded:
+        return
+    for name, error in compare_recorded(folder, Path(recorded)).items():
         print(f"verified: {name} of the original to {error:.1e}")
+
+
+def original_adapter_weights(tensors: Tensors, prefix: str, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """Read the adapter of the original without its prefix, rounded as the conversion rounds it.
+
+    So the comparison is one of the graphs, not of how numbers were rounded.
+    """
+    weights = {}
+    for name in tensors.specs:
+        if not name.startswith(prefix):
+            continue
+        tensor = tensors.read(name)
+        if dtype is not None and not name.endswith("A_log"):
+            tensor = tensor.to(dtype)
+        weights[name.removeprefix(prefix)] = tensor
+    return weights
 
 
 def export(args: argparse.Namespace) -> None:
@@ -307,12 +349,12 @@ def export(args: argparse.Namespace) -> None:
     ours = FileTensors(path, parse_hashes(args.sha256))
     names = [name for name in ours.specs if not name.startswith(TOWER)]
     originals: Tensors = OriginalTensors(ours, plan_originals(names, shikra_rules()))
-    if unused := sorted(path.glob(f"{UNUSED}*.safetensors")):
+    unused = sorted(path.glob(f"{UNUSED}*.safetensors"))
+    if unused:
         index = path / f"{UNUSED}.safetensors.index.json"
         originals = JoinedTensors(originals, FileTensors(index if index.is_file() else unused[0]))
-    tower = OriginalTensors(
-        ours, plan_originals([name for name in ours.specs if name.startswith(TOWER)], [Rule("*", (f"{TOWER}*",))])
-    )
+    tower_names = [name for name in ours.specs if name.startswith(TOWER)]
+    tower = OriginalTensors(ours, plan_originals(tower_names, [Rule("*", (f"{TOWER}*",))]))
     processor: Any = AutoProcessor.from_pretrained(path)
     with whole_folder(args.output_dir) as folder:
         write_shards(folder, originals, args.max_shard_size)
@@ -320,8 +362,8 @@ def export(args: argparse.Namespace) -> None:
         config.vision_config.save_pretrained(folder / "vision_tower")
         write_shards(folder / "vision_tower", tower, args.max_shard_size)
         if args.verify is not None:
-            counts = [compare_tensors(folder, originals), compare_tensors(folder / "vision_tower", tower)]
-            print(f"verified: {sum(counts)} tensors are what they were made of")
+            count = compare_tensors(folder, originals) + compare_tensors(folder / "vision_tower", tower)
+            print(f"verified: {count} tensors are what they were made of")
 
 
 def write_original_files(folder: Path, config: HMBAConfig, processor: Any) -> None:
@@ -340,8 +382,11 @@ def write_original_files(folder: Path, config: HMBAConfig, processor: Any) -> No
     (folder / "config.json").write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
     processor.tokenizer.save_pretrained(folder)
     (folder / "vision_tower").mkdir()
-    pictures: dict[str, Any] = {"image_processor_type": "CLIPImageProcessor"}
-    pictures |= {name: list(getattr(processor.video_processor, name)) for name in ("image_mean", "image_std")}
+    pictures = {
+        "image_processor_type": "CLIPImageProcessor",
+        "image_mean": list(processor.video_processor.image_mean),
+        "image_std": list(processor.video_processor.image_std),
+    }
     (folder / "vision_tower" / "preprocessor_config.json").write_text(json.dumps(pictures, indent=2) + "\n")
 
 

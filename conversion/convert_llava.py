@@ -127,8 +127,11 @@ def convert(args: argparse.Namespace) -> None:
     if unused:
         print(f"not used and dropped: {len(unused)} tensors", *unused, sep="\n  ")
     card = CardDetails(license=args.license, origin=ORIGIN.format(checkpoint=card_name(args.checkpoint)))
-    settings, processor = read_generation_config(llava.folder), build_processor(args, llava)
-    checkpoint = Checkpoint(model, tensors, dtype, settings, processor, card)
+    settings = read_generation_config(llava.folder)
+    processor = build_processor(args, llava)
+    checkpoint = Checkpoint(
+        model=model, tensors=tensors, dtype=dtype, generation_config=settings, processor=processor, card=card
+    )
     with whole_folder(args.output_dir) as folder:
         write_checkpoint(folder, args.output_dir.resolve().name, checkpoint, args.max_shard_size)
         if args.verify:
@@ -149,16 +152,24 @@ def read_llava(args: argparse.Namespace) -> Llava:
     original = is_original(found.settings)
     if args.vision and not original:
         raise ValueError(f"a tower of its own is in this layout of LLaVA, got another one by --vision: {args.vision}")
-    tokenizer = (open_legacy_tokenizer if original else open_tokenizer)(found.folder)
+    tokenizer = open_legacy_tokenizer(found.folder) if original else open_tokenizer(found.folder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.unk_token or tokenizer.eos_token
-    tower = VisionTower((args.vision or found.settings["mm_vision_tower"]) if original else str(found.folder))
     num_frames = 5 if args.num_frames is None else args.num_frames
     if original:
-        config = original_config(found.settings, tower, tokenizer, num_frames)
+        tower = VisionTower(args.vision or found.settings["mm_vision_tower"])
+        config = original_config(found.settings, tower, tokenizer, num_frames=num_frames)
     else:
+        tower = VisionTower(str(found.folder))
         config = transformers_config(found.folder, tower, num_frames)
     config.text_config.name_or_path = found.hub_id
-    return Llava(found.tensors, found.settings, found.folder, tokenizer, config, tower)
+    return Llava(
+        tensors=found.tensors,
+        settings=found.settings,
+        folder=found.folder,
+        tokenizer=tokenizer,
+        config=config,
+        tower=tower,
+    )
 
 
 def is_original(settings: dict[str, Any]) -> bool:
@@ -203,10 +214,12 @@ def transformers_config(folder: Path, tower: VisionTower, num_frames: int) -> HM
     """
     theirs: Any = AutoConfig.from_pretrained(folder)
     layers = theirs.vision_feature_layer
-    layers = [layers] if isinstance(layers, int) else list(layers)
+    if isinstance(layers, int):
+        layers = [layers]
     if len(layers) > 1:
-        raise ValueError(f"a projector of one layer's features is wanted, got vision_feature_layer={layers}")
-    if scaled := [name for name in SCALED if getattr(theirs.text_config, name, None) is not None]:
+        raise ValueError(f"a projector of one layer's features is wanted, got vision_feature_layer={list(layers)}")
+    scaled = [name for name in SCALED if getattr(theirs.text_config, name, None) is not None]
+    if scaled:
         raise ValueError(f"a language model whose logits LLaVA would scale is wanted, got one with {scaled}")
     config = HMBAConfig(
         vision_config=tower.config,
@@ -224,12 +237,15 @@ def transformers_config(folder: Path, tower: VisionTower, num_frames: int) -> HM
 def check_tower(config: HMBAConfig, select_strategy: str) -> None:
     """Raise a `ValueError` unless LLaVA takes from the tower what H-MBA takes: patches of each picture, no more."""
     with torch.device("meta"):
-        tower, pictures = AutoModel.from_config(config.vision_config), torch.empty(2, 3, *config.frame_size)
+        tower = AutoModel.from_config(config.vision_config)
+        pictures = torch.empty(2, 3, *config.frame_size)
         shape = tower(pictures, output_hidden_states=True).hidden_states[config.vision_feature_layer].shape
     name = type(tower).__name__
     if shape[0] != len(pictures):
         raise ValueError(f"a tower that sees each picture by itself is wanted, got {name}, which joins them")
-    taken = shape[1] - (1 if select_strategy == "default" else 0)
+    taken = shape[1]
+    if select_strategy == "default":  # all but the class token
+        taken -= 1
     if taken != config.num_patches:
         raise ValueError(
             f"one feature for each of {config.num_patches} patches is wanted, got {taken} of {name} with "
@@ -239,19 +255,24 @@ def check_tower(config: HMBAConfig, select_strategy: str) -> None:
 
 def plan_tensors(args: argparse.Namespace, llava: Llava, model: Any) -> tuple[Tensors, torch.dtype, list[str]]:
     """Find out where each tensor comes from; return them, their dtype, and the names of those that are not used."""
-    wanted, source, rows = wanted_tensors(model), llava.tensors, {}
+    wanted = wanted_tensors(model)
+    source = llava.tensors
+    rows: dict[str, int] = {}
     embeddings = next(name for name, module in model.named_modules() if module is model.get_input_embeddings())
     fresh = MemoryTensors(fresh_adapter(llava.config, args.seed) | missing_biases(llava, wanted))
     from_source = {name: spec for name, spec in wanted.items() if name not in fresh.specs}
     if llava.is_original:
         for name in (f"{embeddings}.weight", "lm_head.weight"):
-            (rows[name], width), dtype = wanted[name]
-            from_source[name] = TensorSpec((llava.settings["vocab_size"], width), dtype)
+            rows[name], width = wanted[name].shape
+            from_source[name] = TensorSpec((llava.settings["vocab_size"], width), wanted[name].dtype)
     has_tower = not llava.is_original or any(name.startswith("model.vision_tower.") for name in source.specs)
     if not has_tower:
         from_source = {name: spec for name, spec in from_source.items() if not name.startswith(TOWER)}
     renaming = plan_renaming(source.specs, llava_table(llava, wanted, f"{embeddings}.weight"), from_source)
-    dtype = getattr(torch, args.dtype) if args.dtype else single_dtype(source.specs, renaming)
+    if args.dtype:
+        dtype = getattr(torch, args.dtype)
+    else:
+        dtype = single_dtype(source.specs, renaming)
     parts: list[Tensors] = [RenamedTensors(source, renaming, dtype, rows)]
     if not has_tower:
         parts.append(llava.tower.renamed(wanted, dtype))
@@ -262,8 +283,11 @@ def missing_biases(llava: Llava, wanted: dict[str, TensorSpec]) -> dict[str, tor
     """Return zeros for the biases of a projector that has none."""
     if llava.settings.get("multimodal_projector_bias", True):
         return {}
-    names = [name for name in wanted if name.startswith(PROJECTOR) and name.endswith(".bias")]
-    return {name: torch.zeros(wanted[name].shape) for name in names}
+    biases = {}
+    for name, spec in wanted.items():
+        if name.startswith(PROJECTOR) and name.endswith(".bias"):
+            biases[name] = torch.zeros(spec.shape)
+    return biases
 
 
 def llava_table(llava: Llava, wanted: dict[str, TensorSpec], embeddings: str) -> list[Rule]:
@@ -271,7 +295,9 @@ def llava_table(llava: Llava, wanted: dict[str, TensorSpec], embeddings: str) ->
     if llava.is_original:
         return llava_rules(llava.config.projector_hidden_act is not None, wanted)
     rules = transformers_llava_rules(wanted)
-    return tied_head_rules(embeddings) + rules if llava.config.tie_word_embeddings else rules
+    if llava.config.tie_word_embeddings:
+        return tied_head_rules(embeddings) + rules
+    return rules
 
 
 def speaks_vicuna(llava: Llava, template: str | None) -> bool:
@@ -288,10 +314,14 @@ def build_processor(args: argparse.Namespace, llava: Llava) -> HMBAProcessor:
         str(llava.tower.path), str(llava.folder), video_token=token, num_frames=llava.config.num_frames
     )
     template = ProcessorMixin.get_processor_dict(llava.folder)[0].get("chat_template")
-    is_vicuna = speaks_vicuna(llava, template) if args.chat_template is None else args.chat_template == "vicuna"
-    template = None if is_vicuna else template
+    if args.chat_template is None:
+        is_vicuna = speaks_vicuna(llava, template)
+    else:
+        is_vicuna = args.chat_template == "vicuna"
     if is_vicuna or template is not None:
         llava.tokenizer.chat_template = None  # else it would be saved instead
+    if is_vicuna:
+        template = None
     options: dict[str, Any] = {"patch_size": joined.patch_size, "video_token": token}
     if llava.settings.get("mm_use_im_start_end"):
         options |= {"video_start_token": "<im_start>", "video_end_token": "<im_end>"}
@@ -299,8 +329,9 @@ def build_processor(args: argparse.Namespace, llava: Llava) -> HMBAProcessor:
         options["chat_template"] = _change_each(template, lambda own: VIDEOS_ARE_PICTURES + own)
     processor: Any = HMBAProcessor(joined.video_processor, llava.tokenizer, **options)
     if template is None:  # LLaVA writes a line break after each picture
-        marked = json.dumps(token), json.dumps(f"{token}\n")
-        processor.chat_template = _change_each(processor.chat_template, lambda own: own.replace(*marked))
+        plain = json.dumps(token)
+        broken = json.dumps(f"{token}\n")
+        processor.chat_template = _change_each(processor.chat_template, lambda own: own.replace(plain, broken))
     return processor
 
 

@@ -57,13 +57,22 @@ def open_checkpoint(args: argparse.Namespace) -> ForeignCheckpoint:
         ValueError: if something is damaged.
     """
     path = local_path(args.checkpoint)
-    folder = local_path(args.config) if args.config else path if path.is_dir() else path.parent
+    if args.config:
+        folder = local_path(args.config)
+    elif path.is_dir():
+        folder = path
+    else:
+        folder = path.parent
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"a config.json is wanted, got none in {folder}: name a folder that has it by --config"
         )
-    settings = read_json(folder / "config.json")
-    return ForeignCheckpoint(FileTensors(path, parse_hashes(args.sha256)), settings, folder, hub_id(args.checkpoint))
+    return ForeignCheckpoint(
+        settings=read_json(folder / "config.json"),
+        tensors=FileTensors(path, parse_hashes(args.sha256)),
+        folder=folder,
+        hub_id=hub_id(args.checkpoint),
+    )
 
 
 def open_tokenizer(folder: Path, **options: Any) -> Any:
@@ -86,7 +95,9 @@ def open_legacy_tokenizer(folder: Path) -> Any:
     with a special token, and the text after each special token with a space, as sentencepiece begins every text.
     """
     path = folder / "tokenizer_config.json"
-    settings = read_json(path) if path.is_file() else {}
+    settings: dict[str, Any] = {}
+    if path.is_file():
+        settings = read_json(path)
     if not str(settings.get("tokenizer_class", "Llama")).lower().startswith("llama"):
         return open_tokenizer(folder)
     if not any((folder / name).is_file() for name in VOCABULARIES):  # for which transformers would make up one
@@ -100,4 +111,7 @@ def open_legacy_tokenizer(folder: Path) -> Any:
 
 def card_name(source: str) -> str:
     """Return what a card calls a source: its Hub id, or the name of a folder or file without where it lies."""
-    return Path(source).resolve().name if Path(source).exists() else source
+    path = Path(source)
+    if not path.exists():
+        return source
+    return path.resolve().name

@@ -20,8 +20,10 @@ def original_adapter(weights: Weights, video: Tensor) -> Tensor:
     """Return the adapted features of the current frame, `(b, p, d)`, for a video of all frames, `(b, t, p, d)`."""
     current = video[:, -1]
     query = functional.linear(current, weights["fc_q.weight"], weights["fc_q.bias"])
-    divided, joint = (_gate(query, read(weights, video)) for read in (_divided_space_time, _joint_space_time))
-    v2, v3 = weights["v2"], weights["v3"]
+    divided = _gate(query, _divided_space_time(weights, video))
+    joint = _gate(query, _joint_space_time(weights, video))
+    v2 = weights["v2"]
+    v3 = weights["v3"]
     return current + (0.1 * v3 * joint + 0.005 * v2 * divided + 0.01 * v3 * joint)
 
 
@@ -59,7 +61,8 @@ def _mixer(weights: Weights, name: str, x: Tensor) -> Tensor:
     Source: Gu & Dao 2023, arXiv:2312.00752, algorithm 2 and figure 3.
     """
     w = {key.removeprefix(f"{name}."): tensor for key, tensor in weights.items() if key.startswith(f"{name}.")}
-    length, (channels, n) = x.shape[1], w["A_log"].shape
+    length = x.shape[1]
+    channels, n = w["A_log"].shape
     x, z = functional.linear(x, w["in_proj.weight"]).chunk(2, dim=-1)
     kernel = w["conv1d.weight"].shape[-1]
     x = functional.conv1d(x.transpose(1, 2), w["conv1d.weight"], w["conv1d.bias"], padding=kernel - 1, groups=channels)
@@ -68,7 +71,8 @@ def _mixer(weights: Weights, name: str, x: Tensor) -> Tensor:
     delta, B, C = functional.linear(x, w["x_proj.weight"]).split([rank, n, n], dim=-1)
     delta = functional.softplus(functional.linear(delta, w["dt_proj.weight"], w["dt_proj.bias"]))
     A = -torch.exp(w["A_log"])
-    state, y = x.new_zeros(x.shape[0], channels, n), []
+    state = x.new_zeros(x.shape[0], channels, n)
+    y = []
     for i in range(length):
         state = torch.exp(delta[:, i, :, None] * A) * state + (delta[:, i] * x[:, i])[..., None] * B[:, i, None]
         y.append((state * C[:, i, None]).sum(-1))

@@ -13,14 +13,30 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-ADAPTER, TOWER, PROJECTOR = "model.temporal_adapter.", "model.vision_tower.", "model.multi_modal_projector."
+ADAPTER = "model.temporal_adapter."
+TOWER = "model.vision_tower."
+PROJECTOR = "model.multi_modal_projector."
 PREFIXES = ("model.hmba.", "model.kbmamba.")  # of the public code, and of the authors' own
 # One module of the released adapter under seven names.
-NORM_NAMES = ("layer_norm", *(f"{way}layer_{number}.1" for number in (1, 2, 3) for way in ("", "reverse_")))
+NORM_NAMES = (
+    "layer_norm",
+    "layer_1.1",
+    "reverse_layer_1.1",
+    "layer_2.1",
+    "reverse_layer_2.1",
+    "layer_3.1",
+    "reverse_layer_3.1",
+)
 # What the released forward never reads, or whose result it throws away.
 UNUSED_PARTS = (
-    *("cls_token", "v1", "mamba_block.*", "latentMB.*"),
-    *(f"{way}layer_{number}.0.*" for number in (1, 3) for way in ("", "reverse_")),
+    "cls_token",
+    "v1",
+    "mamba_block.*",
+    "latentMB.*",
+    "layer_1.0.*",
+    "reverse_layer_1.0.*",
+    "layer_3.0.*",
+    "reverse_layer_3.0.*",
 )
 # Where a module of the released adapter stands in the released preset.
 RELEASED_MODULES: dict[str, tuple[str, ...]] = {
@@ -31,16 +47,24 @@ RELEASED_MODULES: dict[str, tuple[str, ...]] = {
 }
 RELEASED_NORMS: tuple[str, ...] = ("context.norms.shared",)
 # And where it starts a paper preset, which has a module of its own wherever the released code shares one.
-PAPER_SCANS = ("divided_space", "joint_stride_1", "joint_stride_2")
-PAPER_NORMS = tuple(
-    f"context.norms.{branch}_stride_{stride}"
-    for branch in ("divided_space_time", "joint_space_time")
-    for stride in (1, 2)
+PAPER_NORMS = (
+    "context.norms.divided_space_time_stride_1",
+    "context.norms.divided_space_time_stride_2",
+    "context.norms.joint_space_time_stride_1",
+    "context.norms.joint_space_time_stride_2",
 )
 PAPER_MODULES: dict[str, tuple[str, ...]] = {
     "t_mamba": ("context.mixers.divided_time.forward_mixer",),
-    "layer_2.0": tuple(f"context.mixers.{scan}.forward_mixer" for scan in PAPER_SCANS),
-    "reverse_layer_2.0": tuple(f"context.mixers.{scan}.reverse_mixer" for scan in PAPER_SCANS),
+    "layer_2.0": (
+        "context.mixers.divided_space.forward_mixer",
+        "context.mixers.joint_stride_1.forward_mixer",
+        "context.mixers.joint_stride_2.forward_mixer",
+    ),
+    "reverse_layer_2.0": (
+        "context.mixers.divided_space.reverse_mixer",
+        "context.mixers.joint_stride_1.reverse_mixer",
+        "context.mixers.joint_stride_2.reverse_mixer",
+    ),
 }
 
 
@@ -76,7 +100,10 @@ class Rule:
 
     def match(self, name: str) -> list[str] | None:
         """Return the names here of an original, or `None` if the rule is not about it."""
-        return None if (part := _fits(self.original, name)) is None else [our.replace("*", part) for our in self.ours]
+        part = _fits(self.original, name)
+        if part is None:
+            return None
+        return [our.replace("*", part) for our in self.ours]
 
     def makes(self, name: str) -> bool:
         """Tell whether a tensor here may come from this rule."""
@@ -84,13 +111,18 @@ class Rule:
 
     def original_name(self, name: str) -> str | None:
         """Return the original name of a tensor here, or `None` if the rule is not about it."""
-        if not self.ours or (part := _fits(self.ours[0], name)) is None:
+        if not self.ours:
+            return None
+        part = _fits(self.ours[0], name)
+        if part is None:
             return None
         return self.original.replace("*", part)
 
     def shape_here(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Return the shape that an original of this shape has here."""
-        return shape[1:] if self.leading_axis and shape[:1] == (1,) else shape
+        if self.leading_axis and shape[:1] == (1,):
+            return shape[1:]
+        return shape
 
     def bring(self, original: Tensor) -> Tensor:
         """Return an original in the shape that it has here."""
@@ -98,7 +130,8 @@ class Rule:
 
     def take_back(self, ours: Tensor) -> Tensor:
         """Return the original of a tensor here."""
-        ours = ours if self.row is None else ours[self.row : self.row + 1]
+        if self.row is not None:
+            ours = ours[self.row : self.row + 1]
         return ours[None] if self.leading_axis else ours
 
 
@@ -134,8 +167,10 @@ class Renaming(NamedTuple):
 def _fits(pattern: str, name: str) -> str | None:
     """Return what `*` stands for if a name fits a pattern; the empty string if the pattern has none."""
     before, star, after = pattern.partition("*")
+    if not star and name == pattern:
+        return ""
     if not star:
-        return "" if name == pattern else None
+        return None
     found = re.fullmatch(f"{re.escape(before)}(.+){re.escape(after)}", name)
     return found[1] if found else None
 
@@ -163,18 +198,23 @@ def adapter_rules(prefix: str = "model.hmba.", preset: str = "released", ours: s
     """
     if preset == "released":
         scales = f"{ours}query.fusion.context_scales"
-        rules = [Rule(f"{prefix}v{number}", (scales,), row=row) for row, number in enumerate((2, 3))]
-        modules, norms = RELEASED_MODULES, RELEASED_NORMS
+        rules = [Rule(f"{prefix}v2", (scales,), row=0), Rule(f"{prefix}v3", (scales,), row=1)]
+        modules = RELEASED_MODULES
+        norms = RELEASED_NORMS
     else:
-        rules = [Rule(f"{prefix}{name}") for name in ("v2", "v3", "fc_q.*")]
-        modules, norms = PAPER_MODULES, PAPER_NORMS
+        rules = [Rule(f"{prefix}v2"), Rule(f"{prefix}v3"), Rule(f"{prefix}fc_q.*")]
+        modules = PAPER_MODULES
+        norms = PAPER_NORMS
+    for name in UNUSED_PARTS:
+        rules.append(Rule(f"{prefix}{name}"))
     table = f"{ours}context.temporal_position_embedding"
-    rules += [Rule(f"{prefix}{name}") for name in UNUSED_PARTS]
-    rules += [Rule(f"{prefix}time_embed", (table,), leading_axis=True)]
+    rules.append(Rule(f"{prefix}time_embed", (table,), leading_axis=True))
     for name, places in modules.items():
-        rules += [Rule(f"{prefix}{name}.*", tuple(f"{ours}{place}.*" for place in places))]
+        rules.append(Rule(f"{prefix}{name}.*", tuple(f"{ours}{place}.*" for place in places)))
     targets = tuple(f"{ours}{norm}.*" for norm in norms)
-    return rules + [Rule(f"{prefix}{name}.*", targets, is_alias=True) for name in NORM_NAMES]
+    for name in NORM_NAMES:
+        rules.append(Rule(f"{prefix}{name}.*", targets, is_alias=True))
+    return rules
 
 
 def adapter_prefix(names: Iterable[str]) -> str | None:
@@ -183,7 +223,9 @@ def adapter_prefix(names: Iterable[str]) -> str | None:
     Raises:
         ValueError: if there are two adapters.
     """
-    found = {name[: len(prefix)] for name in names for prefix in PREFIXES if name.startswith(prefix)}
+    found: set[str] = set()
+    for name in names:
+        found.update(prefix for prefix in PREFIXES if name.startswith(prefix))
     if len(found) > 1:
         raise ValueError(f"one adapter is wanted, got tensors of {sorted(found)}")
     return found.pop() if found else None
@@ -211,9 +253,15 @@ def llava_rules(has_two_layers: bool, wanted: Iterable[str]) -> list[Rule]:
 
     Source: haotian-liu/LLaVA, `llava_arch.py` and `multimodal_projector/builder.py`.
     """
-    layers = {"0.*": "linear_1.*", "2.*": "linear_2.*"} if has_two_layers else {"*": "*"}
+    if has_two_layers:
+        projector = [
+            Rule("model.mm_projector.0.*", ("model.multi_modal_projector.linear_1.*",)),
+            Rule("model.mm_projector.2.*", ("model.multi_modal_projector.linear_2.*",)),
+        ]
+    else:
+        projector = [Rule("model.mm_projector.*", ("model.multi_modal_projector.*",))]
     return [
-        *(Rule(f"model.mm_projector.{a}", (f"model.multi_modal_projector.{b}",)) for a, b in layers.items()),
+        *projector,
         Rule("model.image_newline"),
         *vision_tower_rules(wanted, "model.vision_tower.vision_tower."),
         *language_model_rules(),
@@ -251,7 +299,10 @@ def tied_head_rules(embeddings: str) -> list[Rule]:
     Args:
         embeddings: name of the embeddings here.
     """
-    return [Rule(name, (embeddings,), is_alias=True) for name in ("lm_head.weight", "language_model.lm_head.weight")]
+    return [
+        Rule("lm_head.weight", (embeddings,), is_alias=True),
+        Rule("language_model.lm_head.weight", (embeddings,), is_alias=True),
+    ]
 
 
 def vision_tower_rules(wanted: Iterable[str], start: str = "") -> list[Rule]:
@@ -262,13 +313,19 @@ def vision_tower_rules(wanted: Iterable[str], start: str = "") -> list[Rule]:
         start: what the original names begin with.
     """
     is_nested = any(name.startswith(f"{TOWER}vision_model.") for name in wanted)
+    inside = f"{TOWER}vision_model.*" if is_nested else f"{TOWER}*"
     rules = [
         Rule(f"{start}vision_model.embeddings.position_ids"),
         Rule(f"{start}embeddings.position_ids"),
-        Rule(f"{start}vision_model.*", (f"{TOWER}vision_model.*" if is_nested else f"{TOWER}*",)),
+        Rule(f"{start}vision_model.*", (inside,)),
     ]
     if not start:
-        rules += [Rule(name) for name in ("text_model.*", "visual_projection.*", "text_projection.*", "logit_*")]
+        rules += [
+            Rule("text_model.*"),
+            Rule("visual_projection.*"),
+            Rule("text_projection.*"),
+            Rule("logit_*"),
+        ]
     return [*rules, Rule(f"{start}*", (f"{TOWER}*",))]
 
 
@@ -302,13 +359,15 @@ def plan_renaming(
                     f"a tensor of the model is wanted, got {name}, which would be {our}: it has none such"
                 )
             origins.setdefault(our, []).append(Origin(name, rule))
-    if missing := [name for name in wanted if name not in origins and name not in optional]:
-        raise ValueError(f"the checkpoint must hold what becomes {missing[0]}, got {_listed(originals)}")
+    for name in wanted:
+        if name not in origins and name not in optional:
+            raise ValueError(f"the checkpoint must hold what becomes {name}, got {_listed(originals)}")
     for our, found in origins.items():
-        _check_origins(our, found, originals, wanted[our].shape)
-        for name, _ in found:
-            if not originals[name].dtype.is_floating_point or originals[name].dtype.itemsize < 2:
-                raise ValueError(f"{name} must be of real numbers of 16 bits or more, got {originals[name].dtype}")
+        _check_origins(our, found, originals, wanted=wanted[our].shape)
+        for origin in found:
+            dtype = originals[origin.name].dtype
+            if not dtype.is_floating_point or dtype.itemsize < 2:
+                raise ValueError(f"{origin.name} must be of real numbers of 16 bits or more, got {dtype}")
     return Renaming({name: origins[name] for name in _in_order(originals, origins)}, unused)
 
 
@@ -316,9 +375,13 @@ def rename_tensors(
     originals: Mapping[str, Tensor], rules: list[Rule], wanted: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Rename tensors that are in memory; what is wanted is given by tensors of the same shapes."""
-    specs = [{name: TensorSpec(tuple(x.shape), x.dtype) for name, x in some.items()} for some in (originals, wanted)]
-    renaming = plan_renaming(specs[0], rules, specs[1])
+    renaming = plan_renaming(tensor_specs(originals), rules, tensor_specs(wanted))
     return {name: renaming.make(name, originals) for name in renaming.origins}
+
+
+def tensor_specs(tensors: Mapping[str, Tensor]) -> dict[str, TensorSpec]:
+    """Return shape and dtype of tensors by name."""
+    return {name: TensorSpec(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
 
 
 def single_dtype(originals: Mapping[str, TensorSpec], renaming: Renaming) -> torch.dtype:
@@ -327,14 +390,18 @@ def single_dtype(originals: Mapping[str, TensorSpec], renaming: Renaming) -> tor
     Raises:
         ValueError: if there is more than one.
     """
-    used = [origin.name for origins in renaming.origins.values() for origin in origins]
-    free = [name for name in used if not (name.endswith((".A_log", ".D")) and originals[name].dtype == torch.float32)]
-    ((most, _), *others) = Counter(originals[name].dtype for name in free).most_common()
-    if others:
-        name = next(name for name in free if originals[name].dtype != most)
-        raise ValueError(
-            f"{name} must be {most} as most tensors are, got {originals[name].dtype}: name a dtype to bring all to it"
-        )
+    used: list[tuple[str, torch.dtype]] = []
+    for origins in renaming.origins.values():
+        for origin in origins:
+            dtype = originals[origin.name].dtype
+            if dtype != torch.float32 or not origin.name.endswith((".A_log", ".D")):
+                used.append((origin.name, dtype))
+    most = Counter(dtype for _, dtype in used).most_common(1)[0][0]
+    for name, dtype in used:
+        if dtype != most:
+            raise ValueError(
+                f"{name} must be {most} as most tensors are, got {dtype}: name a dtype to bring all to it"
+            )
     return most
 
 
@@ -349,18 +416,25 @@ def plan_originals(ours: Iterable[str], rules: list[Rule]) -> dict[str, Origin]:
     """
     found: dict[str, Origin] = {}
     for name in ours:
-        names = {original: rule for rule in rules if (original := rule.original_name(name)) is not None}
+        names: dict[str, Rule] = {}
+        for rule in rules:
+            original = rule.original_name(name)
+            if original is not None:
+                names[original] = rule
         if not names:
             raise ValueError(f"a tensor with a name in the original is wanted, got {name}, which has none")
-        several = any(rule.is_alias or rule.row is not None for rule in names.values())
-        for original, rule in list(names.items())[: None if several else 1]:
+        has_several = any(rule.is_alias or rule.row is not None for rule in names.values())
+        for original, rule in names.items():
             found[original] = Origin(name, rule)
+            if not has_several:
+                break
     return found
 
 
 def _first_match(rules: list[Rule], name: str) -> tuple[Rule, list[str]]:
     for rule in rules:
-        if (ours := rule.match(name)) is not None:
+        ours = rule.match(name)
+        if ours is not None:
             return rule, ours
     raise ValueError(f"a tensor with a name in the table is wanted, got {name}")
 
@@ -368,18 +442,22 @@ def _first_match(rules: list[Rule], name: str) -> tuple[Rule, list[str]]:
 def _check_origins(
     our: str, found: list[Origin], originals: Mapping[str, TensorSpec], wanted: tuple[int, ...]
 ) -> None:
-    first, *others = found
+    has_rows = found[0].rule.row is not None
     found.sort(key=lambda origin: origin.rule.row or 0)
+    names = [origin.name for origin in found]
     rows = [origin.rule.row for origin in found]
-    if first.rule.row is not None and rows != list(range(*wanted)):
-        raise ValueError(f"{our} must have {wanted[0]} rows, each from one tensor, got {[name for name, _ in found]}")
-    if others and first.rule.row is None and sum(not origin.rule.is_alias for origin in found) > 1:
-        raise ValueError(f"one tensor is wanted for {our}, got {[name for name, _ in found]}")
-    expected = wanted if first.rule.row is None else (1, *wanted[1:])
-    for name, rule in found:
-        if rule.shape_here(originals[name].shape) != expected:
-            axis = (1,) if rule.leading_axis else ()
-            raise ValueError(f"{name} must be {(*axis, *expected)}, got {tuple(originals[name].shape)}")
+    if has_rows and rows != list(range(*wanted)):
+        raise ValueError(f"{our} must have {wanted[0]} rows, each from one tensor, got {names}")
+    if not has_rows and sum(not origin.rule.is_alias for origin in found) > 1:
+        raise ValueError(f"one tensor is wanted for {our}, got {names}")
+    expected = (1, *wanted[1:]) if has_rows else wanted
+    for origin in found:
+        shape = originals[origin.name].shape
+        if origin.rule.shape_here(shape) == expected:
+            continue
+        if origin.rule.leading_axis:
+            expected = (1, *expected)
+        raise ValueError(f"{origin.name} must be {expected}, got {tuple(shape)}")
 
 
 def _in_order(originals: Iterable[str], origins: Mapping[str, list[Origin]]) -> list[str]:
@@ -390,5 +468,10 @@ def _in_order(originals: Iterable[str], origins: Mapping[str, list[Origin]]) -> 
 
 def _listed(names: Iterable[str]) -> str:
     """Write a few of many names."""
-    few = sorted(names)
-    return ", ".join(few[:3]) + (f" and {len(few) - 3} more" if len(few) > 3 else "") if few else "nothing"
+    ordered = sorted(names)
+    if not ordered:
+        return "nothing"
+    few = ", ".join(ordered[:3])
+    if len(ordered) > 3:
+        return f"{few} and {len(ordered) - 3} more"
+    return few

@@ -76,8 +76,10 @@ class FileTensors:
                 name = WRAPPED_NAMES.sub("", stored)
                 if name in self.specs:
                     raise ValueError(f"each tensor is wanted once, got {name} in {self._files[name][0]} and {file}")
-                self._files[name], self.specs[name] = (file, stored), spec
-        if lost := sorted(set(indexed) - {stored for _, stored in self._files.values()}):
+                self._files[name] = (file, stored)
+                self.specs[name] = spec
+        lost = sorted(set(indexed) - {stored for _, stored in self._files.values()})
+        if lost:
             raise ValueError(f"{lost[0]} must be in {indexed[lost[0]]} as the index says, got no such tensor there")
 
     def read(self, name: str) -> Tensor:
@@ -89,9 +91,11 @@ class FileTensors:
         file, stored = self._files[name]
         if self._open is None or self._open[0] != file or self._mapped > MAPPED_BYTES:
             self._open = None  # first, or two files would be open
-            self._open, self._mapped = (file, self._load(file)), 0
+            self._open = (file, self._load(file))
+            self._mapped = 0
         tensor = self._open[1](stored)
-        self._mapped += tensor.nbytes if is_mappable(file) else 0  # else the whole file would be read again
+        if is_mappable(file):  # else the whole file would be read again
+            self._mapped += tensor.nbytes
         check_finite(name, tensor)
         return tensor
 
@@ -106,7 +110,9 @@ class FileTensors:
                 yield name, TensorSpec(tuple(tensor.shape), tensor.dtype)
 
     def _load(self, file: Path) -> Callable[[str], Tensor]:
-        return opened_safetensors(file).get_tensor if file.suffix == ".safetensors" else load_pickle(file).__getitem__
+        if file.suffix == ".safetensors":
+            return opened_safetensors(file).get_tensor
+        return load_pickle(file).__getitem__
 
 
 def local_path(name: str) -> Path:
@@ -154,8 +160,10 @@ def weight_files(path: Path) -> tuple[list[Path], dict[str, str]]:
         FileNotFoundError: if there are none, or one that belongs to them is missing.
         ValueError: if it is not clear which files are meant.
     """
-    if path.is_file():
-        found = read_index(path) if path.name.endswith(".index.json") else WeightFiles([path])
+    if path.is_file() and path.name.endswith(".index.json"):
+        found = read_index(path)
+    elif path.is_file():
+        found = WeightFiles([path])
     else:
         found = find_weights(path) or _other_weights(path)
     return found.files, found.weight_map
@@ -163,24 +171,37 @@ def weight_files(path: Path) -> tuple[list[Path], dict[str, str]]:
 
 def _other_weights(folder: Path) -> WeightFiles:
     """Find weights under other names than transformers gives them."""
-    for kinds in (("safetensors",), ("bin", "pt", "pth")):
-        found = sorted(file for kind in kinds for file in folder.glob(f"*.{kind}"))
-        if found := [file for file in found if not NO_WEIGHTS.fullmatch(file.name)]:
+    for kinds in ((".safetensors",), (".bin", ".pt", ".pth")):
+        found = []
+        for file in sorted(folder.iterdir()):
+            if file.name.endswith(kinds) and not NO_WEIGHTS.fullmatch(file.name):
+                found.append(file)
+        if found:
             return WeightFiles(_one_checkpoint(found))
     raise FileNotFoundError(f"weights are wanted (.safetensors, .bin, .pt or .pth), got none in {folder}")
 
 
 def _one_checkpoint(files: list[Path]) -> list[Path]:
     """Return the files if they are one, or all shards of one checkpoint."""
-    shards = [SHARD.fullmatch(file.name) for file in files]
-    if len(files) == 1 and shards[0] is None:
+    checkpoints: set[tuple[str, str, str] | None] = set()
+    present: set[int] = set()
+    for file in files:
+        shard = SHARD.fullmatch(file.name)
+        if shard is None:
+            checkpoints.add(None)
+        else:
+            checkpoints.add((shard[1], shard[3], shard[4]))
+            present.add(int(shard[2]))
+    checkpoint = checkpoints.pop()
+    if checkpoints or (checkpoint is None and len(files) > 1):
+        names = [file.name for file in files]
+        raise ValueError(f"the files of one checkpoint are wanted, got {names}: name one of them")
+    if checkpoint is None:
         return files
-    if all(shards) and len({(shard[1], shard[3], shard[4]) for shard in shards if shard}) == 1:
-        (first, *_), present = shards, {int(shard[2]) for shard in shards if shard}
-        if missing := set(range(1, int(first[3]) + 1)) - present:  # type: ignore[index]
-            raise FileNotFoundError(f"{first[3]} shards are wanted, got {len(files)}: {sorted(missing)} are missing")  # type: ignore[index]
-        return files
-    raise ValueError(f"the files of one checkpoint are wanted, got {[file.name for file in files]}: name one of them")
+    missing = sorted(set(range(1, int(checkpoint[1]) + 1)) - present)
+    if missing:
+        raise FileNotFoundError(f"{checkpoint[1]} shards are wanted, got {len(files)}: {missing} are missing")
+    return files
 
 
 def parse_hashes(words: Iterable[str]) -> dict[str, str]:
@@ -205,7 +226,8 @@ def check_hashes(files: Iterable[Path], sha256: Mapping[str, str]) -> None:
         ValueError: if a hash is another one, or belongs to no file.
     """
     by_name = {file.name: file for file in files}
-    if unknown := sorted(sha256.keys() - by_name.keys()):
+    unknown = sorted(sha256.keys() - by_name.keys())
+    if unknown:
         raise ValueError(f"hashes of {sorted(by_name)} are wanted, got one of {unknown[0]}")
     total = sum(by_name[name].stat().st_size for name in sha256)
     with tqdm(total=total, desc="sha256", unit="B", unit_scale=True, disable=None) as progress:
@@ -273,13 +295,16 @@ def _code_in(file: Path) -> list[str]:
 def _unwrapped(file: Path, content: Any) -> dict[str, Tensor]:
     """Return the dict of tensors in what a training script saved."""
     if isinstance(content, Mapping):
-        content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
+        wrapped = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
+        if wrapped:
+            content = wrapped[0]
     if not isinstance(content, Mapping) or not content:
         raise ValueError(f"a dict of tensors is wanted, got {type(content).__name__} in {file}")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ValueError(f"{name} must be a tensor, got {type(value).__name__} in {file}")
-        if (kind := _odd_kind(value)) is not None:
+        kind = _odd_kind(value)
+        if kind is not None:
             raise ValueError(f"{name} must be a dense tensor of real numbers, got {kind} in {file}")
     return dict(content)
 
@@ -292,7 +317,9 @@ def _odd_kind(tensor: Tensor) -> str | None:
         return "one on the device meta, which holds none"
     if tensor.layout != torch.strided:
         return f"one of layout {tensor.layout}"
-    return f"one of {tensor.dtype}" if tensor.is_quantized or tensor.is_complex() else None
+    if tensor.is_quantized or tensor.is_complex():
+        return f"one of {tensor.dtype}"
+    return None
 
 
 def _dtype(file: Path, name: str, stored: str) -> torch.dtype:

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from rename_keys import Origin, Renaming, Rule, TensorSpec, plan_renaming
+from rename_keys import Origin, Renaming, Rule, TensorSpec, plan_renaming, tensor_specs
 from tensor_files import CHUNK, check_finite
 
 
@@ -24,7 +24,7 @@ class MemoryTensors:
 
     def __init__(self, tensors: Mapping[str, Tensor]):
         self.tensors = {name: tensor.detach() for name, tensor in tensors.items()}
-        self.specs = {name: TensorSpec(tuple(x.shape), x.dtype) for name, x in self.tensors.items()}
+        self.specs = tensor_specs(self.tensors)
 
     def read(self, name: str) -> Tensor:
         """Return one of them."""
@@ -53,7 +53,9 @@ class RecoveredTensors:
     LARGEST_DELTA = 2.0  # of the base's norm
 
     def __init__(self, delta: Tensors, base: Tensors):
-        self.delta, self.base, self.specs = delta, base, dict(delta.specs)
+        self.delta = delta
+        self.base = base
+        self.specs = dict(delta.specs)
         for name, (shape, _) in base.specs.items():
             if name.endswith("rotary_emb.inv_freq"):
                 continue
@@ -76,15 +78,19 @@ class RecoveredTensors:
             return delta
         base = self.base.read(name).to(delta.dtype)
         recovered = delta.clone()
-        rows = recovered[: base.shape[0]] if base.ndim else recovered
-        rows += base
-        self._check_norms(name, delta[: base.shape[0]] if base.ndim else delta, base, rows)
+        rows = slice(base.shape[0]) if base.ndim else ...
+        recovered[rows] += base
+        self._check_norms(name, delta=delta[rows], base=base, recovered=recovered[rows])
         return recovered
 
     def _check_norms(self, name: str, delta: Tensor, base: Tensor, recovered: Tensor) -> None:
-        lost = changed = size = 0.0
-        for parts in zip(*(x.reshape(-1).split(CHUNK) for x in (delta, base, recovered)), strict=True):
-            d, b, r = parts
+        lost = 0.0
+        changed = 0.0
+        size = 0.0
+        deltas = delta.reshape(-1).split(CHUNK)
+        bases = base.reshape(-1).split(CHUNK)
+        sums = recovered.reshape(-1).split(CHUNK)
+        for d, b, r in zip(deltas, bases, sums, strict=True):
             lost += (r - b - d).double().square().sum().item()
             changed += d.double().square().sum().item()
             size += b.double().square().sum().item()
@@ -114,16 +120,22 @@ class RenamedTensors:
         dtype: torch.dtype | None = None,
         rows: Mapping[str, int] | None = None,
     ):
-        self.source, self.renaming, self.rows = source, renaming, rows or {}
+        self.source = source
+        self.renaming = renaming
+        self.rows = rows or {}
         self.specs = {}
         for name, origins in renaming.origins.items():
-            shape, held = source.specs[origins[0].name]
-            shape = origins[0].rule.shape_here(shape)
-            shape = (len(origins), *shape[1:]) if origins[0].rule.row is not None else shape
-            shape = (self.rows[name], *shape[1:]) if name in self.rows else shape
-            wanted = dtype or held
-            wide = torch.promote_types(wanted, torch.float32)
-            self.specs[name] = TensorSpec(shape, wide if name.endswith("A_log") else wanted)
+            rule = origins[0].rule
+            original = source.specs[origins[0].name]
+            shape = rule.shape_here(original.shape)
+            if rule.row is not None:
+                shape = (len(origins), *shape[1:])
+            if name in self.rows:
+                shape = (self.rows[name], *shape[1:])
+            wanted = dtype or original.dtype
+            if name.endswith("A_log"):
+                wanted = torch.promote_types(wanted, torch.float32)
+            self.specs[name] = TensorSpec(shape, wanted)
 
     def read(self, name: str) -> Tensor:
         """Make one tensor.
@@ -132,19 +144,22 @@ class RenamedTensors:
             ValueError: if a number is too large for the dtype.
         """
         read = {origin.name: self.source.read(origin.name) for origin in self.renaming.origins[name]}
-        tensor, spec = self.renaming.make(name, read), self.specs[name]
+        tensor = self.renaming.make(name, read)
+        spec = self.specs[name]
         if tensor.dtype != spec.dtype:
             tensor = tensor.to(spec.dtype)
             check_finite(name, tensor)
-        if added := spec.shape[0] - tensor.shape[0] if name in self.rows else 0:
-            mean = torch.stack([part.double().sum(0) for part in tensor.split(1024)]).sum(0) / len(tensor)
-            tensor = torch.cat([tensor, mean.to(tensor.dtype).expand(added, -1)])
-        return tensor
+        if name not in self.rows or spec.shape[0] == tensor.shape[0]:
+            return tensor
+        mean = torch.stack([part.double().sum(0) for part in tensor.split(1024)]).sum(0) / len(tensor)
+        added = mean.to(tensor.dtype).expand(spec.shape[0] - tensor.shape[0], -1)
+        return torch.cat([tensor, added])
 
 
 def in_dtype(source: Tensors, dtype: torch.dtype) -> RenamedTensors:
     """Return tensors that have their names here already, in a dtype as `RenamedTensors` gives it."""
-    return RenamedTensors(source, plan_renaming(source.specs, [Rule("*", ("*",))], source.specs), dtype)
+    unchanged = plan_renaming(source.specs, [Rule("*", ("*",))], source.specs)
+    return RenamedTensors(source, unchanged, dtype)
 
 
 class OriginalTensors:
@@ -156,12 +171,17 @@ class OriginalTensors:
     """
 
     def __init__(self, ours: Tensors, origins: Mapping[str, Origin]):
-        self.ours, self.origins = ours, origins
+        self.ours = ours
+        self.origins = origins
         self.specs = {}
-        for original, (name, rule) in origins.items():
-            shape, dtype = ours.specs[name]
-            shape = shape if rule.row is None else (1, *shape[1:])
-            self.specs[original] = TensorSpec((1, *shape) if rule.leading_axis else shape, dtype)
+        for original, origin in origins.items():
+            spec = ours.specs[origin.name]
+            shape = spec.shape
+            if origin.rule.row is not None:
+                shape = (1, *shape[1:])
+            if origin.rule.leading_axis:
+                shape = (1, *shape)
+            self.specs[original] = TensorSpec(shape, spec.dtype)
 
     def read(self, name: str) -> Tensor:
         """Make one tensor."""
@@ -173,7 +193,8 @@ class SelectedTensors:
     """Some of the tensors of a source."""
 
     def __init__(self, source: Tensors, names: Iterable[str]):
-        self.source, self.specs = source, {name: source.specs[name] for name in names}
+        self.source = source
+        self.specs = {name: source.specs[name] for name in names}
 
     def read(self, name: str) -> Tensor:
         """Read one of them."""
@@ -187,7 +208,8 @@ class JoinedTensors:
         self.specs: dict[str, TensorSpec] = {}
         self._sources: dict[str, Tensors] = {}
         for source in sources:
-            if twice := source.specs.keys() & self.specs.keys():
+            twice = source.specs.keys() & self.specs.keys()
+            if twice:
                 raise ValueError(f"each tensor is wanted once, got {sorted(twice)[0]} from two sources")
             self.specs |= source.specs
             self._sources |= dict.fromkeys(source.specs, source)

@@ -28,7 +28,8 @@ def compare_tensors(folder: Path, wanted: Tensors) -> int:
         ValueError: if one is not what it was made of.
     """
     written = FileTensors(folder)
-    if differing := sorted(written.specs.keys() ^ wanted.specs.keys()):
+    differing = sorted(written.specs.keys() ^ wanted.specs.keys())
+    if differing:
         raise ValueError(f"{differing[0]} must be in the checkpoint and in what it was made of, got it in one of them")
     for name in tqdm(wanted.specs, desc="reading again", disable=None):
         if not torch.equal(written.read(name), wanted.read(name)):
@@ -51,13 +52,17 @@ def compare_adapters(folder: Path, original: dict[str, Tensor]) -> float:
         ValueError: if that is more than rounding explains.
     """
     config: Any = HMBAConfig.from_pretrained(folder)
-    adapter, written = build_adapter(config).double().eval(), FileTensors(folder)
-    names = {name.removeprefix(ADAPTER): name for name in written.specs if name.startswith(ADAPTER)}
-    adapter.load_state_dict({name: written.read(whole) for name, whole in names.items()})
+    adapter = build_adapter(config).double().eval()
+    written = FileTensors(folder)
+    weights = {}
+    for name in written.specs:
+        if name.startswith(ADAPTER):
+            weights[name.removeprefix(ADAPTER)] = written.read(name)
+    adapter.load_state_dict(weights)
     shape = (1, config.num_frames, config.num_patches, config.vision_config.hidden_size)
     video = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     wanted = original_adapter({name: tensor.double() for name, tensor in original.items()}, video)
-    return _compare("adapter", adapter(video)[0], wanted, DOUBLE_TOLERANCE)
+    return _compare("adapter", adapter(video)[0], wanted, tolerance=DOUBLE_TOLERANCE)
 
 
 @torch.no_grad()
@@ -89,10 +94,13 @@ def compare_recorded(folder: Path, recorded: Path) -> dict[str, float]:
         ours["out.logits"] = output.logits
         if output.loss is not None:
             ours["out.loss"] = output.loss[None]
-    names = [name for name in ours if name in numbers]
-    if not names:
+    if ours.keys().isdisjoint(numbers):
         raise ValueError(f"inputs and outputs of the original are wanted, got {sorted(numbers)[:5]} ... in {recorded}")
-    return {name: _compare(name, ours[name], numbers[name], RECORDED_TOLERANCE) for name in names}
+    errors = {}
+    for name, tensor in ours.items():
+        if name in numbers:
+            errors[name] = _compare(name, tensor, numbers[name], tolerance=RECORDED_TOLERANCE)
+    return errors
 
 
 @torch.no_grad()
@@ -114,15 +122,17 @@ def compare_with_llava(folder: Path, source: Path) -> float:
     ids = torch.tensor([[*words[:4], *[config.video_token_id] * config.num_patches, *words[4:]]])
     theirs, lacking = load_with_report(AutoModelForImageTextToText, str(source))
     refuse_lacking(source, lacking)
-    (height, width), side = config.frame_size, theirs.config.vision_config.image_size
-    sides = (side, side) if isinstance(side, int) else side
+    height, width = config.frame_size
+    sides = theirs.config.vision_config.image_size
+    if isinstance(sides, int):
+        sides = (sides, sides)
     picture = torch.randn(1, 3, *sides, generator=torch.Generator().manual_seed(0))
     wanted = theirs(input_ids=ids, pixel_values=picture.to(theirs.dtype)).logits
     del theirs
     ours = AutoModelForImageTextToText.from_pretrained(folder).eval()
     logits = ours(input_ids=ids, pixel_values_videos=picture[:, None, :, :height, :width].to(ours.dtype)).logits
     rounding = {torch.float32: 1e-5}.get(ours.dtype, wanted.abs().max().item() / 128)
-    return _compare("logits", logits[..., : wanted.shape[-1]], wanted, rounding)
+    return _compare("logits", logits[..., : wanted.shape[-1]], wanted, tolerance=rounding)
 
 
 def _compare(name: str, ours: Tensor, wanted: Tensor, tolerance: float) -> float:

@@ -31,4 +31,5 @@ class VisionTower:
         """
         source = FileTensors(self.path)
         own = {name: spec for name, spec in wanted.items() if name.startswith(TOWER)}
-        return RenamedTensors(source, plan_renaming(source.specs, vision_tower_rules(own), own), dtype)
+        renaming = plan_renaming(source.specs, vision_tower_rules(own), own)
+        return RenamedTensors(source, renaming, dtype)
