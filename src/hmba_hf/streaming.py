@@ -102,7 +102,9 @@ class VideoStream:
             raise ValueError(f"mode must be one of {list(MODES)}, got {mode!r}")
         if mode == "recurrent" and model.config.adapter == "transformer":
             raise ValueError("a stream in recurrent mode wants an adapter with a state, got 'transformer'")
-        self.model, self.processor, self.mode = model, processor, mode
+        self.model = model
+        self.processor = processor
+        self.mode = mode
         self.fps = processor.video_processor.fps if fps is None else fps
         self.num_frames = processor.video_processor.num_frames if num_frames is None else num_frames
         if not (math.isfinite(self.fps) and self.fps > 0 and self.num_frames >= 1):
@@ -122,14 +124,19 @@ class VideoStream:
             ValueError: if the state is not one of this model's adapter for one stream, or was made by other weights,
                 where these are in memory; `AdapterState(state.tensors)` is taken for a state of whatever weights.
         """
-        weights = "" if self.mode == "window" else _digest(self.model)
+        weights = ""
+        kept_frames = self.num_frames
+        if self.mode == "recurrent":
+            weights = _digest(self.model)
+            kept_frames = 1
         if state is not None:
             state = self._checked(state, weights)
         self._weights = weights
-        self._window: deque[Tensor] = deque(maxlen=self.num_frames if self.mode == "window" else 1)
+        self._window: deque[Tensor] = deque(maxlen=kept_frames)
         self._before: AdapterState | None = state or AdapterState()  # what was seen before the current frame
         self._features: HMBAVideoFeatures | None = None  # of the current frame, once they are asked for
-        self._start = self._last = math.nan  # times of the first frame and of the last one pushed
+        self._start = math.nan  # time of the first frame
+        self._last = math.nan  # time of the last one pushed
         self._moment = -1  # of the current frame, in steps of 1 / fps
         self._miss = math.inf  # seconds between that moment and the current frame
         self._waiting: tuple[Any, float] | None = None  # a frame with its time, until a nearer one comes or does not
@@ -157,7 +164,8 @@ class VideoStream:
         """
         if isinstance(frame, Image.Image):
             frame = upright(frame)
-        moment, kind = self._moment_of(timestamp), _describe(frame)
+        moment = self._moment_of(timestamp)
+        kind = _describe(frame)
         if self._kind not in (None, kind):
             raise ValueError(f"frames of shape and dtype {self._kind} are wanted as before, got {kind}")
         taken = self._settle(moment, timestamp)
@@ -193,7 +201,8 @@ class VideoStream:
         with torch.no_grad():
             features = self.model.get_frame_features(inputs["pixel_values_videos"].to(self._pipeline.device))
             window, before = self._advance(features, moment - self._moment)
-        self._start = timestamp if math.isnan(self._start) else self._start
+        if math.isnan(self._start):
+            self._start = timestamp
         self.held += max(moment - self._moment - 1, 0)
         self._window = window
         self._before = before
@@ -242,7 +251,9 @@ class VideoStream:
         if steps == 0:
             window[-1] = features
             return window, self._before
-        held = [] if not window else [window[-1]] * min(steps - 1, self.num_frames)
+        held = []
+        if window:
+            held = [window[-1]] * min(steps - 1, self.num_frames)
         window.extend([*held, features])
         if self.mode == "window" or not self._window:
             return window, self._before
@@ -265,9 +276,10 @@ class VideoStream:
         if not self._window:
             raise ValueError("a frame is wanted before the first question, got none: call push")
         if self._features is None:
-            frames, state = list(self._window), None
+            frames = list(self._window)
+            state = None
             if self.mode == "recurrent":
-                frames, state = frames[-1:], self._before
+                state = self._before
             else:
                 frames = [frames[0]] * (self.num_frames - len(frames)) + frames
             with torch.no_grad():
@@ -291,8 +303,11 @@ class VideoStream:
             ValueError: before the first frame, or if more than one answer is asked for.
         """
         config = generate_kwargs.get("generation_config") or self.model.generation_config
-        options = {name: generate_kwargs.get(name) for name in OPTIONS}
-        options = {name: getattr(config, name, None) if x is None else x for name, x in options.items()}
+        options = {}
+        for name in OPTIONS:
+            options[name] = generate_kwargs.get(name)
+            if options[name] is None:
+                options[name] = getattr(config, name, None)
         if options["num_return_sequences"] not in (None, 1):
             raise ValueError(f"one answer is given, got num_return_sequences={options['num_return_sequences']}")
         features: Any = self.features().pooler_output
@@ -355,7 +370,8 @@ class VideoStream:
     def _checked(self, state: AdapterState, weights: str) -> AdapterState:
         if self.mode != "recurrent":
             raise ValueError(f"a stream goes on from a state in recurrent mode only, got mode={self.mode!r}")
-        config, state = self.model.config, state.to(self._pipeline.device)
+        config = self.model.config
+        state = state.to(self._pipeline.device)
         like: dict[str, Any] = {"device": self._pipeline.device, "dtype": self.model.dtype}
         with torch.no_grad():
             blank = torch.zeros(1, 1, config.num_patches, config.vision_config.hidden_size, **like)
@@ -434,17 +450,25 @@ def _digest(model: nn.Module) -> str:
 
 def _copied(frame: Any) -> Any:
     """Copy a picture, array or tensor, which a camera may write its next frame into."""
-    return frame.clone() if isinstance(frame, Tensor) else frame.copy()
+    if isinstance(frame, Tensor):
+        return frame.clone()
+    return frame.copy()
 
 
 def _describe(frame: Any) -> tuple[tuple[int, ...], str]:
     """Return `(height, width, channels)` and the dtype of a picture."""
     if isinstance(frame, Image.Image):
-        dtype = frame.mode if frame.mode.startswith(("I", "F")) else "uint8"
+        dtype = "uint8"
+        if frame.mode.startswith(("I", "F")):
+            dtype = frame.mode
         return (frame.height, frame.width, len(frame.getbands())), dtype
-    shape = tuple(frame.shape) if isinstance(frame, (np.ndarray, Tensor)) else ()
+    shape: tuple[int, ...] = ()
+    if isinstance(frame, (np.ndarray, Tensor)):
+        shape = tuple(frame.shape)
     if len(shape) not in (2, 3):
-        got = f"{type(frame).__name__} of shape {shape}" if shape else type(frame).__name__
+        got = type(frame).__name__
+        if shape:
+            got += f" of shape {shape}"
         raise ValueError(f"a frame must be a picture, or (h, w), (h, w, channels) or (channels, h, w), got {got}")
     if len(shape) == 2:
         shape = (*shape, 1)

@@ -77,12 +77,18 @@ class HMBAModel(HMBAPreTrainedModel):
         layer: Any = vision_feature_layer
         tower, frame_features = self._encode(pixel_values_videos, layer, wants_layers, **kwargs)  # type: ignore[misc]
         video = self.adapt_frame_features(frame_features, frame_mask=frame_mask)
+        hidden_states = None
+        if wants_layers:
+            hidden_states = tower.hidden_states
+        adapter_attentions = None
+        if wants_attentions:
+            adapter_attentions = video.adapter_attentions
         return HMBAVideoFeatures(
             last_hidden_state=video.last_hidden_state,
             pooler_output=video.pooler_output,
-            hidden_states=tower.hidden_states if wants_layers else None,
+            hidden_states=hidden_states,
             attentions=tower.attentions,
-            adapter_attentions=video.adapter_attentions if wants_attentions else None,
+            adapter_attentions=adapter_attentions,
         )
 
     def get_frame_features(self, pixel_values_videos: Tensor) -> Tensor:
@@ -113,9 +119,12 @@ class HMBAModel(HMBAPreTrainedModel):
         are the next ones of streams, and the result holds the state after them.
         """
         features, state, attentions = self.temporal_adapter(frame_features, state, frame_mask, read_out)
+        projected = None
+        if features is not None:
+            projected = self.multi_modal_projector(features)
         return HMBAVideoFeatures(
             last_hidden_state=features,
-            pooler_output=None if features is None else self.multi_modal_projector(features),
+            pooler_output=projected,
             adapter_attentions=attentions,
             adapter_state=state,
         )
@@ -134,7 +143,8 @@ class HMBAModel(HMBAPreTrainedModel):
 
     def _select_patches(self, hidden_states: Tensor) -> Tensor:
         """Leave out what a tower puts before the patches, such as class and register tokens, if anything."""
-        p, shape = self.config.num_patches, tuple(hidden_states.shape)
+        p = self.config.num_patches
+        shape = tuple(hidden_states.shape)
         if len(shape) != 3 or shape[1] < p:
             raise ValueError(f"the vision tower must give (frames, {p} patches or more, channels), got {shape}")
         return hidden_states[:, shape[1] - p :]
@@ -149,7 +159,8 @@ class HMBAModel(HMBAPreTrainedModel):
 
     def _check_features(self, frame_features: Tensor, frame_mask: Tensor | None) -> Tensor:
         """Return frame features in the dtype of the adapter, if they can be those of this model's tower."""
-        wanted, shape = (self.config.num_patches, self.config.vision_config.hidden_size), tuple(frame_features.shape)
+        wanted = (self.config.num_patches, self.config.vision_config.hidden_size)
+        shape = tuple(frame_features.shape)
         if len(shape) != 4 or 0 in shape or shape[2:] != wanted:
             raise ValueError(f"frame_features must be (videos, frames, {wanted[0]}, {wanted[1]}), got {shape}")
         require(torch.isfinite(frame_features).all(), "frame_features must be finite, got NaN or infinity")
@@ -170,8 +181,11 @@ class HMBAModel(HMBAPreTrainedModel):
             mask = (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
         else:
             mask = input_ids == self.config.video_token_id
-        tokens, p = mask.sum(-1), self.config.num_patches
-        features = 0 if video is None else video["pooler_output"].shape[:-1].numel()
+        tokens = mask.sum(-1)
+        p = self.config.num_patches
+        features = 0
+        if video is not None:
+            features = video["pooler_output"].shape[:-1].numel()
         require(
             tokens.sum() == features,
             lambda: (
@@ -235,7 +249,8 @@ class HMBAModel(HMBAPreTrainedModel):
             )
         elif frame_features is not None:
             video = self.adapt_frame_features(self._check_features(frame_features, frame_mask), frame_mask=frame_mask)
-            video.adapter_attentions = video.adapter_attentions if wants_attentions else None
+            if not wants_attentions:
+                video.adapter_attentions = None
         features = None
         if video is not None:
             features = video["pooler_output"].to(inputs_embeds.device, inputs_embeds.dtype)

@@ -61,9 +61,11 @@ def _frame_geometry(config: Any) -> tuple[dict[str, int], int | list[int]]:
         if side is None:
             raise ValueError(f"a vision tower with a {name} is wanted, got {type(config).__name__} without one")
         sides.append(np.broadcast_to(side, 2).tolist())  # one number or two
-    (height, width), patch = sides
-    size = {"height": height - height % patch[0], "width": width - width % patch[1]}
-    return size, patch[0] if patch[0] == patch[1] else patch
+    (height, width), patch_size = sides
+    size = {"height": height - height % patch_size[0], "width": width - width % patch_size[1]}
+    if patch_size[0] == patch_size[1]:
+        patch_size = patch_size[0]
+    return size, patch_size
 
 
 def _load_pixel_options(vision: str, **options: Any) -> dict[str, Any]:
@@ -105,13 +107,18 @@ def _limits_in(options: Mapping[str, Any]) -> Any:
 
 def _load_block(block: dict) -> Any:
     """Return the video of one content block; an image is a clip of one frame, and it alone may come as base64 text."""
-    keys = (block["type"], "url", "path", *(["base64"] if block["type"] == "image" else []))
-    source = next((block[key] for key in keys if block.get(key) is not None), None)
-    if source is None:
+    keys: tuple[str, ...] = (block["type"], "url", "path")
+    if block["type"] == "image":
+        keys = (*keys, "base64")
+    sources = [block[key] for key in keys if block.get(key) is not None]
+    if not sources:
         raise ValueError(f"expected a {block['type']} block with one of the keys {keys}, got {sorted(block)}")
+    source = sources[0]
     if block["type"] == "image" or is_valid_video_frame(source):
         return [_Picture(source)]
-    return [_Picture(frame) for frame in source] if isinstance(source, (list, tuple)) else source
+    if isinstance(source, (list, tuple)):
+        return [_Picture(frame) for frame in source]
+    return source
 
 
 def _check_blocks(blocks: Iterable[dict]) -> None:
@@ -132,7 +139,9 @@ def _with_videos_alone(conversation: Any) -> Any:
     for block in content:
         if block["type"] == "image_url":
             address = block["image_url"]
-            block = {"type": "image", "url": address["url"] if isinstance(address, dict) else address}
+            if isinstance(address, dict):
+                address = address["url"]
+            block = {"type": "image", "url": address}
         if block["type"] in ("video", "image"):
             block = {"type": "video", "video": _load_block(block)}
         blocks.append(block)
@@ -213,7 +222,8 @@ class HMBAProcessor(ProcessorMixin):
         """Names of the model's inputs, those of texts first: by its first one a trainer tells how long a sample is."""
         names = super().model_input_names
         texts = [name for name in self.tokenizer.model_input_names if name in names]
-        return [*texts, *(name for name in names if name not in texts)]
+        others = [name for name in names if name not in texts]
+        return texts + others
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -355,7 +365,9 @@ class HMBAProcessor(ProcessorMixin):
         if kwargs.get("load_audio_from_video"):
             raise ValueError("load_audio_from_video must be absent, since H-MBA reads no audio, got True")
         if isinstance(self.chat_template, dict):
-            own = "tool_use" if tools is not None and "tool_use" in self.chat_template else "default"
+            own = "default"
+            if tools is not None and "tool_use" in self.chat_template:
+                own = "tool_use"
             chat_template = self.chat_template.get(chat_template or own, chat_template)
         kwargs |= {"chat_template": chat_template, "tools": tools, "documents": documents}
         template = chat_template or self.chat_template
@@ -377,19 +389,26 @@ class HMBAProcessor(ProcessorMixin):
         def render(messages: Any, add_generation_prompt: bool) -> str:
             return write(messages, add_generation_prompt=add_generation_prompt, **for_template)
 
-        chats = conversation if isinstance(conversation[0], (list, tuple)) else [conversation]
+        chats = conversation
+        if not isinstance(conversation[0], (list, tuple)):
+            chats = [conversation]
         spans = [answer_spans(chat, render, self.tokenizer.eos_token or "") for chat in chats]
-        offsets = {"return_offsets_mapping": True, "return_text_replacement_offsets": True}
-        processor_kwargs = {**(options.get("processor_kwargs") or {}), **offsets}
+        processor_kwargs = dict(options.get("processor_kwargs") or {})
+        processor_kwargs["return_offsets_mapping"] = True
+        processor_kwargs["return_text_replacement_offsets"] = True
         inputs = write(
             conversation,
             **{**options, "return_assistant_tokens_mask": False, "processor_kwargs": processor_kwargs},
         )
         replaced = inputs.pop("text_replacement_offsets")
-        places = [np.asarray(row).tolist() for row in inputs.pop("offset_mapping")]
-        inputs["assistant_masks"] = [mark_tokens(*row) for row in zip(spans, places, replaced, strict=True)]
+        masks = []
+        for of_chat, offsets, changes in zip(spans, inputs.pop("offset_mapping"), replaced, strict=True):
+            masks.append(mark_tokens(of_chat, np.asarray(offsets).tolist(), changes))
+        inputs["assistant_masks"] = masks
         tensors = options.get("return_tensors", "auto")
-        return inputs.convert_to_tensors(tensor_type=None if tensors == "auto" else tensors)
+        if tensors == "auto":
+            tensors = None
+        return inputs.convert_to_tensors(tensor_type=tensors)
 
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
         """Accept a video processor also without torchvision, where transformers does not export its base class."""
@@ -416,7 +435,9 @@ class HMBAProcessor(ProcessorMixin):
         if images is not None and videos is not None:
             raise ValueError("images or videos are wanted, or both in `videos` in the order of the prompts, got both")
         limits = _limits_in(kwargs)
-        clips = None if videos is None else flatten_videos(_with_pictures_loaded(videos, limits))
+        clips = None
+        if videos is not None:
+            clips = flatten_videos(_with_pictures_loaded(videos, limits))
         if images is not None:
             clips = flatten_pictures(images, limits) or None
         _, text, _, _ = super().prepare_inputs_layout(text=text, **kwargs)
@@ -444,7 +465,8 @@ class HMBAProcessor(ProcessorMixin):
         for prompt in text:
             if not isinstance(prompt, str):
                 raise ValueError(f"expected text as a string or a list of strings, got {type(prompt).__name__}")
-        wanted, given = sum(prompt.count(self.video_token) for prompt in text), len(videos or ())
+        wanted = sum(prompt.count(self.video_token) for prompt in text)
+        given = len(videos or ())
         if wanted != given:
             raise ValueError(
                 f"the number of {self.video_token} tokens in the prompts should be the same as the number of videos, "
@@ -466,7 +488,9 @@ class HMBAProcessor(ProcessorMixin):
         """Return the text that stands for one video: a token for each patch of one frame, and its time if told to."""
         height, width = video_inputs["pixel_values_videos"][video_idx].shape[-2:]
         tokens = self.video_token * self._num_patches(height, width)
-        time = "" if time_format is None else write_time(video_inputs["video_metadata"][video_idx], time_format)
+        time = ""
+        if time_format is not None:
+            time = write_time(video_inputs["video_metadata"][video_idx], time_format)
         return f"{self.video_start_token or ''}{tokens}{self.video_end_token or ''}{time}"
 
     def _num_patches(self, height: int, width: int) -> int:
@@ -493,10 +517,15 @@ class HMBAProcessor(ProcessorMixin):
     def _multimodal_inputs_from_conversations(
         self, conversations: list[list[dict]], audio_loading_params: dict, load_audio_from_video: bool = False
     ) -> tuple[list, list, list, dict]:
-        contents = [message.get("content") for conversation in conversations for message in conversation]
-        blocks = [block for content in contents if isinstance(content, (list, tuple)) for block in content]
+        blocks: list[dict] = []
+        for conversation in conversations:
+            for message in conversation:
+                content = message.get("content")
+                if isinstance(content, (list, tuple)):
+                    blocks += content
         _check_blocks(blocks)
-        return [], [[_load_block(block) for block in blocks if block["type"] != "text"]], [], {}
+        videos = [_load_block(block) for block in blocks if block["type"] != "text"]
+        return [], [videos], [], {}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a dict, with the code that a saved processor carries."""

@@ -121,7 +121,8 @@ def draw_picture(
     side = size * samples
     canvas = Image.new("RGB", (side, side), backdrop.sky)
     draw = ImageDraw.Draw(canvas)
-    dx, dy = round(camera[0] * side), round(camera[1] * side)
+    dx = round(camera[0] * side)
+    dy = round(camera[1] * side)
 
     def place(points: Sequence[tuple[float, float]]) -> list[tuple[int, int]]:
         return [(round(x * side) + dx, round(y * side) + dy) for x, y in points]
@@ -139,10 +140,11 @@ def draw_picture(
 
 
 def _draw_figure(draw: ImageDraw.ImageDraw, figure: Figure, dx: int, dy: int, side: int) -> None:
-    left, top, right, bottom = (round(value * side) for value in figure.box)
+    left, top, right, bottom = [round(value * side) for value in figure.box]
     body = COLOURS[figure.colour]
     tones = TONES | {"body": body, "shade": tuple(int(0.72 * value) for value in body)}
-    width, height = right - left - 1, bottom - top - 1  # the last pixel of a shape is drawn
+    width = right - left - 1  # the last pixel of a shape is drawn
+    height = bottom - top - 1
     for shape, tone, points in _SPRITES[figure.kind]:
         placed = [(left + dx + round(x * width), top + dy + round(y * height)) for x, y in points]
         getattr(draw, shape)(placed, tones[tone])
@@ -169,15 +171,24 @@ def _dashes(phase: float) -> list[list[tuple[float, float]]]:
     """The dashes of the two lines beside the ego lane, as polygons in perspective."""
     polygons = []
     for number in range(-1, DASHES):
-        far, near = (max(number + start - phase % 1, -0.25) for start in (0.5, 0.0))
+        far = max(number + 0.5 - phase % 1, -0.25)
+        near = max(number - phase % 1, -0.25)
         if far == near:
             continue
-        top, bottom = (HORIZON + (1 - HORIZON) / (1 + 0.6 * distance) for distance in (far, near))
+        top = _height_at(far)
+        bottom = _height_at(near)
         for line in (-0.3, 0.3):
-            edges = (line - 0.016, line + 0.016)
-            polygons.append([(_across(top, edge), top) for edge in edges])
-            polygons[-1] += [(_across(bottom, edge), bottom) for edge in reversed(edges)]
+            left = line - 0.016
+            right = line + 0.016
+            top_edge = [(_across(top, left), top), (_across(top, right), top)]
+            bottom_edge = [(_across(bottom, right), bottom), (_across(bottom, left), bottom)]
+            polygons.append(top_edge + bottom_edge)
     return polygons
+
+
+def _height_at(distance: float) -> float:
+    """The y at which the road shows what is so many dashes away."""
+    return HORIZON + (1 - HORIZON) / (1 + 0.6 * distance)
 
 
 def _blur(picture: np.ndarray, severity: float, rng: np.random.Generator) -> np.ndarray:
@@ -191,7 +202,9 @@ def _occlude(picture: np.ndarray, severity: float, rng: np.random.Generator) -> 
     mud = Image.new("L", (size, size))
     draw = ImageDraw.Draw(mud)
     while np.mean(np.asarray(mud) > 0) < 0.7 * severity:
-        x, y, radius = rng.random() * size, rng.random() * size, rng.uniform(0.06, 0.14) * size
+        x = rng.random() * size
+        y = rng.random() * size
+        radius = rng.uniform(0.06, 0.14) * size
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), 255)
     return np.where(np.asarray(mud)[..., None] > 0, np.array([78, 66, 52], np.uint8), picture)
 

@@ -54,7 +54,8 @@ def _write_parquet(folder: Path, split: str, size: int, rows: Iterable[dict], fe
     (folder / "data").mkdir(parents=True, exist_ok=True)
     for old in (folder / "data").glob(f"{split}-*-of-*.parquet"):
         old.unlink()
-    remaining, paths = iter(rows), []
+    remaining = iter(rows)
+    paths = []
     number_of_files = -(-size // _ROWS_PER_FILE)
     for number in range(number_of_files):
         path = folder / "data" / f"{split}-{number:05d}-of-{number_of_files:05d}.parquet"

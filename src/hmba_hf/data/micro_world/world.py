@@ -61,9 +61,13 @@ class EgoEvent(NamedTuple):
 
 
 EGO_EVENTS = {
-    "yield": EgoEvent("The car slows down", "because a {pedestrian} is crossing the road", (0.45, 0.1), 1.0, -1.5),
-    "brake": EgoEvent("The car slows down", "because the {lead} ahead is braking", (0.45, 0.1), 0.7),
-    "speed_up": EgoEvent("The car speeds up", "because the {lead} ahead is driving off", (0.1, 0.45), 1.3),
+    "yield": EgoEvent(
+        "The car slows down", "because a {pedestrian} is crossing the road", (0.45, 0.1), pedestrian_inward=-1.5
+    ),
+    "brake": EgoEvent("The car slows down", "because the {lead} ahead is braking", (0.45, 0.1), lead_nearness=0.7),
+    "speed_up": EgoEvent(
+        "The car speeds up", "because the {lead} ahead is driving off", (0.1, 0.45), lead_nearness=1.3
+    ),
     "follow": EgoEvent("The car keeps its speed", "because the {lead} ahead keeps its distance", (0.3, 0.3)),
     "stop": EgoEvent("The car is stopped", "because the {lead} ahead is standing still", (0.0, 0.0)),
 }
@@ -71,7 +75,8 @@ EGO_EVENTS = {
 _STREAMS = ("scene", "motion", "road", "nuisance", "degradation", "still", "ego")
 _REACH = 0.09  # how far a road user of scale 1 moves to either side, as a fraction of the frame
 _GRID = 256  # boxes end on multiples of 1/256, so that they are exact in the drawn pictures
-_FAR, _NEAR = 0.5, 0.97  # y of the farthest and of the nearest place to stand
+_FAR = 0.5  # y of the farthest place to stand
+_NEAR = 0.97  # y of the nearest place to stand
 _MARGIN = 0.012  # kept free around a road user
 _NAMES = [(kind, colour) for kind in KINDS for colour in COLOURS]
 
@@ -125,7 +130,8 @@ class MicroWorldConfig:
         for name, is_good in checks.items():
             if not is_good or (name in whole and not isinstance(getattr(self, name), int | np.integer)):
                 raise ValueError(f"{name}={getattr(self, name)!r} is outside of what the micro-world can draw")
-        needed = 1 + self.pause + (self.num_objects if self.motion == "order" else 2)
+        moving = self.num_objects if self.motion == "order" else 2
+        needed = 1 + self.pause + moving
         if self.num_frames < needed:
             raise ValueError(f"{self.motion} motion needs num_frames >= {needed}, got {self.num_frames}")
 
@@ -153,11 +159,12 @@ class RoadUser:
         """Its box when it is `inward` reaches closer to the ego path and appears `nearness` times as large."""
         ground = HORIZON + (self.y - HORIZON) * nearness
         scale = _scale(self.y)
-        middle = self.x + (1 if self.x < 0.5 else -1) * inward * _REACH * scale
-        height, width = (extent * scale * nearness for extent in KINDS[self.kind])
-        edges = (middle - width / 2, ground - height, middle + width / 2, ground)
-        x1, y1, x2, y2 = (round(edge * _GRID) / _GRID for edge in edges)
-        return x1, y1, x2, y2
+        direction = 1 if self.x < 0.5 else -1
+        middle = self.x + direction * inward * _REACH * scale
+        height, width = KINDS[self.kind]
+        height = height * scale * nearness
+        width = width * scale * nearness
+        return _on_grid(middle - width / 2), _on_grid(ground - height), _on_grid(middle + width / 2), _on_grid(ground)
 
 
 @dataclass(frozen=True)
@@ -230,9 +237,11 @@ class MicroWorld(SampleSequence):
         user = scene.users[rng.integers(self.config.num_objects)]
         task = task or drawn
         if task == "where":
-            question, answer = f"Where is the {user.name}?", f"The {user.name}{BOX_MARKER}."
+            question = f"Where is the {user.name}?"
+            answer = f"The {user.name}{BOX_MARKER}."
         else:
-            question, answer = f"What is at {BOX_MARKER}?", f"The {user.name}."
+            question = f"What is at {BOX_MARKER}?"
+            answer = f"The {user.name}."
         frames = [self._scene_picture(index, scene, self.config.num_frames - 1)]
         return Sample(self._name(task, index), question, answer, frames, **self._marked(user))
 
@@ -252,9 +261,10 @@ class MicroWorld(SampleSequence):
         roles = rng.permutation(self.config.num_objects).tolist()
         if risk is not None:
             place = roles.index(risk)
-            roles[0], roles[place] = roles[place], roles[0]
+            roles[place] = roles[0]
+            roles[0] = risk
         inward, nearness = _motion(self.config, roles, rng)
-        return Scene(backdrop, users, roles[0], roles[1], inward, nearness)
+        return Scene(backdrop, users, risk=roles[0], twin=roles[1], inward=inward, nearness=nearness)
 
     def ego_sample(self, index: int, event: str | None = None) -> Sample:
         """A clip with the question what the ego car does and why, in the two lines of a BDD-X answer.
@@ -266,8 +276,9 @@ class MicroWorld(SampleSequence):
         if event not in (None, *EGO_EVENTS):
             raise ValueError(f"expected an event of {tuple(EGO_EVENTS)}, got {event!r}")
         rng = self._rng(index, "ego")
-        backdrop, last_phase = random_backdrop(rng), float(rng.random())
-        users = lead, pedestrian = _place_traffic(rng)
+        backdrop = random_backdrop(rng)
+        last_phase = float(rng.random())
+        lead, pedestrian = _place_traffic(rng)
         drawn = str(rng.choice(list(EGO_EVENTS)))
         happening = EGO_EVENTS[event or drawn]
         steps = self.config.num_frames - 1
@@ -276,7 +287,7 @@ class MicroWorld(SampleSequence):
         for number in range(steps + 1):
             past = 1 - number / steps
             nearness = [1 + (happening.lead_nearness - 1) * past, 1.0]
-            figures = _figures(users, [0.0, happening.pedestrian_inward * past], nearness)
+            figures = _figures([lead, pedestrian], [0.0, happening.pedestrian_inward * past], nearness)
             phase = last_phase - float(speeds[number:].sum())
             frames.append(self._picture(index, number, backdrop, figures, phase))
         why = happening.justification.format(lead=lead.name, pedestrian=pedestrian.name)
@@ -289,7 +300,9 @@ class MicroWorld(SampleSequence):
         return [self._scene_picture(index, scene, number) for number in range(self.config.num_frames)]
 
     def _scene_picture(self, index: int, scene: Scene, number: int) -> Image.Image:
-        phase = float(self._rng(index, "road", number).random()) if self.config.nuisance else 0.0
+        phase = 0.0
+        if self.config.nuisance:
+            phase = float(self._rng(index, "road", number).random())
         return self._picture(index, number, scene.backdrop, scene.figures(number), phase)
 
     def _picture(
@@ -299,7 +312,8 @@ class MicroWorld(SampleSequence):
         is_current = number == config.num_frames - 1
         rng = self._rng(index, "nuisance", number)
         flicker = float(rng.standard_normal())
-        shift = np.clip(rng.standard_normal(2), -2, 2) * (0.0 if is_current else 0.006 * config.nuisance)
+        jitter = 0.0 if is_current else 0.006 * config.nuisance
+        shift = np.clip(rng.standard_normal(2), -2, 2) * jitter
         picture = draw_picture(backdrop, figures, phase, (float(shift[0]), float(shift[1])), config.frame_size)
         if config.nuisance:
             noise = rng.standard_normal(picture.shape, np.float32) * (5 * config.nuisance)
@@ -336,12 +350,19 @@ class TwoTaskWorld(SampleSequence):
 
     def read_sample(self, index: int) -> Sample:
         """The risk sample of an even clip, the ego sample of an odd one."""
-        return self.world.ego_sample(index) if index % 2 else self.world[index]
+        if index % 2:
+            return self.world.ego_sample(index)
+        return self.world[index]
 
 
 def _figures(users: Sequence[RoadUser], inward: Sequence[float], nearness: Sequence[float]) -> list[Figure]:
     places = zip(users, inward, nearness, strict=True)
     return [Figure(user.kind, user.colour, user.box(moved, grown)) for user, moved, grown in places]
+
+
+def _on_grid(edge: float) -> float:
+    """Move an edge of a box to the nearest multiple of `1 / _GRID`."""
+    return round(edge * _GRID) / _GRID
 
 
 def _scale(y: float) -> float:
@@ -361,7 +382,9 @@ def _place_users(rng: np.random.Generator, number: int) -> tuple[RoadUser, ...]:
     for place, (lateral, depth) in enumerate(rng.random((number, 2)).tolist()):
         kind, colour = names[place]
         height, width = KINDS[kind]
-        farthest = _FAR if place < 2 else _y_in_front(users[place - 2].y, height)
+        farthest = _FAR
+        if place >= 2:
+            farthest = _y_in_front(users[place - 2].y, height)
         nearest = _NEAR
         if place + 2 < number:
             nearest -= KINDS[names[place + 2][0]][0] * _scale(_NEAR) + 2 * _MARGIN
@@ -395,20 +418,23 @@ def _motion(config: MicroWorldConfig, roles: list[int], rng: np.random.Generator
     The cycle is counted back from its last frame, the first one of the pause, where nothing is displaced.
     """
     cycle = config.num_frames - config.pause
-    inward, nearness = np.zeros((cycle, len(roles))), np.ones((cycle, len(roles)))
-    risk, twin, others = roles[0], roles[1], roles[2:]
+    inward = np.zeros((cycle, len(roles)))
+    nearness = np.ones((cycle, len(roles)))
+    risk, twin, *others = roles
     # Drawn by road user, not by role: another risk leaves them as they are.
     signs = rng.choice([-1.0, 1.0], len(roles))
     if config.motion == "symmetric":
         odd, even = _waves(cycle)
-        inward[:, risk], inward[:, twin] = -odd, odd
+        inward[:, risk] = -odd
+        inward[:, twin] = odd
         inward[:, others] = even[:, None] * signs[others]
     elif config.motion == "order":
         swerves = np.sort(rng.permutation(cycle - 1)[: len(roles)]) + 1
         inward[swerves, roles] = -1.0
     else:
         past = np.arange(cycle) / (cycle - 1)
-        inward[:, risk], inward[:, twin] = -past, past
+        inward[:, risk] = -past
+        inward[:, twin] = past
         nearness[:, risk] = 1 - 0.3 * past
     still_frames = (config.pause, len(roles))
     return (
@@ -423,10 +449,12 @@ def _waves(cycle: int) -> tuple[np.ndarray, np.ndarray]:
 
     Both `(cycle,)`, counted back from the current frame, where they are 0; the symmetry is exact, not up to rounding.
     """
-    odd, even = np.zeros(cycle), np.zeros(cycle)
+    odd = np.zeros(cycle)
+    even = np.zeros(cycle)
     for step in range(1, cycle // 2 + 1):
         odd[step] = math.sin(2 * math.pi * step / cycle)
-        even[step] = even[cycle - step] = (1 - math.cos(2 * math.pi * step / cycle)) / 2
+        even[step] = (1 - math.cos(2 * math.pi * step / cycle)) / 2
+        even[cycle - step] = even[step]
         odd[cycle - step] = -odd[step]
     if cycle % 2 == 0:
         odd[cycle // 2] = 0.0
