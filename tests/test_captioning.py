@@ -10,16 +10,22 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from PIL import Image
 from pycocoevalcap.bleu.bleu import Bleu
 from pycocoevalcap.rouge.rouge import Rouge
 from pycocoevalcap.spice import get_stanford_models
 from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
+from hmba_hf.data.samples import Sample
+from hmba_hf.lmms_eval_plugin import documents
 from hmba_hf.metrics import caption_tokens, captioning
 from hmba_hf.metrics.bootstrap import Bootstrap
 from hmba_hf.metrics.caption_tokens import MetricUnavailable, benchmark_folder, java_version, tokenize_captions
 from hmba_hf.metrics.captioning import bleu_counts, bleu_scores, compare_captions, score_captions
+from hmba_hf.metrics.evaluate_modules import CaptionMetric
 from hmba_hf.metrics.java_metrics import meteor_scores, meteor_statistics, spice_scores
+from hmba_hf.training.run import answer_metrics
+from tiny_runs import run_example
 
 STORED = json.loads((Path(__file__).parent / "golden" / "caption_scores.json").read_text())
 PREDICTIONS, REFERENCES = STORED["predictions"], STORED["references"]
@@ -396,3 +402,37 @@ def test_a_spice_that_fails_or_hangs_is_absent_with_its_error(spice_jar):
 def test_a_bootstrap_that_draws_nothing_is_refused(options):
     with pytest.raises(ValueError, match=r"a confidence in \(0, 1\) and at least one draw"):
         Bootstrap(**options)
+
+
+def test_without_java_every_door_says_so_in_the_same_sentence(java, tmp_path, monkeypatch, capsys):
+    left_out = "meteor was left out: it compares words of the tokenizer 'ptb', which needs Java"
+    asked_for = "the PTB tokenizer needs Java, and no `java` that runs was found on the PATH"
+    captions = ["a car stops", "the dog runs"]
+    records = [
+        {"id": str(number), "split": "test", "answer": caption, "reference": caption, "boxes": []}
+        for number, caption in enumerate(captions)
+    ]
+    predictions = tmp_path / "predictions.jsonl"
+    predictions.write_text("".join(json.dumps(record) + "\n" for record in records))
+    words = ["--predictions", predictions, "--output_dir", tmp_path / "scores", "--draws", 2]
+
+    quick = {"confidence": 0.95, "draws": 2, "seed": 0}
+    asked = CaptionMetric(cache_dir=str(tmp_path)).compute(predictions=captions, references=captions, **quick)
+    assert asked["absent"]["meteor"] == left_out
+    told = []
+    monkeypatch.setattr(documents.logger, "warning", told.append)
+    assert math.isnan(documents.score(records, "meteor")) and left_out in told
+    run_example("evaluate.py", *words)
+    assert left_out in capsys.readouterr().out
+
+    with pytest.raises(MetricUnavailable, match=asked_for):
+        CaptionMetric(cache_dir=str(tmp_path)).compute(
+            predictions=captions, references=captions, tokenizer="ptb", **quick
+        )
+    with pytest.raises(SystemExit):
+        run_example("evaluate.py", *words, "--tokenizer", "ptb")
+    assert asked_for in capsys.readouterr().err
+    samples = [
+        Sample(record["id"], "What?", record["reference"], frames=[Image.new("RGB", (8, 8))]) for record in records
+    ]
+    assert "rouge_l" in answer_metrics(captions, samples), "a run that learns asks for no Java"

@@ -15,6 +15,7 @@ from transformers import AutoProcessor
 from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.micro_world.parquet import write_bddx, write_drama
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
+from hmba_hf.files import differences
 from hmba_hf.training.arguments import CHECKPOINTING, PRESETS, DataArguments, parse_arguments, recipe
 from hmba_hf.training.run import draw_example
 from tiny_bases import FAST, save_base, tune
@@ -425,3 +426,23 @@ def test_a_card_goes_without_its_picture_for_want_of_a_clip_alone(stored_model, 
     assert "no picture of an answer for the card: expected a split" in capsys.readouterr().out
     with pytest.raises(ValueError, match="a mistake of the model"):
         draw_example(trainer, DataArguments())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("lora_targets", "q_proj"),
+        ("time_format", " at {seconds} s. "),
+        ("motion", "order"),
+        ("gate_learning_rate", 0.5),
+        ("optim_args", "foo=1"),
+        ("optim_target_modules", "q_proj"),
+        ("auto_find_batch_size", True),
+        ("accelerator_config", '{"even_batches": false}'),
+    ],
+)
+def test_a_changed_option_that_weights_depend_on_is_named(option, value):
+    command = ["--model", "base", "--use_cpu", "True"]
+    held = recipe(*parse_arguments("", command))
+    (changed,) = differences(held, recipe(*parse_arguments("", [*command, f"--{option}", str(value)])))
+    assert changed.startswith(f"{option} is ") and changed.endswith(" is wanted")

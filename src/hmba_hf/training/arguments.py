@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from transformers import HfArgumentParser, TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import is_torch_bf16_gpu_available
 
 from ..data.bad_samples import POLICIES
@@ -217,4 +218,19 @@ def recipe(model_args: ModelArguments, data_args: DataArguments, args: TrainingA
     else:
         del data["eval_split"], data["max_eval_samples"], data["max_new_tokens"]
     training = {name: getattr(args, name) for name in names}
-    return {**dataclasses.asdict(model_args), **data, **training, "processes": args.world_size}
+    return {**dataclasses.asdict(model_args), **data, **training, **_rare(args), "processes": args.world_size}
+
+
+def _rare(args: TrainingArguments) -> dict[str, Any]:
+    """Return what few ask for, as far as it is not the default, which recipes of version 0.1 do not tell."""
+    rare: dict[str, Any] = {}
+    if args.optim_target_modules is not None:
+        rare["optim_target_modules"] = args.optim_target_modules
+    if args.auto_find_batch_size:
+        rare["auto_find_batch_size"] = True
+    default = AcceleratorConfig().to_dict()
+    options: Any = args.accelerator_config
+    changed = {name: value for name, value in options.to_dict().items() if value != default[name]}
+    if changed:
+        rare["accelerator_config"] = changed
+    return rare
