@@ -11,6 +11,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from PIL import Image
 
+from ..families import family_of
 from ..repositories import CARD_FILE, split_revision
 from ..scoring import format_versions
 from .stored_runs import StoredRun
@@ -122,7 +123,7 @@ def compose_card(
         language="en",
         license=details.license,
         library_name="peft" if is_adapter(model) else "transformers",
-        pipeline_tag="video-text-to-text",
+        pipeline_tag=family_of(_config(model)).pipeline_tag,
         base_model=parents.names or None,
         base_model_relation=parents.relation if parents.names else None,
         datasets=list(dict.fromkeys(datasets)) or None,
@@ -187,11 +188,8 @@ def _config(model: Any) -> Any:
 
 
 def _template(model: Any) -> str:
-    family = _config(model).model_type
-    path = files("hmba_hf") / "model_cards" / f"{family}.md"
-    if not path.is_file():
-        held = sorted(Path(card.name).stem for card in (files("hmba_hf") / "model_cards").iterdir())
-        raise ValueError(f"a model of one of the families {held} is wanted, got model_type={family!r}")
+    family = family_of(_config(model))
+    path = files("hmba_hf") / "model_cards" / f"{family.model_type}.md"
     return path.read_text(encoding="utf-8")
 
 
@@ -216,7 +214,8 @@ def tagged_card(
 
 
 def _tags(model: Any, details: CardDetails, is_drawn: bool) -> list[str]:
-    tags = [_config(model).model_type, "driving", "mamba", "video", "custom_code"]
+    family = family_of(_config(model))
+    tags = [family.model_type, *family.tags, "custom_code"]
     tags += ["lora"] if is_adapter(model) else []
     tags += [_MICRO_WORLD] if is_drawn else []
     tags += getattr(model, "model_tags", None) or []  # by `add_model_tags`

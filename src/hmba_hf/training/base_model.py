@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoProcessor, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils.hub import cached_file, resolve_revision
 
+from ..families import auto_class, family_of
 from ..messages import logger
 from ..models.loading_checkpoints import refuse_lacking
 from ..models.prompting_hmba import check_time_format
@@ -109,7 +110,7 @@ def _load(
     config = _configs(path, revision, arguments)[1]
     if Path(path).is_dir():
         find_weights(Path(path))  # says which file is missing or damaged
-    loaded: Any = AutoModelForImageTextToText.from_pretrained(
+    loaded: Any = auto_class(family_of(config)).from_pretrained(
         path, config=config, revision=revision, ignore_mismatched_sizes=True, output_loading_info=True, **options
     )
     model, loading = loaded

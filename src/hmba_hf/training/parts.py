@@ -12,12 +12,10 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.pytorch_utils import Conv1D
 
-PARTS: dict[str, str | tuple[str, ...]] = {
-    "vision_tower": "model.vision_tower.",
-    "adapter": "model.temporal_adapter.",
-    "projector": "model.multi_modal_projector.",
-    "language_model": ("model.language_model.", "lm_head."),
-}
+from ..families import FAMILIES
+
+(_HMBA,) = FAMILIES
+PARTS = _HMBA.parts
 LOW_RANK = ("lora", "qlora")  # ways in which the language model learns without its weights changing
 _MODULES = {"vision_tower": "vision_tower", "adapter": "temporal_adapter", "projector": "multi_modal_projector"}
 _ADAPTED = ("adapter", "projector")  # one feeds the other
