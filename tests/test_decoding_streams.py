@@ -1,5 +1,6 @@
 """The rate at which pictures without times are counted, at every door, and pictures that a decoder makes up."""
 
+from fractions import Fraction
 from io import BytesIO
 
 import av
@@ -167,3 +168,31 @@ def all_keyframes(data):
                     packet.stream = stream
                     target.mux(packet)
     return file.getvalue()
+
+
+@pytest.mark.parametrize("rate", [Fraction(30000, 1001), Fraction(24000, 1001), Fraction(60000, 1001), 12.5, 15, 8])
+@pytest.mark.parametrize("kind", [("mp4", "mpeg4"), ("matroska", "mpeg4"), ("mpegts", "mpeg2video")])
+def test_a_camera_with_jitter_and_lost_and_doubled_frames_keeps_each_at_its_time(rate, kind, caplog):
+    draw = np.random.default_rng(int(rate))
+    times = np.arange(int(3 * rate)) / float(rate)
+    times[1:] += draw.uniform(-0.004, 0.004, len(times) - 1)
+    lost = draw.random(len(times)) < 0.1
+    lost[0] = False
+    doubled = times[draw.random(len(times)) < 0.1] + 0.002
+    times = np.unique(np.concatenate([times[~lost], doubled]).round(3)).tolist()
+    data = numbered_video(len(times), rate=round(rate), container=kind[0], codec=kind[1], times=times)
+
+    pairs = list(iter_frames(data))
+    assert read_numbers(np.stack([picture for _, picture in pairs])) == list(range(len(times)))
+    assert [time for time, _ in pairs] == pytest.approx(times, abs=1e-3)
+    for current in (5, len(times) // 2, len(times) - 1):
+        clip, _ = decode_frames(data, times[current], 4, 3.0)
+        wanted = [times[current] - step / 3 for step in (3, 2, 1)]
+        latest = [
+            [max((i for i, t in enumerate(times) if t <= time + slack), default=0) for time in wanted]
+            for slack in (0, 1e-3)
+        ]
+        numbers = read_numbers(clip)
+        assert numbers[3] == current
+        assert all(low <= number <= high for low, number, high in zip(latest[0], numbers, latest[1], strict=False))
+    assert not caplog.records

@@ -147,8 +147,17 @@ class Timeline:
             return False
         ahead = stamp - self._latest
         if ahead >= 0:
-            return ahead > (LONG_FIRST_GAP if self._advance is None else LONG_GAP * self._advance)
+            return ahead > self._longest_step()
         return not self._comes_late(stamp)
+
+    def _longest_step(self) -> Fraction | int:
+        """Seconds from one picture to the next beyond which a stamp may be stray.
+
+        Two pictures that come at once, as cameras send them that have fallen behind, say nothing of the steps to come.
+        """
+        if self._advance is None:
+            return LONG_FIRST_GAP
+        return LONG_GAP * max(self._advance, self._nominal_step)
 
     def _comes_late(self, stamp: Fraction) -> bool:
         step = self._step(stamp)
