@@ -266,3 +266,23 @@ def test_one_wild_stamp_moves_no_other_frame_and_no_end(wild):
     assert times == pytest.approx([index / 25 for index in range(100)])
     assert numbers(file.getvalue(), None, 4, 12.5) == [93, 95, 97, 99]
     assert numbers(file.getvalue(), 2.4, 4, 12.5) == [54, 56, 58, 60]
+
+
+def test_pictures_of_mxf_are_shown_in_the_order_of_the_decoder():
+    data = numbered_video(30, rate=25, container="mxf", codec="libx264", gop=8)
+
+    numbers = read_numbers(np.stack([picture for _, picture in iter_frames(data)]))
+    clip, _ = decode_frames(data, 0.6, num_frames=3, fps=25)
+
+    assert numbers == list(range(30)) and read_numbers(clip) == [13, 14, 15]
+
+
+def test_chunks_without_pictures_in_avi_are_no_damage():
+    times = [i / 10 if i < 5 else 2 + i / 10 for i in range(21)]
+    data = numbered_video(21, container="avi", codec="mjpeg", times=times)
+
+    pictures = [picture for _, picture in iter_frames(data)]
+    _, metadata = decode_frames(data, 2.5, num_frames=1)
+
+    assert read_numbers(np.stack(pictures)) == list(range(21))
+    assert metadata.duration is None and metadata.total_num_frames is None

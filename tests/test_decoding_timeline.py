@@ -106,3 +106,13 @@ def test_moments_are_put_in_order_only_where_the_first_ones_are_not():
     shuffled = [40 * (index // 4 * 4 + (2, 0, 3, 1)[index % 4]) for index in range(40)]
     assert ordered(shuffled) == sorted(shuffled)
     assert ordered(range(0, 4000, 40)) == [*range(0, 4000, 40)]
+
+
+def test_a_clock_that_begins_after_counted_pictures_goes_on_from_them():
+    said = []
+    stamps = [None, None, None, Fraction(0), Fraction(1, 10), Fraction(2, 10)]
+    timeline = Timeline(lambda index: stamps[index], Fraction(1, 10), said.append)
+
+    times = [float(moment.time) for moment in timeline.place(range(6), Fraction(0))]
+
+    assert times == pytest.approx([0, 0.1, 0.2, 0.3, 0.4, 0.5]) and len(said) == 1

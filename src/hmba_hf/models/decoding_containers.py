@@ -300,7 +300,8 @@ def opened(
             with _opened_path(place) as file:
                 yield ReadableFile(file, place, suffix if _names_a_container(suffix) else ""), place
     elif isinstance(source, (bytes, bytearray, memoryview)):
-        yield ReadableFile(BytesIO(source), f"the {kind} in bytes"), f"the {kind} in bytes"
+        data = source.tobytes() if isinstance(source, memoryview) else source  # `BytesIO` takes no view with gaps
+        yield ReadableFile(BytesIO(data), f"the {kind} in bytes"), f"the {kind} in bytes"
     elif not hasattr(source, "read"):
         raise ValueError(f"a {kind} must be a path, URL, bytes or binary file object, got {type(source).__name__}")
     else:

@@ -11,16 +11,19 @@ from typing import Any, NamedTuple
 import av
 from av.format import Flags
 
+from .decoding_endings import torn_bytes
+
 # Seconds without a packet after which a source that says "try again" counts as ended, and between two tries.
 PATIENCE = 10.0
 PAUSE = 0.002
-# FFmpeg guesses the presentation times of these, wrongly where pictures are reordered. A Matroska file made from AVI
-# has a codec tag, as AVI has.
-DECODING_TIMES_ALONE = {"avi", "asf", "asf_o"}
+# FFmpeg guesses the presentation times of these, wrongly where pictures are reordered. In MXF it does so where the
+# index is silent, as with its own H.264; all pictures of MXF last equally long. A Matroska file made from AVI has a
+# codec tag, as AVI has.
+DECODING_TIMES_ALONE = {"avi", "asf", "asf_o", "mxf"}
 # Headers of these give a duration. FFmpeg estimates that of others from what is there, which is no promise.
 DECLARED_DURATION = {"matroska,webm", "flv", "ivf", "mxf"}
 # FFmpeg makes up these from the last packets or the size of the file, and the header of the last one is longer.
-ESTIMATED_DURATION = {"mpeg", "mpegts", "asf"}
+ESTIMATED_DURATION = {"mpeg", "mpegts", "asf", "nut"}
 # The index of these is read from the file. That of others, FFmpeg makes as it reads.
 INDEXED = {"avi", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"}
 # The header of ASF: what begins the object that describes the file, and where in it numbers stand.
@@ -215,15 +218,21 @@ class VideoPackets:
         return found
 
     def torn_end(self) -> str | None:
-        """Tell what shows that an MPEG stream, which promises no duration, was longer; `None` where nothing does."""
-        if not self.has_ended or self.container.format.name not in UNINDEXED:
+        """Tell what shows that a file was longer, whether it promises a duration or not; `None` where nothing does."""
+        if not self.has_ended:
             return None
+        if self.container.format.name not in UNINDEXED:
+            return self.torn_file()
         signs = []
         if self._ends_within_packet():
             signs.append("it ends within a packet")
         if count := self._missing_pictures():
             signs.append(f"it lacks {count} of the pictures before its last one")
         return " and ".join(signs) or None
+
+    def torn_file(self) -> str | None:
+        """Tell what shows, without reading packets, that a format which says where it ends was cut short."""
+        return torn_bytes(self.container.format.name, self._bytes_at, self.container.size or 0)
 
     def _ends_within_packet(self) -> bool:
         start, end = self._start_in_bytes, self.container.size or 0
@@ -286,7 +295,7 @@ class VideoPackets:
     def promised_duration(self, origin: Fraction) -> float | None:
         """Seconds that the header gives, `None` where it gives none or the index contradicts it."""
         if self.container.format.name == "avi":
-            return float(self.stream.frames * self.stream.time_base)
+            return None if self._has_empty_chunks() else float(self.stream.frames * self.stream.time_base)
         if self.container.format.name == "asf":
             return self._asf_duration()
         if self.container.format.name in ESTIMATED_DURATION:
@@ -297,6 +306,21 @@ class VideoPackets:
             return duration
         last = self._index[len(self._index) - 1].timestamp * self.stream.time_base - origin
         return duration if duration > last else None
+
+    def _has_empty_chunks(self) -> bool:
+        """Tell whether an AVI file holds fewer pictures than chunks, so that their number gives no duration."""
+        count = len(self._index)
+        return 0 < count < self.stream.frames <= self._index[count - 1].timestamp + 1
+
+    def describes_pictures(self, origin: Fraction) -> bool:
+        """Tell whether the duration in the header is that of the pictures, and not that of longer sound beside them.
+
+        That of a fragment of an MP4 file counts from the start of the recording.
+        """
+        if self.stream.duration is None:
+            return len(self.container.streams) == 1
+        is_fragment = self.states_average_rate and self.stream.frames == 0
+        return not is_fragment or origin < LAST_STEPS / Fraction(self.stream.average_rate or 25)
 
     def _asf_duration(self) -> float | None:
         """Seconds that the header gives for an ASF file of which bytes are missing, where FFmpeg gives none."""

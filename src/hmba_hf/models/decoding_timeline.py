@@ -67,6 +67,7 @@ class Timeline:
         self._advance: Fraction | None = None  # by which the latest one has grown
         self._counted: Fraction | None = None  # time of the last picture, if its own stamp does not give it
         self._last: Fraction | float = -math.inf
+        self._shift = Fraction(0)  # by which stamps are late, where they begin anew after counted pictures
         self._recording = 0
 
     def place(self, found: Iterable[Any], start: Fraction | None = None) -> Iterator[Moment]:
@@ -96,6 +97,7 @@ class Timeline:
                     puzzling = frame
                 elif stamp is not None or self._has_started or start is not None:
                     yield from self._passed(errors)
+                    stamp = self._after_counted(stamp)
                     yield self._at(frame, stamp, start)
             if puzzling is None:
                 yield from self._passed(errors)
@@ -126,7 +128,16 @@ class Timeline:
     def _stamp_of(self, frame: Any) -> Fraction | None:
         if self._mended is not None and self._mended[0] is frame:
             return self._mended[1]
-        return self._stamp_in(frame)
+        stamp = self._stamp_in(frame)
+        return None if stamp is None else stamp + self._shift
+
+    def _after_counted(self, stamp: Fraction | None) -> Fraction | None:
+        """Move the clock where the first stamp is no later than pictures that were counted before it."""
+        if stamp is None or self._recent or self._counted is None or stamp > self._counted or self._recording > 0:
+            return stamp
+        self._shift = self._counted + self._nominal_step - stamp
+        self._warn("begins with pictures without timestamps, which are counted")
+        return stamp + self._shift
 
     def _passed(self, errors: list[Exception]) -> Iterator[Moment]:
         while errors:

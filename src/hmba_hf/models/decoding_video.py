@@ -211,7 +211,10 @@ class _VideoReader:
         moments = list(self.video.timeline().place(frames, Fraction(0)))
         self.origin = min(moment.time for moment in moments if moment.recording == 0)
         # Few packets of a program stream have timestamps, and FFmpeg guesses wrong ones for the others after a seek.
-        self.can_seek = self.has_times and self.video.container.format.name != "mpeg"
+        format_name = self.video.container.format.name
+        # An MXF file without its end has no index, and seeks in it lead to wrong pictures.
+        has_index = format_name != "mxf" or self.video.packets.torn_file() is None
+        self.can_seek = self.has_times and format_name != "mpeg" and has_index
         self._step_back = find_step_back(self.video.container, self.video.stream) if self.has_times else None
 
     def warn_of_other_recordings(self) -> None:
@@ -478,6 +481,8 @@ class _VideoReader:
             return None
         if self.end is not None:
             return self.end
+        if not self.video.packets.describes_pictures(self.origin):
+            return None
         promised = self.video.packets.promised_duration(self.origin)
         return None if promised is None or promised <= self.seen_until else promised
 

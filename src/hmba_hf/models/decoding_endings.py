@@ -1,0 +1,95 @@
+"""How the bytes of a file show that it was cut short, in formats that say where they end."""
+
+from collections.abc import Callable
+
+LONGEST_HEAD = 2**12  # bytes in which the header of a Matroska file ends
+LONGEST_TAIL = 2**17  # bytes that hold the last page of an Ogg file, which has 65,307 at the most
+MATROSKA_SEGMENT = b"\x18\x53\x80\x67"
+FLV_TAG_HEADER = 11  # bytes, of which three hold the length of what follows; behind a tag, four hold its whole length
+# How keys begin of the partition with which an MXF file ends, and of the list of partitions that may follow it.
+MXF_FOOTER = bytes.fromhex("060e2b34020501010d0102010104")
+MXF_PARTITIONS = bytes.fromhex("060e2b34020501010d01020101110100")
+MXF_KEY = 16  # bytes
+OGG_PAGE = b"OggS"
+OGG_PAGE_HEADER = 27  # bytes, of which the sixth holds flags and the last one counts the lengths that follow
+OGG_LAST = 4
+PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+
+
+def torn_bytes(format_name: str, bytes_at: Callable[[int, int], bytes], size: int) -> str | None:
+    """Tell what shows that a file of `size` bytes was longer, `None` where nothing does.
+
+    Args:
+        format_name: FFmpeg's name of its container.
+        bytes_at: gives the bytes from a place on, at most so many.
+        size: of the file; zero or less where it is not known.
+    """
+    if size <= 0:
+        return None
+    if format_name == "matroska,webm":
+        return _torn_matroska(bytes_at(0, LONGEST_HEAD), size)
+    if format_name == "flv":
+        return _torn_flv(bytes_at, size)
+    if format_name not in ("ogg", "apng", "mxf"):
+        return None
+    tail = bytes_at(max(size - LONGEST_TAIL, 0), LONGEST_TAIL)
+    if not tail:  # of a source that cannot be looked into
+        return None
+    if format_name == "apng":
+        return None if PNG_END in tail else "its last chunk is missing"
+    if format_name == "mxf":
+        return None if _ends_as_mxf(tail) else "its last partition is missing or torn"
+    return _torn_ogg(tail)
+
+
+def _torn_matroska(head: bytes, size: int) -> str | None:
+    """Compare the size of the segment, a number whose first byte tells its own length, with that of the file."""
+    place = head.find(MATROSKA_SEGMENT) + len(MATROSKA_SEGMENT)
+    if place < len(MATROSKA_SEGMENT) or place >= len(head) or head[place] == 0:
+        return None
+    length = 9 - head[place].bit_length()
+    bits = 7 * length
+    stated = int.from_bytes(head[place : place + length], "big") & ((1 << bits) - 1)
+    is_unknown = stated == (1 << bits) - 1  # as in live recordings
+    end = place + length + stated
+    return None if is_unknown or end <= size else f"it ends at byte {size} of {end}"
+
+
+def _torn_flv(bytes_at: Callable[[int, int], bytes], size: int) -> str | None:
+    length = int.from_bytes(bytes_at(size - 4, 4), "big")
+    start = size - 4 - length
+    if not bytes_at(0, 1):
+        return None
+    header = bytes_at(start, FLV_TAG_HEADER) if start > 0 else b""
+    is_whole = FLV_TAG_HEADER + int.from_bytes(header[1:4], "big") == length
+    return None if is_whole else "it ends within a tag"
+
+
+def _ends_as_mxf(tail: bytes) -> bool:
+    """Tell whether the keys and lengths of the last partition, or of the list behind it, lead to the very end."""
+    place = tail.rfind(MXF_FOOTER)
+    if place < 0:
+        place = tail.rfind(MXF_PARTITIONS)
+    while 0 <= place < len(tail) - MXF_KEY:
+        place += MXF_KEY
+        length = tail[place]
+        place += 1
+        if length >= 0x80:  # the length of the length
+            size = length - 0x80
+            length = int.from_bytes(tail[place : place + size], "big")
+            place += size
+        place += length
+    return place == len(tail)
+
+
+def _torn_ogg(tail: bytes) -> str | None:
+    place = tail.rfind(OGG_PAGE)
+    header = tail[place : place + OGG_PAGE_HEADER]
+    if place < 0:
+        return None
+    if len(header) < OGG_PAGE_HEADER:
+        return "it ends within a page"
+    lengths = tail[place + OGG_PAGE_HEADER : place + OGG_PAGE_HEADER + header[-1]]
+    if place + OGG_PAGE_HEADER + header[-1] + sum(lengths) > len(tail):
+        return "it ends within a page"
+    return None if header[5] & OGG_LAST else "its last page is not marked as the last"
