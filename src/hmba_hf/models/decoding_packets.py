@@ -234,6 +234,16 @@ class VideoPackets:
         """Tell what shows, without reading packets, that a format which says where it ends was cut short."""
         return torn_bytes(self.container.format.name, self._bytes_at, self.container.size or 0)
 
+    @property
+    def can_seek(self) -> bool:
+        """Whether a seek leads to the right pictures.
+
+        Few packets of a program stream have timestamps, and FFmpeg guesses wrong ones for the others after a seek. An
+        MXF file without its end has no index.
+        """
+        format_name = self.container.format.name
+        return format_name != "mpeg" and (format_name != "mxf" or self.torn_file() is None)
+
     def _ends_within_packet(self) -> bool:
         start, end = self._start_in_bytes, self.container.size or 0
         if self.container.format.name != "mpegts" or start is None:

@@ -210,11 +210,7 @@ class _VideoReader:
         self.has_times = all(self.video.stamp_of(frame) is not None for frame in frames)
         moments = list(self.video.timeline().place(frames, Fraction(0)))
         self.origin = min(moment.time for moment in moments if moment.recording == 0)
-        # Few packets of a program stream have timestamps, and FFmpeg guesses wrong ones for the others after a seek.
-        format_name = self.video.container.format.name
-        # An MXF file without its end has no index, and seeks in it lead to wrong pictures.
-        has_index = format_name != "mxf" or self.video.packets.torn_file() is None
-        self.can_seek = self.has_times and format_name != "mpeg" and has_index
+        self.can_seek = self.has_times and self.video.packets.can_seek
         self._step_back = find_step_back(self.video.container, self.video.stream) if self.has_times else None
 
     def warn_of_other_recordings(self) -> None:
