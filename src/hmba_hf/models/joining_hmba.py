@@ -48,22 +48,22 @@ def build_adapter(config: HMBAConfig) -> nn.Module:
         return TransformerAdapter(width, config.num_frames, config.adapter_num_heads)
     mixer = {"state_size": config.state_size, "conv_kernel": config.conv_kernel, "expand": config.expand}
     context = ContextMamba(
-        width,
-        config.num_frames,
-        config.temporal_strides,
-        config.branches,
-        config.bidirectional_time,
-        config.share_mixers,
-        mixer,
+        hidden_size=width,
+        num_frames=config.num_frames,
+        temporal_strides=config.temporal_strides,
+        branches=config.branches,
+        bidirectional_time=config.bidirectional_time,
+        share_mixers=config.share_mixers,
+        mixer=mixer,
     )
     query = QueryMamba(
-        width,
-        context.contexts,
-        config.fusion,
-        config.adapter_num_heads,
-        config.fusion_weights,
-        config.latent_mamba,
-        mixer,
+        hidden_size=width,
+        contexts=context.contexts,
+        fusion=config.fusion,
+        num_heads=config.adapter_num_heads,
+        fusion_weights=config.fusion_weights,
+        latent_mamba=config.latent_mamba,
+        mixer=mixer,
     )
     return TemporalAdapter(width, context, query, config.gated)
 
@@ -74,8 +74,10 @@ def build_projector(config: HMBAConfig, width: int) -> nn.Linear | TwoLayerProje
     Args:
         width: of the language model's embeddings.
     """
-    channels, hidden_act = config.vision_config.hidden_size, config.projector_hidden_act
-    return nn.Linear(channels, width) if hidden_act is None else TwoLayerProjector(channels, width, hidden_act)
+    channels = config.vision_config.hidden_size
+    if config.projector_hidden_act is None:
+        return nn.Linear(channels, width)
+    return TwoLayerProjector(channels, width, config.projector_hidden_act)
 
 
 def build_without_weights(model_class: Any, config: Any) -> Any:
@@ -262,7 +264,8 @@ def _check_joined(model: Any, causal: PreTrainedModel) -> None:
         raise ValueError(f"a vision tower of patches is wanted, got {type(tower).__name__}: {error}") from error
     tokens = [token for token in range(8) if token != model.config.video_token_id]
     input_ids = torch.tensor([tokens], device=causal.device)
-    wanted, logits = causal(input_ids).logits, model(input_ids).logits
+    wanted = causal(input_ids).logits
+    logits = model(input_ids).logits
     if logits.shape != wanted.shape or not torch.allclose(logits, wanted.to(logits), rtol=1e-3, atol=1e-5):
         raise ValueError(
             "a language model whose logits are linear in its last hidden state, or scaled by logit_scale or "

@@ -69,12 +69,16 @@ def parse_boxes(text: str) -> list[ParsedBox]:
     Differs: the released pattern drops malformed text silently; here it is reported.
     """
     found: list[ParsedBox] = []
-    label, end = "", 0
+    label = ""
+    end = 0
     for bracket in _box_brackets(text):
         content, closed = bracket.groups()
         label = _last_phrase(text[end : bracket.start()]) or label
-        parts, written = content.split(";") if closed else [""], bracket.group()
-        found.extend(ParsedBox(label, _read_box(part), written, _read_numbers(part)) for part in parts)
+        parts = [""]
+        if closed:
+            parts = content.split(";")
+        for part in parts:
+            found.append(ParsedBox(label, _read_box(part), text=bracket.group(), numbers=_read_numbers(part)))
         end = bracket.end()
     return found
 
@@ -84,7 +88,8 @@ def strip_boxes(text: str) -> str:
 
     A bracket that never closes ends before the next one or with the text.
     """
-    pieces, end = [], 0
+    pieces = []
+    end = 0
     for bracket in _box_brackets(text):
         pieces.append(text[end : bracket.start()])
         end = bracket.end()
@@ -103,16 +108,24 @@ def post_process_boxes(text: str | list[str], size: Any) -> list:
         boxes are left out; `parse_boxes` reports them.
     """
     if isinstance(text, str):
-        found = [(parsed.label, parsed.box) for parsed in parse_boxes(text) if parsed.box is not None]
-        return [{"label": label, "box": _box_to_pixels(box, size)} for label, box in found]
-    sizes = [size] * len(text) if np.shape(size) == (2,) else list(size)
+        objects = []
+        for parsed in parse_boxes(text):
+            if parsed.box is not None:
+                objects.append({"label": parsed.label, "box": _box_to_pixels(parsed.box, size)})
+        return objects
+    if np.shape(size) == (2,):
+        sizes = [size] * len(text)
+    else:
+        sizes = list(size)
     if len(text) != len(sizes):
         raise ValueError(f"expected one size for all texts or one each, got {len(text)} texts and {len(sizes)} sizes")
     return [post_process_boxes(one, pair) for one, pair in zip(text, sizes, strict=True)]
 
 
 def _box_brackets(text: str) -> Iterator[re.Match[str]]:
-    return (bracket for bracket in _BRACKET.finditer(text) if _is_box_text(bracket[1], bool(bracket[2])))
+    for bracket in _BRACKET.finditer(text):
+        if _is_box_text(bracket[1], bool(bracket[2])):
+            yield bracket
 
 
 def _is_box_text(content: str, closed: bool) -> bool:
@@ -129,26 +142,36 @@ def _read_box(part: str) -> tuple[float, float, float, float] | None:
     if numbers is None or not all(_NUMBER.fullmatch(field.strip()) for field in part.split(",")):
         return None
     x1, y1, x2, y2 = numbers
-    return numbers if x1 <= x2 <= 1 and y1 <= y2 <= 1 else None
+    if x1 <= x2 <= 1 and y1 <= y2 <= 1:
+        return numbers
+    return None
 
 
 def _read_numbers(part: str) -> tuple[float, float, float, float] | None:
     try:
-        x1, y1, x2, y2 = (float(field) for field in part.split(","))
+        x1, y1, x2, y2 = map(float, part.split(","))
     except ValueError:  # not numbers, or not four
         return None
-    return (x1, y1, x2, y2) if all(map(math.isfinite, (x1, y1, x2, y2))) else None
+    numbers = (x1, y1, x2, y2)
+    if all(map(math.isfinite, numbers)):
+        return numbers
+    return None
 
 
 def _last_phrase(text: str) -> str:
     sentence = _SENTENCE_END.split(text)[-1]
-    start, has_article, clause_begins = 0, False, True
+    start = 0
+    has_article = False
+    clause_begins = True
     for word in _PHRASE_START.finditer(sentence):
         if word["article"] is None:
-            start = start if has_article else word.end()
             clause_begins = True
+            if not has_article:
+                start = word.end()
         elif clause_begins:
-            start, has_article, clause_begins = word.start(), True, False
+            start = word.start()
+            has_article = True
+            clause_begins = False
     return sentence[start:].lstrip(" \t\r)]\"'`*").rstrip(" \t\r([\"'`*")
 
 
@@ -163,10 +186,20 @@ def _square_around(size: tuple[int, int]) -> tuple[int, int, int]:
 
 def _box_to_pixels(box: tuple[float, float, float, float], size: tuple[int, int]) -> dict[str, float]:
     """Bring a box from [0, 1] of the padded square to pixels of the frame in it."""
-    (height, width), (side, left, top) = size, _square_around(size)
-    xmin, xmax = (round(min(max(x * side - left, 0.0), width), 2) for x in box[0::2])
-    ymin, ymax = (round(min(max(y * side - top, 0.0), height), 2) for y in box[1::2])
-    return {"xmin": xmin, "ymin": ymin, "xmax": xmax, "ymax": ymax}
+    side, left, top = _square_around(size)
+    height, width = size
+    x1, y1, x2, y2 = box
+    return {
+        "xmin": _clipped(x1 * side - left, width),
+        "ymin": _clipped(y1 * side - top, height),
+        "xmax": _clipped(x2 * side - left, width),
+        "ymax": _clipped(y2 * side - top, height),
+    }
+
+
+def _clipped(pixels: float, limit: int) -> float:
+    """Move a coordinate into the frame, and round it to two decimals."""
+    return round(min(max(pixels, 0.0), limit), 2)
 
 
 __all__ = ["ParsedBox", "format_boxes", "parse_boxes", "post_process_boxes", "strip_boxes"]

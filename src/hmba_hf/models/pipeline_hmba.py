@@ -110,7 +110,8 @@ class VideoTextToTextPipeline(Pipeline):
         if text is None:
             if not _has_text(videos):
                 raise ValueError("expected a text with the videos, or a chat, got neither")
-            videos, text = None, videos
+            text = videos
+            videos = None
         if videos is None and not isinstance(timestamp, (list, tuple)) and text not in ([], ()):
             return super().__call__(text, timestamp=timestamp, **kwargs)
         return super().__call__(_pair_inputs(videos, text, timestamp), **kwargs)
@@ -155,18 +156,28 @@ class VideoTextToTextPipeline(Pipeline):
         if isinstance(input_, str):
             input_ = {"text": input_}
         if not isinstance(input_, dict) or not {"text"} <= input_.keys() <= {"text", "videos", "timestamp"}:
-            got = sorted(input_) if isinstance(input_, dict) else type(input_).__name__
+            got: Any = type(input_).__name__
+            if isinstance(input_, dict):
+                got = sorted(input_)
             raise ValueError(f"expected a question, a chat or a dict of text, videos and timestamp, got {got}")
-        text, videos = input_["text"], input_.get("videos")
+        text = input_["text"]
+        videos = input_.get("videos")
         if not isinstance(text, str):
             if videos is not None:
                 raise ValueError("expected a chat with its videos in its content blocks, got a chat and videos")
             return text
-        clips = [] if videos is None else [videos] if _is_one_video(videos) else list(videos)
+        if videos is None:
+            clips = []
+        elif _is_one_video(videos):
+            clips = [videos]
+        else:
+            clips = list(videos)
         if videos is not None and not clips:
             raise ValueError("expected a video or a list of videos, got an empty list")
         token = self.processor.video_token
-        first, *others = (text if token in text else token * len(clips) + text).split(token)
+        if token not in text:
+            text = token * len(clips) + text
+        first, *others = text.split(token)
         if len(others) != len(clips):
             raise ValueError(
                 f"the number of {token} tokens in the text should be the same as the number of videos, "
@@ -192,7 +203,8 @@ class VideoTextToTextPipeline(Pipeline):
         """Join inputs of batch size one: text padded on the left, clips padded on their old side."""
         texts = [{name: inputs[name][0] for name in ("input_ids", "attention_mask")} for inputs in batch]
         joined = dict(self.processor.tokenizer.pad(texts, padding_side="left", return_tensors="pt").to(self.device))
-        clips, masks = [], []
+        clips = []
+        masks = []
         for inputs in batch:
             videos = inputs.get("pixel_values_videos")  # (n, t, channels, height, width)
             if videos is not None:
