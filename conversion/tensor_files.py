@@ -173,7 +173,7 @@ def _other_weights(folder: Path) -> WeightFiles:
     """Find weights under other names than transformers gives them."""
     for kinds in ((".safetensors",), (".bin", ".pt", ".pth")):
         found = []
-        for file in sorted(folder.iterdir()):
+        for file in sorted(folder.glob("*")):
             if file.name.endswith(kinds) and not NO_WEIGHTS.fullmatch(file.name):
                 found.append(file)
         if found:

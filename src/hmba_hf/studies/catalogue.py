@@ -46,9 +46,11 @@ class Study:
     def tell(self, records: Records) -> str:
         """Write the table in Markdown, and below it whether what was expected is so."""
         values = self.telling.values(records)
-        sentences = [compare(better, worse, values) for better, worse in self.expected]
-        remarks = "\n".join(f"- {sentence}" for sentence in self.telling.describe(records) + sentences)
-        return f"{markdown_table(self.telling.tabulate(records))}\n\n{remarks}".rstrip() + "\n"
+        sentences = list(self.telling.describe(records))
+        sentences += [compare(better, worse, values) for better, worse in self.expected]
+        remarks = "\n".join(f"- {sentence}" for sentence in sentences)
+        table = markdown_table(self.telling.tabulate(records))
+        return f"{table}\n\n{remarks}".rstrip() + "\n"
 
 
 STUDIES = {
@@ -74,14 +76,24 @@ STUDIES = {
         "Fusion",
         "How should the current frame take from the contexts: by its query, by the released code's cosine, by adding "
         "them up, or from all of them concatenated?",
-        {"query": {}, **{fusion: {"fusion": fusion} for fusion in ("cosine", "add", "concat")}},
+        {
+            "query": {},
+            "cosine": {"fusion": "cosine"},
+            "add": {"fusion": "add"},
+            "concat": {"fusion": "concat"},
+        },
         [("query", "cosine"), ("query", "add"), ("query", "concat")],
     ),
     "baselines": Study(
         "Adapters",
         "What does H-MBA find that the current frame alone, the mean of the frames and self-attention over time do "
         "not?",
-        {"mamba": {}, **{adapter: {"adapter": adapter} for adapter in ("none", "mean", "transformer")}},
+        {
+            "mamba": {},
+            "none": {"adapter": "none"},
+            "mean": {"adapter": "mean"},
+            "transformer": {"adapter": "transformer"},
+        },
         [("mamba", "none"), ("mamba", "mean"), ("mamba", "transformer")],
     ),
     "frames": Study(
@@ -97,17 +109,20 @@ STUDIES = {
         "clean mIoU that is left, over the severities.",
         {"query": {}, "add": {"fusion": "add"}},
         [(f"query, {kind}", f"add, {kind}") for kind in KINDS],
-        DEGRADATION,
-        measure_degradation,
+        telling=DEGRADATION,
+        measure=measure_degradation,
     ),
     "cost": Study(
         "Cost against accuracy",
         "What do frames and strides cost, and what do they bring? Full size is the same adapter on CLIP ViT-L/14, "
         "whose operations are counted, not run.",
         {
-            f"{frames} frames, {name}": {**({} if frames == 5 else {"num_frames": frames}), **strides}
-            for name, strides in {"stride 1": {"temporal_strides": [1]}, "strides 1 and 2": {}}.items()
-            for frames in (3, 5, 9)
+            "3 frames, stride 1": {"num_frames": 3, "temporal_strides": [1]},
+            "5 frames, stride 1": {"temporal_strides": [1]},
+            "9 frames, stride 1": {"num_frames": 9, "temporal_strides": [1]},
+            "3 frames, strides 1 and 2": {"num_frames": 3},
+            "5 frames, strides 1 and 2": {},
+            "9 frames, strides 1 and 2": {"num_frames": 9},
         },
         telling=COST,
         measure=measure_cost,
@@ -135,15 +150,25 @@ def write_page(results: Mapping[str, Mapping[str, Any]], base: str, before: str 
             section of it; otherwise it is named as not run.
     """
     head = f"{DISCLAIMER} {_HOW} The weights of the base have the SHA-256 `{base}`."
-    earlier = before.split("\n## ")[1:] if f"`{base}`" in before else []
-    sections = {section.partition("\n")[0]: section for section in earlier}
+    kept = {}
+    if f"`{base}`" in before:
+        for section in before.split("\n## ")[1:]:
+            title, _, _ = section.partition("\n")
+            kept[title] = section.rstrip()
     page = ["# Studies", head]
     for name, study in STUDIES.items():
         if name in results:
-            done = results[name]
-            plot = f"\n\n![{study.title}]({done['plot']})" if done["plot"] else ""
-            told = f"{study.question}\n\n`{done['command']}`\n\n{study.tell(done['records']).rstrip()}{plot}"
-            page.append(f"## {study.title}\n\n{told}")
+            section = _write_section(study, results[name])
+        elif study.title in kept:
+            section = kept[study.title]
         else:
-            page.append("## " + sections.get(study.title, f"{study.title}\n\n{study.question}\n\nNot run.").rstrip())
+            section = f"{study.title}\n\n{study.question}\n\nNot run."
+        page.append(f"## {section}")
     return "\n\n".join(page) + "\n"
+
+
+def _write_section(study: Study, done: Mapping[str, Any]) -> str:
+    paragraphs = [study.title, study.question, f"`{done['command']}`", study.tell(done["records"]).rstrip()]
+    if done["plot"]:
+        paragraphs.append(f"![{study.title}]({done['plot']})")
+    return "\n\n".join(paragraphs)

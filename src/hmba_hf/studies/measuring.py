@@ -79,7 +79,9 @@ def measure_attention(folder: Path, clips: int, motion: str) -> dict[str, Any]:
     world = _held_out(model, processor, clips, motion)
     descriptions = [world.ego_sample(index) for index in range(clips)]
     answers = answer_samples(model, processor, descriptions)
-    right = [answer == sample.answer for answer, sample in zip(answers, descriptions, strict=True)]
+    right = 0
+    for answer, sample in zip(answers, descriptions, strict=True):
+        right += answer == sample.answer
     masses = {
         "risk": attention_masses(model, processor, world),
         "description": attention_masses(model, processor, descriptions),
@@ -87,7 +89,7 @@ def measure_attention(folder: Path, clips: int, motion: str) -> dict[str, Any]:
     torch.manual_seed(read_json_object(folder / "history.json", arguments=dict)["arguments"]["seed"])
     fresh = type(model)(model.config).eval()
     fresh.model.vision_tower = model.model.vision_tower  # frozen, and so that of the base
-    return {**masses, "fresh": attention_masses(fresh, processor, world), "described": sum(right) / clips}
+    return {**masses, "fresh": attention_masses(fresh, processor, world), "described": right / clips}
 
 
 @torch.no_grad()
@@ -101,7 +103,8 @@ def attention_masses(model: Any, processor: Any, samples: Sequence[Sample], batc
     """
     masses: dict[str, float] = {}
     for start in tqdm(range(0, len(samples), batch_size), desc="attention", disable=None):
-        batch = [samples[index] for index in range(start, min(start + batch_size, len(samples)))]
+        end = min(start + batch_size, len(samples))
+        batch = [samples[index] for index in range(start, end)]
         pixels = encode_questions(batch, processor)["pixel_values_videos"].to(model.device)
         attentions = model.get_video_features(pixels, output_attentions=True).adapter_attentions
         if not attentions:
@@ -118,7 +121,9 @@ def adapter_memory(folder: Path) -> int | None:
 
     Call it in a fresh process: one that has run before has room to spare.
     """
-    model, refs, status = _load(folder)[0], Path("/proc/self/clear_refs"), Path("/proc/self/status")
+    model, _ = _load(folder)
+    refs = Path("/proc/self/clear_refs")
+    status = Path("/proc/self/status")
     if not refs.exists():
         return None
 
@@ -145,5 +150,10 @@ def _load(folder: Path) -> tuple[Any, Any]:
 
 
 def _held_out(model: Any, processor: Any, clips: int, motion: str, **world: Any) -> MicroWorld:
-    size, frames = processor.video_processor.size["height"], model.config.num_frames
-    return MicroWorld(MicroWorldConfig(frame_size=size, num_frames=frames, motion=motion, **world), "test", clips)
+    config = MicroWorldConfig(
+        frame_size=processor.video_processor.size["height"],
+        num_frames=model.config.num_frames,
+        motion=motion,
+        **world,
+    )
+    return MicroWorld(config, "test", clips)

@@ -18,7 +18,8 @@ Row = dict[str, str]
 COLUMNS = {"mean_iou": "mIoU", "accuracy": "Acc@0.5", "picked": "right object", "unparsed": "unparsed"}
 MOST_TOLD = ("mean_iou", "picked")
 CLIPS = {"risk": "risk question", "description": "description question", "fresh": "before training"}
-GIGA, MEBI = 1e9, 2**20
+GIGA = 1e9
+MEBI = 2**20
 
 
 class Telling(NamedTuple):
@@ -39,14 +40,24 @@ class Telling(NamedTuple):
 
 def spread(values: Sequence[float], digits: int = 3) -> str:
     """Write the mean over the seeds and their standard deviation."""
-    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{deviation}"
+    mean = f"{statistics.mean(values):.{digits}f}"
+    if len(values) == 1:
+        return mean
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}"
 
 
 def markdown_table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Write rows with the same keys as a Markdown table."""
-    lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])] if rows else []
-    return "\n".join(lines + ["| " + " | ".join(str(value) for value in row.values()) + " |" for row in rows])
+    if not rows:
+        return ""
+    lines = [_markdown_row(rows[0]), "|" + "---|" * len(rows[0])]
+    for row in rows:
+        lines.append(_markdown_row(row.values()))
+    return "\n".join(lines)
+
+
+def _markdown_row(cells: Iterable[Any]) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
 
 
 def compare(better: str, worse: str, values: Mapping[str, Sequence[float]]) -> str:
@@ -55,16 +66,15 @@ def compare(better: str, worse: str, values: Mapping[str, Sequence[float]]) -> s
     They cannot where their means are nearer than one standard deviation of a difference between two seeds, nor from
     one seed.
     """
-    first, second = values[better], values[worse]
+    first = values[better]
+    second = values[worse]
     difference = statistics.mean(first) - statistics.mean(second)
     expected = f"`{better}` above `{worse}`"
     if min(len(first), len(second)) < 2:
         return f"{expected}: undecided, they differ by {difference:+.3f}, and of the seeds there is one."
-    deviations = [statistics.stdev(seeds) for seeds in (first, second)]
-    if abs(difference) <= math.hypot(*deviations):
-        return (
-            f"{expected}: undecided, they differ by {difference:+.3f} and the seeds by {math.hypot(*deviations):.3f}."
-        )
+    deviation = math.hypot(statistics.stdev(first), statistics.stdev(second))
+    if abs(difference) <= deviation:
+        return f"{expected}: undecided, they differ by {difference:+.3f} and the seeds by {deviation:.3f}."
     if difference > 0:
         return f"{expected}: so it is, by {difference:.3f}."
     return f"{expected}: **not so**, it is below by {-difference:.3f}."
@@ -72,7 +82,7 @@ def compare(better: str, worse: str, values: Mapping[str, Sequence[float]]) -> s
 
 def score_values(records: Records) -> dict[str, list[float]]:
     """The mean IoU of each row, by seed."""
-    return {label: [record["scores"]["mean_iou"] for record in runs] for label, runs in records.items()}
+    return {label: _scores(runs, "mean_iou") for label, runs in records.items()}
 
 
 def tabulate_scores(records: Records) -> list[Row]:
@@ -82,18 +92,19 @@ def tabulate_scores(records: Records) -> list[Row]:
 
 def draw_scores(records: Records, title: str) -> Picture:
     """Draw mean IoU and the share of right objects of each row."""
-    series = {
-        COLUMNS[name]: {label: [run["scores"][name] for run in runs] for label, runs in records.items()}
-        for name in MOST_TOLD
-    }
+    series = {}
+    for name in MOST_TOLD:
+        series[COLUMNS[name]] = {label: _scores(runs, name) for label, runs in records.items()}
     return plot_bars(series, title)
 
 
 def degradation_values(records: Records) -> dict[str, list[float]]:
     """The share of its clean mean IoU that is left of `"row, kind"`, over the severities, by seed."""
-    return {
-        f"{label}, {kind}": [_kept(run, kind) for run in runs] for label, runs in records.items() for kind in KINDS
-    }
+    values = {}
+    for label, runs in records.items():
+        for kind in KINDS:
+            values[f"{label}, {kind}"] = [_kept(run, kind) for run in runs]
+    return values
 
 
 def tabulate_degradation(records: Records) -> list[Row]:
@@ -102,8 +113,8 @@ def tabulate_degradation(records: Records) -> list[Row]:
     for kind, severity, scores in _conditions(records):
         cells = {}
         for label, runs in scores.items():
-            cells[f"{label}: mIoU"] = spread([run["mean_iou"] for run in runs])
-            cells[f"{label}: right object"] = spread([run["picked"] for run in runs])
+            cells[f"{label}: mIoU"] = spread(_column(runs, "mean_iou"))
+            cells[f"{label}: right object"] = spread(_column(runs, "picked"))
         rows.append({"current frame": kind, "severity": severity, **cells})
     return rows
 
@@ -114,9 +125,9 @@ def draw_degradation(records: Records, title: str) -> Picture:
     clean, *spoilt = _conditions(records)
     for kind, severity, scores in spoilt:
         for label, runs in scores.items():
-            start = [(0.0, statistics.mean(run["mean_iou"] for run in clean[2][label]))]
+            start = [(0.0, statistics.mean(_column(clean.scores[label], "mean_iou")))]
             points = curves.setdefault(f"{label}, {kind}", start)
-            points.append((float(severity), statistics.mean(run["mean_iou"] for run in runs)))
+            points.append((float(severity), statistics.mean(_column(runs, "mean_iou"))))
     return plot_curves(curves, f"{title}: mIoU", "severity")
 
 
@@ -125,13 +136,12 @@ def tabulate_cost(records: Records) -> list[Row]:
     rows = []
     for label, runs in records.items():
         cost = runs[0]["cost"]
-        memory = [run["cost"]["adapter_memory"] / MEBI for run in runs if run["cost"]["adapter_memory"] is not None]
         rows.append(
             {
                 "": label,
                 "adapter, GFLOPs": f"{cost['flops']['adapter'] / GIGA:.4f}",
                 "to the first word, GFLOPs": f"{sum(cost['flops'].values()) / GIGA:.4f}",
-                "adapter, MiB for 32 clips": spread(memory, 1) if memory else "not measured",
+                "adapter, MiB for 32 clips": _spread_memory(runs),
                 "full size: adapter, GFLOPs": f"{cost['full_size_flops']['adapter'] / GIGA:.1f}",
                 "full size: tower, GFLOPs": f"{cost['full_size_flops']['vision_tower'] / GIGA:.0f}",
                 **_cells(runs, MOST_TOLD),
@@ -140,12 +150,23 @@ def tabulate_cost(records: Records) -> list[Row]:
     return rows
 
 
+def _spread_memory(runs: Sequence[Mapping[str, Any]]) -> str:
+    measured = []
+    for run in runs:
+        used = run["cost"]["adapter_memory"]
+        if used is not None:
+            measured.append(used / MEBI)
+    if not measured:
+        return "not measured"
+    return spread(measured, 1)
+
+
 def draw_cost(records: Records, title: str) -> Picture:
     """Draw mean IoU against the operations of the adapter at full size, a curve for each choice of strides."""
     curves: dict[str, list[tuple[float, float]]] = {}
     for label, runs in records.items():
         operations = runs[0]["cost"]["full_size_flops"]["adapter"] / GIGA
-        score = statistics.mean(run["scores"]["mean_iou"] for run in runs)
+        score = statistics.mean(_scores(runs, "mean_iou"))
         curves.setdefault(label.split(", ", 1)[1], []).append((operations, score))
     return plot_curves(curves, f"{title}: mIoU", "GFLOPs of the adapter at full size, for the clip")
 
@@ -153,55 +174,73 @@ def draw_cost(records: Records, title: str) -> Picture:
 def tabulate_attention(records: Records) -> list[Row]:
     """One row for each branch at each stride: the share of the query's attention in either kind of clip."""
     (runs,) = records.values()
-    measured = [run["attention"] for run in runs]
+    measured = _column(runs, "attention")
     rows = []
     for context in measured[0]["risk"]:
-        cells = {column: spread([m[kind][context] for m in measured]) for kind, column in CLIPS.items()}
-        rows.append({"context": f"`{context}`", **cells})
+        row = {"context": f"`{context}`"}
+        for kind, column in CLIPS.items():
+            row[column] = spread([masses[kind][context] for masses in measured])
+        rows.append(row)
     return rows
 
 
 def draw_attention(records: Records, title: str) -> Picture:
     """Draw the share of attention of each context in either kind of clip."""
     (runs,) = records.values()
-    measured = [run["attention"] for run in runs]
+    measured = _column(runs, "attention")
     short = {"temporal": "T", "divided_space_time": "DST", "joint_space_time": "JST"}
-    names = {context: f"{short[context.split('/')[0]]} {context.split('_')[-1]}" for context in measured[0]["risk"]}
-    series = {
-        column: {name: [m[kind][context] for m in measured] for context, name in names.items()}
-        for kind, column in CLIPS.items()
-    }
+    series: dict[str, dict[str, list[float]]] = {column: {} for column in CLIPS.values()}
+    for context in measured[0]["risk"]:
+        branch, _, stride = context.partition("/stride_")
+        for kind, column in CLIPS.items():
+            series[column][f"{short[branch]} {stride}"] = [masses[kind][context] for masses in measured]
     return plot_bars(series, f"{title}: share of the attention")
 
 
 def describe_attention(records: Records) -> list[str]:
     """Say how well the model answers either question, without which its attention would mean little."""
     (runs,) = records.values()
-    risk = spread([run["scores"]["mean_iou"] for run in runs])
-    described = spread([run["attention"]["described"] for run in runs])
+    risk = spread(_scores(runs, "mean_iou"))
+    described = spread(_column(_column(runs, "attention"), "described"))
     return [f"Risk question: mIoU {risk}. Description question: {described} of the answers are right to the letter."]
 
 
+def _column(rows: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    return [row[name] for row in rows]
+
+
+def _scores(runs: Sequence[Mapping[str, Any]], name: str) -> list[float]:
+    return _column(_column(runs, "scores"), name)
+
+
 def _cells(runs: Sequence[Mapping[str, Any]], names: Iterable[str]) -> Row:
-    return {COLUMNS[name]: spread([run["scores"][name] for run in runs]) for name in names}
+    return {COLUMNS[name]: spread(_scores(runs, name)) for name in names}
 
 
 def _kept(run: Mapping[str, Any], kind: str) -> float:
-    left = statistics.mean(scores["mean_iou"] for scores in run["degradation"][kind].values())
+    left = statistics.mean(_column(list(run["degradation"][kind].values()), "mean_iou"))
     clean = run["scores"]["mean_iou"]
     return left / clean if clean else 0.0
 
 
-def _conditions(records: Records) -> list[tuple[str, str, dict[str, list[Any]]]]:
-    """List kind, severity and the scores by label, the clean frame first."""
-    (first, *_), *_ = records.values()
-    conditions: list[tuple[str, str, dict[str, list[Any]]]] = [
-        ("clean", "0", {label: [run["scores"] for run in runs] for label, runs in records.items()})
-    ]
+class _Condition(NamedTuple):
+    """How the current frame is spoilt, and the scores of each label on it."""
+
+    kind: str
+    severity: str
+    scores: dict[str, list[Any]]
+
+
+def _conditions(records: Records) -> list[_Condition]:
+    """List what the models were scored on, the clean frame first."""
+    first = next(iter(records.values()))[0]
+    conditions = [_Condition("clean", "0", {label: _column(runs, "scores") for label, runs in records.items()})]
     for kind, severities in first["degradation"].items():
         for severity in severities:
-            scores = {k: [run["degradation"][kind][severity] for run in runs] for k, runs in records.items()}
-            conditions.append((kind, severity, scores))
+            scores = {}
+            for label, runs in records.items():
+                scores[label] = [run["degradation"][kind][severity] for run in runs]
+            conditions.append(_Condition(kind, severity, scores))
     return conditions
 
 
