@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -52,9 +52,8 @@ def stream_answers(
     Raises:
         ValueError: if `batch_size` is below 1, or if a sample cannot be read.
     """
-    for outcomes in answer_batches(
-        model, processor, samples, split_batches(len(samples), batch_size), **generate_kwargs
-    ):
+    batches = split_batches(len(samples), batch_size)
+    for outcomes in answer_batches(model, processor, samples, batches=batches, **generate_kwargs):
         for outcome in outcomes:
             assert outcome.sample is not None and outcome.answer is not None
             yield outcome.sample, outcome.answer
@@ -90,14 +89,21 @@ def answer_batches(
     options = {"max_new_tokens": 128, "do_sample": False, **generate_kwargs}
     try:
         for batch in tqdm(batches, desc="answering", disable=None):
-            outcomes, inputs = _read_batch(samples, batch, processor, on_error)
-            answers = iter(generate_answers(model, processor, inputs, options) if inputs is not None else ())
-            yield [
-                outcome if outcome.error else Outcome(outcome.index, outcome.sample, next(answers))
-                for outcome in outcomes
-            ]
+            outcomes, inputs = _read_batch(samples, batch, processor, on_error=on_error)
+            if inputs is not None:
+                outcomes = _with_answers(outcomes, generate_answers(model, processor, inputs, options=options))
+            yield outcomes
     finally:
         model.train(was_training)
+
+
+def _with_answers(outcomes: list[Outcome], answers: list[str]) -> list[Outcome]:
+    """Give each outcome without an error its answer, in order."""
+    answered = []
+    left = iter(answers)
+    for outcome in outcomes:
+        answered.append(outcome if outcome.error else replace(outcome, answer=next(left)))
+    return answered
 
 
 def generate_answers(model: Any, processor: Any, inputs: Any, options: dict[str, Any]) -> list[str]:
@@ -142,12 +148,16 @@ def _read_batch(
             raise
         if on_error == "stop":
             first = unreadable[0]
-            name = "" if first.sample is None else f" ({first.sample.id})"
+            name = ""
+            if first.sample is not None:
+                name = f" ({first.sample.id})"
             raise ValueError(
                 f"sample {first.index}{name} cannot be read, and on_error is not 'skip': {first.error}"
             ) from error
     good = [outcome.sample for outcome in outcomes if outcome.sample is not None and not outcome.error]
-    return outcomes, encode_questions(good, processor) if good else None
+    if not good:
+        return outcomes, None
+    return outcomes, encode_questions(good, processor)
 
 
 def _read_one(samples: Sequence[Sample], index: int, processor: Any) -> Outcome:
@@ -196,9 +206,14 @@ def answer_box(answer: str, processor: Any, size: tuple[int, int]) -> Box | None
     height, width = size
     x1, y1, x2, y2 = readable[-1]
     side = max(size)  # of the square that the frame is padded to, in its middle
-    left, top = (side - width) // 2, (side - height) // 2
-    xs, ys = ([(number * side - start) for number in pair] for pair, start in (((x1, x2), left), ((y1, y2), top)))
-    return xs[0] / width, ys[0] / height, xs[1] / width, ys[1] / height
+    left = (side - width) // 2
+    top = (side - height) // 2
+    return (
+        (x1 * side - left) / width,
+        (y1 * side - top) / height,
+        (x2 * side - left) / width,
+        (y2 * side - top) / height,
+    )
 
 
 def answer_boxes(sample: Sample) -> Sequence[Box]:
@@ -231,7 +246,8 @@ def score_grounding(answers: Sequence[str], samples: Sequence[Sample], processor
     Raises:
         ValueError: if no sample has a box in its answer, or if one that has does not tell the `size` of its frames.
     """
-    predictions, targets = [], []
+    predictions = []
+    targets = []
     for answer, sample in zip(answers, samples, strict=True):
         boxes = answer_boxes(sample)
         if not boxes:

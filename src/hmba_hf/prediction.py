@@ -78,8 +78,12 @@ class PredictionArguments:
     def recipe(self) -> dict[str, Any]:
         """The options that decide what the answers are; how a broken clip is met may change on the way."""
         names = ["model", "dataset_name", "split", "max_samples", "batch_size", "max_new_tokens", "dtype"]
-        names += ["motion", "world_seed"] if self.dataset_name in (MICRO_WORLD, TWO_TASKS) else []
-        names += [name for name in ("model_revision", "source_fps") if getattr(self, name) is not None]
+        if self.dataset_name in (MICRO_WORLD, TWO_TASKS):
+            names += ["motion", "world_seed"]
+        if self.model_revision is not None:
+            names.append("model_revision")
+        if self.source_fps is not None:
+            names.append("source_fps")
         return {name: getattr(self, name) for name in names}
 
 
@@ -87,7 +91,8 @@ class Splits(SampleSequence):
     """Several splits of a dataset, by name, one after the other."""
 
     def __init__(self, splits: Mapping[str, Sequence[Sample]]):
-        self.names, self.splits = list(splits), list(splits.values())
+        self.names = list(splits)
+        self.splits = list(splits.values())
         self._ends = list(accumulate(len(split) for split in self.splits))
 
     def __len__(self) -> int:
@@ -103,7 +108,9 @@ class Splits(SampleSequence):
         if not 0 <= index < len(self):
             raise IndexError(f"expected an index from 0 to {len(self) - 1}, got {index}")
         place = bisect(self._ends, index)
-        return place, index - (self._ends[place - 1] if place else 0)
+        if place == 0:
+            return 0, index
+        return place, index - self._ends[place - 1]
 
 
 class PredictionFolder:
@@ -286,16 +293,24 @@ def _digest(part: Mapping[str, Any]) -> str:
 def _without_origin(part: Any) -> Any:
     """Leave out where a configuration was loaded from, and which version wrote it."""
     if isinstance(part, Mapping):
-        kept = {str(name): value for name, value in part.items() if name not in ("auto_map", "transformers_version")}
-        return {name: _without_origin(value) for name, value in kept.items() if not name.startswith("_")}
-    return [_without_origin(value) for value in part] if isinstance(part, list | tuple) else part
+        kept = {}
+        for name, value in part.items():
+            if name not in ("auto_map", "transformers_version") and not str(name).startswith("_"):
+                kept[str(name)] = _without_origin(value)
+        return kept
+    if isinstance(part, list | tuple):
+        return [_without_origin(value) for value in part]
+    return part
 
 
 def dataset_revision(samples: Any) -> str | None:
     """The commit at which `load_samples` read a dataset of the Hub, as its cache has it; `None` for any other."""
     files = getattr(getattr(samples, "rows", None), "cache_files", ())
-    folders = (Path(file["filename"]).parent.name for file in files)
-    return next((name for name in folders if re.fullmatch("[0-9a-f]{40}", name)), None)
+    for file in files:
+        folder = Path(file["filename"]).parent.name
+        if re.fullmatch("[0-9a-f]{40}", folder):
+            return folder
+    return None
 
 
 def _revision(arguments: PredictionArguments) -> dict[str, Any]:
@@ -304,8 +319,9 @@ def _revision(arguments: PredictionArguments) -> dict[str, Any]:
     if revision is None:
         return {}
     check_revision(name, revision)
-    is_adapter = find_adapter_config_file(name, revision=revision) is not None
-    return {"adapter_kwargs": {"revision": revision}} if is_adapter else {"revision": revision}
+    if find_adapter_config_file(name, revision=revision) is None:
+        return {"revision": revision}
+    return {"adapter_kwargs": {"revision": revision}}
 
 
 def _load_splits(arguments: PredictionArguments, frame_size: int, num_frames: int) -> Splits:

@@ -4,7 +4,7 @@ import platform
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,10 @@ CARD_METRICS = {
     "accuracy": ("accuracy", "Acc@0.5"),
     "unparsed": ("unparsed", "answers without a readable box"),
     "picked": ("accuracy", "right object"),
-    **{f"bleu_{n}": ("bleu", f"BLEU-{n}") for n in (1, 2, 3, 4)},
+    "bleu_1": ("bleu", "BLEU-1"),
+    "bleu_2": ("bleu", "BLEU-2"),
+    "bleu_3": ("bleu", "BLEU-3"),
+    "bleu_4": ("bleu", "BLEU-4"),
     "meteor": ("meteor", "METEOR"),
     "rouge_l": ("rouge", "ROUGE-L"),
     "cider": ("cider", "CIDEr"),
@@ -82,16 +85,23 @@ def read_records(path: str | Path) -> list[Record]:
 
 def _check_record(record: Record) -> None:
     """Raise a `ValueError` that names the record if it does not hold what scoring reads."""
-    optional = {"id": (str, int), "split": (str,), "question": (str,), "index": (int,), "error": (str,)}
-    name = f"record {record.get('id')}"
-    fields: dict[str, tuple[type, ...]] = {
-        key: (*kinds, type(None)) for key, kinds in optional.items() if key in record
+    optional: dict[str, tuple[type, ...]] = {
+        "id": (str, int),
+        "split": (str,),
+        "question": (str,),
+        "index": (int,),
+        "error": (str,),
     }
-    if not record.get("error"):
+    name = f"record {record.get('id')}"
+    is_answered = not record.get("error")
+    fields = {key: (*kinds, type(None)) for key, kinds in optional.items() if key in record}
+    if is_answered:
         fields |= {"id": (str, int), "answer": (str,), "reference": (str,)}
-        fields |= {key: (list, type(None)) for key in ("boxes", "others", "parts", "size") if key in record}
+        for key in ("boxes", "others", "parts", "size"):
+            if key in record:
+                fields[key] = (list, type(None))
     check_fields(record, name, **fields)
-    if record.get("error"):
+    if not is_answered:
         return
     for box in [*(record.get("boxes") or ()), *(record.get("others") or ())]:
         if not isinstance(box, list) or not all(map(_is_number, box)):
@@ -102,8 +112,12 @@ def _check_record(record: Record) -> None:
         raise ValueError(f"{name}: size must be [height, width] of at least one pixel, got {size!r}")
     for key in ("tags", "parts"):
         texts = record.get(key)
-        if texts is not None and not (isinstance(texts, list) and all(isinstance(text, str) for text in texts)):
+        if texts is not None and not _are_texts(texts):
             raise ValueError(f"{name}: {key} must be a list of texts, got {texts!r}")
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)
 
 
 def _is_number(value: Any) -> bool:
@@ -152,9 +166,13 @@ class ScoredRecords:
     ):
         self.given = records
         self.records = [record for record in records if not record.get("error")]
-        self.tokenizer, self.bootstrap = tokenizer, bootstrap
+        self.tokenizer = tokenizer
+        self.bootstrap = bootstrap
         self.absent: dict[str, str] = {}
-        self.boxes = {row: _boxes(record) for row, record in enumerate(self.records) if record.get("boxes")}
+        self.boxes: dict[int, tuple[Box | None, Box]] = {}
+        for row, record in enumerate(self.records):
+            if record.get("boxes"):
+                self.boxes[row] = _boxes(record)
         self.captions: dict[str, tuple[list[int], ComparedCaptions]] = {}
         try:
             self._compare_captions()
@@ -162,32 +180,47 @@ class ScoredRecords:
             self.absent["captions"] = f"captions were left out: {reason}"
 
     def _compare_captions(self) -> None:
-        pairs: dict[str, dict[int, tuple[str, str]]] = {}
+        answers: dict[str, dict[int, str]] = {}
+        references: dict[str, dict[int, str]] = {}
         for row, record in enumerate(self.records):
             for part, (answer, reference) in caption_parts(record).items():
-                if any(character.isalnum() for character in reference):
-                    pairs.setdefault(part, {})[row] = (answer, reference)
-        tokenizer = self.tokenizer or best_tokenizer()
+                if any(map(str.isalnum, reference)):
+                    answers.setdefault(part, {})[row] = answer
+                    references.setdefault(part, {})[row] = reference
         emptied: list[str] = []
-        for part, rows in pairs.items():
-            texts = [answer for answer, _ in rows.values()] + [reference for _, reference in rows.values()]
-            words = tokenize_captions(texts, tokenizer)
-            answers = dict(zip(rows, words[: len(rows)], strict=True))
-            targets = {row: [text] for row, text in zip(rows, words[len(rows) :], strict=True) if text}
-            emptied += [str(self.records[row]["id"]) for row in rows if row not in targets]
-            if targets:
-                found = compare_tokens([answers[row] for row in targets], list(targets.values()), tokenizer)
-                self.captions[part] = list(targets), found
+        for part in answers:
+            emptied += self._compare_part(part, answers[part], references[part])
         if emptied:
             names = ", ".join(dict.fromkeys(emptied))
             reason = f"the tokenizer finds no word in the reference of {names}"
             self.absent["references"] = f"captions were left out: {reason}"
 
+    def _compare_part(self, part: str, answers: dict[int, str], references: dict[int, str]) -> list[str]:
+        """Compare the captions of one part, by row; return the ids of those whose reference has no word."""
+        tokenizer = self.tokenizer or best_tokenizer()
+        words = tokenize_captions([*answers.values(), *references.values()], tokenizer)
+        half = len(answers)
+        rows: list[int] = []
+        candidates: list[str] = []
+        targets: list[list[str]] = []
+        emptied: list[str] = []
+        for row, candidate, target in zip(answers, words[:half], words[half:], strict=True):
+            if target:
+                rows.append(row)
+                candidates.append(candidate)
+                targets.append([target])
+            else:
+                emptied.append(str(self.records[row]["id"]))
+        if rows:
+            self.captions[part] = (rows, compare_tokens(candidates, targets, tokenizer))
+        return emptied
+
     def scores(self, rows: Sequence[int] | None = None) -> dict[str, Any]:
         """Score all records, or a slice of them, as `{"scores": {name: value}, "intervals": {name: [low, high]}}`."""
-        scores, absent = self._score(range(len(self.records)) if rows is None else rows)
-        if rows is None:
-            self.absent |= absent
+        if rows is not None:
+            return self._score(rows)[0]
+        scores, absent = self._score(range(len(self.records)))
+        self.absent |= absent
         return scores
 
     def _score(self, rows: Sequence[int]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -200,11 +233,16 @@ class ScoredRecords:
             if not numbers:
                 continue
             found = asdict(captions.scores(numbers, self.bootstrap))
-            intervals |= {part + name: interval for name, interval in found["intervals"].items()}
-            values |= {part + name: found[name] for name in CAPTION_SCORES if found[name] is not None}
+            for name, interval in found["intervals"].items():
+                intervals[part + name] = interval
+            for name in CAPTION_SCORES:
+                if found[name] is not None:
+                    values[part + name] = found[name]
             for name, reason in found["absent"].items():
-                is_of_all = name in captions.absent  # whatever captions it would compare
-                absent[name if is_of_all else part + name] = reason if is_of_all else part + reason
+                if name in captions.absent:  # whatever captions it would compare
+                    absent[name] = reason
+                else:
+                    absent[part + name] = part + reason
         scores = {"scores": values, "intervals": {name: list(interval) for name, interval in intervals.items()}}
         return scores, absent
 
@@ -222,22 +260,28 @@ class ScoredRecords:
         for record in self.given:
             if record.get("split") or not record.get("error"):  # what could not be read may not tell its split
                 splits.setdefault(record.get("split"), []).append(record)
+        tokenizer = None
+        with_reference: set[int] = set()
+        for rows, compared in self.captions.values():
+            tokenizer = compared.tokenizer  # of all parts
+            with_reference.update(rows)
         result = {
             **self.scores(),
             "absent": self.absent,
-            "tokenizer": next((compared.tokenizer for _, compared in self.captions.values()), None),
+            "tokenizer": tokenizer,
             "bootstrap": asdict(self.bootstrap),
             "samples": {
                 "answered": len(self.records),
                 "skipped": len(self.given) - len(self.records),
                 "with_box": len(self.boxes),
-                "with_reference": len({row for rows, _ in self.captions.values() for row in rows}),
+                "with_reference": len(with_reference),
             },
             "tags": self._tags(),
         }
         if len(splits) > 1:
-            apart = {name: ScoredRecords(part, self.tokenizer, self.bootstrap) for name, part in splits.items()}
-            result["splits"] = {name: scored.summary() for name, scored in apart.items()}
+            result["splits"] = {}
+            for split, part in splits.items():
+                result["splits"][split] = ScoredRecords(part, self.tokenizer, self.bootstrap).summary()
         return result
 
     def _tags(self) -> dict[str, Any]:
@@ -249,15 +293,15 @@ class ScoredRecords:
         found = {}
         for tag, rows in sorted(tags.items()):
             scores, missing = self._score(rows)
-            own = {name: reason for name, reason in missing.items() if name not in self.absent}
             found[tag] = {"samples": len(rows), **scores}
+            own = {name: reason for name, reason in missing.items() if name not in self.absent}
             if own:
                 found[tag]["absent"] = own
         return found
 
     def each(self) -> list[Record]:
         """The scores of every record by itself."""
-        scores: list[Record] = [{key: record.get(key) for key in ("index", "id")} for record in self.records]
+        scores: list[Record] = [{"index": record.get("index"), "id": record.get("id")} for record in self.records]
         for row, (predicted, target) in self.boxes.items():
             scores[row]["iou"] = float(pair_ious([predicted], [target])[0])
         for part, (rows, captions) in self.captions.items():
@@ -269,17 +313,22 @@ class ScoredRecords:
     def _grounding(self, rows: Sequence[int]) -> tuple[dict[str, Any], dict[str, tuple[float, float]]]:
         if not rows:
             return {}, {}
-        predictions, targets = zip(*(self.boxes[row] for row in rows), strict=True)
+        predictions: list[Box | None] = []
+        targets: list[Box] = []
+        picked: list[bool] = []
+        for row in rows:
+            predicted, target = self.boxes[row]
+            predictions.append(predicted)
+            targets.append(target)
+            others = self.records[row].get("others")
+            if others:
+                picked.append(picked_object(predicted, [target, *others]) == 0)
         values = asdict(mean_iou(predictions, targets, self.bootstrap))
         intervals = values.pop("intervals")
-        picked = [_is_picked(*self.boxes[row], self.records[row]["others"]) for row in rows if self._has_others(row)]
         if picked:
             values["picked"] = sum(picked) / len(picked)
             intervals["picked"] = bootstrap_interval(picked, **asdict(self.bootstrap))
         return values, intervals
-
-    def _has_others(self, row: int) -> bool:
-        return bool(self.records[row].get("others"))
 
 
 def _boxes(record: Record) -> tuple[Box | None, Box]:
@@ -288,10 +337,6 @@ def _boxes(record: Record) -> tuple[Box | None, Box]:
         raise ValueError(f"record {record['id']}: scoring its box needs size=[height, width] of the original frame")
     height, width = record["size"]
     return answer_box(record["answer"], HMBAProcessor, (height, width)), record["boxes"][-1]
-
-
-def _is_picked(predicted: Box | None, target: Box, others: Sequence[Box]) -> bool:
-    return picked_object(predicted, [target, *others]) == 0
 
 
 def to_eval_results(
@@ -310,11 +355,11 @@ def to_eval_results(
         if metric not in CARD_METRICS:
             continue
         kind, title = CARD_METRICS[metric]
-        counts = {key: metrics["samples"][key] for key in ("answered", "skipped")}
         arguments = dict(metrics["bootstrap"])
         if name in metrics["intervals"]:  # else the score is defined in none of the resampled corpora
             arguments["interval"] = metrics["intervals"][name]
-        arguments |= counts
+        arguments["answered"] = metrics["samples"]["answered"]
+        arguments["skipped"] = metrics["samples"]["skipped"]
         if metrics["tokenizer"] is not None and kind in ("bleu", "meteor", "rouge", "cider", "spice"):
             arguments["tokenizer"] = metrics["tokenizer"]
         results.append(
@@ -342,10 +387,13 @@ def run_metrics(scored: ScoredRecords, arguments: Mapping[str, Any], command: st
         command: as it was given.
     """
     dataset, _ = split_revision(arguments.get("dataset_name") or "")
-    splits = [record["split"] for record in scored.records if record.get("split")] + [*arguments.get("split", [])]
+    if Path(dataset).exists():  # a folder here, not a Hub id
+        dataset = Path(dataset).name
+    splits = [record["split"] for record in scored.records if record.get("split")]
+    splits += arguments.get("split", [])
     return {
         **scored.summary(),
-        "dataset": (Path(dataset).name if Path(dataset).exists() else dataset) or None,  # a folder here, or a Hub id
+        "dataset": dataset or None,
         "split": next(iter(splits), None),
         "arguments": dict(arguments),
         "versions": {
@@ -358,10 +406,13 @@ def run_metrics(scored: ScoredRecords, arguments: Mapping[str, Any], command: st
 
 def card_results(metrics: Mapping[str, Any]) -> list[EvalResult]:
     """Write what `run_metrics` returns as results for a model card, split by split, each with what made it."""
-    results, made_by = [], {"command": metrics["command"], "environment": format_versions(metrics["versions"])}
+    results = []
+    made_by = {"command": metrics["command"], "environment": format_versions(metrics["versions"])}
+    revision = metrics["arguments"].get("dataset_revision")
     for split, group in metrics.get("splits", {metrics["split"]: metrics}).items():
-        found = to_eval_results(group, metrics["dataset"], split, metrics["arguments"].get("dataset_revision"))
-        results += [replace(result, metric_args={**(result.metric_args or {}), **made_by}) for result in found]
+        for result in to_eval_results(group, metrics["dataset"], split, revision=revision):
+            result.metric_args = {**(result.metric_args or {}), **made_by}
+            results.append(result)
     return results
 
 
@@ -381,8 +432,11 @@ def format_versions(versions: Mapping[str, str | None]) -> str:
 
     What is no version is left out, too: runs of 0.1 may hold there what Java tells of options in the environment.
     """
-    held = {name: number for name, number in versions.items() if number is not None and _VERSION.fullmatch(number)}
-    return ", ".join(f"{name} {number}" for name, number in held.items())
+    held = []
+    for name, number in versions.items():
+        if number is not None and _VERSION.fullmatch(number):
+            held.append(f"{name} {number}")
+    return ", ".join(held)
 
 
 def _take_apart(name: str) -> tuple[str, str]:
@@ -417,8 +471,17 @@ def format_table(metrics: dict[str, Any]) -> str:
 def _format_scores(group: dict[str, Any]) -> list[str]:
     lines = []
     for name, value in group["scores"].items():
-        low_high = group["intervals"].get(name)
-        interval = "" if low_high is None else f"  {low_high[0]:.3f} to {low_high[1]:.3f}"
-        shown = f"{value:.3f}" if isinstance(value, float) else value
-        lines.append(f"{name:>22}  {'undefined' if value is None else shown}{interval}")
+        line = f"{name:>22}  {_format_score(value)}"
+        if group["intervals"].get(name) is not None:
+            low, high = group["intervals"][name]
+            line += f"  {low:.3f} to {high:.3f}"
+        lines.append(line)
     return lines
+
+
+def _format_score(value: Any) -> str:
+    if value is None:
+        return "undefined"
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return str(value)
