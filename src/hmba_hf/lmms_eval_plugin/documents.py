@@ -38,15 +38,17 @@ def open_documents(sources: Any) -> Any:
     (source,) = sources
     name = source["dataset_name"]
     if name.startswith("$"):
-        variable, name = name[1:], os.environ.get(name[1:])
+        variable = name[1:]
+        name = os.environ.get(variable)
         if not name:
             raise ValueError(f"set {variable} to the folder or Hub id of the dataset of this task")
     source = {"dataset_name": name, "split": source["split"], "size": source["size"]}
     samples = _open_samples(**source)
-    records = (
-        to_record(Outcome(index, samples[index]), samples) for index in tqdm(range(len(samples)), desc="documents")
-    )
-    return import_datasets().Dataset.from_list([{**record, "source": source} for record in records])
+    documents = []
+    for index in tqdm(range(len(samples)), desc="documents"):
+        record = to_record(Outcome(index, samples[index]), samples)
+        documents.append({**record, "source": source})
+    return import_datasets().Dataset.from_list(documents)
 
 
 @cache
@@ -60,16 +62,24 @@ def _sample_of(document: Document) -> Sample:
 
 def doc_to_messages(document: Document) -> list[dict[str, Any]]:
     """The clip as one video, a list of pictures or the path of a file, and the question after it."""
-    sample = _sample_of(document)
-    clip = list(sample.frames) if sample.frames is not None else _path_of(sample)
-    content = [{"type": "video", "url": clip}, {"type": "text", "text": document["question"]}]
+    content = [{"type": "video", "url": _clip_of(document)}, {"type": "text", "text": document["question"]}]
     return [{"role": "user", "content": content}]
 
 
 def doc_to_visual(document: Document) -> list[Any]:
     """For models without a chat template: the pictures of the clip, or the path of its file."""
+    clip = _clip_of(document)
+    if isinstance(clip, str):
+        return [clip]
+    return clip
+
+
+def _clip_of(document: Document) -> list[Any] | str:
+    """The pictures of a document's clip, or the path of its file."""
     sample = _sample_of(document)
-    return list(sample.frames) if sample.frames is not None else [_path_of(sample)]
+    if sample.frames is not None:
+        return list(sample.frames)
+    return _path_of(sample)
 
 
 def _path_of(sample: Sample) -> str:

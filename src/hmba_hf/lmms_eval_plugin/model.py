@@ -41,12 +41,16 @@ class HMBA(lmms):
     ):
         super().__init__()
         self.accelerator = Accelerator()
-        self._rank, self._world_size = self.accelerator.process_index, self.accelerator.num_processes
-        is_shared = self._world_size > 1
-        place = device_map or (str(self.accelerator.device) if is_shared or device is None else device)
+        self._rank = self.accelerator.process_index
+        self._world_size = self.accelerator.num_processes
+        place = device_map or device
+        if not device_map and (self._world_size > 1 or device is None):
+            place = str(self.accelerator.device)
         self.model = AutoModelForImageTextToText.from_pretrained(pretrained, dtype=dtype, device_map=place).eval()
         self.processor = AutoProcessor.from_pretrained(pretrained)
-        self.processor.video_processor.set_source_fps(None if source_fps is None else float(source_fps))
+        if source_fps is not None:
+            source_fps = float(source_fps)  # lmms-eval hands over what the command line has
+        self.processor.video_processor.set_source_fps(source_fps)
         self.batch_size = int(batch_size)
 
     @property
@@ -78,16 +82,17 @@ class HMBA(lmms):
             return_dict=True,
             processor_kwargs={"padding": True, "padding_side": "left", "return_tensors": "pt"},
         )
-        answers = generate_answers(self.model, self.processor, inputs, generation_options(options))
-        return [cut_at(answer, options.get("until") or ()) for answer in answers]
+        answers = generate_answers(self.model, self.processor, inputs, options=generation_options(options))
+        stops = options.get("until") or ()
+        return [cut_at(answer, stops) for answer in answers]
 
     def _conversation(self, request: Any) -> list[dict[str, Any]]:
         _, doc_to_messages, _, doc_id, task, split = request.args
-        messages = doc_to_messages(self.task_dict[task][split][doc_id])
-        return [
-            {"role": message["role"], "content": [to_block(content) for content in message["content"]]}
-            for message in messages
-        ]
+        conversation = []
+        for message in doc_to_messages(self.task_dict[task][split][doc_id]):
+            blocks = [to_block(content) for content in message["content"]]
+            conversation.append({"role": message["role"], "content": blocks})
+        return conversation
 
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         """Not offered: no task for H-MBA compares likelihoods."""
@@ -111,8 +116,10 @@ def to_block(content: dict[str, Any]) -> dict[str, Any]:
 def generation_options(options: dict[str, Any]) -> dict[str, Any]:
     """Those of a task's options that `generate` takes; a temperature of 0 means greedy search."""
     known = {name: options[name] for name in _GENERATION if options.get(name) is not None}
-    if not known.setdefault("do_sample", known.get("temperature", 0) > 0):
-        known = {name: value for name, value in known.items() if name not in ("temperature", "top_p")}
+    known.setdefault("do_sample", known.get("temperature", 0) > 0)
+    if not known["do_sample"]:
+        known.pop("temperature", None)
+        known.pop("top_p", None)
     return {"max_new_tokens": 128, **known}
 
 

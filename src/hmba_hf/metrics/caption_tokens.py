@@ -46,7 +46,10 @@ def tokenize_captions(captions: Sequence[str], tokenizer: str) -> list[str]:
     if tokenizer == "words":
         return [" ".join(_WORD.findall(line.lower())) for line in lines]
     filled = iter(_ptb_lines([line for line in lines if line]))
-    return [next(filled) if line else "" for line in lines]
+    tokenized = []
+    for line in lines:
+        tokenized.append(next(filled) if line else "")
+    return tokenized
 
 
 def best_tokenizer() -> str:
@@ -69,7 +72,9 @@ def java_version() -> str | None:
     if done.returncode:
         return None
     found = _VERSION.search(_without_options(done.stderr))
-    return found.group() if found else "unknown version"
+    if found is None:
+        return "unknown version"
+    return found.group()
 
 
 def require_java(what: str) -> None:
@@ -102,7 +107,7 @@ def ask_java(what: str, arguments: Sequence[str], lines: Sequence[str], folder: 
         RuntimeError: if it fails, or answers more or fewer lines.
     """
     text = "".join(f"{line}\n" for line in lines).encode("utf-8", errors="replace")
-    done = run_java(what, arguments, len(lines), folder, text)
+    done = run_java(what, arguments, len(lines), folder=folder, text=text)
     answers = done.stdout.decode("utf-8").split("\n")[:-1]
     if done.returncode or len(answers) != len(lines):
         raise RuntimeError(f"expected {len(lines)} lines from {what}, got {len(answers)}: {java_errors(done)}")
@@ -153,5 +158,9 @@ def _ptb_lines(lines: Sequence[str]) -> list[str]:
         return []
     program = ["-cp", str(folder / STANFORD_CORENLP_3_4_1_JAR), "edu.stanford.nlp.process.PTBTokenizer"]
     tokenized = ask_java("the PTB tokenizer", [*program, "-preserveLines", "-lowerCase"], lines)
-    # Only at spaces: the tokenizer writes a number with its fraction, "2 1/2", as one word, with a no-break space.
-    return [" ".join(word for word in line.rstrip().split(" ") if word not in PUNCTUATIONS) for line in tokenized]
+    captions = []
+    for line in tokenized:
+        # Only at spaces: the tokenizer writes a number with its fraction, "2 1/2", as one word, with a no-break space.
+        words = line.rstrip().split(" ")
+        captions.append(" ".join(word for word in words if word not in PUNCTUATIONS))
+    return captions

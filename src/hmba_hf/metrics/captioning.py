@@ -6,6 +6,8 @@ a corpus. What each caption adds to them is kept, so that resampled and smaller 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +15,9 @@ from .bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, Interval
 from .caption_tokens import MetricUnavailable, benchmark_folder, best_tokenizer, tokenize_captions
 from .java_metrics import meteor_scores, meteor_statistics, spice_scores
 
-_SMALL, _TINY = 1e-9, 1e-15  # keep the benchmark's BLEU from dividing by zero
+# They keep the benchmark's BLEU from dividing by zero.
+_SMALL = 1e-9
+_TINY = 1e-15
 # Why a score of a corpus is not defined: what it would divide by is 0.
 _UNDEFINED = {
     **{f"bleu_{n}": f"no caption and no reference has {n} words" for n in (1, 2, 3, 4)},
@@ -90,26 +94,27 @@ class ComparedCaptions:
 
     def scores(self, rows: Sequence[int] | None = None, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> CaptionScores:
         """Score all captions, or a slice of them, of which CIDEr's n-gram weights remain those of all."""
-        statistics = self._statistics() if rows is None else self._statistics()[list(rows)]
+        statistics = self._statistics()
+        if rows is not None:
+            statistics = statistics[list(rows)]
         count = len(statistics)
         if not count:
             raise ValueError("captions are scored on at least one row, got none")
-        values = {name: float(value) for name, value in self._defined_scores(statistics.sum(0), count).items()}
         drawn = self._defined_scores(bootstrap.sums(statistics), count)
-        intervals = {
-            name: bootstrap.interval(drawn[name])
-            for name, value in values.items()
-            if np.isfinite(value) and np.isfinite(drawn[name]).any()
-        }
+        values: dict[str, Any] = {"meteor": None, "spice": None}
+        intervals = {}
         absent = {**self.absent}
-        for name, value in values.items():
+        for name, value in self._defined_scores(statistics.sum(0), count).items():
             if not np.isfinite(value):
-                absent[name] = (
-                    f"{name} was left out: {_UNDEFINED.get(name, 'some captions give it nothing to compare')}"
-                )
-        finite = {name: value if np.isfinite(value) else None for name, value in values.items()}
+                reason = _UNDEFINED.get(name, "some captions give it nothing to compare")
+                absent[name] = f"{name} was left out: {reason}"
+                values[name] = None
+                continue
+            values[name] = float(value)
+            if np.isfinite(drawn[name]).any():
+                intervals[name] = bootstrap.interval(drawn[name])
         return CaptionScores(
-            **{"meteor": None, "spice": None, **finite},  # type: ignore[arg-type]
+            **values,
             count=count,
             tokenizer=self.tokenizer,
             absent=absent,
@@ -124,8 +129,10 @@ class ComparedCaptions:
     def _statistics(self) -> np.ndarray:
         """All of it side by side, `(n, k)`, in the order in which `_scores` takes it apart."""
         columns = [self.bleu, self.rouge_l[:, None], self.cider[:, None], self.defined]
-        columns += [] if self.meteor is None else [self.meteor]
-        columns += [] if self.spice is None else [self.spice[:, None]]
+        if self.meteor is not None:
+            columns.append(self.meteor)
+        if self.spice is not None:
+            columns.append(self.spice[:, None])
         return np.concatenate(columns, axis=1)
 
     def _scores(self, sums: np.ndarray, count: int) -> dict[str, np.ndarray]:
@@ -186,7 +193,8 @@ def compare_tokens(candidates: Sequence[str], targets: Sequence[Sequence[str]], 
 
     gts = {index: list(texts) for index, texts in enumerate(targets)}
     res = {index: [candidate] for index, candidate in enumerate(candidates)}
-    in_java, absent = {}, {}
+    in_java = {}
+    absent = {}
     for name, measure in (("meteor", meteor_statistics), ("spice", spice_scores)):
         try:
             if tokenizer != "ptb":
@@ -217,13 +225,15 @@ def _tokenize(
     for index, texts in enumerate(references):
         if isinstance(texts, str) or not texts:
             raise ValueError(f"expected a list of references for each caption, got {texts!r} for number {index}")
-    flat = [text for texts in references for text in texts]
-    tokens = tokenize_captions([*predictions, *flat], tokenizer)
-    rest = iter(tokens[len(predictions) :])
-    targets = [[next(rest) for _ in texts] for texts in references]
-    for index, texts in enumerate(targets):
-        if not all(texts):
-            raise ValueError(f"every reference needs a word, got {list(references[index])} for caption {index}")
+    tokens = tokenize_captions([*predictions, *chain(*references)], tokenizer)
+    targets = []
+    end = len(predictions)
+    for index, texts in enumerate(references):
+        start = end
+        end += len(texts)
+        targets.append(tokens[start:end])
+        if not all(targets[index]):
+            raise ValueError(f"every reference needs a word, got {list(texts)} for caption {index}")
     return tokens[: len(predictions)], targets
 
 
@@ -238,13 +248,17 @@ def _defined(candidates: Sequence[str], targets: Sequence[Sequence[str]]) -> np.
     rows = []
     for candidate, texts, held in zip(candidates, targets, grams, strict=True):
         longest = max(len(text.split()) for text in (candidate, *texts))
-        rows.append([*(longest >= n for n in (1, 2, 3, 4)), bool(held - everywhere)])
+        has_weight = bool(held - everywhere)
+        rows.append([longest >= 1, longest >= 2, longest >= 3, longest >= 4, has_weight])
     return np.array(rows, dtype=float)
 
 
 def _n_grams(text: str) -> set[tuple[str, ...]]:
     words = text.split()
-    return {tuple(words[start : start + n]) for n in (1, 2, 3, 4) for start in range(len(words) - n + 1)}
+    grams: set[tuple[str, ...]] = set()
+    for n in (1, 2, 3, 4):
+        grams.update(tuple(words[start : start + n]) for start in range(len(words) - n + 1))
+    return grams
 
 
 def bleu_counts(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
@@ -267,7 +281,10 @@ def bleu_scores(counts: np.ndarray) -> np.ndarray:
 
     Source: Papineni et al. 2002; pycocoevalcap 1.2, `BleuScorer`, whose guards against zero are kept.
     """
-    matching, grams, length, reference = counts[..., 0:4], counts[..., 4:8], counts[..., 8:9], counts[..., 9:10]
+    matching = counts[..., 0:4]
+    grams = counts[..., 4:8]
+    length = counts[..., 8:9]
+    reference = counts[..., 9:10]
     precision = np.cumprod((matching + _TINY) / (grams + _SMALL), axis=-1)
     ratio = (length + _TINY) / (reference + _SMALL)
     brevity = np.exp(np.minimum(1 - 1 / ratio, 0))

@@ -83,5 +83,7 @@ Returns:
         tokenizer: str | None = None,
         **bootstrap: Any,
     ) -> dict[str, Any]:
-        texts = [[reference] if isinstance(reference, str) else reference for reference in references]
-        return asdict(score_captions(predictions, texts, tokenizer, Bootstrap(**bootstrap)))
+        texts: list[Sequence[str]] = []
+        for reference in references:
+            texts.append([reference] if isinstance(reference, str) else reference)
+        return asdict(score_captions(predictions, texts, tokenizer, bootstrap=Bootstrap(**bootstrap)))

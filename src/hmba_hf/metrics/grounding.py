@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -48,10 +49,14 @@ def box_iou(first: Box, second: Box) -> float:
             raise ValueError(f"expected a box of 4 finite numbers (x1, y1, x2, y2), got {box!r}")
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
-    areas = [max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0) for box in (first, second)]
+    areas = (_area(first), _area(second))
     if width <= 0 or height <= 0 or min(areas) == 0:
         return 0.0
     return float(width * height / (sum(areas) - width * height))
+
+
+def _area(box: Box) -> float:
+    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
 
 
 def pair_ious(predictions: Sequence[Box | None], targets: Sequence[Box]) -> np.ndarray:
@@ -60,8 +65,11 @@ def pair_ious(predictions: Sequence[Box | None], targets: Sequence[Box]) -> np.n
         raise ValueError(
             f"expected as many predictions as targets, at least one, got {len(predictions)} and {len(targets)}"
         )
-    pairs = zip(predictions, targets, strict=True)
-    return np.array([0.0 if prediction is None else box_iou(prediction, target) for prediction, target in pairs])
+    ious = np.zeros(len(targets))
+    for index, prediction in enumerate(predictions):
+        if prediction is not None:
+            ious[index] = box_iou(prediction, targets[index])
+    return ious
 
 
 def mean_iou(
@@ -83,16 +91,20 @@ def mean_iou(
         measures distances on the padded square; of boxes as fractions of a frame that is not square they are others.
     """
     ious = pair_ious(predictions, targets)
-    distances = [
-        0.0 if box is None else _centre_distance(box, target) for box, target in zip(predictions, targets, strict=True)
-    ]
+    distances = np.zeros(len(ious))
+    for index, box in enumerate(predictions):
+        if box is not None:
+            distances[index] = _centre_distance(box, targets[index])
     unparsed = [box is None for box in predictions]
     statistics = np.stack([ious, ious > 0.5, ious == 0, unparsed, distances], axis=1)  # (n, 5)
-    scores = {name: float(score) for name, score in _means(statistics.sum(0), len(ious)).items()}
     drawn = _means(bootstrap.sums(statistics), len(ious))
-    intervals = {name: bootstrap.interval(draws) for name, draws in drawn.items() if np.isfinite(draws).any()}
-    finite = {name: score if np.isfinite(score) else None for name, score in scores.items()}
-    return GroundingScores(**finite, count=len(ious), intervals=intervals)  # type: ignore[arg-type]
+    scores: dict[str, Any] = {}
+    intervals = {}
+    for name, score in _means(statistics.sum(0), len(ious)).items():
+        scores[name] = float(score) if np.isfinite(score) else None
+        if np.isfinite(drawn[name]).any():
+            intervals[name] = bootstrap.interval(drawn[name])
+    return GroundingScores(**scores, count=len(ious), intervals=intervals)
 
 
 def _centre_distance(box: Box, target: Box) -> float:
@@ -119,4 +131,6 @@ def picked_object(prediction: Box | None, objects: Sequence[Box]) -> int | None:
         return None
     ious = [box_iou(prediction, box) for box in objects]
     best = int(np.argmax(ious))
-    return best if ious[best] > 0 else None
+    if ious[best] == 0:
+        return None
+    return best

@@ -11,7 +11,10 @@ import numpy as np
 from .caption_tokens import MetricUnavailable, ask_java, benchmark_folder, java_errors, require_java, run_java
 
 # The parameters of METEOR 1.5 for English ("rank"), which its jar uses when none are given.
-_ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
+_ALPHA = 0.85
+_BETA = 0.2
+_GAMMA = 0.6
+_DELTA = 0.75
 _STAGE_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])  # exact, stem, synonym, paraphrase
 _OF_CAPTION_AND_MATCHES = [0, 2, *range(4, 23)]  # statistics that are 0 for a caption without a word
 
@@ -28,17 +31,16 @@ def meteor_statistics(predictions: Sequence[str], references: Sequence[Sequence[
     Raises:
         MetricUnavailable: where there is no Java, or where METEOR fails or takes too long.
     """
-    pairs = list(zip(predictions, references, strict=True))
-    lines = [_meteor_line(prediction, texts) for prediction, texts in pairs]
+    lines = [_meteor_line(prediction, texts) for prediction, texts in zip(predictions, references, strict=True)]
     command = ["-Xmx2G", "-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
     try:
-        answers = ask_java("METEOR", command, lines, benchmark_folder() / "meteor")
+        answers = ask_java("METEOR", command, lines, folder=benchmark_folder() / "meteor")
     except MetricUnavailable:
         raise
     except RuntimeError as error:
         raise MetricUnavailable("METEOR did not run: its Java ended early") from error
     statistics = np.array([_read_meteor(line, answer) for line, answer in zip(lines, answers, strict=True)])
-    is_empty = np.array([not prediction.strip() for prediction, _ in pairs])
+    is_empty = np.array([not prediction.strip() for prediction in predictions])
     statistics[np.ix_(is_empty, _OF_CAPTION_AND_MATCHES)] = 0
     # A caption that its reference repeats word for word is not fragmented, alone or among others.
     is_whole = (statistics[:, 21:23] == statistics[:, 0:2]).all(1) & (statistics[:, 20] == 1)
@@ -48,10 +50,15 @@ def meteor_statistics(predictions: Sequence[str], references: Sequence[Sequence[
 
 def _meteor_line(prediction: str, references: Sequence[str]) -> str:
     """Ask for the statistics of one caption, or, if it has no word, of its first reference against itself."""
-    texts = [*references, prediction] if prediction.strip() else [references[0], references[0]]
-    # Neither the separator between the parts of the line may stand in one of them, nor an end of the line.
-    parts = [text.replace("|||", " ").replace("\r", " ").replace("\n", " ") for text in texts]
-    return " ||| ".join(["SCORE", *parts])
+    if prediction.strip():
+        texts = [*references, prediction]
+    else:
+        texts = [references[0], references[0]]
+    parts = ["SCORE"]
+    for text in texts:
+        # Neither the separator between the parts of the line may stand in one of them, nor an end of the line.
+        parts.append(text.replace("|||", " ").replace("\r", " ").replace("\n", " "))
+    return " ||| ".join(parts)
 
 
 def _read_meteor(line: str, answer: str) -> list[float]:
@@ -75,9 +82,11 @@ def meteor_scores(statistics: np.ndarray) -> np.ndarray:
 
     Source: Denkowski & Lavie 2014, "Meteor Universal"; the order of the statistics is that of `meteor-1.5.jar`.
     """
-    lengths, function_words = statistics[..., 0:2], statistics[..., 2:4]  # of caption and reference
+    lengths = statistics[..., 0:2]  # of caption and reference
+    function_words = statistics[..., 2:4]
     stages = statistics[..., 4:20].reshape(*statistics.shape[:-1], 4, 4)  # (..., stage, content and function of both)
-    chunks, matched = statistics[..., 20], statistics[..., 21:23]
+    chunks = statistics[..., 20]
+    matched = statistics[..., 21:23]
     weights = np.array([_DELTA, _DELTA, 1 - _DELTA, 1 - _DELTA])
     weighted = np.einsum("...sk,s,k->...k", stages, _STAGE_WEIGHTS, weights)
     matches = weighted[..., 0:2] + weighted[..., 2:4]
@@ -107,8 +116,9 @@ def spice_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]
         raise MetricUnavailable(
             "SPICE needs Stanford CoreNLP 3.6.0, which `python -m pycocoevalcap.spice.get_stanford_models` downloads"
         )
-    pairs = enumerate(zip(predictions, references, strict=True))
-    asked = [{"image_id": number, "test": text, "refs": list(texts)} for number, (text, texts) in pairs]
+    asked: list[dict[str, Any]] = []
+    for text, texts in zip(predictions, references, strict=True):
+        asked.append({"image_id": len(asked), "test": text, "refs": list(texts)})
     try:
         (folder / "cache").mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory() as place:
@@ -126,7 +136,8 @@ def _ask_spice(asked: list[dict[str, Any]], place: Path, folder: Path) -> list[d
     question.write_text(json.dumps(asked), encoding="utf-8")
     files = [str(question), "-cache", str(folder / "cache"), "-out", str(answer)]
     size = sum(1 + len(item["refs"]) for item in asked)
-    done = run_java("SPICE", ["-jar", "-Xmx8G", "spice-1.0.jar", *files, "-subset", "-silent"], size, folder)
+    arguments = ["-jar", "-Xmx8G", "spice-1.0.jar", *files, "-subset", "-silent"]
+    done = run_java("SPICE", arguments, size, folder=folder)
     if done.returncode:
         raise MetricUnavailable(
             f"SPICE did not run: Java ended with exit status {done.returncode}: {java_errors(done)}"
