@@ -58,18 +58,17 @@ def answer_flops(config: HMBAConfig, num_frames: int | None = None, text_tokens:
     """
     with torch.device("meta"):
         model = HMBAForConditionalGeneration(config).eval()
-        frames, tower = _frame_features(config, num_frames or config.num_frames), model.model.vision_tower
-        size = (getattr(tower.config, "num_channels", 3), *config.frame_size)
-        pixels = torch.empty(1, frames.shape[1], *size)
+        frames = _frame_features(config, num_frames or config.num_frames)
+        channels = getattr(model.model.vision_tower.config, "num_channels", 3)
+        pixels = torch.empty(1, frames.shape[1], channels, *config.frame_size)
         width = model.get_input_embeddings().embedding_dim
         prompt = torch.empty(1, config.num_patches + text_tokens, width)
-    language_model, last = model.model.language_model, prompt[:, -1]
-    read = count_flops(language_model, inputs_embeds=prompt, use_cache=True)
+    reading = count_flops(model.model.language_model, inputs_embeds=prompt, use_cache=True)
     return {
         "vision_tower": count_flops(model.get_frame_features, pixels),
         "adapter": count_flops(model.model.temporal_adapter, frames),
         "projector": count_flops(model.model.multi_modal_projector, frames[:, -1]),
-        "language_model": read + count_flops(model.lm_head, last),
+        "language_model": reading + count_flops(model.lm_head, prompt[:, -1]),
     }
 
 
@@ -84,7 +83,8 @@ def adapter_flops(config: HMBAConfig, num_frames: int | None = None, is_stream: 
     Returns:
         Operations by `"context"` (the scans) and `"query"` (fusion and latent Mamba); a baseline has no query.
     """
-    adapter, frames = _build_adapter(config), _frame_features(config, num_frames or config.num_frames)
+    adapter = _build_adapter(config)
+    frames = _frame_features(config, num_frames or config.num_frames)
     state = AdapterState() if is_stream else None
     whole = count_flops(adapter, frames, state)
     if not isinstance(adapter, TemporalAdapter):
@@ -103,7 +103,8 @@ def context_flops(config: HMBAConfig, num_frames: int | None = None) -> dict[str
     """
     if config.adapter != "mamba":
         raise ValueError(f"an adapter with branches is wanted, 'mamba', got {config.adapter!r}")
-    frames, costs = _frame_features(config, num_frames or config.num_frames), {}
+    frames = _frame_features(config, num_frames or config.num_frames)
+    costs = {}
     for stride in sorted(config.temporal_strides):
         for branch in config.branches:
             one = {"branches": [branch], "temporal_strides": [stride], "fusion": "add", "fusion_weights": None}
@@ -122,8 +123,12 @@ def _frame_features(config: HMBAConfig, num_frames: int) -> Tensor:
 
 
 def _scan_flops(u: Shape, delta: Shape, A: Shape, B: Shape, C: Shape | None, *rest: Any, **kwargs: Any) -> int:
-    (b, length, d), n = u, A[1]
-    return b * d * n * (7 * length + (0 if C is None else 2 * C[1]))
+    b, length, d = u
+    n = A[1]
+    flops = 7 * b * length * d * n
+    if C is not None:
+        flops += 2 * b * C[1] * d * n
+    return flops
 
 
 def _conv_flops(x: Shape, weight: Shape, *rest: Any, **kwargs: Any) -> int:

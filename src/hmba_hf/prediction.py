@@ -14,7 +14,7 @@ from bisect import bisect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import accumulate, chain
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -131,8 +131,12 @@ class PredictionFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         for unfinished in self.folder.glob("_*.json*"):  # left by a run that was killed
             unfinished.unlink()
-        answers = [path for path in (self.predictions_file, *self._answer_files()) if path.exists()]
-        there = read_json_object(self.recipe_file) if self.recipe_file.exists() else {}
+        answers = self._answer_files()
+        if self.predictions_file.exists():
+            answers.append(self.predictions_file)
+        there = {}
+        if self.recipe_file.exists():
+            there = read_json_object(self.recipe_file)
         if answers and there != recipe:
             if not overwrite:
                 raise ValueError(
@@ -150,9 +154,14 @@ class PredictionFolder:
         may have been given without the others of its batch.
         """
         records: dict[int, dict[str, Any]] = {}
-        paths = [*self._answer_files(), self.predictions_file]  # the latter is read last: it may just be taking over
-        *new, merged = [list(self._read_file(path)) if path.exists() else [] for path in paths]
-        for record in chain(merged, *new):
+        new: list[dict[str, Any]] = []
+        for path in self._answer_files():
+            if path.exists():
+                new += self._read_file(path)
+        merged: list[dict[str, Any]] = []
+        if self.predictions_file.exists():  # read last: it may just be taking over
+            merged += self._read_file(self.predictions_file)
+        for record in merged + new:
             if record["error"] is None or record["index"] not in records:
                 records[record["index"]] = record
         return records
@@ -259,8 +268,13 @@ def to_record(outcome: Outcome, samples: Splits) -> dict[str, Any]:
     """All that scoring an answer needs, as plain values; `answer` is `None` where there is an `error`."""
     sample = outcome.sample
     place, _ = samples.locate(outcome.index)
-    record: dict[str, Any] = {"index": outcome.index, "id": None, "split": samples.names[place]}
-    record |= {"answer": outcome.answer, "error": outcome.error}
+    record: dict[str, Any] = {
+        "index": outcome.index,
+        "id": None,
+        "split": samples.names[place],
+        "answer": outcome.answer,
+        "error": outcome.error,
+    }
     if sample is None:
         return record
     return record | sample_record(sample)
@@ -325,8 +339,12 @@ def _revision(arguments: PredictionArguments) -> dict[str, Any]:
 
 
 def _load_splits(arguments: PredictionArguments, frame_size: int, num_frames: int) -> Splits:
-    world: dict[str, Any] = {"seed": arguments.world_seed, "motion": arguments.motion}
-    world |= {"frame_size": frame_size, "num_frames": num_frames}
+    world: dict[str, Any] = {
+        "seed": arguments.world_seed,
+        "motion": arguments.motion,
+        "frame_size": frame_size,
+        "num_frames": num_frames,
+    }
     splits = {}
     for name in arguments.split:
         samples = load_samples(arguments.dataset_name, name, arguments.max_samples, **world)

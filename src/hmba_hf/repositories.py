@@ -20,7 +20,9 @@ _PINNED = re.compile(r'^revision = "([0-9a-f]{40})"$', re.MULTILINE)  # in the s
 def split_revision(name: str) -> tuple[str, str | None]:
     """Split `org/drama@v1` into the Hub id and the branch, tag or commit; what is a folder here has none."""
     repo_id, _, revision = name.partition("@")
-    return (name, None) if not revision or Path(name).exists() else (repo_id, revision)
+    if not revision or Path(name).exists():
+        return name, None
+    return repo_id, revision
 
 
 def check_revision(name: str, revision: str | None) -> None:
@@ -74,7 +76,8 @@ def commit_files(
         ValueError: if a file is a pickle, which whoever loads it would execute.
         RuntimeError: if somebody else has pushed in between.
     """
-    if pickles := sorted(name for name in files if PurePosixPath(name).suffix in PICKLES):
+    pickles = sorted(name for name in files if PurePosixPath(name).suffix in PICKLES)
+    if pickles:
         raise ValueError(f"files that nobody has to trust are wanted, got pickles: {pickles}")
     api = huggingface_hub.HfApi(token=token)
     place: dict[str, Any] = {"repo_type": repo_type, "revision": revision}
@@ -83,11 +86,12 @@ def commit_files(
     except RevisionNotFoundError:
         api.create_branch(repo_id, branch=str(revision), repo_type=repo_type, exist_ok=True)
         there = api.repo_info(repo_id, **place)
-    stale = [file.rfilename for file in there.siblings or () if file.rfilename not in files]
-    operations: list[Any] = [
-        *(CommitOperationDelete(name, is_folder=False) for name in stale if is_stale(name)),
-        *(CommitOperationAdd(name, content) for name, content in files.items()),
-    ]
+    operations: list[Any] = []
+    for file in there.siblings or ():
+        if file.rfilename not in files and is_stale(file.rfilename):
+            operations.append(CommitOperationDelete(file.rfilename, is_folder=False))
+    for name, content in files.items():
+        operations.append(CommitOperationAdd(name, content))
     parent = parent_commit or there.sha
     try:
         return api.create_commit(repo_id, operations, commit_message=message, parent_commit=parent, **place, **details)
@@ -123,12 +127,15 @@ def commit_with_card(
     Raises:
         ValueError, RuntimeError: as `commit_files`.
     """
-    if (pinned := _find_pinned(repo_id, files, compose, is_stale, **place)) is not None:
+    pinned = _find_pinned(repo_id, files, compose, is_stale=is_stale, **place)
+    if pinned is not None:
         return _commit_info(repo_id, pinned, message, place.get("repo_type", "model"))
-    info = commit_files(repo_id, {**files, CARD_FILE: compose(None).encode()}, is_stale, message, **place)
+    unpinned = {**files, CARD_FILE: compose(None).encode()}
+    info = commit_files(repo_id, unpinned, is_stale, message=message, **place)
     card = {CARD_FILE: compose(info.oid).encode()}
+    place["parent_commit"] = info.oid
     try:
-        commit_files(repo_id, card, _nothing, "Pin the revision", **{**place, "parent_commit": info.oid})
+        commit_files(repo_id, card, _nothing, message="Pin the revision", **place)
     except Exception as error:  # whatever becomes of the card, the files are there
         warnings.warn(f"what was pushed is commit {info.oid}, but its card does not say so: {error}", stacklevel=3)
     return info
@@ -148,7 +155,8 @@ def _find_pinned(
     place: dict[str, Any] = {"repo_id": repo_id, "repo_type": repo_type}
     try:
         head = api.repo_info(**place, revision=revision, files_metadata=True)
-        if CARD_FILE not in (held := _held_files(head)) or parent_commit not in (None, head.sha):
+        held = _held_files(head)
+        if CARD_FILE not in held or parent_commit not in (None, head.sha):
             return None
         card = Path(api.hf_hub_download(filename=CARD_FILE, revision=head.sha, **place)).read_bytes().decode()
         found = _PINNED.search(card)
@@ -160,11 +168,10 @@ def _find_pinned(
     others = held.keys() - files.keys() - {CARD_FILE}
     if not files.keys() <= held.keys() & pinned.keys() or any(map(is_stale, others)):
         return None
-    small_first = sorted(files, key=lambda name: held[name].size)
-    is_same = (
-        held[name].blob_id == pinned[name].blob_id and _is_held(files[name], held[name]) for name in small_first
-    )
-    return found[1] if all(is_same) else None
+    for name in sorted(files, key=lambda name: held[name].size):  # the small ones first
+        if held[name].blob_id != pinned[name].blob_id or not _is_held(files[name], held[name]):
+            return None
+    return found[1]
 
 
 def _held_files(info: Any) -> dict[str, Any]:
@@ -173,10 +180,13 @@ def _held_files(info: Any) -> dict[str, Any]:
 
 def _is_held(content: Path | bytes, there: Any) -> bool:
     """Tell whether a file here is what a repository has."""
-    if (len(content) if isinstance(content, bytes) else content.stat().st_size) != there.size:
+    size = len(content) if isinstance(content, bytes) else content.stat().st_size
+    if size != there.size:
         return False
     with io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb") as file:
-        return sha_fileobj(file).hex() == there.lfs.sha256 if there.lfs else git_hash(file.read()) == there.blob_id
+        if there.lfs:
+            return sha_fileobj(file).hex() == there.lfs.sha256
+        return git_hash(file.read()) == there.blob_id
 
 
 def _commit_info(repo_id: str, commit: str, message: str, repo_type: str = "model") -> CommitInfo:

@@ -4,6 +4,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import chain
 from pathlib import Path
 from textwrap import wrap
 from typing import Any
@@ -38,15 +39,20 @@ def draw_boxes(image: Picture, objects: Sequence[Mapping[str, Any]], scale: floa
     font = ImageFont.load_default(max(10, min(picture.size) / 22))
     for number, item in enumerate(objects):
         ink = _PALETTE[number % len(_PALETTE)]
-        left, top, right, bottom = (round(item["box"][edge] * scale) for edge in ("xmin", "ymin", "xmax", "ymax"))
+        box = item["box"]
+        left = round(box["xmin"] * scale)
+        top = round(box["ymin"] * scale)
+        right = round(box["xmax"] * scale)
+        bottom = round(box["ymax"] * scale)
         draw.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=ink, width=width)
-        _draw_label(draw, item.get("label", ""), (left, top), ink, font)
+        _draw_label(draw, item.get("label", ""), (left, top), ink=ink, font=font)
     return picture
 
 
 def _scaled(image: Picture, scale: float) -> Picture:
+    size = (round(image.width * scale), round(image.height * scale))
     method = Image.Resampling.NEAREST if scale >= 4 else Image.Resampling.BICUBIC
-    return image.convert("RGB").resize((round(image.width * scale), round(image.height * scale)), method)
+    return image.convert("RGB").resize(size, method)
 
 
 def _draw_label(draw: ImageDraw.ImageDraw, text: str, corner: tuple[float, float], ink: str, font: Any) -> None:
@@ -54,9 +60,10 @@ def _draw_label(draw: ImageDraw.ImageDraw, text: str, corner: tuple[float, float
     if not text:
         return
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-    width, height = right - left + 6, bottom - top + 6
-    canvas = draw.im.size
-    x = max(0, min(corner[0], canvas[0] - width))
+    width = right - left + 6
+    height = bottom - top + 6
+    canvas_width, _ = draw.im.size
+    x = max(0, min(corner[0], canvas_width - width))
     y = max(0, corner[1] - height)
     draw.rectangle((x, y, x + width - 1, y + height - 1), fill=ink)
     draw.text((x + 3 - left, y + 3 - top), text, fill="white", font=font)
@@ -81,31 +88,38 @@ def draw_answer(
     """
     if not frames or len(times) != len(frames):
         raise ValueError(f"expected frames, and a time for each, got {len(frames)} frames and {len(times)} times")
-    gap, number = width // 60, len(frames) - 1
+    gap = width // 60
     width -= 2 * gap
     shown = draw_boxes(frames[-1], objects, 0.62 * width / max(frames[-1].size))
     column = width - shown.width - 2 * gap
     texts = _write_column([(f"At {times[-1]:.2f} s", question), ("H-MBA", answer)], column)
-    height = max(shown.height, texts.height)
-    cell = min((width - (number - 1) * gap) / max(number, 1), shown.width / 2)
+    number = max(len(frames) - 1, 1)
+    cell = min((width - (number - 1) * gap) / number, shown.width / 2)
     past = [_scaled(frame, cell / frame.width) for frame in frames[:-1]]
-    font = ImageFont.load_default(14)
-    page = Image.new("RGB", (width, height + (past[0].height + gap + 24 if past else 0)), "white")
+    below = max(shown.height, texts.height)
+    height = below
+    if past:
+        height += past[0].height + gap + 24
+    page = Image.new("RGB", (width, height), "white")
     page.paste(shown, (0, 0))
     page.paste(texts, (shown.width + 2 * gap, 0))
     draw = ImageDraw.Draw(page)
-    for place, (frame, time) in enumerate(zip(past, times[:-1], strict=True)):
-        x, y = round(place * (cell + gap)), height + gap
+    font = ImageFont.load_default(14)
+    y = below + gap
+    for place, frame in enumerate(past):
+        x = round(place * (cell + gap))
         page.paste(frame, (x, y))
-        draw.text((x, y + frame.height + 4), f"{time - times[-1]:+.2f} s", fill=_GREY, font=font)
+        draw.text((x, y + frame.height + 4), f"{times[place] - times[-1]:+.2f} s", fill=_GREY, font=font)
     return ImageOps.expand(page, gap, "white")
 
 
 def _write_column(paragraphs: Sequence[tuple[str, str]], width: int) -> Picture:
     """Write headings and their texts, wrapped to a column."""
-    small, large = ImageFont.load_default(14), ImageFont.load_default(19)
+    small = ImageFont.load_default(14)
+    large = ImageFont.load_default(19)
     column = Image.new("RGB", (width, 10_000), "white")
-    draw, y = ImageDraw.Draw(column), 0.0
+    draw = ImageDraw.Draw(column)
+    y = 0.0
     for heading, text in paragraphs:
         draw.text((0, y), heading, fill=_GREY, font=small)
         lines = "\n".join(wrap(text, max(8, int(width / large.getlength("n")))))
@@ -145,15 +159,16 @@ def plot_bars(bars: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> 
     """
     figure = _figure()
     axes = figure.add_subplot(title=title)
-    groups = list(dict.fromkeys(group for series in bars.values() for group in series))
+    groups = list(dict.fromkeys(chain.from_iterable(bars.values())))
     width = 0.8 / max(len(bars), 1)
     for number, (name, series) in enumerate(bars.items()):
         colour = _PALETTE[number % len(_PALETTE)]
+        label: str | None = name
         for group, values in series.items():
             x = groups.index(group) + (number - (len(bars) - 1) / 2) * width
-            label = name if group == next(iter(series)) else None
             axes.bar(x, sum(values) / len(values), width, color=colour, alpha=0.5, label=label)
             axes.plot([x] * len(values), values, ".", color=colour)
+            label = None  # once in the legend
     axes.set_xticks(range(len(groups)), groups)
     return _finish(figure, loc="upper left", bbox_to_anchor=(1, 1))
 
@@ -188,7 +203,7 @@ def write_report(path: str | Path, title: str, sections: Mapping[str, Sequence[S
     parts = [f"<h1>{escape(title)}</h1>"]
     for heading, contents in sections.items():
         parts.append(f"<h2>{escape(heading)}</h2>")
-        parts += [_to_html(content) for content in contents]
+        parts.extend(map(_to_html, contents))
     head = f'<meta charset="utf-8"><title>{escape(title)}</title><style>{_STYLE}</style>'
     path = Path(path)
     path.write_text(
@@ -204,10 +219,17 @@ def _to_html(content: Section) -> str:
         file = io.BytesIO()
         content.save(file, format="PNG")
         return f'<p><img alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"></p>'
-    header = "".join(f"<th>{escape(str(name))}</th>" for name in (content[0] if content else ()))
-    rows = ["".join(f"<td>{_cell(value)}</td>" for value in row.values()) for row in content]
-    return f"<table><tr>{header}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+    header = ""
+    if content:
+        header = "".join(f"<th>{escape(str(name))}</th>" for name in content[0])
+    rows = [f"<tr>{header}</tr>"]
+    for row in content:
+        cells = "".join(f"<td>{_cell(value)}</td>" for value in row.values())
+        rows.append(f"<tr>{cells}</tr>")
+    return f"<table>{''.join(rows)}</table>"
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else escape(str(value))
+    if isinstance(value, float):
+        return f"{value:.3f}"
+    return escape(str(value))
