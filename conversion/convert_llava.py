@@ -268,7 +268,8 @@ def plan_tensors(args: argparse.Namespace, llava: Llava, model: Any) -> tuple[Te
     has_tower = not llava.is_original or any(name.startswith("model.vision_tower.") for name in source.specs)
     if not has_tower:
         from_source = {name: spec for name, spec in from_source.items() if not name.startswith(TOWER)}
-    renaming = plan_renaming(source.specs, llava_table(llava, wanted, f"{embeddings}.weight"), from_source)
+    table = llava_table(llava, wanted, f"{embeddings}.weight")
+    renaming = plan_renaming(source.specs, table, from_source)
     if args.dtype:
         dtype = getattr(torch, args.dtype)
     else:

@@ -60,7 +60,10 @@ def _mixer(weights: Weights, name: str, x: Tensor) -> Tensor:
 
     Source: Gu & Dao 2023, arXiv:2312.00752, algorithm 2 and figure 3.
     """
-    w = {key.removeprefix(f"{name}."): tensor for key, tensor in weights.items() if key.startswith(f"{name}.")}
+    w = {}
+    for key, tensor in weights.items():
+        if key.startswith(f"{name}."):
+            w[key.removeprefix(f"{name}.")] = tensor
     length = x.shape[1]
     channels, n = w["A_log"].shape
     x, z = functional.linear(x, w["in_proj.weight"]).chunk(2, dim=-1)

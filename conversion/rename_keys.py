@@ -347,7 +347,7 @@ def plan_renaming(
         ValueError: if a tensor fits no rule or belongs to nothing that is wanted, if two stand for one, if one is
             missing, or if a shape is wrong.
     """
-    origins: dict[str, list[Origin]] = {}
+    origins: dict[str, list[Origin]] = {}  # in the order of first originals: each file is read from start to end
     unused: list[str] = []
     for name in originals:
         rule, ours = _first_match(rules, name)
@@ -368,7 +368,7 @@ def plan_renaming(
             dtype = originals[origin.name].dtype
             if not dtype.is_floating_point or dtype.itemsize < 2:
                 raise ValueError(f"{origin.name} must be of real numbers of 16 bits or more, got {dtype}")
-    return Renaming({name: origins[name] for name in _in_order(originals, origins)}, unused)
+    return Renaming(origins, unused)
 
 
 def rename_tensors(
@@ -458,12 +458,6 @@ def _check_origins(
         if origin.rule.leading_axis:
             expected = (1, *expected)
         raise ValueError(f"{origin.name} must be {expected}, got {tuple(shape)}")
-
-
-def _in_order(originals: Iterable[str], origins: Mapping[str, list[Origin]]) -> list[str]:
-    """Order ours as their first originals are, so that each file is read from its start to its end."""
-    position = {name: index for index, name in enumerate(originals)}
-    return sorted(origins, key=lambda our: min(position[origin.name] for origin in origins[our]))
 
 
 def _listed(names: Iterable[str]) -> str:

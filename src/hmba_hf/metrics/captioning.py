@@ -20,7 +20,10 @@ _SMALL = 1e-9
 _TINY = 1e-15
 # Why a score of a corpus is not defined: what it would divide by is 0.
 _UNDEFINED = {
-    **{f"bleu_{n}": f"no caption and no reference has {n} words" for n in (1, 2, 3, 4)},
+    "bleu_1": "no caption and no reference has 1 words",
+    "bleu_2": "no caption and no reference has 2 words",
+    "bleu_3": "no caption and no reference has 3 words",
+    "bleu_4": "no caption and no reference has 4 words",
     "cider": "every n-gram of the references is in those of all captions, so that none has a weight",
 }
 

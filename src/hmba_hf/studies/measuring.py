@@ -33,8 +33,9 @@ def measure_degradation(folder: Path, clips: int, motion: str) -> dict[str, Any]
     The model has learned on frames that are not: as in corruption benchmarks, what is asked is what it keeps.
     """
     model, processor = _load(folder)
-    scores: dict[str, Any] = {kind: {} for kind in KINDS}
+    scores: dict[str, Any] = {}
     for kind in KINDS:
+        scores[kind] = {}
         for severity in SEVERITIES:
             world = _held_out(model, processor, clips, motion, degradation=kind, severity=severity)
             answers = answer_samples(model, processor, world)
@@ -53,14 +54,19 @@ def measure_cost(folder: Path, clips: int, motion: str) -> dict[str, Any]:
         does not tell.
     """
     config: Any = HMBAConfig.from_pretrained(folder)
-    shape = {name: getattr(config, name) for name in ("adapter", "branches", "temporal_strides", "fusion")}
-    full = HMBAConfig(num_frames=config.num_frames, **shape)
+    full = HMBAConfig(
+        num_frames=config.num_frames,
+        adapter=config.adapter,
+        branches=config.branches,
+        temporal_strides=config.temporal_strides,
+        fusion=config.fusion,
+    )
     costs = answer_flops(full)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as fresh:
         memory = fresh.submit(adapter_memory, folder).result()
     return {
         "flops": answer_flops(config),
-        "full_size_flops": {part: costs[part] for part in ("vision_tower", "adapter")},
+        "full_size_flops": {"vision_tower": costs["vision_tower"], "adapter": costs["adapter"]},
         "adapter_memory": memory,
     }
 
