@@ -36,6 +36,8 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 
+from hmba_hf.messages import show_messages  # noqa: E402
+
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 # The marks that transformers' own suites put on their tests.
@@ -62,6 +64,12 @@ def seeded():
     """Every test draws the same random numbers, whatever ran before it."""
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002 - the suites of transformers draw from numpy's global generator
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shown_messages():
+    """What the package reports is printed, as in its commands."""
+    show_messages()
 
 
 @pytest.fixture(scope="session")

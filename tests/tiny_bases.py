@@ -1,7 +1,6 @@
 """A base on disk, small enough to fine-tune in a second, and a way to fine-tune it inside this process."""
 
 from hmba_hf import HMBAProcessor, HMBAVideoProcessor
-from hmba_hf.messages import show_messages
 from hmba_hf.training.arguments import parse_arguments
 from hmba_hf.training.run import finetune
 from tiny_models import tiny_model, tiny_tower
@@ -36,5 +35,4 @@ def tune(base, folder, *words):
     """Fine-tune as the example does; return the trainer."""
     own = ["--model", base, "--output_dir", folder, "--max_train_samples", 10]
     words = [*own, "--per_device_train_batch_size", 2, *FAST, *words]
-    show_messages()
     return finetune(*parse_arguments("", [str(word) for word in words]))
