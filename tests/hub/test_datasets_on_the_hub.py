@@ -45,7 +45,8 @@ def drama(tmp_path, monkeypatch):
 
 def assert_same(sample, expected):
     """The same sample, its pictures compared by their pixels."""
-    assert replace(sample, frames=None, video=b"") == replace(expected, frames=None, video=b"")
+    as_in_a_row = replace(expected, frames=None, video=b"", tags=(), others=())
+    assert replace(sample, frames=None, video=b"") == as_in_a_row
     for frame, wanted in zip(sample.frames, expected.frames, strict=True):
         assert np.array_equal(np.asarray(frame), np.asarray(wanted))
 
