@@ -467,7 +467,8 @@ def test_baselines_stream_too(processor, adapter, mode):
 def test_what_a_stream_holds_does_not_grow(model, processor, mode):
     def living():
         gc.collect()
-        return [x for x in gc.get_objects() if isinstance(x, torch.Tensor)]
+        # By its type: a weak proxy of what is gone refuses to be asked.
+        return [x for x in gc.get_objects() if issubclass(type(x), torch.Tensor)]
 
     def held():
         tensors = [x for x in living() if id(x) not in known]

@@ -11,8 +11,11 @@ class _Printer(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stdout if record.levelno < logging.WARNING else sys.stderr
-        stream.write(self.format(record) + "\n")
-        stream.flush()
+        try:
+            stream.write(self.format(record) + "\n")
+            stream.flush()
+        except OSError:  # a full disk behind the stream stops no work
+            self.handleError(record)
 
 
 def show_messages() -> None:
