@@ -207,7 +207,7 @@ def test_annotations_alone_need_no_video_and_keep_every_segment(download, tmp_pa
     assert report["rows"] == {"train": 9, "validation": 2, "test": 2}
     row = datasets.load_dataset(str(tmp_path), split="train")[0]
     assert row["video"] is None and row["action"] == "The car is stopped."
-    with pytest.raises(ValueError, match="row aaaaaaaa-00000001_0 holds no video: .* annotations only"):
+    with pytest.raises(ValueError, match="row aaaaaaaa-00000001_0 must hold a video, got none: .* annotations only"):
         load_samples(str(tmp_path), "train")[0]
 
 

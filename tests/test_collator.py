@@ -104,7 +104,7 @@ def test_the_time_of_the_current_frame_is_learned_with_the_question(tmp_path):
 
 def test_a_box_on_a_video_of_unknown_size_is_refused(processor):
     sample = Sample("clip-7", "Q?", "A<box>", video=b"x", boxes=[(0, 0, 1, 1)], labels=["a"])
-    with pytest.raises(ValueError, match=r"sample clip-7: .* needs size"):
+    with pytest.raises(ValueError, match=r"sample clip-7 must have the size of its original frame .*, got size=None"):
         to_conversation(sample, processor)
 
 
@@ -119,5 +119,5 @@ def test_a_template_without_a_generation_block_is_learned_from_as_well():
 
 def test_a_sample_without_a_token_to_learn_from_is_named():
     unreached = "{% if false %}{% generation %}{% endgeneration %}{% endif %}{{ messages[0]['content'][1]['text'] }}"
-    with pytest.raises(ValueError, match="train-symmetric-0-000000: no token"):
+    with pytest.raises(ValueError, match="train-symmetric-0-000000: at least one token must be marked .*, got none"):
         SampleCollator(tiny_processor(chat_template="<video>" + unreached))([MicroWorld()[0]])

@@ -105,12 +105,12 @@ def test_the_workers_of_a_loader_give_each_row_once_in_a_pass(folders):
 
 
 def test_what_cannot_be_streamed_is_refused(folders, tmp_path):
-    with pytest.raises(ValueError, match="can be read as streams are wanted, got 'micro-world'"):
+    with pytest.raises(ValueError, match="a streamed dataset must be a folder or a Hub id, got 'micro-world'"):
         open_stream(["micro-world"], "train")
     with pytest.raises(ValueError, match=r"got '.*nowhere'"):
         open_stream([str(tmp_path / "nowhere")], "train")
     Dataset.from_dict({"picture": ["a"]}).to_parquet(tmp_path / "train.parquet")
     with pytest.raises(ValueError, match=r"columns of DRAMA .* or BDD-X .*, got \['picture'\]"):
         open_stream([str(tmp_path)], "train")
-    with pytest.raises(ValueError, match="a positive weight is wanted for each of 2 datasets"):
+    with pytest.raises(ValueError, match="weights must be one positive number for each of 2 datasets"):
         open_stream(folders, "train", [1, 0])

@@ -334,7 +334,7 @@ def test_annotations_alone_hold_boxes_but_no_pictures(download, tmp_path):
     assert row["objects"][0]["bbox"] == pytest.approx([4 / 32, 3 / 24, 12 / 32, 9 / 24])
     assert report["written"] == 6, "an earlier frame of another size is not looked at"
     assert report["notes"].keys() == {"box_cut_at_the_edge"}, "no frame is repeated where there is none"
-    with pytest.raises(ValueError, match="holds no frames: its dataset was prepared with annotations only"):
+    with pytest.raises(ValueError, match="must hold frames, got none: its dataset was prepared with annotations only"):
         load_samples(str(tmp_path), "train")[0]
 
 

@@ -313,7 +313,7 @@ def test_a_trained_adapter_that_does_not_fit_is_refused(finetuned, call, words, 
         (["--learns", "adapter"], r"must hold parameters, got none in \['adapter'\]"),
         (["--adapter", "lstm"], "adapter must be one of .*, got 'lstm'"),
         (["--temporal_strides", "0"], "temporal_strides must be different integers of at least 1"),
-        (["--dataset_name", "nowhere"], "expected 'micro-world', a folder or a Hub id of a dataset, got 'nowhere'"),
+        (["--dataset_name", "nowhere"], "a dataset must be 'micro-world', a folder or a Hub id, got 'nowhere'"),
         (["--train_split", "dev"], "expected a split of .* got 'dev'"),
     ],
 )

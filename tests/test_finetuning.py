@@ -279,8 +279,8 @@ def test_a_base_without_an_adapter_is_told_where_one_should_learn(base, tmp_path
         (["--resume_from_checkpoint", "True"], "must be a folder, got True: the same command goes on by itself"),
         (["--feature_cache", "nowhere"], "a whole cache of features is wanted, got nowhere"),
         (["--eval_strategy", "epoch", "--eval_split", "dev"], "expected a split of .* got 'dev'"),
-        (["--max_length", 5], "at most max_length=5 tokens are wanted, got .*--on_error skip"),
-        (["--max_length", 5, "--on_error", "skip"], "one sample that can be learned from is wanted, got none"),
+        (["--max_length", 5], "must have at most max_length=5 tokens, got .*--on_error skip"),
+        (["--max_length", 5, "--on_error", "skip"], "at least one sample must be readable, got none"),
     ],
 )
 def test_options_that_are_wrong_or_do_not_go_together_are_refused(base, tmp_path, words, message):

@@ -124,7 +124,7 @@ def test_an_empty_split_is_an_error(tmp_path):
 @pytest.mark.parametrize("size", [0, -1])
 def test_asking_for_no_samples_is_an_error(drama, size):
     for name in (drama, MICRO_WORLD):
-        with pytest.raises(ValueError, match=f"at least one sample must be asked for, got size={size}"):
+        with pytest.raises(ValueError, match=f"size must be at least 1, got {size}"):
             load_samples(name, "train", size)
 
 
@@ -143,5 +143,5 @@ def test_columns_of_neither_schema_are_an_error_that_names_them(tmp_path):
 
 def test_a_dataset_that_is_not_there_is_an_error_that_says_what_would_do(tmp_path):
     for name in ("no/such-folder", str(tmp_path), str(tmp_path / "nowhere")):
-        with pytest.raises(ValueError, match=f"'micro-world', a folder or a Hub id of a dataset, got '{name}'"):
+        with pytest.raises(ValueError, match=f"a dataset must be 'micro-world', a folder or a Hub id, got '{name}'"):
             load_samples(name, "train")

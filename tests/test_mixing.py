@@ -25,5 +25,5 @@ def test_weights_say_how_often_a_source_is_drawn_until_all_have_been_seen():
 
 @pytest.mark.parametrize("weights", [[1], [1, 2, 3], [1, 0], [1, -1], [1, float("nan")]])
 def test_other_weights_are_refused(weights):
-    with pytest.raises(ValueError, match="a positive weight is wanted for each of 2 datasets"):
+    with pytest.raises(ValueError, match="weights must be one positive number for each of 2 datasets"):
         shares(weights, 2)

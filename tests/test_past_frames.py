@@ -43,7 +43,7 @@ def test_no_past_leaves_samples_as_they_are():
 def test_a_past_before_a_file_and_a_negative_one_are_refused():
     files = [Sample(id=str(i), question="What?", answer="It.", video="drive.mp4") for i in range(8)]
     streamed = StreamedSamples(files, 5)
-    with pytest.raises(ValueError, match="a past can be put before frames, got a video file"):
+    with pytest.raises(ValueError, match="must have frames to take past frames, got a video file"):
         [streamed[i] for i in range(8)]
     with pytest.raises(ValueError, match="longest must be at least 0, got -1"):
         StreamedSamples(WORLD, -1)

@@ -40,16 +40,16 @@ def test_a_sample_knows_height_and_width_of_its_frames():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"id": ""}, "needs an id"),
-        ({"question": ""}, "needs an id and a question"),
-        ({"frames": None}, "sample a: either frames or a video"),
+        ({"id": ""}, "must have an id"),
+        ({"question": ""}, "must have an id and a question"),
+        ({"frames": None}, "sample a must have either frames or a video"),
         ({"video": b"x"}, "either frames or a video"),
         ({"frames": []}, "frames of one size"),
         ({"frames": [FRAMES[0], Image.new("RGB", (5, 5))]}, "frames of one size"),
         ({"size": (6, 4)}, "frames of one size"),
-        ({"timestamp": 1.0}, "a timestamp belongs to a video"),
-        ({"labels": []}, "one label for each box, got 0 for 1"),
-        ({"answer": "A van stops."}, "one <box> for each box, got 0 for 1"),
+        ({"timestamp": 1.0}, "must have a timestamp only with a video"),
+        ({"labels": []}, "must have one label for each box, got 0 for 1"),
+        ({"answer": "A van stops."}, "must have one <box> for each box, got 0 for 1"),
         ({"question": "At <box>?"}, "got 2 for 1"),
         ({"boxes": [(0.5, 0, 0.5, 1)]}, "x1 < x2"),
         ({"boxes": [(0, 0, 1.5, 1)]}, "x2 <= 1"),
@@ -64,7 +64,7 @@ def test_a_sample_that_does_not_hold_together_is_refused(changes, message):
 
 def test_markers_are_filled_in_order():
     assert fill_boxes("<box> and <box>.", ["1", "{2}"]) == "1 and {2}."
-    with pytest.raises(ValueError, match="expected 1 boxes"):
+    with pytest.raises(ValueError, match="boxes must be 1 for"):
         fill_boxes("A <box>", [])
 
 
@@ -133,21 +133,21 @@ def test_a_bddx_row_needs_a_segment_and_two_lines(changes):
     ],
 )
 def test_a_bddx_row_refuses_what_it_cannot_hold(changes):
-    with pytest.raises(ValueError, match="sample vid_7_3: a BDD-X row answers 'What does the ego car do, and why"):
+    with pytest.raises(ValueError, match="sample vid_7_3: a BDD-X row must answer 'What does the ego car do, and why"):
         to_bddx_row(drive(**changes), 0.0, 1.0)
 
 
 def test_each_schema_refuses_the_other_kind_of_clip():
-    with pytest.raises(ValueError, match="holds frames"):
+    with pytest.raises(ValueError, match="must have frames for a DRAMA row"):
         to_drama_row(drive())
-    with pytest.raises(ValueError, match="holds a video"):
+    with pytest.raises(ValueError, match="must have a video for a BDD-X row"):
         to_bddx_row(drive(video=None, frames=FRAMES), 0.0, 1.0)
 
 
 def test_rows_of_annotations_alone_are_no_samples():
-    with pytest.raises(ValueError, match="row a holds no frames: .* prepared with annotations only"):
+    with pytest.raises(ValueError, match="row a must hold frames, got none: .* prepared with annotations only"):
         from_drama_row(to_drama_row(sample()) | {"frames": None})
-    with pytest.raises(ValueError, match="row vid_7_3 holds no video: .* prepared with annotations only"):
+    with pytest.raises(ValueError, match="row vid_7_3 must hold a video, got none: .* prepared with annotations only"):
         from_bddx_row(to_bddx_row(drive(), 0.0, 1.0) | {"video": None})
 
 
@@ -159,7 +159,7 @@ def test_a_row_with_a_gap_is_no_sample_and_none_is_never_a_word(name):
 
 def test_a_row_with_a_frame_missing_is_no_sample():
     row = to_drama_row(sample())
-    with pytest.raises(ValueError, match="row a holds no picture in the place of a frame"):
+    with pytest.raises(ValueError, match="row a must hold a picture for each frame, got none"):
         from_drama_row(row | {"frames": [row["frames"][0], None]})
 
 

@@ -249,10 +249,10 @@ def test_a_file_of_something_else_is_refused_with_the_line(tmp_path, text, messa
     [
         ({"answer": None}, "line 2: record clip-1: answer must be a text, got None"),
         ({"reference": 3}, "line 2: record clip-1: reference must be a text, got 3"),
-        ({"boxes": [[100, 100, 500, 400]]}, "line 2: sample clip-1: a box needs 0 <= x1 < x2 <= 1"),
-        ({"boxes": [[0.5, 0.1, 0.2, 0.4]]}, "line 2: sample clip-1: a box needs 0 <= x1 < x2 <= 1"),
+        ({"boxes": [[100, 100, 500, 400]]}, "line 2: sample clip-1: a box must have 0 <= x1 < x2 <= 1"),
+        ({"boxes": [[0.5, 0.1, 0.2, 0.4]]}, "line 2: sample clip-1: a box must have 0 <= x1 < x2 <= 1"),
         ({"boxes": [0.1, 0.1, 0.5, 0.5]}, r"line 2: record clip-1: a box must be \[x1, y1, x2, y2\], got 0.1"),
-        ({"others": [[0, 1]]}, "line 2: sample clip-1: a box is four finite numbers"),
+        ({"others": [[0, 1]]}, "line 2: sample clip-1: a box must be four finite numbers"),
         (
             {"size": [0, 100]},
             r"line 2: record clip-1: size must be \[height, width\] of at least one pixel, got \[0, 100\]",

@@ -177,7 +177,7 @@ def test_a_dataset_is_read_at_a_revision(hub, drama):
         assert len(samples) == len(streamed) == count
         if revision.startswith("@v"):
             assert dataset_revision(samples) == first
-    with pytest.raises(ValueError, match=f"a Hub id of a dataset, got '{NAME}@v9'.*v9"):
+    with pytest.raises(ValueError, match=f"a Hub id, got '{NAME}@v9'.*v9"):
         load_samples(f"{NAME}@v9", "train")
     with pytest.raises(ValueError, match="a revision is one of a repository on the Hub, got 'v1' for the folder"):
         load_samples(f"{drama}@v1", "train")
@@ -196,7 +196,7 @@ def test_a_dataset_that_may_not_be_read_is_an_error_that_says_what_would_do(hub,
     push_folder(drama, PushOptions(NAME))
     monkeypatch.setenv("HF_TOKEN", hub.other_token)
     for name in (NAME, "org/none"):
-        with pytest.raises(ValueError, match=f"a folder or a Hub id of a dataset, got '{name}'"):
+        with pytest.raises(ValueError, match=f"a folder or a Hub id, got '{name}'"):
             load_samples(name, "train")
     hub.repository(NAME, "dataset").private = False
     hub.gate(NAME, "dataset")

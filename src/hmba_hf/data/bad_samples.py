@@ -7,9 +7,9 @@ from pathlib import Path
 from ..files import check_fields, parse_json, split_lines
 
 READ_ERRORS = (OSError, ValueError)
-"""What missing, damaged and misformed files and rows raise: readers turn what else libraries raise into these.
+"""The errors of missing, damaged and malformed files and rows. Readers turn other errors of libraries into these.
 
-Anything else, such as a `TypeError` or a `KeyError`, is a mistake of the program and ends a run that skips, too.
+Any other, such as a `TypeError` or a `KeyError`, is a mistake of the program and ends a run under either policy.
 """
 
 _OF_THE_MACHINE = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC, errno.EDQUOT}
@@ -18,7 +18,7 @@ POLICIES = ("stop", "skip")
 
 
 class UnreadableSample(ValueError):
-    """What is wrong with a sample whose name is known although nothing else of it could be read."""
+    """The error of a sample whose name is known although nothing else of it could be read."""
 
     def __init__(self, reason: str, name: str = ""):
         super().__init__(reason if name in reason else f"{name}: {reason}")
@@ -26,7 +26,7 @@ class UnreadableSample(ValueError):
 
 
 def check_is_of_a_file(error: BaseException) -> None:
-    """Raise an error again that no file has caused, but a machine without memory, room or files that may be open."""
+    """Raise an error again if the machine has caused it, not a file: memory, disk or open files have run out."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _OF_THE_MACHINE:
@@ -35,25 +35,26 @@ def check_is_of_a_file(error: BaseException) -> None:
 
 
 class BadSamples:
-    """What to do about a sample that cannot be learned from: stop, or skip it and write it down.
+    """The policy for samples that cannot be read: stop, or skip and record them.
 
-    The record is a file: samples are read in several processes, some of which end before the run does.
+    The record is a file, since several processes read samples and some of them end before the run does.
 
     Args:
         policy: `"stop"` or `"skip"`.
-        record: JSON lines of what was skipped; another run adds to it.
+        record: file of JSON lines, one for each skipped sample; a later run appends to it.
     """
 
     def __init__(self, policy: str, record: Path | None = None):
         if policy not in POLICIES:
-            raise ValueError(f"a bad sample must be met by one of {list(POLICIES)}, got {policy!r}")
-        self.policy, self.record = policy, record
+            raise ValueError(f"the policy for bad samples must be one of {list(POLICIES)}, got {policy!r}")
+        self.policy = policy
+        self.record = record
 
     def meet(self, name: str, error: Exception) -> None:
-        """Deal with one; `name` gives way to that of an `UnreadableSample`.
+        """Apply the policy to one sample, called `name` unless its `UnreadableSample` has a name.
 
         Raises:
-            ValueError: naming the sample and what is wrong with it, if the policy is to stop.
+            ValueError: naming the sample and what is wrong with it, if the policy is `"stop"`.
             OSError: as `check_is_of_a_file`, whatever the policy.
         """
         check_is_of_a_file(error)
@@ -61,26 +62,27 @@ class BadSamples:
             name = error.name
         reason = str(error) or type(error).__name__
         if self.policy == "stop":
-            reason = reason if name in reason else f"{name}: {reason}"
+            if name not in reason:
+                reason = f"{name}: {reason}"
             raise ValueError(f"{reason} (--on_error skip leaves such samples out)") from error
         if self.record is not None:
-            # One write of few bytes at the end of a file is not torn apart by those of other processes; one that a
-            # full disk has torn ends at the next line.
+            # One short write at the end of a file stays whole beside those of other processes. The leading line break
+            # ends a line that a full disk has cut off.
             line = "\n" + json.dumps({"sample": name, "reason": reason}) + "\n"
             self.record.parent.mkdir(parents=True, exist_ok=True)
             with open(self.record, "a") as file:
                 file.write(line)
 
     def forget(self) -> None:
-        """Begin a record anew."""
+        """Delete the record."""
         if self.record is not None:
             self.record.unlink(missing_ok=True)
 
     def skipped(self) -> dict[str, str]:
-        """Return what was skipped, each sample once, with the reason.
+        """Return the reason for each skipped sample.
 
         Raises:
-            ValueError: if a line of the record is JSON, but tells of no sample.
+            ValueError: if a line of the record is JSON without a sample or a reason.
         """
         if self.record is None or not self.record.exists():
             return {}

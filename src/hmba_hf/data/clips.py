@@ -15,10 +15,11 @@ from ..models.decoding_containers import errors_named
 from ..models.decoding_video import VideoDecodeError, iter_frames, video_duration
 from ..models.sampling_video import LONGEST_ROUNDING, TIME_TOLERANCE
 
-# With macroblock-tree rate control x264 (core 165) gives now and then other bytes for the same frames, in one thread,
-# too; without it, it never did in thousands of runs.
+# With macroblock-tree rate control, x264 (core 165) now and then encodes the same frames to other bytes, even in one
+# thread. Without it, thousands of runs gave the same bytes.
 _REPEATABLE = {"x264-params": "mbtree=0"}
-_NEARLY_LOSSLESS, _GOOD = {"qp": "12"}, {"crf": "23", "preset": "veryfast"}
+_NEARLY_LOSSLESS = {"qp": "12"}
+_GOOD = {"crf": "23", "preset": "veryfast"}
 
 
 class ClipWriter:
@@ -42,12 +43,20 @@ class ClipWriter:
         options: dict[str, str],
         keyframe_every: int | None = None,
     ):
-        has_h264 = "libx264" in av.codecs_available
-        self._rate, self._count = rate, 0
-        self._container = av.open(str(target) if isinstance(target, Path) else target, "w", format="mp4")
-        codec, options = ("libx264", {**options, **_REPEATABLE}) if has_h264 else ("mpeg4", {"qscale": "2"})
-        stream: Any = self._container.add_stream(codec, rate=rate, options=options)
-        stream.width, stream.height, stream.pix_fmt = *size, "yuv420p"
+        self._rate = rate
+        self._count = 0
+        if isinstance(target, Path):
+            target = str(target)
+        self._container = av.open(target, "w", format="mp4")
+        codec = "mpeg4"
+        codec_options = {"qscale": "2"}
+        if "libx264" in av.codecs_available:
+            codec = "libx264"
+            codec_options = {**options, **_REPEATABLE}
+        stream: Any = self._container.add_stream(codec, rate=rate, options=codec_options)
+        stream.width = size[0]
+        stream.height = size[1]
+        stream.pix_fmt = "yuv420p"
         stream.codec_context.thread_count = 1
         if keyframe_every is not None:
             stream.gop_size = keyframe_every
@@ -56,12 +65,13 @@ class ClipWriter:
     def write(self, picture: av.VideoFrame) -> None:
         """Add a picture, shown for `1 / rate` seconds; one of another size is scaled."""
         picture = picture.reformat(self._stream.width, self._stream.height, "yuv420p", interpolation="AREA")
-        picture.pts, picture.time_base = self._count, 1 / self._rate
+        picture.pts = self._count
+        picture.time_base = 1 / self._rate
         self._count += 1
         self._container.mux(self._stream.encode(picture))
 
     def close(self) -> None:
-        """Write what is still held back, and the end of the file."""
+        """Write the pictures that the encoder still holds, and end the file."""
         self._container.mux(self._stream.encode(None))
         self._container.close()
 
@@ -77,7 +87,7 @@ def write_video(target: str | Path | BinaryIO, frames: Sequence[Image.Image], fp
     hold = math.ceil(10 / fps)
     rate = Fraction(fps).limit_denominator(100) * hold
     if not frames or frames[0].width % 2 or frames[0].height % 2:
-        raise ValueError(f"expected frames of even width and height, got {[frame.size for frame in frames]}")
+        raise ValueError(f"frames must have an even width and height, got {[frame.size for frame in frames]}")
     writer = ClipWriter(target, frames[0].size, rate, _NEARLY_LOSSLESS)
     for frame in frames:
         for _ in range(hold):
@@ -86,7 +96,7 @@ def write_video(target: str | Path | BinaryIO, frames: Sequence[Image.Image], fp
 
 
 def even_size(width: int, height: int, most: int | None) -> tuple[int, int]:
-    """The size of a picture scaled down to a height of `most` at the most, both sides even as encoders want them."""
+    """Return the size of a picture scaled down to at most `most` rows, both sides even as encoders require."""
     scale = 1.0 if most is None else min(most / height, 1.0)
     return max(2 * round(width * scale / 2), 2), max(2 * round(height * scale / 2), 2)
 
@@ -96,9 +106,9 @@ def cut_clips(
 ) -> list[bytes | VideoDecodeError]:
     """Cut stretches out of a video in one pass, each an MP4 file of its own with a keyframe every two seconds.
 
-    A clip shows what the video shows at `start`, `start + 1 / fps` and so on up to `end` or to the end of the video,
-    upright and with square pixels. Where the clock of the video goes back, another recording begins: a clip shows the
-    first one that has its times.
+    A clip holds the frames of the video at `start`, `start + 1 / fps` and so on, up to `end` or the end of the video.
+    They are upright with square pixels. Where the clock of the video goes back, another recording begins. A clip is
+    cut from the first recording that has its times.
 
     Args:
         spans: `(start, end)` in seconds since the first frame; they may come in any order and overlap.
@@ -109,15 +119,17 @@ def cut_clips(
         For each span the bytes of its file, or the error that keeps it from being cut.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        VideoDecodeError: it holds no video.
+        FileNotFoundError: if there is no such file.
+        VideoDecodeError: if it holds no video.
     """
     cuts = [_Cut(path, start, end, fps, height) for start, end in spans]
     shown: np.ndarray | VideoDecodeError | None = None
     last = 0.0
     for seconds, frame in iter_frames(path):
-        is_damage = isinstance(frame, VideoDecodeError)  # it bears the time of the frame before it, which is whole
-        until = max(seconds, last) + 2 * LONGEST_ROUNDING if is_damage or seconds < last else seconds
+        is_damage = isinstance(frame, VideoDecodeError)  # with the time of the whole frame before it
+        until = seconds
+        if is_damage or seconds < last:
+            until = max(seconds, last) + 2 * LONGEST_ROUNDING
         if shown is not None:
             for cut in cuts:
                 cut.show(shown, until)
@@ -129,7 +141,9 @@ def cut_clips(
         shown = frame
         last = seconds
     else:
-        end = math.inf if isinstance(shown, VideoDecodeError) else video_duration(path)
+        end = math.inf
+        if not isinstance(shown, VideoDecodeError):
+            end = video_duration(path)
         for cut in cuts:
             if shown is not None:
                 cut.show(shown, max(end, last + 2 * LONGEST_ROUNDING))
@@ -137,11 +151,14 @@ def cut_clips(
 
 
 class _Cut:
-    """One clip that is being cut: it takes the frame that is shown at each of its times."""
+    """A clip in the making, which takes the frame shown at each of its times."""
 
     def __init__(self, path: str | Path, start: float, end: float, fps: float, height: int | None):
         self.path = path
-        self.start, self.end, self.fps, self.height = start, end, fps, height
+        self.start = start
+        self.end = end
+        self.fps = fps
+        self.height = height
         self.count = 0
         self.file = io.BytesIO()
         self.writer: ClipWriter | None = None
@@ -179,7 +196,8 @@ class _Cut:
         size = even_size(width, height, self.height)
         with errors_named(str(self.path), f"has pictures of {width} x {height} pixels, which cannot be encoded"):
             if self.writer is None:
-                self.writer = ClipWriter(self.file, size, rate, _GOOD, max(round(2 * self.fps), 1))
+                keyframe_every = max(round(2 * self.fps), 1)
+                self.writer = ClipWriter(self.file, size, rate, _GOOD, keyframe_every=keyframe_every)
             self.writer.write(av.VideoFrame.from_ndarray(np.ascontiguousarray(shown), format="rgb24"))
 
     def close(self) -> bytes | VideoDecodeError:

@@ -19,29 +19,34 @@ _BLANK = Image.new("RGB", (1, 1))
 class SampleCollator:
     """Turn samples into the inputs of a model in training: those of the processor, and `labels`, `(b, l)`.
 
-    Labels are the input ids of the assistant's words, -100 elsewhere. A generation block of the processor's chat
-    template tells which these are, or else what the template writes more than the prompt.
-    Sequences are padded on the right; videos are sampled as the processor's video processor says. A sample of cached
-    features has `frame_features`, `(b, t, p, d)`, in the place of its pixels.
+    Labels are the input ids of the assistant's tokens, -100 elsewhere. A generation block of the chat template marks
+    these tokens. Without a block, they are what the template adds to the prompt. Sequences are padded on the right.
+    A sample of cached features has `frame_features`, `(b, t, p, d)`, in the place of its pixels.
 
     Args:
-        processor: of the model.
-        max_length: most tokens of a sample; a longer one is refused, since nothing is ever cut off.
+        processor: of the model; its video processor samples the videos.
+        max_length: most tokens of a sample; a longer one is refused, never truncated.
     """
 
     processor: Any
     max_length: int | None = None
 
     def __call__(self, samples: Sequence[Sample | Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Build one batch, of samples or of what `encode` made of them."""
-        return self._join([sample if isinstance(sample, Mapping) else self.encode(sample) for sample in samples])
+        """Build one batch, of samples or of results of `encode`."""
+        encoded = []
+        for sample in samples:
+            if isinstance(sample, Mapping):
+                encoded.append(sample)
+            else:
+                encoded.append(self.encode(sample))
+        return self._join(encoded)
 
     def encode(self, sample: Sample) -> dict[str, torch.Tensor]:
         """Turn one sample into tensors without a batch axis.
 
         Raises:
-            ValueError: if it has no token to learn from, or more than `max_length`, or if the chat template does not
-                write the answer behind the prompt.
+            ValueError: if no token is marked as the answer's, if there are more than `max_length` tokens, or if the
+                chat template does not write the answer behind the prompt.
         """
         options: dict[str, Any] = {"return_tensors": "pt"}
         if sample.timestamp is not None:
@@ -59,12 +64,12 @@ class SampleCollator:
         is_answer = encoded.pop("assistant_masks").bool()  # (l,)
         if not is_answer.any():
             raise ValueError(
-                f"sample {sample.id}: no token of the answer {sample.answer!r} is marked as the assistant's; "
-                "does the chat template reach its generation block?"
+                f"sample {sample.id}: at least one token must be marked as the assistant's, got none for the answer "
+                f"{sample.answer!r}; does the chat template reach its generation block?"
             )
         if self.max_length is not None and len(is_answer) > self.max_length:
             raise ValueError(
-                f"sample {sample.id}: at most max_length={self.max_length} tokens are wanted, got {len(is_answer)}"
+                f"sample {sample.id} must have at most max_length={self.max_length} tokens, got {len(is_answer)}"
             )
         encoded["labels"] = encoded["input_ids"].masked_fill(~is_answer, IGNORE_INDEX)
         if isinstance(sample, CachedSample):
@@ -73,7 +78,7 @@ class SampleCollator:
         return encoded
 
     def _join(self, encoded: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Pad texts on the right and clips in front, where a mask tells real frames from padding."""
+        """Pad texts on the right and clips in front; a mask marks the real frames of clips."""
         padding = {"input_ids": self.processor.tokenizer.pad_token_id or 0, "labels": IGNORE_INDEX}
         batch = {}
         for name in encoded[0]:
@@ -96,14 +101,16 @@ def _pad_front(frames: torch.Tensor, length: int) -> torch.Tensor:
 def to_conversation(sample: Sample, processor: Any, with_answer: bool = True) -> list[dict[str, Any]]:
     """Write a sample as chat messages, its boxes printed by `processor.format_boxes`.
 
-    A blank picture stands for cached features: a prompt does not depend on what its video shows.
+    A blank picture stands for cached features, since a prompt does not depend on the pixels of its video.
     """
     question_boxes = sample.question.count(BOX_MARKER)
     texts = [_print_box(sample, box, processor) for box in sample.boxes]
     question = fill_boxes(sample.question, texts[:question_boxes])
-    video: Any = list(sample.frames) if sample.frames is not None else sample.video
+    video: Any = sample.video
     if isinstance(sample, CachedSample):
         video = [_BLANK]
+    elif sample.frames is not None:
+        video = list(sample.frames)
     content = [{"type": "video", "video": video}, {"type": "text", "text": question}]
     messages: list[dict[str, Any]] = [{"role": "user", "content": content}]
     if with_answer:
@@ -114,7 +121,7 @@ def to_conversation(sample: Sample, processor: Any, with_answer: bool = True) ->
 
 def _print_box(sample: Sample, box: Sequence[float], processor: Any) -> str:
     if sample.size is None:
-        raise ValueError(f"sample {sample.id}: printing its boxes needs size=(height, width) of the original frame")
+        raise ValueError(f"sample {sample.id} must have the size of its original frame to print boxes, got size=None")
     height, width = sample.size
     x1, y1, x2, y2 = box
     return processor.format_boxes([(x1 * width, y1 * height, x2 * width, y2 * height)], size=sample.size)

@@ -1,4 +1,4 @@
-"""Datasets that are read as they come in, without being downloaded or held as a whole."""
+"""Dataset streaming: rows are read as they arrive, and never downloaded or held as a whole."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -8,17 +8,18 @@ from .loading import MICRO_WORLD, TWO_TASKS, load_rows, read_row
 from .mixing import shares
 from .samples import Sample, import_datasets
 
-BUFFER_SIZE = 1000  # rows among which a stream is shuffled
+BUFFER_SIZE = 1000  # rows among which streamed rows are shuffled
 
 
 class SampleStream:
     """Rows of a `datasets.IterableDataset` in the DRAMA or the BDD-X schema, or in both, read as samples."""
 
     def __init__(self, rows: Any, split: str):
-        self.rows, self.split = rows, split
+        self.rows = rows
+        self.split = split
 
     def passage(self, epoch: int) -> Iterator[Callable[[], Sample]]:
-        """Go through the rows once, in an order of its own for each epoch; each is read when it is called."""
+        """Yield a reader of each row once, in an order that depends on the epoch."""
         self.rows.set_epoch(epoch)
         for row in self.rows:
             yield partial(read_row, row, self.split)
@@ -33,21 +34,21 @@ def open_stream(
     process_index: int = 0,
     num_processes: int = 1,
 ) -> SampleStream:
-    """Open datasets as one shuffled stream, of which each process reads a share.
+    """Open datasets for streaming in one shuffled order, of which each process reads a share.
 
     Args:
         names: folders or Hub ids of datasets in the DRAMA or the BDD-X schema.
         split: such as `"train"`.
         weights: the share that is drawn from each; a pass ends when all have been seen as a whole. Without weights
-            each row is in a pass once.
-        size: only this many rows of each, from the start; where processes or workers share the files of a dataset,
-            they share the number, too, and each takes its part from the start of its own files.
+            a pass has each row once.
+        size: only this many rows of each, from the start. Where processes or workers share the files of a dataset,
+            they share this number, too, and each takes its part from the start of its own files.
         seed: of the order.
         process_index, num_processes: whose share this is.
 
     Raises:
-        ValueError: if a dataset or split is not there, if its columns are of neither schema, or for other weights
-            than a positive one for each.
+        ValueError: if a dataset or split does not exist, if its columns are of neither schema, or if the weights are
+            not one positive number for each dataset.
     """
     datasets = import_datasets()
     sources = [_open(name, split, size) for name in names]
@@ -69,8 +70,10 @@ def open_stream(
 
 def _open(name: str, split: str, size: int | None) -> Any:
     if name in (MICRO_WORLD, TWO_TASKS):
-        raise ValueError(f"datasets that can be read as streams are wanted, got {name!r}, which is drawn, not read")
+        raise ValueError(f"a streamed dataset must be a folder or a Hub id, got {name!r}, which is drawn, not read")
     rows = load_rows(name, split, streaming=True)
-    # Row by row: tables with the columns of different schemas cannot be joined.
+    # Row by row, since tables with the columns of different schemas cannot be joined.
     rows = rows.map(dict, features=rows.features)
-    return rows if size is None else rows.take(size)
+    if size is not None:
+        rows = rows.take(size)
+    return rows

@@ -1,4 +1,4 @@
-"""Samples as a model takes them, one by one, without those that cannot be read."""
+"""Samples as inputs of a model, one by one, without those that cannot be read."""
 
 from collections.abc import Iterator, Sequence
 from itertools import count
@@ -14,18 +14,20 @@ from .collator import SampleCollator
 from .dataset_streams import SampleStream
 from .samples import Sample
 
-_NONE = "at least one sample that can be learned from is wanted, got none; the last one: {}"
+_NONE = "at least one sample must be readable, got none; the last one: {}"
 
 
 class EncodedSamples(Dataset):
     """The samples of a sequence as a collator encodes them.
 
-    Where a sample cannot be read, and the policy is to skip it, the next one that can takes its place: batches keep
-    their size in every process, and an index always gives the same sample.
+    Under the policy `"skip"`, the next readable sample takes the place of an unreadable one. Batches keep their size
+    in every process, and an index always gives the same sample.
     """
 
     def __init__(self, samples: Sequence[Sample], collator: SampleCollator, bad: BadSamples):
-        self.samples, self.collator, self.bad = samples, collator, bad
+        self.samples = samples
+        self.collator = collator
+        self.bad = bad
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -35,7 +37,7 @@ class EncodedSamples(Dataset):
 
         Raises:
             IndexError: if there is no such sample.
-            ValueError: if a sample cannot be read and the run is to stop then, or if none can.
+            ValueError: if a sample cannot be read and the policy is `"stop"`, or if no sample can be read.
         """
         if not -len(self) <= index < len(self):
             raise IndexError(f"an index must be from {-len(self)} to {len(self) - 1}, got {index}")
@@ -53,17 +55,20 @@ class EncodedSamples(Dataset):
 
 
 class EncodedStream(IterableDataset):
-    """The samples of a stream, over and over, as a collator encodes them; those that cannot be read are left out.
+    """Streamed samples as a collator encodes them, in endless passes; those that cannot be read are left out.
 
-    Each pass is shuffled anew. A run that goes on from a step reads again what it has passed.
+    Each pass is shuffled anew. A resumed run reads the passed part again.
     """
 
     def __init__(self, stream: SampleStream, collator: SampleCollator, bad: BadSamples):
-        self.stream, self.collator, self.bad = stream, collator, bad
+        self.stream = stream
+        self.collator = collator
+        self.bad = bad
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for epoch in count():
-            last, found = None, False
+            last = None
+            found = False
             for number, read in enumerate(self.stream.passage(epoch)):
                 name = f"sample number {number}"
                 try:
@@ -83,10 +88,12 @@ class EncodedStream(IterableDataset):
 
 
 def readable_samples(samples: Sequence[Sample], collator: SampleCollator, bad: BadSamples) -> list[int]:
-    """Find the samples that can be evaluated, each process a share of them; the others are met as `bad` says."""
-    state, found = PartialState(), []
+    """Find the samples that can be read, each process in its share of them; the policy of `bad` meets the others."""
+    state = PartialState()
+    found = []
     share = range(state.process_index, len(samples), state.num_processes)
-    for index in tqdm(share, desc="reading evaluation samples", disable=None if state.is_main_process else True):
+    is_hidden = None if state.is_main_process else True
+    for index in tqdm(share, desc="reading evaluation samples", disable=is_hidden):
         name = f"sample number {index}"
         try:
             sample = samples[index]

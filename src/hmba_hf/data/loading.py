@@ -8,17 +8,19 @@ from .bad_samples import READ_ERRORS, UnreadableSample
 from .micro_world.world import MicroWorld, MicroWorldConfig, TwoTaskWorld
 from .preparing.parquet_shards import check_finished
 from .samples import Sample, SampleSequence, import_datasets
-from .schemas import name_of_row, schema_of_columns, schema_of_row
+from .schemas import join_name, name_of_row, schema_of_columns, schema_of_row
 
 MICRO_WORLD = "micro-world"
 TWO_TASKS = "micro-world-two-tasks"
+_CLIPS = 10_000  # of the micro-world, which has no end of its own
 
 
 class RowSamples(SampleSequence):
-    """Rows in the DRAMA or the BDD-X schema with their files as they are, read as samples when they are asked for."""
+    """Undecoded rows in the DRAMA or the BDD-X schema, read as samples on demand."""
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], split: str):
-        self.rows, self.split = rows, split
+        self.rows = rows
+        self.split = split
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -34,31 +36,28 @@ class RowSamples(SampleSequence):
             return [name_of_row(row) for row in rows]
         names = schema_of_columns(set(rows.column_names)).names
         columns = [rows[name][:] for name in names]
-        return [None if None in parts else "_".join(map(str, parts)) for parts in zip(*columns, strict=True)]
+        return [join_name(parts) for parts in zip(*columns, strict=True)]
 
     def without_pictures(self, index: int) -> tuple[Sample, list[Any]]:
-        """Read row `index` without decoding anything: its sample with an empty video, and its files as they are.
-
-        The files are `{"bytes", "path"}` each.
-        """
+        """Read row `index` undecoded: its sample with an empty video, and its files, `{"bytes", "path"}` each."""
         row = self.rows[index]
         return _read(schema_of_row(row).read_without_pictures, row, self.split)
 
 
 def undecoded(rows: Any) -> Any:
-    """Let the rows of a dataset or a stream give files as they are, if the columns are of a schema.
+    """Return the rows of a dataset, whole or streamed, with their files undecoded.
 
     Raises:
-        ValueError: if they are of none.
+        ValueError: if the columns are of no schema.
     """
     return schema_of_columns(set(rows.column_names or ())).undecoded(rows)
 
 
 def read_row(row: Mapping[str, Any], split: str) -> Sample:
-    """Read an undecoded row; in a mixture of schemas each has the columns of all, empty where they are not its own.
+    """Read an undecoded row, which in a mixture of schemas may have empty columns of another one.
 
     Raises:
-        UnreadableSample: if it makes no sample, or if a picture of it is missing or damaged.
+        UnreadableSample: if its values make no sample, or if a picture is missing or damaged.
     """
     return _read(schema_of_row(row).read, row, split)
 
@@ -79,42 +78,45 @@ def load_samples(
     """Load one split of a dataset.
 
     Args:
-        name: `"micro-world"`, or `"micro-world-two-tasks"` for its risks and what its ego car does by turns, or a
-            folder or Hub id of a dataset in the DRAMA or the BDD-X schema; `org/drama@v1` is its branch, tag or
-            commit `v1`.
+        name: `"micro-world"`, `"micro-world-two-tasks"` for its risk and its ego questions by turns, or a folder or
+            Hub id of a dataset in the DRAMA or the BDD-X schema. `org/drama@v1` is its branch, tag or commit `v1`.
         split: `"train"`, `"validation"` or `"test"`.
-        size: this many samples from the start; all of a dataset, 10,000 clips of the micro-world when absent.
-        streaming: read only the rows that are asked for and hold them in memory, their files encoded; otherwise all
-            splits of a dataset on the Hub are downloaded, as `datasets` does.
-        world: values of `MicroWorldConfig`; they concern the micro-world alone.
+        size: this many samples from the start. When absent, all of a dataset, or 10,000 clips of the micro-world.
+        streaming: read only the rows that are asked for and hold them in memory, their files encoded. Otherwise
+            `datasets` downloads all splits of a dataset on the Hub.
+        world: values of `MicroWorldConfig`, for the micro-world alone.
 
     Raises:
         ValueError: if there is no such dataset or split, if it is empty or not finished, or if the columns are of
             neither schema.
     """
     if size is not None and size < 1:
-        raise ValueError(f"at least one sample must be asked for, got size={size}")
+        raise ValueError(f"size must be at least 1, got {size}")
     if name in (MICRO_WORLD, TWO_TASKS):
-        clips = MicroWorld(MicroWorldConfig(**world), split, 10000 if size is None else size)
-        return clips if name == MICRO_WORLD else TwoTaskWorld(clips)
+        clips = MicroWorld(MicroWorldConfig(**world), split, _CLIPS if size is None else size)
+        if name == TWO_TASKS:
+            return TwoTaskWorld(clips)
+        return clips
     rows = load_rows(name, split, streaming)
     if streaming:
-        held = list(rows if size is None else rows.take(size))
+        if size is not None:
+            rows = rows.take(size)
+        held = list(rows)
         if not held:
-            raise ValueError(f"samples are wanted, got no data in {split!r} of {name!r}")
+            raise ValueError(f"{split!r} of {name!r} must hold samples, got no data")
         return RowSamples(held, split)
-    return RowSamples(rows if size is None else rows.select(range(min(size, len(rows)))), split)
+    if size is not None:
+        rows = rows.select(range(min(size, len(rows))))
+    return RowSamples(rows, split)
 
 
 def load_rows(name: str, split: str, streaming: bool = False) -> Any:
-    """Load one split of a dataset as undecoded rows, or as a stream of them, as in `load_samples`."""
+    """Load one split of a dataset as undecoded rows, whole or streamed, as in `load_samples`."""
     repository, revision = split_revision(name)
     check_revision(repository, revision)
     check_finished(repository)
     try:
         rows = import_datasets().load_dataset(repository, split=split, streaming=streaming, revision=revision)
     except (FileNotFoundError, ConnectionError) as error:
-        raise ValueError(
-            f"expected {MICRO_WORLD!r}, a folder or a Hub id of a dataset, got {name!r}: {error}"
-        ) from error
+        raise ValueError(f"a dataset must be {MICRO_WORLD!r}, a folder or a Hub id, got {name!r}: {error}") from error
     return undecoded(rows)

@@ -1,5 +1,6 @@
-"""Several sources of samples as one, each drawn as often as its weight says."""
+"""Several sources of samples as one, each drawn in proportion to its weight."""
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,8 +11,8 @@ from .samples import Sample, SampleSequence, import_datasets
 class MixedSamples(SampleSequence):
     """Sequences of samples, one after the other, or with weights in a random order.
 
-    With weights, the mixture ends when every source has been seen as a whole; the others have begun anew by then, as
-    `datasets.interleave_datasets` has it with `all_exhausted`.
+    With weights, the mixture ends when every source has been seen as a whole, and shorter sources are repeated. This
+    is the rule `all_exhausted` of `datasets.interleave_datasets`.
 
     Args:
         sources: sequences of samples.
@@ -24,9 +25,11 @@ class MixedSamples(SampleSequence):
 
     def __init__(self, sources: Sequence[Sequence[Sample]], weights: Sequence[float] | None = None, seed: int = 0):
         self.sources = sources
-        places = [[(number, place) for place in range(len(source))] for number, source in enumerate(sources)]
+        places: list[list[tuple[int, int]]] = []
+        for number, source in enumerate(sources):
+            places.append([(number, place) for place in range(len(source))])
         if weights is None:
-            self._places = np.array([place for source in places for place in source])
+            self._places = np.array(list(itertools.chain.from_iterable(places)))
             return
         datasets = import_datasets()
         rows = [datasets.Dataset.from_dict({"place": source}) for source in places]
@@ -44,7 +47,12 @@ class MixedSamples(SampleSequence):
 
 
 def shares(weights: Sequence[float], count: int) -> list[float]:
-    """Bring weights to a sum of one, or say why that cannot be done."""
+    """Scale weights to a sum of one.
+
+    Raises:
+        ValueError: if they are not `count` positive numbers.
+    """
     if len(weights) != count or not all(np.isfinite(weight) and weight > 0 for weight in weights):
-        raise ValueError(f"a positive weight is wanted for each of {count} datasets, got {list(weights)}")
-    return [weight / sum(weights) for weight in weights]
+        raise ValueError(f"weights must be one positive number for each of {count} datasets, got {list(weights)}")
+    total = sum(weights)
+    return [weight / total for weight in weights]

@@ -1,4 +1,4 @@
-"""Clips as a stream has them: with a past of other things before them."""
+"""Past frames: frames of other samples before those of a training clip."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,15 +9,14 @@ from .samples import Sample, SampleSequence
 
 
 class StreamedSamples(SampleSequence):
-    """Samples with up to `longest` frames of other samples before their own, a number drawn for each.
+    """Samples with up to `longest` past frames before their own, a number drawn for each.
 
-    What a model learns from them holds after any number of frames, which it does not when all that it has seen are
-    clips of one length.
+    A model trained on them answers after any number of frames. One trained on clips of one length does not.
 
     Args:
         samples: with frames of one size.
-        longest: most frames before a clip.
-        seed: another seed, another past for each sample.
+        longest: most past frames of a clip.
+        seed: of the past frames.
 
     Raises:
         ValueError: if `longest` is below 0.
@@ -26,7 +25,9 @@ class StreamedSamples(SampleSequence):
     def __init__(self, samples: Sequence[Sample], longest: int, seed: int = 0):
         if longest < 0:
             raise ValueError(f"longest must be at least 0, got {longest}")
-        self.samples, self.longest, self.seed = samples, longest, seed
+        self.samples = samples
+        self.longest = longest
+        self.seed = seed
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -39,6 +40,8 @@ class StreamedSamples(SampleSequence):
         while len(past) < wanted:
             other = self.samples[int(generator.integers(len(self.samples)))]
             if other.frames is None or sample.frames is None:
-                raise ValueError(f"sample {sample.id}: a past can be put before frames, got a video file")
+                raise ValueError(f"sample {sample.id} must have frames to take past frames, got a video file")
             past += other.frames
-        return replace(sample, frames=[*past[:wanted], *(sample.frames or ())]) if past else sample
+        if not past:
+            return sample
+        return replace(sample, frames=[*past[:wanted], *(sample.frames or ())])

@@ -1,6 +1,6 @@
 """One annotated clip, and the dataset rows in which the Hub stores it.
 
-Text says where a box belongs with the marker `<box>`; numbers are filled in by whoever knows the model's box format.
+The marker `<box>` in a text is the place of a box. A processor fills in numbers in the box format of its model.
 """
 
 import math
@@ -39,10 +39,10 @@ class Sample:
         labels: what each box holds.
         split: `"train"`, `"validation"` or `"test"`.
         size: height and width of the original frame; taken from `frames` where there are any.
-        tags: names of groups that it belongs to, such as `"risk: pedestrian"`, each of which is scored by itself.
-        parts: names of the lines of the answer, which are scored apart, such as `("action", "justification")`. The
-            last part takes all that remains.
-        others: boxes of what else the answer could have meant, as `boxes`.
+        tags: names of its groups, such as `"risk: pedestrian"`. Each group gets scores of its own.
+        parts: names of the lines of the answer, such as `("action", "justification")`. Each part gets scores of its
+            own, and the last one takes all remaining lines.
+        others: boxes of the other objects that an answer could mean, as `boxes`.
     """
 
     id: str
@@ -61,36 +61,43 @@ class Sample:
 
     def __post_init__(self) -> None:
         if not self.id or not self.question:
-            raise ValueError(f"a sample needs an id and a question, got id={self.id!r}, question={self.question!r}")
+            raise ValueError(
+                f"a sample must have an id and a question, got id={self.id!r}, question={self.question!r}"
+            )
         self._check_picture()
         self.boxes = tuple(check_box(box, self.id) for box in self.boxes)
         self.others = tuple(check_box(box, self.id) for box in self.others)
         self.tags = tuple(self.tags)
         self.parts = tuple(self.parts)
         if len(self.labels) != len(self.boxes):
-            raise ValueError(f"sample {self.id}: one label for each box, got {len(self.labels)} for {len(self.boxes)}")
+            raise ValueError(
+                f"sample {self.id} must have one label for each box, got {len(self.labels)} for {len(self.boxes)}"
+            )
         markers = (self.question + self.answer).count(BOX_MARKER)
         if markers != len(self.boxes):
-            raise ValueError(f"sample {self.id}: one {BOX_MARKER} for each box, got {markers} for {len(self.boxes)}")
+            raise ValueError(
+                f"sample {self.id} must have one {BOX_MARKER} for each box, got {markers} for {len(self.boxes)}"
+            )
 
     def _check_picture(self) -> None:
         if (self.frames is None) == (self.video is None):
-            raise ValueError(
-                f"sample {self.id}: either frames or a video, got {'none' if self.video is None else 'both'}"
-            )
+            found = "none" if self.video is None else "both"
+            raise ValueError(f"sample {self.id} must have either frames or a video, got {found}")
         if self.frames is None:
             return
         if self.timestamp is not None:
-            raise ValueError(f"sample {self.id}: a timestamp belongs to a video, got one with frames")
+            raise ValueError(f"sample {self.id} must have a timestamp only with a video, got one with frames")
         self.frames = [upright(frame, name=f"a frame of sample {self.id}") for frame in self.frames]
         sizes = {(frame.height, frame.width) for frame in self.frames}
         if len(sizes) != 1 or self.size not in (None, *sizes):
-            raise ValueError(f"sample {self.id}: frames of one size, got {sorted(sizes)} with size={self.size}")
+            raise ValueError(
+                f"sample {self.id} must have frames of one size, got {sorted(sizes)} with size={self.size}"
+            )
         self.size = sizes.pop()
 
 
 class SampleSequence(Sequence[Sample]):
-    """Samples that are made when they are asked for, by index, also from the end, or several by a slice."""
+    """Samples that are made on demand, by index, also from the end, or several by a slice."""
 
     @abstractmethod
     def read_sample(self, index: int) -> Sample:
@@ -105,33 +112,42 @@ class SampleSequence(Sequence[Sample]):
         if isinstance(index, slice):
             return [self.read_sample(number) for number in range(len(self))[index]]
         if not -len(self) <= index < len(self):
-            raise IndexError(f"expected an index from 0 to {len(self) - 1}, got {index}")
+            raise IndexError(f"an index must be from {-len(self)} to {len(self) - 1}, got {index}")
         return self.read_sample(index % len(self))
 
 
 def check_box(box: Sequence[float], name: str) -> Box:
-    """Return `(x1, y1, x2, y2)` as floats, or say which sample's box does not lie in the unit square."""
+    """Return `(x1, y1, x2, y2)` as floats.
+
+    Raises:
+        ValueError: naming the sample, if they are not four numbers of a box in the unit square.
+    """
     if len(box) != 4 or not all(isinstance(value, Real) and -math.inf < value < math.inf for value in box):
-        raise ValueError(f"sample {name}: a box is four finite numbers, got {list(box)}")
+        raise ValueError(f"sample {name}: a box must be four finite numbers, got {list(box)}")
     x1, y1, x2, y2 = box
     if not (0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1):
-        raise ValueError(f"sample {name}: a box needs 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1, got {list(box)}")
+        raise ValueError(f"sample {name}: a box must have 0 <= x1 < x2 <= 1 and 0 <= y1 < y2 <= 1, got {list(box)}")
     return float(x1), float(y1), float(x2), float(y2)
 
 
 def fill_boxes(text: str, box_texts: Sequence[str]) -> str:
-    """Replace the markers of `text` by `box_texts`, in order; their numbers must agree."""
-    pieces = text.split(BOX_MARKER)
-    if len(pieces) != len(box_texts) + 1:
-        raise ValueError(f"expected {len(pieces) - 1} boxes for {text!r}, got {len(box_texts)}")
-    return pieces[0] + "".join(box + piece for box, piece in zip(box_texts, pieces[1:], strict=True))
+    """Replace the markers of `text` by as many `box_texts`, in order."""
+    first, *pieces = text.split(BOX_MARKER)
+    if len(pieces) != len(box_texts):
+        raise ValueError(f"boxes must be {len(pieces)} for {text!r}, got {len(box_texts)}")
+    filled = first
+    for box, piece in zip(box_texts, pieces, strict=True):
+        filled += box + piece
+    return filled
 
 
 def to_drama_row(sample: Sample) -> dict[str, Any]:
     """Write a sample of frames as a row of the DRAMA schema; it has a risk if it has a box."""
     if sample.frames is None or sample.size is None:
-        raise ValueError(f"sample {sample.id}: a DRAMA row holds frames, got a video")
-    objects = [{"bbox": list(box), "category": label} for box, label in zip(sample.boxes, sample.labels, strict=True)]
+        raise ValueError(f"sample {sample.id} must have frames for a DRAMA row, got a video")
+    objects = []
+    for box, label in zip(sample.boxes, sample.labels, strict=True):
+        objects.append({"bbox": list(box), "category": label})
     return {
         "id": sample.id,
         "frames": list(sample.frames),
@@ -146,10 +162,10 @@ def to_drama_row(sample: Sample) -> dict[str, Any]:
 
 
 def from_drama_row(row: Mapping[str, Any], split: str = "train") -> Sample:
-    """Read a row of the DRAMA schema, its frames decoded or as `{"bytes", "path"}`; a column `tags` may be there.
+    """Read a row of the DRAMA schema, its frames decoded or as `{"bytes", "path"}`, with or without a column `tags`.
 
     Raises:
-        ValueError: if the dataset holds annotations only, or the row does not hold together.
+        ValueError: if the dataset holds annotations only, or if the values of the row do not fit each other.
     """
     _check_drama_row(row)
     return _drama_sample(row, split, frames=[_to_picture(frame, row["id"]) for frame in row["frames"]])
@@ -199,16 +215,19 @@ def to_bddx_row(sample: Sample, start: float, end: float) -> dict[str, Any]:
     action, line_break, justification = sample.answer.partition("\n")
     if not video_id or not segment.isdecimal() or not line_break:
         raise ValueError(
-            f"expected an id 'video_segment' and an answer of two lines, got {sample.id!r}, {sample.answer!r}"
+            "a BDD-X row must have an id 'video_segment' and an answer of two lines, got "
+            f"{sample.id!r}, {sample.answer!r}"
         )
     if sample.video is None:
-        raise ValueError(f"sample {sample.id}: a BDD-X row holds a video, got frames")
+        raise ValueError(f"sample {sample.id} must have a video for a BDD-X row, got frames")
     if sample.question != BDDX_QUESTION or sample.timestamp is not None or sample.boxes:
         raise ValueError(
-            f"sample {sample.id}: a BDD-X row answers {BDDX_QUESTION!r} at the end of its video without boxes, "
+            f"sample {sample.id}: a BDD-X row must answer {BDDX_QUESTION!r} at the end of its video without boxes, "
             f"got {sample.question!r}, timestamp={sample.timestamp} and {len(sample.boxes)} boxes"
         )
-    content = sample.video if isinstance(sample.video, bytes) else Path(sample.video).read_bytes()
+    content = sample.video
+    if not isinstance(content, bytes):
+        content = Path(content).read_bytes()
     return {
         "video": {"bytes": content, "path": f"{sample.id}.mp4"},
         "video_id": video_id,
@@ -221,12 +240,12 @@ def to_bddx_row(sample: Sample, start: float, end: float) -> dict[str, Any]:
 
 
 def from_bddx_row(row: Mapping[str, Any], split: str = "train") -> Sample:
-    """Read a row of the BDD-X schema, its video as `{"bytes", "path"}`; the current frame is the clip's last.
+    """Read a row of the BDD-X schema, its video as `{"bytes", "path"}`, with or without a column `tags`.
 
-    A column `tags` may be there.
+    The current frame is the last one of the clip.
 
     Raises:
-        ValueError: if the dataset holds annotations only, or the row lacks its name or what is to be said.
+        ValueError: if the dataset holds annotations only, or if the row has no name or no answer.
     """
     name = f"row {row['video_id']}_{row['segment']}"
     for key in ("video_id", "segment", "action", "justification"):
@@ -235,13 +254,13 @@ def from_bddx_row(row: Mapping[str, Any], split: str = "train") -> Sample:
     check_fields(dict(row), name, video_id=str, segment=Integral, action=str, justification=str)
     _check_tags(row, name)
     video = row["video"]
-    _check_media(video, name, "video")
+    _check_media(video, name, "a video")
     _check_file(video, name)
     return Sample(
         id=f"{row['video_id']}_{row['segment']}",
         question=BDDX_QUESTION,
         answer=f"{row['action']}\n{row['justification']}",
-        video=video["path"] if video.get("bytes") is None else video["bytes"],
+        video=_content(video),
         split=split,
         tags=row.get("tags") or (),
         parts=BDDX_PARTS,
@@ -249,34 +268,36 @@ def from_bddx_row(row: Mapping[str, Any], split: str = "train") -> Sample:
 
 
 def drama_features(tags: bool = False) -> Any:
-    """The `datasets.Features` of the DRAMA schema, on demand with the column `tags`.
+    """The `datasets.Features` of the DRAMA schema, with the column `tags` if asked for.
 
-    A `bbox` is `(x1, y1, x2, y2)` in [0, 1] of the original frame. Only the text of prompts and answers counts from
-    the padded square, also in [0, 1]: `HMBAProcessor.format_boxes` and `parse_boxes` write and read it there.
+    A `bbox` is `(x1, y1, x2, y2)` in [0, 1] of the original frame. Boxes in prompts and answers lie in [0, 1] of the
+    padded square, where `HMBAProcessor.format_boxes` and `parse_boxes` write and read them.
     """
     datasets = import_datasets()
     box = {"bbox": datasets.List(datasets.Value("float32"), length=4), "category": datasets.Value("string")}
-    text, number = datasets.Value("string"), datasets.Value("int32")
-    return datasets.Features(
-        {
-            "id": text,
-            "frames": datasets.List(datasets.Image()),
-            "width": number,
-            "height": number,
-            "question": text,
-            "answer": text,
-            "caption": text,
-            "risk": datasets.ClassLabel(names=["No", "Yes"]),
-            "objects": datasets.List(box),
-            **({"tags": datasets.List(text)} if tags else {}),
-        }
-    )
+    text = datasets.Value("string")
+    number = datasets.Value("int32")
+    columns = {
+        "id": text,
+        "frames": datasets.List(datasets.Image()),
+        "width": number,
+        "height": number,
+        "question": text,
+        "answer": text,
+        "caption": text,
+        "risk": datasets.ClassLabel(names=["No", "Yes"]),
+        "objects": datasets.List(box),
+    }
+    if tags:
+        columns["tags"] = datasets.List(text)
+    return datasets.Features(columns)
 
 
 def bddx_features() -> Any:
     """The `datasets.Features` of the BDD-X schema; the video stays undecoded bytes."""
     datasets = import_datasets()
-    text, seconds = datasets.Value("string"), datasets.Value("float32")
+    text = datasets.Value("string")
+    seconds = datasets.Value("float32")
     return datasets.Features(
         {
             "video": datasets.Video(decode=False),
@@ -291,7 +312,7 @@ def bddx_features() -> Any:
 
 
 def import_datasets() -> Any:
-    """The `datasets` library, or one sentence that says how to get it."""
+    """Import the `datasets` library, or raise an `ImportError` with the command that installs it."""
     try:
         import datasets
     except ImportError as error:
@@ -301,9 +322,7 @@ def import_datasets() -> Any:
 
 def _check_media(media: Any, name: str, kind: str) -> None:
     if media is None:
-        raise ValueError(
-            f"{name} holds no {kind}: its dataset was prepared with annotations only, which nothing can be shown from"
-        )
+        raise ValueError(f"{name} must hold {kind}, got none: its dataset was prepared with annotations only")
 
 
 def _check_file(file: Any, name: str) -> None:
@@ -321,8 +340,15 @@ def _check_tags(row: Mapping[str, Any], name: str) -> None:
 
 
 def _to_picture(frame: Any, name: str) -> Image.Image:
-    _check_media(frame, f"row {name}", "picture in the place of a frame")
+    _check_media(frame, f"row {name}", "a picture for each frame")
     if not isinstance(frame, Image.Image):
         _check_file(frame, f"row {name}")
-        return read_picture(frame["path"] if frame.get("bytes") is None else frame["bytes"])
+        return read_picture(_content(frame))
     return upright_rgb(frame)
+
+
+def _content(file: Mapping[str, Any]) -> Any:
+    """Return the bytes of a row's file, or its path where there are none."""
+    if file.get("bytes") is None:
+        return file["path"]
+    return file["bytes"]

@@ -1,6 +1,6 @@
 """The schemas of datasets that are read as samples: one row of a table each."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -14,11 +14,11 @@ class Schema(NamedTuple):
 
     Attributes:
         name: in messages.
-        columns: that a dataset must have to be of this schema.
+        columns: that a dataset of this schema has at least.
         media: the column of the row's files.
         names: columns that together name a row.
-        undecoded: lets the rows of a dataset or a stream give their files as they are.
-        read: makes a sample of a row of a split.
+        undecoded: returns the rows of a dataset, whole or streamed, with their files undecoded.
+        read: makes a sample from a row of a split.
         read_without_pictures: makes a sample with an empty video, and returns the row's files with it.
     """
 
@@ -79,21 +79,29 @@ def schema_of_columns(columns: set[str]) -> Schema:
     for schema in SCHEMAS:
         if schema.columns <= columns:
             return schema
-    wanted = " or ".join(f"{schema.name} {sorted(schema.columns)}" for schema in reversed(SCHEMAS))
+    known = [f"{schema.name} {sorted(schema.columns)}" for schema in reversed(SCHEMAS)]
+    wanted = " or ".join(known)
     raise ValueError(f"the dataset must have the columns of {wanted}, got {sorted(columns)}")
 
 
 def schema_of_row(row: Row) -> Schema:
-    """Return the schema of a row; in a mixture it has the columns of all, empty where they are not its own."""
+    """Return the schema of a row, which in a mixture of schemas may have empty columns of another one."""
     for schema in SCHEMAS:
         if row.get(schema.media) is not None:
             return schema
-    return next((schema for schema in SCHEMAS if schema.media in row), SCHEMAS[-1])
+    for schema in SCHEMAS:
+        if schema.media in row:
+            return schema
+    return SCHEMAS[-1]
 
 
 def name_of_row(row: Row) -> str | None:
     """Return the id of a row's sample; `None` where it has none."""
-    parts = [row[name] for name in schema_of_row(row).names]
+    return join_name([row[name] for name in schema_of_row(row).names])
+
+
+def join_name(parts: Sequence[Any]) -> str | None:
+    """Return the id that the values of a row's name columns make; `None` where one of them is missing."""
     if None in parts:
         return None
     return "_".join(map(str, parts))
