@@ -46,7 +46,7 @@ def main() -> None:
     model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=args.dtype).to(state.device)
     processor = AutoProcessor.from_pretrained(args.model)
     processor.video_processor.num_frames = args.num_frames or model.config.num_frames
-    processor.video_processor.set_source_fps(clip_args.source_fps)
+    processor.video_processor.set_source_rules(**clip_args.rules)
 
     @torch.no_grad()
     def encode(pixels: torch.Tensor) -> torch.Tensor:

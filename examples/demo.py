@@ -12,14 +12,16 @@ What the model says about real roads is worth nothing.
 import argparse
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from ablate import learn_and_score, run
 from PIL import Image
-from transformers import AutoModel
+from transformers import AutoModel, HfArgumentParser
 
 from hmba_hf import decode_frames
 from hmba_hf.data.micro_world.parquet import write_video
 from hmba_hf.data.micro_world.world import RISK_QUESTION, MicroWorld, MicroWorldConfig
+from hmba_hf.data.video_options import VideoOptions
 from hmba_hf.visualization import write_report
 
 DISCLAIMER = (
@@ -30,16 +32,15 @@ DISCLAIMER = (
 
 def main() -> None:
     """Fine-tune, evaluate, answer, report."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = HfArgumentParser(VideoOptions, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--video", default=None, help="a video of yours to ask about as well")
-    parser.add_argument("--source_fps", type=float, default=None, help="of a video without timestamps, as raw H.264")
     parser.add_argument("--steps", type=int, default=300, help="of fine-tuning, for the adapter and for the baseline")
     parser.add_argument("--clips", type=int, default=200, help="held-out clips to evaluate on")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"))
-    args = parser.parse_args()
+    options, args = parser.parse_args_into_dataclasses()
     if args.video is not None:
         try:
-            decode_frames(args.video, source_fps=args.source_fps)
+            decode_frames(args.video, **options.rules)
         except (OSError, ValueError) as error:
             parser.error(f"--video: {error}")
     args.output_dir.mkdir(parents=True, exist_ok=True)
@@ -53,8 +54,7 @@ def main() -> None:
     pictures = describe_held_out_clips(model, args.output_dir)
     if args.video is not None:
         try:
-            rate = {} if args.source_fps is None else {"source_fps": args.source_fps}
-            picture = describe(model, args.video, args.output_dir / "your_video.png", **rate)
+            picture = describe(model, args.video, args.output_dir / "your_video.png", **options.stated())
             pictures[f"Your video: {Path(args.video).name}"] = picture
         except subprocess.CalledProcessError as error:
             print(f"{args.video} is left out of the report: {error}")
@@ -76,9 +76,9 @@ def describe_held_out_clips(model: Path, folder: Path, number: int = 3) -> dict[
     return pictures
 
 
-def describe(model: Path, video: str, picture: Path, **rate: float) -> Path:
+def describe(model: Path, video: str, picture: Path, **options: Any) -> Path:
     """Ask about the end of a video; return the picture of the answer."""
-    run("describe_video.py", model=model, video=video, question=RISK_QUESTION, output=picture, **rate)
+    run("describe_video.py", model=model, video=video, question=RISK_QUESTION, output=picture, **options)
     return picture
 
 

@@ -14,7 +14,8 @@ from PIL import Image
 from transformers import HfArgumentParser, pipeline
 
 import hmba_hf  # noqa: F401 - registers the pipeline
-from hmba_hf import SourceLimits, decode_frames
+from hmba_hf import decode_frames
+from hmba_hf.data.video_options import VideoOptions
 from hmba_hf.visualization import draw_answer
 
 QUESTION = "Which object is at the highest risk for the ego car?"
@@ -22,24 +23,22 @@ QUESTION = "Which object is at the highest risk for the ego car?"
 
 def main() -> None:
     """Answer, draw, save, print."""
-    parser = HfArgumentParser(SourceLimits, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = HfArgumentParser(VideoOptions, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id")
     parser.add_argument("--video", required=True, help="any video file that PyAV reads, or a URL")
     parser.add_argument("--question", default=QUESTION)
     parser.add_argument("--timestamp", type=float, default=None, help="seconds into the video; its end if absent")
-    parser.add_argument("--source_fps", type=float, default=None, help="of a video without timestamps, as raw H.264")
-    parser.add_argument("--only_whole", action="store_true", help="refuse a frame that had to be mended")
     parser.add_argument("--output", type=Path, default=Path("answer.png"), help="picture with the answer's boxes")
     parser.add_argument("--max_new_tokens", type=int, default=128)
     parser.add_argument("--dtype", default="auto", help="of the weights, such as bfloat16")
     parser.add_argument("--device_map", default=None, help="such as auto")
-    limits, args = parser.parse_args_into_dataclasses()
+    options, args = parser.parse_args_into_dataclasses()
     args.output.parent.mkdir(parents=True, exist_ok=True)
 
     pipe = pipeline("video-text-to-text", model=args.model, dtype=args.dtype, device_map=args.device_map)
     sampling = pipe.processor.video_processor
-    sampling.set_source_fps(args.source_fps)
-    rules = {"limits": limits, "source_fps": sampling.source_fps, "only_whole": args.only_whole}
+    sampling.set_source_rules(**options.rules)
+    rules = sampling.source_rules
     try:
         frames, metadata = decode_frames(args.video, args.timestamp, sampling.num_frames, sampling.fps, **rules)
     except (FileNotFoundError, ValueError) as error:  # the video, or a moment outside of it

@@ -9,7 +9,8 @@ Answers are printed and written to `answers.jsonl` as they come; `annotated.mp4`
 last one. With `--changed text` or `words` only answers count whose text, or whose words without boxes, differ from the
 last one. A line tells frames per second, what each stage takes of a frame, and memory. Ctrl-C ends it, with all so far
 on disk. `--on_error` says whether a frame that cannot be read is skipped, stands still (`hold`) or ends it (`stop`).
-The exit status is 1 where the source cannot be read, or no frame of it.
+`--source_fps` is that of a folder of pictures, too, 10 when absent. The exit status is 1 where the source cannot be
+read, or no frame of it.
 """
 
 import argparse
@@ -33,9 +34,9 @@ from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor, HfArgumentParser
 
 from hmba_hf import SourceLimits, TimeJump, VideoDecodeError, VideoStream, iter_frames
+from hmba_hf.data.video_options import VideoOptions
 from hmba_hf.models.decoding_containers import LIMITS
 from hmba_hf.models.decoding_stills import PICTURE_SUFFIXES, list_pictures, read_picture
-from hmba_hf.models.decoding_streams import check_source_fps
 from hmba_hf.streaming import check_every, texts_differ, words_differ
 from hmba_hf.visualization import draw_boxes
 
@@ -64,13 +65,13 @@ def read_folder(folder: Path, fps: float, limits: SourceLimits = LIMITS) -> Iter
             yield Moment(i / fps, error)
 
 
-def read_source(args: argparse.Namespace, limits: SourceLimits) -> Iterator[Moment]:
+def read_source(args: argparse.Namespace, options: VideoOptions) -> Iterator[Moment]:
     """Yield what a folder, a file or a camera shows, as it comes."""
     if Path(args.source).is_dir():
-        yield from read_folder(Path(args.source), FOLDER_FPS if args.source_fps is None else args.source_fps, limits)
+        fps = FOLDER_FPS if options.source_fps is None else options.source_fps
+        yield from read_folder(Path(args.source), fps, options.limits)
         return
-    rules = {"limits": limits, "source_fps": args.source_fps, "only_whole": args.only_whole}
-    frames = iter_frames(args.source, args.source_format, **rules)
+    frames = iter_frames(args.source, args.source_format, **options.rules)
     while True:
         try:
             seconds, frame = next(frames)
@@ -254,16 +255,12 @@ def watch(
                 tqdm.write(f"\n{counts}; {stages.table()}")
 
 
-def read_options() -> tuple[argparse.Namespace, SourceLimits]:
+def read_options() -> tuple[argparse.Namespace, VideoOptions]:
     """Read the command line; a wrong option ends the run with a line."""
-    parser = HfArgumentParser(SourceLimits, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = HfArgumentParser(VideoOptions, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id")
     parser.add_argument("--source", required=True, help="video file or URL, folder of pictures, or camera")
     parser.add_argument("--source_format", help="FFmpeg's name of a camera's format, such as v4l2 or avfoundation")
-    parser.add_argument(
-        "--source_fps", type=float, help="of a folder of pictures (10 when absent), or of a video without timestamps"
-    )
-    parser.add_argument("--only_whole", action="store_true", help="count a frame that had to be mended as broken")
     parser.add_argument("--mode", default="window", choices=["window", "recurrent"])
     parser.add_argument("--question", default=QUESTION)
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two questions")
@@ -274,17 +271,16 @@ def read_options() -> tuple[argparse.Namespace, SourceLimits]:
     parser.add_argument("--dtype", default="auto", help="of the weights, such as bfloat16")
     parser.add_argument("--device_map", default=None, help="such as auto")
     try:
-        limits, args = parser.parse_args_into_dataclasses()
-        check_source_fps(args.source_fps)
+        options, args = parser.parse_args_into_dataclasses()
         check_every(args.every)
     except ValueError as error:
         parser.error(str(error))
-    return args, limits
+    return args, options
 
 
 def main() -> str | None:
     """Load, watch, and close everything whatever ends it; return what is wrong where no frame was shown."""
-    args, limits = read_options()
+    args, options = read_options()
     args.output_dir.mkdir(parents=True, exist_ok=True)
     model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=args.dtype, device_map=args.device_map)
     stream = VideoStream(model.eval(), AutoProcessor.from_pretrained(args.model), mode=args.mode)
@@ -292,7 +288,7 @@ def main() -> str | None:
     try:
         with open(args.output_dir / "answers.jsonl", "w", encoding="utf-8") as answers:
             with stopping_on_interrupt() as is_stopped:
-                watch(stream, read_source(args, limits), args, answers, video, is_stopped)
+                watch(stream, read_source(args, options), args, answers, video, is_stopped)
                 print("stopped" if is_stopped() else "the source has ended")
     finally:
         video.close()

@@ -131,7 +131,7 @@ def test_a_file_that_is_cut_off_hurts_only_the_spans_beyond(shared_data):
 def test_damage_hurts_only_the_spans_in_it(monkeypatch):
     """Of ten frames the fourth and fifth cannot be decoded."""
 
-    def damaged(path):
+    def damaged(path, *rules):
         for number in range(10):
             if number == 3:
                 yield 0.2, VideoDecodeError("a hole")
@@ -139,7 +139,7 @@ def test_damage_hurts_only_the_spans_in_it(monkeypatch):
                 yield number / 10, np.full((32, 32, 3), 20 * number, np.uint8)
 
     monkeypatch.setattr("hmba_hf.data.clips.iter_frames", damaged)
-    monkeypatch.setattr("hmba_hf.data.clips.video_duration", lambda path: 1.0)
+    monkeypatch.setattr("hmba_hf.data.clips.video_duration", lambda *_: 1.0)
     before, across, inside, after = cut_clips("a", [(0, 0.2), (0.2, 0.6), (0.3, 0.4), (0.5, 0.9)], fps=10)
     assert [decode_frames(clip, None, None)[0][:, 0, 0, 0].tolist() for clip in (before, after)] == [
         pytest.approx([0, 20, 40], abs=3),

@@ -27,6 +27,7 @@ from transformers.utils import find_adapter_config_file
 from .data.loading import MICRO_WORLD, TWO_TASKS, RowSamples, load_samples
 from .data.micro_world.world import MOTIONS
 from .data.samples import Sample, SampleSequence
+from .data.video_options import VideoOptions
 from .digests import digest_text, fingerprint
 from .evaluation import ON_ERROR, Outcome, answer_batches, sample_record, split_batches
 from .files import (
@@ -48,7 +49,7 @@ _PATIENCE = timedelta(days=7)
 
 
 @dataclass
-class PredictionArguments:
+class PredictionArguments(VideoOptions):
     """Which model answers about which clips, and where the answers go."""
 
     model: str | None = field(default=None, metadata={"help": "folder or Hub id"})
@@ -58,9 +59,6 @@ class PredictionArguments:
     )
     split: list[str] = field(default_factory=lambda: ["test"], metadata={"help": "one or more, such as: test"})
     max_samples: int | None = field(default=None, metadata={"help": "only this many from the start of each split"})
-    source_fps: float | None = field(
-        default=None, metadata={"help": "frames per second of videos without timestamps, such as raw H.264"}
-    )
     motion: str = field(default="symmetric", metadata={"help": "of the micro-world", "choices": MOTIONS})
     world_seed: int = field(default=0, metadata={"help": "of the micro-world"})
     batch_size: int = field(default=32, metadata={"help": "clips that are answered at once"})
@@ -82,9 +80,7 @@ class PredictionArguments:
             names += ["motion", "world_seed"]
         if self.model_revision is not None:
             names.append("model_revision")
-        if self.source_fps is not None:
-            names.append("source_fps")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in names} | self.stated()
 
 
 class Splits(SampleSequence):
@@ -224,7 +220,7 @@ def predict(arguments: PredictionArguments) -> Path:
     device_map = arguments.device_map or str(state.device)
     model = load_model(arguments.model, dtype=arguments.dtype, device_map=device_map, **_revision(arguments))
     processor = AutoProcessor.from_pretrained(arguments.model, revision=arguments.model_revision)
-    processor.video_processor.set_source_fps(arguments.source_fps)
+    processor.video_processor.set_source_rules(**arguments.rules)
     samples = _load_splits(arguments, processor.video_processor.size["height"], model.config.num_frames)
     folder = PredictionFolder(arguments.output_dir)
     recipe = {**arguments.recipe(), "weights": fingerprint(model), **settings(model, processor)}
@@ -347,7 +343,7 @@ def _load_splits(arguments: PredictionArguments, frame_size: int, num_frames: in
     }
     splits = {}
     for name in arguments.split:
-        samples = load_samples(arguments.dataset_name, name, arguments.max_samples, **world)
+        samples = load_samples(arguments.dataset_name, name, arguments.max_samples, limits=arguments.limits, **world)
         if isinstance(samples, RowSamples):
             _check_unique(samples.ids(), name)
         splits[name] = samples

@@ -11,7 +11,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from ..models.decoding_containers import errors_named
+from ..models.decoding_containers import LIMITS, SourceLimits, errors_named
 from ..models.decoding_video import VideoDecodeError, iter_frames, video_duration
 from ..models.sampling_video import LONGEST_ROUNDING, TIME_TOLERANCE
 
@@ -102,7 +102,13 @@ def even_size(width: int, height: int, most: int | None) -> tuple[int, int]:
 
 
 def cut_clips(
-    path: str | Path, spans: Sequence[tuple[float, float]], fps: float, height: int | None = None
+    path: str | Path,
+    spans: Sequence[tuple[float, float]],
+    fps: float,
+    height: int | None = None,
+    limits: SourceLimits = LIMITS,
+    source_fps: float | None = None,
+    only_whole: bool = False,
 ) -> list[bytes | VideoDecodeError]:
     """Cut stretches out of a video in one pass, each an MP4 file of its own with a keyframe every two seconds.
 
@@ -114,6 +120,7 @@ def cut_clips(
         spans: `(start, end)` in seconds since the first frame; they may come in any order and overlap.
         fps: pictures a second.
         height: most rows of a picture; those of the video when absent.
+        limits, source_fps, only_whole: as in `decode_frames`.
 
     Returns:
         For each span the bytes of its file, or the error that keeps it from being cut.
@@ -125,7 +132,7 @@ def cut_clips(
     cuts = [_Cut(path, start, end, fps, height) for start, end in spans]
     shown: np.ndarray | VideoDecodeError | None = None
     last = 0.0
-    for seconds, frame in iter_frames(path):
+    for seconds, frame in iter_frames(path, None, limits, source_fps, only_whole):
         is_damage = isinstance(frame, VideoDecodeError)  # with the time of the whole frame before it
         until = seconds
         if is_damage or seconds < last:
@@ -143,7 +150,7 @@ def cut_clips(
     else:
         end = math.inf
         if not isinstance(shown, VideoDecodeError):
-            end = video_duration(path)
+            end = video_duration(path, limits, source_fps)
         for cut in cuts:
             if shown is not None:
                 cut.show(shown, max(end, last + 2 * LONGEST_ROUNDING))

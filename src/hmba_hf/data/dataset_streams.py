@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from ..models.decoding_containers import LIMITS, SourceLimits
 from .loading import MICRO_WORLD, TWO_TASKS, load_rows, read_row
 from .mixing import shares
 from .samples import Sample, import_datasets
@@ -14,15 +15,16 @@ BUFFER_SIZE = 1000  # rows among which streamed rows are shuffled
 class SampleStream:
     """Rows of a `datasets.IterableDataset` in the DRAMA or the BDD-X schema, or in both, read as samples."""
 
-    def __init__(self, rows: Any, split: str):
+    def __init__(self, rows: Any, split: str, limits: SourceLimits = LIMITS):
         self.rows = rows
         self.split = split
+        self.limits = limits
 
     def passage(self, epoch: int) -> Iterator[Callable[[], Sample]]:
         """Yield a reader of each row once, in an order that depends on the epoch."""
         self.rows.set_epoch(epoch)
         for row in self.rows:
-            yield partial(read_row, row, self.split)
+            yield partial(read_row, row, self.split, self.limits)
 
 
 def open_stream(
@@ -33,6 +35,7 @@ def open_stream(
     seed: int = 0,
     process_index: int = 0,
     num_processes: int = 1,
+    limits: SourceLimits = LIMITS,
 ) -> SampleStream:
     """Open datasets for streaming in one shuffled order, of which each process reads a share.
 
@@ -45,6 +48,7 @@ def open_stream(
             they share this number, too, and each takes its part from the start of its own files.
         seed: of the order.
         process_index, num_processes: whose share this is.
+        limits: of the pictures of rows.
 
     Raises:
         ValueError: if a dataset or split does not exist, if its columns are of neither schema, or if the weights are
@@ -65,7 +69,7 @@ def open_stream(
         from datasets.distributed import split_dataset_by_node
 
         rows = split_dataset_by_node(rows, process_index, num_processes)
-    return SampleStream(rows, split)
+    return SampleStream(rows, split, limits)
 
 
 def _open(name: str, split: str, size: int | None) -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..models.decoding_containers import LIMITS, SourceLimits
 from ..repositories import check_revision, split_revision
 from .bad_samples import READ_ERRORS, UnreadableSample
 from .micro_world.world import MicroWorld, MicroWorldConfig, TwoTaskWorld
@@ -16,18 +17,19 @@ _CLIPS = 10_000  # of the micro-world, which has no end of its own
 
 
 class RowSamples(SampleSequence):
-    """Undecoded rows in the DRAMA or the BDD-X schema, read as samples on demand."""
+    """Undecoded rows in the DRAMA or the BDD-X schema, read as samples on demand, their pictures within `limits`."""
 
-    def __init__(self, rows: Sequence[Mapping[str, Any]], split: str):
+    def __init__(self, rows: Sequence[Mapping[str, Any]], split: str, limits: SourceLimits = LIMITS):
         self.rows = rows
         self.split = split
+        self.limits = limits
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def read_sample(self, index: int) -> Sample:
         """Read row `index`."""
-        return read_row(self.rows[index], self.split)
+        return read_row(self.rows[index], self.split, self.limits)
 
     def ids(self) -> list[str | None]:
         """Read the ids of all samples and nothing else; `None` where a row has none."""
@@ -53,18 +55,20 @@ def undecoded(rows: Any) -> Any:
     return schema_of_columns(set(rows.column_names or ())).undecoded(rows)
 
 
-def read_row(row: Mapping[str, Any], split: str) -> Sample:
-    """Read an undecoded row, which in a mixture of schemas may have empty columns of another one.
+def read_row(row: Mapping[str, Any], split: str, limits: SourceLimits = LIMITS) -> Sample:
+    """Read an undecoded row, its pictures within `limits`.
+
+    In a mixture of schemas it may have empty columns of another one.
 
     Raises:
         UnreadableSample: if its values make no sample, or if a picture is missing or damaged.
     """
-    return _read(schema_of_row(row).read, row, split)
+    return _read(schema_of_row(row).read, row, split, limits)
 
 
-def _read(reader: Callable[[Mapping[str, Any], str], Any], row: Mapping[str, Any], split: str) -> Any:
+def _read(reader: Callable[..., Any], row: Mapping[str, Any], *options: Any) -> Any:
     try:
-        return reader(row, split)
+        return reader(row, *options)
     except READ_ERRORS as error:
         name = name_of_row(row)
         if name is None:
@@ -73,7 +77,12 @@ def _read(reader: Callable[[Mapping[str, Any], str], Any], row: Mapping[str, Any
 
 
 def load_samples(
-    name: str, split: str, size: int | None = None, streaming: bool = False, **world: Any
+    name: str,
+    split: str,
+    size: int | None = None,
+    streaming: bool = False,
+    limits: SourceLimits = LIMITS,
+    **world: Any,
 ) -> Sequence[Sample]:
     """Load one split of a dataset.
 
@@ -84,6 +93,7 @@ def load_samples(
         size: this many samples from the start. When absent, all of a dataset, or 10,000 clips of the micro-world.
         streaming: read only the rows that are asked for and hold them in memory, their files encoded. Otherwise
             `datasets` downloads all splits of a dataset on the Hub.
+        limits: of the pictures of rows.
         world: values of `MicroWorldConfig`, for the micro-world alone.
 
     Raises:
@@ -104,10 +114,10 @@ def load_samples(
         held = list(rows)
         if not held:
             raise ValueError(f"{split!r} of {name!r} must hold samples, got no data")
-        return RowSamples(held, split)
+        return RowSamples(held, split, limits)
     if size is not None:
         rows = rows.select(range(min(size, len(rows))))
-    return RowSamples(rows, split)
+    return RowSamples(rows, split, limits)
 
 
 def load_rows(name: str, split: str, streaming: bool = False) -> Any:

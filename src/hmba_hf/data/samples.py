@@ -15,6 +15,7 @@ from typing import Any, overload
 from PIL import Image
 
 from ..files import check_fields
+from ..models.decoding_containers import LIMITS, SourceLimits
 from ..models.decoding_stills import read_picture, upright, upright_rgb
 
 BOX_MARKER = "<box>"
@@ -161,14 +162,17 @@ def to_drama_row(sample: Sample) -> dict[str, Any]:
     }
 
 
-def from_drama_row(row: Mapping[str, Any], split: str = "train") -> Sample:
+def from_drama_row(row: Mapping[str, Any], split: str = "train", limits: SourceLimits = LIMITS) -> Sample:
     """Read a row of the DRAMA schema, its frames decoded or as `{"bytes", "path"}`, with or without a column `tags`.
+
+    Pictures are read within `limits`.
 
     Raises:
         ValueError: if the dataset holds annotations only, or if the values of the row do not fit each other.
     """
     _check_drama_row(row)
-    return _drama_sample(row, split, frames=[_to_picture(frame, row["id"]) for frame in row["frames"]])
+    pictures = [_to_picture(frame, row["id"], limits) for frame in row["frames"]]
+    return _drama_sample(row, split, frames=pictures)
 
 
 def from_drama_row_without_pictures(row: Mapping[str, Any], split: str = "train") -> Sample:
@@ -339,12 +343,12 @@ def _check_tags(row: Mapping[str, Any], name: str) -> None:
         raise ValueError(f"{name} must have a list of texts as tags, got {tags!r}")
 
 
-def _to_picture(frame: Any, name: str) -> Image.Image:
+def _to_picture(frame: Any, name: str, limits: SourceLimits) -> Image.Image:
     _check_media(frame, f"row {name}", "a picture for each frame")
     if not isinstance(frame, Image.Image):
         _check_file(frame, f"row {name}")
-        return read_picture(_content(frame))
-    return upright_rgb(frame)
+        return read_picture(_content(frame), limits)
+    return upright_rgb(frame, limits)
 
 
 def _content(file: Mapping[str, Any]) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from ..models.decoding_containers import SourceLimits
 from .samples import Sample, from_bddx_row, from_drama_row, from_drama_row_without_pictures, import_datasets
 
 Row = Mapping[str, Any]
@@ -18,7 +19,7 @@ class Schema(NamedTuple):
         media: the column of the row's files.
         names: columns that together name a row.
         undecoded: returns the rows of a dataset, whole or streamed, with their files undecoded.
-        read: makes a sample from a row of a split.
+        read: makes a sample from a row of a split, its pictures within limits.
         read_without_pictures: makes a sample with an empty video, and returns the row's files with it.
     """
 
@@ -27,7 +28,7 @@ class Schema(NamedTuple):
     media: str
     names: tuple[str, ...]
     undecoded: Callable[[Any], Any]
-    read: Callable[[Row, str], Sample]
+    read: Callable[[Row, str, SourceLimits], Sample]
     read_without_pictures: Callable[[Row, str], tuple[Sample, list[Any]]]
 
 
@@ -38,6 +39,11 @@ def _undecoded_drama(rows: Any) -> Any:
 
 def _undecoded_bddx(rows: Any) -> Any:
     return rows.cast_column("video", import_datasets().Video(decode=False))
+
+
+def _read_bddx(row: Row, split: str, limits: SourceLimits) -> Sample:
+    """Read a row; its video is decoded later, within the limits of then."""
+    return from_bddx_row(row, split)
 
 
 def _drama_without_pictures(row: Row, split: str) -> tuple[Sample, list[Any]]:
@@ -55,7 +61,7 @@ SCHEMAS = (
         media="video",
         names=("video_id", "segment"),
         undecoded=_undecoded_bddx,
-        read=from_bddx_row,
+        read=_read_bddx,
         read_without_pictures=_bddx_without_pictures,
     ),
     Schema(

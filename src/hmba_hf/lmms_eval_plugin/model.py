@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from tqdm.auto import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from ..data.video_options import VideoOptions
 from ..evaluation import generate_answers
 
 try:
@@ -24,8 +25,8 @@ class HMBA(lmms):
     Args:
         pretrained: folder or Hub id.
         batch_size: requests that are answered at once.
-        source_fps: frames per second of videos without timestamps, such as raw H.264.
         device, device_map, dtype: where and in what precision it runs; the process's own device when absent.
+        video_options: rules for files, by the names of `VideoOptions`, such as `source_fps=20` or `only_whole=True`.
     """
 
     is_simple = False
@@ -37,9 +38,10 @@ class HMBA(lmms):
         device: str | None = None,
         device_map: str | None = None,
         dtype: str = "auto",
-        source_fps: float | None = None,
+        **video_options: Any,
     ):
         super().__init__()
+        rules = VideoOptions(**{name: read_option(value) for name, value in video_options.items()}).rules
         self.accelerator = Accelerator()
         self._rank = self.accelerator.process_index
         self._world_size = self.accelerator.num_processes
@@ -48,9 +50,7 @@ class HMBA(lmms):
             place = str(self.accelerator.device)
         self.model = AutoModelForImageTextToText.from_pretrained(pretrained, dtype=dtype, device_map=place).eval()
         self.processor = AutoProcessor.from_pretrained(pretrained)
-        if source_fps is not None:
-            source_fps = float(source_fps)  # lmms-eval hands over what the command line has
-        self.processor.video_processor.set_source_fps(source_fps)
+        self.processor.video_processor.set_source_rules(**rules)
         self.batch_size = int(batch_size)
 
     @property
@@ -101,6 +101,16 @@ class HMBA(lmms):
     def generate_until_multi_round(self, requests: list[Any]) -> list[str]:
         """Not offered: H-MBA is trained on one question and one answer."""
         raise NotImplementedError("H-MBA answers in one round in lmms-eval, not in several")
+
+
+def read_option(value: Any) -> Any:
+    """Read a number or a truth value: lmms-eval hands over what stands on the command line."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value.lower())
+    except ValueError:  # whoever takes it says what is wanted
+        return value
 
 
 def to_block(content: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cache
 from io import SEEK_END, BytesIO, IOBase
 from typing import Any
@@ -83,6 +83,11 @@ class SourceLimits:
         for name, value in vars(self).items():
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
                 raise ValueError(f"{name} must be a number greater than zero, got {value!r}")
+
+    def stated(self) -> dict[str, Any]:
+        """The limits that are not as usual, by name."""
+        usual = {limit.name: limit.default for limit in fields(self)}
+        return {name: value for name, value in vars(self).items() if value != usual[name]}
 
     def check_size(self, width: int, height: int, name: str) -> None:
         """Raise `VideoDecodeError` if pictures of this size are larger than allowed."""

@@ -434,7 +434,7 @@ class HMBAProcessor(ProcessorMixin):
             )
         if images is not None and videos is not None:
             raise ValueError("images or videos are wanted, or both in `videos` in the order of the prompts, got both")
-        limits = _limits_in(kwargs)
+        limits = _limits_in(kwargs) or self.video_processor.limits
         clips = None
         if videos is not None:
             clips = flatten_videos(_with_pictures_loaded(videos, limits))

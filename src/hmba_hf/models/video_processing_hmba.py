@@ -50,7 +50,7 @@ from .sampling_video import (
 # A frame so many times as long as wide is never put on a whole square.
 _LONG = 4
 # Options that files hold only where they are stated.
-_LEFT_OUT_IF_ABSENT = ("source_fps", "only_whole", "limits")
+_LEFT_OUT_IF_ABSENT = ("source_fps", "only_whole")
 # What `to_dict` adds to the options, and so stands in files.
 _KEYS_OF_FILES = {"auto_map", "processor_class", "video_processor_type"}
 
@@ -154,6 +154,8 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
     num_frames = 5
     fps = 2.0
     source_fps: float | None = None
+    only_whole: bool | None = None
+    limits: SourceLimits | None = None
     valid_kwargs: Any = HMBAVideoProcessorKwargs
     # Makes this file and its siblings travel with a saved processor.
     _auto_class = "AutoVideoProcessor"
@@ -204,6 +206,26 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         """Take a rate for videos without timestamps from now on; `None` leaves it as it is."""
         check_source_fps(source_fps)
         self.source_fps = self.source_fps if source_fps is None else source_fps
+
+    def set_source_rules(
+        self, source_fps: float | None = None, only_whole: bool = False, limits: SourceLimits | None = None
+    ) -> None:
+        """Take rules for files from now on, as `decode_frames` has them; what is not given stays as it is.
+
+        A saved video processor keeps them, but for the limits.
+        """
+        self.set_source_fps(source_fps)
+        self.only_whole = only_whole or self.only_whole
+        self.limits = limits or self.limits
+
+    @property
+    def source_rules(self) -> dict[str, Any]:
+        """How files are read unless a call says otherwise: keyword arguments of `decode_frames`."""
+        return {
+            "limits": self.limits or LIMITS,
+            "source_fps": self.source_fps,
+            "only_whole": bool(self.only_whole),
+        }
 
     def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
         """Decode, sample and preprocess one video or any nesting of them.
@@ -365,12 +387,7 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         if isinstance(video_url_or_urls, (list, tuple)):
             pairs = [self.fetch_videos(item, sample_indices_fn) for item in video_url_or_urls]
             return tuple(frames for frames, _ in pairs), tuple(metadata for _, metadata in pairs)
-        frames, metadata = decode_frames(
-            video_url_or_urls,
-            num_frames=None,
-            source_fps=self.source_fps,
-            only_whole=bool(getattr(self, "only_whole", False)),
-        )
+        frames, metadata = decode_frames(video_url_or_urls, num_frames=None, **self.source_rules)
         if sample_indices_fn is None:
             return frames, metadata
         chosen = np.asarray(sample_indices_fn(metadata=metadata))
@@ -381,7 +398,7 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         if isinstance(image_url_or_urls, (list, tuple)):
             return [self.fetch_images(item) for item in image_url_or_urls]
         if isinstance(image_url_or_urls, str):
-            return load_frame(image_url_or_urls)
+            return load_frame(image_url_or_urls, self.limits or LIMITS)
         return super().fetch_images(image_url_or_urls)
 
     def process_image(
@@ -389,13 +406,13 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
     ) -> np.ndarray:
         """Return a picture as `(c, h, w)`; one that Pillow has opened is turned upright and brought to 8 bits."""
         if isinstance(image, Image.Image):
-            image = decode_picture(image)
+            image = decode_picture(image, self.limits or LIMITS)
         return super().process_image(image, do_convert_rgb, input_data_format, **kwargs)
 
     def convert_to_rgb(self, image: Any, input_data_format: Any = None) -> np.ndarray:
         """Return a picture in RGB, transparency over white: `(h, w, 3)` of Pillow's, an array in its own layout."""
         if isinstance(image, Image.Image):
-            image = upright_rgb(image)
+            image = upright_rgb(image, self.limits or LIMITS)
         return super().convert_to_rgb(image, input_data_format)
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
@@ -407,8 +424,10 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         return saved
 
     def to_dict(self) -> dict[str, Any]:
-        """The options as they are saved, with the class of Auto classes, and a rate of sources only if stated."""
-        options = super().to_dict()  # files of older versions, and keys of cached features, go without what follows
+        """The options as they are saved, with the class of Auto classes, and rules of sources only if stated."""
+        options = super().to_dict()
+        options.pop("limits", None)  # no file may raise them
+        # Files of older versions, and keys of cached features, go without what follows.
         options = {name: x for name, x in options.items() if x is not None or name not in _LEFT_OUT_IF_ABSENT}
         return {**options, "auto_map": {self._auto_class: "video_processing_hmba.HMBAVideoProcessor"}}
 

@@ -13,6 +13,7 @@ from transformers.utils import is_torch_bf16_gpu_available
 from ..data.bad_samples import POLICIES
 from ..data.loading import MICRO_WORLD
 from ..data.micro_world.world import MOTIONS
+from ..data.video_options import VideoOptions
 from ..messages import logger
 from .parts import LOW_RANK, PARTS, LoraSettings
 
@@ -112,7 +113,7 @@ class ModelArguments:
 
 
 @dataclass
-class ClipArguments:
+class ClipArguments(VideoOptions):
     """Which clips a model sees."""
 
     dataset_name: list[str] = field(
@@ -124,10 +125,6 @@ class ClipArguments:
     on_error: str = field(
         default="stop",
         metadata={"help": "whether one that cannot be read ends the run or is left out", "choices": POLICIES},
-    )
-    source_fps: float | None = field(
-        default=None,
-        metadata={"help": "frames per second of videos without timestamps, such as raw H.264; the processor keeps it"},
     )
     motion: str = field(default="symmetric", metadata={"help": "of the micro-world", "choices": MOTIONS})
     world_seed: int = field(default=0, metadata={"help": "of the micro-world"})
@@ -218,6 +215,9 @@ def recipe(model_args: ModelArguments, data_args: DataArguments, args: TrainingA
     else:
         del data["eval_split"], data["max_eval_samples"], data["max_new_tokens"]
     training = {name: getattr(args, name) for name in names}
+    for option in dataclasses.fields(VideoOptions):
+        del data[option.name]
+    data |= data_args.stated()
     return {**dataclasses.asdict(model_args), **data, **training, **_rare(args), "processes": args.world_size}
 
 

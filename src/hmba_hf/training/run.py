@@ -60,7 +60,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
         bad.forget()
     set_seed(args.seed)  # for an adapter that starts fresh
     model, processor, commit = load_base(model_args, run, checkpoint is not None)
-    processor.video_processor.set_source_fps(data_args.source_fps)
+    processor.video_processor.set_source_rules(**data_args.rules)
     cache = None if data_args.feature_cache is None else open_cache(data_args.feature_cache, model, processor, args)
     if cache is not None and processor.time_format is not None:
         cache.check_times()
@@ -149,8 +149,9 @@ def training_dataset(
     names, weights = arguments.dataset_name, arguments.dataset_weights
     seed = args.seed if args.data_seed is None else args.data_seed
     if arguments.streaming:
-        share = args.process_index, args.world_size
-        stream = open_stream(names, arguments.train_split, weights, arguments.max_train_samples, seed, *share)
+        share = {"process_index": args.process_index, "num_processes": args.world_size}
+        options: dict[str, Any] = {**share, "seed": seed, "limits": arguments.limits}
+        stream = open_stream(names, arguments.train_split, weights, arguments.max_train_samples, **options)
         return EncodedStream(stream, collator, bad)
     sources = training_sources(arguments, args.seed, collator.processor)
     if cache is not None:
@@ -221,9 +222,8 @@ def _frames(sample: Sample, sampling: Any) -> tuple[list[Any], list[float]]:
     if sample.video is None:
         frames = list(sample.frames or ())
         return frames, [(number - len(frames) + 1) / sampling.fps for number in range(len(frames))]
-    arrays, metadata = decode_frames(
-        sample.video, sample.timestamp, sampling.num_frames, sampling.fps, source_fps=sampling.source_fps
-    )
+    rules = sampling.source_rules
+    arrays, metadata = decode_frames(sample.video, sample.timestamp, sampling.num_frames, sampling.fps, **rules)
     return [Image.fromarray(array) for array in arrays], metadata.timestamps
 
 
@@ -259,4 +259,4 @@ def _named_samples(
     video_processor = processor.video_processor
     world: dict[str, Any] = {"seed": arguments.world_seed, "motion": arguments.motion}
     world |= {"frame_size": video_processor.size["height"], "num_frames": video_processor.num_frames}
-    return [load_samples(name, split, size, streaming, **world) for name in arguments.dataset_name]
+    return [load_samples(name, split, size, streaming, arguments.limits, **world) for name in arguments.dataset_name]

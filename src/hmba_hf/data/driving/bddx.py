@@ -20,6 +20,7 @@ from typing import Any, Literal
 from urllib.parse import urlparse
 
 from ...digests import digest_file
+from ...models.decoding_containers import LIMITS, SourceLimits
 from ...models.decoding_video import VideoDecodeError
 from ..clips import cut_clips, video_duration
 from ..preparing.converting import (
@@ -37,6 +38,7 @@ from ..preparing.converting import (
 from ..preparing.parquet_shards import LICENSE_FILE, Dropped
 from ..preparing.publishing import CardText
 from ..samples import bddx_features
+from ..video_options import LocalVideoOptions
 from .released_layout import DriveConverter, plan_actions
 
 CELLS = ("start", "end", "action", "justification")
@@ -46,6 +48,7 @@ RANGES = {"train": range(1, 5595), "validation": range(5595, 6296), "test": rang
 VIDEO_SUFFIXES = (".mov", ".mp4")
 
 _ROWS_PER_FILE = 200
+_OF_VIDEOS = ("max_aspect_ratio", "source_fps", "only_whole")
 _RELEASED_FRAMES = 8  # the released code reads seven frames before the current one
 
 _CARD = CardText(
@@ -76,7 +79,7 @@ _TIMES = {
 
 
 @dataclass
-class BDDXOptions:
+class BDDXOptions(LocalVideoOptions):
     """Which annotations and videos of BDD-X are prepared, and how."""
 
     annotations: str | None = field(default=None, metadata={"help": "BDD-X-Annotations_v1.csv"})
@@ -103,6 +106,7 @@ class BDDXOptions:
     images: str | None = field(default=None, metadata={"help": "folder of the pictures of the released layout"})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.height < 2 or not 0.01 <= self.clip_fps <= 1000:
             raise ValueError(
                 f"height must be at least 2 and fps from 0.01 to 1000, got {self.height} and {self.clip_fps}"
@@ -110,6 +114,7 @@ class BDDXOptions:
         if (self.annotations is None) == (not self.released_files):
             raise ValueError("expected either annotations or files of the released layout, such as train_files")
         if self.annotations is None:
+            refuse_unused(self, _OF_VIDEOS, "the released layout has pictures, not videos")
             names, because = ["videos", "split_rule", "split_folder"], "files of the released layout have their splits"
         elif self.split_rule == "ranges":
             names, because = ["images", "split_folder"], "the rule ranges reads no list, and the layout is the raw one"
@@ -118,7 +123,7 @@ class BDDXOptions:
         refuse_unused(self, names, because)
         if self.annotations_only:
             names = ["images", "height"] if self.annotations is None else ["videos", "fps", "height"]
-            refuse_unused(self, names, "annotations_only leaves the clips out")
+            refuse_unused(self, [*names, "max_pixels", *_OF_VIDEOS], "annotations_only leaves the clips out")
         name = "images" if self.annotations is None else "videos"
         if not self.annotations_only and not Path(getattr(self, name) or "missing").is_dir():
             raise FileNotFoundError(f"{name} must be a folder, got {getattr(self, name)!r}")
@@ -337,15 +342,21 @@ def widen_span(start: float, end: float, duration: float) -> tuple[float, float]
 
 
 def convert_segments(
-    records: Sequence[Record], videos: Mapping[str, Path], fps: float, height: int | None
+    records: Sequence[Record],
+    videos: Mapping[str, Path],
+    fps: float,
+    height: int | None,
+    limits: SourceLimits = LIMITS,
+    source_fps: float | None = None,
+    only_whole: bool = False,
 ) -> list[Converted | Dropped]:
-    """Cut the segments of one video out of it."""
+    """Cut the segments of one video out of it; its options are those of `cut_clips`."""
     name = records[0].media
     if name not in videos:
         return [Dropped(record.id, MEDIA_MISSING, f"no video {name}") for record in records]
     outcomes: dict[str, Converted | Dropped] = {}
     try:
-        duration = video_duration(videos[name])
+        duration = video_duration(videos[name], limits, source_fps)
         spans = {}
         for record in records:
             problem = _span_problem(record.content, duration)
@@ -353,7 +364,8 @@ def convert_segments(
                 spans[record.id] = widen_span(record.content.start, record.content.end, duration)
             else:
                 outcomes[record.id] = Dropped(record.id, *problem)
-        clips = cut_clips(videos[name], list(spans.values()), fps, height) if spans else []
+        rules: dict[str, Any] = {"limits": limits, "source_fps": source_fps, "only_whole": only_whole}
+        clips = cut_clips(videos[name], list(spans.values()), fps, height, **rules) if spans else []
     except (VideoDecodeError, FileNotFoundError) as error:
         return [_unreadable(record, videos[name], error) for record in records]
     for (record_id, span), clip in zip(spans.items(), clips, strict=True):
@@ -413,7 +425,7 @@ def prepare_bddx(options: BDDXOptions, run: RunOptions) -> dict[str, Any]:
     """
     settings: dict[str, Any] = {"dataset": "bddx", "annotations_only": options.annotations_only}
     if not options.annotations_only:
-        settings |= {"fps": options.clip_fps, "height": options.height}
+        settings |= {"fps": options.clip_fps, "height": options.height} | options.stated()
     licence = None
     if options.annotations is not None:
         settings |= {"layout": "raw", "split_rule": options.split_rule}
@@ -425,7 +437,12 @@ def prepare_bddx(options: BDDXOptions, run: RunOptions) -> dict[str, Any]:
         settings |= {"layout": "released", "files": files, "num_frames": _RELEASED_FRAMES}
         plan = plan_actions(options.released_files)
         convert = DriveConverter(
-            Path(options.images or ""), _RELEASED_FRAMES, options.clip_fps, options.height, options.annotations_only
+            Path(options.images or ""),
+            _RELEASED_FRAMES,
+            options.clip_fps,
+            options.height,
+            options.annotations_only,
+            options.limits,
         )
     preparation = Preparation(
         plan=plan,
@@ -455,4 +472,4 @@ def _raw_converter(options: BDDXOptions) -> Convert:
     if options.annotations_only:
         return _without_clips
     videos = find_videos(options.videos or "")
-    return partial(convert_segments, videos=videos, fps=options.clip_fps, height=options.height)
+    return partial(convert_segments, videos=videos, fps=options.clip_fps, height=options.height, **options.rules)

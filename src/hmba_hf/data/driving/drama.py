@@ -30,6 +30,7 @@ from ..preparing.converting import (
 from ..preparing.parquet_shards import Dropped
 from ..preparing.publishing import CardText
 from ..samples import BOX_MARKER, drama_features
+from ..video_options import PictureOptions
 from .drama_rows import UNNAMED_OBJECT, RecordError, Scene, SceneConverter, read_numbers
 from .released_layout import find_released_frames, plan_sentences
 
@@ -62,7 +63,7 @@ _CARD = CardText(
 
 
 @dataclass
-class DramaOptions:
+class DramaOptions(PictureOptions):
     """Which annotations and pictures of DRAMA are prepared, and how."""
 
     images: str = field(metadata={"help": "folder that holds `combined`, or the pictures of the released layout"})
@@ -325,7 +326,7 @@ def prepare_drama(options: DramaOptions, run: RunOptions) -> dict[str, Any]:
     """
     images = Path(options.images)
     settings: dict[str, Any] = {"dataset": "drama", "annotations_only": options.annotations_only}
-    settings |= {"num_frames": options.num_frames, "height": options.height}
+    settings |= {"num_frames": options.num_frames, "height": options.height} | options.stated()
     if options.annotations is not None:
         settings |= {"layout": "raw", "files": {"annotations": digest_file(options.annotations)}}
         settings |= {"split_rule": options.split_rule, "keep_without_risk": options.keep_without_risk}
@@ -341,7 +342,9 @@ def prepare_drama(options: DramaOptions, run: RunOptions) -> dict[str, Any]:
         find_frames = find_released_frames(images, options.num_frames)
     preparation = Preparation(
         plan=plan,
-        convert=SceneConverter(find_frames, root, options.height, options.annotations_only, options.tags),
+        convert=SceneConverter(
+            find_frames, root, options.height, options.annotations_only, options.tags, options.limits
+        ),
         features=drama_features(options.tags),
         settings=settings,
         card=_CARD,

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from ...models.decoding_containers import VideoDecodeError
+from ...models.decoding_containers import LIMITS, SourceLimits, VideoDecodeError
 from ...models.decoding_stills import read_picture, read_picture_header
 from ..preparing.converting import MEDIA_MISSING, MEDIA_UNREADABLE, Converted, Record
 from ..preparing.parquet_shards import Dropped
@@ -72,6 +72,7 @@ class SceneConverter:
         height: most rows of a picture; those of the original when absent.
         annotations_only: leave out the pictures; of the current one the size is read.
         tags: write those of a scene, in a column of their own.
+        limits: within which pictures are read.
     """
 
     find_frames: Callable[[Record], tuple[list[Path], tuple[str, ...]]]
@@ -79,6 +80,7 @@ class SceneConverter:
     height: int | None
     annotations_only: bool
     tags: bool
+    limits: SourceLimits = LIMITS
 
     def __call__(self, records: Sequence[Record]) -> list[Converted | Dropped]:
         """Convert each record by itself."""
@@ -88,14 +90,14 @@ class SceneConverter:
         scene: Scene = record.content
         try:
             paths, notes = self.find_frames(record)
-            original = read_picture_size(paths[-1])
+            original = read_picture_size(paths[-1], self.limits)
             boxes, are_clipped = (
                 zip(*(fit_box(box, original) for box in scene.boxes), strict=True) if scene.boxes else ((), ())
             )
             if self.annotations_only:
                 frames, size, notes = None, original, ()
             else:
-                frames, size = read_frames(paths, self.height)
+                frames, size = read_frames(paths, self.height, self.limits)
         except RecordError as error:
             return Dropped(record.id, error.reason, error.detail.replace(f"{self.root}/", ""))
         if any(are_clipped):
@@ -177,12 +179,14 @@ def fit_box(corners: Sequence[float], size: tuple[int, int]) -> tuple[Box, bool]
     return (x1, y1, x2, y2), cut_x or cut_y
 
 
-def read_picture_size(path: Path) -> tuple[int, int]:
+def read_picture_size(path: Path, limits: SourceLimits = LIMITS) -> tuple[int, int]:
     """Width and height of a picture, upright, from its header."""
-    return _read(read_picture_header, path).size
+    return _read(read_picture_header, path, limits).size
 
 
-def read_frames(paths: Sequence[Path], height: int | None) -> tuple[list[bytes], tuple[int, int]]:
+def read_frames(
+    paths: Sequence[Path], height: int | None, limits: SourceLimits = LIMITS
+) -> tuple[list[bytes], tuple[int, int]]:
     """Read pictures as JPEG files, and their size, which must be the same for all.
 
     A JPEG file that needs no scaling or turning stays as it is.
@@ -190,16 +194,16 @@ def read_frames(paths: Sequence[Path], height: int | None) -> tuple[list[bytes],
     Raises:
         RecordError: if a picture is missing, cannot be read, or differs in size.
     """
-    read = {path: _read_jpeg(path, height) for path in dict.fromkeys(paths)}
+    read = {path: _read_jpeg(path, height, limits) for path in dict.fromkeys(paths)}
     sizes = {size for _, size in read.values()}
     if len(sizes) > 1:
         raise RecordError(MEDIA_UNREADABLE, f"{paths[-1]} and frames before it differ in size: {sorted(sizes)}")
     return [read[path][0] for path in paths], sizes.pop()
 
 
-def _read_jpeg(path: Path, height: int | None) -> tuple[bytes, tuple[int, int]]:
-    header = _read(read_picture_header, path)
-    small = _read(read_picture, path)
+def _read_jpeg(path: Path, height: int | None, limits: SourceLimits) -> tuple[bytes, tuple[int, int]]:
+    header = _read(read_picture_header, path, limits)
+    small = _read(read_picture, path, limits)
     is_small = height is None or small.height <= height
     if is_small and header.is_plain_jpeg:
         return path.read_bytes(), small.size
@@ -210,10 +214,10 @@ def _read_jpeg(path: Path, height: int | None) -> tuple[bytes, tuple[int, int]]:
     return file.getvalue(), small.size
 
 
-def _read(reader: Callable[[Path], Any], path: Path) -> Any:
+def _read(reader: Callable[[Path, SourceLimits], Any], path: Path, limits: SourceLimits) -> Any:
     """Read a file by a function of `decoding_stills`, or raise `RecordError`."""
     try:
-        return reader(path)
+        return reader(path, limits)
     except FileNotFoundError as error:
         raise RecordError(MEDIA_MISSING, str(path)) from error
     except VideoDecodeError as error:

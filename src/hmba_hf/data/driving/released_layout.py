@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ...files import parse_json, split_lines
-from ...models.decoding_containers import VideoDecodeError, errors_named
+from ...models.decoding_containers import LIMITS, SourceLimits, VideoDecodeError, errors_named
 from ...models.decoding_stills import read_picture
 from ..clips import even_size, write_video
 from ..preparing.converting import MEDIA_UNREADABLE, Converted, Plan, Record, name_differently
@@ -197,6 +197,7 @@ class DriveConverter:
     fps: float
     height: int | None
     annotations_only: bool
+    limits: SourceLimits = LIMITS
 
     def __call__(self, records: Sequence[Record]) -> list[Converted | Dropped]:
         """Convert each record by itself."""
@@ -207,7 +208,7 @@ class DriveConverter:
         if not self.annotations_only:
             try:
                 paths, _ = find_released_frames(self.folder, self.num_frames)(record)
-                frames, size = read_frames(paths, self.height)
+                frames, size = read_frames(paths, self.height, self.limits)
                 content = self._to_video(frames, f"{paths[-1]}, {size[0]} x {size[1]} pixels,")
             except RecordError as error:
                 return Dropped(record.id, error.reason, error.detail.replace(f"{self.folder}/", ""))
@@ -218,7 +219,7 @@ class DriveConverter:
         return Converted({**row, "action": drive.action, "justification": drive.justification})
 
     def _to_video(self, frames: Sequence[bytes], name: str) -> bytes:
-        pictures = [read_picture(frame) for frame in frames]
+        pictures = [read_picture(frame, self.limits) for frame in frames]
         size = even_size(*pictures[0].size, None)
         file = io.BytesIO()
         even = [picture if picture.size == size else picture.resize(size) for picture in pictures]

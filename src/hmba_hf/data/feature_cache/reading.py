@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from ...digests import digest_file
 from ...files import differences, read_json_object
+from ...models.decoding_containers import LIMITS
 from ..bad_samples import READ_ERRORS, UnreadableSample, check_is_of_a_file
 from ..loading import RowSamples
 from ..samples import Sample, SampleSequence
@@ -61,6 +62,7 @@ def feature_key(model: Any, video_processor: Any, dtype: torch.dtype) -> dict[st
         digest.update(f"{name} {tuple(values.shape)}".encode())
         digest.update(values.reshape(-1).view(torch.uint8).numpy())
     options = {name: value for name, value in video_processor.to_dict().items() if name not in _IDLE_OPTIONS}
+    options |= (video_processor.limits or LIMITS).stated()  # clips beyond them are not there
     settings = {name: value for name, value in tower.config.to_dict().items() if name not in _IDLE_SETTINGS}
     return {
         "vision tower": f"{type(tower).__name__} {digest.hexdigest()}",
