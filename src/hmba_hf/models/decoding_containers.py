@@ -34,6 +34,10 @@ _TAKES_STREAM_OPTIONS = _PYAV >= 18
 _BLOCKS = 1.25
 _BLOCK_PIXELS = 2**20
 
+# Decoders that mend damaged pictures, and say so, in one thread alone. With threads for slices they leave old pictures
+# in the holes and say nothing.
+_MENDING_ALONE = ("h264",)
+
 CONTAINERS = tuple(
     "apng asf av1 avi avs avs2 avs3 bmp_pipe cavsvideo dhav dirac dnxhd dpx_pipe dv evc exr_pipe flv gif gif_pipe gxf "
     "h261 h263 h264 hevc ipu ivf ivr j2k_pipe jpeg_pipe jpegls_pipe jpegxl_anim jpegxl_pipe jpegxs_pipe kux live_flv "
@@ -155,7 +159,7 @@ def open_container(
         raise
     stream.codec_context.options = options
     # Frame threads would swallow the error at the end of a truncated file.
-    stream.thread_type = "SLICE"
+    stream.thread_type = "NONE" if stream.codec_context.name in _MENDING_ALONE else "SLICE"
     return container, stream
 
 

@@ -75,8 +75,8 @@ class OpenVideo:
     def start_reading(self, delay: int | None = None) -> None:
         """Begin a stretch of packets where the container stands; the `delay` of the first picture if it is known."""
         self.packets = VideoPackets(self.container, self.stream, self.source, delay)
-        self._is_marked = False  # whether a packet was marked corrupt
-        self._is_mended = False
+        self._is_mended = False  # whether frames depend on what is damaged
+        self._damaged: int | None = None  # the stamp of the last damaged packet
 
     def _set_rate(self, source_fps: float | None) -> None:
         stream: Any = self.stream
@@ -131,35 +131,56 @@ class OpenVideo:
                 packet = next(packets, None)
                 frames = [] if packet is None else self._frames_of(packet)
             except (av.FFmpegError, OSError, ValueError) as error:
+                if packet is not None and not self.stream.codec_context.codec.intra_only:
+                    self._mark(packet)
                 yield error
                 frames = []
             if packet is None:  # the end, or a source that cannot be read on
                 return
-            yield from frames
+            for frame in frames:
+                yield self._judged(frame)
 
     def _frames_of(self, packet: Any) -> list[Any]:
         if self.packets.is_torn(packet):
             raise TornPictureError("the file ends within a picture")
         # A packet of a transport stream is marked, too, where whole recordings are joined.
-        if self.container.format.name != "mpegts":
-            self._is_marked = self._is_marked or bool(packet.is_corrupt)
+        if packet.is_corrupt and self.container.format.name != "mpegts":
+            self._mark(packet)
         return list(packet.decode())
 
+    def _mark(self, damaged: Any) -> None:
+        """Note that a packet or a frame is damaged, and with it what depends on it."""
+        self._is_mended = True
+        self._damaged = self._ticks_of(damaged)
+
+    def _judged(self, frame: Any) -> Any:
+        """Mark a frame that the decoder had to mend, or that depends on one."""
+        if frame.is_corrupt:
+            self._mark(frame)
+        elif self._is_mended and is_intra_coded(frame):
+            self._is_mended = not self._is_past_damage(frame)
+        if self._is_mended:
+            frame.opaque = object()  # one for each frame: PyAV forgets what several frames share
+        return frame
+
+    def _is_past_damage(self, frame: Any) -> bool:
+        ticks = self._ticks_of(frame)
+        return ticks is None or self._damaged is None or ticks > self._damaged
+
     def seen(self, moment: Moment) -> Moment:
-        """Mark the moment of a frame, which comes after those before it, as whole or not."""
-        if self._is_marked or moment.frame.is_corrupt:
-            self._is_mended = True
-        elif is_intra_coded(moment.frame):
-            self._is_mended = False
-        self._is_marked = False
-        return moment._replace(is_whole=not self._is_mended)
+        """Tell in the moment of a frame whether the frame is whole."""
+        return moment._replace(is_whole=moment.frame.opaque is None)
+
+    def _ticks_of(self, item: Any) -> int | None:
+        ticks: int | None = item.dts if self._decoding_times_alone else item.pts
+        return ticks
 
     def stamp_of(self, frame: Any) -> Fraction | None:
         """Seconds on the clock of the container, `None` where the frame has no timestamp."""
         if self.is_counted:
             return None
-        stamp = frame.dts if self._decoding_times_alone else frame.pts
-        return None if stamp is None else stamp * self.stream.time_base
+        ticks = self._ticks_of(frame)
+        return None if ticks is None else ticks * self.stream.time_base
 
     def timeline(self, origin: Fraction | None = None) -> Timeline:
         """The clock of a stretch.

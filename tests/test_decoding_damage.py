@@ -1,0 +1,89 @@
+"""Bytes that are changed or lost inside a file: no picture that suffers from them passes as whole."""
+
+import logging
+from io import BytesIO
+
+import av
+import numpy as np
+import pytest
+
+from hmba_hf import VideoDecodeError, decode_frames, iter_frames
+
+RATE = 25
+GROUP = 12
+COUNT = 4 * GROUP
+SIZE = (128, 96)
+
+
+def textured_video(container, codec, pixels="yuv420p", **options):
+    """The bytes of a video of four groups of pictures, whose noise leaves no part of a packet without a meaning."""
+    random = np.random.default_rng(0)
+    texture = random.integers(0, 200, (SIZE[1] // 4, SIZE[0] // 4, 3)).repeat(4, axis=0).repeat(4, axis=1)
+    with av.open(file := BytesIO(), "w", format=container, options=options) as output:
+        stream = output.add_stream(codec, rate=RATE)
+        stream.width, stream.height = SIZE
+        stream.pix_fmt = pixels
+        stream.gop_size = GROUP
+        stream.codec_context.max_b_frames = 0
+        for shift in range(COUNT):
+            picture = (np.roll(texture, shift, axis=1) + random.integers(0, 50, texture.shape)).astype(np.uint8)
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def pictures_of(data):
+    """The bytes of each picture."""
+    with av.open(BytesIO(data)) as opened:
+        return [bytes(packet) for packet in opened.demux(video=0)]
+
+
+def overwritten(data, start, count, byte=b"\xff"):
+    """The same bytes, but for some."""
+    return data[:start] + count * byte + data[start + count :]
+
+
+def changed(data, number, count=60):
+    """The same bytes, but for some behind the middle of a picture, which do not lie apart in the file."""
+    picture = pictures_of(data)[number]
+    part = len(picture) // 2
+    while picture[part : part + count] not in data:
+        part += 1
+    return overwritten(data, data.index(picture[part : part + count]), count)
+
+
+def whole_frames(data):
+    """Numbers of the frames, as their times tell, that are said to be whole."""
+    pairs = iter_frames(data, only_whole=True)
+    return [round(RATE * time) for time, frame in pairs if not isinstance(frame, VideoDecodeError)]
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts", "flv", "h264", "avi"])
+def test_pictures_that_a_decoder_mends_are_not_whole_until_the_next_group(container, caplog):
+    data = textured_video(container, "libx264")
+    damaged = changed(data, 2 * GROUP)
+
+    whole = whole_frames(damaged)
+
+    assert whole == [*range(2 * GROUP), *range(3 * GROUP, COUNT)]
+    with pytest.raises(VideoDecodeError, match="is not whole"):
+        decode_frames(damaged, 0.96, num_frames=1, only_whole=True)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        assert len(list(iter_frames(damaged))) == COUNT
+    assert "is damaged at 0.960 s: frames from there on may look wrong" in caplog.text
+    caplog.clear()
+    assert whole_frames(data) == [*range(COUNT)] and not caplog.records
+
+
+CODECS = [("mp4", "libx264"), ("mp4", "mpeg4"), ("webm", "libvpx"), ("webm", "libvpx-vp9"), ("avi", "msmpeg4")]
+
+
+@pytest.mark.parametrize(("container", "codec"), CODECS)
+def test_pictures_behind_one_that_cannot_be_decoded_are_not_whole_until_the_next_group(container, codec):
+    data = textured_video(container, codec)
+    start = data.index(pictures_of(data)[2 * GROUP + 3])
+
+    whole = whole_frames(overwritten(data, start, 40, b"\0"))
+
+    assert whole == [*range(2 * GROUP + 3), *range(3 * GROUP, COUNT)]
