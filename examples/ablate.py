@@ -1,15 +1,16 @@
-"""Ablate the adapter on the micro-world: the paper's tables and those that its readers ask for, from one command each.
+"""Ablate the adapter on the micro-world: the paper's tables and further ones, from one command each.
 
     python examples/ablate.py branches              # or several of: branches strides fusion baselines frames
     python examples/ablate.py all                   #   degradation cost attention
-    python examples/ablate.py page                  # what has been run goes onto benchmarks/results/studies.md
+    python examples/ablate.py page                  # write the results at hand to benchmarks/results/studies.md
 
-Each run fine-tunes `examples/micro_base` with one thing of the paper preset changed, and answers about held-out clips;
-only motion tells which road user is the risk. A run that several studies ask for is done once, and one that is on
-disk is repeated only if its options or the base have changed: stop it at any time, and start it again. Each study
-prints a table and says where the order that the paper's design lets one expect does not hold; it leaves `table.md`,
-`results.json` and `plot.png` in its folder. All of it runs on the CPU, also where there is a GPU: the models are tiny,
-and the numbers of different machines can be compared. The micro-world's numbers say nothing about real roads.
+Each run fine-tunes `examples/micro_base` with one thing of the paper preset changed, and answers about held-out clips.
+Only motion distinguishes the risk from other road users. Studies share their runs. A run on disk is repeated only if
+its options or the base have changed, so a study can be stopped and started again at any time.
+
+Each study prints a table and the places where the order expected from the paper's design does not hold. It writes
+`table.md`, `results.json` and `plot.png` to its folder. All runs are on the CPU, also where there is a GPU: the models
+are tiny, and numbers of different machines can be compared. The micro-world's numbers do not transfer to real roads.
 """
 
 import argparse
@@ -46,7 +47,9 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, default=Path("runs/studies"), help="for runs and results")
     parser.add_argument("--page", type=Path, default=PAGE, help="what `page` writes")
     args = parser.parse_args()
-    names = [*STUDIES] if "all" in args.studies else [name for name in args.studies if name != "page"]
+    names = [name for name in args.studies if name != "page"]
+    if "all" in names:
+        names = [*STUDIES]
     try:
         for name in names:
             for variant in STUDIES[name].variants.values():
@@ -60,7 +63,7 @@ def main() -> None:
 
 
 def run_study(name: str, study: Study, args: argparse.Namespace) -> None:
-    """Do the runs of a study, print its table, and write all that it leaves."""
+    """Do the runs of a study, print its table, and write its files."""
     folder = args.output_dir / name
     folder.mkdir(parents=True, exist_ok=True)
     common = {"adapter": "mamba", "motion": args.motion, "per_device_train_batch_size": args.batch_size}
@@ -85,7 +88,7 @@ def run_study(name: str, study: Study, args: argparse.Namespace) -> None:
 def record_run(
     name: str, study: Study, options: Mapping[str, Any], seed: int, args: argparse.Namespace
 ) -> dict[str, Any]:
-    """Fine-tune and evaluate one variant with one seed, unless that is done, and measure what the study adds."""
+    """Fine-tune and evaluate one variant with one seed, unless that is done, and take the study's own measurements."""
     steps = args.steps * study.lengthen
     folder = args.output_dir / "runs" / f"{run_name(options)}-{seed}-{steps}"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -101,11 +104,13 @@ def record_run(
 
 
 def run_name(options: Mapping[str, Any]) -> str:
-    """Name a run by its adapter and what else its options change."""
+    """Name a run by its adapter and its other options that are not the defaults."""
     words = [options["adapter"]]
     for name, value in options.items():
-        if name != "adapter" and value != DEFAULTS.get(name):
-            words.append(f"{name}_{'_'.join(map(str, value)) if isinstance(value, list) else value}")
+        if name == "adapter" or value == DEFAULTS.get(name):
+            continue
+        values = value if isinstance(value, list) else [value]
+        words.append("_".join([name, *map(str, values)]))
     return "-".join(words)
 
 
@@ -119,9 +124,10 @@ def learn_and_score(folder: Path, options: Mapping[str, Any], seed: int, steps: 
     """Fine-tune the base with a fresh adapter and evaluate it on the CPU, unless that is done; return the scores."""
     options = finetuning_options(options, seed, steps)
     recipe = {"options": options, "base": base_digest()}
-    record, metrics = folder / "recipe.json", folder / f"test-{clips}" / "metrics.json"
+    record = folder / "recipe.json"
+    metrics = folder / f"test-{clips}" / "metrics.json"
     if record.exists() and read_json_object(record) == recipe:
-        print(f"{folder} is there and is not trained again")
+        print(f"{folder} is trained already")
     else:
         record.unlink(missing_ok=True)
         for stale in folder.glob("test-*"):  # answers and measurements of another model
@@ -141,8 +147,10 @@ def base_digest() -> str:
 
 
 def finetuning_options(options: Mapping[str, Any], seed: int, steps: int) -> dict[str, Any]:
-    """How to fine-tune on clips whose risk only motion tells; `options` add to it and go before it."""
-    gate = {"gate_learning_rate": 0.1} if options["adapter"] in ("mamba", "transformer") else {}
+    """Return the options of fine-tuning on clips whose risk only motion shows; `options` replace `DEFAULTS`."""
+    gate = {}
+    if options["adapter"] in ("mamba", "transformer"):
+        gate["gate_learning_rate"] = 0.1
     return {
         **DEFAULTS,
         **options,
@@ -163,28 +171,33 @@ def run(script: str, launcher: Sequence[str] = (), **options: Any) -> None:
     """Print and run one of the examples, as a user would type it."""
     command = [*launcher, str(EXAMPLES / script)]
     for name, value in options.items():
-        command += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+        values = value if isinstance(value, list) else [value]
+        command += [f"--{name}", *map(str, values)]
     print(f"\n$ python {shlex.join(command)}", flush=True)
     subprocess.run([sys.executable, *command], check=True)
 
 
 def collect(folder: Path, page: Path) -> None:
-    """Write the results that are in the folder to the page, their plots beside it; what else it tells stays there."""
+    """Write the results in a folder to the page, and their plots beside it; other sections of the page stay."""
     results: dict[str, Any] = {}
     page.parent.mkdir(parents=True, exist_ok=True)
     for name in STUDIES:
-        record, plot, copy = folder / name / "results.json", folder / name / "plot.png", f"{page.stem}_{name}.png"
-        if record.exists():
-            results[name] = {**read_json_object(record, base=str), "plot": copy if plot.exists() else None}
-            if results[name]["base"] != base_digest():
-                raise SystemExit(
-                    f"results of {BASE} as it is are wanted, got {record} of another base: run {name} again"
-                )
-            if plot.exists():
-                shutil.copyfile(plot, page.parent / copy)
+        record = folder / name / "results.json"
+        if not record.exists():
+            continue
+        result = read_json_object(record, base=str)
+        if result["base"] != base_digest():
+            raise SystemExit(f"{record} must be of {BASE} as it is, got one of another base: run {name} again")
+        result["plot"] = None
+        plot = folder / name / "plot.png"
+        if plot.exists():
+            result["plot"] = f"{page.stem}_{name}.png"
+            shutil.copyfile(plot, page.parent / result["plot"])
+        results[name] = result
     if not results:
-        raise SystemExit(f"a folder with results of studies is wanted, got {folder}, which has none")
-    page.write_text(write_page(results, base_digest(), page.read_text() if page.exists() else ""))
+        raise SystemExit(f"the folder must hold results of studies, got none in {folder}")
+    text = page.read_text() if page.exists() else ""
+    page.write_text(write_page(results, base_digest(), text))
     print(f"{', '.join(results)}: on {page}")
 
 

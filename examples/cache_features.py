@@ -1,13 +1,14 @@
-"""Run a frozen vision tower once over every frame of a dataset; `finetune.py --feature_cache` reads what it says.
+"""Run a frozen vision tower once over every frame of a dataset; `finetune.py --feature_cache` reads its features.
 
     accelerate launch examples/cache_features.py --model org/hmba-base --dataset_name org/drama \\
         --output_dir features --dtype bfloat16
     accelerate launch examples/finetune.py ... --feature_cache features --bf16 True
 
-The same command started again makes what is missing, and tries again what could not be read. With `--bf16` a run
-without a cache computes the tower's sums in mixed precision, and one with a cache of bfloat16 differs from it by
-rounding; in one precision they are the same. A cache can be added to, as by another dataset or split; one of
-another tower, another way to prepare frames or another dtype is refused, here and in training.
+The same command adds missing features and tries unreadable clips again. Another dataset or split adds to the cache,
+too. A cache of another tower, another preparation of frames or another dtype is refused, here and in training.
+
+Losses with and without a cache are the same in one precision. With `--bf16`, a run without a cache computes the tower
+in mixed precision, and one with a cache of bfloat16 differs from it by rounding.
 """
 
 import argparse
@@ -27,12 +28,14 @@ from hmba_hf.training.run import training_sources
 
 
 def main() -> None:
-    """Load the tower, cache, say what is there."""
+    """Load the tower, cache its features, print their number."""
     show_messages()
     parser = HfArgumentParser(ClipArguments, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id of an H-MBA model or base")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the cache")
-    parser.add_argument("--dtype", default="auto", help="in which the tower computes; that of the checkpoint for auto")
+    parser.add_argument(
+        "--dtype", default="auto", help="of the tower and its features; that of the checkpoint for auto"
+    )
     parser.add_argument("--num_frames", type=int, default=None, help="frames of a clip; the model's when absent")
     parser.add_argument("--batch_size", type=int, default=8, help="clips that go through the tower at once")
     parser.add_argument("--block_size", type=int, default=256, help="clips in a file")
@@ -41,7 +44,7 @@ def main() -> None:
     parser.add_argument("--use_cpu", action="store_true", help="also where there is a GPU")
     clip_args, args = parser.parse_args_into_dataclasses()
 
-    # Without `cpu` processes on a machine without an accelerator would not know of each other.
+    # Without `cpu`, processes on a machine without an accelerator would form no group.
     state = PartialState(cpu=args.use_cpu or not torch.accelerator.is_available())
     model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=args.dtype).to(state.device)
     processor = AutoProcessor.from_pretrained(args.model)
@@ -54,8 +57,16 @@ def main() -> None:
 
     key = feature_key(model, processor.video_processor, model.model.vision_tower.dtype)
     bad = BadSamples(clip_args.on_error, args.output_dir / "bad_samples.jsonl")
-    sizes = {"batch_size": args.batch_size, "block_size": args.block_size, "num_workers": args.num_workers}
-    writer = FeatureWriter(args.output_dir, key, encode, processor.video_processor, bad, **sizes)
+    writer = FeatureWriter(
+        folder=args.output_dir,
+        key=key,
+        encode=encode,
+        video_processor=processor.video_processor,
+        bad=bad,
+        batch_size=args.batch_size,
+        block_size=args.block_size,
+        num_workers=args.num_workers,
+    )
     if state.is_main_process:
         bad.forget()
     state.wait_for_everyone()

@@ -1,12 +1,12 @@
 """`make demo`: teach H-MBA motion on the micro-world, then let it answer about videos it has not seen.
 
 It starts from `examples/micro_base`, a tiny image model that names road users and prints their boxes but knows
-nothing of motion. The commands that it runs are printed: with real weights and data they are the same, but for what
-keeps a tiny model on the CPU.
+nothing of motion. It prints the commands that it runs. With real weights and data they are the same, without the
+options that keep a tiny model on the CPU.
 
     python examples/demo.py [--video clip.mp4] [--steps 300] [--output_dir runs/demo]
 
-What the model says about real roads is worth nothing.
+The model's answers about real roads are worth nothing.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from hmba_hf.visualization import write_report
 
 DISCLAIMER = (
     "This model is tiny and has only ever seen the micro-world, a drawn world of coloured shapes. Its numbers are the "
-    "micro-world's, and what it says about real roads is worth nothing."
+    "micro-world's. Its answers about real roads are worth nothing."
 )
 
 
@@ -69,7 +69,8 @@ def describe_held_out_clips(model: Path, folder: Path, number: int = 3) -> dict[
     world = MicroWorld(MicroWorldConfig(frame_size=256), "test", number)
     pictures = {}
     for index in range(number):
-        video, scene = folder / f"held_out_{index}.mp4", world.scene(index)
+        video = folder / f"held_out_{index}.mp4"
+        scene = world.scene(index)
         write_video(video, world[index].frames, world.config.fps)
         title = f"Held-out clip {index}: the risk is the {scene.users[scene.risk].name}"
         pictures[title] = describe(model, str(video), video.with_suffix(".png"))
@@ -85,7 +86,9 @@ def describe(model: Path, video: str, picture: Path, **options: Any) -> Path:
 def write_demo_report(path: Path, loss: Path, scores: dict[str, dict], pictures: dict[str, Path]) -> Path:
     """Put scores, loss and answers on one page."""
     columns = ("mean_iou", "accuracy", "picked", "unparsed", "count")
-    rows = [{"model": name, **{column: score[column] for column in columns}} for name, score in scores.items()]
+    rows = []
+    for name, score in scores.items():
+        rows.append({"model": name, **{column: score[column] for column in columns}})
     sections: dict[str, list] = {
         "What this is": [DISCLAIMER],
         "Grounding on held-out clips of the micro-world": [rows],

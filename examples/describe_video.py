@@ -1,4 +1,4 @@
-"""Ask H-MBA about a moment of a driving video, and see its answer on the picture.
+"""Ask H-MBA about a moment of a driving video, and draw its answer on the picture.
 
     python examples/describe_video.py --model org/hmba-drama --video dashcam.mp4 --timestamp 12.4
 
@@ -40,7 +40,9 @@ def main() -> None:
     sampling.set_source_rules(**options.rules)
     rules = sampling.source_rules
     try:
-        frames, metadata = decode_frames(args.video, args.timestamp, sampling.num_frames, sampling.fps, **rules)
+        frames, metadata = decode_frames(
+            args.video, timestamp=args.timestamp, num_frames=sampling.num_frames, fps=sampling.fps, **rules
+        )
     except (FileNotFoundError, ValueError) as error:  # the video, or a moment outside of it
         sys.exit(f"--video: {error}")
     generation = {"max_new_tokens": args.max_new_tokens}
@@ -49,7 +51,8 @@ def main() -> None:
     pictures = [Image.fromarray(frame) for frame in frames]
     draw_answer(pictures, metadata.timestamps, args.question, text, answer["objects"]).save(args.output)
 
-    print(f"frames at {', '.join(f'{time:.2f}' for time in metadata.timestamps)} s")
+    times = [f"{time:.2f}" for time in metadata.timestamps]
+    print(f"frames at {', '.join(times)} s")
     print(answer["generated_text"])
     for item in answer["objects"]:
         print(f"  {item['label']}: {item['box']}")

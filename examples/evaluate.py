@@ -1,16 +1,19 @@
-"""Let a fine-tuned H-MBA answer about held-out clips and score what it says.
+"""Let a fine-tuned H-MBA answer about held-out clips, and score the answers.
 
     python examples/evaluate.py --model hmba-drama --dataset_name org/drama --split test --output_dir hmba-drama/test
     python examples/evaluate.py --predictions hmba-drama/test/predictions.jsonl --output_dir hmba-drama/test
 
-The answers are those of `predict.py`, with its options; or `--predictions` names a file of them. Prints a table and
-writes `metrics.json`: mIoU, Acc@0.5, the share of answers without a readable box, and for the micro-world that of
-clips in which the right road user is picked; BLEU-1 to 4, ROUGE-L, CIDEr, and with Java METEOR and SPICE, of BDD-X's
-action and justification apart; all with bootstrap intervals, and again for each split and tag. `per_sample.jsonl` has
-the scores of every clip, `eval_results.json` the results for the model's card, where `recipe.json` beside the answers
-tells what they are of. The published caption metrics need
-Java: without it words are split by another rule, and the results say so. The micro-world's numbers say nothing about
-real roads.
+With `--model` it generates the answers itself before scoring, with the options of `predict.py`. `--predictions` names
+a file of answers instead. It prints a table and writes three files:
+
+- `metrics.json`: the scores with bootstrap intervals, for the whole set, by split and by tag;
+- `per_sample.jsonl`: the scores of every clip;
+- `eval_results.json`: the results for the model's card, if `recipe.json` lies beside the answers.
+
+The scores are mIoU, Acc@0.5 and the share of answers without a readable box. The micro-world adds the share of clips
+with the right road user picked. Captions get BLEU-1 to 4, ROUGE-L and CIDEr, and with Java METEOR and SPICE. BDD-X's
+action and justification are scored apart. Published caption metrics need Java; without it another rule splits words,
+and the results record this. The micro-world's numbers do not transfer to real roads.
 """
 
 import argparse
@@ -60,7 +63,7 @@ def main() -> None:
     if (args.model is None) == (args.predictions is None):
         parser.error("give either --model or --predictions")
     if args.predictions is not None and (others := options_of_answering(args)):
-        parser.error(f"--predictions are scored as they are, without {', '.join(others)}")
+        parser.error(f"--predictions must come without options of generation, got {', '.join(others)}")
     try:  # before the work, not after it
         bootstrap = Bootstrap(args.confidence, args.draws, args.seed)
         if args.tokenizer == "ptb":
@@ -71,9 +74,13 @@ def main() -> None:
     if not PartialState().is_main_process:
         return
     scored = ScoredRecords(read_records(predictions), args.tokenizer, bootstrap)
-    file = predictions.parent / "recipe.json"  # left by predict, if the answers are its own
-    recipe = read_json_object(file, model=str) if file.exists() else {}
-    used = asdict(args) if args.predictions is None else {name: getattr(args, name) for name in SCORING}
+    file = predictions.parent / "recipe.json"  # written by predict beside its answers
+    recipe = {}
+    if file.exists():
+        recipe = read_json_object(file, model=str)
+    used = asdict(args)
+    if args.predictions is not None:
+        used = {name: getattr(args, name) for name in SCORING}
     command = shlex.join(["python", "examples/evaluate.py", *sys.argv[1:]])
     metrics = run_metrics(scored, {**used, **recipe}, command)
     folder = Path(args.output_dir)
@@ -81,7 +88,7 @@ def main() -> None:
     with explained_write_errors(folder, "The answers are safe: make room and start the same command again."):
         write(folder, metrics, scored, recipe)
     if not recipe:
-        print(f"No {CARD_RESULTS} for a card: nothing beside {predictions} tells which model and data they are of.")
+        print(f"No {CARD_RESULTS} for a card: {predictions} has no recipe.json beside it with its model and data.")
     if metrics["scores"]:
         print(format_table(metrics))
     else:
@@ -91,17 +98,23 @@ def main() -> None:
 
 
 def options_of_answering(args: EvaluationArguments) -> list[str]:
-    """Name the options that were given and concern answers that are yet to be generated."""
-    default, names = EvaluationArguments(), (option.name for option in fields(args) if option.name not in SCORING)
-    return [f"--{name}" for name in names if getattr(args, name) != getattr(default, name)]
+    """Name the given options that concern the generation of answers."""
+    default = EvaluationArguments()
+    given = []
+    for option in fields(args):
+        is_default = getattr(args, option.name) == getattr(default, option.name)
+        if option.name not in SCORING and not is_default:
+            given.append(f"--{option.name}")
+    return given
 
 
 def write(folder: Path, metrics: dict[str, Any], scored: ScoredRecords, recipe: dict[str, Any]) -> None:
-    """Write all files, each as a whole, the metrics last: where they are, the others are."""
+    """Write all files, each as a whole, and the metrics last, so that they imply the others."""
     for stale in ("metrics.json", CARD_RESULTS):
         (folder / stale).unlink(missing_ok=True)
     with written_whole(folder / "per_sample.jsonl") as unfinished:
-        unfinished.write_text("".join(json.dumps(one) + "\n" for one in scored.each()))
+        lines = [json.dumps(one) + "\n" for one in scored.each()]
+        unfinished.write_text("".join(lines))
     if recipe:
         write_json(folder / CARD_RESULTS, to_model_index(Path(recipe["model"]).name, card_results(metrics)))
     write_json(folder / "metrics.json", metrics)

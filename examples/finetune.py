@@ -6,12 +6,12 @@
     accelerate launch examples/finetune.py ... --learns adapter projector lora --feature_cache features
     accelerate launch examples/finetune.py ... --push_to_hub --hub_model_id org/hmba-drama
 
-`--dataset_name` names one or more of: folders and Hub ids in the DRAMA or the BDD-X schema, `org/drama@v1` for one at
-a revision, and `micro-world`, which needs no download and says nothing about real roads. Every option of
-`TrainingArguments` is accepted too. The same command started again goes on from its last whole checkpoint; with
-`--enable_jit_checkpoint True` it makes one when SIGTERM comes. A folder of low-rank updates as the model is learned on
-with `lora` among what learns, and merged into its base without. Leaves the model, `history.json`, and pictures of loss
-and metrics.
+`--dataset_name` takes folders and Hub ids in the DRAMA or the BDD-X schema (`org/drama@v1` for a revision), and
+`micro-world`, which needs no download and does not transfer to real roads. Every option of `TrainingArguments` is
+accepted. A folder of low-rank updates as `--model` is trained further with `--learns ... lora`, and merged without.
+
+The same command resumes from its last whole checkpoint. With `--enable_jit_checkpoint True`, SIGTERM ends the run with
+a checkpoint. The run writes the model, `history.json`, and pictures of loss and metrics.
 """
 
 import hmba_hf  # noqa: F401 - registers the model

@@ -3,9 +3,9 @@
     accelerate launch examples/predict.py --model hmba-drama --dataset_name org/drama --split test \\
         --output_dir hmba-drama/test
 
-Writes `predictions.jsonl`, which `evaluate.py --predictions` scores. Stopped or killed, the same command goes on where
-it was, also with another number of processes, and ends with the same answers; all processes must see one output_dir.
-A clip that cannot be read stops the run, or, with `--on_error skip`, stands in the file with the reason.
+It writes `predictions.jsonl`, which `evaluate.py --predictions` scores. Stopped or killed, the same command resumes
+with any number of processes and ends with the same answers. All processes must see one output_dir. A clip that cannot
+be read stops the run; with `--on_error skip` its line in the file has the reason instead of an answer.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from hmba_hf.prediction import PredictionArguments, predict
 
 
 def main() -> None:
-    """Answer what is missing, merge, say where it is."""
+    """Generate missing answers, merge them, print their path."""
     show_messages()
     parser = HfArgumentParser(
         PredictionArguments, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -31,7 +31,7 @@ def main() -> None:
     try:
         predictions = predict(args)
     except KeyboardInterrupt:
-        sys.exit(f"stopped; the same command goes on with what is in {args.output_dir}")
+        sys.exit(f"stopped; the same command resumes from {args.output_dir}")
     if PartialState().is_main_process:
         print(f"predictions: {predictions}")
 

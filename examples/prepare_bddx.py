@@ -1,14 +1,13 @@
-"""Make a dataset of BDD-X: one clip for each segment of a drive, what the ego car does in it, and why.
+"""Make a dataset of BDD-X: one clip for each segment of a drive, the ego car's action, and its justification.
 
     python examples/prepare_bddx.py --annotations BDD-X-Annotations_v1.csv --videos bdd100k/videos --output_dir bddx
 
-The result is read by `load_dataset("bddx")` and by `finetune.py --dataset_name bddx`. The lists of the splits,
-train.txt, val.txt and test.txt, are those beside the annotations; `--split_rule ranges` splits as ADAPT does.
-`report.json` names each record that became no row, with the reason. A run that was stopped is resumed by the same
-command.
+`load_dataset("bddx")` and `finetune.py --dataset_name bddx` read the result. The lists of the splits, train.txt,
+val.txt and test.txt, lie beside the annotations; `--split_rule ranges` splits as ADAPT does. `report.json` names each
+record left out, with the reason. The same command resumes a stopped run.
 
-With `--annotations_only` nothing but text is written, and no video is needed. `--push_to_hub name/bddx` uploads the
-result to a private repository. The released H-MBA code's own files are read too, actions before justifications:
+`--annotations_only` writes text alone and needs no video. `--push_to_hub name/bddx` uploads the result to a private
+repository. The files of the released H-MBA code are accepted, too, actions before justifications:
 
     python examples/prepare_bddx.py --train_files action.jsonl justification.jsonl --images pictures --output_dir bddx
 """

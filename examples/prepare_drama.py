@@ -2,13 +2,12 @@
 
     python examples/prepare_drama.py --annotations integrated_output_v2.json --images drama --output_dir drama-hf
 
-The result is read by `load_dataset("drama-hf")` and by `finetune.py --dataset_name drama-hf`. `--images` is the folder
-in which `combined` lies. `report.json` names each record that became no row, with the reason. A run that was stopped
-is resumed by the same command.
+`load_dataset("drama-hf")` and `finetune.py --dataset_name drama-hf` read the result. `--images` is the folder that
+holds `combined`. `report.json` names each record left out, with the reason. The same command resumes a stopped run.
 
-With `--annotations_only` no pictures are written, but the size of the key frames is read, because boxes are fractions
-of it. `--push_to_hub name/drama` uploads the result to a private repository. The released H-MBA code's own files are
-read too:
+`--annotations_only` writes no pictures, but reads the size of the key frames, because boxes are fractions of it.
+`--push_to_hub name/drama` uploads the result to a private repository. The files of the released H-MBA code are
+accepted, too:
 
     python examples/prepare_drama.py --train_file drama_train_SC.jsonl --test_file drama_test_SC.jsonl \\
         --images format --output_dir drama-hf

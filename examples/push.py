@@ -1,10 +1,10 @@
-"""Push a model to the Hub with its code, its processor and a card that tells what was measured.
+"""Push a model to the Hub with its code, its processor and a card with its stored results.
 
     python examples/push.py --model hmba-drama --repo_id org/hmba-drama --results hmba-drama/test --license apache-2.0
 
-`--results` names folders that `evaluate.py` has written about this model: its answers are scored again, and a number
-that they do not give is refused. The repository is private, and one that is public already is refused, unless
-`--public` is said. The token is that of `hf auth login` or `HF_TOKEN`.
+`--results` names folders that `evaluate.py` has written about this model. The push scores their answers again and
+refuses other numbers. The repository is private, and an existing public one is refused, unless `--public` is given.
+The token comes from `hf auth login` or `HF_TOKEN`.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from hmba_hf.hub import CardDetails, push_checkpoint, recorded_training
 
 
 def main() -> None:
-    """Load, compose, push, say where."""
+    """Load, compose, push, print the address."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id")
     parser.add_argument("--repo_id", required=True, help="repository, such as name/model")
@@ -30,7 +30,9 @@ def main() -> None:
 
     model = AutoModelForImageTextToText.from_pretrained(args.model, dtype="auto")
     processor = AutoProcessor.from_pretrained(args.model)
-    picture = None if args.picture is None else Image.open(args.picture)
+    picture = None
+    if args.picture is not None:
+        picture = Image.open(args.picture)
     card = CardDetails(license=args.license, training=recorded_training(args.model), picture=picture)
     options = {"private": not args.public, "max_shard_size": args.max_shard_size}
     commit = push_checkpoint(model, processor, args.repo_id, args.results, card, **options)

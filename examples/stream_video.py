@@ -5,12 +5,13 @@
     python examples/stream_video.py --model org/hmba-drama --source fcamera.hevc --source_fps 20
     python examples/stream_video.py --model org/hmba-drama --source /dev/video0 --source_format v4l2
 
-Answers are printed and written to `answers.jsonl` as they come; `annotated.mp4` shows the drive with the boxes of the
-last one. With `--changed text` or `words` only answers count whose text, or whose words without boxes, differ from the
-last one. A line tells frames per second, what each stage takes of a frame, and memory. Ctrl-C ends it, with all so far
-on disk. `--on_error` says whether a frame that cannot be read is skipped, stands still (`hold`) or ends it (`stop`).
-`--source_fps` is that of a folder of pictures, too, 10 when absent. The exit status is 1 where the source cannot be
-read, or no frame of it.
+It prints answers as they come and writes them to `answers.jsonl`. `annotated.mp4` shows the drive with the boxes of
+the last answer. `--changed text` drops answers with the text of the last one, `--changed words` those with its words
+outside of boxes. A status line has frames per second, the time of each stage, and memory.
+
+Ctrl-C ends it with everything so far on disk. `--on_error` skips a frame that cannot be read, holds the last good one
+or stops. `--source_fps` is the rate of a folder of pictures, too, 10 when absent. The exit status is 1 where the
+source, or every frame of it, cannot be read.
 """
 
 import argparse
@@ -57,7 +58,7 @@ def read_folder(folder: Path, fps: float, limits: SourceLimits = LIMITS) -> Iter
     """Yield the pictures of a folder in the natural order of their names: 2 comes before 10."""
     paths = list_pictures(folder)
     if not paths:
-        raise VideoDecodeError(f"a folder of pictures ({', '.join(PICTURE_SUFFIXES)}) is wanted, got none in {folder}")
+        raise VideoDecodeError(f"the folder must hold pictures ({', '.join(PICTURE_SUFFIXES)}), got none in {folder}")
     for i, path in enumerate(paths):
         try:
             yield Moment(i / fps, read_picture(path, limits))
@@ -66,7 +67,7 @@ def read_folder(folder: Path, fps: float, limits: SourceLimits = LIMITS) -> Iter
 
 
 def read_source(args: argparse.Namespace, options: VideoOptions) -> Iterator[Moment]:
-    """Yield what a folder, a file or a camera shows, as it comes."""
+    """Yield the frames of a folder, a file or a camera, as they come."""
     if Path(args.source).is_dir():
         fps = FOLDER_FPS if options.source_fps is None else options.source_fps
         yield from read_folder(Path(args.source), fps, options.limits)
@@ -79,11 +80,13 @@ def read_source(args: argparse.Namespace, options: VideoOptions) -> Iterator[Mom
             return
         except ValueError as error:  # such as a format that FFmpeg does not have
             raise VideoDecodeError(str(error)) from error
-        yield Moment(seconds, frame if isinstance(frame, Exception) else Image.fromarray(frame))
+        if not isinstance(frame, Exception):
+            frame = Image.fromarray(frame)
+        yield Moment(seconds, frame)
 
 
 class Stages:
-    """How long each stage takes: its last twenty times for the line that is shown, sum and count for the table."""
+    """How long each stage takes: its last twenty times for the status line, sum and count for the table."""
 
     def __init__(self) -> None:
         self.recent: dict[str, deque[float]] = {}
@@ -102,23 +105,24 @@ class Stages:
         self.counts[name] += 1
 
     def line(self, frames: int) -> dict[str, str]:
-        """Say how it goes."""
+        """Return the fields of the status line."""
         stages = {name: f"{1e3 * statistics.mean(times):.0f}ms" for name, times in self.recent.items()}
         rate = frames / (time.perf_counter() - self.start)
         return {"fps": f"{rate:.1f}", **stages, "memory": f"{psutil.Process().memory_info().rss / 2**20:.0f}MiB"}
 
     def table(self) -> str:
         """Write the mean time of each stage and how often it was run."""
-        rows = [
-            f"  {name:8} {1e3 * t / self.counts[name]:9.2f} x {self.counts[name]}" for name, t in self.totals.items()
-        ]
-        return "\n".join(["mean milliseconds of each stage:", *rows])
+        rows = ["mean milliseconds of each stage:"]
+        for name, total in self.totals.items():
+            count = self.counts[name]
+            rows.append(f"  {name:8} {1e3 * total / count:9.2f} x {count}")
+        return "\n".join(rows)
 
 
 class AnnotatedVideo:
-    """A video file that can be played up to wherever writing it ends.
+    """A video file that can be played even if it is never closed.
 
-    Where the clock of the source goes back, its own goes on.
+    Where the clock of the source goes back, the times of the file still increase.
     """
 
     def __init__(self, path: Path):
@@ -131,13 +135,16 @@ class AnnotatedVideo:
     def write(self, picture: Image.Image, seconds: float) -> None:
         """Add a picture at its time; all have the size of the first, made even."""
         if self.stream is None:
-            self.stream = self.container.add_stream("libx264" if "libx264" in av.codecs_available else "mpeg4", 30)
-            self.stream.width, self.stream.height = (max(2, side // 2 * 2) for side in picture.size)
+            codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
+            self.stream = self.container.add_stream(codec, 30)
+            self.stream.width = max(2, picture.width // 2 * 2)
+            self.stream.height = max(2, picture.height // 2 * 2)
             self.stream.pix_fmt = "yuv420p"
             self.stream.codec_context.time_base = Fraction(1, TICKS)
         frame = av.VideoFrame.from_image(picture.resize((self.stream.width, self.stream.height)))
         frame.time_base = Fraction(1, TICKS)
-        frame.pts = self.ticks = self._ticks_of(seconds)
+        self.ticks = self._ticks_of(seconds)
+        frame.pts = self.ticks
         self.container.mux(self.stream.encode(frame))
 
     def _ticks_of(self, seconds: float) -> int:
@@ -145,7 +152,9 @@ class AnnotatedVideo:
             self.ahead += self.seconds - seconds + 1 / 30
         self.seconds = seconds
         ticks = round(TICKS * (seconds + self.ahead))
-        return ticks if self.ticks is None else max(ticks, self.ticks + 1)
+        if self.ticks is not None:
+            ticks = max(ticks, self.ticks + 1)
+        return ticks
 
     @property
     def is_empty(self) -> bool:
@@ -161,8 +170,12 @@ class AnnotatedVideo:
 
 def show(moment: Moment, answer: dict[str, Any] | None) -> Image.Image:
     """Draw the last answer's boxes, and its text below the picture."""
-    picture = draw_boxes(moment.frame, answer["objects"] if answer else [])
-    text = re.sub(r"\[[\d.,;]+\]", "", answer["generated_text"]) if answer else ""
+    objects = []
+    text = ""
+    if answer is not None:
+        objects = answer["objects"]
+        text = re.sub(r"\[[\d.,;]+\]", "", answer["generated_text"])
+    picture = draw_boxes(moment.frame, objects)
     strip = Image.new("RGB", (picture.width, picture.height + 40), "black")
     strip.paste(picture, (0, 0))
     ImageDraw.Draw(strip).text((6, picture.height + 4), f"{moment.seconds:7.2f} s\n{text[:120]}", fill="white")
@@ -170,7 +183,7 @@ def show(moment: Moment, answer: dict[str, Any] | None) -> Image.Image:
 
 
 def push(stream: VideoStream, moment: Moment) -> None:
-    """Show a frame to the stream, which starts anew after a jump in time or where the clock goes back."""
+    """Push a frame to the video stream, which starts anew after a jump in time or where the clock goes back."""
     try:
         stream.push(moment.frame, moment.seconds)
     except TimeJump as jump:
@@ -180,7 +193,7 @@ def push(stream: VideoStream, moment: Moment) -> None:
 
 
 def mend(moment: Moment, error: Exception, last: Moment | None, on_error: str) -> Moment | None:
-    """Return what stands in for a broken frame: nothing, or the last good one if its time has passed."""
+    """Return the substitute of a broken frame: nothing, or the last good one if its time has passed."""
     if on_error == "stop":
         raise VideoDecodeError(f"{moment.seconds:.3f} s: {error}") from error
     tqdm.write(f"{moment.seconds:8.2f} s  broken frame: {error}")
@@ -191,7 +204,11 @@ def mend(moment: Moment, error: Exception, last: Moment | None, on_error: str) -
 
 @contextmanager
 def stopping_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Let Ctrl-C end the run after the frame in hand, which the result tells; a second one ends it at once."""
+    """Let Ctrl-C end the run after the current frame, and a second one at once.
+
+    Yields:
+        A function that returns whether Ctrl-C was pressed.
+    """
     interrupts = []
 
     def note(number: int, frame: Any) -> None:
@@ -213,11 +230,13 @@ def watch(
     video: AnnotatedVideo,
     is_stopped: Callable[[], bool],
 ) -> None:
-    """Push every frame of the source, ask when it is time, write what comes of it."""
+    """Push every frame of the source, ask when a question is due, write the answers and the annotated video."""
     stages = Stages()
     changed = CHANGES.get(args.changed, lambda before, after: True)
     watched = stream.watch(args.question, args.every, changed, max_new_tokens=args.max_new_tokens)
-    answer, last, broken = None, None, 0
+    answer = None
+    last = None
+    broken = 0
     with tqdm(unit=" frames", dynamic_ncols=True) as bar:
         try:
             while not is_stopped():
@@ -279,7 +298,7 @@ def read_options() -> tuple[argparse.Namespace, VideoOptions]:
 
 
 def main() -> str | None:
-    """Load, watch, and close everything whatever ends it; return what is wrong where no frame was shown."""
+    """Load, watch, and close everything whatever ends the run; return the problem where no frame was shown."""
     args, options = read_options()
     args.output_dir.mkdir(parents=True, exist_ok=True)
     model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=args.dtype, device_map=args.device_map)
@@ -288,13 +307,16 @@ def main() -> str | None:
     try:
         with open(args.output_dir / "answers.jsonl", "w", encoding="utf-8") as answers:
             with stopping_on_interrupt() as is_stopped:
-                watch(stream, read_source(args, options), args, answers, video, is_stopped)
+                moments = read_source(args, options)
+                watch(stream, moments, args, answers=answers, video=video, is_stopped=is_stopped)
                 print("stopped" if is_stopped() else "the source has ended")
     finally:
         video.close()
         if not video.is_empty:
             print(f"answers and the annotated video are in {args.output_dir}")
-    return f"{args.source} has shown no frame" if video.is_empty and not is_stopped() else None
+    if video.is_empty and not is_stopped():
+        return f"{args.source} has shown no frame"
+    return None
 
 
 if __name__ == "__main__":

@@ -1,15 +1,16 @@
 """Train the micro-world's base model: a tiny image model that names road users and prints their boxes.
 
-It plays the part that CLIP and Shikra play for H-MBA: it grounds objects of single pictures in text and knows nothing
-of motion. First the vision tower learns what stands in each patch and where it ends; then it is frozen, and projector
-and language model learn to answer. The demo and the studies start from it. The checkpoint in `examples/micro_base/`
-was made by
+It stands in for CLIP and Shikra: it grounds objects of single pictures in text and knows nothing of motion. First the
+vision tower learns the name and the box of what stands in each patch. Then the tower is frozen, and projector and
+language model learn to answer. The demo and the studies start from this model. This command made the checkpoint in
+`examples/micro_base/`:
 
     python examples/train_micro_base.py --output_dir examples/micro_base
 
-What it has learned says nothing about real roads.
+The model's answers about real roads are worth nothing.
 """
 
+import itertools
 import math
 import shutil
 import tempfile
@@ -41,7 +42,7 @@ from hmba_hf.training import AdapterTrainer, set_trainable
 PATCH_SIZE = 8
 NAMES = [f"{colour} {kind}" for kind in KINDS for colour in COLOURS]
 SPECIAL_TOKENS = ["<unk>", "<s>", "</s>", "<pad>", "<video>"]
-# Vicuna's template without its long system sentence, which this small model would only have to skip.
+# Vicuna's template without its long system sentence, which is of no use to so small a model.
 CHAT_TEMPLATE = """\
 {%- for message in messages -%}
     {%- if message['role'] == 'assistant' -%}
@@ -116,7 +117,7 @@ class Stills(torch.utils.data.Dataset):
 
 
 def world_texts(world: MicroWorld) -> Iterator[str]:
-    """Yield what is asked and answered in the world, for the tokenizer."""
+    """Yield questions and answers of the world, for the tokenizer."""
     for index in range(min(2000, len(world))):
         for sample in (world[index], world.still_sample(index)):
             yield f"USER: {sample.question} ASSISTANT: {sample.answer}"
@@ -203,26 +204,29 @@ class Patches(torch.utils.data.Dataset):
         picture = self.world.still_sample(index, "where").frames[0]
         pixels = self.processor.video_processor(picture, return_tensors="pt")["pixel_values_videos"][0, 0]
         side = len(self.centres)
-        names, boxes = torch.zeros(side, side, dtype=torch.long), torch.zeros(side, side, 4)
+        names = torch.zeros(side, side, dtype=torch.long)
+        boxes = torch.zeros(side, side, 4)
         for user in sorted(self.world.scene(index).users, key=lambda user: user.y):  # nearer ones hide farther ones
             x1, y1, x2, y2 = user.box()
-            rows, columns = (
-                (self.centres >= low - 0.03) & (self.centres <= high + 0.03) for low, high in ((y1, y2), (x1, x2))
-            )
-            inside = rows[:, None] & columns
-            names[inside], boxes[inside] = 1 + NAMES.index(user.name), torch.tensor((x1, y1, x2, y2))
+            inside = self._covered(y1, y2)[:, None] & self._covered(x1, x2)
+            names[inside] = 1 + NAMES.index(user.name)
+            boxes[inside] = torch.tensor((x1, y1, x2, y2))
         return pixels, names.flatten(), boxes.flatten(0, 1)
+
+    def _covered(self, low: float, high: float) -> torch.Tensor:
+        return (self.centres >= low - 0.03) & (self.centres <= high + 0.03)
 
 
 def train_tower(model: HMBAForConditionalGeneration, patches: Patches, steps: int) -> None:
     """Teach the vision tower names and boxes of what stands in its patches; give the projector unit outputs."""
-    tower, config = model.model.vision_tower, model.config
+    tower = model.model.vision_tower
+    config = model.config
     width = config.vision_config.hidden_size
     head = torch.nn.Sequential(torch.nn.LayerNorm(width), torch.nn.Linear(width, 1 + len(NAMES) + 4))
     parameters = [*tower.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=4e-3, weight_decay=0.01, betas=(0.9, 0.98))
     loader = torch.utils.data.DataLoader(patches, batch_size=64, shuffle=True, num_workers=1)
-    batches = (batch for _ in range(steps) for batch in loader)  # as many rounds as the steps may want
+    batches = itertools.chain.from_iterable(itertools.repeat(loader, steps))  # as many epochs as steps may want
     progress = tqdm(range(steps), desc="vision tower")
     for step, (pixels, names, boxes) in zip(progress, batches, strict=False):
         for group in optimizer.param_groups:
@@ -247,7 +251,7 @@ def train_tower(model: HMBAForConditionalGeneration, patches: Patches, steps: in
 def give_features_unit_scale(model: HMBAForConditionalGeneration, batch: dict[str, torch.Tensor]) -> None:
     """Scale the tower's features to unit size, as CLIP's are, and the projector against it; answers stay the same.
 
-    The tower's layers normalise what they read, so scaling what each adds to the stream scales the whole stream.
+    Each layer of the tower normalises its input, so scaling the output of every layer scales the features alone.
     """
     model.eval()
     pixels = batch["pixel_values_videos"].to(model.device)
@@ -256,8 +260,9 @@ def give_features_unit_scale(model: HMBAForConditionalGeneration, batch: dict[st
     writers = [tower.pre_layrnorm]
     for layer in tower.encoder.layers:
         writers += [layer.self_attn.out_proj, layer.mlp.fc2]
-    for parameter in (parameter for writer in writers for parameter in writer.parameters()):
-        parameter.div_(size)
+    for writer in writers:
+        for parameter in writer.parameters():
+            parameter.div_(size)
     model.model.multi_modal_projector.weight.mul_(size)
 
 
@@ -277,7 +282,8 @@ def main() -> None:
         model=model, args=args, train_dataset=Stills(world), data_collator=SampleCollator(processor)
     )
     trainer.train()
-    give_features_unit_scale(model, SampleCollator(processor)([world.still_sample(index) for index in range(32)]))
+    stills = [world.still_sample(index) for index in range(32)]
+    give_features_unit_scale(model, SampleCollator(processor)(stills))
     held_out = MicroWorld(world.config, "test", args.num_test_pictures)
     save(model, processor, held_out, Path(args.output_dir))
 

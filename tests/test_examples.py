@@ -411,7 +411,7 @@ def test_answers_of_unknown_origin_are_scored_and_credited_to_nobody(tmp_path, c
         (
             "evaluate.py",
             ["--predictions", "b", "--split", "test", "train", "--max_samples", 3],
-            "--predictions are scored as they are, without --split, --max_samples",
+            "--predictions must come without options of generation, got --split, --max_samples",
         ),
         ("evaluate.py", ["--model", "a", "--confidence", 95], "expected a confidence in (0, 1)"),
         ("evaluate.py", ["--model", "a", "--draws", 0], "at least one draw, got 0.95 and 0"),
@@ -429,7 +429,7 @@ def test_prediction_that_is_interrupted_says_how_to_go_on(finetuned, tmp_path, c
         raise KeyboardInterrupt
 
     monkeypatch.setattr("hmba_hf.prediction.answer_batches", interrupt)
-    with pytest.raises(SystemExit, match="stopped; the same command goes on with what is in"):
+    with pytest.raises(SystemExit, match="stopped; the same command resumes from"):
         call("predict.py", "--model", finetuned[0], "--max_samples", 2, "--output_dir", tmp_path)
 
 

@@ -218,7 +218,7 @@ def test_a_page_refuses_results_of_another_base(ablate, tmp_path):
 
 
 def test_a_page_tells_what_has_not_been_run_and_needs_something_that_has(ablate, tmp_path):
-    with pytest.raises(SystemExit, match="a folder with results of studies is wanted, got .*runs, which has none"):
+    with pytest.raises(SystemExit, match="the folder must hold results of studies, got none in .*runs"):
         ablate("page", "--page", tmp_path / "page.md")
     records = {label: [{"scores": scores(0.5 + i / 10)}] for i, label in enumerate(STUDIES["strides"].variants)}
     page = write_page({"strides": {"command": "python a.py strides", "records": records, "plot": None}}, "base")
