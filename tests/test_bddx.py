@@ -250,13 +250,16 @@ def test_ranges_need_no_lists(tmp_path):
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        (["seven"], "line 1 is no number_video: 'seven'"),
-        (["x_aaaaaaaa-00000001"], "line 1 is no number_video"),
-        (["7_"], "line 1 is no number_video"),
-        (["1_aaaaaaaa-00000001"], "line 1 lists a row again"),
-        (["2_aaaaaaaa-00000004"], "row 2 of the annotations is about aaaaaaaa-00000001, .* about aaaaaaaa-00000004"),
-        (["9_aaaaaaaa-00000009"], "row 9 of the annotations is about none, .* or the annotations are cut off"),
-        (["0_aaaaaaaa-00000009"], "row 0 of the annotations is about none"),
+        (["seven"], "line 1 must be number_video, got 'seven'"),
+        (["x_aaaaaaaa-00000001"], "line 1 must be number_video"),
+        (["7_"], "line 1 must be number_video"),
+        (["1_aaaaaaaa-00000001"], "line 1 must name a new row"),
+        (
+            ["2_aaaaaaaa-00000004"],
+            "row 2 of the annotations must be about aaaaaaaa-00000004, .* got aaaaaaaa-00000001",
+        ),
+        (["9_aaaaaaaa-00000009"], "row 9 of the annotations must be .* got none: .* or the annotations are cut off"),
+        (["0_aaaaaaaa-00000009"], "row 0 of the annotations must be about .* got none"),
     ],
 )
 def test_lists_that_do_not_fit_are_refused(tmp_path, lines, message):

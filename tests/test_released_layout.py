@@ -218,7 +218,7 @@ def test_frames_become_a_video_from_which_they_are_sampled(drives, tmp_path):
     row = datasets.load_dataset(str(tmp_path / "out"), split="train")[0]
     assert (row["start"], row["end"]) == (0, 4)
     card = (tmp_path / "out" / "README.md").read_text()
-    assert "do not tell where in its drive" in card and "annotated seconds" not in card
+    assert "does not record where in its drive" in card and "annotated seconds" not in card
 
 
 def test_the_mini_set_of_actions_is_prepared(shared_data, tmp_path):
@@ -242,7 +242,7 @@ def test_an_id_in_two_splits_is_told_apart(tmp_path):
 
 def test_actions_need_justifications(tmp_path):
     with pytest.raises(
-        ValueError, match=r"the train split needs a file of actions and one of justifications, got \['a'\]"
+        ValueError, match=r"the train split must have a file of actions and one of justifications, got \['a'\]"
     ):
         plan_actions({"train": ["a"]})
 

@@ -73,8 +73,8 @@ _CARD = CardText(
 _TIMES = {
     "raw": "`start` and `end` are the annotated seconds in the drive `video_id` of BDD100K; `segment` counts all "
     "segments of BDD-X from 0.",
-    "released": "The files of the released layout do not tell where in its drive a clip lies: `start` is 0, `end` the "
-    "length of the clip, and `segment` counts the clips of one `video_id`.",
+    "released": "The released layout does not record where in its drive a clip lies: `start` is 0, `end` the length "
+    "of the clip, and `segment` counts the clips of one `video_id`.",
 }
 
 
@@ -84,7 +84,7 @@ class BDDXOptions(LocalVideoOptions):
 
     annotations: str | None = field(default=None, metadata={"help": "BDD-X-Annotations_v1.csv"})
     videos: str | None = field(
-        default=None, metadata={"help": "folder of BDD100K's videos, at any depth; not for annotations only"}
+        default=None, metadata={"help": "folder of BDD100K's videos, at any depth; not with annotations_only"}
     )
     split_rule: Literal["split_files", "ranges"] = field(
         default="split_files", metadata={"help": "the official lists of rows, or ADAPT's ranges of rows"}
@@ -112,21 +112,29 @@ class BDDXOptions(LocalVideoOptions):
                 f"height must be at least 2 and fps from 0.01 to 1000, got {self.height} and {self.clip_fps}"
             )
         if (self.annotations is None) == (not self.released_files):
-            raise ValueError("expected either annotations or files of the released layout, such as train_files")
+            found = "neither" if self.annotations is None else "both"
+            raise ValueError(
+                f"either annotations or files of the released layout, such as train_files, must be given, got {found}"
+            )
         if self.annotations is None:
             refuse_unused(self, _OF_VIDEOS, "the released layout has pictures, not videos")
-            names, because = ["videos", "split_rule", "split_folder"], "files of the released layout have their splits"
+            unused = ["videos", "split_rule", "split_folder"]
+            because = "files of the released layout have their splits"
         elif self.split_rule == "ranges":
-            names, because = ["images", "split_folder"], "the rule ranges reads no list, and the layout is the raw one"
+            unused = ["images", "split_folder"]
+            because = "the rule ranges reads no list, and the layout is the raw one"
         else:
-            names, because = ["images"], "the annotations are about videos"
-        refuse_unused(self, names, because)
+            unused = ["images"]
+            because = "the annotations are about videos"
+        refuse_unused(self, unused, because)
+        media = "images" if self.annotations is None else "videos"
         if self.annotations_only:
-            names = ["images", "height"] if self.annotations is None else ["videos", "fps", "height"]
-            refuse_unused(self, [*names, "max_pixels", *_OF_VIDEOS], "annotations_only leaves the clips out")
-        name = "images" if self.annotations is None else "videos"
-        if not self.annotations_only and not Path(getattr(self, name) or "missing").is_dir():
-            raise FileNotFoundError(f"{name} must be a folder, got {getattr(self, name)!r}")
+            unused = [media, "height", "max_pixels", *_OF_VIDEOS]
+            if self.annotations is not None:
+                unused.append("fps")
+            refuse_unused(self, unused, "annotations_only leaves the clips out")
+        elif not Path(getattr(self, media) or "missing").is_dir():
+            raise FileNotFoundError(f"{media} must be a folder, got {getattr(self, media)!r}")
 
     @property
     def released_files(self) -> dict[str, list[str]]:
@@ -136,9 +144,10 @@ class BDDXOptions(LocalVideoOptions):
 
     @property
     def clip_fps(self) -> float:
-        """Pictures a second, as asked for or as usual."""
-        usual = 2.0 if self.annotations is None else 10.0
-        return usual if self.fps is None else self.fps
+        """Pictures a second, as given, or the usual ones of the layout."""
+        if self.fps is not None:
+            return self.fps
+        return 2.0 if self.annotations is None else 10.0
 
 
 @dataclass(frozen=True)
@@ -165,7 +174,7 @@ class Annotations:
 
     Args:
         segments: those whose four cells are filled, in order.
-        dropped: what stands in the place of a segment and is none, and rows in which nothing does.
+        dropped: segments with missing or wrong cells, and rows without a segment.
         found: the number of both.
         videos: the video of each ranked row, the first at 0.
     """
@@ -182,10 +191,11 @@ def read_annotations(path: str | Path) -> Annotations:
     Raises:
         ValueError: if it is not BDD-X's or is cut off.
     """
-    read, index = Annotations(), 0
+    read = Annotations()
+    index = 0
     for line, cells in _read_rows(path):
         video_id = PurePosixPath(urlparse(cells[0]).path).stem
-        answers = [dict(zip(CELLS, cells[1 + 4 * place : 5 + 4 * place], strict=True)) for place in range(15)]
+        answers = _answers(cells)
         problem = _row_problem(cells, answers[0])
         used = [(place, answer) for place, answer in enumerate(answers, 1) if any(answer.values())]
         read.found += max(len(used), 1)
@@ -200,23 +210,43 @@ def read_annotations(path: str | Path) -> Annotations:
                 detail = f"{video_id}: {', '.join(missing)}"
                 read.dropped.append(Dropped(f"line {line}, answer {place}", "segment_partly_empty", detail))
                 continue
-            start, end = _seconds(answer["start"]), _seconds(answer["end"])
+            start = _seconds(answer["start"])
+            end = _seconds(answer["end"])
             if start is None or end is None:
                 detail = f"from {answer['start']!r} to {answer['end']!r}"
                 read.dropped.append(Dropped(f"{video_id}_{index}", "time_is_no_number", detail))
             else:
-                texts = (answer["action"], answer["justification"])
-                read.segments.append(Segment(index, len(read.videos), video_id, start, end, *texts))
+                segment = Segment(
+                    index=index,
+                    rank=len(read.videos),
+                    video_id=video_id,
+                    start=start,
+                    end=end,
+                    action=answer["action"],
+                    justification=answer["justification"],
+                )
+                read.segments.append(segment)
             index += 1
     return read
 
 
+def _answers(cells: Sequence[str]) -> list[dict[str, str]]:
+    """Return the cells of each answer of a row by their names."""
+    answers = []
+    for first in range(1, len(COLUMNS), len(CELLS)):
+        answers.append(dict(zip(CELLS, cells[first : first + len(CELLS)], strict=True)))
+    return answers
+
+
 def _read_rows(path: str | Path) -> list[tuple[int, list[str]]]:
     """Read the number of the line and the cells of each row below the header, without stray spaces."""
+    rows: list[tuple[int, list[str]]] = []
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file, strict=True)
-            rows = [(reader.line_num, [" ".join(cell.split()) for cell in row]) for row in reader]
+            for row in reader:
+                cells = [" ".join(cell.split()) for cell in row]
+                rows.append((reader.line_num, cells))
     except (UnicodeDecodeError, csv.Error) as error:
         raise ValueError(f"{path} cannot be read as a CSV file in UTF-8: {error}") from error
     header = rows[0][1] if rows else []
@@ -224,31 +254,38 @@ def _read_rows(path: str | Path) -> list[tuple[int, list[str]]]:
         raise ValueError(
             f"{path} must have the {len(COLUMNS)} columns of BDD-X, {COLUMNS[0]} to {COLUMNS[-1]}, got {header}"
         )
-    rows = [(line, cells or [""] * len(COLUMNS)) for line, cells in rows[1:]]
-    for line, cells in rows:
+    below: list[tuple[int, list[str]]] = []
+    for line, cells in rows[1:]:
+        if not cells:  # an empty line
+            cells = [""] * len(COLUMNS)
         if len(cells) != len(COLUMNS):
             raise ValueError(
                 f"{path}, line {line} must have {len(COLUMNS)} cells, got {len(cells)}: is the file whole?"
             )
-    return rows
+        below.append((line, cells))
+    return below
 
 
 def _row_problem(cells: Sequence[str], first: Mapping[str, str]) -> str | None:
-    """Why a row has no rank; `None` if it has one."""
+    """Return why a row has no rank; `None` if it has one."""
     if not any(cells):
         return "row_empty"
     if not cells[0]:
         return "row_without_video"
-    return None if first["start"] and first["justification"] else "row_without_first_answer"
+    if not first["start"] or not first["justification"]:
+        return "row_without_first_answer"
+    return None
 
 
 def _seconds(text: str) -> float | None:
-    """Read a time; `None` if it is none."""
+    """Read a time; `None` if the text is no time."""
     try:
         value = float(text)
     except ValueError:
         return None
-    return value if math.isfinite(value) and value >= 0 else None
+    if not math.isfinite(value) or value < 0:
+        return None
+    return value
 
 
 def read_split_files(folder: str | Path) -> dict[int, tuple[str, str]]:
@@ -267,9 +304,10 @@ def read_split_files(folder: str | Path) -> dict[int, tuple[str, str]]:
             rank, _, video_id = line.strip().partition("_")
             if not line.strip():
                 continue
-            if not (rank.isdecimal() and video_id) or int(rank) in listed:
-                problem = "lists a row again" if rank.isdecimal() and int(rank) in listed else "is no number_video"
-                raise ValueError(f"{path}, line {number} {problem}: {line!r}")
+            if rank.isdecimal() and int(rank) in listed:
+                raise ValueError(f"{path}, line {number} must name a new row, got {line!r} again")
+            if not rank.isdecimal() or not video_id:
+                raise ValueError(f"{path}, line {number} must be number_video, got {line!r}")
             listed[int(rank)] = (split, video_id)
     return listed
 
@@ -284,12 +322,14 @@ def plan_segments(read: Annotations, listed: Mapping[int, tuple[str, str]] | Non
         known = read.videos[rank - 1] if 1 <= rank <= len(read.videos) else "none"
         if known != video_id:
             raise ValueError(
-                f"row {rank} of the annotations is about {known}, in the list of the {list_name} split about "
-                f"{video_id}: annotations and split files do not belong together, or the annotations are cut off"
+                f"row {rank} of the annotations must be about {video_id}, as in the list of the {list_name} split, "
+                f"got {known}: annotations and split files do not belong together, or the annotations are cut off"
             )
-    records, dropped = [], list(read.dropped)
+    records = []
+    dropped = list(read.dropped)
     for segment in read.segments:
-        name, split = f"{segment.video_id}_{segment.index}", _split_of(segment.rank, listed)
+        name = f"{segment.video_id}_{segment.index}"
+        split = _split_of(segment.rank, listed)
         if split is None:
             reason = "row_in_no_range" if listed is None else "row_in_no_split_file"
             dropped.append(Dropped(name, reason, f"row {segment.rank}"))
@@ -300,44 +340,60 @@ def plan_segments(read: Annotations, listed: Mapping[int, tuple[str, str]] | Non
 
 def _split_of(rank: int, listed: Mapping[int, tuple[str, str]] | None) -> str | None:
     if listed is not None:
-        return listed[rank][0] if rank in listed else None
-    return next((split for split, ranks in RANGES.items() if rank in ranks), None)
+        if rank not in listed:
+            return None
+        return listed[rank][0]
+    for split, ranks in RANGES.items():
+        if rank in ranks:
+            return split
+    return None
 
 
 def find_videos(folder: str | Path) -> dict[str, Path]:
-    """Find the videos in a folder and below it, also where links lead, by their names without suffix; no hidden ones.
+    """Find the videos in a folder and below it, also behind links, by their names without suffix; no hidden ones.
 
     Where several have one name, the first path counts.
     """
-    found, seen = [], set[str]()
+    found: list[Path] = []
+    seen: set[str] = set()
     for place, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(place)) in seen:  # a link leads back
+        real = os.path.realpath(place)
+        if real in seen:  # a link leads back
             folders.clear()
             continue
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
-        shown = [Path(place) / name for name in names if not name.startswith(".")]
-        found += [path for path in shown if path.suffix.lower() in VIDEO_SUFFIXES]
+        for name in names:
+            path = Path(place) / name
+            if not name.startswith(".") and path.suffix.lower() in VIDEO_SUFFIXES:
+                found.append(path)
     return {path.stem: path for path in sorted(found, reverse=True)}
 
 
 def widen_span(start: float, end: float, duration: float) -> tuple[float, float]:
-    """End a span with its video, and bring one of no second or one second to two.
+    """End a span with its video, and widen one of no second or one second to two.
 
-    One second is added before it, or after it in the first two seconds of the video; two seconds are added on both
-    sides, or on the side where there is a video.
+    A single second is added before the span, or after it in the first two seconds of the video. Two seconds are added
+    on both sides, or on the side that has two.
 
     Source: github.com/jxbbb/ADAPT at 29d6c3d, `src/prepro/extract_frames.py`.
     Differs: the video's end is not rounded down to a second.
     """
     end = min(end, duration)
     length = round(end - start)
-    if length == 0:
-        before, after = (0, 2) if start < 2 else (2, 0) if duration - end < 2 else (1, 1)
+    before = 0
+    after = 0
+    if length == 0 and start < 2:
+        after = 2
+    elif length == 0 and duration - end < 2:
+        before = 2
+    elif length == 0:
+        before = 1
+        after = 1
+    elif length == 1 and start < 2:
+        after = 1
     elif length == 1:
-        before, after = (0, 1) if start < 2 else (1, 0)
-    else:
-        before, after = 0, 0
+        before = 1
     return start - before, min(end + after, duration)
 
 
@@ -364,12 +420,15 @@ def convert_segments(
                 spans[record.id] = widen_span(record.content.start, record.content.end, duration)
             else:
                 outcomes[record.id] = Dropped(record.id, *problem)
-        rules: dict[str, Any] = {"limits": limits, "source_fps": source_fps, "only_whole": only_whole}
-        clips = cut_clips(videos[name], list(spans.values()), fps, height, **rules) if spans else []
+        clips = []
+        if spans:
+            rules: dict[str, Any] = {"limits": limits, "source_fps": source_fps, "only_whole": only_whole}
+            clips = cut_clips(videos[name], list(spans.values()), fps, height, **rules)
     except (VideoDecodeError, FileNotFoundError) as error:
         return [_unreadable(record, videos[name], error) for record in records]
+    by_id = {record.id: record for record in records}
     for (record_id, span), clip in zip(spans.items(), clips, strict=True):
-        record = next(record for record in records if record.id == record_id)
+        record = by_id[record_id]
         if isinstance(clip, bytes):
             outcomes[record_id] = Converted(_row(record, clip), _notes(record.content, span))
         else:
@@ -400,8 +459,11 @@ def _notes(segment: Segment, span: tuple[float, float]) -> tuple[str, ...]:
 
 def _row(record: Record, clip: bytes | None) -> dict[str, Any]:
     segment: Segment = record.content
+    video = None
+    if clip is not None:
+        video = {"bytes": clip, "path": f"{record.id}.mp4"}
     return {
-        "video": None if clip is None else {"bytes": clip, "path": f"{record.id}.mp4"},
+        "video": video,
         "video_id": segment.video_id,
         "segment": segment.index,
         "start": segment.start,
@@ -416,33 +478,37 @@ def _without_clips(records: Sequence[Record]) -> list[Converted | Dropped]:
 
 
 def prepare_bddx(options: BDDXOptions, run: RunOptions) -> dict[str, Any]:
-    """Prepare BDD-X as `options` say, and return the report.
+    """Prepare BDD-X with these options, and return the report.
 
     Raises:
-        ValueError: for input that is not what it should be.
-        FileNotFoundError: for input that is not there.
+        ValueError: if the input is malformed.
+        FileNotFoundError: if the input is missing.
         OSError: if the disk is full.
     """
     settings: dict[str, Any] = {"dataset": "bddx", "annotations_only": options.annotations_only}
     if not options.annotations_only:
         settings |= {"fps": options.clip_fps, "height": options.height} | options.stated()
-    licence = None
+    licence_file = None
     if options.annotations is not None:
         settings |= {"layout": "raw", "split_rule": options.split_rule}
         plan, settings["files"] = _plan_raw(options, Path(options.annotations))
         convert = _raw_converter(options)
-        licence = Path(options.annotations).parent / LICENSE_FILE
+        beside = Path(options.annotations).parent / LICENSE_FILE
+        if beside.is_file():
+            licence_file = beside
     else:
-        files = {split: [digest_file(path) for path in paths] for split, paths in options.released_files.items()}
+        files = {}
+        for split, paths in options.released_files.items():
+            files[split] = [digest_file(path) for path in paths]
         settings |= {"layout": "released", "files": files, "num_frames": _RELEASED_FRAMES}
         plan = plan_actions(options.released_files)
         convert = DriveConverter(
-            Path(options.images or ""),
-            _RELEASED_FRAMES,
-            options.clip_fps,
-            options.height,
-            options.annotations_only,
-            options.limits,
+            folder=Path(options.images or ""),
+            num_frames=_RELEASED_FRAMES,
+            fps=options.clip_fps,
+            height=options.height,
+            annotations_only=options.annotations_only,
+            limits=options.limits,
         )
     preparation = Preparation(
         plan=plan,
@@ -451,13 +517,13 @@ def prepare_bddx(options: BDDXOptions, run: RunOptions) -> dict[str, Any]:
         settings=settings,
         card=replace(_CARD, rows=_CARD.rows.format(times=_TIMES[settings["layout"]])),
         rows_per_file=run.file_size(_ROWS_PER_FILE, options.annotations_only),
-        licence_file=licence if licence is not None and licence.is_file() else None,
+        licence_file=licence_file,
     )
     return prepare(preparation, run)
 
 
 def _plan_raw(options: BDDXOptions, annotations: Path) -> tuple[Plan, dict[str, str]]:
-    """Plan what the CSV file holds, and hash all files that decide about it."""
+    """Plan the segments of the CSV file, and hash all files that decide about them."""
     read = read_annotations(annotations)
     files = {"annotations": digest_file(annotations)}
     if options.split_rule == "ranges":

@@ -86,7 +86,9 @@ class DramaOptions(PictureOptions):
     annotations_only: bool = field(default=False, metadata={"help": "leave out the pictures"})
     tags: bool = field(
         default=False,
-        metadata={"help": "add a column `tags` with the suggestion to the ego car, by which evaluate.py tells scores"},
+        metadata={
+            "help": "add a column `tags` with the suggestion to the ego car, by which evaluate.py splits scores"
+        },
     )
     train_file: str | None = field(
         default=None, metadata={"help": "lines in the released layout, without annotations"}
@@ -107,7 +109,10 @@ class DramaOptions(PictureOptions):
         if self.split_rule == "captioned":
             refuse_unused(self, ["keep_without_risk"], "split_rule captioned keeps what has caption and gif")
         if (self.annotations is None) == (not self.released_files):
-            raise ValueError("expected either annotations or files of the released layout, such as train_file")
+            found = "neither" if self.annotations is None else "both"
+            raise ValueError(
+                f"either annotations or files of the released layout, such as train_file, must be given, got {found}"
+            )
         if self.released_files:
             names = ["split_rule", "keep_without_risk", "frame_step", "tags"]
             refuse_unused(self, names, "files of the released layout have their splits and frames and no suggestions")
@@ -144,18 +149,22 @@ def _official_problem(annotation: _Annotation) -> str | None:
         return "no_risk"
     if not annotation.caption:
         return "no_caption"
-    return None if annotation.geometry else "no_box"
+    if not annotation.geometry:
+        return "no_box"
+    return None
 
 
 def _captioned_problem(annotation: _Annotation) -> str | None:
     if not annotation.caption:
         return "no_caption"
-    return None if annotation.reference.endswith(".gif") else "no_gif"
+    if not annotation.reference.endswith(".gif"):
+        return "no_gif"
+    return None
 
 
-# Products and not fractions, so that they are rounded as the originals' are.
-# Differs: the official loader also leaves out what is not on the disk before it counts; here the split of a record
-# does not depend on how much has been downloaded.
+# Products and not fractions, which gives the rounding of the originals.
+# Differs: the official loader leaves out missing files before it counts. Here the split of a record does not depend on
+# how much has been downloaded.
 # Source of `captioned`: the preparation of DRAMA in a copy of SwinBERT's repository.
 SPLIT_RULES = {
     "official": _SplitRule(_official_problem, lambda n: (int(0.7 * n), int(0.85 * n))),
@@ -179,9 +188,9 @@ def read_annotations(path: str | Path) -> list[Any]:
 
 
 def plan_scenes(records: Sequence[Any], split_rule: str, keep_without_risk: bool) -> Plan:
-    """Put raw records into splits, and tell which become no row.
+    """Put raw records into splits, and list those that become no row.
 
-    A record that its rule does not count but that is kept goes where its neighbours go.
+    A kept record that the rule does not count goes into the split of its neighbours.
     """
     rule = SPLIT_RULES[split_rule]
     annotations = [_read_annotation(record) for record in records]
@@ -192,7 +201,11 @@ def plan_scenes(records: Sequence[Any], split_rule: str, keep_without_risk: bool
     taken: Counter[str] = Counter()
     before = 0
     for number, (annotation, counts) in enumerate(zip(annotations, counted, strict=True)):
-        split = "train" if before < validation else "validation" if before < test else "test"
+        split = "train"
+        if before >= test:
+            split = "test"
+        elif before >= validation:
+            split = "validation"
         before += counts
         name = f"record {number}"
         try:
@@ -213,13 +226,15 @@ def _read_annotation(record: Any) -> _Annotation | None:
     url = str(record.get("s3_fileUrl") or "")
     path = PurePosixPath(url.partition("/combined/")[2])
     is_frame = len(path.parts) > 1 and ".." not in path.parts and _FRAME_NAME.fullmatch(path.name)
-    geometry = record.get("geometry")
+    geometry = record.get("geometry") or ()
+    if not isinstance(geometry, (list, tuple)):
+        geometry = (geometry,)
     return _Annotation(
         key_frame=str(path) if is_frame else None,
         reference=str(record.get("s3_instructionReference") or ""),
         risk=str(record.get("Risk") or "").strip().lower(),
         caption=_text(record, "Caption"),
-        geometry=tuple(geometry) if isinstance(geometry, (list, tuple)) else () if not geometry else (geometry,),
+        geometry=tuple(geometry),
         suggestion=_text(record, "Suggestions (to the ego car)"),
     )
 
@@ -227,7 +242,9 @@ def _read_annotation(record: Any) -> _Annotation | None:
 def _text(record: Mapping[str, Any], name: str) -> str:
     """Read a text without stray spaces; an empty one where there is none."""
     text = " ".join(str(record.get(name) or "").split())
-    return "" if text.upper() == "N/A" else text
+    if text.upper() == "N/A":
+        return ""
+    return text
 
 
 def _key_frame(annotation: _Annotation) -> str:
@@ -244,7 +261,9 @@ def _scene(annotation: _Annotation, rule: _SplitRule, keep_without_risk: bool) -
     problem = rule.problem(annotation)
     if problem is not None and not (problem == "no_risk" and keep_without_risk):
         raise RecordError(problem, f"left out by the split rule: {annotation.caption or 'no caption'}")
-    tags = (f"suggestion: {annotation.suggestion}",) if annotation.suggestion else ()
+    tags: tuple[str, ...] = ()
+    if annotation.suggestion:
+        tags = (f"suggestion: {annotation.suggestion}",)
     if annotation.risk == "no":
         return Scene(annotation.caption or NO_RISK_ANSWER, risk=False, tags=tags)
     if not annotation.geometry:
@@ -255,8 +274,10 @@ def _scene(annotation: _Annotation, rule: _SplitRule, keep_without_risk: bool) -
 
 def _corners(geometry: Sequence[Any]) -> tuple[float, float, float, float]:
     """Read the diagonal of a box, points 0 and 2, whose numbers may be strings."""
-    points = [read_numbers(point) for point in geometry]
-    corners = [number for point in points[0:3:2] for number in (point or ())[:2]]
+    corners: list[float] = []
+    for point in geometry[0:3:2]:
+        numbers = read_numbers(point) or []
+        corners += numbers[:2]
     if len(corners) != 4 or not all(map(math.isfinite, corners)):
         raise RecordError("box_malformed", f"geometry is {list(geometry)!r}")
     x1, y1, x2, y2 = corners
@@ -264,14 +285,16 @@ def _corners(geometry: Sequence[Any]) -> tuple[float, float, float, float]:
 
 
 def mark_subject(caption: str) -> tuple[str, str]:
-    """Put `<box>` into a caption, and name what it marks.
+    """Put `<box>` into a caption, and return the label of the box with it.
 
-    DRAMA does not say which words the box belongs to. Where the caption is `{subject} {is, are, may, ...} ...` with a
-    plain subject other than the ego car, the marker stands behind the subject, which names the box: the released
-    layout marks such captions in the same place. Otherwise it stands at the end, before the last mark of punctuation.
+    DRAMA does not annotate which words the box belongs to. Where the caption is `{subject} {is, are, may, ...} ...`
+    with a plain subject other than the ego car, the marker stands behind the subject, which is the label. The released
+    layout marks such captions in the same place. Otherwise the marker stands before the final punctuation.
     """
     verb = _VERB.search(caption)
-    subject = caption[: verb.start()].rstrip() if verb else ""
+    subject = ""
+    if verb is not None:
+        subject = caption[: verb.start()].rstrip()
     if subject and len(subject.split()) <= _MOST_WORDS and not _NO_SUBJECT.search(subject):
         return f"{subject}{BOX_MARKER}{caption[len(subject) :]}", subject
     text = caption.rstrip(" .!?")
@@ -285,7 +308,7 @@ def choose_frames(numbers: Sequence[int], key: int, num_frames: int, frame_step:
     few, the first one is repeated. How the authors of H-MBA chose their five frames is not known.
 
     Args:
-        numbers: of the frames that there are, `key` among them.
+        numbers: of the existing frames, `key` among them.
     """
     past = sorted(number for number in numbers if number <= key)
     last = len(past) - 1
@@ -309,19 +332,26 @@ class _RawFrames:
         match = _FRAME_NAME.fullmatch(key_frame.name)
         if match is None or not key_frame.is_file():
             raise RecordError(MEDIA_MISSING, record.media)
-        found = ((_FRAME_NAME.fullmatch(path.name), path) for path in key_frame.parent.iterdir())
-        by_number = {int(name[1]): path for name, path in found if name is not None}
-        chosen = choose_frames(list(by_number), int(match[1]), self.num_frames, self.frame_step)
-        notes = () if len(set(chosen)) == len(chosen) else ("first_frame_repeated",)
+        by_number: dict[int, Path] = {}
+        for path in key_frame.parent.iterdir():
+            name = _FRAME_NAME.fullmatch(path.name)
+            if name is not None:
+                by_number[int(name[1])] = path
+        chosen = choose_frames(
+            list(by_number), key=int(match[1]), num_frames=self.num_frames, frame_step=self.frame_step
+        )
+        notes: tuple[str, ...] = ()
+        if len(set(chosen)) < len(chosen):
+            notes = ("first_frame_repeated",)
         return [by_number[number] for number in chosen], notes
 
 
 def prepare_drama(options: DramaOptions, run: RunOptions) -> dict[str, Any]:
-    """Prepare DRAMA as `options` say, and return the report.
+    """Prepare DRAMA with these options, and return the report.
 
     Raises:
-        ValueError: for input that is not what it should be.
-        FileNotFoundError: for input that is not there.
+        ValueError: if the input is malformed.
+        FileNotFoundError: if the input is missing.
         OSError: if the disk is full.
     """
     images = Path(options.images)
@@ -333,17 +363,25 @@ def prepare_drama(options: DramaOptions, run: RunOptions) -> dict[str, Any]:
         settings |= {"frame_step": options.frame_step, "tags": options.tags}
         records = read_annotations(options.annotations)
         plan = plan_scenes(records, options.split_rule, options.keep_without_risk)
-        root = images / "combined" if (images / "combined").is_dir() else images
+        root = images / "combined"
+        if not root.is_dir():
+            root = images
         find_frames: Any = _RawFrames(root, options.num_frames, options.frame_step)
     else:
         files = {split: digest_file(path) for split, path in options.released_files.items()}
         settings |= {"layout": "released", "files": files}
-        plan, root = plan_sentences(options.released_files), images
+        plan = plan_sentences(options.released_files)
+        root = images
         find_frames = find_released_frames(images, options.num_frames)
     preparation = Preparation(
         plan=plan,
         convert=SceneConverter(
-            find_frames, root, options.height, options.annotations_only, options.tags, options.limits
+            find_frames=find_frames,
+            root=root,
+            height=options.height,
+            annotations_only=options.annotations_only,
+            tags=options.tags,
+            limits=options.limits,
         ),
         features=drama_features(options.tags),
         settings=settings,

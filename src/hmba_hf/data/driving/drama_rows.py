@@ -15,7 +15,7 @@ from ..preparing.converting import MEDIA_MISSING, MEDIA_UNREADABLE, Converted, R
 from ..preparing.parquet_shards import Dropped
 from ..samples import BOX_MARKER, Box
 
-# The templates of the released code without their place for the picture, which is a message's own part here.
+# The templates of the released code without their placeholder of the picture, which is a part of the message here.
 QUESTIONS = (
     "Please tell which object is at the highest risk for the ego car in the image and give coordinates "
     "[x1,y1,x2,y2] for the object you mention.",
@@ -27,16 +27,17 @@ JPEG_QUALITY = 95
 
 
 class RecordError(ValueError):
-    """A record that cannot become a row: a short name of the reason, and what in it is the matter."""
+    """A record that cannot become a row: a short name of the reason, and the details."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(f"{reason}: {detail}")
-        self.reason, self.detail = reason, detail
+        self.reason = reason
+        self.detail = detail
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What is said about a clip.
+    """The annotation of a clip.
 
     Args:
         answer: text in which the i-th `<box>` stands for `boxes[i]`.
@@ -70,8 +71,8 @@ class SceneConverter:
             `RecordError`.
         root: folder of the pictures, which messages leave out.
         height: most rows of a picture; those of the original when absent.
-        annotations_only: leave out the pictures; of the current one the size is read.
-        tags: write those of a scene, in a column of their own.
+        annotations_only: leave out the pictures, but read the size of the current one.
+        tags: write the tags of a scene in a column of their own.
         limits: within which pictures are read.
     """
 
@@ -90,30 +91,34 @@ class SceneConverter:
         scene: Scene = record.content
         try:
             paths, notes = self.find_frames(record)
-            original = read_picture_size(paths[-1], self.limits)
-            boxes, are_clipped = (
-                zip(*(fit_box(box, original) for box in scene.boxes), strict=True) if scene.boxes else ((), ())
-            )
+            size = read_picture_size(paths[-1], self.limits)
+            fitted = [fit_box(box, size) for box in scene.boxes]
+            frames = None
             if self.annotations_only:
-                frames, size, notes = None, original, ()
+                notes = ()
             else:
                 frames, size = read_frames(paths, self.height, self.limits)
         except RecordError as error:
             return Dropped(record.id, error.reason, error.detail.replace(f"{self.root}/", ""))
-        if any(are_clipped):
+        boxes = [box for box, _ in fitted]
+        if any(is_cut for _, is_cut in fitted):
             notes = (*notes, "box_cut_at_the_edge")
-        row = _row(record, scene, boxes, frames, size)
-        return Converted({**row, "tags": list(scene.tags)} if self.tags else row, notes)
+        row = _row(record, boxes, frames, size)
+        if self.tags:
+            row["tags"] = list(scene.tags)
+        return Converted(row, notes)
 
 
-def _row(
-    record: Record, scene: Scene, boxes: Sequence[Box], frames: list[bytes] | None, size: tuple[int, int]
-) -> dict[str, Any]:
-    pictures = (
-        None
-        if frames is None
-        else [{"bytes": content, "path": f"{record.id}_{number}.jpg"} for number, content in enumerate(frames)]
-    )
+def _row(record: Record, boxes: Sequence[Box], frames: list[bytes] | None, size: tuple[int, int]) -> dict[str, Any]:
+    scene: Scene = record.content
+    pictures = None
+    if frames is not None:
+        pictures = []
+        for number, content in enumerate(frames):
+            pictures.append({"bytes": content, "path": f"{record.id}_{number}.jpg"})
+    objects = []
+    for box, label in zip(boxes, scene.labels, strict=True):
+        objects.append({"bbox": list(box), "category": label})
     return {
         "id": record.id,
         "frames": pictures,
@@ -123,12 +128,12 @@ def _row(
         "answer": scene.answer,
         "caption": scene.answer.replace(BOX_MARKER, ""),
         "risk": "Yes" if scene.risk else "No",
-        "objects": [{"bbox": list(box), "category": label} for box, label in zip(boxes, scene.labels, strict=True)],
+        "objects": objects,
     }
 
 
 def choose_question(name: str) -> str:
-    """One of the two released questions, always the same for the same name.
+    """Choose one of the two released questions, always the same for the same name.
 
     Differs: the released code draws one at each access.
     """
@@ -141,7 +146,7 @@ def is_unicode(text: str) -> bool:
 
 
 def read_number(value: Any) -> float | None:
-    """Read a number, or a text that holds one; `None` for anything else."""
+    """Read a number, or a text of one; `None` for anything else."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
@@ -154,9 +159,13 @@ def read_numbers(values: Any) -> list[float] | None:
     """Read a list of what `read_number` reads; `None` for anything else."""
     if not isinstance(values, (list, tuple)):
         return None
-    numbers = [read_number(value) for value in values]
-    known = [number for number in numbers if number is not None]
-    return known if len(known) == len(values) else None
+    numbers = []
+    for value in values:
+        number = read_number(value)
+        if number is None:
+            return None
+        numbers.append(number)
+    return numbers
 
 
 def fit_box(corners: Sequence[float], size: tuple[int, int]) -> tuple[Box, bool]:

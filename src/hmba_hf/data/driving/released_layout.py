@@ -1,7 +1,7 @@
 """The layout that the released H-MBA code reads: JSON lines, and pictures of each clip beside them.
 
-Of a clip `{id}.jpg` is the current frame; `{id}_p1.jpg`, `{id}_p2.jpg` and so on are those before it, oldest first.
-Each split has its own lines; its pictures lie in a folder of its name or beside those of the others.
+`{id}.jpg` is the current frame of a clip; `{id}_p1.jpg`, `{id}_p2.jpg` and so on are the earlier ones, oldest first.
+Each split has its own lines. Its pictures lie in a folder of its name or beside those of the others.
 
 Source: github.com/Sranc3/H-MBA at 9a8645d, `FlickrDataset` and `InstructDataset`.
 """
@@ -22,7 +22,8 @@ from ..preparing.parquet_shards import Dropped
 from ..samples import BOX_MARKER
 from .drama_rows import UNNAMED_OBJECT, RecordError, Scene, is_unicode, read_frames, read_numbers
 
-PHRASE_START, PHRASE_END = "<ph_st>", "<ph_ed>"
+PHRASE_START = "<ph_st>"
+PHRASE_END = "<ph_ed>"
 PICTURE = "<image>"
 _FOLDERS = {"train": ("train",), "validation": ("validation", "val"), "test": ("test",)}
 
@@ -81,38 +82,44 @@ def _read_sentence(sentence: Any, boxes: Any, places: Any) -> Scene:
     chosen = _choose_boxes(boxes, places)
     if chosen is None or len(chosen) != len(pieces):
         raise RecordError("boxes_do_not_fit_the_text", f"boxes {boxes!r} at {places!r} for {sentence!r}")
-    answer, labels = "", []
+    answer = ""
+    labels: list[str] = []
+    corners: list[tuple[float, float, float, float]] = []
     for piece, place in zip(pieces, chosen, strict=True):
-        label = piece.rpartition(PHRASE_START)[2] if PHRASE_START in piece else UNNAMED_OBJECT
+        label = UNNAMED_OBJECT
+        if PHRASE_START in piece:
+            label = piece.rpartition(PHRASE_START)[2]
         answer += piece.replace(PHRASE_START, "") + BOX_MARKER * len(place)
         labels += [label] * len(place)
+        corners += [(x1, y1, x2, y2) for x1, y1, x2, y2 in place]
     answer += rest.replace(PHRASE_START, "")
-    flat = tuple((x1, y1, x2, y2) for place in chosen for x1, y1, x2, y2 in place)
-    return Scene(answer, flat, tuple(labels))
+    return Scene(answer, tuple(corners), tuple(labels))
 
 
 def _choose_boxes(boxes: Any, places: Any) -> list[list[list[float]]] | None:
-    """The boxes of each place, which lists their numbers; `None` where these are no boxes or no numbers of them."""
+    """Return the boxes of each place, a list of indices of boxes; `None` where an index or a box is malformed."""
     if not isinstance(boxes, list) or not isinstance(places, list):
         return None
-    known = [read_numbers(box) for box in boxes]
     chosen: list[list[list[float]]] = []
     for place in places:
-        if not isinstance(place, list) or not all(isinstance(index, int) for index in place):
+        if not isinstance(place, list):
             return None
-        found = [known[index] for index in place if 0 <= index < len(known)]
-        whole = [box for box in found if box is not None and len(box) == 4]
-        if len(whole) != len(place):
-            return None
-        chosen.append(whole)
+        chosen.append([])
+        for index in place:
+            if not isinstance(index, int) or not 0 <= index < len(boxes):
+                return None
+            box = read_numbers(boxes[index])
+            if box is None or len(box) != 4:
+                return None
+            chosen[-1].append(box)
     return chosen
 
 
 def plan_actions(files: Mapping[str, Sequence[str | Path]]) -> Plan:
     """Read BDD-X's lines, two files for each split: the actions, and the justifications of the same clips.
 
-    A clip has the id `{id}_{segment}`, where the segment is 0 unless the id occurs in another split too. What counts
-    as found are the clips, and the lines that are of none.
+    A clip has the id `{id}_{segment}`, where the segment is 0 unless the id occurs in another split, too. Clips and
+    lines without one count as found.
     """
     records: list[Record] = []
     dropped: list[Dropped] = []
@@ -120,18 +127,23 @@ def plan_actions(files: Mapping[str, Sequence[str | Path]]) -> Plan:
     found = 0
     for split, paths in files.items():
         if len(paths) != 2:
-            raise ValueError(f"the {split} split needs a file of actions and one of justifications, got {list(paths)}")
+            raise ValueError(
+                f"the {split} split must have a file of actions and one of justifications, got {list(paths)}"
+            )
         before = len(dropped)
-        actions, justifications = (_read_answers(path, dropped) for path in paths)
-        found += len(dropped) - before + len({**actions, **justifications})
-        for name in {**actions, **justifications}:
-            missing = [
-                kind for kind, part in (("action", actions), ("justification", justifications)) if name not in part
-            ]
-            if missing:
-                dropped.append(Dropped(name, f"no_{missing[0]}", f"of the {split} split"))
+        actions = _read_answers(paths[0], dropped)
+        justifications = _read_answers(paths[1], dropped)
+        names = [*actions, *(name for name in justifications if name not in actions)]
+        found += len(dropped) - before + len(names)
+        for name in names:
+            if name not in actions:
+                dropped.append(Dropped(name, "no_action", f"of the {split} split"))
                 continue
-            (picture, action), (other, justification) = actions[name], justifications[name]
+            if name not in justifications:
+                dropped.append(Dropped(name, "no_justification", f"of the {split} split"))
+                continue
+            picture, action = actions[name]
+            other, justification = justifications[name]
             if picture != other:
                 dropped.append(Dropped(name, "pictures_differ", f"{picture} and {other}"))
                 continue
@@ -142,7 +154,7 @@ def plan_actions(files: Mapping[str, Sequence[str | Path]]) -> Plan:
 
 
 def _read_answers(path: str | Path, dropped: list[Dropped]) -> dict[str, tuple[str, str]]:
-    """Read the picture and the answer of each clip; what is none goes to `dropped`."""
+    """Read the picture and the answer of each clip; malformed lines go to `dropped`."""
     answers: dict[str, tuple[str, str]] = {}
     for name, line in _read_lines(path):
         try:
@@ -157,30 +169,40 @@ def _read_answers(path: str | Path, dropped: list[Dropped]) -> dict[str, tuple[s
 
 
 def _read_turns(turns: Any) -> str:
-    """The answer of a conversation of one question, about a picture, and one answer."""
-    said = [_read_turn(turn) for turn in turns] if isinstance(turns, list) else []
+    """Return the answer of a conversation of one question, about a picture, and one answer."""
+    said = []
+    if isinstance(turns, list):
+        said = [_read_turn(turn) for turn in turns]
     if [speaker for speaker, _ in said] == ["human", "gpt"]:
-        (_, question), (_, answer) = said
+        question = said[0][1]
+        answer = said[1][1]
         if PICTURE in question and PICTURE not in answer and answer.split() and is_unicode(answer):
             return " ".join(answer.split())
     raise RecordError("line_malformed", f"expected a question about {PICTURE} and its answer, got {turns!r}")
 
 
 def _read_turn(turn: Any) -> tuple[str, str]:
-    """Who speaks and what is said; empty texts for anything else."""
+    """Return the speaker and the text of a turn; empty texts for anything else."""
     if not isinstance(turn, Mapping) or not all(isinstance(turn.get(name), str) for name in ("from", "value")):
         return "", ""
     return turn["from"], turn["value"]
 
 
 def find_released_frames(folder: Path, num_frames: int) -> Callable[[Record], tuple[list[Path], tuple[str, ...]]]:
-    """How to find the frames of a clip, oldest first, among the pictures in `folder`."""
+    """Return a function that finds the frames of a clip, oldest first, among the pictures in `folder`."""
 
     def find(record: Record) -> tuple[list[Path], tuple[str, ...]]:
-        current = record.content.picture if isinstance(record.content, Drive) else f"{record.media}.jpg"
-        names = [*(f"{record.media}_p{number}.jpg" for number in range(1, num_frames)), current]
-        own = [folder / name for name in _FOLDERS[record.split] if (folder / name).is_dir()]
-        return [(own or [folder])[0] / name for name in names], ()
+        names = [f"{record.media}_p{number}.jpg" for number in range(1, num_frames)]
+        if isinstance(record.content, Drive):
+            names.append(record.content.picture)
+        else:
+            names.append(f"{record.media}.jpg")
+        place = folder
+        for name in _FOLDERS[record.split]:
+            if (folder / name).is_dir():
+                place = folder / name
+                break
+        return [place / name for name in names], ()
 
     return find
 
@@ -214,15 +236,26 @@ class DriveConverter:
                 return Dropped(record.id, error.reason, error.detail.replace(f"{self.folder}/", ""))
             video = {"bytes": content, "path": f"{record.id}.mp4"}
         drive: Drive = record.content
-        row: dict[str, Any] = {"video": video, "video_id": record.media, "segment": drive.segment}
-        row |= {"start": 0.0, "end": self.num_frames / self.fps}
-        return Converted({**row, "action": drive.action, "justification": drive.justification})
+        row = {
+            "video": video,
+            "video_id": record.media,
+            "segment": drive.segment,
+            "start": 0.0,
+            "end": self.num_frames / self.fps,
+            "action": drive.action,
+            "justification": drive.justification,
+        }
+        return Converted(row)
 
     def _to_video(self, frames: Sequence[bytes], name: str) -> bytes:
         pictures = [read_picture(frame, self.limits) for frame in frames]
-        size = even_size(*pictures[0].size, None)
+        size = even_size(*pictures[0].size, most=None)
+        even = []
+        for picture in pictures:
+            if picture.size != size:
+                picture = picture.resize(size)
+            even.append(picture)
         file = io.BytesIO()
-        even = [picture if picture.size == size else picture.resize(size) for picture in pictures]
         try:
             with errors_named(name, "cannot be encoded"):
                 write_video(file, even, self.fps)
