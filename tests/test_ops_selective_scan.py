@@ -375,7 +375,7 @@ def test_input_without_a_batch_is_refused():
 @pytest.mark.parametrize("name", ["D", "z"])
 def test_a_read_out_without_output_map_is_refused(name):
     inputs = scan_inputs(without={"C", "D", "z"} - {name})
-    with pytest.raises(ValueError, match="need C"):
+    with pytest.raises(ValueError, match="C must be given with D or z"):
         selective_scan(**inputs)
 
 

@@ -17,16 +17,16 @@ from .ops_scan_inputs import ScanInputs
 logger = logging.getLogger(__name__)
 
 VARIABLE = "HMBA_SCAN_BACKEND"
-# Best first; "hub" only when asked for, since it downloads and runs code of others.
+# Best first; "hub" downloads and runs foreign code, so only the variable chooses it.
 CHOICES = {"cpu": ("cpu",), "cuda": ("mamba_ssm", "triton")}
-FUSED = ("cpu", "triton")  # those with kernels of ours
+FUSED = ("cpu", "triton")  # those with kernels of this package
 BACKENDS = {
     "cpu": "fused kernel for CPUs, compiled by Numba",
     "triton": "fused kernel for GPUs, compiled by Triton",
-    "mamba_ssm": "CUDA kernel of the package mamba_ssm, for scans that start without a state and are read",
-    "hub": "the same kernel from the Hub (kernels-community/mamba-ssm); never chosen unasked",
+    "mamba_ssm": "CUDA kernel of the package mamba_ssm, for scans from a zero state whose every step is read",
+    "hub": "the same kernel from the Hub (kernels-community/mamba-ssm); only on request",
     "portable": "plain torch, on any device",
-    "reference": "one step at a time; never chosen unasked",
+    "reference": "one step at a time; only on request",
 }
 INSTALL = {
     "numba": "pip install numba",
@@ -34,15 +34,13 @@ INSTALL = {
     "mamba_ssm": "pip install mamba-ssm",
     "kernels": "pip install kernels",
 }
-
-
 PACKAGES = {"cpu": "numba", "triton": "triton"}
 
 
 class FusedKernels(NamedTuple):
     """The kernels of one backend, with the same signatures and results in each.
 
-    They are described in `ops_selective_scan_cpu` and `ops_causal_conv1d_cpu`. Triton's scan reads every step or none.
+    See `ops_selective_scan_cpu` and `ops_causal_conv1d_cpu`. Triton's scan reads every step or none.
     """
 
     scan_forward: Callable
@@ -62,11 +60,11 @@ def scan_backends(device: str) -> tuple[str, ...]:
     Raises:
         RuntimeError: if `HMBA_SCAN_BACKEND` names a backend that does not exist or does not work here.
     """
-    if device == "meta":  # the operator of any fused kernel tells the shapes, without the kernel
+    if device == "meta":  # the operator of a fused kernel computes shapes without the kernel
         return ("cpu", "portable")
     forced = os.environ.get(VARIABLE)
     if forced and (reason := _reason_against(forced, device)):
-        raise RuntimeError(f"{VARIABLE}={forced} cannot run on {device}: {reason}")
+        raise RuntimeError(f"{VARIABLE} must name a backend that runs on {device}, got {forced}: {reason}")
     if forced in (*FUSED, "portable", "reference"):
         return (forced,)
     choices = tuple(name for name in CHOICES.get(device, ()) if _why_not(name) is None)
@@ -76,25 +74,32 @@ def scan_backends(device: str) -> tuple[str, ...]:
 
 
 def _reason_against(forced: str, device: str) -> str | None:
-    """Say why a backend that is asked for by name cannot be had, if so."""
+    """Return why a backend named in the variable cannot be used, if so."""
     if forced not in BACKENDS:
         return f"there is no such backend; choose from {', '.join(BACKENDS)}"
     if forced in ("portable", "reference"):
         return None
     if (reason := _why_not(forced)) is not None:
         return str(reason)
-    interpreted = forced == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
     wanted = "cpu" if forced == "cpu" else "cuda"
-    return None if device == wanted or interpreted else f"it runs on {wanted}"
+    if device == wanted or _is_interpreted(forced):
+        return None
+    return f"it runs on {wanted}"
+
+
+def _is_interpreted(name: str) -> bool:
+    """Whether Triton runs its kernels in Python, on any device."""
+    return name == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def _why_not(name: str) -> Unavailable | None:
     """Return what keeps a backend from being used, if anything."""
     if torch.compiler.is_exporting():
-        # An exported graph names its kernel and runs none. Meanwhile torch replaces functions of Python's own modules,
-        # such as `math.pow`, and no compiler may see that.
-        installed = name in FUSED and importlib.util.find_spec(PACKAGES[name]) is not None
-        return None if installed else Unavailable("it has no operator that can be exported, or is not installed")
+        # An exported graph names its kernel and runs none. While it exports, torch replaces functions of Python's own
+        # modules, such as `math.pow`, which no compiler may see.
+        if name in FUSED and importlib.util.find_spec(PACKAGES[name]) is not None:
+            return None
+        return Unavailable("it has no operator that can be exported, or is not installed")
     loaded = _load(name)
     return loaded if isinstance(loaded, Unavailable) else None
 
@@ -102,20 +107,19 @@ def _why_not(name: str) -> Unavailable | None:
 @functools.cache
 def _load(name: str) -> FusedKernels | Callable | Unavailable:
     """Import a backend and try it once; whatever is wrong with an optional package means the next one."""
-    interpreted = name == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
-    if name != "cpu" and not (torch.cuda.is_available() or interpreted):
+    if name != "cpu" and not (torch.cuda.is_available() or _is_interpreted(name)):
         return Unavailable("there is no CUDA device")
     try:
         loaded = _import(name)
-        # In a thread of its own no mode of the caller is on: autocast, inference, fake tensors, a default device.
+        # A thread of its own has none of the caller's modes: autocast, inference, fake tensors, a default device.
         with ThreadPoolExecutor(1) as thread:
             device = "cpu" if name == "cpu" or not torch.cuda.is_available() else "cuda"
             thread.submit(_try, loaded, device).result()
         return loaded
-    except Exception as error:
-        missing = next((e for e in (error, error.__cause__) if isinstance(e, ModuleNotFoundError)), None)
-        if missing is not None and missing.name in INSTALL:
-            return Unavailable(f"not installed: {INSTALL[missing.name]}")
+    except Exception as error:  # an optional package may fail in any way, and another backend then serves
+        for cause in (error, error.__cause__):
+            if isinstance(cause, ModuleNotFoundError) and cause.name in INSTALL:
+                return Unavailable(f"not installed: {INSTALL[cause.name]}")
         reason = Unavailable(f"{type(error).__name__}: {error}".splitlines()[0])
         logger.warning("the %s backend of the scan does not work here and is left out (%s)", name, reason)
         return reason
@@ -153,7 +157,7 @@ def _try(loaded: FusedKernels | Callable, device: str) -> None:
 
 
 def check_device(first: Tensor, **others: Tensor | None) -> None:
-    """Raise a `ValueError` that names the first tensor on another device: no operator notices one on `meta`."""
+    """Raise a `ValueError` that names the first tensor on another device: no operator refuses one on `meta`."""
     device = first.device
     for name, tensor in others.items():
         if tensor is not None and tensor.device != device:
@@ -180,14 +184,16 @@ def scan_function(backend: str) -> Callable:
 def show_backends() -> None:
     """Print which implementation of the scan and the convolution runs where, and why not another."""
     forced = os.environ.get(VARIABLE)
-    print(f"{VARIABLE} is {'not set' if not forced else repr(forced)}; it may force one of {', '.join(BACKENDS)}.")
+    value = repr(forced) if forced else "not set"
+    print(f"{VARIABLE} is {value}; it may force one of {', '.join(BACKENDS)}.")
     for device in ("cpu", "cuda"):
         try:
             print(f"Tensors on {device}: {', then '.join(scan_backends(device))}")
         except RuntimeError as error:
             print(f"Tensors on {device}: {error}")
     for name, description in BACKENDS.items():
-        unasked = name == "hub" and forced != "hub"
-        state = None if unasked or name in ("portable", "reference") else _load(name)
-        reason = f" Not usable: {state}." if isinstance(state, Unavailable) else ""
-        print(f"  {name:10} {description}.{reason}")
+        line = f"  {name:10} {description}."
+        needs_loading = name not in ("portable", "reference", "hub") or name == "hub" == forced
+        if needs_loading and isinstance(_load(name), Unavailable):
+            line += f" Not usable: {_load(name)}."
+        print(line)

@@ -1,6 +1,6 @@
-"""Compiled CPU kernels on disk: one file for each, and whatever is wrong with a file is a miss.
+"""Compiled CPU kernels on disk: one file for each, and a file that is wrong in any way is a miss.
 
-A file ends with the digest of what stands before it, so that a damaged one is known before anything in it is used.
+A file ends with the digest of its content, so that a damaged one is found before any of it is used.
 """
 
 import hashlib
@@ -17,13 +17,18 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 DIGEST_SIZE = hashlib.sha256().digest_size
-# Of all kernels' files, under the name by which they were imported: what is compiled refers to its types by that name.
-_SOURCES = hashlib.sha256(
-    b"".join([__name__.encode(), *(path.read_bytes() for path in sorted(Path(__file__).parent.glob("ops_*_cpu.py")))])
-).hexdigest()
+_warned: set[str] = set()  # folders
 
 
-_warned: set[str] = set()  # of these folders
+def _digest_sources() -> str:
+    """Hash the source of all CPU kernels and this module's name, by which compiled code refers to its types."""
+    digest = hashlib.sha256(__name__.encode())
+    for path in sorted(Path(__file__).parent.glob("ops_*_cpu.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+_SOURCES = _digest_sources()
 
 
 def _warn_once(folder: str, reason: object) -> None:
@@ -33,13 +38,16 @@ def _warn_once(folder: str, reason: object) -> None:
 
 
 class KernelFiles(IndexDataCacheFile):
-    """The files of one kernel, by what it was compiled for and from; none is believed unless it is whole."""
+    """The files of one kernel, named after its source and signature; a file is used only if it is whole.
+
+    Numba has no public way to name or check the files of its cache: names with an underscore are those of its class.
+    """
 
     def load(self, key: Any) -> Any:
         """Return what was saved, or nothing.
 
         Raises:
-            OSError: if there is a file that cannot be read.
+            OSError: if a file exists but cannot be read.
         """
         name = self._name(key)
         path = Path(self._data_path(name))
@@ -70,10 +78,13 @@ class KernelFiles(IndexDataCacheFile):
 
 
 class KernelCache(FunctionCache):
-    """Numba's cache of one kernel, without which a kernel still runs.
+    """Numba's cache of one kernel; a kernel runs without it, too.
+
+    Numba has no public way to set a kernel's cache or the class of its files: `_cache`, `_cache_file` and `_impl` are
+    its private names.
 
     Raises:
-        RuntimeError: if there is no folder that can be written.
+        RuntimeError: if no folder can be written.
     """
 
     def __init__(self, function: Callable):
@@ -102,11 +113,13 @@ class KernelCache(FunctionCache):
 def folder_of(kernel: Any) -> str | None:
     """Return the folder in which a kernel is kept, if it is."""
     cache = kernel._cache
-    return cache.cache_path if isinstance(cache, KernelCache) and cache.is_kept else None
+    if isinstance(cache, KernelCache) and cache.is_kept:
+        return cache.cache_path
+    return None
 
 
 def kept_on_disk(kernel: Any) -> Any:
-    """Let a kernel be kept on disk, where there is a folder for it."""
+    """Keep a kernel on disk, if a folder can be written."""
     try:
         kernel._cache = KernelCache(kernel.py_func)
     except RuntimeError:  # Numba has tried every folder that it may use

@@ -1,15 +1,16 @@
 """The causal convolution with its SiLU for CPUs, in one pass over memory, forward and backward, compiled by Numba.
 
-A task is a tile of channels in a group of batch rows, some steps at a time. Their inputs and the few before them are
-brought into a window first, whatever these are: steps, masked steps or the carried tail.
+A task is a tile of channels in a group of batch rows, and takes some steps at a time. It first copies their inputs and
+the few before them into a window, whatever these are: steps, masked steps or the carried tail.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from .ops_launch_cpu import compiled, flat, launch, split, strides
+from .ops_launch_cpu import compiled, flat, inlined, launch, split, strides
+from .ops_scan_inputs import empty_for
 from .ops_simd_cpu import LANES, load, sigmoid, splat, store
 
 try:
@@ -21,24 +22,80 @@ TILE = 128  # channels of a task
 STEPS = 32  # that are in the window at once
 
 
+class Inputs(NamedTuple):
+    """What a kernel reads, empty where absent; `grad_y` in the backward pass alone."""
+
+    grad_y: Any
+    x: Any
+    state: Any
+    weight: Any  # `(k, d)`
+    bias: Any
+
+
+class Gradients(NamedTuple):
+    """What the backward kernel writes; torch sums over groups."""
+
+    x: Any
+    state: Any
+    weights: Any  # `(groups, k + 1, d)`, the bias last
+
+
+class Strides(NamedTuple):
+    """How far rows of the batch (`_b`) and steps (`_l`) lie apart in memory."""
+
+    grad_y_b: int
+    grad_y_l: int
+    x_b: int
+    x_l: int
+    state_b: int
+    state_l: int
+
+
+class Sizes(NamedTuple):
+    """How large the convolution is, and into how many groups of batch rows it is cut."""
+
+    b: int
+    length: int
+    d: int
+    kernel: int
+    groups: int
+
+
+class Call(NamedTuple):
+    """What all tasks share."""
+
+    inputs: Any
+    mask: Any
+    strides: Any
+    sizes: Any
+    reverse: bool
+
+
+class Place(NamedTuple):
+    """Where a task is: a batch row, a tile of channels, and the scan positions of the steps at work."""
+
+    row: int
+    tile: int
+    width: int
+    start: int
+    stop: int
+
+
 def conv_forward(
     x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None, mask: Tensor | None, reverse: bool
 ) -> Tensor:
     """Convolve and apply SiLU; see `causal_conv1d`. `weight` and `bias` are float32 or wider."""
-    (b, length, d), kernel = x.shape, weight.shape[1]
+    b, length, d = x.shape
+    kernel = weight.shape[1]
     y = x.new_empty(x.shape)
     groups, tiles = split(b, d, TILE)
-    launch(
-        _forward,
-        groups * tiles,
-        b * length * d * kernel,
-        (*flat(x.dtype, x, state), *flat(weight.dtype, weight.T.contiguous(), bias)),
-        flat(x.dtype, y)[0],
-        *flat(torch.bool, mask),
-        strides(x, state),
-        (b, length, d, kernel, groups),
-        reverse,
-    )
+    inputs = Inputs(*flat(x.dtype, None, x, state), *flat(weight.dtype, weight.T.contiguous(), bias))
+    results = flat(x.dtype, y)[0]
+    hidden = flat(torch.bool, mask)[0]
+    by = Strides(*strides(None, x, state))
+    sizes = Sizes(b, length, d, kernel, groups)
+    args = (inputs, results, hidden, by, sizes, reverse)
+    launch(_forward, args, tasks=groups * tiles, work=b * length * d * kernel)
     return y
 
 
@@ -51,45 +108,70 @@ def conv_backward(
     mask: Tensor | None,
     reverse: bool,
 ) -> tuple[Any, ...]:
-    """Return the gradients of `x, weight, bias, state`; what stands before the activation is computed again."""
-    (b, length, d), kernel = x.shape, weight.shape[1]
+    """Return the gradients of `x, weight, bias, state`; what enters SiLU is recomputed."""
+    b, length, d = x.shape
+    kernel = weight.shape[1]
     groups, tiles = split(b, d, TILE)
     grad_x = x.new_empty(x.shape)
-    grad_state = None if state is None else x.new_empty(b, kernel - 1, d)
+    grad_state = empty_for(state, x, (b, kernel - 1, d))
     grad_weights = weight.new_empty(groups, kernel + 1, d)  # the bias last
-    launch(
-        _backward,
-        groups * tiles,
-        3 * b * length * d * kernel,
-        (*flat(x.dtype, grad_y, x, state), *flat(weight.dtype, weight.T.contiguous(), bias)),
-        (*flat(x.dtype, grad_x, grad_state), *flat(weight.dtype, grad_weights)),
-        *flat(torch.bool, mask),
-        strides(grad_y, x, state),
-        (b, length, d, kernel, groups),
-        reverse,
-    )
-    grad_weight, grad_bias = grad_weights[:, :kernel].sum(0).T.contiguous(), grad_weights[:, kernel].sum(0)
+    inputs = Inputs(*flat(x.dtype, grad_y, x, state), *flat(weight.dtype, weight.T.contiguous(), bias))
+    results = Gradients(*flat(x.dtype, grad_x, grad_state), *flat(weight.dtype, grad_weights))
+    hidden = flat(torch.bool, mask)[0]
+    by = Strides(*strides(grad_y, x, state))
+    sizes = Sizes(b, length, d, kernel, groups)
+    args = (inputs, results, hidden, by, sizes, reverse)
+    launch(_backward, args, tasks=groups * tiles, work=3 * b * length * d * kernel)
+    grad_weight = grad_weights[:, :kernel].sum(0).T.contiguous()
+    grad_bias = grad_weights[:, kernel].sum(0)
     return grad_x, grad_weight, grad_bias, grad_state
 
 
-@compiled
-def _fill(window: Any, x: Any, state: Any, mask: Any, position: Any, strides: Any, sizes: Any, reverse: bool) -> None:
-    """Bring in the inputs of scan positions `first` to `last`; those below zero are the state's, or zero."""
-    i, first, last, tile, width = position
-    x_b, x_l, state_b, state_l = strides
-    length, tail = sizes
-    for p in range(first, last):
-        row, zero = (p - first) * TILE, splat(window.dtype.type(0))
-        t = length - 1 - p if reverse else p
-        real = p >= 0 and (not mask.size or mask[i * length + t])
-        carried = i * state_b + (-1 - p if reverse else tail + p) * state_l
-        for c in range(0, width, LANES):
+@inlined
+def _time(call: Any, p: int) -> Any:
+    """Return the time of scan position `p`."""
+    t = p
+    if call.reverse:
+        t = call.sizes.length - 1 - p
+    return t
+
+
+@inlined
+def _is_real(call: Any, row: int, t: int) -> Any:
+    """Whether the step at time `t` is not masked."""
+    real = True
+    if call.mask.size:
+        real = call.mask[row * call.sizes.length + t]
+    return real
+
+
+@inlined
+def _fill(window: Any, call: Any, place: Any) -> None:
+    """Read the inputs of the steps at work and the few before them; before the first, those of the state, or zero."""
+    by = call.strides
+    tail = call.sizes.kernel - 1
+    first = place.start - tail
+    zero = splat(window.dtype.type(0))
+    for p in range(first, place.stop):
+        o = (p - first) * TILE
+        t = _time(call, p)
+        real = p >= 0 and _is_real(call, place.row, t)
+        before = -1 - p if call.reverse else tail + p
+        x_row = place.row * by.x_b + t * by.x_l + place.tile
+        state_row = place.row * by.state_b + before * by.state_l + place.tile
+        for c in range(0, place.width, LANES):
             value = zero
             if real:
-                value = load(x, i * x_b + t * x_l + tile + c, width - c)
-            elif p < 0 and state.size:
-                value = load(state, carried + tile + c, width - c)
-            store(window, row + c, LANES, value)
+                value = load(call.inputs.x, x_row + c, place.width - c)
+            elif p < 0 and call.inputs.state.size:
+                value = load(call.inputs.state, state_row + c, place.width - c)
+            store(window, o + c, LANES, value)
+
+
+@inlined
+def _add(x: Any, o: int, value: Any) -> None:
+    """Add to lanes in memory."""
+    store(x, o, LANES, load(x, o, LANES) + value)
 
 
 @compiled
@@ -102,8 +184,9 @@ def _convolve(window: Any, weight: Any, bias: Any, row: int, c: int, kernel: int
 
 
 @compiled
-def _copy_tile(source: Any, target: Any, rows: int, d: int, tile: int, width: int) -> None:
+def _copy_tile(source: Any, target: Any, rows: int, d: int, place: Any) -> None:
     """Copy a tile of `(rows, d)`."""
+    tile, width = place
     for i in range(rows):
         for c in range(0, width, LANES):
             store(target, i * TILE + c, LANES, load(source, i * d + tile + c, width - c))
@@ -112,26 +195,32 @@ def _copy_tile(source: Any, target: Any, rows: int, d: int, tile: int, width: in
 @compiled
 def _forward(first: int, last: int, inputs: Any, y: Any, mask: Any, strides: Any, sizes: Any, reverse: bool) -> None:
     """Convolve tasks `first` to `last`."""
-    x, state, all_weights, all_biases = inputs
-    b, length, d, kernel, groups = sizes
-    tiles, tail = (d + TILE - 1) // TILE, kernel - 1
-    window = np.empty((STEPS + tail) * TILE, all_weights.dtype)
-    weight, bias = np.empty(kernel * TILE, all_weights.dtype), np.empty(TILE, all_weights.dtype)
+    b = sizes.b
+    length = sizes.length
+    d = sizes.d
+    kernel = sizes.kernel
+    dtype = inputs.weight.dtype
+    call = Call(inputs, mask, strides, sizes, reverse)
+    tiles = (d + TILE - 1) // TILE
+    tail = kernel - 1
+    window = np.empty((STEPS + tail) * TILE, dtype)
+    weight = np.empty(kernel * TILE, dtype)
+    bias = np.empty(TILE, dtype)
     for task in range(first, last):
-        group, tile = task // tiles, task % tiles * TILE
+        group = task // tiles
+        tile = task % tiles * TILE
         width = min(TILE, d - tile)
-        _copy_tile(all_weights, weight, kernel, d, tile, width)
-        _copy_tile(all_biases, bias, 1, d, tile, width)
-        for i in range(group * b // groups, (group + 1) * b // groups):
+        _copy_tile(inputs.weight, weight, kernel, d, (tile, width))
+        _copy_tile(inputs.bias, bias, 1, d, (tile, width))
+        for row in range(group * b // sizes.groups, (group + 1) * b // sizes.groups):
             for start in range(0, length, STEPS):
-                stop = min(start + STEPS, length)
-                position = i, start - tail, stop, tile, width
-                _fill(window, x, state, mask, position, strides, (length, tail), reverse)
-                for s in range(start, stop):
-                    t = length - 1 - s if reverse else s
+                place = Place(row, tile, width, start, min(start + STEPS, length))
+                _fill(window, call, place)
+                for s in range(start, place.stop):
+                    o = (row * length + _time(call, s)) * d + tile
                     for c in range(0, width, LANES):
                         value = _convolve(window, weight, bias, s - start, c, kernel)
-                        store(y, (i * length + t) * d + tile + c, width - c, value * sigmoid(value))
+                        store(y, o + c, width - c, value * sigmoid(value))
 
 
 @compiled
@@ -139,69 +228,70 @@ def _backward(
     first: int, last: int, inputs: Any, results: Any, mask: Any, strides: Any, sizes: Any, reverse: bool
 ) -> None:
     """Bring gradients through tasks `first` to `last`, from the end of the scan."""
-    grad_y, x, state, all_weights, all_biases = inputs
-    grad_x, grad_state, grad_weights = results
-    b, length, d, kernel, groups = sizes
-    g_b, g_l, x_b, x_l, state_b, state_l = strides
-    tiles, tail = (d + TILE - 1) // TILE, kernel - 1
-    window = np.empty((STEPS + tail) * TILE, all_weights.dtype)
-    grads = np.empty((STEPS + tail) * TILE, all_weights.dtype)  # before the activation; the later steps behind
-    weight, bias = np.empty(kernel * TILE, all_weights.dtype), np.empty(TILE, all_weights.dtype)
-    sums, zero = np.empty((kernel + 1) * TILE, all_weights.dtype), splat(all_weights.dtype.type(0))
+    b = sizes.b
+    length = sizes.length
+    d = sizes.d
+    kernel = sizes.kernel
+    dtype = inputs.weight.dtype
+    call = Call(inputs, mask, strides, sizes, reverse)
+    tiles = (d + TILE - 1) // TILE
+    tail = kernel - 1
+    window = np.empty((STEPS + tail) * TILE, dtype)
+    grads = np.empty((STEPS + tail) * TILE, dtype)  # before the activation; the later steps behind
+    weight = np.empty(kernel * TILE, dtype)
+    bias = np.empty(TILE, dtype)
+    sums = np.empty((kernel + 1) * TILE, dtype)
+    zero = splat(dtype.type(0))
     for task in range(first, last):
-        group, tile = task // tiles, task % tiles * TILE
+        group = task // tiles
+        tile = task % tiles * TILE
         width = min(TILE, d - tile)
-        _copy_tile(all_weights, weight, kernel, d, tile, width)
-        _copy_tile(all_biases, bias, 1, d, tile, width)
+        _copy_tile(inputs.weight, weight, kernel, d, (tile, width))
+        _copy_tile(inputs.bias, bias, 1, d, (tile, width))
         sums[:] = 0
-        for i in range(group * b // groups, (group + 1) * b // groups):
+        for row in range(group * b // sizes.groups, (group + 1) * b // sizes.groups):
             grads[:] = 0
             for start in range((length - 1) // STEPS * STEPS, -1, -STEPS):
                 stop = min(start + STEPS, length)
-                position = i, start - tail, stop, tile, width
-                _fill(window, x, state, mask, position, (x_b, x_l, state_b, state_l), (length, tail), reverse)
-                for row in range(stop - start - 1 + tail, stop - start - 1, -1):
-                    grads[row * TILE : (row + 1) * TILE] = grads[
-                        (row - stop + start) * TILE : (row + 1 - stop + start) * TILE
-                    ]
+                place = Place(row, tile, width, start, stop)
+                _fill(window, call, place)
+                for i in range(stop - start - 1 + tail, stop - start - 1, -1):
+                    earlier = i - (stop - start)
+                    grads[i * TILE : (i + 1) * TILE] = grads[earlier * TILE : (earlier + 1) * TILE]
                 for s in range(start, stop):
-                    t = length - 1 - s if reverse else s
+                    t = _time(call, s)
+                    at = (s - start) * TILE
                     for c in range(0, width, LANES):
                         value = _convolve(window, weight, bias, s - start, c, kernel)
                         open_ = sigmoid(value)
-                        grad = load(grad_y, i * g_b + t * g_l + tile + c, width - c)
+                        o = row * strides.grad_y_b + t * strides.grad_y_l + tile + c
+                        grad = load(inputs.grad_y, o, width - c)
                         grad *= open_ * (1.0 + value * (1.0 - open_))
-                        store(grads, (s - start) * TILE + c, LANES, grad)
+                        store(grads, at + c, LANES, grad)
                         for k in range(kernel):
                             o = k * TILE + c
-                            store(
-                                sums,
-                                o,
-                                LANES,
-                                load(sums, o, LANES) + grad * load(window, (s - start) * TILE + o, LANES),
-                            )
-                        o = kernel * TILE + c
-                        store(sums, o, LANES, load(sums, o, LANES) + grad)
+                            _add(sums, o, grad * load(window, at + o, LANES))
+                        _add(sums, kernel * TILE + c, grad)
                 for s in range(start, stop):
-                    t = length - 1 - s if reverse else s
-                    real = not mask.size or mask[i * length + t]
+                    t = _time(call, s)
+                    real = _is_real(call, row, t)
                     for c in range(0, width, LANES):
                         value = zero
                         if real:
                             for k in range(kernel):
                                 o = (s - start + k) * TILE + c
                                 value += load(grads, o, LANES) * load(weight, (tail - k) * TILE + c, LANES)
-                        store(grad_x, (i * length + t) * d + tile + c, width - c, value)
-            if grad_state.size:
+                        store(results.x, (row * length + t) * d + tile + c, width - c, value)
+            if results.state.size:
                 for j in range(tail):  # `tail - j` steps before the first
-                    row = (i * tail + (tail - 1 - j if reverse else j)) * d + tile
+                    kept = tail - 1 - j if reverse else j
                     for c in range(0, width, LANES):
                         value = zero
                         for k in range(tail - j, kernel):
                             o = (k - tail + j) * TILE + c
                             value += load(grads, o, LANES) * load(weight, (tail - k) * TILE + c, LANES)
-                        store(grad_state, row + c, width - c, value)
+                        store(results.state, (row * tail + kept) * d + tile + c, width - c, value)
         for k in range(kernel + 1):
             for c in range(0, width, LANES):
                 o = (group * (kernel + 1) + k) * d + tile + c
-                store(grad_weights, o, width - c, load(sums, k * TILE + c, LANES))
+                store(results.weights, o, width - c, load(sums, k * TILE + c, LANES))

@@ -1,17 +1,18 @@
 """The short causal convolution as Triton kernels, forward and backward, equal to `ops_causal_conv1d`.
 
 A program owns one row of the batch, a tile of steps and a block of channels. Steps are counted in the order of the
-convolution, from the present into what comes before it; those before the first, `-1` to `-(k - 1)`, are the state.
+convolution, so that each looks at those before it; the state holds the steps `-1` to `-(k - 1)`.
 """
 
 # mypy: allow-untyped-defs
-# Triton compiles a kernel from its source, where only `tl.constexpr` may annotate an argument.
+# Triton compiles a kernel from its source, in which `tl.constexpr` is the only annotation of an argument.
 
 from typing import Any
 
 from torch import Tensor
 
-from .ops_launch_triton import device_of, sigmoid, strides
+from .ops_launch_triton import device_of, sigmoid, strides_of
+from .ops_scan_inputs import empty_for
 
 try:
     import triton
@@ -31,15 +32,18 @@ def conv_forward(
 
         y[t] = silu(bias + sum_i weight[k - 1 - i] x[t - i])
 
-    Arguments are checked, not empty, with unit stride in the last dimension of `x` and `state`; `weight` `(d, k)` and
+    Arguments are checked and not empty. `x` and `state` have unit stride in the last dimension; `weight` `(d, k)` and
     `bias` `(d,)` are contiguous and wide.
     """
-    (b, length, d), taps = x.shape, weight.shape[1]
+    b, length, d = x.shape
+    taps = weight.shape[1]
+    if taps == 1:
+        state = None
     y = x.new_empty(b, length, d)
     with device_of(x):
         _forward[_grid(b, triton.cdiv(length, TIMES), d)](
-            *(x, weight, bias, state if taps > 1 else None, mask, y),
-            *(stride for tensor in (x, state, mask) for stride in strides(tensor)),
+            *(x, weight, bias, state, mask, y),
+            *strides_of(x, state, mask),
             *(length, d),
             REVERSE=reverse,
             TAPS=taps,
@@ -58,26 +62,31 @@ def conv_backward(
     reverse: bool,
 ) -> tuple[Any, ...]:
     """Return the gradients in `x`, `weight`, `bias`, `state`: `None` where the argument is, wide for the weights."""
-    (b, length, d), taps = x.shape, weight.shape[1]
+    b, length, d = x.shape
+    taps = weight.shape[1]
     grad_x = x.new_empty(b, length, d)
-    grad_state = None if state is None else state.new_empty(state.shape)
-    tiles = triton.cdiv(length + taps - 1, TIMES)  # the state has gradients as well
+    grad_state = empty_for(state, x, (b, taps - 1, d))
+    tiles = triton.cdiv(length + taps - 1, TIMES)  # the state has gradients, too
     grad_weight = weight.new_empty(b, tiles, d, taps)
-    grad_bias = None if bias is None else bias.new_empty(b, tiles, d)
+    grad_bias = empty_for(bias, weight, (b, tiles, d))
+    if taps == 1:
+        state = None
     with device_of(x):
         _backward[_grid(b, tiles, d)](
-            *(grad_y, x, weight, bias, state if taps > 1 else None, mask, grad_x, grad_weight, grad_bias, grad_state),
-            *(stride for tensor in (grad_y, x, state, mask) for stride in strides(tensor)),
+            *(grad_y, x, weight, bias, state, mask, grad_x, grad_weight, grad_bias, grad_state),
+            *strides_of(grad_y, x, state, mask),
             *(length, d),
             REVERSE=reverse,
             TAPS=taps,
             **TILE,
         )
-    return grad_x, grad_weight.sum((0, 1)), None if grad_bias is None else grad_bias.sum((0, 1)), grad_state
+    if grad_bias is not None:
+        grad_bias = grad_bias.sum((0, 1))
+    return grad_x, grad_weight.sum((0, 1)), grad_bias, grad_state
 
 
 def _grid(b: int, tiles: int, d: int) -> tuple[int, int]:
-    """Count programs: rows and tiles of steps share the first axis, the only one that may exceed 65,535 on a GPU."""
+    """Return the numbers of programs. Rows and tiles share the first axis: no other may exceed 65,535 on a GPU."""
     return b * tiles, triton.cdiv(d, CHANNELS)
 
 
@@ -86,7 +95,7 @@ def _load_inputs(
     x, state, mask, step, channel, length, channels, x_time, state_time, mask_time,
     wide: tl.constexpr, REVERSE: tl.constexpr, TAPS: tl.constexpr,
 ):  # fmt: skip
-    """Load a row's inputs at any steps, `(steps, channels)`: masked ones and those before the state are zero."""
+    """Load a row's inputs at any steps, `(steps, channels)`; masked steps and those before the state are zero."""
     present = (channel < channels)[None, :]
     time = length - 1 - step if REVERSE else step
     real = (step >= 0) & (step < length)
@@ -154,7 +163,7 @@ def _backward(
     tiles = tl.cdiv(length + TAPS - 1, TIMES)
     part = tl.program_id(0).to(tl.int64)  # of all rows and tiles, as the sums are ordered
     row = part // tiles
-    # The first tile begins at the state. What a step sends on are the gradients of itself and of `k - 1` steps after.
+    # The first tile begins at the state. A step's gradient comes from itself and from the `k - 1` steps after it.
     step = part % tiles * TIMES + tl.arange(0, TIMES) - (TAPS - 1)
     channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     present = channel < channels

@@ -1,4 +1,8 @@
-"""Derivatives that no kernel has: which calls need plain torch, and gradients that can be differentiated again."""
+"""Derivatives that no kernel has: which calls need plain torch, and gradients that can be differentiated again.
+
+Torch has no public way to ask whether a transform of `torch.func`, forward mode or a batch of gradients is at work. So
+this file alone reads private names of torch: `_are_functorch_transforms_active`, `_current_level`, `_dispatch_keys`.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -7,19 +11,19 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-# What `is_grads_batched` marks its tensors with; torch names it to its parser alone.
+# `is_grads_batched` marks its tensors with this key, which only torch's parser of keys returns.
 BATCHED: Any = torch._C._parse_dispatch_key("Batched")
 
 
 def is_transformed() -> bool:
-    """Tell whether a transform of `torch.func`, such as `grad`, `jvp` or `vmap`, follows what is computed now."""
+    """Return whether a transform of `torch.func`, such as `grad`, `jvp` or `vmap`, is at work."""
     return torch._C._are_functorch_transforms_active()
 
 
 def wants_plain_torch(*tensors: Tensor | None) -> bool:
-    """Tell whether torch itself must see each step: inside a transform of `torch.func`, or for a tangent.
+    """Return whether torch must trace each step: inside a transform of `torch.func`, or for a tangent.
 
-    A kernel is one step to torch, which has rules for its value and its gradient alone.
+    Torch takes a kernel as one step, and has rules for its value and its gradient alone.
     """
     if is_transformed():
         return True
@@ -29,10 +33,10 @@ def wants_plain_torch(*tensors: Tensor | None) -> bool:
 
 
 def wants_plain_gradients(*gradients: Tensor | None) -> bool:
-    """Tell, in a backward pass, whether its result is differentiated again (`create_graph`) or mapped by `vmap`.
+    """Return, in a backward pass, whether its result is differentiated again (`create_graph`) or mapped by `vmap`.
 
     Args:
-        gradients: of the results; `is_grads_batched` maps these with a `vmap` that is not one of `torch.func`.
+        gradients: of the results; `is_grads_batched` maps these with a `vmap` of its own, outside of `torch.func`.
     """
     if torch.is_grad_enabled() or is_transformed():
         return True
@@ -45,21 +49,27 @@ def plain_gradients(
     """Return the gradients of `inputs` through a function of plain torch, which can be differentiated again.
 
     Args:
-        function: computes what the gradients belong to.
+        function: returns the results to which `gradients` belong.
         inputs: tensors, and `None` for those that are absent; those without a gradient get `None`.
         gradients: of each result; `None` for those that are not used.
     """
+    found: list[Tensor | None] = [None] * len(inputs)
     with torch.enable_grad():
-        # One tensor may be two inputs, whose gradients are apart.
+        # One tensor may be two inputs, each with a gradient of its own.
         inputs = [None if x is None else x.view_as(x) for x in inputs]
-        wanted = [x for x in inputs if x is not None and x.requires_grad]
-        results = zip(function(*inputs), gradients, strict=True)
-        used = [(y, g) for y, g in results if y is not None and g is not None and y.requires_grad]
-        found: Any = [None] * len(wanted)
-        if used and wanted:
-            outputs, grads = zip(*used, strict=True)
-            found = torch.autograd.grad(
-                outputs, wanted, grads, create_graph=torch.is_grad_enabled(), allow_unused=True
-            )
-    remaining = iter(found)
-    return [None if x is None or not x.requires_grad else next(remaining) for x in inputs]
+        outputs = []
+        grads = []
+        for y, gradient in zip(function(*inputs), gradients, strict=True):
+            if y is not None and gradient is not None and y.requires_grad:
+                outputs.append(y)
+                grads.append(gradient)
+        places = [i for i, x in enumerate(inputs) if x is not None and x.requires_grad]
+        if not outputs or not places:
+            return found
+        wanted = [inputs[i] for i in places]
+        of_wanted = torch.autograd.grad(
+            outputs, wanted, grads, create_graph=torch.is_grad_enabled(), allow_unused=True
+        )
+    for i, gradient in zip(places, of_wanted, strict=True):
+        found[i] = gradient
+    return found

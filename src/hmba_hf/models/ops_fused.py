@@ -1,7 +1,7 @@
-"""The fused kernels as torch operators: tensors brought into their form, gradients, and shapes for `torch.compile`.
+"""The fused kernels as torch operators: what they read, their gradients, and shapes for `torch.compile`.
 
-Each operator takes the name of its backend and hands on to the kernels of that name (see `FusedKernels`). States lie
-as `(b, n, d)` here, with the channels adjacent.
+Each operator takes the name of a backend and calls the kernels of that name (see `FusedKernels`). States lie as
+`(b, n, d)` here, with the channels adjacent.
 """
 
 import re
@@ -13,10 +13,10 @@ from torch import Tensor
 
 from .ops_backends import fused_kernels
 from .ops_derivatives import plain_gradients, wants_plain_gradients
-from .ops_scan_inputs import ScanInputs
+from .ops_scan_inputs import ScanInputs, count_starts, empty_for
 
-# A checkpoint's copy of this file has a name of its own, and so its operators do.
-# The code is named after the checkpoint's folder, and torch takes ASCII alone: other letters become their number.
+# A checkpoint's copy of this file is named after the checkpoint's folder, and so are its operators. Torch takes names
+# in ASCII alone: other letters become their number.
 NAMESPACE = re.sub(r"\W", "_", re.sub(r"[^\x00-\x7F]", lambda letter: f"_{ord(letter[0]):x}", __name__))
 
 
@@ -41,13 +41,12 @@ def selective_scan_fused(
         reverse=scan.reverse,
     )
     keeps = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in cast)
-    keeps = keeps and not torch.compiler.is_exporting()  # how many states there are would bound the length
+    keeps = keeps and not torch.compiler.is_exporting()  # the number of states kept would bound the length
     chunk = chunk_length(scan.A.shape[1]) if keeps else 0
     y, end, _ = _scan(*cast, return_last_state, chunk, backend)
-    return (
-        None if scan.C is None else y.to(scan.u.dtype),
-        end.transpose(1, 2) if return_last_state else None,
-    )
+    y = None if scan.C is None else y.to(scan.u.dtype)
+    end = end.transpose(1, 2) if return_last_state else None
+    return y, end
 
 
 def causal_conv1d_fused(
@@ -62,7 +61,8 @@ def causal_conv1d_fused(
     """Compute the `y` of `causal_conv1d` with the kernels of a backend."""
     wide = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
     narrow = _narrow_dtype(backend, wide, x)
-    bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
+    if bias is None:
+        bias = weight.new_zeros(weight.shape[0])
     y = _conv(
         _cast(narrow, x),
         _cast(wide, weight),
@@ -76,15 +76,17 @@ def causal_conv1d_fused(
 
 
 def chunk_length(n: int) -> int:
-    """Steps between two states that are kept for the backward pass: these are then at most `b * l * d` numbers."""
+    """Return the steps between two states kept for the backward pass; all of them are at most `b * l * d` numbers."""
     return max(32, 1 << (n - 1).bit_length())
 
 
 def _narrow_dtype(backend: str, wide: torch.dtype, *tensors: Tensor | None) -> torch.dtype:
-    """The dtype in which a kernel reads long tensors: their own if they share one that it knows, else the wide one."""
+    """Return the dtype in which a kernel reads long tensors: the one they share, if it can, else the wide one."""
     dtypes = {x.dtype for x in tensors if x is not None}
     halves = {torch.bfloat16} if backend == "cpu" else {torch.bfloat16, torch.float16}
-    return dtypes.pop() if len(dtypes) == 1 and dtypes <= halves and wide == torch.float32 else wide
+    if wide == torch.float32 and len(dtypes) == 1 and dtypes <= halves:
+        return dtypes.pop()
+    return wide
 
 
 def _cast(dtype: torch.dtype, x: Tensor | None) -> Any:
@@ -93,15 +95,22 @@ def _cast(dtype: torch.dtype, x: Tensor | None) -> Any:
 
 def _adjacent(x: Tensor | None) -> Any:
     """Copy a tensor whose channels are not adjacent in memory."""
-    return x if x is None or x.stride(-1) == 1 else x.contiguous()
+    if x is None or x.stride(-1) == 1:
+        return x
+    return x.contiguous()
 
 
 def _contiguous(x: Tensor | None) -> Any:
     return None if x is None else x.contiguous()
 
 
+def _or_empty(x: Tensor | None, like: Tensor) -> Tensor:
+    """Return a tensor, an empty one for what is absent: operators return no `None`."""
+    return like.new_empty(0) if x is None else x
+
+
 def _in_order(scan: ScanInputs) -> ScanInputs:
-    """Bring the tensors of a scan into the order in memory that kernels read."""
+    """Copy the tensors of a scan that do not lie in memory as kernels read them."""
     return ScanInputs(
         u=_adjacent(scan.u),
         delta=_adjacent(scan.delta),
@@ -134,14 +143,10 @@ def _scan(
     chunk: int,
     backend: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what comes out, empty where there is none.
-
-    That is `y`, if there is `C`; the last state, if it is wanted; the states before each chunk but the first, unless
-    `chunk` is 0.
-    """
+    """Return what `FusedKernels.scan_forward` does, each empty where absent."""
     scan = _in_order(ScanInputs(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse))
     y, end, starts = fused_kernels(backend).scan_forward(scan, return_last_state, chunk)
-    return u.new_empty(0) if y is None else y, A.new_empty(0) if end is None else end, starts
+    return _or_empty(y, u), _or_empty(end, A), starts
 
 
 @_scan.register_fake
@@ -150,10 +155,10 @@ def _(*inputs: Any) -> tuple[Tensor, Tensor, Tensor]:
     scan = ScanInputs(*given)
     b, length, d = scan.u.shape
     n = scan.A.shape[1]
-    later = -(-length // chunk) - 1 if chunk else 0
-    y = scan.u.new_empty(0) if scan.C is None else scan.u.new_empty(b, scan.num_reads, d)
-    end = scan.A.new_empty(b, n, d) if return_last_state else scan.A.new_empty(0)
-    return y, end, scan.A.new_empty(b, later, n, d)
+    y = empty_for(scan.C, scan.u, (b, scan.num_reads, d))
+    end = scan.A.new_empty(b, n, d) if return_last_state else None
+    starts = scan.A.new_empty(b, count_starts(length, chunk), n, d)
+    return _or_empty(y, scan.u), _or_empty(end, scan.A), starts
 
 
 @torch.library.custom_op(f"{NAMESPACE}::selective_scan_backward", mutates_args=())
@@ -175,7 +180,7 @@ def _scan_backward(
     chunk: int,
     backend: str,
 ) -> list[Tensor]:
-    """Return the gradients of `u, delta, A, B, C, D, z, delta_bias, state`, empty for what is absent."""
+    """Return the gradients of `u, delta, A, B, C, D, z, delta_bias, state`, empty for those that are absent."""
     scan = _in_order(ScanInputs(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse))
     if C is None:
         grad_y = None
@@ -183,18 +188,28 @@ def _scan_backward(
         grad_y = u.new_zeros(u.shape[0], scan.num_reads, u.shape[2])
     kernels = fused_kernels(backend)
     gradients = kernels.scan_backward(scan, _adjacent(grad_y), _contiguous(grad_end), starts, chunk)
-    inputs = _differentiable(scan)
-    return [A.new_empty(0) if x is None else g.to(x.dtype) for x, g in zip(inputs, gradients, strict=True)]
+    found = []
+    for x, gradient in zip(_differentiable(scan), gradients, strict=True):
+        if x is None:
+            found.append(A.new_empty(0))
+        else:
+            found.append(gradient.to(x.dtype))
+    return found
 
 
 @_scan_backward.register_fake
 def _(*inputs: Any) -> list[Tensor]:
     scan = ScanInputs(*inputs[: len(ScanInputs._fields)])
-    return [scan.A.new_empty(0) if x is None else x.new_empty(x.shape) for x in _differentiable(scan)]
+    return [_like(x, scan.A) for x in _differentiable(scan)]
+
+
+def _like(x: Tensor | None, other: Tensor) -> Tensor:
+    """Return a tensor of the same shape, an empty one for what is absent."""
+    return other.new_empty(0) if x is None else x.new_empty(x.shape)
 
 
 def _differentiable(scan: ScanInputs) -> list[Tensor | None]:
-    """Return what has gradients: all but mask and direction."""
+    """Return what has a gradient: all but mask and direction."""
     return [getattr(scan, name) for name in ScanInputs._fields if name not in ("mask", "reverse")]
 
 
@@ -208,7 +223,8 @@ def _differentiate_scan(ctx: Any, grad_y: Any, grad_end: Any, grad_starts: Any) 
     *tensors, starts = ctx.saved_tensors
     scan = ScanInputs(*tensors)._replace(reverse=ctx.reverse)
     inputs = _differentiable(scan)
-    grad_end = grad_end if ctx.returns_state else None
+    if not ctx.returns_state:
+        grad_end = None
     found: list[Any]
     if not ctx.chunk or wants_plain_gradients(grad_y, grad_end):
         plain = partial(_scan_plainly, mask=scan.mask, reverse=scan.reverse)
@@ -220,7 +236,7 @@ def _differentiate_scan(ctx: Any, grad_y: Any, grad_end: Any, grad_starts: Any) 
 
 
 def _scan_plainly(*inputs: Any, mask: Tensor | None, reverse: bool) -> tuple[Tensor | None, Tensor]:
-    """Compute what the operator does in plain torch."""
+    """Compute in plain torch what the operator computes."""
     from .ops_selective_scan import selective_scan_portable  # which imports this file
 
     scan = ScanInputs(*inputs)._replace(mask=mask, reverse=reverse)
@@ -238,9 +254,14 @@ def _conv(
     x: Tensor, weight: Tensor, bias: Tensor, state: Tensor | None, mask: Tensor | None, reverse: bool, backend: str
 ) -> Tensor:
     """Return the convolution after its activation."""
-    kernels = fused_kernels(backend)
-    weights = _contiguous(weight), _contiguous(bias)
-    return kernels.conv_forward(_adjacent(x), *weights, _adjacent(state), _contiguous(mask), reverse)
+    return fused_kernels(backend).conv_forward(
+        x=_adjacent(x),
+        weight=_contiguous(weight),
+        bias=_contiguous(bias),
+        state=_adjacent(state),
+        mask=_contiguous(mask),
+        reverse=reverse,
+    )
 
 
 @_conv.register_fake
@@ -260,14 +281,21 @@ def _conv_backward(
     backend: str,
 ) -> list[Tensor]:
     """Return the gradients of `x, weight, bias, state`, empty for a state that is absent."""
-    inputs = _adjacent(x), _contiguous(weight), _contiguous(bias), _adjacent(state)
-    gradients = fused_kernels(backend).conv_backward(_adjacent(grad_y), *inputs, _contiguous(mask), reverse)
-    return [x.new_empty(0) if i is None else g for i, g in zip(inputs, gradients, strict=True)]
+    gradients = fused_kernels(backend).conv_backward(
+        grad_y=_adjacent(grad_y),
+        x=_adjacent(x),
+        weight=_contiguous(weight),
+        bias=_contiguous(bias),
+        state=_adjacent(state),
+        mask=_contiguous(mask),
+        reverse=reverse,
+    )
+    return [_or_empty(gradient, x) for gradient in gradients]
 
 
 @_conv_backward.register_fake
 def _(grad_y, x, weight, bias, state, mask, reverse, backend):  # type: ignore[no-untyped-def]
-    return [x.new_empty(0) if i is None else i.new_empty(i.shape) for i in (x, weight, bias, state)]
+    return [_like(tensor, x) for tensor in (x, weight, bias, state)]
 
 
 def _save_conv(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -279,17 +307,30 @@ def _differentiate_conv(ctx: Any, grad_y: Tensor) -> tuple:
     x, weight, bias, state, mask = ctx.saved_tensors
     if wants_plain_gradients(grad_y):
         convolve = partial(_convolve_plainly, mask=mask, reverse=ctx.reverse)
-        return *plain_gradients(convolve, (x, weight, bias, state), (grad_y,)), None, None, None
-    *gradients, grad_state = _conv_backward(grad_y, x, weight, bias, state, mask, ctx.reverse, ctx.backend)
-    return *gradients, None if state is None else grad_state, None, None, None
+        gradients = plain_gradients(convolve, (x, weight, bias, state), (grad_y,))
+    else:
+        gradients = _conv_backward(
+            grad_y=grad_y,
+            x=x,
+            weight=weight,
+            bias=bias,
+            state=state,
+            mask=mask,
+            reverse=ctx.reverse,
+            backend=ctx.backend,
+        )
+        if state is None:
+            gradients[-1] = None
+    return *gradients, None, None, None  # mask, reverse, backend
 
 
 def _convolve_plainly(*inputs: Any, mask: Tensor | None, reverse: bool) -> tuple[Tensor]:
-    """Compute what the operator does in plain torch."""
+    """Compute in plain torch what the operator computes."""
     from .ops_causal_conv1d import causal_conv1d_portable  # which imports this file
 
     x, weight, bias, state = inputs
-    return (causal_conv1d_portable(x, weight, bias, state, mask, reverse)[0],)
+    y, _ = causal_conv1d_portable(x, weight, bias, state, mask=mask, reverse=reverse)
+    return (y,)
 
 
 _conv.register_autograd(_differentiate_conv, setup_context=_save_conv)

@@ -19,13 +19,13 @@ try:
     from numba import config, njit
 except ImportError as error:
     raise ImportError("the CPU kernels need Numba: pip install numba") from error
-if config.DISABLE_JIT:  # type: ignore[attr-defined]  # as all that Numba reads from the environment
+if config.DISABLE_JIT:  # type: ignore[attr-defined]  # Numba sets its options from the environment, unseen by mypy
     raise ImportError("NUMBA_DISABLE_JIT=1 turns off the compiler that the CPU kernels need; unset it to have them")
 
 logger = logging.getLogger(__name__)
 _compiled: set[tuple] = set()  # kernels with the dtypes of their inputs
 
-# Bfloat16, which numpy lacks, is shown as integers.
+# Numpy lacks bfloat16: kernels read its bits as integers.
 NUMPY_DTYPES = {
     torch.float32: np.dtype(np.float32).str,
     torch.float64: np.dtype(np.float64).str,
@@ -33,7 +33,7 @@ NUMPY_DTYPES = {
     torch.bool: np.dtype(np.bool_).str,
 }
 
-# Work below this many multiply-adds is done before a second thread has woken up.
+# One thread ends fewer multiply-adds than this before a second one has woken up.
 WORTH_A_THREAD = 2**18
 # Tasks: enough for the threads of a large machine, few enough that sums across them stay small.
 TASKS = 64
@@ -58,7 +58,7 @@ class _Memory:
     __slots__ = ("__array_interface__", "tensor")
 
     def __init__(self, tensor: Tensor, dtype: str):
-        # `Tensor.numpy()` would keep the storage from ever being resized, as FSDP does with parameters.
+        # FSDP resizes the storage of parameters, which `Tensor.numpy()` would forbid from then on.
         last = 0
         for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
             last += (size - 1) * stride
@@ -72,10 +72,10 @@ class _Memory:
 
 
 def flat(dtype: torch.dtype, *tensors: Tensor | None) -> list[np.ndarray]:
-    """Show the memory that each tensor spans as one contiguous array; no tensor as an empty one of this dtype.
+    """View the memory that each tensor spans as one contiguous array; an absent tensor as an empty one of this dtype.
 
-    Numba then knows at compile time that neighbours are adjacent, whatever the strides of the other dimensions.
-    Bfloat16, which numpy lacks, is shown as 16-bit integers. Nothing is left behind in a tensor's storage.
+    Numba then knows at compile time that neighbours are adjacent, whatever the strides of the other dimensions. Arrays
+    of bfloat16 hold its bits as 16-bit integers, since numpy lacks the dtype. No tensor's storage is changed.
 
     Raises:
         ValueError: if a tensor is not in the memory of the CPU.
@@ -93,22 +93,35 @@ def flat(dtype: torch.dtype, *tensors: Tensor | None) -> list[np.ndarray]:
 
 
 def strides(*tensors: Tensor | None) -> tuple[int, ...]:
-    """The batch and time strides of each tensor, one after the other; zeros for none."""
-    return tuple(stride for x in tensors for stride in ((0, 0) if x is None else x.stride()[:2]))
+    """Return the batch and time strides of each tensor, one after the other; zeros for an absent one."""
+    found: list[int] = []
+    for x in tensors:
+        if x is None:
+            found += (0, 0)
+        else:
+            found += x.stride()[:2]
+    return tuple(found)
 
 
 def split(b: int, d: int, tile: int) -> tuple[int, int]:
-    """Into how many groups of batch rows and tiles of channels work is cut, whatever the number of threads."""
+    """Return the numbers of groups of batch rows and of tiles of channels, which no number of threads may change."""
     tiles = -(-d // tile)
     return min(b, max(1, TASKS // tiles)), tiles
 
 
-def launch(kernel: Any, tasks: int, work: int, *args: Any) -> None:
-    """Run `kernel(first, last, *args)` over all tasks, on torch's number of threads if the work is worth it."""
-    dtypes = kernel, *(array.dtype for array in args[0])
-    if dtypes not in _compiled:
-        _compile(kernel, *args)
-        _compiled.add(dtypes)
+def launch(kernel: Any, args: tuple, tasks: int, work: int) -> None:
+    """Run `kernel(first, last, *args)` over all tasks, on torch's number of threads if the work is worth it.
+
+    Args:
+        kernel: of `compiled`.
+        args: what the kernel takes; the arrays that it reads come first.
+        tasks: how many there are; a thread takes a range of them.
+        work: multiply-adds of all tasks.
+    """
+    call = (kernel, *(array.dtype for array in args[0]))
+    if call not in _compiled:
+        _compile(kernel, args)
+        _compiled.add(call)
     threads = min(torch.get_num_threads(), tasks)
     if threads == 1 or work < WORTH_A_THREAD or _is_forked:
         kernel(0, tasks, *args)
@@ -116,7 +129,9 @@ def launch(kernel: Any, tasks: int, work: int, *args: Any) -> None:
     shares = min(tasks, threads * SHARES_PER_THREAD)
     bounds = [tasks * i // shares for i in range(shares + 1)]
     # Threads start far apart: neighbours would meet in the same fresh pages of memory and wait for each other.
-    remaining, errors = iter(sorted(range(shares), key=lambda i: i % -(-shares // threads))), []
+    far_apart = sorted(range(shares), key=lambda i: i % -(-shares // threads))
+    remaining = iter(far_apart)
+    errors: list[BaseException] = []
 
     def work_on(_: Any = None) -> None:
         try:
@@ -133,8 +148,8 @@ def launch(kernel: Any, tasks: int, work: int, *args: Any) -> None:
 def _run_on_threads(function: Callable, threads: int) -> None:
     """Call `function` once on each of so many threads.
 
-    They are the threads of torch's own OpenMP library where it can be reached: these wait for more work by running in
-    a circle for a while, and would keep other threads off their cores.
+    Where torch's own OpenMP library can be reached, its threads are used: they spin for a while after their work, and
+    would keep other threads off their cores.
     """
     if _gomp_parallel is not None:
         _gomp_parallel(_Callback(function), None, threads, 0)
@@ -143,16 +158,26 @@ def _run_on_threads(function: Callable, threads: int) -> None:
             pass
 
 
-def _compile(kernel: Any, *args: Any) -> None:
-    """Compile without running, and say so if it was not on disk."""
-    start, known = time.perf_counter(), len(kernel.signatures) - sum(kernel.stats.cache_hits.values())
+def _compile(kernel: Any, args: tuple) -> None:
+    """Compile without running, and log it unless the compiled kernel was on disk."""
+    start = time.perf_counter()
+    known = _compiled_here(kernel)
     kernel(0, 0, *args)
-    if len(kernel.signatures) - sum(kernel.stats.cache_hits.values()) > known:
-        name, spent = kernel.__module__.split(".")[-1], time.perf_counter() - start
-        dtype = "bfloat16" if args[0][0].dtype == np.int16 else args[0][0].dtype
-        folder = folder_of(kernel)
-        kept = f"kept in {folder}" if folder else "for this process alone"
-        logger.warning("compiled %s%s for %s in %.1f s, %s", name, kernel.__name__, dtype, spent, kept)
+    if _compiled_here(kernel) == known:
+        return
+    spent = time.perf_counter() - start
+    name = kernel.__module__.split(".")[-1]
+    dtype = args[0][0].dtype
+    if dtype == np.int16:
+        dtype = "bfloat16"
+    folder = folder_of(kernel)
+    kept = f"kept in {folder}" if folder else "for this process alone"
+    logger.warning("compiled %s%s for %s in %.1f s, %s", name, kernel.__name__, dtype, spent, kept)
+
+
+def _compiled_here(kernel: Any) -> int:
+    """Count the signatures that this process compiled, which did not come from disk."""
+    return len(kernel.signatures) - sum(kernel.stats.cache_hits.values())
 
 
 @functools.cache
@@ -169,7 +194,7 @@ except (AttributeError, OSError, TypeError):  # torch has another OpenMP library
     _gomp_parallel = None
 
 
-# A forked process has the pools of its parent, but not the threads in them, and would wait for these without end.
+# A forked process inherits its parent's pools without the threads in them, and would wait for these forever.
 _is_forked = False
 
 

@@ -1,7 +1,7 @@
-"""How the Triton kernels are launched, and what they share."""
+"""How the Triton kernels are launched, and the functions that they share."""
 
 # mypy: allow-untyped-defs
-# Triton compiles a kernel from its source, where only `tl.constexpr` may annotate an argument.
+# Triton compiles a kernel from its source, in which `tl.constexpr` is the only annotation of an argument.
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -17,13 +17,25 @@ except ImportError as error:
 
 
 def strides(x: Tensor | None) -> tuple[int, int]:
-    """Return the strides of batch and time, which a kernel does not read of a tensor that is absent."""
-    return (0, 0) if x is None else (x.stride(0), x.stride(1))
+    """Return the strides of batch and time; zeros for an absent tensor, whose strides no kernel reads."""
+    if x is None:
+        return 0, 0
+    return x.stride(0), x.stride(1)
+
+
+def strides_of(*tensors: Tensor | None) -> list[int]:
+    """Return the strides of batch and time of each tensor, one after the other."""
+    found: list[int] = []
+    for x in tensors:
+        found += strides(x)
+    return found
 
 
 def device_of(x: Tensor) -> AbstractContextManager[Any]:
-    """Triton launches on the current device, whatever device its arguments are on."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+    """Make the device of a tensor the current one, on which Triton launches whatever its arguments are on."""
+    if not x.is_cuda:
+        return nullcontext()
+    return torch.cuda.device(x.device)
 
 
 @triton.jit

@@ -1,4 +1,4 @@
-"""What a selective scan is given, as one record for every form of it."""
+"""The arguments of a selective scan, as one record that every form of it takes, and what the kernels share."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 class ScanInputs(NamedTuple):
-    """The arguments of a scan, as `selective_scan` describes them; every form of the scan takes them so.
+    """The arguments of a scan, as `selective_scan` describes them.
 
     Attributes:
         u, delta: input and raw step size, `(b, l, d)`.
@@ -53,3 +53,20 @@ class ScanInputs(NamedTuple):
         if self.reverse:
             return slice(0, self.num_reads)
         return slice(length - self.num_reads, length)
+
+
+def count_starts(length: int, chunk: int) -> int:
+    """Return how many states a forward pass keeps: one before each chunk but the first, none if `chunk` is 0."""
+    if chunk == 0:
+        return 0
+    return -(-length // chunk) - 1
+
+
+def empty_for(x: Tensor | None, like: Tensor, shape: tuple[int, ...]) -> Tensor | None:
+    """Make room, in the dtype of `like`, for what exists only if `x` does."""
+    return None if x is None else like.new_empty(shape)
+
+
+def sum_parts(parts: Tensor | None) -> Tensor | None:
+    """Sum partial results over their first dimension, if there are any."""
+    return None if parts is None else parts.sum(0)

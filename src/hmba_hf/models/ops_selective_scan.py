@@ -1,4 +1,4 @@
-"""The selective scan: its contract, the choice of what runs it, its plain reference, and the portable form in chunks.
+"""The selective scan: its contract, the choice of its backend, the plain reference, and the portable form in chunks.
 
 Axes: `b` batch, `l` time, `d` channels, `n` states. Tensors are `(b, l, d)`, batch first and channels last.
 """
@@ -49,16 +49,16 @@ def selective_scan(
         delta: raw step size, `(b, l, d)`.
         A: negative decay rates, `(d, n)`.
         B: input map, `(b, l, n)`.
-        C: output map of the last `m` steps scanned, `(b, m, n)`; the steps before them only update the state, which is
-            much cheaper, and without `C` all of them do, and `y` is `None`.
+        C: output map of the last `m` steps scanned, `(b, m, n)`. The steps before them only update the state, which
+            is much cheaper. Without `C` every step does, and `y` is `None`.
         D: skip connection, `(d,)`.
         z: gate of the steps that are read, `(b, m, d)`.
         delta_bias: `(d,)`.
         state: state before the first step, `(b, d, n)`; zeros when absent.
-        mask: `(b, l)`, true for real steps; a masked step leaves the state as it was, whatever its input holds.
-        reverse: scan from the last step to the first; `state` then belongs to what follows the sequence.
-        return_last_state: without it, the state is not written to memory: over many short sequences it is what most
-            memory would go to.
+        mask: `(b, l)`, true for real steps; a masked step leaves the state unchanged, whatever its input holds.
+        reverse: scan from the last step to the first; `state` then belongs to the steps after the sequence.
+        return_last_state: without it, the state is not written to memory; over many short sequences it would take most
+            of the memory.
 
     Returns:
         `y`, `(b, m, d)` in the dtype of `u`, and the last state, `(b, d, n)` in float32 or wider, or `None`.
@@ -69,7 +69,19 @@ def selective_scan(
     Source: Gu & Dao 2023, arXiv:2312.00752, algorithm 2; `selective_scan_fn` of state-spaces/mamba.
     Differs: channels last; softplus always; mask, initial state, reverse and steps without output are part of it.
     """
-    scan = ScanInputs(u, delta, A, B, C, D, z, delta_bias, state, mask, reverse)
+    scan = ScanInputs(
+        u=u,
+        delta=delta,
+        A=A,
+        B=B,
+        C=C,
+        D=D,
+        z=z,
+        delta_bias=delta_bias,
+        state=state,
+        mask=mask,
+        reverse=reverse,
+    )
     _check_inputs(scan)
     exact = selective_scan_portable
     plain = wants_plain_torch(u, delta, A, B, C, D, z, delta_bias, state)
@@ -98,13 +110,11 @@ def _scan_in_two(scan: ScanInputs, return_last_state: bool) -> tuple[Tensor | No
 
 
 def _part_of(scan: ScanInputs, steps: slice) -> ScanInputs:
-    """Take some steps of what is given for all of them."""
-    return scan._replace(
-        u=scan.u[:, steps],
-        delta=scan.delta[:, steps],
-        B=scan.B[:, steps],
-        mask=None if scan.mask is None else scan.mask[:, steps],
-    )
+    """Take some steps of the inputs that are given for all steps."""
+    part = scan._replace(u=scan.u[:, steps], delta=scan.delta[:, steps], B=scan.B[:, steps])
+    if scan.mask is not None:
+        part = part._replace(mask=scan.mask[:, steps])
+    return part
 
 
 def selective_scan_reference(scan: ScanInputs) -> tuple[Tensor | None, Tensor]:
@@ -112,9 +122,9 @@ def selective_scan_reference(scan: ScanInputs) -> tuple[Tensor | None, Tensor]:
     dtype = scan.u.dtype
     with _without_autocast(scan.u):
         u, step, A, B, C, D, z, state = _widen(scan)
-        length = u.shape[1]
         y = []
-        for t in reversed(range(length)) if scan.reverse else range(length):
+        times = range(u.shape[1])
+        for t in reversed(times) if scan.reverse else times:
             decay = torch.exp(step[:, t, :, None] * A)  # (b, d, n)
             state = decay * state + (step[:, t] * u[:, t])[..., None] * B[:, t, None]
             if C is not None and scan.read.start <= t < scan.read.stop:
@@ -131,12 +141,11 @@ def selective_scan_reference(scan: ScanInputs) -> tuple[Tensor | None, Tensor]:
 def selective_scan_portable(scan: ScanInputs) -> tuple[Tensor | None, Tensor]:
     """Compute `selective_scan` in plain torch, on any device, in O(b*l*d) memory forward and backward.
 
-    Time is cut into chunks and the batch into groups of rows. Within a chunk all decays and updates are made at once
-    and only one fused multiply-add a step is sequential. The backward pass keeps the state at each chunk's start and
-    recomputes the rest. Nothing is ever divided by a product of decays, so large steps give zeros, not NaN.
+    Time is cut into chunks and the batch into groups of rows. Within a chunk all decays and updates are computed at
+    once, and only one fused multiply-add a step is sequential. The backward pass keeps the state at each chunk's start
+    and recomputes the rest. Nothing is ever divided by a product of decays, so large steps give zeros, not NaN.
 
-    Tangents, transforms of `torch.func` and second derivatives take every step through torch, in as much memory as
-    torch then needs.
+    For tangents, transforms of `torch.func` and second derivatives, torch traces every step and keeps its results.
     """
     dtype = scan.u.dtype
     with _without_autocast(scan.u):
@@ -144,39 +153,59 @@ def selective_scan_portable(scan: ScanInputs) -> tuple[Tensor | None, Tensor]:
         A = A.to(state.dtype)
         first = scan.unread
         if u[:, first].numel() > 0:
-            _, state = _scan_direction(u[:, first], step[:, first], A, B[:, first], None, state, scan.reverse)
+            unread = _Recurrence(u[:, first], step[:, first], A, B[:, first], C=None, state=state)
+            _, state = _scan_direction(unread, scan.reverse)
         if C is None:
             return None, state
         last = scan.read
         read = torch.zeros_like(u[:, last])
         if read.numel() > 0:
-            read, state = _scan_direction(u[:, last], step[:, last], A, B[:, last], C, state, scan.reverse)
+            recurrence = _Recurrence(u[:, last], step[:, last], A, B[:, last], C=C, state=state)
+            read, state = _scan_direction(recurrence, scan.reverse)
         return _finish(read, u[:, last], D, z).to(dtype), state
 
 
-def _scan_direction(
-    u: Tensor, step: Tensor, A: Tensor, B: Tensor, C: Tensor | None, state: Tensor, reverse: bool
-) -> tuple[Any, Tensor]:
+class _Recurrence(NamedTuple):
+    """What the recurrence alone takes, in one wide dtype; `step` is the step size after softplus."""
+
+    u: Tensor
+    step: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor | None
+    state: Tensor
+
+    def flip(self) -> "_Recurrence":
+        """Turn time around."""
+        flipped = self._replace(u=self.u.flip(1), step=self.step.flip(1), B=self.B.flip(1))
+        if self.C is not None:
+            flipped = flipped._replace(C=self.C.flip(1))
+        return flipped
+
+
+def _scan_direction(recurrence: _Recurrence, reverse: bool) -> tuple[Any, Tensor]:
     if not reverse:
-        return _scan_rows(u, step, A, B, C, state)
-    read, state = _scan_rows(u.flip(1), step.flip(1), A, B.flip(1), None if C is None else C.flip(1), state)
-    return None if read is None else read.flip(1), state
+        return _scan_rows(recurrence)
+    read, state = _scan_rows(recurrence.flip())
+    if read is not None:
+        read = read.flip(1)
+    return read, state
 
 
-def _scan_rows(
-    u: Tensor, step: Tensor, A: Tensor, B: Tensor, C: Tensor | None, state: Tensor
-) -> tuple[Tensor | None, Tensor]:
+def _scan_rows(recurrence: _Recurrence) -> tuple[Tensor | None, Tensor]:
     """Scan groups of batch rows one after the other, so that a chunk's temporaries fit the tile."""
+    u, step, A, B, C, state = recurrence
     elements = TILE_ELEMENTS_CPU if u.device.type == "cpu" else TILE_ELEMENTS_ACCELERATOR
-    shortest = max(4, A.shape[1])  # with `n` steps or more in a chunk, the states at their starts are b*l*d at most
+    shortest = max(4, A.shape[1])  # with `n` steps or more in a chunk, the states kept are at most b*l*d numbers
     rows = max(1, elements // (A.numel() * min(u.shape[1], shortest)))
     chunk = max(shortest, elements // (min(rows, u.shape[0]) * A.numel()))
-    scan = _scan_plainly if wants_plain_torch(u, step, A, B, C, state) else _ChunkedScan.apply
+    scan = _scan_plainly if wants_plain_torch(*recurrence) else _ChunkedScan.apply
     reads: list[Any] = []
     states = []
     for i in range(0, u.shape[0], rows):
         s = slice(i, i + rows)
-        read, end = scan(u[s], step[s], A, B[s], None if C is None else C[s], state[s], chunk)
+        group = _Recurrence(u[s], step[s], A, B[s], C=None if C is None else C[s], state=state[s])
+        read, end = scan(*group, chunk)
         reads.append(read)
         states.append(end)
     return None if C is None else torch.cat(reads), torch.cat(states)
@@ -206,10 +235,11 @@ class _ChunkedScan(torch.autograd.Function):
     def forward(
         ctx: Any, u: Tensor, step: Tensor, A: Tensor, B: Tensor, C: Tensor | None, state: Tensor, chunk: int
     ) -> tuple[Tensor | None, Tensor]:
-        starts, read = [], None if C is None else torch.empty_like(u)
+        starts = []
+        read = None if C is None else torch.empty_like(u)
         for s in _chunks(u.shape[1], chunk):
             starts.append(state)
-            states = _chunk_states(u[:, s], step[:, s], A, B[:, s], state)[1]  # (steps, b, d, n)
+            _, states = _chunk_states(u[:, s], step[:, s], A, B[:, s], state)  # (steps, b, d, n)
             if C is not None and read is not None:
                 read[:, s] = _contract_states(states, C[:, s])
             state = states[-1].clone()
@@ -224,7 +254,10 @@ class _ChunkedScan(torch.autograd.Function):
             if wants_plain_gradients(grad_read, grad_state):
                 scan = partial(_scan_plainly, chunk=ctx.chunk)
                 return *plain_gradients(scan, (u, step, A, B, C, starts[0]), (grad_read, grad_state)), None
-            grad_u, grad_step, grad_A, grad_B = (torch.zeros_like(x) for x in (u, step, A, B))
+            grad_u = torch.zeros_like(u)
+            grad_step = torch.zeros_like(step)
+            grad_A = torch.zeros_like(A)
+            grad_B = torch.zeros_like(B)
             grad_C: Any = None if C is None else torch.zeros_like(C)
             for s, start in zip(reversed(list(_chunks(u.shape[1], ctx.chunk))), reversed(starts), strict=True):
                 decay, states = _chunk_states(u[:, s], step[:, s], A, B[:, s], start)
@@ -278,11 +311,13 @@ def _chunk_states(u: Tensor, step: Tensor, A: Tensor, B: Tensor, state: Tensor) 
 def _without_autocast(u: Tensor) -> AbstractContextManager:
     """Keep autocast from narrowing the products of a scan."""
     device = u.device.type
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
+    if not torch.amp.is_autocast_available(device):
+        return nullcontext()
+    return torch.autocast(device, enabled=False)
 
 
 class _WideInputs(NamedTuple):
-    """What a plain form computes with: float32 or wider, masked steps cleared of whatever they hold."""
+    """What a plain form computes with: float32 or wider, masked steps set to zero."""
 
     u: Tensor
     step: Tensor
@@ -295,7 +330,7 @@ class _WideInputs(NamedTuple):
 
 
 def _widen(scan: ScanInputs) -> _WideInputs:
-    """Widen what is given, but `A` and `D`, and apply the bias and softplus to the step sizes."""
+    """Widen all inputs but `A` and `D`, and apply the bias and softplus to the step sizes."""
     dtype = torch.promote_types(torch.promote_types(scan.u.dtype, scan.A.dtype), torch.float32)
     hidden = None if scan.mask is None else ~scan.mask[..., None].bool()
 
@@ -303,7 +338,9 @@ def _widen(scan: ScanInputs) -> _WideInputs:
         if x is None:
             return None
         wide = x.to(dtype)
-        return wide if hidden is None else wide.masked_fill(hidden[:, steps], 0.0)
+        if hidden is not None:
+            wide = wide.masked_fill(hidden[:, steps], 0.0)
+        return wide
 
     raw = widen(scan.delta)
     if scan.delta_bias is not None:
@@ -331,19 +368,25 @@ def _finish(read: Tensor, u: Tensor, D: Tensor | None, z: Tensor | None) -> Tens
     """Add the skip connection and apply the gate."""
     if D is not None:
         read = torch.addcmul(read, u, D.to(read.dtype))
-    return read if z is None else read * F.silu(z)
+    if z is not None:
+        read = read * F.silu(z)
+    return read
 
 
 def _check_inputs(scan: ScanInputs) -> None:
     """Raise a `ValueError` that names the first argument whose shape or device does not fit `u` and `A`."""
-    u, A, C = scan.u, scan.A, scan.C
+    u = scan.u
+    A = scan.A
+    C = scan.C
     if u.ndim != 3 or A.ndim != 2 or A.shape[0] != u.shape[2] or A.shape[1] < 1:
         raise ValueError(
-            f"u must be (b, l, d) and A (d, n) with a state or more, got {tuple(u.shape)}, {tuple(A.shape)}"
+            f"u must be (b, l, d) and A (d, n) with one state or more, got {tuple(u.shape)} and {tuple(A.shape)}"
         )
     b, length, d = u.shape
     n = A.shape[1]
-    reads = C.shape[1] if C is not None and C.ndim == 3 and C.shape[1] <= length else length
+    reads = length
+    if C is not None and C.ndim == 3 and C.shape[1] <= length:
+        reads = C.shape[1]
     wanted: dict[str, tuple[int, ...]] = {
         "delta": (b, length, d),
         "B": (b, length, n),
@@ -360,4 +403,4 @@ def _check_inputs(scan: ScanInputs) -> None:
         if tensor is not None and tuple(tensor.shape) != wanted[name]:
             raise ValueError(f"{name} must be {wanted[name]} for u {tuple(u.shape)}, got {tuple(tensor.shape)}")
     if C is None and (scan.D is not None or scan.z is not None):
-        raise ValueError("D and z read the state out and need C; got them without C")
+        raise ValueError("C must be given with D or z, which belong to the read-out, got no C")

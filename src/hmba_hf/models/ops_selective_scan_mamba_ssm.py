@@ -1,4 +1,4 @@
-"""The selective scan through mamba_ssm's function, for the calls that it can serve exactly."""
+"""The selective scan through mamba_ssm's function, for the calls that it computes exactly."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,12 +9,12 @@ from torch import Tensor
 from .ops_derivatives import wants_plain_gradients
 from .ops_scan_inputs import ScanInputs
 
-# `softplus` of it is zero in every dtype, so a step that holds it leaves the state as it was.
+# Its softplus is zero in every dtype, so a step of this size leaves the state unchanged.
 NO_STEP = -1e4
 
 
 def can_serve(scan: ScanInputs) -> bool:
-    """Whether mamba_ssm can do this: no state comes in, every step is read, nothing would be narrowed."""
+    """Return whether mamba_ssm can run this scan: no initial state, every step read, one dtype, and none narrowed."""
     u = scan.u
     if scan.state is not None or scan.num_reads != u.shape[1] or u.numel() == 0:
         return False
@@ -28,8 +28,8 @@ def selective_scan_mamba_ssm(
 ) -> tuple[Tensor, Tensor | None]:
     """Compute `selective_scan` from a zero state with mamba_ssm's `selective_scan_fn`.
 
-    Its backward pass drops the gradient of the last state. Where that is asked for, it comes from `exact`, which takes
-    and returns what `selective_scan_reference` does.
+    Its backward pass drops the gradient of the last state. `exact`, with the contract of `selective_scan_reference`,
+    computes that gradient where it is wanted.
 
     Raises:
         RuntimeError: in a backward pass whose result is to be differentiated again or mapped.
@@ -42,20 +42,25 @@ def selective_scan_mamba_ssm(
         x = x.to(dtype)
         if scan.mask is not None:
             x = x.masked_fill(~scan.mask[..., None].bool(), hidden)
-        return (x.flip(1) if scan.reverse else x).transpose(1, 2)  # (b, d or n, l)
+        if scan.reverse:
+            x = x.flip(1)
+        return x.transpose(1, 2)  # (b, d or n, l)
+
+    def widen(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x.float()
 
     u = prepare(scan.u)
     delta = prepare(scan.delta, NO_STEP)
     A = scan.A.float()
     B = prepare(scan.B)
-    delta_bias = None if scan.delta_bias is None else scan.delta_bias.float()
+    delta_bias = widen(scan.delta_bias)
     result = function(
         u,
         delta,
         A,
         B,
         prepare(scan.C),
-        D=None if scan.D is None else scan.D.float(),
+        D=widen(scan.D),
         z=prepare(scan.z),
         delta_bias=delta_bias,
         delta_softplus=True,
@@ -68,20 +73,22 @@ def selective_scan_mamba_ssm(
         if result is not None and result.requires_grad:
             result.register_hook(_check_gradient)
     y = y.transpose(1, 2)
-    return (y.flip(1) if scan.reverse else y), state
+    if scan.reverse:
+        y = y.flip(1)
+    return y, state
 
 
 def _check_gradient(grad: Tensor) -> None:
-    """Refuse what the kernel would get wrong without a word: gradients of gradients, and many gradients at once."""
+    """Refuse what the kernel would silently get wrong: gradients of gradients, and many gradients at once."""
     if wants_plain_gradients(grad):
         raise RuntimeError(
-            "gradients that are differentiated again (create_graph=True) or mapped are wanted, got the kernel of "
-            "mamba_ssm, which has none; HMBA_SCAN_BACKEND=portable has them"
+            "the backend must be one whose gradients can be differentiated again (create_graph=True) or mapped, got "
+            "mamba_ssm; HMBA_SCAN_BACKEND=portable has them"
         )
 
 
 class _LastState(torch.autograd.Function):
-    """The last state as given, with the gradient of an exact scan; nothing is computed unless it is asked for."""
+    """The last state as given, with the gradient of an exact scan, which runs only in a backward pass."""
 
     @staticmethod
     def forward(ctx: Any, exact: Callable, state: Tensor, *inputs: Tensor | None) -> Tensor:
@@ -94,8 +101,14 @@ class _LastState(torch.autograd.Function):
         inputs: list[Any] = [None if x is None else x.detach().requires_grad_() for x in ctx.saved_tensors]
         u, delta, A, B, delta_bias = inputs
         with torch.enable_grad():
-            u, delta, B = (x.transpose(1, 2) for x in (u, delta, B))
-            _, state = ctx.exact(ScanInputs(u, delta, A, B, delta_bias=delta_bias))
+            scan = ScanInputs(
+                u=u.transpose(1, 2),
+                delta=delta.transpose(1, 2),
+                A=A,
+                B=B.transpose(1, 2),
+                delta_bias=delta_bias,
+            )
+            _, state = ctx.exact(scan)
         wanted = [x for x in inputs if x is not None]
         gradients = iter(torch.autograd.grad(state, wanted, grad.to(state.dtype)))
         return None, None, *(None if x is None else next(gradients) for x in inputs)

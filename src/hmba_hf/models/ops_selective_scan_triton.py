@@ -1,17 +1,17 @@
 """The selective scan as Triton kernels, forward and backward, equal to the plain reference in `ops_selective_scan`.
 
 A program owns one row of the batch and a block of channels. It walks through time in chunks with the state in
-registers; in a chunk, all decays are made at once and an associative scan joins the steps. The backward pass starts
-every chunk from the state kept there and walks the other way.
+registers. In a chunk it computes all decays at once, and an associative scan joins the steps. The backward pass walks
+the other way, and starts every chunk from the state kept there.
 """
 
 # mypy: allow-untyped-defs
-# Triton compiles a kernel from its source, where only `tl.constexpr` may annotate an argument.
+# Triton compiles a kernel from its source, in which `tl.constexpr` is the only annotation of an argument.
 
 from torch import Tensor
 
-from .ops_launch_triton import device_of, sigmoid, strides
-from .ops_scan_inputs import ScanInputs
+from .ops_launch_triton import device_of, sigmoid, strides_of
+from .ops_scan_inputs import ScanInputs, count_starts, empty_for, sum_parts
 
 try:
     import triton
@@ -19,9 +19,9 @@ try:
 except ImportError as error:
     raise ImportError("the Triton kernel needs `pip install triton`") from error
 
-# With 16 states, a thread holds the 32 steps of a chunk for one channel and state: the scan exchanges nothing between
-# threads, and the tiles of the backward pass nearly fit the registers. All of this was seen in compiled code for an
-# H100, not measured on one.
+# With 16 states, a thread holds the 32 steps of a chunk for one channel and state. So threads exchange nothing in a
+# scan, and the tiles of the backward pass nearly fit the registers. Code compiled for an H100 showed this; no GPU was
+# measured.
 FEW_STEPS = 32
 TILE_ELEMENTS = 2**13
 CHANNELS_FORWARD = 16  # at b=1 and d=2048, one program for each multiprocessor
@@ -31,20 +31,21 @@ LOG_TERMS = tl.constexpr(17)
 
 
 def scan_forward(scan: ScanInputs, return_last_state: bool, chunk: int) -> tuple[Tensor | None, Tensor | None, Tensor]:
-    """Scan; see `selective_scan`, and `ops_selective_scan_cpu` for what is returned. `C` must cover every step."""
-    u, A = scan.u, scan.A
+    """Scan; see `selective_scan`, and `ops_selective_scan_cpu` for the results. `C` must cover every step."""
+    u = scan.u
+    A = scan.A
     b, length, d = u.shape
     n = A.shape[1]
     assert scan.C is None or scan.num_reads == length
-    tile = _tile(length, d, n, chunk or max(FEW_STEPS, 2 * n), CHANNELS_FORWARD)
-    y = None if scan.C is None else u.new_empty(b, length, d)
+    tile = _tile(length, d, n, chunk=chunk or max(FEW_STEPS, 2 * n), channels=CHANNELS_FORWARD)
+    y = empty_for(scan.C, u, (b, length, d))
     last = A.new_empty(b, n, d) if return_last_state else None
-    starts = A.new_empty(b, triton.cdiv(length, chunk) - 1 if chunk else 0, n, d)
+    starts = A.new_empty(b, count_starts(length, chunk), n, d)
     with device_of(u):
         _forward[(b, triton.cdiv(d, tile["CHANNELS"]))](
             *scan[:-1],
             *(y, last, starts if chunk else None),
-            *_strides(scan),
+            *strides_of(scan.u, scan.delta, scan.B, scan.C, scan.z, scan.mask),
             *(length, d, n),
             REVERSE=scan.reverse,
             **tile,
@@ -56,28 +57,28 @@ def scan_backward(
     scan: ScanInputs, grad_y: Tensor | None, grad_end: Tensor | None, starts: Tensor, chunk: int
 ) -> tuple[Tensor | None, ...]:
     """Return the gradients of `u, delta, A, B, C, D, z, delta_bias, state`; see `ops_selective_scan_cpu`."""
-    u, A = scan.u, scan.A
+    u = scan.u
+    A = scan.A
     b, length, d = u.shape
     n = A.shape[1]
-    tile = _tile(length, d, n, chunk, max(CHANNELS_BACKWARD, 2 * triton.next_power_of_2(n)))
+    tile = _tile(length, d, n, chunk=chunk, channels=max(CHANNELS_BACKWARD, 2 * triton.next_power_of_2(n)))
     blocks = triton.cdiv(d, tile["CHANNELS"])
     grad_u = u.new_empty(b, length, d)
     grad_delta = u.new_empty(b, length, d)
-    grad_z = None if scan.z is None else u.new_empty(b, length, d)
-    # Sums over other programs' channels, rows or steps are left to torch: nothing depends on who comes first.
+    grad_z = empty_for(scan.z, u, (b, length, d))
+    # Torch sums over other programs' channels, rows or steps: no bit depends on which program ends first.
     grad_B = A.new_empty(blocks, b, length, n)
-    grad_C = None if scan.C is None else A.new_empty(blocks, b, length, n)
+    grad_C = empty_for(scan.C, A, (blocks, b, length, n))
     grad_A = A.new_empty(b, n, d)
-    grad_state = None if scan.state is None else A.new_empty(b, n, d)
-    grad_D = None if scan.D is None else A.new_empty(b, d)
-    grad_bias = None if scan.delta_bias is None else A.new_empty(b, d)
+    grad_state = empty_for(scan.state, A, (b, n, d))
+    grad_D = empty_for(scan.D, A, (b, d))
+    grad_bias = empty_for(scan.delta_bias, A, (b, d))
     with device_of(u):
         _backward[(b, blocks)](
             *(grad_y, grad_end),
             *scan[:-1],
             *(starts, grad_u, grad_delta, grad_A, grad_B, grad_C, grad_D, grad_z, grad_bias, grad_state),
-            *strides(grad_y),
-            *_strides(scan),
+            *strides_of(grad_y, scan.u, scan.delta, scan.B, scan.C, scan.z, scan.mask),
             *(length, d, n),
             REVERSE=scan.reverse,
             **tile,
@@ -87,28 +88,23 @@ def scan_backward(
         grad_delta,
         grad_A.sum(0).T.contiguous(),
         grad_B.sum(0),
-        None if grad_C is None else grad_C.sum(0),
-        None if grad_D is None else grad_D.sum(0),
+        sum_parts(grad_C),
+        sum_parts(grad_D),
         grad_z,
-        None if grad_bias is None else grad_bias.sum(0),
+        sum_parts(grad_bias),
         grad_state,
     )
-
-
-def _strides(scan: ScanInputs) -> list[int]:
-    """List the strides of batch and time of what has a batch and a time."""
-    return [stride for x in (scan.u, scan.delta, scan.B, scan.C, scan.z, scan.mask) for stride in strides(x)]
 
 
 def _tile(length: int, d: int, n: int, chunk: int, channels: int) -> dict[str, int]:
     """Choose a tile of `TIMES` steps, `CHANNELS` channels and `STATES` states, of which a program has `BLOCKS`.
 
-    With `2 n` channels or more in a program, what each writes towards the sum over channels for `B`, and for `C`, is
-    half of `b*l*d` at most.
+    With `2 n` channels or more in a program, the partial sums of the gradient of `B`, or of `C`, are at most half of
+    `b*l*d` numbers.
     """
     states = triton.next_power_of_2(n)
     times = min(triton.next_power_of_2(length), triton.next_power_of_2(chunk))
-    # More steps than a thread holds are joined in shared memory, of which there is less.
+    # Shared memory, which is smaller, joins more steps than a thread holds.
     elements = TILE_ELEMENTS if times <= FEW_STEPS else TILE_ELEMENTS // 2
     channels = min(triton.next_power_of_2(d), channels, max(1, elements // times))
     together = min(states, max(1, elements // (times * channels)))
@@ -120,7 +116,7 @@ def _tile(length: int, d: int, n: int, chunk: int, channels: int) -> dict[str, i
 
 @triton.jit
 def _softplus(x):
-    """Compute `log(1 + exp(x))` without the loss of digits that the logarithm of a number close to 1 has."""
+    """Compute `log(1 + exp(x))` without the digits that the logarithm of a number close to 1 loses."""
     small = tl.exp(-tl.abs(x))
     s = small / (2.0 + small)
     series = tl.zeros_like(x)

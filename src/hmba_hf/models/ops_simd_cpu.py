@@ -1,7 +1,7 @@
 """Sixteen numbers at a time: a vector type for Numba, with the few functions that the CPU kernels need.
 
-LLVM turns one `Lanes` into one AVX-512 register, two of AVX2 or four of NEON. Kernels that say which loop is the
-vector one do not depend on what the auto-vectoriser makes of their memory accesses.
+LLVM turns one `Lanes` into one AVX-512 register, two of AVX2 or four of NEON. Kernels written in vectors do not depend
+on what the auto-vectoriser makes of their memory accesses.
 
 Arrays are one-dimensional and contiguous; a 16-bit integer array holds bfloat16. Arithmetic is in float32, or in
 float64 for float64 arrays.
@@ -26,9 +26,9 @@ except ImportError as error:
 
 LANES = 16
 CACHE_LINE = 64  # bytes
-_vector_function: Any = intrinsic  # called from kernels without the first argument of what it decorates
+_vector_function: Any = intrinsic  # kernels call a decorated function without its first argument
 
-# 2^f on [-1/2, 1/2] and 2 artanh(s) / s on [0, 1/3] as polynomials, highest power first: minimax to 2e-9 and 4e-9 in
+# Polynomials of 2^f on [-1/2, 1/2] and 2 artanh(s) / s on [0, 1/3], highest power first: minimax to 2e-9 and 4e-9 in
 # single precision, Taylor in double.
 EXP2 = {
     32: (0.0001535336192, 0.001339887446, 0.009618437358, 0.05550332471, 0.2402264791, 0.6931472029, 1.0),
@@ -39,7 +39,8 @@ LOG1P = {
     64: tuple(2 / (2 * k + 1) for k in reversed(range(17))),
 }
 LOG2_E = 1.4426950408889634
-# Contracting to fused multiply-adds is welcome; nothing may assume that NaN and infinity do not occur.
+LN_2 = math.log(2)
+# LLVM may contract to fused multiply-adds, but may not assume that NaN and infinity do not occur.
 FLAGS = ("contract", "nsz", "arcp")
 
 
@@ -62,14 +63,18 @@ def _float(bits: int) -> ir.Type:
 
 
 def _lanes_of(array: types.Array) -> Lanes:
-    return Lanes(types.float64 if array.dtype == types.float64 else types.float32)
+    if array.dtype == types.float64:
+        return Lanes(types.float64)
+    return Lanes(types.float32)
 
 
 class _Vector:
     """Emit arithmetic on vectors of one type; a Python number stands for a vector full of it."""
 
     def __init__(self, builder: ir.IRBuilder, bits: int, avx512: bool = False):
-        self.builder, self.bits, self.avx512 = builder, bits, avx512
+        self.builder = builder
+        self.bits = bits
+        self.avx512 = avx512
         self.type = ir.VectorType(_float(bits), LANES)
         self.integers = ir.VectorType(ir.IntType(bits), LANES)
 
@@ -79,7 +84,8 @@ class _Vector:
             return ir.Constant(type, [value] * LANES)
         if isinstance(value.type, ir.VectorType):
             return value
-        undefined, positions = ir.Constant(type, ir.Undefined), ir.VectorType(ir.IntType(32), LANES)
+        undefined = ir.Constant(type, ir.Undefined)
+        positions = ir.VectorType(ir.IntType(32), LANES)
         first = self.builder.insert_element(undefined, value, ir.Constant(ir.IntType(32), 0))
         return self.builder.shuffle_vector(first, undefined, ir.Constant(positions, [0] * LANES))
 
@@ -87,7 +93,7 @@ class _Vector:
         return getattr(self.builder, operation)(self.splat(x), self.splat(y), flags=FLAGS)
 
     def largest(self, x: Any, y: ir.Value) -> ir.Value:
-        """The larger of two; NaN where `y` is."""
+        """Take the larger of two; NaN where `y` is."""
         return self.builder.select(self.builder.fcmp_ordered(">", self.splat(x), y), self.splat(x), y)
 
     def smallest(self, x: Any, y: ir.Value) -> ir.Value:
@@ -100,14 +106,15 @@ class _Vector:
         return value
 
     def exp2(self, x: ir.Value) -> ir.Value:
-        """2^x, with `x` brought into the range of exponents first: at most 2^127 (2^1023 in double).
+        """Compute 2^x, with `x` clamped to the range of exponents: at most 2^127 (2^1023 in double).
 
-        Adding 1.5 * 2^(mantissa bits) rounds to an integer, which then stands in the lowest bits, the bias of the
-        exponent already added: shifted up, these bits are the power of two.
+        Adding 1.5 * 2^(mantissa bits) plus the bias of exponents rounds `x` to an integer in the lowest bits. Shifted
+        up, these bits are the power of two.
         """
         if self.avx512 and self.bits == 32:
             return self._exp2_avx512(x)
-        mantissa, bias = (23, 127) if self.bits == 32 else (52, 1023)
+        mantissa = 23 if self.bits == 32 else 52
+        bias = 127 if self.bits == 32 else 1023
         magic = 1.5 * 2**mantissa + bias
         x = self.smallest(float(bias), self.largest(float(1 - bias), x))
         rounded = self("fadd", x, magic)
@@ -117,13 +124,14 @@ class _Vector:
         return self("fmul", self.polynomial(fraction, EXP2[self.bits]), self.builder.bitcast(power, self.type))
 
     def _exp2_avx512(self, x: ir.Value) -> ir.Value:
-        """2^x, where one instruction takes off the nearest integer and another multiplies by a power of two."""
+        """Compute 2^x: one instruction subtracts the nearest integer, another multiplies by a power of two."""
         x = self.smallest(127.0, x)
         fraction = self._instruct("reduce", x, ir.Constant(ir.IntType(32), 0))
         return self._instruct("scalef", self.polynomial(fraction, EXP2[32]), self("fsub", x, fraction))
 
     def _instruct(self, name: str, *args: ir.Value) -> ir.Value:
-        undefined, all_lanes = ir.Constant(self.type, ir.Undefined), ir.Constant(ir.IntType(16), -1)
+        undefined = ir.Constant(self.type, ir.Undefined)
+        all_lanes = ir.Constant(ir.IntType(16), -1)
         usual_rounding = ir.Constant(ir.IntType(32), 4)
         args = (*args, undefined, all_lanes, usual_rounding)
         function = ir.FunctionType(self.type, [x.type for x in args])
@@ -134,7 +142,7 @@ class _Vector:
         return self("fdiv", 1.0, self("fadd", 1.0, self.exp2(self("fmul", x, -LOG2_E))))
 
     def softplus(self, x: ir.Value) -> ir.Value:
-        """log(1 + e^x) as max(x, 0) + log(1 + v) with v = e^-|x|, and log(1 + v) = 2 artanh(v / (2 + v))."""
+        """Compute log(1 + e^x) as max(x, 0) + log(1 + v), v = e^-|x|, and log(1 + v) as 2 artanh(v / (2 + v))."""
         positive = self.largest(0.0, x)
         minus_magnitude = self("fsub", x, self("fadd", positive, positive))
         v = self.exp2(self("fmul", minus_magnitude, LOG2_E))
@@ -143,7 +151,7 @@ class _Vector:
 
 
 def _declare_operator(function: Callable, operation: str) -> None:
-    """Teach Numba an operator between lanes, and between lanes and a number."""
+    """Declare to Numba an operator between lanes, and between lanes and a number."""
 
     @infer_global(function)
     class _Operator(AbstractTemplate):
@@ -160,18 +168,18 @@ def _declare_operator(function: Callable, operation: str) -> None:
         lower_builtin(function, *kinds)(lower)
 
 
-for _function, _operation in (
-    *((operator.add, "fadd"), (operator.iadd, "fadd"), (operator.sub, "fsub")),
-    *((operator.mul, "fmul"), (operator.imul, "fmul")),
-):
-    _declare_operator(_function, _operation)
+_declare_operator(operator.add, "fadd")
+_declare_operator(operator.iadd, "fadd")
+_declare_operator(operator.sub, "fsub")
+_declare_operator(operator.mul, "fmul")
+_declare_operator(operator.imul, "fmul")
 
 
 def _declare_function(name: str) -> Callable:
     @_vector_function
     def function(typing: Any, x: Any) -> Any:
         def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple) -> ir.Value:
-            avx512 = "+avx512dq" in context.codegen().magic_tuple()[2]  # of the processor that is compiled for
+            avx512 = "+avx512dq" in context.codegen().magic_tuple()[2]  # the features of the processor to compile for
             return getattr(_Vector(builder, x.dtype.bitwidth, avx512), name)(args[0])
 
         return x(x), emit
@@ -179,7 +187,9 @@ def _declare_function(name: str) -> Callable:
     return function
 
 
-exp2, sigmoid, softplus = map(_declare_function, ("exp2", "sigmoid", "softplus"))
+exp2 = _declare_function("exp2")
+sigmoid = _declare_function("sigmoid")
+softplus = _declare_function("softplus")
 
 
 def _pointer(context: Any, builder: ir.IRBuilder, array_type: types.Array, array: ir.Value, index: ir.Value) -> Any:
@@ -187,7 +197,7 @@ def _pointer(context: Any, builder: ir.IRBuilder, array_type: types.Array, array
 
 
 def _first_lanes(builder: ir.IRBuilder, count: ir.Value) -> ir.Value:
-    """Tell which lanes come before `count`."""
+    """Mark the lanes before `count`."""
     vector = _Vector(builder, 32)
     positions = ir.Constant(vector.integers, list(range(LANES)))
     return builder.icmp_signed("<", positions, vector.splat(builder.trunc(count, ir.IntType(32)), vector.integers))
@@ -203,24 +213,28 @@ def _masked(builder: ir.IRBuilder, kind: str, result: ir.Type, args: list[ir.Val
 
 @_vector_function
 def load(typing: Any, array: Any, index: Any, count: Any) -> Any:
-    """Read the lanes that start at `index`, as many as `count` says if that is fewer; zeros beyond."""
+    """Read the lanes that start at `index`, or the first `count` of them if that is fewer; zeros beyond."""
 
     def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple) -> ir.Value:
         element = context.get_data_type(array.dtype)
-        vector, size = ir.VectorType(element, LANES), array.dtype.bitwidth // 8
+        vector = ir.VectorType(element, LANES)
+        size = array.dtype.bitwidth // 8
         pointer = builder.bitcast(_pointer(context, builder, array, args[0], args[1]), ir.PointerType(vector))
         whole = builder.icmp_signed(">=", args[2], ir.Constant(args[2].type, LANES))
         with builder.if_else(whole, likely=True) as (then, otherwise):
             with then:
-                full, full_block = builder.load(pointer, align=size), builder.block
+                full = builder.load(pointer, align=size)
+                full_block = builder.block
             with otherwise:
-                zeros = ir.Constant(vector, [0 if isinstance(element, ir.IntType) else 0.0] * LANES)
+                zero = 0 if isinstance(element, ir.IntType) else 0.0
+                zeros = ir.Constant(vector, [zero] * LANES)
                 mask = _first_lanes(builder, args[2])
-                part, part_block = _masked(builder, "load", vector, [pointer, mask, zeros], vector), builder.block
+                part = _masked(builder, "load", vector, [pointer, mask, zeros], vector)
+                part_block = builder.block
         value = builder.phi(vector)
         value.add_incoming(full, full_block)
         value.add_incoming(part, part_block)
-        return _widen(builder, value) if isinstance(element, ir.IntType) else value
+        return _widen(builder, value)
 
     return _lanes_of(array)(array, types.intp, types.intp), emit
 
@@ -231,7 +245,8 @@ def store(typing: Any, array: Any, index: Any, count: Any, lanes: Any) -> Any:
 
     def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple) -> Any:
         element = context.get_data_type(array.dtype)
-        vector, size = ir.VectorType(element, LANES), array.dtype.bitwidth // 8
+        vector = ir.VectorType(element, LANES)
+        size = array.dtype.bitwidth // 8
         pointer = builder.bitcast(_pointer(context, builder, array, args[0], args[1]), ir.PointerType(vector))
         value = _narrow(builder, args[3]) if isinstance(element, ir.IntType) else args[3]
         whole = builder.icmp_signed(">=", args[2], ir.Constant(args[2].type, LANES))
@@ -247,7 +262,7 @@ def store(typing: Any, array: Any, index: Any, count: Any, lanes: Any) -> Any:
 
 @_vector_function
 def prefetch(typing: Any, array: Any, index: Any) -> Any:
-    """Ask for the cache line of an element that is soon read; an index out of range does no harm."""
+    """Prefetch the cache line of an element; an index out of range does no harm."""
 
     def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple) -> Any:
         number = ir.IntType(32)
@@ -267,24 +282,29 @@ def read(typing: Any, array: Any, index: Any) -> Any:
 
     def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple) -> ir.Value:
         value = builder.load(_pointer(context, builder, array, args[0], args[1]))
-        return _widen(builder, value) if isinstance(value.type, ir.IntType) else value
+        return _widen(builder, value)
 
     return _lanes_of(array).dtype(array, types.intp), emit
 
 
 def _widen(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """Bfloat16 bits to float32, one or many."""
+    """Turn bfloat16 bits into float32, one or many; return floats as they are."""
     integer: Any = ir.IntType(32)
     float_type: Any = ir.FloatType()
     sixteen: Any = 16
+    element = value.type
     if isinstance(value.type, ir.VectorType):
-        integer, float_type = ir.VectorType(integer, LANES), ir.VectorType(float_type, LANES)
+        element = value.type.element
+        integer = ir.VectorType(integer, LANES)
+        float_type = ir.VectorType(float_type, LANES)
         sixteen = [16] * LANES
+    if not isinstance(element, ir.IntType):
+        return value
     return builder.bitcast(builder.shl(builder.zext(value, integer), ir.Constant(integer, sixteen)), float_type)
 
 
 def _narrow(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    """Lanes of float32 to bfloat16 bits: to nearest, ties to even, NaN kept."""
+    """Turn lanes of float32 into bfloat16 bits: to nearest, ties to even, NaN kept."""
     integers = ir.VectorType(ir.IntType(32), LANES)
 
     def constant(number: int) -> ir.Constant:
@@ -300,7 +320,7 @@ def _narrow(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
 
 @_vector_function
 def multiply_add(typing: Any, x: Any, y: Any, z: Any) -> Any:
-    """x * y + z, rounded once where the processor can: in every loop alike, whatever the compiler makes of it."""
+    """Compute x * y + z, rounded once where the processor can: in every loop alike, however it is compiled."""
 
     def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple) -> ir.Value:
         vector = args[2].type
@@ -338,13 +358,13 @@ def lane_sum(typing: Any, lanes: Any) -> Any:
 
 @inlined
 def zeros(size: int, like: Any) -> Any:
-    """Zeros of the dtype of an array that begin with a cache line: lanes that lie across two take twice as long."""
+    """Return zeros of the dtype of an array, aligned to a cache line: lanes that lie across two take twice as long."""
     x = np.zeros(size + CACHE_LINE // like.itemsize, like.dtype)
     skip = -x.ctypes.data % CACHE_LINE // like.itemsize
     return x[skip : skip + size]
 
 
-# Four at a time: as many as stay in registers with what is done to them.
+# Four at a time: as many as stay in registers with their intermediate results.
 
 
 @inlined
@@ -384,7 +404,7 @@ def four_numbers(x: Any, j: int) -> Any:
 
 @inlined
 def exp2_four(x: Any) -> Any:
-    """2^x of each."""
+    """Compute 2^x of each."""
     return exp2(x[0]), exp2(x[1]), exp2(x[2]), exp2(x[3])
 
 
@@ -402,7 +422,7 @@ def multiply_four(x: Any, y: Any) -> Any:
 
 @inlined
 def multiply_add_four(x: Any, y: Any, z: Any) -> Any:
-    """x * y + z, one by one."""
+    """Compute x * y + z, one by one."""
     return (
         multiply_add(x[0], y[0], z[0]),
         multiply_add(x[1], y[1], z[1]),
