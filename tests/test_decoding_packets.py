@@ -198,11 +198,50 @@ def test_a_file_behind_a_file_that_ffmpeg_does_not_read_is_named(container, code
     )
     assert streamed(2 * data)[1] == [*range(30)]
     assert caplog.text.count(what) == 1
-    for timestamp in (None, 1.16, *([0.0] if container == "mp4" else [])):  # whose index tells where pictures end
+    for timestamp in (None, 1.16, 0.0, 0.4):
         caplog.clear()
-        assert numbers(2 * data, timestamp)[-1] in (0, 29) and caplog.text.count(what) == 1
+        assert numbers(2 * data, timestamp)[-1] in (0, 10, 29) and caplog.text.count(what) == 1
+    caplog.clear()
+    with pytest.raises(ValueError, match="which ends at 1.2 s"):
+        decode_frames(2 * data, 2.0)
+    assert caplog.text.count(what) == 1, "it may hold what was asked for"
     caplog.clear()
     assert video_duration(2 * data) == pytest.approx(1.2) and caplog.text.count(what) == 1
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "fate"),
+    [
+        ("matroska", "mpeg4", "whose clock begins anew"),
+        ("webm", "libvpx", "whose clock begins anew"),
+        ("avi", "mpeg4", "whose pictures are counted on"),
+    ],
+)
+def test_a_file_behind_a_file_that_is_read_is_named_wherever_a_clip_lies(container, codec, fate, caplog):
+    parts = [numbered_video(count, rate=25, gop=12, container=container, codec=codec) for count in (60, 30)]
+    what = f"from byte {len(parts[0])} of {len(b''.join(parts))} on, {fate}"
+    for timestamp in (None, 0.0, 1.0, 2.3):
+        caplog.clear()
+        _, metadata = decode_frames(b"".join(parts), timestamp)
+        assert caplog.text.count(what) == 1
+        assert timestamp is None or (metadata.duration, metadata.total_num_frames) == (None, None)
+    caplog.clear()
+    decode_frames(parts[0] + bytes(100), 1.0)
+    assert "holds another file" not in caplog.text
+    streamed(b"".join(parts) + parts[0])
+    third = f"from byte {len(b''.join(parts))} of"
+    assert (third in caplog.text) == (container != "avi"), "FFmpeg reads two files of Matroska"
+
+
+@pytest.mark.parametrize("container", ["mpegts", "vob", "matroska", "webm"])
+@pytest.mark.parametrize("counts", [(60, 20), (20, 60), (20, 60, 30)])
+def test_a_moment_that_no_recording_shows_is_refused_with_the_end_of_the_longest(container, counts):
+    codec = {"matroska": "mpeg4", "webm": "libvpx"}.get(container, "mpeg2video")
+    joined = b"".join(numbered_video(n, rate=25, gop=12, container=container, codec=codec) for n in counts)
+    for options in ({}, {"num_frames": None}):
+        with pytest.raises(ValueError, match="timestamp 3.000 s lies outside .* which ends at 2.4 s"):
+            decode_frames(joined, 3.0, **options)
+    assert numbers(joined, 2.3, 1) == [57]
 
 
 @pytest.mark.parametrize("container", ["mpegts", "vob"])

@@ -1,19 +1,65 @@
-"""How the bytes of a file show that it was cut short, in formats that say where they end."""
+"""Where a file ends by its own bytes, and how they show that it was cut short, in formats that say where they end."""
 
+import struct
 from collections.abc import Callable
+from typing import NamedTuple
 
-LONGEST_HEAD = 2**12  # bytes in which the header of a Matroska file ends
+LONGEST_HEAD = 2**16  # bytes in which a header tells of its file
 LONGEST_TAIL = 2**17  # bytes that hold the last page of an Ogg file, which has 65,307 at the most
 MATROSKA_SEGMENT = b"\x18\x53\x80\x67"
+# The header of ASF: what begins the object that describes the file, and where in it numbers stand.
+ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
+ASF_NUMBERS = struct.Struct("<16x8x16xQ8x8xQ8xQ")
+# What stands in the metadata of FLV before the length of the file, a floating-point number.
+FLV_LENGTH = b"\0\x08filesize\0"
+RIFF_HEADER = 8  # bytes, of which the last four hold the length of what follows
 FLV_TAG_HEADER = 11  # bytes, of which three hold the length of what follows; behind a tag, four hold its whole length
 # How keys begin of the partition with which an MXF file ends, and of the list of partitions that may follow it.
 MXF_FOOTER = bytes.fromhex("060e2b34020501010d0102010104")
 MXF_PARTITIONS = bytes.fromhex("060e2b34020501010d01020101110100")
 MXF_KEY = 16  # bytes
+LARGEST_FILE = 2**53  # bytes: larger numbers are no lengths
 OGG_PAGE = b"OggS"
 OGG_PAGE_HEADER = 27  # bytes, of which the sixth holds flags and the last one counts the lengths that follow
 OGG_LAST = 4
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+
+
+class AsfProperties(NamedTuple):
+    """What an ASF file says of itself: its bytes, its time in units of 100 ns, and the ms that come before it."""
+
+    length: int
+    time: int
+    before: int
+
+
+def asf_properties(head: bytes) -> AsfProperties | None:
+    """Read the object of an ASF header that describes the file; `None` where there is none."""
+    place = head.find(ASF_PROPERTIES)
+    if place < 0 or len(head) < place + ASF_NUMBERS.size:
+        return None
+    return AsfProperties(*ASF_NUMBERS.unpack_from(head, place))
+
+
+def stated_end(format_name: str, head: bytes) -> int | None:
+    """Return the byte at which a file ends as its `head` tells, whatever follows; `None` where it does not tell.
+
+    Args:
+        format_name: FFmpeg's name of its container.
+        head: the first bytes of the file.
+    """
+    if format_name == "matroska,webm":
+        return _segment_end(head)
+    if format_name == "asf":
+        properties = asf_properties(head)
+        return None if properties is None else properties.length
+    if format_name == "avi":
+        return RIFF_HEADER + int.from_bytes(head[4:RIFF_HEADER], "little")
+    place = head.find(FLV_LENGTH) + len(FLV_LENGTH)
+    if format_name != "flv" or place < len(FLV_LENGTH) or len(head) < place + 8:
+        return None
+    (length,) = struct.unpack_from(">d", head, place)
+    return int(length) if 0 < length < LARGEST_FILE else None
 
 
 def torn_bytes(format_name: str, bytes_at: Callable[[int, int], bytes], size: int) -> str | None:
@@ -43,7 +89,13 @@ def torn_bytes(format_name: str, bytes_at: Callable[[int, int], bytes], size: in
 
 
 def _torn_matroska(head: bytes, size: int) -> str | None:
-    """Compare the size of the segment, a number whose first byte tells its own length, with that of the file."""
+    """Compare where the segment ends with the size of the file."""
+    end = _segment_end(head)
+    return None if end is None or end <= size else f"it ends at byte {size} of {end}"
+
+
+def _segment_end(head: bytes) -> int | None:
+    """The byte at which a segment of Matroska ends, after a number whose first byte tells its own length."""
     place = head.find(MATROSKA_SEGMENT) + len(MATROSKA_SEGMENT)
     if place < len(MATROSKA_SEGMENT) or place >= len(head) or head[place] == 0:
         return None
@@ -51,8 +103,7 @@ def _torn_matroska(head: bytes, size: int) -> str | None:
     bits = 7 * length
     stated = int.from_bytes(head[place : place + length], "big") & ((1 << bits) - 1)
     is_unknown = stated == (1 << bits) - 1  # as in live recordings
-    end = place + length + stated
-    return None if is_unknown or end <= size else f"it ends at byte {size} of {end}"
+    return None if is_unknown else place + length + stated
 
 
 def _torn_flv(bytes_at: Callable[[int, int], bytes], size: int) -> str | None:

@@ -1,7 +1,6 @@
 """From an open container to the packets of its video, and whether all came that the file promises."""
 
 import re
-import struct
 import time
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 import av
 from av.format import Flags
 
-from .decoding_endings import torn_bytes
+from .decoding_endings import LONGEST_HEAD, asf_properties, stated_end, torn_bytes
 
 # Seconds without a packet after which a source that says "try again" counts as ended, and between two tries.
 PATIENCE = 10.0
@@ -26,10 +25,6 @@ DECLARED_DURATION = {"matroska,webm", "flv", "ivf", "mxf"}
 ESTIMATED_DURATION = {"mpeg", "mpegts", "asf", "nut"}
 # The index of these is read from the file. That of others, FFmpeg makes as it reads.
 INDEXED = {"avi", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"}
-# The header of ASF: what begins the object that describes the file, and where in it numbers stand.
-ASF_PROPERTIES = bytes.fromhex("a1dcab8c47a9cf118ee400c00c205365")
-ASF_NUMBERS = struct.Struct("<16x8x16xQ8x8xQ8xQ")  # bytes of the file, its time in 100 ns, and how many ms come before
-LONGEST_ASF_HEADER = 2**16
 # Packets of MPEG-TS: their length, and where in it the byte stands that each one has.
 TS_PACKETS = ((188, 0), (192, 4), (204, 0))
 TS_SYNC = 0x47
@@ -37,13 +32,18 @@ TS_SYNC = 0x47
 LAST_STEPS = 8
 # What stands between the start of a chunk, which the index of an AVI file names, and its data.
 AVI_CHUNK_HEADER = 8
-# How files begin of which FFmpeg reads the first one alone, or all but not after a seek, where they are joined.
+# How files begin, of which others may follow where they are joined.
 FIRST_BYTES = {
     "matroska,webm": re.compile(rb"\x1a\x45\xdf\xa3"),
     "flv": re.compile(rb"FLV\x01"),
     "mov,mp4,m4a,3gp,3g2,mj2": re.compile(rb"\0\0\0.ftyp", re.DOTALL),
     "asf": re.compile(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
+    "avi": re.compile(rb"RIFF....AVI ", re.DOTALL),
 }
+LONGEST_START = 12  # bytes of them
+# What becomes of a file behind another one. FFmpeg reads one more of Matroska, all of AVI, and none of other formats.
+NOT_READ = "which is not read"
+FATES = {"avi": "whose pictures are counted on", "matroska,webm": "whose clock begins anew"}
 LONGEST_TRAILER = 2**20  # bytes behind the last picture in which another file is looked for: indices and tags
 # How whole pictures of codecs end whose decoders fill the rest of half a picture with old memory.
 LAST_BYTES = {"mjpeg": (b"\xff\xd9",), "gif": (b"\x00", b"\x3b")}
@@ -195,17 +195,36 @@ class VideoPackets:
         is_last = packet.pos is not None and 0 < length <= packet.pos + packet.size
         return self._is_ended_by_mark and not has_mark and (is_last or codec.intra_only)
 
-    def next_file(self) -> int | None:
-        """Find the byte at which another file begins behind the last packet, as in files joined byte by byte.
+    def next_files(self) -> dict[int, str]:
+        """Find the bytes at which other files begin, as in files joined byte by byte, and what becomes of each.
 
-        It is `None` where there is none, or where no one knows since packets are to come.
+        One may begin where the header says that the file ends, another one behind the last packet. The latter is not
+        known as long as packets are to come.
         """
-        start = FIRST_BYTES.get(self.container.format.name)
+        format_name = self.container.format.name
+        start = FIRST_BYTES.get(format_name)
+        if start is None:
+            return {}
+        files = {}
+        stated = stated_end(format_name, self._bytes_at(0, LONGEST_HEAD)) or 0
+        if stated and start.match(self._bytes_at(stated, LONGEST_START)):
+            files[stated] = FATES.get(format_name, NOT_READ)
         end = self._end_of_packets()
-        if start is None or end is None:
-            return None
-        found = start.search(self._bytes_at(end, LONGEST_TRAILER))
-        return None if found is None else end + found.start()
+        if end is not None:
+            found = start.search(self._bytes_at(end, LONGEST_TRAILER))
+            if found is not None:
+                files.setdefault(end + found.start(), NOT_READ)
+        return files
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether another file follows that is read, too."""
+        return any(fate != NOT_READ for fate in self.next_files().values())
+
+    @property
+    def may_hide_a_file(self) -> bool:
+        """Whether another file follows that may not be read after a seek, as that of AVI is."""
+        return self.container.format.name != "avi" and bool(self.next_files())
 
     def _bytes_at(self, place: int, length: int) -> bytes:
         """Bytes of the file, less or none where it ends or can only be read once."""
@@ -334,13 +353,10 @@ class VideoPackets:
 
     def _asf_duration(self) -> float | None:
         """Seconds that the header gives for an ASF file of which bytes are missing, where FFmpeg gives none."""
-        header = self._bytes_at(0, LONGEST_ASF_HEADER)
-        place = header.find(ASF_PROPERTIES)
-        if place < 0 or len(header) < place + ASF_NUMBERS.size:
+        known = asf_properties(self._bytes_at(0, LONGEST_HEAD))
+        if known is None or known.time == 0 or known.length <= (self.container.size or 0):
             return None
-        length, time_to_play, time_before = ASF_NUMBERS.unpack_from(header, place)
-        is_whole = length <= (self.container.size or 0)
-        return None if is_whole or time_to_play == 0 else time_to_play / 1e7 - time_before / 1e3
+        return known.time / 1e7 - known.before / 1e3
 
     @property
     def states_average_rate(self) -> bool:

@@ -99,10 +99,9 @@ class OpenVideo:
 
     def warn_of_the_end(self) -> None:
         """Log that another file follows the pictures that are read, or that some are missing, where it is known."""
-        start = self.packets.next_file()
-        if start is not None:
-            size = self.container.size
-            self.warn(f"holds another file behind its last picture, from byte {start} of {size} on, which is not read")
+        for start, fate in self.packets.next_files().items():
+            place = f"from byte {start} of {self.container.size} on"
+            self.warn(f"holds another file behind its last picture, {place}, {fate}")
         sign = self.packets.torn_end()
         if sign is not None:
             self.warn(f"is cut short: {sign}")

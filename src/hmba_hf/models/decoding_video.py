@@ -185,6 +185,7 @@ class _VideoReader:
         self.end: float | None = None  # of the last frame, once it has been decoded
         self.count: int | None = None  # of all frames, once they have been decoded
         self.seen_until = Fraction(0)  # the latest time of any frame that has been decoded
+        self.shown_until = Fraction(0)  # the end of that frame
         self.has_breaks = False  # whether its clock has gone back
         self.is_steady = True  # whether frames that follow each other have been `1 / rate` apart
         self._is_after_seek = False
@@ -218,6 +219,7 @@ class _VideoReader:
         if self._step_back is not None and not self.has_breaks:
             self.video.warn_of_step_back(*self._step_back, self.origin)
             self.has_breaks = True
+        self.has_breaks = self.has_breaks or self.video.packets.goes_on
 
     @property
     def tolerance(self) -> float:
@@ -266,7 +268,9 @@ class _VideoReader:
                 self.concealed_from = min(self.concealed_from, moment.time)
             self.is_steady = self.is_steady and (before is None or self._is_next(before, moment))
             self.has_breaks = self.has_breaks or moment.recording > 0
-            self.seen_until = max(self.seen_until, moment.time)
+            if moment.time >= self.seen_until:
+                self.seen_until = moment.time
+                self.shown_until = moment.time + self.video.shown_for(moment.frame)
             before = moment
             count += 1
             yield moment
@@ -305,7 +309,7 @@ class _VideoReader:
                 continue
             if start is None:
                 self.video.warn_of_the_end()
-            elif self.video.packets.next_file() is not None:  # perhaps not read because of the seek
+            elif self.video.packets.may_hide_a_file:
                 self.can_seek = False
                 return self.last_time()
             if last is None:
@@ -332,8 +336,7 @@ class _VideoReader:
             promised = (self.header_duration(), self.video.packets.promised_duration(self.origin))
             return max((duration for duration in promised if duration is not None), default=math.inf)
         self.video.warn_of_the_end()
-        shown_for = (last if self.end is None else self.end) - last
-        return max(last, float(self.seen_until)) + shown_for
+        return max(last if self.end is None else self.end, float(self.shown_until))
 
     def select(self, wanted: list[float], is_last: bool) -> list[Moment]:
         """Choose the latest frame not after each of the wanted times, which ascend.
@@ -411,7 +414,8 @@ class _VideoReader:
         if is_last and not scan.chosen:
             raise self._damaged(scan.last_time, "the last frame")
         if wanted > scan.covered_until + TIME_TOLERANCE and not is_last:
-            end = round(scan.covered_until, 6)
+            self.video.warn_of_the_end()
+            end = round(max(scan.covered_until, float(self.shown_until)), 6)  # of the longest recording
             raise ValueError(f"timestamp {wanted:.3f} s lies outside {self.name}, which ends at {end} s")
 
     def _trouble(self, last: Fraction | float, wanted: str) -> VideoDecodeError | None:
