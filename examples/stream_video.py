@@ -34,7 +34,7 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 from transformers import AutoModelForImageTextToText, AutoProcessor, HfArgumentParser
 
-from hmba_hf import SourceLimits, TimeJump, VideoDecodeError, VideoStream, iter_frames
+from hmba_hf import FrameError, SourceLimits, TimeJump, VideoDecodeError, VideoStream, iter_frames
 from hmba_hf.data.video_options import VideoOptions
 from hmba_hf.models.decoding_containers import LIMITS
 from hmba_hf.models.decoding_stills import PICTURE_SUFFIXES, list_pictures, read_picture
@@ -249,7 +249,7 @@ def watch(
                         if isinstance(moment.frame, Exception):
                             raise moment.frame
                         push(stream, moment)
-                    except (FileNotFoundError, ValueError) as error:
+                    except (FileNotFoundError, VideoDecodeError, FrameError) as error:
                         broken += 1
                         moment = mend(moment, error, last, args.on_error)
                         if moment is None:

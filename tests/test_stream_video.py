@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from hmba_hf import iter_frames
+from hmba_hf import HMBAForConditionalGeneration, iter_frames
 from numbered_videos import numbered_video
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "stream_video.py"
@@ -98,6 +98,16 @@ def test_a_source_that_cannot_be_read_ends_with_one_line(tmp_path, stored_model,
         patch.setattr(sys, "argv", [str(SCRIPT), *map(str, options)])
         runpy.run_path(str(SCRIPT), run_name="__main__")
     assert isinstance(end.value.code, str) and re.search(sentence, end.value.code) and "\n" not in end.value.code
+
+
+def test_a_mistake_of_the_model_is_no_broken_frame(monkeypatch, stream, tmp_path):
+    def forget(self, pixels):
+        raise ValueError("a mistake of ours")
+
+    monkeypatch.setattr(HMBAForConditionalGeneration, "get_frame_features", forget)
+    (tmp_path / "a.mp4").write_bytes(numbered_video(3))
+    with pytest.raises(ValueError, match="a mistake of ours"):
+        stream(tmp_path / "a.mp4", "--on_error", "skip")
 
 
 @pytest.mark.parametrize("words", [("--every", "nan"), ("--source_fps", 0), ("--max_aspect_ratio", -1)])

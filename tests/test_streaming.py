@@ -1,6 +1,8 @@
 """A stream answers what the pipeline answers, looks at each frame once, and survives what it is wrongly given."""
 
 import gc
+import math
+import random
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ from PIL import Image
 from torch.testing import assert_close
 from transformers import GenerationConfig, MistralConfig, pipeline
 
-from hmba_hf import AdapterState, VideoStream, decode_frames
+from hmba_hf import AdapterState, TimeJump, VideoStream, decode_frames
 from hmba_hf.streaming import words_differ
 from tiny_models import lively_model, tiny_model
 from tiny_processors import clip, tiny_processor
@@ -532,6 +534,38 @@ def test_a_watch_goes_on_after_a_reset_and_with_jitter(model, processor):
             stream.push(clip(1)[0], start + i / 2 + jitter)
             given += [answer["timestamp"] - start for answer in answers]
         assert given == pytest.approx([0.01, 0.98, 1.99])
+
+
+CAMERAS = (30000 / 1001, 24000 / 1001, 60000 / 1001, 50, 25, 15, 12.5, 10, 8, 4, 3, 2.5, 2)
+
+
+@pytest.mark.parametrize("every", [0.0, 1.0])
+@pytest.mark.parametrize("rate", CAMERAS)
+def test_a_watch_misses_no_moment_of_a_camera_with_jitter_whose_clock_is_set(model, processor, rate, every):
+    noise = random.Random(rate)
+    most = min(0.008, 0.3 / rate)
+    drive = [number / rate + noise.uniform(-most, most) for number in range(round(3 * rate))]
+    for fps in (1.0, 2.5):
+        stream = Answering(model, processor, fps=fps)
+        stream.says = str
+        answers = stream.watch(QUESTION, every)
+        for start in (50.0, 50.0, 49.7, 1000.0):  # back to its start, back a little more, and far ahead
+            asked = []
+            for seconds in drive:
+                try:
+                    stream.push(clip(1)[0], start + seconds)
+                except TimeJump:
+                    stream.reset()
+                    stream.push(clip(1)[0], start + seconds)
+                asked += [answer["timestamp"] - start for answer in answers]
+            nearest = {math.floor((seconds - drive[0]) * fps + 0.5 - 1e-6) for seconds in drive}
+            wanted = []
+            for moment in sorted(nearest):
+                if not wanted or moment - wanted[-1] >= every * fps - 0.1:
+                    wanted.append(moment)
+            found = [math.floor((seconds - drive[0]) * fps + 0.5 - 1e-6) for seconds in asked]
+            assert found in (wanted, wanted[:-1]), "the last frame may wait for a nearer one"
+            assert {round(seconds, 6) for seconds in asked} <= {round(seconds, 6) for seconds in drive}
 
 
 def test_a_watch_asks_as_its_stream_does(model, processor):

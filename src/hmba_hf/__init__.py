@@ -15,11 +15,12 @@ from .models.ops_selective_scan import selective_scan
 from .models.pipeline_hmba import VideoTextToTextPipeline
 from .models.processing_hmba import HMBAProcessor
 from .models.video_processing_hmba import HMBAVideoProcessor
-from .streaming import TimeJump, VideoStream
+from .streaming import FrameError, TimeJump, VideoStream
 
 __version__ = "0.1.0"
 __all__ = [
     "AdapterState",
+    "FrameError",
     "HMBAConfig",
     "HMBAForConditionalGeneration",
     "HMBAModel",

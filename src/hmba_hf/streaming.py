@@ -37,7 +37,11 @@ OPTIONS = ("num_beams", "num_return_sequences", "use_cache", *OTHER_CACHES)
 Answer = dict[str, Any]
 
 
-class TimeJump(ValueError):
+class FrameError(ValueError):
+    """A frame that cannot follow those before: it is no picture, of another kind, or has no time of its own."""
+
+
+class TimeJump(FrameError):
     """A frame that comes before the last one, or longer after it than a whole clip lasts."""
 
 
@@ -159,7 +163,7 @@ class VideoStream:
         Raises:
             TimeJump: if the clock has gone back, or the frame comes longer after the last one than a whole clip lasts;
                 call `reset` and push it again.
-            ValueError: if the frame has the time of the last one, is no picture, or is of another size or dtype than
+            FrameError: if the frame has the time of the last one, is no picture, or is of another size or dtype than
                 the first. The stream is then as it was before the call.
         """
         if isinstance(frame, Image.Image):
@@ -167,7 +171,7 @@ class VideoStream:
         moment = self._moment_of(timestamp)
         kind = _describe(frame)
         if self._kind not in (None, kind):
-            raise ValueError(f"frames of shape and dtype {self._kind} are wanted as before, got {kind}")
+            raise FrameError(f"frames of shape and dtype {self._kind} are wanted as before, got {kind}")
         taken = self._settle(moment, timestamp)
         interval = timestamp - self._last
         miss = self._miss_of(timestamp)
@@ -213,13 +217,13 @@ class VideoStream:
 
     def _moment_of(self, timestamp: float) -> int:
         if not math.isfinite(timestamp):
-            raise ValueError(f"timestamp must be a number of seconds, got {timestamp}")
+            raise FrameError(f"timestamp must be a number of seconds, got {timestamp}")
         if math.isnan(self._start):
             return 0
         if timestamp <= self._last:
             what = f"timestamp must be later than the last frame's, {self._last} s, got {timestamp} s"
             if timestamp == self._last:
-                raise ValueError(what)
+                raise FrameError(what)
             raise TimeJump(f"{what}; `reset` starts anew from it")
         longest = self.num_frames / self.fps
         if timestamp - self._last > longest + TIME_TOLERANCE:
@@ -469,7 +473,7 @@ def _describe(frame: Any) -> tuple[tuple[int, ...], str]:
         got = type(frame).__name__
         if shape:
             got += f" of shape {shape}"
-        raise ValueError(f"a frame must be a picture, or (h, w), (h, w, channels) or (channels, h, w), got {got}")
+        raise FrameError(f"a frame must be a picture, or (h, w), (h, w, channels) or (channels, h, w), got {got}")
     if len(shape) == 2:
         shape = (*shape, 1)
     elif shape[0] in CHANNELS and shape[2] not in CHANNELS:
