@@ -25,6 +25,8 @@ def textured_video(container, codec, pixels="yuv420p", **options):
         stream.pix_fmt = pixels
         stream.gop_size = GROUP
         stream.codec_context.max_b_frames = 0
+        if codec.startswith("libvpx"):
+            stream.options = {"deadline": "realtime", "cpu-used": "8"}
         for shift in range(COUNT):
             picture = (np.roll(texture, shift, axis=1) + random.integers(0, 50, texture.shape)).astype(np.uint8)
             output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
@@ -43,13 +45,18 @@ def overwritten(data, start, count, byte=b"\xff"):
     return data[:start] + count * byte + data[start + count :]
 
 
-def changed(data, number, count=60):
-    """The same bytes, but for some behind the middle of a picture, which do not lie apart in the file."""
+def middle_of(data, number, count=60):
+    """Where so many bytes behind the middle of a picture begin that do not lie apart in the file."""
     picture = pictures_of(data)[number]
     part = len(picture) // 2
     while picture[part : part + count] not in data:
         part += 1
-    return overwritten(data, data.index(picture[part : part + count]), count)
+    return data.index(picture[part : part + count])
+
+
+def changed(data, number):
+    """The same bytes, but for some inside a picture."""
+    return overwritten(data, middle_of(data, number), 60)
 
 
 def whole_frames(data):
@@ -87,3 +94,60 @@ def test_pictures_behind_one_that_cannot_be_decoded_are_not_whole_until_the_next
     whole = whole_frames(overwritten(data, start, 40, b"\0"))
 
     assert whole == [*range(2 * GROUP + 3), *range(3 * GROUP, COUNT)]
+
+
+def cut_out(data, number):
+    """The bytes without some that begin inside a picture."""
+    start = middle_of(data, number, 30)
+    return data[:start] + data[start + 400 :]
+
+
+def check_that_whole_frames_are_right(data, damaged, caplog):
+    right = [frame for _, frame in iter_frames(data)]
+    assert whole_frames(data) == [*range(COUNT)] and not caplog.records
+    whole = []
+    for time, frame in iter_frames(damaged, only_whole=True):
+        if not isinstance(frame, VideoDecodeError):
+            whole.append(round(RATE * time))
+            assert np.array_equal(frame, right[whole[-1]])
+    assert whole[:GROUP] == [*range(GROUP)] and len(whole) < COUNT
+    assert "frames from there on may look wrong or be missing" in caplog.text
+    caplog.clear()
+    list(iter_frames(damaged))
+    assert "frames from there on may look wrong or be missing" in caplog.text
+
+
+CHECKSUMS = [
+    ("matroska", "mpeg4"),
+    ("matroska", "libvpx-vp9"),
+    ("matroska", "prores_ks"),
+    ("ogg", "libvpx"),
+    ("avi", "ffv1"),
+]
+
+
+@pytest.mark.parametrize("number", [2 * GROUP, 2 * GROUP + 3])
+@pytest.mark.parametrize(("container", "codec"), CHECKSUMS)
+def test_pictures_whose_checksum_fails_are_not_whole(container, codec, number, caplog):
+    data = textured_video(container, codec, pixels="yuv422p10le" if codec == "prores_ks" else "yuv420p")
+
+    check_that_whole_frames_are_right(data, changed(data, number), caplog)
+
+
+FOLLOWED = [
+    ("flv", "libx264"),
+    ("flv", "flv"),
+    ("webm", "libvpx"),
+    ("webm", "libvpx-vp9"),
+    ("matroska", "ffv1"),
+    ("ogg", "libvpx"),
+    ("mpegts", "mpeg2video"),
+    ("mpegts", "libx264"),
+]
+
+
+@pytest.mark.parametrize(("container", "codec"), FOLLOWED)
+def test_where_bytes_are_missing_inside_a_file_frames_are_not_whole(container, codec, caplog):
+    data = textured_video(container, codec)
+
+    check_that_whole_frames_are_right(data, cut_out(data, GROUP + 5), caplog)

@@ -1,6 +1,7 @@
 """What a file promises and does not keep, a passing shortage, and times that only an index tells."""
 
 from io import BytesIO
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -103,14 +104,16 @@ def test_a_passing_shortage_is_not_the_end():
 def test_a_source_that_gives_nothing_for_long_has_ended(monkeypatch):
     class Silent:
         streams = ()
+        format = SimpleNamespace(name="mpegts")
 
         def demux(self):
             raise BlockingIOError(11, "try again")
             yield
 
+    stream = SimpleNamespace(codec_context=SimpleNamespace(name="h264"))
     monkeypatch.setattr("hmba_hf.models.decoding_packets.PATIENCE", 0.05)
     with pytest.raises(BlockingIOError):
-        next(iter(VideoPackets(Silent(), None, None)))
+        next(iter(VideoPackets(Silent(), stream, None)))
 
 
 def test_a_header_that_promises_too_little_is_not_believed(shared_data):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import av
 from av.format import Flags
 
+from .decoding_damage import Continuity, SliceChecksums, meets_another_recording
 from .decoding_endings import LONGEST_HEAD, asf_properties, stated_end, torn_bytes
 
 # Seconds without a packet after which a source that says "try again" counts as ended, and between two tries.
@@ -121,6 +122,13 @@ class VideoPackets:
         self._is_ended_by_mark: bool | None = None
         self._end_in_bytes = 0
         self.has_ended = False
+        self.is_damaged = False  # whether the last packet is, or what lies between it and the next one
+        can_look = hasattr(source, "read")
+        self._continuity = Continuity(container.format.name if can_look else "", self._bytes_at)
+        self._checksums = SliceChecksums() if stream.codec_context.name == "ffv1" else None
+        self._fails = False  # whether a checksum around the packet does
+        self._is_broken = False  # whether the packets before and behind it do not join up
+        self._is_doubtful = False  # whether the packet is, since the one before was damaged
 
     def __iter__(self) -> Iterator[Any]:
         """Yield packets, the last of them empty, which makes the decoder give what it still holds.
@@ -128,17 +136,55 @@ class VideoPackets:
         Raises:
             av.FFmpegError: the source cannot be read on.
         """
+        held: Any = None  # until the next one tells whether it has come whole
+        try:
+            for packet in self._read():
+                self._is_broken = self._continuity.breaks_before(packet) or self._is_broken
+                if packet.stream.index != self.stream.index:
+                    continue
+                if held is not None:
+                    yield self._judged(held)
+                held = packet
+                self._fails = self._continuity.holds_damage(held)
+                if not self._continuity.is_followed:
+                    yield self._judged(held)
+                    held = None
+        except (av.FFmpegError, OSError, ValueError):
+            if held is not None:
+                yield self._judged(held)
+            raise
+        if held is not None:
+            yield self._judged(held)
+
+    def _judged(self, packet: Any) -> Any:
+        """See whether a packet has come whole, and whether others have after it."""
+        is_marked = self._is_marked(packet)
+        self.is_damaged = self._fails or self._is_broken or self._is_doubtful or is_marked
+        if self._checksums is not None and packet.size > 0:
+            self.is_damaged = self._checksums.fail(bytes(packet)) or self.is_damaged
+        # FFmpeg makes up the time of the next picture of an Ogg file, and marks one too early in a transport stream.
+        format_name = self.container.format.name
+        self._is_doubtful = (format_name == "ogg" and self._is_broken) or (format_name == "mpegts" and is_marked)
+        self._is_broken = False
+        return packet
+
+    def _is_marked(self, packet: Any) -> bool:
+        """Tell whether FFmpeg marks a packet as corrupt. In a transport stream, it does so where recordings meet."""
+        if not packet.is_corrupt or self.container.format.name != "mpegts" or packet.pos is None:
+            return bool(packet.is_corrupt)
+        return not meets_another_recording(self._bytes_at, packet.pos, self.stream.id)
+
+    def _read(self) -> Iterator[Any]:
+        """Yield packets of all streams."""
         waiting_since: float | None = None
         while True:
             try:
                 for packet in self.container.demux():
                     waiting_since = None
-                    is_ours = packet.stream.index == self.stream.index
-                    if is_ours:
+                    if packet.stream.index == self.stream.index:
                         self._correct(packet)
                     self._note(packet)
-                    if is_ours:
-                        yield packet
+                    yield packet
                 self.has_ended = True
                 return
             except BlockingIOError:

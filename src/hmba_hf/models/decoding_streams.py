@@ -16,11 +16,15 @@ logger = logging.get_logger(__name__)
 ASSUMED_RATE = 25
 # `AVPictureType`: I and BI.
 INTRA_CODED = (1, 7)
+# Codecs that call every picture intra-coded, although it may need what was learned from those before.
+ALL_CALLED_INTRA = ("ffv1",)
 
 
-def is_intra_coded(frame: Any) -> bool:
+def is_intra_coded(frame: Any, codec: str) -> bool:
     """Tell a frame that needs no other to be decoded."""
-    return int(frame.pict_type) in INTRA_CODED or bool(frame.key_frame)
+    if frame.key_frame:
+        return True
+    return int(frame.pict_type) in INTRA_CODED and codec not in ALL_CALLED_INTRA
 
 
 class TornPictureError(ValueError):
@@ -119,7 +123,7 @@ class OpenVideo:
         """Log that the decoder mends pictures, once."""
         if not self._has_warned_of_damage:
             self._has_warned_of_damage = True
-            self.warn(f"is damaged at {seconds:.3f} s: frames from there on may look wrong")
+            self.warn(f"is damaged at {seconds:.3f} s: frames from there on may look wrong or be missing")
 
     def decode(self) -> Iterator[Any]:
         """Decode from where the container stands; an error comes in the place of what it keeps from being decoded."""
@@ -142,8 +146,7 @@ class OpenVideo:
     def _frames_of(self, packet: Any) -> list[Any]:
         if self.packets.is_torn(packet):
             raise TornPictureError("the file ends within a picture")
-        # A packet of a transport stream is marked, too, where whole recordings are joined.
-        if packet.is_corrupt and self.container.format.name != "mpegts":
+        if self.packets.is_damaged:
             self._mark(packet)
         return list(packet.decode())
 
@@ -156,8 +159,8 @@ class OpenVideo:
         """Mark a frame that the decoder had to mend, or that depends on one."""
         if frame.is_corrupt:
             self._mark(frame)
-        elif self._is_mended and is_intra_coded(frame):
-            self._is_mended = not self._is_past_damage(frame)
+        elif self._is_mended and self._is_past_damage(frame):
+            self._is_mended = not is_intra_coded(frame, self.stream.codec_context.name)
         if self._is_mended:
             frame.opaque = object()  # one for each frame: PyAV forgets what several frames share
         return frame

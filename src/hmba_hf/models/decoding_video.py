@@ -241,7 +241,7 @@ class _VideoReader:
                     self.damage = found
                     return
                 continue
-            is_sound = is_sound or is_intra_coded(found)
+            is_sound = is_sound or is_intra_coded(found, codec.name)
             if is_sound:
                 yield found
 
