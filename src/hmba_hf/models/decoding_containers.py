@@ -37,6 +37,8 @@ _BLOCK_PIXELS = 2**20
 # Decoders that mend damaged pictures, and say so, in one thread alone. With threads for slices they leave old pictures
 # in the holes and say nothing.
 _MENDING_ALONE = ("h264",)
+# The decoder of AV1 works on as many frames at once as the machine has cores for, each with several times its memory.
+_ONE_FRAME_AT_A_TIME = {"max_frame_delay": "1"}
 
 CONTAINERS = tuple(
     "apng asf av1 avi avs avs2 avs3 bmp_pipe cavsvideo dhav dirac dnxhd dpx_pipe dv evc exr_pipe flv gif gif_pipe gxf "
@@ -157,7 +159,7 @@ def open_container(
     except BaseException:
         container.close()
         raise
-    stream.codec_context.options = options
+    stream.codec_context.options = options | _ONE_FRAME_AT_A_TIME
     # Frame threads would swallow the error at the end of a truncated file.
     stream.thread_type = "NONE" if stream.codec_context.name in _MENDING_ALONE else "SLICE"
     return container, stream

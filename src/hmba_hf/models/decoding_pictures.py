@@ -30,6 +30,8 @@ _UNKNOWN_MATRICES = {
 _UNSPECIFIED_MATRIX = 2
 _RESERVED_MATRIX = 3
 _BAND = 2**18  # pixels that are composited at once
+_RGB_BITS = 24
+_RESERVE = 2**30  # bytes to which the array of a clip may grow without being moved
 
 
 def to_rgb(frame: av.VideoFrame, stream: Any, name: str, limits: SourceLimits = LIMITS) -> np.ndarray:
@@ -53,31 +55,76 @@ def to_rgb(frame: av.VideoFrame, stream: Any, name: str, limits: SourceLimits = 
     return pixels if matrix is None else _apply_display_matrix(pixels, matrix)
 
 
-def to_rgb_clip(frames: list[Any], stream: Any, name: str, limits: SourceLimits = LIMITS) -> np.ndarray:
-    """Convert the frames of a clip to `(t, h, w, 3)`, as `to_rgb` does each; a frame may come several times.
+def picture_or_error(
+    frame: av.VideoFrame, stream: Any, name: str, limits: SourceLimits
+) -> np.ndarray | VideoDecodeError:
+    """Convert a frame as `to_rgb` does, and return the error where it cannot be."""
+    try:
+        return to_rgb(frame, stream, name, limits)
+    except VideoDecodeError as error:
+        return error
 
-    The list is emptied, so that no frame is kept longer than it takes.
 
-    Raises:
-        VideoDecodeError: a frame cannot be converted, or they differ in size.
+def weight_of(pixel_format: Any) -> float:
+    """Memory of a decoded frame in this format, in pictures of RGB."""
+    return float(pixel_format.padded_bits_per_pixel / _RGB_BITS)
+
+
+class ClipPictures:
+    """The pictures of a clip in one array, into which each is put as it comes.
+
+    Args:
+        name: of the file, for messages.
+        expected: number of pictures. Others may come; memory is taken for those alone that come.
     """
-    clip: np.ndarray | None = None
-    before: Any = None
-    count = len(frames)
-    for index in range(count):
-        frame = frames.pop(0)
-        if clip is not None and frame is before:
-            clip[index] = clip[index - 1]
-            continue
-        picture = to_rgb(frame, stream, name, limits)
-        if clip is None:
-            clip = np.empty((count, *picture.shape), np.uint8)
-        if picture.shape != clip.shape[1:]:
-            raise VideoDecodeError(f"{name} changes its frame size within the clip, to {picture.shape[1::-1]}")
-        clip[index] = picture
-        before = frame
-    assert clip is not None, "a clip holds a frame"
-    return clip
+
+    def __init__(self, name: str, expected: int):
+        self._name = name
+        self._expected = expected
+        self._rows: np.ndarray | None = None
+        self._errors: dict[int, VideoDecodeError] = {}
+
+    def put(self, place: int, picture: np.ndarray | VideoDecodeError) -> None:
+        """Put a picture, `(h, w, 3)`, or an error into a place, in the stead of what was there."""
+        self._errors.pop(place, None)
+        if isinstance(picture, VideoDecodeError):
+            self._errors[place] = picture
+            return
+        if self._rows is None:
+            count = min(self._expected, max(_RESERVE // picture.nbytes, 1))
+            self._rows = np.empty((count, *picture.shape), np.uint8)
+        if picture.shape != self._rows.shape[1:]:
+            size = picture.shape[1::-1]
+            self._errors[place] = VideoDecodeError(f"{self._name} changes its frame size within the clip, to {size}")
+            return
+        if place >= len(self._rows):
+            self._rows.resize((place + 1, *picture.shape), refcheck=False)
+        self._rows[place] = picture
+
+    def made(self, order: list[int]) -> np.ndarray:
+        """The clip, `(t, h, w, 3)`: the pictures at these places, which are all that were filled.
+
+        Raises:
+            VideoDecodeError: a frame could not be converted, or they differ in size.
+        """
+        for place in order:
+            if place in self._errors:
+                raise self._errors[place]
+        assert self._rows is not None, "a clip holds a frame"
+        clip = self._rows[: len(order)]
+        _arrange(clip, order)
+        return clip
+
+
+def _arrange(rows: np.ndarray, order: list[int]) -> None:
+    """Bring rows into an order by exchanging two at a time, which takes the memory of one more."""
+    for place, source in enumerate(order):
+        while source < place:  # has been moved to where its row was needed
+            source = order[source]
+        if source != place:
+            kept = rows[place].copy()
+            rows[place] = rows[source]
+            rows[source] = kept
 
 
 def _square_width(frame: av.VideoFrame, stream: Any, name: str, limits: SourceLimits) -> int:

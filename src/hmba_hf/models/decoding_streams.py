@@ -1,15 +1,18 @@
 """One open video: its frames in the order in which they are shown, with what stands in the way of decoding them."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from fractions import Fraction
 from typing import Any
 
 import av
+import numpy as np
 from transformers.utils import logging
 
-from .decoding_containers import LIMITS, SourceLimits, open_container
+from .decoding_containers import LIMITS, SourceLimits, VideoDecodeError, open_container, opened
 from .decoding_packets import VideoPackets, counts_pictures, holds_decoding_times_alone
-from .decoding_timeline import Moment, Timeline
+from .decoding_pictures import picture_or_error, weight_of
+from .decoding_timeline import Moment, Timeline, come_in_order, in_order
 
 logger = logging.get_logger(__name__)
 
@@ -125,6 +128,10 @@ class OpenVideo:
             self._has_warned_of_damage = True
             self.warn(f"is damaged at {seconds:.3f} s: frames from there on may look wrong or be missing")
 
+    def mended_error(self, seconds: float) -> VideoDecodeError:
+        """The error in the place of a frame that is not whole."""
+        return VideoDecodeError(f"{self.name} is damaged: the frame at {seconds:.3f} s is not whole")
+
     def decode(self) -> Iterator[Any]:
         """Decode from where the container stands; an error comes in the place of what it keeps from being decoded."""
         packets = iter(self.packets)
@@ -140,8 +147,8 @@ class OpenVideo:
                 frames = []
             if packet is None:  # the end, or a source that cannot be read on
                 return
-            for frame in frames:
-                yield self._judged(frame)
+            while frames:  # none is kept longer than it takes
+                yield self._judged(frames.pop(0))
 
     def _frames_of(self, packet: Any) -> list[Any]:
         if self.packets.is_torn(packet):
@@ -193,8 +200,83 @@ class OpenVideo:
         """
         return Timeline(self.stamp_of, 1 / self.rate, self.warn, origin)
 
+    @property
+    def is_heavy(self) -> bool:
+        """Whether frames take as much memory as their pictures in RGB, or more."""
+        known = self.stream.codec_context.format
+        return known is not None and weight_of(known) >= 1
+
+    def starts_in_order(self) -> bool:
+        """Tell whether the first frames come in the order of their times; then the video is at its start again.
+
+        They are decoded once more when they are read, since so many together would fill the memory.
+        """
+        answer = come_in_order(self.timeline().place(self.decode(), Fraction(0)))
+        self.close()
+        self.open()
+        return answer
+
     def shown_for(self, frame: Any) -> Fraction:
         """Seconds for which a frame is shown."""
         if self.is_counted or not frame.duration:
             return 1 / self.rate
         return Fraction(frame.duration * self.stream.time_base)
+
+
+def iter_frames(
+    source: Any,
+    source_format: str | None = None,
+    limits: SourceLimits = LIMITS,
+    source_fps: float | None = None,
+    only_whole: bool = False,
+) -> Iterator[tuple[float, np.ndarray | VideoDecodeError]]:
+    """Decode a video from its start, or a camera as it comes, one frame in memory at a time.
+
+    Args:
+        source: as in `decode_frames`; with a format, whatever FFmpeg opens in it, such as a camera's device.
+        source_format: FFmpeg's name of an input format, such as `v4l2`.
+        limits, source_fps, only_whole: as in `decode_frames`.
+
+    Yields:
+        Seconds since the first frame, and the frame, `(h, w, 3)` as in `decode_frames`. The seconds ascend until the
+        clock of a file goes back: then another recording begins, with a warning. An error stands in the place of what
+        cannot be decoded, at the time of the frame before it, or of what the file promises and does not hold; later
+        frames may follow. What the decoder mends passes, with one warning, unless only whole frames are wanted.
+
+    Raises:
+        FileNotFoundError: a path leads to no file.
+        VideoDecodeError: `source` holds no video.
+    """
+    check_source_fps(source_fps)
+    with ExitStack() as stack:
+        file, name = stack.enter_context(opened(source, limits, source_format))
+        video = OpenVideo(file, name, source_format, limits, source_fps)
+        stack.callback(video.close)
+        comes_late = source_format is None and not (video.is_heavy and video.starts_in_order())
+        moments = video.timeline().place(video.decode(), Fraction(0))
+        if comes_late:
+            moments = in_order(moments)
+        origin: Fraction | None = None
+        seconds = 0.0
+        for moment in moments:
+            if isinstance(moment.frame, Exception):
+                yield seconds, VideoDecodeError(f"{name} is damaged after {seconds:.3f} s: {moment.frame}")
+                continue
+            origin = moment.time if origin is None else origin
+            seconds = float(moment.time - origin)
+            is_whole = video.seen(moment).is_whole
+            if not is_whole:
+                video.warn_of_damage(seconds)
+            if only_whole and not is_whole:
+                yield seconds, video.mended_error(seconds)
+            else:
+                yield seconds, picture_or_error(moment.frame, video.stream, name, limits)
+            del moment  # before the next one is decoded
+        if origin is None:
+            raise VideoDecodeError(f"{name} holds no frame that can be decoded")
+        video.warn_of_the_end()
+        missing = video.packets.shortfall(origin)
+        if missing is not None:
+            what = f"is damaged: its frames end at {seconds:.3f} of {missing.promised:.3f} s"
+            video.warn(what)
+            yield seconds, VideoDecodeError(f"{name} {what}")

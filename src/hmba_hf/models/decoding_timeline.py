@@ -101,6 +101,7 @@ class Timeline:
                     yield self._at(frame, stamp, start)
             if puzzling is None:
                 yield from self._passed(errors)
+            del frame  # before the next one is decoded
         if puzzling is not None:
             yield self._explained(puzzling, None)
         yield from self._passed(errors)
@@ -108,6 +109,12 @@ class Timeline:
     def _with_sound_start(self, found: Iterable[Any]) -> Iterator[Any]:
         """Yield what was found; where the second and third stamp agree and the first is far from both, mend it."""
         rest = iter(found)
+        start = self._sound_start(rest)
+        while start:  # none is kept longer than it takes
+            yield start.pop(0)
+        yield from rest
+
+    def _sound_start(self, rest: Iterator[Any]) -> list[Any]:
         start: list[Any] = []
         stamps: list[tuple[Any, Fraction]] = []
         for frame in rest:
@@ -122,8 +129,7 @@ class Timeline:
             if _is_far(first, second) and _is_far(first, third) and not _is_far(second, third) and second < third:
                 self._mended = frame, 2 * second - third
                 self._warn("has a wrong first timestamp, which is not believed")
-        yield from start
-        yield from rest
+        return start
 
     def _stamp_of(self, frame: Any) -> Fraction | None:
         if self._mended is not None and self._mended[0] is frame:
@@ -214,6 +220,7 @@ class Timeline:
             self._counted = time if time != stamp else None
             self._note(stamp)
         self._last = time
+        self._mended = None  # its frame has been placed
         return Moment(time, frame, self._recording)
 
     def _note(self, stamp: Fraction) -> None:
@@ -235,6 +242,15 @@ class Timeline:
 
 def _is_far(stamp: Fraction, other: Fraction) -> bool:
     return abs(stamp - other) > LONG_FIRST_GAP
+
+
+def come_in_order(moments: Iterator[Moment]) -> bool:
+    """Tell whether the first moments come in the order of their times, without keeping their frames."""
+    places = []
+    for moment in islice(moments, REORDER_FRAMES):
+        places.append(_order(moment))
+        del moment  # before the next one is decoded
+    return places == sorted(places)
 
 
 def in_order(moments: Iterator[Moment]) -> Iterator[Moment]:

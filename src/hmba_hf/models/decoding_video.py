@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from contextlib import ExitStack
 from fractions import Fraction
 from itertools import islice
 from typing import Any
@@ -12,9 +11,9 @@ import numpy as np
 
 from .decoding_containers import LIMITS, SourceLimits, VideoDecodeError, opened
 from .decoding_packets import Shortfall, find_step_back
-from .decoding_pictures import to_rgb, to_rgb_clip
-from .decoding_streams import OpenVideo, check_source_fps, is_intra_coded
-from .decoding_timeline import REORDER_FRAMES, Moment, in_order
+from .decoding_pictures import ClipPictures, picture_or_error
+from .decoding_streams import OpenVideo, check_source_fps, is_intra_coded, iter_frames
+from .decoding_timeline import REORDER_FRAMES, Moment
 from .sampling_video import (
     LONGEST_ROUNDING,
     TIME_TOLERANCE,
@@ -74,20 +73,19 @@ def decode_frames(
     with opened(source, limits) as (file, name), _VideoReader(file, name, limits, source_fps) as reader:
         end = reader.last_time() if timestamp is None else float(timestamp)
         if num_frames is None:
-            chosen = reader.read_all(end, is_last=timestamp is None)
+            scan = reader.read_all(end, is_last=timestamp is None)
         else:
-            chosen = reader.select(causal_times(end, int(num_frames), float(fps)), is_last=timestamp is None)
+            scan = reader.select(causal_times(end, int(num_frames), float(fps)), is_last=timestamp is None)
+        order = sorted(range(len(scan.chosen)), key=lambda place: scan.chosen[place].time)
+        chosen = [scan.chosen[place] for place in order]
         if only_whole and not all(moment.is_whole for moment in chosen):
-            raise _mended_error(name, next(float(moment.time) for moment in chosen if not moment.is_whole))
+            raise reader.video.mended_error(next(float(moment.time) for moment in chosen if not moment.is_whole))
         reader.warn_of_other_recordings()
         reader.video.warn_of_the_end()
         if reader.concealed_from <= chosen[-1].time:
             reader.video.warn_of_damage(float(reader.concealed_from))
-        times = [float(moment.time) for moment in chosen]
-        pictures = [moment.frame for moment in chosen]
-        chosen.clear()  # as `pictures` does, while they are converted
-        frames = to_rgb_clip(pictures, reader.video.stream, name, limits)
-        return frames, reader.metadata(frames, times)
+        frames = scan.clip.made(order)
+        return frames, reader.metadata(frames, [float(moment.time) for moment in chosen])
 
 
 def video_duration(source: Any, limits: SourceLimits = LIMITS, source_fps: float | None = None) -> float:
@@ -107,79 +105,12 @@ def video_duration(source: Any, limits: SourceLimits = LIMITS, source_fps: float
         return reader.duration()
 
 
-def iter_frames(
-    source: Any,
-    source_format: str | None = None,
-    limits: SourceLimits = LIMITS,
-    source_fps: float | None = None,
-    only_whole: bool = False,
-) -> Iterator[tuple[float, np.ndarray | VideoDecodeError]]:
-    """Decode a video from its start, or a camera as it comes, one frame in memory at a time.
-
-    Args:
-        source: as in `decode_frames`; with a format, whatever FFmpeg opens in it, such as a camera's device.
-        source_format: FFmpeg's name of an input format, such as `v4l2`.
-        limits, source_fps, only_whole: as in `decode_frames`.
-
-    Yields:
-        Seconds since the first frame, and the frame, `(h, w, 3)` as in `decode_frames`. The seconds ascend until the
-        clock of a file goes back: then another recording begins, with a warning. An error stands in the place of what
-        cannot be decoded, at the time of the frame before it, or of what the file promises and does not hold; later
-        frames may follow. What the decoder mends passes, with one warning, unless only whole frames are wanted.
-
-    Raises:
-        FileNotFoundError: a path leads to no file.
-        VideoDecodeError: `source` holds no video.
-    """
-    check_source_fps(source_fps)
-    with ExitStack() as stack:
-        file, name = stack.enter_context(opened(source, limits, source_format))
-        video = OpenVideo(file, name, source_format, limits, source_fps)
-        stack.callback(video.close)
-        moments = video.timeline().place(video.decode(), Fraction(0))
-        origin: Fraction | None = None
-        seconds = 0.0
-        for moment in moments if source_format else in_order(moments):
-            if isinstance(moment.frame, Exception):
-                yield seconds, VideoDecodeError(f"{name} is damaged after {seconds:.3f} s: {moment.frame}")
-                continue
-            origin = moment.time if origin is None else origin
-            seconds = float(moment.time - origin)
-            is_whole = video.seen(moment).is_whole
-            if not is_whole:
-                video.warn_of_damage(seconds)
-            if only_whole and not is_whole:
-                yield seconds, _mended_error(name, seconds)
-            else:
-                yield seconds, _picture_or_error(moment.frame, video.stream, name, limits)
-        if origin is None:
-            raise VideoDecodeError(f"{name} holds no frame that can be decoded")
-        video.warn_of_the_end()
-        missing = video.packets.shortfall(origin)
-        if missing is not None:
-            what = f"is damaged: its frames end at {seconds:.3f} of {missing.promised:.3f} s"
-            video.warn(what)
-            yield seconds, VideoDecodeError(f"{name} {what}")
-
-
-def _mended_error(name: str, seconds: float) -> VideoDecodeError:
-    return VideoDecodeError(f"{name} is damaged: the frame at {seconds:.3f} s is not whole")
-
-
-def _picture_or_error(
-    frame: av.VideoFrame, stream: Any, name: str, limits: SourceLimits
-) -> np.ndarray | VideoDecodeError:
-    try:
-        return to_rgb(frame, stream, name, limits)
-    except VideoDecodeError as error:
-        return error
-
-
 class _VideoReader:
     """One open video whose frames can be read from any time on, on a clock that starts at its first frame."""
 
     def __init__(self, source: Any, name: str, limits: SourceLimits, source_fps: float | None) -> None:
         self.name = name
+        self.limits = limits
         self.damage: Exception | None = None
         self.concealed_from: Fraction | float = math.inf
         self.end: float | None = None  # of the last frame, once it has been decoded
@@ -204,15 +135,26 @@ class _VideoReader:
 
     def _find_origin(self) -> None:
         """Set the clock to zero at the first frame shown, and see whether frames carry timestamps at all."""
-        frames = list(islice(self._decoded(), REORDER_FRAMES))
-        if not frames:
+        self.has_times = True
+        moments = self.video.timeline().place(self._first_decoded(), Fraction(0))
+        times: list[Any] = []
+        for moment in moments:
+            if moment.recording == 0:
+                times.append(moment.time)
+            del moment  # before the next one is decoded
+        if not times:
             reason = f": {self.damage}" if self.damage else ""
             raise VideoDecodeError(f"{self.name} holds no frame that can be decoded{reason}")
-        self.has_times = all(self.video.stamp_of(frame) is not None for frame in frames)
-        moments = list(self.video.timeline().place(frames, Fraction(0)))
-        self.origin = min(moment.time for moment in moments if moment.recording == 0)
+        self.origin = min(times)
         self.can_seek = self.has_times and self.video.packets.can_seek
         self._step_back = find_step_back(self.video.container, self.video.stream) if self.has_times else None
+
+    def _first_decoded(self) -> Iterator[av.VideoFrame]:
+        """Decode the first frames, none of which is kept, and note whether they have times."""
+        for frame in islice(self._decoded(), REORDER_FRAMES):
+            self.has_times = self.has_times and self.video.stamp_of(frame) is not None
+            yield frame
+            del frame  # before the next one is decoded
 
     def warn_of_other_recordings(self) -> None:
         """Log that the clock goes back elsewhere in the file than where it was read, as far as that is known."""
@@ -244,6 +186,7 @@ class _VideoReader:
             is_sound = is_sound or is_intra_coded(found, codec.name)
             if is_sound:
                 yield found
+            del found  # before the next one is decoded
 
     def read(self, start: float | None) -> Iterator[Moment]:
         """Yield frames and their times from the keyframe before `start` on, or from the first frame for `None`."""
@@ -271,9 +214,10 @@ class _VideoReader:
             if moment.time >= self.seen_until:
                 self.seen_until = moment.time
                 self.shown_until = moment.time + self.video.shown_for(moment.frame)
-            before = moment
+            before = moment._replace(frame=None)
             count += 1
             yield moment
+            del moment  # before the next one is decoded
         if start is None and video.packets.has_ended:
             self.count = count
 
@@ -301,10 +245,13 @@ class _VideoReader:
         for start in [*starts, *self.starts_before(FAR_FUTURE if expected is None else expected, True)]:
             count = 0
             latest: Moment | None = None
+            shown_for = Fraction(0)
             for moment in self.read(start):
                 count += 1
                 if latest is None or moment.recording > latest.recording or moment.time >= latest.time:
-                    latest = moment
+                    latest = moment._replace(frame=None)
+                    shown_for = self.video.shown_for(moment.frame)
+                del moment  # before the next one is decoded
             if latest is None:
                 continue
             if start is None:
@@ -316,7 +263,7 @@ class _VideoReader:
                 trouble = self._trouble(latest.time, "the last frame")
             if last is None or (self.damage is None and latest.time > last):
                 last = latest.time
-                self.end = float(last + self.video.shown_for(latest.frame))
+                self.end = float(last + shown_for)
             # After a shorter stretch, the last frame might be one out of order that precedes it.
             if count > REORDER_FRAMES or trouble is not None:
                 break
@@ -338,7 +285,7 @@ class _VideoReader:
         self.video.warn_of_the_end()
         return max(last if self.end is None else self.end, float(self.shown_until))
 
-    def select(self, wanted: list[float], is_last: bool) -> list[Moment]:
+    def select(self, wanted: list[float], is_last: bool) -> Scan:
         """Choose the latest frame not after each of the wanted times, which ascend.
 
         Args:
@@ -353,24 +300,24 @@ class _VideoReader:
             if start is None or reaches_back or scan.is_whole_recording:
                 break
         self._check_reached(scan, wanted[-1], is_last)
-        return scan.chosen
+        return scan
 
     def _scan(self, start: float | None, wanted: list[float], is_last: bool) -> Scan:
         """Read from `start` to a little after the last wanted time, keeping only the frames that are wanted.
 
         Where another recording begins, the frames before it are forgotten unless they are all that is wanted.
         """
-        choice = Choice(wanted, self.tolerance)
+        choice = self._choice(wanted)
         last, until, in_order, beyond, recording = -math.inf, -math.inf, True, 0, 0
         for moment in self.read(start):
             time = float(moment.time)
             if moment.recording > recording:
                 if not is_last and wanted[-1] < until:
                     break
-                choice = Choice(wanted, self.tolerance)
+                choice = self._choice(wanted)
                 last, until, in_order, beyond, recording = -math.inf, -math.inf, True, 0, moment.recording
-            elif choice.first is None and start is not None and time > wanted[0] + TIME_TOLERANCE and not is_last:
-                return Scan([], math.inf, time, time, False, True, False)
+            elif choice.is_empty and start is not None and time > wanted[0] + TIME_TOLERANCE and not is_last:
+                return Scan([], choice.clip, math.inf, time, time, False, True, False)
             choice.offer(moment)
             in_order = in_order and time >= last
             if time >= last:
@@ -379,12 +326,21 @@ class _VideoReader:
             beyond += time > wanted[-1] + self.tolerance
             if beyond > REORDER_FRAMES and not is_last:
                 break
-        first = math.inf if choice.first is None else float(choice.first.time)
-        return Scan(choice.made(), first, last, until, beyond > 0, in_order, recording > 0)
+            del moment  # before the next one is decoded
+        chosen = choice.made()
+        return Scan(chosen, choice.clip, choice.first_time, last, until, beyond > 0, in_order, recording > 0)
 
-    def read_all(self, end: float, is_last: bool) -> list[Moment]:
+    def _choice(self, wanted: list[float]) -> Choice:
+        return Choice(wanted, self.tolerance, self._picture, ClipPictures(self.name, len(wanted)))
+
+    def _picture(self, frame: av.VideoFrame) -> np.ndarray | VideoDecodeError:
+        return picture_or_error(frame, self.video.stream, self.name, self.limits)
+
+    def read_all(self, end: float, is_last: bool) -> Scan:
         """Read every frame up to `end`, of the recording which shows that time or, with `is_last`, of the last one."""
         moments: list[Moment] = []
+        expected = int(end * self.video.rate) + REORDER_FRAMES
+        clip = ClipPictures(self.name, expected)
         last, until, recording = -math.inf, -math.inf, 0
         for moment in self.read(None):
             time = float(moment.time)
@@ -392,17 +348,20 @@ class _VideoReader:
                 if not is_last and end < until:
                     break
                 moments = []
+                clip = ClipPictures(self.name, expected)
                 last, until, recording = -math.inf, -math.inf, moment.recording
             if time >= last:
                 last = time
                 until = time + float(self.video.shown_for(moment.frame))
             if time <= end + self.tolerance:
-                moments.append(moment)
+                clip.put(len(moments), self._picture(moment.frame))
+                moments.append(moment._replace(frame=None))
             elif last > end + REORDER_FRAMES / self.video.rate and not is_last:
                 break
-        scan = Scan(moments, 0.0, last, until, last > end + self.tolerance, True, True)
+            del moment  # before the next one is decoded
+        scan = Scan(moments, clip, 0.0, last, until, last > end + self.tolerance, True, True)
         self._check_reached(scan, end, is_last)
-        return sorted(moments, key=lambda moment: moment.time)
+        return scan
 
     def _check_reached(self, scan: Scan, wanted: float, is_last: bool) -> None:
         """Raise unless decoding came far enough to know which frame is shown at the last wanted time."""

@@ -2,13 +2,15 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import av
 import numpy as np
 from transformers.video_utils import VideoMetadata
 
+from .decoding_pictures import ClipPictures, weight_of
 from .decoding_timeline import Moment
 
 # Seconds. A decimal such as 2.76 stands for the frame at 69/25 s, which the nearest float may miss by a hair.
@@ -131,34 +133,79 @@ def metadata_of(metadata: ClipMetadata, chosen: np.ndarray) -> ClipMetadata:
 
 
 class Choice:
-    """The latest frame not after each wanted time, of those that are offered; the first where there is none."""
+    """The latest frame not after each wanted time, of those that are offered; the first where there is none.
 
-    def __init__(self, wanted: list[float], tolerance: float):
-        self._wanted, self._tolerance = wanted, tolerance
-        self._chosen: dict[int, Moment] = {}
-        self.first: Moment | None = None
+    One frame at most is kept, until the next one shows for which times it stands. Then it becomes a picture of `clip`,
+    as a frame that outweighs its picture does at once.
+
+    Args:
+        wanted: times of the clip, in ascending order.
+        tolerance: seconds by which a frame may come later.
+        convert: makes a picture, or an error, of a frame.
+        clip: takes the pictures.
+    """
+
+    def __init__(self, wanted: list[float], tolerance: float, convert: Callable[[Any], Any], clip: ClipPictures):
+        self._limits = [time + tolerance for time in wanted]
+        self._convert = convert
+        self._chosen: list[Moment | None] = [None for _ in wanted]
+        self._waiting: Any = None  # a frame or a picture
+        self._places: list[int] = []  # for which it waits
+        self.clip = clip
+        self.first_time = math.inf
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no frame was offered."""
+        return math.isinf(self.first_time)
 
     def offer(self, moment: Moment) -> None:
         """Take a frame where it stands for a wanted time better than those before."""
-        if self.first is None or moment.time < self.first.time:
-            self.first = moment
-        for index, limit in enumerate(self._wanted):
-            is_later = index not in self._chosen or self._chosen[index].time <= moment.time
-            if moment.time <= limit + self._tolerance and is_later:
-                self._chosen[index] = moment
+        self.first_time = min(self.first_time, float(moment.time))
+        places = [place for place in range(len(self._limits)) if self._is_better(moment, place)]
+        if not places:
+            return
+        taken = set(places)
+        self._places = [place for place in self._places if place not in taken]
+        self._settle()
+        is_heavy = weight_of(moment.frame.format) > 1
+        self._waiting = self._convert(moment.frame) if is_heavy else moment.frame
+        self._places = places
+        for place in places:
+            self._chosen[place] = moment._replace(frame=None)
+
+    def _is_better(self, moment: Moment, place: int) -> bool:
+        before = self._chosen[place]
+        if before is None:
+            return True
+        limit = self._limits[place]
+        if before.time > limit:  # the first frame, which stands for times before it
+            return moment.time < before.time
+        return before.time <= moment.time <= limit
+
+    def _settle(self) -> None:
+        """Put what waits into its places."""
+        waiting = self._waiting
+        self._waiting = None
+        if not self._places:
+            return
+        picture = self._convert(waiting) if isinstance(waiting, av.VideoFrame) else waiting
+        for place in self._places:
+            self.clip.put(place, picture)
+        self._places = []
 
     def made(self) -> list[Moment]:
-        """One frame for each wanted time, if any frame was offered."""
-        if self.first is None:
-            return []
-        return [self._chosen.get(index, self.first) for index in range(len(self._wanted))]
+        """The moments of the clip, without their frames, if any frame was offered."""
+        self._settle()
+        return [moment for moment in self._chosen if moment is not None]
 
 
 @dataclass
 class Scan:
-    """What one pass over a stretch of the video found of its last recording."""
+    """What one pass over a stretch of the video found of its last recording: moments without frames, and pictures."""
 
     chosen: list[Moment]
+    clip: ClipPictures
     first_time: float
     last_time: float
     covered_until: float
