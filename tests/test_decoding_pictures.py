@@ -12,9 +12,10 @@ from PIL import Image, ImageOps
 from transformers.image_transforms import convert_to_rgb
 
 from hmba_hf.data.clips import cut_clips
-from hmba_hf.models.decoding_containers import SourceLimits, VideoDecodeError
-from hmba_hf.models.decoding_pictures import over_white, to_rgb
-from hmba_hf.models.decoding_video import decode_frames, iter_frames
+from hmba_hf.models.decoding_containers import SourceLimits, VideoDecodeError, open_container, opened
+from hmba_hf.models.decoding_packets import VideoPackets
+from hmba_hf.models.decoding_pictures import ClipPictures, over_white, to_rgb
+from hmba_hf.models.decoding_video import decode_frames, iter_frames, video_duration
 from numbered_videos import numbered_video, read_numbers
 
 SQUARE = SimpleNamespace(sample_aspect_ratio=None)
@@ -129,16 +130,94 @@ def test_pixels_of_real_cameras_are_stretched(ratio):
 # Memory
 
 
-def test_frames_are_let_go_as_they_are_passed_on():
-    """Frames that wait for the garbage collector would add up to many times the memory of one."""
-    data = numbered_video(60, codec="libx264")
-    gc.collect()
-    gc.disable()
-    try:
-        alive = [sum(type(held) is av.VideoFrame for held in gc.get_objects()) for _ in iter_frames(data)]
-    finally:
-        gc.enable()
-    assert len(alive) == 60 and max(alive) <= 10
+def deep(stream):
+    """Frames of this format take twice the memory of their pictures in RGB."""
+    stream.pix_fmt = "yuv444p16le"
+
+
+def consumed(items):
+    for item in items:
+        del item  # as a caller may, before the next one is decoded
+
+
+@pytest.fixture
+def alive(monkeypatch):
+    """Take down how many frames in a format are alive whenever a packet is about to be decoded."""
+    counts = {}
+    is_torn = VideoPackets.is_torn
+
+    def counted(packets, packet):
+        held = [thing.format.name for thing in gc.get_objects() if type(thing) is av.VideoFrame and thing.width]
+        for name in ("yuv444p16le", "yuv420p"):
+            counts[name] = [*counts.get(name, []), held.count(name)]
+        return is_torn(packets, packet)
+
+    monkeypatch.setattr(VideoPackets, "is_torn", counted)
+    gc.freeze()
+    gc.disable()  # frames that wait for it would add up to many times the memory of one
+    yield counts
+    gc.enable()
+    gc.unfreeze()
+
+
+@pytest.mark.parametrize(
+    "door",
+    [
+        lambda data: decode_frames(data, 1.9, 5, 4.0),
+        lambda data: decode_frames(data, None, 20, 10.0),
+        lambda data: decode_frames(data, None, None),
+        lambda data: consumed(iter_frames(data)),
+        video_duration,
+    ],
+    ids=["clip", "dense", "all", "iter", "duration"],
+)
+def test_a_frame_is_let_go_before_the_next_one_is_decoded(door, alive):
+    """Two wait at the start of a stretch, until the second stamp has shown that the first is right."""
+    door(numbered_video(20, codec="ffv1", container="matroska", prepare=deep))
+    counts = alive["yuv444p16le"]
+    assert len(counts) > 16
+    assert max(counts) <= 2
+    assert sum(count > 1 for count in counts) <= 3  # starts
+
+
+@pytest.mark.parametrize("num_frames", [5, 20, None])
+def test_one_ordinary_frame_waits_for_the_next_one(num_frames, alive):
+    decode_frames(numbered_video(20, codec="libx264"), None, num_frames, 10.0)
+    assert max(alive["yuv420p"]) <= 2
+
+
+def test_deep_frames_that_come_late_are_put_in_order():
+    times = [(index // 4 * 4 + (2, 0, 3, 1)[index % 4]) / 10 for index in range(20)]
+    shuffled = numbered_video(20, times=times, codec="ffv1", container="matroska", prepare=deep)
+    passed = list(iter_frames(shuffled))
+    order = [times.index(time) for time in sorted(times)]
+    assert read_numbers(np.stack([frame for _, frame in passed])) == order
+    assert read_numbers(decode_frames(shuffled, num_frames=None)[0]) == order
+    assert read_numbers(decode_frames(shuffled, None, 6, 10.0)[0]) == order[-6:]
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [1, 0, 3, 2], [2, 3, 0, 1], [1, 2, 3, 0], [3, 0, 1, 2]])
+def test_pictures_that_come_late_stand_where_they_belong(order):
+    pictures = [np.full((2, 3, 3), number, np.uint8) for number in range(4)]
+    clip = ClipPictures("a file", expected=2)  # grows
+    for place, picture in enumerate(pictures):
+        clip.put(place, picture)
+    assert clip.made(order)[:, 0, 0, 0].tolist() == order
+
+
+def test_av1_is_decoded_one_frame_at_a_time_however_many_threads_there_are():
+    """Each further frame at once takes several times its memory, and comes late."""
+
+    def quick(stream):
+        stream.options = {"preset": "12"}
+
+    data = numbered_video(3, codec="libsvtav1", gop=1, prepare=quick)
+    with opened(data) as (file, name):
+        container, stream = open_container(file, name)
+        stream.codec_context.thread_count = 16
+        counts = [len(packet.decode()) for packet in container.demux(stream)]
+        container.close()
+    assert counts == [1, 1, 1, 0]
 
 
 def test_a_clip_that_repeats_a_frame_converts_it_once(monkeypatch):

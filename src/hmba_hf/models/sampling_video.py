@@ -149,6 +149,7 @@ class Choice:
         self._limits = [time + tolerance for time in wanted]
         self._convert = convert
         self._chosen: list[Moment | None] = [None for _ in wanted]
+        self._times = [math.inf for _ in wanted]  # of the chosen ones
         self._waiting: Any = None  # a frame or a picture
         self._places: list[int] = []  # for which it waits
         self.clip = clip
@@ -161,8 +162,9 @@ class Choice:
 
     def offer(self, moment: Moment) -> None:
         """Take a frame where it stands for a wanted time better than those before."""
-        self.first_time = min(self.first_time, float(moment.time))
-        places = [place for place in range(len(self._limits)) if self._is_better(moment, place)]
+        time = float(moment.time)
+        self.first_time = min(self.first_time, time)
+        places = [place for place in range(len(self._limits)) if self._is_better(time, place)]
         if not places:
             return
         taken = set(places)
@@ -173,15 +175,14 @@ class Choice:
         self._places = places
         for place in places:
             self._chosen[place] = moment._replace(frame=None)
+            self._times[place] = time
 
-    def _is_better(self, moment: Moment, place: int) -> bool:
-        before = self._chosen[place]
-        if before is None:
-            return True
+    def _is_better(self, time: float, place: int) -> bool:
+        before = self._times[place]
         limit = self._limits[place]
-        if before.time > limit:  # the first frame, which stands for times before it
-            return moment.time < before.time
-        return before.time <= moment.time <= limit
+        if before > limit:  # none yet, or the first frame, which stands for times before it
+            return time < before
+        return before <= time <= limit
 
     def _settle(self) -> None:
         """Put what waits into its places."""
