@@ -314,7 +314,7 @@ def test_a_trained_adapter_that_does_not_fit_is_refused(finetuned, call, words, 
         (["--adapter", "lstm"], "adapter must be one of .*, got 'lstm'"),
         (["--temporal_strides", "0"], "temporal_strides must be different integers of at least 1"),
         (["--dataset_name", "nowhere"], "a dataset must be 'micro-world', a folder or a Hub id, got 'nowhere'"),
-        (["--train_split", "dev"], "expected a split of .* got 'dev'"),
+        (["--train_split", "dev"], "split must be of .* got 'dev'"),
     ],
 )
 def test_finetuning_says_what_is_wrong_with_an_option(base, call, words, message):

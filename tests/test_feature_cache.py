@@ -76,7 +76,7 @@ def test_a_cache_without_times_serves_only_who_tells_none(tmp_path, model, proce
     del index["times"]  # as version 0.1 left it
     (tmp_path / "index.json").write_text(json.dumps(index))
     assert cached(tmp_path, [WORLD[0]], model, processor)[0].frame_time is None
-    with pytest.raises(ValueError, match="features with times are wanted, got .* without"):
+    with pytest.raises(ValueError, match="features must have times, got .* without"):
         FeatureCache(tmp_path, key).check_times()
 
 
@@ -103,7 +103,7 @@ def test_a_second_run_makes_what_is_missing_and_keeps_the_rest(tmp_path, model, 
     lost.unlink()
     (tmp_path / "index.json").unlink()
     (tmp_path / "_features-half.safetensors.77").write_bytes(b"left by a run that was killed")
-    with pytest.raises(ValueError, match="a whole cache of features is wanted, got .* without its index.json"):
+    with pytest.raises(ValueError, match="a cache of features must be whole, got .* without its index.json"):
         cached(tmp_path, WORLD, model, processor)
     assert writer(tmp_path, model, processor).write(WORLD)["made"] in (2, 4)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
@@ -278,7 +278,7 @@ def test_a_cache_that_is_not_whole_any_more_is_refused_and_made_again(tmp_path, 
         damaged.unlink()
     else:
         damaged.write_bytes(before[damaged.name][:-1] if harm == "cut off" else b"")
-    with pytest.raises(ValueError, match=f"{damaged.name} of .* is missing or damaged: .*cache_features.py makes it"):
+    with pytest.raises(ValueError, match=f"{damaged.name} of .* missing or damaged: .*cache_features.py makes it"):
         cached(tmp_path, WORLD, model, processor)
     assert writer(tmp_path, model, processor).write(WORLD)["made"] in (2, 4)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
@@ -292,7 +292,7 @@ def test_workers_decode_what_one_process_does(tmp_path, model, processor):
 
 
 def test_a_cached_sample_holds_features_alone(model):
-    with pytest.raises(ValueError, match=r"features \(frames, patches, channels\) alone are wanted"):
+    with pytest.raises(ValueError, match=r"must have features \(frames, patches, channels\) alone"):
         CachedSample("a", "Q?", "A", frame_features=torch.zeros(4, 32))
-    with pytest.raises(ValueError, match="alone are wanted"):
+    with pytest.raises(ValueError, match=r"must have features \(frames, patches, channels\) alone"):
         CachedSample("a", "Q?", "A", video=b"x", frame_features=torch.zeros(5, 4, 32))

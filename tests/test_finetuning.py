@@ -277,8 +277,8 @@ def test_a_base_without_an_adapter_is_told_where_one_should_learn(base, tmp_path
         (["--save_only_model", "True"], "--save_only_model leaves nothing that a run could go on from"),
         (["--time_format", "at 12.4 s"], "time_format must be a text with one {seconds}, or None, got 'at 12.4 s'"),
         (["--resume_from_checkpoint", "True"], "must be a folder, got True: the same command goes on by itself"),
-        (["--feature_cache", "nowhere"], "a whole cache of features is wanted, got nowhere"),
-        (["--eval_strategy", "epoch", "--eval_split", "dev"], "expected a split of .* got 'dev'"),
+        (["--feature_cache", "nowhere"], "a cache of features must be whole, got nowhere"),
+        (["--eval_strategy", "epoch", "--eval_split", "dev"], "split must be of .* got 'dev'"),
         (["--max_length", 5], "must have at most max_length=5 tokens, got .*--on_error skip"),
         (["--max_length", 5, "--on_error", "skip"], "at least one sample must be readable, got none"),
     ],
@@ -423,7 +423,7 @@ def test_a_card_goes_without_its_picture_for_want_of_a_clip_alone(stored_model, 
     own = {"args": SimpleNamespace(hub_private_repo=None), "answer": fail}
     trainer = SimpleNamespace(processing_class=AutoProcessor.from_pretrained(stored_model), **own)
     assert draw_example(trainer, DataArguments(eval_split="nowhere")) is None
-    assert "no picture of an answer for the card: expected a split" in capsys.readouterr().out
+    assert "no picture of an answer for the card: split must be of" in capsys.readouterr().out
     with pytest.raises(ValueError, match="a mistake of the model"):
         draw_example(trainer, DataArguments())
 

@@ -295,15 +295,15 @@ def test_another_process_draws_the_same_clips():
     ],
 )
 def test_what_cannot_be_drawn_is_refused(options):
-    with pytest.raises(ValueError, match=r"micro-world|needs num_frames"):
+    with pytest.raises(ValueError, match=r"micro-world can draw|num_frames must be at least"):
         MicroWorldConfig(**options)
 
 
 def test_wrong_splits_indices_tasks_events_and_risks_are_refused():
     world = MicroWorld(size=3)
-    with pytest.raises(IndexError, match="from 0 to 2, got 3"):
+    with pytest.raises(IndexError, match="from -3 to 2, got 3"):
         world[3]
-    with pytest.raises(IndexError, match="from 0 to 2, got -4"):
+    with pytest.raises(IndexError, match="from -3 to 2, got -4"):
         world[-4]
     for call in (
         lambda: MicroWorld(split="val"),
@@ -312,5 +312,5 @@ def test_wrong_splits_indices_tasks_events_and_risks_are_refused():
         lambda: world.ego_sample(0, "fly"),
         lambda: world.scene(0, risk=4),
     ):
-        with pytest.raises(ValueError, match="expected a"):
+        with pytest.raises(ValueError, match="(split|task|event|risk) must be"):
             call()

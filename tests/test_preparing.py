@@ -146,7 +146,7 @@ def test_a_converter_that_loses_a_record_is_found_out(tmp_path):
 
 
 def test_ids_must_differ():
-    with pytest.raises(ValueError, match=r"an id of its own, got more than one of \['train0'\]"):
+    with pytest.raises(ValueError, match=r"must have an id of its own, got more than one of \['train0'\]"):
         Plan(2, records(1) * 2, [])
 
 
@@ -336,7 +336,9 @@ def test_a_dataset_that_is_not_finished_is_no_dataset_yet(tmp_path):
         prepare(preparation(convert=failing), run_options(tmp_path, retry_dropped=True, num_workers=1))
     assert not (tmp_path / "report.json").exists(), "it would tell of other files"
     for streaming in (False, True):
-        with pytest.raises(ValueError, match="a finished dataset is wanted, .* run the command that prepares it"):
+        with pytest.raises(
+            ValueError, match="must hold a finished dataset, got an unfinished one: run the command that prepares it"
+        ):
             load_samples(str(tmp_path), "train", streaming=streaming)
     prepare(preparation(), run_options(tmp_path, retry_dropped=True))
     prepare(preparation(), run_options(tmp_path / "undisturbed"))

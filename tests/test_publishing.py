@@ -20,7 +20,7 @@ def prepared(tmp_path):
 
 
 def test_options_must_name_a_repository(tmp_path):
-    with pytest.raises(ValueError, match="push_to_hub must name it"):
+    with pytest.raises(ValueError, match="push_to_hub must name the repository that is public, got None"):
         PushOptions(public=True)
     with pytest.raises(ValueError, match="push_to_hub must name a repository, got None"):
         push_folder(tmp_path, PushOptions())
@@ -28,9 +28,11 @@ def test_options_must_name_a_repository(tmp_path):
 
 def test_a_folder_without_a_finished_dataset_is_refused(prepared):
     (prepared / "report.json").unlink()
-    with pytest.raises(ValueError, match="a finished dataset is wanted, .* is not: run the command that prepares it"):
+    with pytest.raises(
+        ValueError, match="must hold a finished dataset, got an unfinished one: run the command that prepares it"
+    ):
         push_folder(prepared, PushOptions("name/bddx"))
-    with pytest.raises(ValueError, match="a finished dataset is wanted, got no parquet file in .*data"):
+    with pytest.raises(ValueError, match="must hold a finished dataset, got no parquet file in .*data"):
         push_folder(prepared / "data", PushOptions("name/bddx"))
 
 
@@ -40,7 +42,7 @@ def test_a_number_that_the_files_do_not_bear_out_is_refused(prepared, name):
     better = {**report["rows"], "train": 10**6} if name == "rows" else report[name] + 1
     (prepared / "report.json").write_text(json.dumps({**report, name: better}))
     with pytest.raises(
-        ValueError, match="report.json must tell what the folder holds: rows, written, dropped and found"
+        ValueError, match="report.json must match the folder: rows, written, dropped and found must be"
     ):
         push_folder(prepared, PushOptions("name/bddx"))
 

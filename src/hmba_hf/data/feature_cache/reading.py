@@ -1,8 +1,8 @@
-"""What a frozen vision tower says of frames, kept on disk so that it runs once for each.
+"""Features of a frozen vision tower, kept on disk so that it runs once for each frame.
 
 A cache is a folder of safetensors files with an `index.json`. It belongs to one tower (a hash of its weights), one way
-to sample and prepare frames, and one dtype; each clip is found by a hash of its files or pictures. A cache that is
-not exactly the one that training needs is refused.
+to sample and prepare frames, and one dtype. A hash of its files or pictures identifies a clip. Training refuses any
+other cache than the exact one.
 """
 
 import hashlib
@@ -26,18 +26,18 @@ from ..loading import RowSamples
 from ..samples import Sample, SampleSequence
 
 INDEX = "index.json"
-# Options of a video processor and of a tower that no feature depends on.
+# Options of a video processor and of a tower on which no feature depends.
 _IDLE_OPTIONS = ("auto_map", "processor_class", "video_processor_type", "return_metadata")
 _IDLE_SETTINGS = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
 
 
 @dataclass
 class CachedSample(Sample):
-    """A sample whose frames have been through the vision tower.
+    """A sample with the features of its frames instead of the frames.
 
     Args:
         frame_features: `(t, p, d)`, in the place of frames or a video.
-        frame_time: seconds at which the current frame is shown, where that is known.
+        frame_time: seconds at which the current frame is shown, where known.
     """
 
     frame_features: torch.Tensor = field(default_factory=lambda: torch.empty(0))
@@ -45,42 +45,54 @@ class CachedSample(Sample):
 
     def _check_picture(self) -> None:
         if self.frames is not None or self.video is not None or self.frame_features.ndim != 3:
-            raise ValueError(f"sample {self.id}: features (frames, patches, channels) alone are wanted")
+            raise ValueError(f"sample {self.id} must have features (frames, patches, channels) alone")
 
 
 def feature_key(model: Any, video_processor: Any, dtype: torch.dtype) -> dict[str, str]:
-    """Describe everything but the clips that cached features depend on.
+    """Describe all inputs of cached features but the clips.
 
     Args:
         model: an `HMBAForConditionalGeneration`.
         video_processor: samples and prepares the frames.
-        dtype: in which the tower computes and its features are kept.
+        dtype: of the tower's computation and its features.
     """
-    tower, digest = model.model.vision_tower, hashlib.sha256()
+    tower = model.model.vision_tower
+    digest = hashlib.sha256()
     for name, weight in sorted(tower.state_dict().items()):
-        values = weight.detach().to("cpu", dtype if weight.is_floating_point() else weight.dtype).contiguous()
+        values = weight.detach().to("cpu").contiguous()
+        if values.is_floating_point():
+            values = values.to(dtype)
         digest.update(f"{name} {tuple(values.shape)}".encode())
         digest.update(values.reshape(-1).view(torch.uint8).numpy())
-    options = {name: value for name, value in video_processor.to_dict().items() if name not in _IDLE_OPTIONS}
-    options |= (video_processor.limits or LIMITS).stated()  # clips beyond them are not there
-    settings = {name: value for name, value in tower.config.to_dict().items() if name not in _IDLE_SETTINGS}
-    return {
-        "vision tower": f"{type(tower).__name__} {digest.hexdigest()}",
-        **{f"vision tower's {name}": json.dumps(value, default=str) for name, value in sorted(settings.items())},
-        "layer": str(model.config.vision_feature_layer),
-        "dtype": str(dtype).removeprefix("torch."),
-        **{f"video processor's {name}": json.dumps(value, default=str) for name, value in sorted(options.items())},
-    }
+    key = {"vision tower": f"{type(tower).__name__} {digest.hexdigest()}"}
+    for name, value in sorted(tower.config.to_dict().items()):
+        if name not in _IDLE_SETTINGS:
+            key[f"vision tower's {name}"] = json.dumps(value, default=str)
+    key["layer"] = str(model.config.vision_feature_layer)
+    key["dtype"] = str(dtype).removeprefix("torch.")
+    limits = (video_processor.limits or LIMITS).stated()  # a cache lacks the clips beyond them
+    for name, value in sorted({**video_processor.to_dict(), **limits}.items()):
+        if name not in _IDLE_OPTIONS:
+            key[f"video processor's {name}"] = json.dumps(value, default=str)
+    return key
 
 
 def describe_sample(samples: Sequence[Sample], index: int) -> tuple[Sample, str]:
-    """Return a sample without its pictures, and a hash of these and of the moment that is asked about."""
+    """Return a sample without its pictures, and a hash of these and of the time of the current frame."""
+    parts: list[Any] = []
     if isinstance(samples, RowSamples):
         sample, files = samples.without_pictures(index)
-        parts = [Path(file["path"]) if file.get("bytes") is None else file["bytes"] for file in files]
+        for file in files:
+            if file.get("bytes") is None:
+                parts.append(Path(file["path"]))
+            else:
+                parts.append(file["bytes"])
     else:
         sample = samples[index]
-        parts = [_pixels(frame) for frame in sample.frames] if sample.frames is not None else [sample.video]
+        if sample.frames is None:
+            parts.append(sample.video)
+        else:
+            parts += [_pixels(frame) for frame in sample.frames]
     digest = hashlib.sha256(f"{len(parts)} files, current at {sample.timestamp}".encode())
     for part in parts:
         if isinstance(part, str | Path):
@@ -98,19 +110,20 @@ class FeatureCache:
     """Features on disk, found by the hashes of `describe_sample`.
 
     Args:
-        folder: as `FeatureWriter` left it.
-        key: of the features that are wanted.
+        folder: as `FeatureWriter` has written it.
+        key: of the wanted features.
 
     Raises:
-        ValueError: if there is no whole cache, or if it is of another key.
+        ValueError: if there is no whole cache, or if it has another key.
     """
 
     def __init__(self, folder: str | Path, key: dict[str, str]):
         self.folder = Path(folder)
         if not (self.folder / INDEX).exists():
-            raise ValueError(f"a whole cache of features is wanted, got {self.folder} without its {INDEX}")
+            raise ValueError(f"a cache of features must be whole, got {self.folder} without its {INDEX}")
         index = read_json_object(self.folder / INDEX, key=dict, files=dict, names=dict, unreadable=dict)
-        if stale := differences(index["key"], key):
+        stale = differences(index["key"], key)
+        if stale:
             raise ValueError(f"the features in {self.folder} are stale and are not used: {'; '.join(stale)}")
         for name in index["files"]:
             try:
@@ -118,13 +131,15 @@ class FeatureCache:
                     pass
             except (OSError, SafetensorError) as error:
                 raise ValueError(
-                    f"a whole cache of features is wanted, {name} of {self.folder} is missing or damaged: {error}; "
+                    f"a cache of features must be whole, got {name} of {self.folder} missing or damaged: {error}; "
                     "cache_features.py makes it again"
                 ) from error
-        self._files = {content: name for name, contents in index["files"].items() for content in contents}
+        self._files: dict[str, str] = {}
+        for name, contents in index["files"].items():
+            self._files.update(dict.fromkeys(contents, name))
         self.names: dict[str, str] = index["names"]  # of samples, by the hashes of their clips
         self.unreadable: dict[str, str] = index["unreadable"]
-        # Of current frames, where they are known; a cache of version 0.1 does not tell.
+        # Of current frames, where known; a cache of version 0.1 has none.
         self.times: dict[str, float | None] = index.get("times", {})
 
     def __contains__(self, content: str) -> bool:
@@ -133,7 +148,7 @@ class FeatureCache:
     def check_times(self) -> None:
         """Raise a `ValueError` if the features were kept without the times of their frames."""
         if not self._files.keys() <= self.times.keys():
-            raise ValueError(f"features with times are wanted, got {self.folder} without: make them in a new folder")
+            raise ValueError(f"features must have times, got {self.folder} without: make them in a new folder")
 
     def read(self, content: str) -> torch.Tensor:
         """Read the features of a clip, `(t, p, d)`."""
@@ -144,8 +159,8 @@ class FeatureCache:
 class CachedSamples(SampleSequence):
     """Samples with the features of their frames from a cache.
 
-    Every clip is hashed when this is built, each process a share of them, so that features of a clip that has changed
-    since are never used. After that neither clips nor videos are read again.
+    Every clip is hashed when this is built, each process a share of them, so that features of a changed clip are never
+    used. After that neither clips nor videos are read again.
 
     Raises:
         ValueError: if a clip is not in the cache.
@@ -153,9 +168,11 @@ class CachedSamples(SampleSequence):
 
     def __init__(self, samples: Sequence[Sample], cache: FeatureCache):
         self.cache = cache
-        state, described = PartialState(), {}
+        state = PartialState()
+        described = {}
         share = range(state.process_index, len(samples), state.num_processes)
-        for index in tqdm(share, desc="checking the cache", disable=None if state.is_main_process else True):
+        is_hidden = None if state.is_main_process else True
+        for index in tqdm(share, desc="checking the cache", disable=is_hidden):
             described[index] = _described(samples, index)
         for other in gather_object([described]):
             described.update(other)
@@ -190,7 +207,7 @@ class CachedSamples(SampleSequence):
 
 
 def _described(samples: Sequence[Sample], index: int) -> tuple[Sample | UnreadableSample, str]:
-    """Describe a sample, or say why it cannot be read."""
+    """Describe a sample, or return the error of an unreadable one."""
     try:
         return describe_sample(samples, index)
     except READ_ERRORS as error:

@@ -1,7 +1,7 @@
-"""Run a vision tower once over the frames of samples and keep what it says, for `reading.py` to read.
+"""Run a vision tower once over the frames of samples and keep its features for `reading.py`.
 
-Samples are worked on in blocks. The features of a block are one file, which is written whole or not at all and named
-by a hash of its clips: a run that was killed finds what it has made and makes the rest, with the same contents.
+Samples are encoded in blocks. The features of a block are one file, which is written whole or not at all and named by
+a hash of its clips. A killed run finds its files and adds the others, with the same contents.
 """
 
 import json
@@ -33,7 +33,7 @@ class FeatureWriter:
     """Caches the features of the frames of samples; several processes share the work.
 
     Args:
-        folder: of the cache; what it holds is kept.
+        folder: of the cache, whose features are kept.
         key: as `feature_key` gives it.
         encode: the tower, from `(1, frames, channels, height, width)` to `(1, frames, p, d)`.
         video_processor: samples and prepares the frames.
@@ -53,20 +53,22 @@ class FeatureWriter:
     num_workers: int = 0
 
     def write(self, samples: Sequence[Sample]) -> dict[str, int]:
-        """Cache what is not there yet, and try again what could not be read.
+        """Cache missing features, and try unreadable clips again.
 
         Returns:
-            How many clips have been `"made"` now, and how many the `"cache"` holds.
+            The number of clips `"made"` now and in the `"cache"`.
 
         Raises:
             ValueError: if the folder holds features of another key, or if features are not finite.
             OSError: if a file cannot be written, as on a full disk; the others stay.
         """
-        state, made = PartialState(), 0
+        state = PartialState()
+        made = 0
         self._claim(state)
-        blocks = [range(start, start + self.block_size) for start in range(0, len(samples), self.block_size)]
-        mine = [[index for index in block if index < len(samples)] for block in blocks]
-        mine = mine[state.process_index :: state.num_processes]
+        blocks = []
+        for start in range(0, len(samples), self.block_size):
+            blocks.append(range(start, min(start + self.block_size, len(samples))))
+        mine = blocks[state.process_index :: state.num_processes]
         with tqdm(total=sum(map(len, mine)), desc="caching features", disable=None) as progress:
             for block in mine:
                 made += self._write_block(samples, block, progress)
@@ -78,7 +80,7 @@ class FeatureWriter:
         return {"made": made, "cache": len(index["names"])}
 
     def _claim(self, state: PartialState) -> None:
-        """Let the folder hold features of this key and of no other."""
+        """Reserve the folder for features of this key alone."""
         path = self.folder / KEY
         if state.is_main_process:
             for unfinished in self.folder.glob("_*"):  # left by a run that was killed
@@ -93,19 +95,23 @@ class FeatureWriter:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_json(path, self.key)
         state.wait_for_everyone()
-        if different := differences(read_json_object(path), self.key):
+        different = differences(read_json_object(path), self.key)
+        if different:
             raise ValueError(f"{self.folder} holds other features: {'; '.join(different)}. Name another folder")
 
     def _write_block(self, samples: Sequence[Sample], block: Sequence[int], progress: Any) -> int:
-        """Cache the clips of one block, unless they are; return how many were made."""
+        """Cache the missing clips of one block, and return their number."""
         described = [_describe(samples, index) for index in block]
-        for name, _, error in described:
+        names: dict[str, str] = {}
+        first: dict[str, int] = {}
+        for index, (name, content, error) in zip(block, described, strict=True):
             if error is not None:
                 self.bad.meet(name, error)
-        names = {content: name for name, content, _ in described if content}
+                continue
+            names[content] = name
+            first[content] = index
         digest = digest_text(" ".join(sorted(names)))
         path = self.folder / f"features-{digest[:32]}.safetensors"
-        first = {content: index for index, (_, content, _) in zip(block, described, strict=True) if content}
         if path.exists():
             tried = _read_record(path)["unreadable"]
             first = {content: index for content, index in first.items() if content in tried}
@@ -134,7 +140,7 @@ class FeatureWriter:
     def _encode_clips(
         self, samples: Sequence[Sample], places: dict[str, int], progress: Any
     ) -> tuple[dict[str, torch.Tensor], dict[str, float | None], dict[str, str]]:
-        """Decode clips and run the tower; return features, times, and what is wrong with clips that have neither."""
+        """Decode clips and run the tower; return features and times, and the errors of unreadable clips."""
         features: dict[str, torch.Tensor] = {}
         times: dict[str, float | None] = {}
         unreadable: dict[str, str] = {}
@@ -176,7 +182,7 @@ def _read_record(path: Path) -> dict[str, dict[str, Any]]:
 
 
 class _Clip(NamedTuple):
-    """A clip by its hash: pixels, `(t, channels, height, width)`, and the time of its last frame, or what is wrong."""
+    """A clip by its hash: pixels, `(t, channels, height, width)`, and the time of its last frame, or its error."""
 
     content: str
     pixels: torch.Tensor | None = None
@@ -188,7 +194,9 @@ class _PreparedClips(Dataset):
     """Clips in the order of their hashes, as the tower takes them."""
 
     def __init__(self, samples: Sequence[Sample], places: dict[str, int], video_processor: Any):
-        self.samples, self.places, self.video_processor = samples, list(places.items()), video_processor
+        self.samples = samples
+        self.places = list(places.items())
+        self.video_processor = video_processor
 
     def __len__(self) -> int:
         return len(self.places)
@@ -197,7 +205,9 @@ class _PreparedClips(Dataset):
         content, index = self.places[number]
         try:
             sample = self.samples[index]
-            video: Any = list(sample.frames) if sample.frames is not None else sample.video
+            video: Any = sample.video
+            if sample.frames is not None:
+                video = list(sample.frames)
             options = {"return_tensors": "pt", "return_metadata": True}
             inputs = self.video_processor([video], timestamp=sample.timestamp, **options)
             return _Clip(content, inputs["pixel_values_videos"][0], inputs["video_metadata"][0].current_time)
@@ -207,7 +217,7 @@ class _PreparedClips(Dataset):
 
 
 def _describe(samples: Sequence[Sample], index: int) -> tuple[str, str, Exception | None]:
-    """Return the name and the hash of a sample, and what is wrong if it has none."""
+    """Return the name and the hash of a sample, or the error of one without a hash."""
     try:
         sample, content = describe_sample(samples, index)
         return sample.id, content, None

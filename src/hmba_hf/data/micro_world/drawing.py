@@ -222,5 +222,5 @@ DEGRADATIONS = {"blur": _blur, "occlusion": _occlude, "darkness": _darken, "nois
 
 
 def degrade(picture: np.ndarray, kind: str, severity: float, rng: np.random.Generator) -> np.ndarray:
-    """Spoil a picture `(h, w, 3)` by one of `DEGRADATIONS`, severity 0 (not at all) to 1 (hardly anything is left)."""
+    """Degrade a picture `(h, w, 3)` by one of `DEGRADATIONS`, severity 0 (not at all) to 1 (almost wholly)."""
     return DEGRADATIONS[kind](picture, severity, rng)

@@ -1,6 +1,6 @@
 """The micro-world on disk: parquet files in the schemas of DRAMA and BDD-X.
 
-What is learned on these files says nothing about real roads.
+Results on these files do not transfer to real roads.
 """
 
 import io
@@ -28,7 +28,7 @@ def write_drama(folder: str | Path, config: MicroWorldConfig, sizes: Mapping[str
 
 
 def write_bddx(folder: str | Path, config: MicroWorldConfig, sizes: Mapping[str, int]) -> list[Path]:
-    """Write clips of what the ego car does and why as parquet files in the BDD-X schema, with MP4 files inside."""
+    """Write clips of the ego task as parquet files in the BDD-X schema, with MP4 files inside."""
     paths = []
     for split, size in sizes.items():
         rows = _bddx_rows(MicroWorld(config, split, size))
@@ -48,7 +48,7 @@ def _bddx_rows(world: MicroWorld) -> Iterator[dict[str, Any]]:
 def _write_parquet(folder: Path, split: str, size: int, rows: Iterable[dict], features: Any) -> list[Path]:
     """Write rows as `data/{split}-00000-of-00001.parquet` and so on, the names that `load_dataset(folder)` reads.
 
-    Files of the split that are there from an earlier writing are removed.
+    Earlier files of the split are removed.
     """
     dataset_class = import_datasets().Dataset
     (folder / "data").mkdir(parents=True, exist_ok=True)

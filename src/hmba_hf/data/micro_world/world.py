@@ -1,6 +1,6 @@
-"""A procedural driving world in which only motion tells which road user is the risk.
+"""A procedural driving world in which only motion shows which road user is the risk.
 
-What a weaker observer can score at best is known by construction:
+The best possible score of a weaker observer is known by construction:
 
 | motion      | current frame | with the earlier frames, unordered | frames in order |
 |-------------|---------------|------------------------------------|-----------------|
@@ -8,7 +8,7 @@ What a weaker observer can score at best is known by construction:
 | `order`     | 1/K           | 1/K                                | 1               |
 | `monotone`  | 1/K           | informative                        | 1               |
 
-K is the number of road users. What is learned here says nothing about real roads.
+K is the number of road users. Results here do not transfer to real roads.
 """
 
 import math
@@ -47,10 +47,10 @@ _MANOEUVRES = {
 
 
 class EgoEvent(NamedTuple):
-    """What the ego car does and why, and how the road and the others must move before the current frame for it.
+    """What the ego car does and why, with the motion of the road and of the others before the current frame.
 
-    `speeds` are the first and the last advance of the road between two frames, 1 being one dash and its gap;
-    `lead_nearness` and `pedestrian_inward` are where those two begin, see `RoadUser.box`.
+    `speeds` are the first and the last advance of the road between two frames, 1 being one dash and its gap.
+    `lead_nearness` and `pedestrian_inward` are the first places of those two, see `RoadUser.box`.
     """
 
     action: str
@@ -72,7 +72,7 @@ EGO_EVENTS = {
     "stop": EgoEvent("The car is stopped", "because the {lead} ahead is standing still", (0.0, 0.0)),
 }
 
-_STREAMS = ("scene", "motion", "road", "nuisance", "degradation", "still", "ego")
+_PURPOSES = ("scene", "motion", "road", "nuisance", "degradation", "still", "ego")  # of random numbers
 _REACH = 0.09  # how far a road user of scale 1 moves to either side, as a fraction of the frame
 _GRID = 256  # boxes end on multiples of 1/256, so that they are exact in the drawn pictures
 _FAR = 0.5  # y of the farthest place to stand
@@ -83,20 +83,20 @@ _NAMES = [(kind, colour) for kind in KINDS for colour in COLOURS]
 
 @dataclass(frozen=True)
 class MicroWorldConfig:
-    """Everything but split and index that a clip depends on.
+    """Everything but split and index that determines a clip.
 
     Args:
-        seed: another seed, another world.
+        seed: of the world.
         frame_size: width and height of a frame in pixels.
         num_objects: road users in a scene, K.
         num_frames: frames of a clip, the last one current.
         motion: `"symmetric"`: the risk swings away from the ego path and comes back toward it, a twin does the same
             mirrored in time, the others sway evenly; `"order"`: each road user swerves in one frame, the risk last;
-            `"monotone"`: the risk closes in at constant speed, a twin leaves, the others stay. All of them are where
-            the current frame shows them whatever their motion was.
+            `"monotone"`: the risk closes in at constant speed, a twin leaves, the others stay. The current frame is
+            the same whatever the motion.
         pause: frames without motion before the current one, among the `num_frames`.
-        nuisance: strength of exposure flicker, camera jitter and pixel noise; at 0 the road stands still too,
-            otherwise its phase is drawn anew for each frame.
+        nuisance: strength of exposure flicker, camera jitter and pixel noise. At 0 the road stands still, too;
+            otherwise its phase is drawn for each frame.
         degradation: one of `DEGRADATIONS`, applied to the current frame with
         severity: from 0 to 1.
         fps: frames per second, for timestamps and video files.
@@ -129,11 +129,11 @@ class MicroWorldConfig:
         whole = ("seed", "frame_size", "num_objects", "num_frames", "pause")
         for name, is_good in checks.items():
             if not is_good or (name in whole and not isinstance(getattr(self, name), int | np.integer)):
-                raise ValueError(f"{name}={getattr(self, name)!r} is outside of what the micro-world can draw")
+                raise ValueError(f"{name} must be a value that the micro-world can draw, got {getattr(self, name)!r}")
         moving = self.num_objects if self.motion == "order" else 2
         needed = 1 + self.pause + moving
         if self.num_frames < needed:
-            raise ValueError(f"{self.motion} motion needs num_frames >= {needed}, got {self.num_frames}")
+            raise ValueError(f"num_frames must be at least {needed} for {self.motion} motion, got {self.num_frames}")
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class RoadUser:
         return "left" if self.x < 0.5 else "right"
 
     def box(self, inward: float = 0.0, nearness: float = 1.0) -> Box:
-        """Its box when it is `inward` reaches closer to the ego path and appears `nearness` times as large."""
+        """Return its box, `inward` reaches closer to the ego path and `nearness` times as large."""
         ground = HORIZON + (self.y - HORIZON) * nearness
         scale = _scale(self.y)
         direction = 1 if self.x < 0.5 else -1
@@ -169,9 +169,9 @@ class RoadUser:
 
 @dataclass(frozen=True)
 class Scene:
-    """What happens in a clip, noise aside.
+    """The content of a clip without its noise.
 
-    `inward` and `nearness`, both `(num_frames, num_objects)`, say how each road user moves: see `RoadUser.box`.
+    `inward` and `nearness`, both `(num_frames, num_objects)`, are the motion of each road user: see `RoadUser.box`.
     `users[risk]` is the answer, `users[twin]` its mirrored twin.
     """
 
@@ -200,7 +200,7 @@ class MicroWorld(SampleSequence):
 
     def __init__(self, config: MicroWorldConfig | None = None, split: str = "train", size: int = 1000):
         if split not in SPLITS or not isinstance(size, int | np.integer) or size < 0:
-            raise ValueError(f"expected a split of {SPLITS} and a whole size >= 0, got {split!r} and {size}")
+            raise ValueError(f"split must be of {SPLITS} and size a whole number from 0, got {split!r} and {size}")
         self.config = config or MicroWorldConfig()
         self.split = split
         self.size = size
@@ -209,28 +209,28 @@ class MicroWorld(SampleSequence):
         return self.size
 
     def read_sample(self, index: int) -> Sample:
-        """The clip `index` with the question for the risk; the answer names it, boxes it and says what it does."""
+        """Read clip `index` with the question for the risk; the answer has its name, its box and its manoeuvre."""
         scene = self.scene(index)
         user = scene.users[scene.risk]
         answer = f"The {user.name}{BOX_MARKER} {_MANOEUVRES[user.kind]} from the {user.side}."
         return Sample(
-            self._name(self.config.motion, index),
-            RISK_QUESTION,
-            answer,
-            self.frames(index, scene),
+            id=self._name(self.config.motion, index),
+            question=RISK_QUESTION,
+            answer=answer,
+            frames=self.frames(index, scene),
             tags=(f"motion: {self.config.motion}", f"risk: {user.kind}"),
             others=[box for number, box in enumerate(scene.boxes) if number != scene.risk],
             **self._marked(user),
         )
 
     def still_sample(self, index: int, task: str | None = None) -> Sample:
-        """A single picture, the current frame of clip `index`, with a question about what is where in it.
+        """Read a single picture, the current frame of clip `index`, with a question about a road user in it.
 
-        `task` is one of `STILL_TASKS`: `"where"` asks for the box of a road user, `"what"` for the name in a box;
-        drawn when absent, `"where"` three times of four.
+        `task` is one of `STILL_TASKS`: `"where"` asks for the box of a road user, `"what"` for the name in a box. When
+        absent it is drawn, `"where"` three times of four.
         """
         if task not in (None, *STILL_TASKS):
-            raise ValueError(f"expected a task of {STILL_TASKS}, got {task!r}")
+            raise ValueError(f"task must be of {STILL_TASKS}, got {task!r}")
         rng = self._rng(index, "still")
         drawn = str(rng.choice(STILL_TASKS, p=[0.75, 0.25]))
         scene = self.scene(index)
@@ -243,17 +243,19 @@ class MicroWorld(SampleSequence):
             question = f"What is at {BOX_MARKER}?"
             answer = f"The {user.name}."
         frames = [self._scene_picture(index, scene, self.config.num_frames - 1)]
-        return Sample(self._name(task, index), question, answer, frames, **self._marked(user))
+        return Sample(
+            id=self._name(task, index), question=question, answer=answer, frames=frames, **self._marked(user)
+        )
 
     def scene(self, index: int, risk: int | None = None) -> Scene:
-        """Draw what happens in clip `index`; with `risk`, what would happen were that road user the risk.
+        """Draw the content of clip `index`, with its own risk or with another road user as the risk.
 
         Another risk changes the motion alone: the current frame stays as it is. Exchanged with its twin, it gives
         the `symmetric` clip whose earlier frames run backwards.
         """
         self._check(index)
         if risk is not None and not 0 <= risk < self.config.num_objects:
-            raise ValueError(f"expected a risk from 0 to {self.config.num_objects - 1}, got {risk}")
+            raise ValueError(f"risk must be from 0 to {self.config.num_objects - 1}, got {risk}")
         rng = self._rng(index, "scene")
         backdrop = random_backdrop(rng)
         users = _place_users(rng, self.config.num_objects)
@@ -267,14 +269,14 @@ class MicroWorld(SampleSequence):
         return Scene(backdrop, users, risk=roles[0], twin=roles[1], inward=inward, nearness=nearness)
 
     def ego_sample(self, index: int, event: str | None = None) -> Sample:
-        """A clip with the question what the ego car does and why, in the two lines of a BDD-X answer.
+        """Read clip `index` with the question what the ego car does and why, in the two lines of a BDD-X answer.
 
-        `event` is one of `EGO_EVENTS`, drawn when absent. Only motion tells it: the road's and that of a vehicle ahead
-        and of a pedestrian beside the road; the current frame is the same for every event.
+        `event` is one of `EGO_EVENTS`, drawn when absent. Only the motion of the road, of a vehicle ahead and of a
+        pedestrian beside the road shows it. The current frame is the same for every event.
         """
         self._check(index)
         if event not in (None, *EGO_EVENTS):
-            raise ValueError(f"expected an event of {tuple(EGO_EVENTS)}, got {event!r}")
+            raise ValueError(f"event must be of {tuple(EGO_EVENTS)}, got {event!r}")
         rng = self._rng(index, "ego")
         backdrop = random_backdrop(rng)
         last_phase = float(rng.random())
@@ -291,12 +293,17 @@ class MicroWorld(SampleSequence):
             phase = last_phase - float(speeds[number:].sum())
             frames.append(self._picture(index, number, backdrop, figures, phase))
         why = happening.justification.format(lead=lead.name, pedestrian=pedestrian.name)
-        name = f"{self.split}-ego-{self.config.seed}_{index}"
-        answer = f"{happening.action}\n{why}"
-        return Sample(name, BDDX_QUESTION, answer, frames, split=self.split, parts=BDDX_PARTS)
+        return Sample(
+            id=f"{self.split}-ego-{self.config.seed}_{index}",
+            question=BDDX_QUESTION,
+            answer=f"{happening.action}\n{why}",
+            frames=frames,
+            split=self.split,
+            parts=BDDX_PARTS,
+        )
 
     def frames(self, index: int, scene: Scene) -> list[Image.Image]:
-        """Picture a scene with the nuisances of clip `index`, oldest frame first."""
+        """Draw a scene with the nuisances of clip `index`, oldest frame first."""
         return [self._scene_picture(index, scene, number) for number in range(self.config.num_frames)]
 
     def _scene_picture(self, index: int, scene: Scene, number: int) -> Image.Image:
@@ -325,7 +332,7 @@ class MicroWorld(SampleSequence):
 
     def _check(self, index: int) -> None:
         if not 0 <= index < self.size:
-            raise IndexError(f"expected an index from 0 to {self.size - 1}, got {index}")
+            raise IndexError(f"an index must be from 0 to {self.size - 1}, got {index}")
 
     def _name(self, task: str, index: int) -> str:
         return f"{self.split}-{task}-{self.config.seed}-{index:06d}"
@@ -333,14 +340,14 @@ class MicroWorld(SampleSequence):
     def _marked(self, user: RoadUser) -> dict[str, Any]:
         return {"boxes": [user.box()], "labels": [user.name], "split": self.split}
 
-    def _rng(self, index: int, stream: str, number: int = 0) -> np.random.Generator:
-        """A generator of its own for each split, clip, purpose and frame, so that no draw moves another."""
-        key = (SPLITS.index(self.split), index, _STREAMS.index(stream), number)
+    def _rng(self, index: int, purpose: str, number: int = 0) -> np.random.Generator:
+        """Return a generator for one split, clip, purpose and frame, so that no draw changes another."""
+        key = (SPLITS.index(self.split), index, _PURPOSES.index(purpose), number)
         return np.random.Generator(np.random.SFC64(np.random.SeedSequence(self.config.seed, spawn_key=key)))
 
 
 class TwoTaskWorld(SampleSequence):
-    """The clips of a world by turns with the question for the risk and with the one what the ego car does and why."""
+    """The clips of a world, by turns with the question for the risk and the question about the ego car."""
 
     def __init__(self, world: MicroWorld):
         self.world = world
@@ -349,7 +356,7 @@ class TwoTaskWorld(SampleSequence):
         return len(self.world)
 
     def read_sample(self, index: int) -> Sample:
-        """The risk sample of an even clip, the ego sample of an odd one."""
+        """Read the risk sample of an even clip, the ego sample of an odd one."""
         if index % 2:
             return self.world.ego_sample(index)
         return self.world[index]
@@ -373,8 +380,8 @@ def _scale(y: float) -> float:
 def _place_users(rng: np.random.Generator, number: int) -> tuple[RoadUser, ...]:
     """Draw road users of different names whose boxes are clear of each other in the current frame.
 
-    They stand left and right of the ego path by turns, the second one of a side nearer than the first; each has room
-    to move to both sides, and may pass in front of one on the other side of the ego path when it does.
+    They stand left and right of the ego path by turns, the second one of a side nearer than the first. Each has room
+    to move to both sides, and may pass in front of one on the other side of the ego path.
     """
     names = rng.choice(_NAMES, number, replace=False).tolist()
     side = int(rng.choice([-1, 1]))

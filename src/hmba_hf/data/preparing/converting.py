@@ -1,4 +1,4 @@
-"""From annotations to parquet files that `load_dataset` reads: parallel, resumable, and every record accounted for."""
+"""From annotations to parquet files for `load_dataset`: parallel, resumable, with every record accounted for."""
 
 import itertools
 import os
@@ -15,7 +15,8 @@ from ...digests import digest_text
 from .parquet_shards import CARD_FILE, LICENSE_FILE, REPORT_FILE, SPLITS, Dropped, ShardFolder, ShardResult
 from .publishing import CardText, write_card
 
-MEDIA_MISSING, MEDIA_UNREADABLE = "media_missing", "media_unreadable"
+MEDIA_MISSING = "media_missing"
+MEDIA_UNREADABLE = "media_unreadable"
 
 _ANNOTATION_ROWS_PER_FILE = 100_000  # rows without media are small
 
@@ -27,8 +28,8 @@ class Record:
     Args:
         id: unique name, also that of the row.
         split: `"train"`, `"validation"` or `"test"`.
-        media: what is read for it; neighbours that read the same are converted together.
-        content: what its converter needs to know; its `repr` must tell it from others.
+        media: the file or clip that is read for it; neighbours with the same media are converted together.
+        content: input of its converter, with a `repr` of its own.
     """
 
     id: str
@@ -39,7 +40,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Converted:
-    """A row, and remarks about what had to be done to make it."""
+    """A row, and notes about changes that were made for it."""
 
     row: dict[str, Any]
     notes: tuple[str, ...] = ()
@@ -47,12 +48,12 @@ class Converted:
 
 @dataclass
 class Plan:
-    """Every annotation that was found, as a record to convert or as one that is dropped.
+    """Every annotation of the input, as a record to convert or as a dropped one.
 
     Args:
         found: number of annotations in the input.
         records: in the order of their rows within each split.
-        dropped: those that become no row whatever its media, in the order of the input.
+        dropped: those that become no row whatever their media, in the order of the input.
     """
 
     found: int
@@ -61,11 +62,12 @@ class Plan:
 
     def __post_init__(self) -> None:
         assert self.found == len(self.records) + len(self.dropped), "an annotation was lost while planning"
-        repeated = [name for name, count in Counter(record.id for record in self.records).items() if count > 1]
+        counts = Counter(record.id for record in self.records)
+        repeated = [name for name, count in counts.items() if count > 1]
         if repeated:
-            raise ValueError(f"every record needs an id of its own, got more than one of {repeated[:3]}")
+            raise ValueError(f"every record must have an id of its own, got more than one of {repeated[:3]}")
         strange = sorted({record.split for record in self.records} - {*SPLITS})
-        assert not strange, f"splits are {SPLITS}, got {strange}"
+        assert not strange, f"splits must be of {SPLITS}, got {strange}"
 
 
 Convert = Callable[[Sequence[Record]], Sequence[Converted | Dropped]]
@@ -73,11 +75,11 @@ Convert = Callable[[Sequence[Record]], Sequence[Converted | Dropped]]
 
 @dataclass
 class Preparation:
-    """What decides about the bytes that are written.
+    """Everything that determines the written bytes.
 
     Args:
         plan: the annotations.
-        convert: turns records that share their media into rows, or says why it cannot; called from several threads.
+        convert: turns records that share their media into rows or dropped records; called from several threads.
         features: the `datasets.Features` of a row.
         settings: name of the dataset, hashes of its input and options, as JSON.
         card: text of the dataset card.
@@ -96,7 +98,7 @@ class Preparation:
 
 @dataclass
 class RunOptions:
-    """Where a dataset is written, and how; none of it but `rows_per_file` changes what is written."""
+    """Where a dataset is written, and how; only `rows_per_file` changes the written bytes."""
 
     output_dir: str = field(metadata={"help": "folder of the finished dataset; the same command resumes there"})
     rows_per_file: int | None = field(default=None, metadata={"help": "records of one parquet file"})
@@ -105,7 +107,7 @@ class RunOptions:
         default="skip", metadata={"help": "what to do about missing or unreadable pictures and videos"}
     )
     retry_dropped: bool = field(
-        default=False, metadata={"help": "convert again the files that lack rows for want of readable media"}
+        default=False, metadata={"help": "convert again the files that lack rows with unreadable media"}
     )
     overwrite: bool = field(
         default=False, metadata={"help": "start anew, whatever output_dir holds; to resume, leave it out"}
@@ -118,30 +120,32 @@ class RunOptions:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
     def file_size(self, usual: int, annotations_only: bool) -> int:
-        """Records of one file: as asked for, or what is usual for a dataset with its media."""
-        return self.rows_per_file or (_ANNOTATION_ROWS_PER_FILE if annotations_only else usual)
+        """Return the number of records of one file: as given, or the usual one."""
+        if self.rows_per_file is not None:
+            return self.rows_per_file
+        return _ANNOTATION_ROWS_PER_FILE if annotations_only else usual
 
 
 @dataclass(frozen=True)
 class _Shard:
-    """One parquet file to be: its name and its records, those that share their media in one group."""
+    """A parquet file to write: its name and its records, those that share their media in one group."""
 
     name: str
     groups: list[list[Record]]
 
 
 def prepare(preparation: Preparation, run: RunOptions) -> dict[str, Any]:
-    """Convert what is not converted yet, and write parquet files, `report.json` and the dataset card.
+    """Convert the remaining records, and write parquet files, `report.json` and the dataset card.
 
-    A run that was stopped, by whatever means, is gone on with by the same call, and ends with the same files.
+    The same call resumes a stopped or killed run and ends with the same files.
 
     Returns:
         The report, as `build_report` makes it.
 
     Raises:
-        ValueError: if the folder holds another dataset, if media are bad and `run.on_error` is `"stop"`, or if
-            all are.
-        OSError: if the disk is full; what is complete stays.
+        ValueError: if the folder holds another dataset, if all media are bad, or if one is and `run.on_error` is
+            `"stop"`.
+        OSError: if the disk is full; complete files stay.
     """
     shards = list(_shards(preparation.plan.records, preparation.rows_per_file))
     identity = {
@@ -150,13 +154,15 @@ def prepare(preparation: Preparation, run: RunOptions) -> dict[str, Any]:
         "plan": digest_text(repr(preparation.plan.records)),
     }
     with ShardFolder(run.output_dir).opened(identity, run.overwrite) as folder:
-        results = {shard.name: folder.result(shard.name) for shard in shards}
-        if run.retry_dropped:
-            results = {name: None if result and _bad_media(result) else result for name, result in results.items()}
-        complete = {name: result for name, result in results.items() if result is not None}
-        for result in complete.values():
+        complete: dict[str, ShardResult] = {}
+        todo = []
+        for shard in shards:
+            result = folder.result(shard.name)
+            if result is None or (run.retry_dropped and _bad_media(result)):
+                todo.append(shard)
+                continue
             _check_media(result, run)
-        todo = [shard for shard in shards if shard.name not in complete]
+            complete[shard.name] = result
         complete |= _convert_shards(preparation, todo, folder, run)
         _check_any_media(complete)
         report = build_report(preparation, {shard.name: complete[shard.name] for shard in shards})
@@ -182,12 +188,12 @@ def _convert_shards(
 ) -> dict[str, ShardResult]:
     """Convert and write the files that are missing, with a progress bar over all records."""
     done: dict[str, ShardResult] = {}
-    total, remaining = len(preparation.plan.records), sum(len(group) for shard in todo for group in shard.groups)
-    outcomes = _in_parallel(
-        preparation.convert,
-        (group for shard in todo for group in shard.groups),
-        run.num_workers or os.cpu_count() or 1,
-    )
+    groups: list[list[Record]] = []
+    for shard in todo:
+        groups += shard.groups
+    total = len(preparation.plan.records)
+    remaining = sum(map(len, groups))
+    outcomes = _in_parallel(preparation.convert, groups, run.num_workers or os.cpu_count() or 1)
     bar = tqdm(total=total, initial=total - remaining, unit=" records", desc=preparation.settings["dataset"])
     try:
         for shard in todo:
@@ -224,7 +230,7 @@ def _collect(
 
 
 def _bad_media(result: ShardResult) -> list[Dropped]:
-    """The records of a file that are left out because what they show is missing or cannot be read."""
+    """Return the records of a file that are left out because their media are missing or cannot be read."""
     return [item for item in result.dropped if item.reason in (MEDIA_MISSING, MEDIA_UNREADABLE)]
 
 
@@ -238,7 +244,9 @@ def _check_media(result: ShardResult, run: RunOptions) -> None:
 
 
 def _check_any_media(results: dict[str, ShardResult]) -> None:
-    bad = [item for result in results.values() for item in _bad_media(result)]
+    bad: list[Dropped] = []
+    for result in results.values():
+        bad += _bad_media(result)
     if bad and not any(result.rows for result in results.values()):
         raise ValueError(
             f"none of {len(bad)} records has media that can be read; the first one, {bad[0].id}: {bad[0].reason} "
@@ -249,11 +257,13 @@ def _check_any_media(results: dict[str, ShardResult]) -> None:
 def _in_parallel(
     convert: Convert, groups: Iterable[list[Record]], num_workers: int
 ) -> Generator[Sequence[Converted | Dropped], None, None]:
-    """Yield what groups are converted to, in their order, a bounded number of them under way.
+    """Yield the outcomes of groups in their order, with a bounded number of groups in progress.
 
-    Threads do: decoding, scaling and encoding let go of the interpreter, and a killed run leaves no process behind.
+    Threads suffice, since decoding, scaling and encoding release the interpreter's lock. A killed run leaves no
+    process behind.
     """
-    pool, waiting = ThreadPoolExecutor(num_workers), deque[Future]()
+    pool = ThreadPoolExecutor(num_workers)
+    waiting: deque[Future] = deque()
     try:
         for group in groups:
             waiting.append(pool.submit(convert, group))
@@ -270,19 +280,20 @@ def build_report(preparation: Preparation, results: dict[str, ShardResult]) -> d
 
     Returns:
         `settings`; `card`, the text of the card; `found`, `written` and `dropped`, numbers; `rows`, their number for
-        each split; `reasons`, the number of records dropped for each; `dropped_records`, each with its id, reason and
-        detail; `notes`, the ids of rows for each remark about them.
+        each split; `reasons`, the number of dropped records for each; `dropped_records`, each with its id, reason and
+        detail; `notes`, the ids of rows for each note.
     """
     plan = preparation.plan
     rows: dict[str, int] = {}
-    for name, result in results.items():
-        split = name.partition("-")[0]
-        rows[split] = rows.get(split, 0) + result.rows
-    dropped = [*plan.dropped, *(item for result in results.values() for item in result.dropped)]
-    assert plan.found == sum(rows.values()) + len(dropped), "a record was lost"
+    dropped = list(plan.dropped)
     notes: dict[str, list[str]] = {}
-    for name, note in (pair for result in results.values() for pair in result.notes):
-        notes.setdefault(note, []).append(name)
+    for shard_name, result in results.items():
+        split = shard_name.partition("-")[0]
+        rows[split] = rows.get(split, 0) + result.rows
+        dropped += result.dropped
+        for name, note in result.notes:
+            notes.setdefault(note, []).append(name)
+    assert plan.found == sum(rows.values()) + len(dropped), "a record was lost"
     return {
         "settings": preparation.settings,
         "card": {**asdict(preparation.card), "tags": list(preparation.card.tags)},
@@ -298,28 +309,34 @@ def build_report(preparation: Preparation, results: dict[str, ShardResult]) -> d
 
 def format_report(report: dict[str, Any]) -> str:
     """Write the numbers of a report as a table."""
-    lines = [("annotations found", report["found"]), ("rows written", report["written"])]
-    lines += [(f"  {split}", count) for split, count in report["rows"].items()]
-    lines += [("dropped", report["dropped"])]
-    lines += [(f"  {reason}", count) for reason, count in report["reasons"].items()]
-    lines += [(f"rows with a note: {note}", len(names)) for note, names in report["notes"].items()]
-    width = max(len(name) for name, _ in lines)
-    table = "\n".join(f"{name:<{width}}  {count:>8,}" for name, count in lines)
+    counts = {"annotations found": report["found"], "rows written": report["written"]}
+    for split, count in report["rows"].items():
+        counts[f"  {split}"] = count
+    counts["dropped"] = report["dropped"]
+    for reason, count in report["reasons"].items():
+        counts[f"  {reason}"] = count
+    for note, names in report["notes"].items():
+        counts[f"rows with a note: {note}"] = len(names)
+    width = max(map(len, counts))
+    table = "\n".join(f"{name:<{width}}  {count:>8,}" for name, count in counts.items())
     if {MEDIA_MISSING, MEDIA_UNREADABLE} & set(report["reasons"]):
-        table += "\nThe same command with --retry_dropped tries again what was missing or could not be read."
+        table += "\nThe same command with --retry_dropped tries missing and unreadable media again."
     return table
 
 
 def name_differently(name: str, taken: Counter[str]) -> str:
     """Return `name`, or `name-2` where it is taken already, and take it."""
     taken[name] += 1
-    return name if taken[name] == 1 else name_differently(f"{name}-{taken[name]}", taken)
+    if taken[name] == 1:
+        return name
+    return name_differently(f"{name}-{taken[name]}", taken)
 
 
 def refuse_unused(options: Any, names: Sequence[str], because: str) -> None:
-    """Raise `ValueError` if one of these fields of a dataclass is set although nothing would come of it."""
-    given = [
-        item.name for item in fields(options) if item.name in names and getattr(options, item.name) != item.default
-    ]
+    """Raise `ValueError` if one of these fields of a dataclass is set although it would have no effect."""
+    given = []
+    for option in fields(options):
+        if option.name in names and getattr(options, option.name) != option.default:
+            given.append(option.name)
     if given:
         raise ValueError(f"{', '.join(given)} would have no effect: {because}")

@@ -1,4 +1,4 @@
-"""A dataset on disk as numbered parquet files, each of them whole or not there: writing can be killed and resumed."""
+"""A dataset on disk as numbered parquet files, each whole or absent, so that writing can be killed and resumed."""
 
 import errno
 import json
@@ -16,7 +16,9 @@ from ..samples import import_datasets
 
 SPLITS = ("train", "validation", "test")
 STATE_FOLDER = ".preparing"
-REPORT_FILE, CARD_FILE, LICENSE_FILE = "report.json", "README.md", "LICENSE"
+REPORT_FILE = "report.json"
+CARD_FILE = "README.md"
+LICENSE_FILE = "LICENSE"
 
 _BYTES_PER_PART = 1 << 29  # an Arrow array of bytes ends at 2 GiB
 
@@ -32,9 +34,9 @@ class Dropped:
 
 @dataclass
 class ShardResult:
-    """What became of the records of one file: how many rows, what was left out, what was done to a row.
+    """The outcome of the records of one file: the number of rows, dropped records, and notes.
 
-    `notes` holds pairs of a record's id and a remark about it.
+    `notes` holds pairs of a record's id and a note about its row.
     """
 
     rows: int = 0
@@ -43,10 +45,10 @@ class ShardResult:
 
 
 class ShardFolder:
-    """A folder that is being filled with `data/{split}-00000-of-00001.parquet` and so on.
+    """A folder in progress with `data/{split}-00000-of-00001.parquet` and so on.
 
-    What is known about files that are complete is kept beside them in a hidden folder. A file takes its place under
-    its own name when all of it is on the disk, and it counts once it is there. The report is there while all are.
+    A hidden folder beside the files holds the results of complete ones. A file takes its own name once all of it is on
+    the disk, and counts from then on. The report exists while all files are complete.
     """
 
     def __init__(self, folder: str | Path):
@@ -55,10 +57,10 @@ class ShardFolder:
 
     @contextmanager
     def opened(self, identity: dict[str, Any], overwrite: bool = False) -> Iterator["ShardFolder"]:
-        """Hold the folder for one run that prepares what `identity` describes.
+        """Lock the folder for one run that prepares the dataset of `identity`.
 
         Raises:
-            ValueError: if another run holds it, or if it holds a dataset of another identity and `overwrite` is false.
+            ValueError: if another run has it, or if it holds a dataset of another identity and `overwrite` is false.
         """
         for place in (self.state, self.folder / "data"):
             place.mkdir(parents=True, exist_ok=True)
@@ -67,7 +69,7 @@ class ShardFolder:
                 self._begin(json.loads(json.dumps(identity)), overwrite)
                 yield self
         except Timeout as error:
-            raise ValueError(f"expected {self.folder} for this run alone, but another one is writing there") from error
+            raise ValueError(f"{self.folder} must be free for this run, but another one is writing there") from error
 
     def _begin(self, identity: dict[str, Any], overwrite: bool) -> None:
         manifest = self.state / "manifest.json"
@@ -93,7 +95,7 @@ class ShardFolder:
             path.unlink(missing_ok=True)
 
     def result(self, name: str) -> ShardResult | None:
-        """What became of the records of file `name`; `None` unless the file is complete."""
+        """Return the outcome of the records of file `name`; `None` unless the file is complete."""
         record = self.state / f"{name}.json"
         if not (record.exists() and self._parquet(name).exists()):
             return None
@@ -102,17 +104,19 @@ class ShardFolder:
             dropped = [Dropped(**item) for item in values["dropped"]]
             notes = [(id, note) for id, note in values["notes"]]
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{record} must list what was dropped and noted, got {error}: overwrite it") from error
+            raise ValueError(f"{record} must list dropped records and notes, got {error}: overwrite it") from error
         return ShardResult(values["rows"], dropped, notes)
 
     def write(self, name: str, rows: Sequence[dict[str, Any]], result: ShardResult, features: Any) -> None:
-        """Write one parquet file and what became of its records; an earlier one stays until all of it can go there."""
+        """Write one parquet file and the outcome of its records; an earlier file stays until both are on the disk."""
         datasets = import_datasets()
-        columns = ({column: [row[column] for row in part] for column in features} for part in _parts(rows))
-        table = datasets.concatenate_datasets(
-            [datasets.Dataset.from_dict(part, features=features) for part in columns]
-        )
-        parquet, record = self._parquet(name), self.state / f"{name}.json"
+        tables = []
+        for part in _parts(rows):
+            columns = {column: [row[column] for row in part] for column in features}
+            tables.append(datasets.Dataset.from_dict(columns, features=features))
+        table = datasets.concatenate_datasets(tables)
+        parquet = self._parquet(name)
+        record = self.state / f"{name}.json"
         with (
             _no_bars(),
             self._filled(parquet, table.to_parquet) as new_parquet,
@@ -140,7 +144,7 @@ class ShardFolder:
 
     @contextmanager
     def _filled(self, path: Path, fill: Callable[[BinaryIO], Any]) -> Iterator[Path]:
-        """Fill a file under another name, and give that name when all of it is on the disk."""
+        """Fill a file under another name, and yield that name once all of it is on the disk."""
         partial = self.state / f"{path.name}.partial"
         try:
             with self._explained_full_disk(path.name), open(partial, "wb") as file:
@@ -161,32 +165,41 @@ class ShardFolder:
             raise OSError(
                 error.errno,
                 f"no space left for {name}; the files that are complete stay, and the same command without "
-                "--overwrite goes on from there once there is space",
+                "--overwrite resumes once there is space",
                 str(self.folder),
             ) from error
 
 
 def check_finished(folder: str | Path) -> None:
-    """Raise a `ValueError` if a folder is one that is being filled, or whose filling was stopped."""
+    """Raise a `ValueError` if a folder holds a dataset whose preparation is running or was stopped."""
     if (Path(folder) / STATE_FOLDER).exists() and not (Path(folder) / REPORT_FILE).is_file():
-        raise ValueError(f"a finished dataset is wanted, {folder} is not: run the command that prepares it again")
+        raise ValueError(
+            f"{folder} must hold a finished dataset, got an unfinished one: run the command that prepares it again"
+        )
 
 
 def _parts(rows: Sequence[dict[str, Any]]) -> Iterator[Sequence[dict[str, Any]]]:
-    """Part rows so that their media stay below what an Arrow array can hold."""
-    first, size = 0, 0
+    """Part rows so that their media stay below the limit of an Arrow array."""
+    first = 0
+    size = 0
     for number, row in enumerate(rows):
-        size += (own := _count_bytes(row))
+        own = _count_bytes(row)
+        size += own
         if size > _BYTES_PER_PART and number > first:
             yield rows[first:number]
-            first, size = number, own
+            first = number
+            size = own
     yield rows[first:]
 
 
 def _count_bytes(value: Any) -> int:
-    if isinstance(value, (dict, list)):
-        return sum(map(_count_bytes, value.values() if isinstance(value, dict) else value))
-    return len(value) if isinstance(value, bytes) else 0
+    if isinstance(value, bytes):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_count_bytes, value.values()))
+    if isinstance(value, list):
+        return sum(map(_count_bytes, value))
+    return 0
 
 
 def _json(value: Any) -> bytes:
@@ -194,16 +207,20 @@ def _json(value: Any) -> bytes:
 
 
 def _differences(old: Any, new: Any, name: str = "") -> list[str]:
-    """Say where two JSON values differ, as `name: old, now new`."""
+    """Write where two JSON values differ, as `name: old, now new`."""
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted({*old, *new})
-        return [line for key in keys for line in _differences(old.get(key), new.get(key), f"{name} {key}".strip())]
-    return [] if old == new else [f"{name}: {old}, now {new}"]
+        lines = []
+        for key in sorted({*old, *new}):
+            lines += _differences(old.get(key), new.get(key), f"{name} {key}".strip())
+        return lines
+    if old == new:
+        return []
+    return [f"{name}: {old}, now {new}"]
 
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """Keep `datasets` from showing a bar for each file beside that of the whole run."""
+    """Hide the bars of `datasets` for single files, beside that of the whole run."""
     datasets = import_datasets()
     shown = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()

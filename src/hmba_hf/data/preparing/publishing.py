@@ -21,15 +21,15 @@ _LIMITS = """\
 
 @dataclass(frozen=True)
 class CardText:
-    """What the card of a dataset says besides its numbers.
+    """The text of a dataset's card besides its numbers.
 
     Args:
         title: name of the dataset.
         rows: what a row is.
         licence: who may use it, and for what.
         tags: of the Hub.
-        licence_name: of these terms, for the metadata.
-        licence_link: where they are.
+        licence_name: name of these terms, for the metadata.
+        licence_link: address of these terms.
     """
 
     title: str
@@ -49,7 +49,7 @@ class PushOptions:
 
     def __post_init__(self) -> None:
         if self.public and self.push_to_hub is None:
-            raise ValueError("public=True is about a repository: push_to_hub must name it")
+            raise ValueError("push_to_hub must name the repository that is public, got None")
 
 
 def write_card(
@@ -57,8 +57,8 @@ def write_card(
 ) -> str:
     """Write the dataset card of a report as `build_report` makes it: metadata, use, counts, settings, limits, licence.
 
-    Its metadata do not list the files, for `load_dataset` finds them by their names. Where they are listed, it takes
-    what it has cached of another folder of the same name for this one.
+    Its metadata do not list the files, for `load_dataset` finds them by their names. With listed files, it would reuse
+    its cache of another folder of the same name.
 
     Args:
         repo_id: where the dataset goes.
@@ -73,8 +73,15 @@ def write_card(
         task_categories=["video-text-to-text"],
         tags=list(text.tags),
     )
-    options = {name: value for name, value in report["settings"].items() if name not in ("dataset", "files")}
-    pin = "None  # or a commit, which never changes" if revision is None else f'"{revision}"'
+    options = []
+    for name, value in report["settings"].items():
+        if name not in ("dataset", "files"):
+            options.append(f"`{name}={value}`")
+    pin = "None  # or a commit, which never changes"
+    dataset_name = repo_id
+    if revision is not None:
+        pin = f'"{revision}"'
+        dataset_name = f"{repo_id}@{revision}"
     return f"""---
 {data.to_yaml()}
 ---
@@ -93,7 +100,7 @@ revision = {pin}
 rows = load_dataset(repository, split="{next(iter(report["rows"]), "train")}", revision=revision)
 ```
 ```
-accelerate launch examples/finetune.py --dataset_name {repo_id}{f"@{revision}" if revision else ""} ...
+accelerate launch examples/finetune.py --dataset_name {dataset_name} ...
 ```
 
 ## Rows
@@ -102,7 +109,7 @@ accelerate launch examples/finetune.py --dataset_name {repo_id}{f"@{revision}" i
 
 {_left_out(report)}
 
-Prepared by hmba-hf with {", ".join(f"`{name}={value}`" for name, value in options.items())}.
+Prepared by hmba-hf with {", ".join(options)}.
 
 ## Limits
 
@@ -114,9 +121,12 @@ Prepared by hmba-hf with {", ".join(f"`{name}={value}`" for name, value in optio
 
 
 def _left_out(report: dict[str, Any]) -> str:
-    found, dropped = report["found"], report["dropped"]
-    told = f"Of {found:,} annotations {dropped:,} became no row; `{REPORT_FILE}` names each with the reason."
-    return f"{told}\n\n{_table('reason', 'annotations', report['reasons'])}" if report["reasons"] else told
+    found = report["found"]
+    dropped = report["dropped"]
+    text = f"Of {found:,} annotations {dropped:,} became no row; `{REPORT_FILE}` names each with the reason."
+    if report["reasons"]:
+        text += "\n\n" + _table("reason", "annotations", report["reasons"])
+    return text
 
 
 def _table(name: str, value: str, counts: dict[str, int]) -> str:
@@ -133,8 +143,8 @@ def push_folder(folder: str | Path, options: PushOptions) -> str:
         The address of the repository.
 
     Raises:
-        ValueError: if the folder holds no finished dataset, or another one than its report tells of, or if the dataset
-            is to stay private and the repository exists and is public.
+        ValueError: if the folder holds no finished dataset, if its report does not match its files, or if the dataset
+            is to stay private and the repository is public already.
         RuntimeError: if somebody else pushes at the same time.
     """
     if options.push_to_hub is None:
@@ -142,11 +152,13 @@ def push_folder(folder: str | Path, options: PushOptions) -> str:
     folder = Path(folder)
     others = [folder / name for name in (CARD_FILE, REPORT_FILE, LICENSE_FILE)]
     parquet = sorted((folder / "data").glob("*.parquet"))
-    files: dict[str, Path | bytes] = {
-        path.relative_to(folder).as_posix(): path for path in (*parquet, *others) if path.is_file()
-    }
+    files: dict[str, Path | bytes] = {}
+    for path in (*parquet, *others):
+        if path.is_file():
+            files[path.relative_to(folder).as_posix()] = path
     report = _read_report(folder, parquet)
-    repo_id = (address := claim_repository(options.push_to_hub, "dataset", private=not options.public)).repo_id
+    address = claim_repository(options.push_to_hub, "dataset", private=not options.public)
+    repo_id = address.repo_id
     place: dict[str, Any] = {"message": "Upload dataset", "repo_type": "dataset"}
     if report is None:
         commit_files(repo_id, files, _is_stale, **place)
@@ -160,7 +172,7 @@ def push_folder(folder: str | Path, options: PushOptions) -> str:
 def _read_report(folder: Path, parquet: list[Path]) -> dict[str, Any] | None:
     """Read the report of a prepared dataset, whose numbers must be those of its files; other folders have none."""
     if not parquet:
-        raise ValueError(f"a finished dataset is wanted, got no parquet file in {folder / 'data'}")
+        raise ValueError(f"{folder} must hold a finished dataset, got no parquet file in {folder / 'data'}")
     check_finished(folder)
     if not (folder / REPORT_FILE).is_file():
         return None
@@ -175,11 +187,12 @@ def _read_report(folder: Path, parquet: list[Path]) -> dict[str, Any] | None:
     rows: Counter[str] = Counter()
     for path in parquet:
         rows[path.name.partition("-")[0]] += read_metadata(path).num_rows
-    held = report["rows"], report["written"], report["dropped"], report["found"]
+    held = [report[name] for name in ("rows", "written", "dropped", "found")]
     lost = len(report["dropped_records"])
-    if held != (found := (dict(rows), rows.total(), lost, rows.total() + lost)):
+    found = [dict(rows), rows.total(), lost, rows.total() + lost]
+    if held != found:
         raise ValueError(
-            f"{folder / REPORT_FILE} must tell what the folder holds: rows, written, dropped and found are {found}, "
+            f"{folder / REPORT_FILE} must match the folder: rows, written, dropped and found must be {found}, "
             f"got {held}"
         )
     return report
