@@ -147,9 +147,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"a whole JSON file is wanted, got {path}: {error}") from error
+        raise ValueError(f"{path} must be a whole JSON file, got one that cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"a JSON object is wanted, got {type(content).__name__} in {path}")
+        raise ValueError(f"{path} must be a JSON object, got {type(content).__name__}")
     return content
 
 

@@ -252,7 +252,7 @@ def test_a_missing_shard_is_refused(source):
     folder, weights = source
     save_weights(folder, weights, "sharded bin")
     (folder / "pytorch_model-00002-of-00002.bin").unlink()
-    refused(folder, error=FileNotFoundError, match="00002-of-00002.bin is wanted, as .* says, got no such file")
+    refused(folder, error=FileNotFoundError, match="00002-of-00002.bin must be there for .*, got no such file")
     (folder / "pytorch_model.bin.index.json").unlink()
     refused(folder, error=FileNotFoundError, match=r"00002 shards are wanted, got 1: \[2\] are missing")
 
@@ -262,7 +262,10 @@ def test_a_damaged_index_is_refused(content, source):
     folder, weights = source
     save_weights(folder, weights, "sharded safetensors")
     (folder / "model.safetensors.index.json").write_text(content)
-    refused(folder, match="is wanted, got .* in .*model.safetensors.index.json|whole JSON file is wanted, got .*index")
+    index = "model.safetensors.index.json"
+    refused(
+        folder, match=f"{index} must be a (whole JSON file|JSON object), got |must have a weight_map .* in .*{index}"
+    )
 
 
 def test_a_damaged_config_is_refused(source):
@@ -270,7 +273,7 @@ def test_a_damaged_config_is_refused(source):
     save_weights(folder, weights)
     config = (folder / "config.json").read_text()
     (folder / "config.json").write_text(config[: len(config) // 2])
-    refused(folder, match="a whole JSON file is wanted, got .*config.json: ")
+    refused(folder, match="config.json must be a whole JSON file, got one that cannot be read: ")
 
 
 def test_a_tensor_that_only_the_index_knows_is_refused(source):

@@ -24,8 +24,8 @@ def test_what_is_no_json_is_a_value_error(text):
     ("text", "message"),
     [
         ('{"rows": 1', r"file.json must be a JSON file, got one that cannot be read: "),
-        ("[1]", r"file.json: expected a JSON object, got a list"),
-        ('{"row": 1}', r"file.json: expected an object with 'rows', got \['row'\]"),
+        ("[1]", r"file.json must be a JSON object, got a list"),
+        ('{"row": 1}', r"file.json must be an object with 'rows', got \['row'\]"),
         ('{"rows": "1"}', r"file.json: rows must be a whole number, got '1'"),
         ('{"rows": true}', r"file.json: rows must be a whole number, got True"),
         ('{"rows": 1.5}', r"file.json: rows must be a whole number, got 1.5"),
@@ -42,7 +42,7 @@ def test_an_object_of_something_else_is_refused_with_its_file(tmp_path, text, me
 def test_a_record_of_skipped_samples_that_tells_of_none_is_refused_with_its_line(tmp_path, line):
     path = tmp_path / "bad_samples.jsonl"
     path.write_text(f'\n{{"sample": "a", "reason": "gone"}}\n\n{{"samp\n{line}\n')
-    with pytest.raises(ValueError, match="bad_samples.jsonl, line 5: "):
+    with pytest.raises(ValueError, match="bad_samples.jsonl, line 5(:| must) "):
         BadSamples("skip", path).skipped()
 
 
@@ -52,7 +52,7 @@ def test_a_record_of_skipped_samples_that_tells_of_none_is_refused_with_its_line
 @pytest.mark.parametrize("name", ["predictions.jsonl", "answers-1.jsonl"])
 def test_answers_that_are_none_are_refused_with_their_line(tmp_path, line, name):
     (tmp_path / name).write_text(f'{{"index": 0, "error": null}}\n{{"ind\n{line}\n{{"index": 9')
-    with pytest.raises(ValueError, match=f"{name}, line 3: "):
+    with pytest.raises(ValueError, match=f"{name}, line 3(:| must) "):
         PredictionFolder(tmp_path).read()
 
 

@@ -140,9 +140,9 @@ def test_results_of_another_model_are_refused_and_so_is_a_number_by_hand(stored_
     model, processor = load(stored_model)
     with torch.no_grad():
         model.lm_head.weight[0, 0] += 1
-    with pytest.raises(ValueError, match="holds the scores of another model"):
+    with pytest.raises(ValueError, match="must hold scores of this checkpoint, .* got scores of the weights"):
         save_checkpoint(tmp_path / "out", model, processor, [stored_run])
-    with pytest.raises(ValueError, match="not numbers: got float"):
+    with pytest.raises(ValueError, match="results must be folders that examples/evaluate.py has written, got float"):
         save_checkpoint(tmp_path / "other", model, processor, [0.9])
     assert not (tmp_path / "other").exists() and not (tmp_path / "out" / "README.md").exists()
 
@@ -162,17 +162,17 @@ def test_low_rank_updates_have_a_card_of_their_base_and_no_base_in_them(stored_m
     assert "org/hmba-base" in card.text and "1" * 40 in card.text and "lora" in card.data.tags
     assert json.loads((folder / "adapter_config.json").read_text())["revision"] == "1" * 40
     assert [path.name for path in folder.glob("*.safetensors")] == ["adapter_model.safetensors"]
-    with pytest.raises(ValueError, match="without another kind of checkpoint is wanted, .* holds adapter_config.json"):
+    with pytest.raises(ValueError, match="must hold no other kind of checkpoint, got adapter_config.json"):
         save_checkpoint(tmp_path, *load(stored_model))
     model.add_adapter("second", model.peft_config["default"])
-    with pytest.raises(ValueError, match=r"of the one name 'default' are wanted, got \['default', 'second'\]"):
+    with pytest.raises(ValueError, match=r"must have the one name 'default', got \['default', 'second'\]"):
         save_checkpoint(tmp_path / "two", model, processor)
     assert not (tmp_path / "two").exists()
 
 
 def test_low_rank_updates_on_a_folder_are_not_pushed(stored_model):
     model, processor = lora(stored_model)
-    with pytest.raises(ValueError, match="belong to a base on the Hub, got .*push the base first"):
+    with pytest.raises(ValueError, match="must belong to a base on the Hub, got .*push the base first"):
         push_checkpoint(model, processor, "org/lora")
 
 

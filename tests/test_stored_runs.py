@@ -38,7 +38,7 @@ def test_a_stored_run_tells_its_numbers_with_what_made_them(run, stored_model):
 def test_the_run_of_another_model_is_refused(run, tmp_path):
     torch.manual_seed(1)
     other = save_base(tmp_path / "other", adapter="mamba")
-    with pytest.raises(ValueError, match="holds the scores of another model: its answers are of the weights"):
+    with pytest.raises(ValueError, match="must hold scores of this checkpoint, .* got scores of the weights"):
         StoredRun(run).check_model(other)
 
 
@@ -73,7 +73,7 @@ def test_a_number_that_the_answers_do_not_score_is_refused(run, part):
     name = {"samples": "answered"}.get(part, "mean_iou")
     better = [0.9, 1.0] if part == "intervals" else 0.95
     change(run / "metrics.json", **{part: {**metrics[part], name: better}})
-    with pytest.raises(ValueError, match=rf"in {part} {name} is .*9.* and should be "):
+    with pytest.raises(ValueError, match=rf"got {part} where {name} is .*9.* and should be "):
         StoredRun(run)
 
 
@@ -87,20 +87,22 @@ def test_a_number_that_cannot_be_computed_here_is_refused_with_the_reason(run):
 def test_answers_that_were_touched_are_refused(run):
     lines = (run / "predictions.jsonl").read_text().splitlines(keepends=True)
     (run / "predictions.jsonl").write_text("".join(lines[:2]))
-    with pytest.raises(ValueError, match="3 answers are wanted, got 2"):
+    with pytest.raises(ValueError, match="must hold 3 answers, got 2"):
         StoredRun(run)
 
 
 def test_metrics_of_other_answers_are_refused(run):
     change(run / "recipe.json", weights="0" * 16)
-    with pytest.raises(ValueError, match="metrics.json is of other answers than recipe.json: weights is"):
+    with pytest.raises(ValueError, match="metrics.json must be of the answers of recipe.json, got weights is"):
         StoredRun(run)
 
 
 @pytest.mark.parametrize(("name", "value"), [("dataset", "org/drama"), ("split", "validation")])
 def test_scores_do_not_tell_of_other_clips_than_the_answers_are_about(run, name, value):
     change(run / "metrics.json", **{name: value})
-    with pytest.raises(ValueError, match=rf"the {name} of these answers is '.*', and the scores tell of '{value}'"):
+    with pytest.raises(
+        ValueError, match=rf"the {name} of the scores must be that of the answers, '.*', got '{value}'"
+    ):
         StoredRun(run)
 
 
@@ -109,10 +111,10 @@ def test_scores_do_not_tell_of_other_clips_than_the_answers_are_about(run, name,
     [
         ("metrics.json", None, "a folder that examples/evaluate.py has written"),
         ("metrics.json", "{", "a folder that examples/evaluate.py has written"),
-        ("metrics.json", "[1]", "a JSON object is wanted, got list"),
-        ("metrics.json", '{"scores": {"mean_iou": 0.9}}', r"these lack \['intervals', "),
+        ("metrics.json", "[1]", "must be a JSON object, got list"),
+        ("metrics.json", '{"scores": {"mean_iou": 0.9}}', r"got one without \['intervals', "),
         ("recipe.json", None, "a folder that examples/evaluate.py has written"),
-        ("recipe.json", "{}", "answers of predict.py are wanted, the recipe of these lacks weights"),
+        ("recipe.json", "{}", "must hold answers of predict.py, got a recipe without weights"),
     ],
 )
 def test_a_folder_of_something_else_is_refused(run, name, content, message):
@@ -124,9 +126,9 @@ def test_a_folder_of_something_else_is_refused(run, name, content, message):
 
 
 def test_a_number_by_hand_is_no_run(run):
-    with pytest.raises(ValueError, match="folders that examples/evaluate.py has written, not numbers: got dict"):
+    with pytest.raises(ValueError, match="results must be folders that examples/evaluate.py has written, got dict"):
         read_runs([{"mean_iou": 0.9}])
-    with pytest.raises(ValueError, match="a list of folders of evaluate.py is wanted"):
+    with pytest.raises(ValueError, match="results must be a list of folders of evaluate.py"):
         read_runs(run)
-    with pytest.raises(ValueError, match="one run for each split is wanted"):
+    with pytest.raises(ValueError, match="results must be of one run for each split"):
         read_runs([run, run])

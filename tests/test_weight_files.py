@@ -50,7 +50,7 @@ def test_the_file_that_the_configuration_names_comes_first(tmp_path):
     put(tmp_path, "config.json", transformers_weights="averaged.safetensors")
     assert find_weights(tmp_path).files == [tmp_path / "averaged.safetensors"]
     (tmp_path / "averaged.safetensors").unlink()
-    with pytest.raises(FileNotFoundError, match=r"averaged.safetensors is wanted, as .*config.json says"):
+    with pytest.raises(FileNotFoundError, match=r"averaged.safetensors must be there for .*config.json"):
         find_weights(tmp_path)
     put(tmp_path, "config.json", transformers_weights="../averaged.safetensors")
     with pytest.raises(ValueError, match="must name a file beside it, got '../averaged.safetensors'"):
@@ -61,16 +61,16 @@ def test_the_file_that_the_configuration_names_comes_first(tmp_path):
     ("content", "error", "message"),
     [
         ('{"weight_map": {}}', ValueError, "an index must name the tensors of its shards, got none in .*index.json"),
-        ('{"weight_map": null}', ValueError, "an index with a weight_map is wanted, got none in .*index.json"),
-        ('{"weight_map": {"a": 1}}', ValueError, "an index with a weight_map is wanted, got none"),
-        ("[]", ValueError, "a JSON object is wanted, got list in .*index.json"),
-        ("{", ValueError, "a whole JSON file is wanted, got .*index.json"),
+        ('{"weight_map": null}', ValueError, "an index must have a weight_map of names, got none in .*index.json"),
+        ('{"weight_map": {"a": 1}}', ValueError, "an index must have a weight_map of names, got none"),
+        ("[]", ValueError, "index.json must be a JSON object, got list"),
+        ("{", ValueError, "index.json must be a whole JSON file, got one that cannot be read"),
         (
             '{"weight_map": {"a": "gone.safetensors"}}',
             FileNotFoundError,
-            "gone.safetensors is wanted, as .*index.json",
+            "gone.safetensors must be there for .*index.json",
         ),
-        ('{"weight_map": {"a": "../config.json"}}', FileNotFoundError, "config.json is wanted, as .* beside it"),
+        ('{"weight_map": {"a": "../config.json"}}', FileNotFoundError, "config.json must be there for .* beside it"),
     ],
 )
 def test_an_index_that_names_no_weights_is_refused_in_every_reader(

@@ -1,4 +1,4 @@
-"""Digests that tell texts, files and models apart."""
+"""Digests that identify texts, files and models."""
 
 import hashlib
 from pathlib import Path
@@ -7,12 +7,12 @@ import torch
 
 
 def digest_text(text: str) -> str:
-    """The SHA-256 of a text, in hexadecimal."""
+    """Return the SHA-256 of a text, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def digest_file(path: str | Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(2**20):
@@ -21,7 +21,7 @@ def digest_file(path: str | Path) -> str:
 
 
 def fingerprint(model: torch.nn.Module) -> str:
-    """Tell models apart by the names, shapes and first values of all parameters, which costs next to nothing."""
+    """Return a hash of the names, shapes, dtypes and first 64 values of all parameters, which takes little time."""
     digest = hashlib.sha256()
     for name, parameter in model.named_parameters():
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} ".encode())
@@ -36,5 +36,9 @@ def _held_weight(model: torch.nn.Module, name: str, parameter: torch.Tensor) -> 
     if not parameter.is_meta:
         return parameter
     place, _, leaf = name.rpartition(".")
-    kept = getattr(getattr(model.get_submodule(place), "_hf_hook", None), "weights_map", None)
-    return None if kept is None else kept[leaf].to(parameter.dtype)
+    # accelerate has no public way from a module to its offloaded weights
+    hook = getattr(model.get_submodule(place), "_hf_hook", None)
+    kept = getattr(hook, "weights_map", None)
+    if kept is None:
+        return None
+    return kept[leaf].to(parameter.dtype)

@@ -6,13 +6,13 @@ import transformers
 
 
 class Family(NamedTuple):
-    """What the package knows of a family beside its files in `models/`.
+    """A family of models beside its files in `models/`.
 
     Attributes:
         model_type: in the configuration of its checkpoints.
         task: what its models do.
         auto_class: name of the Auto class of transformers that loads it.
-        parts: prefixes of parameter names, by the name of the part that may learn.
+        parts: prefixes of parameter names, by the name of the trainable part.
         pipeline_tag: on the Hub.
         tags: of its cards.
     """

@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, however full the disk is, and JSON that somebody else may have written."""
+"""Files: written whole or not at all, even on a full disk, and JSON of unknown origin."""
 
 import codecs
 import json
@@ -16,7 +16,7 @@ _NAMES = {dict: "an object", list: "a list", str: "a text", int: "a whole number
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """Give another path to write to, which takes the place of `path` once all of it is on the disk."""
+    """Yield another path to write to, which replaces `path` once all of it is on the disk."""
     unfinished = path.with_name(f"_{path.name}.{os.getpid()}")
     try:
         yield unfinished
@@ -40,10 +40,10 @@ def flush_to_disk(path: Path) -> None:
 
 @contextmanager
 def explained_write_errors(target: Path, safe: str) -> Iterator[None]:
-    """Say what could not be written and what is safe, when a write fails as it does on a full disk.
+    """Turn a failed write, as on a full disk, into an error that names the file and what is safe.
 
     Raises:
-        OSError: with that in its message.
+        OSError: with both in its message.
     """
     try:
         yield
@@ -56,39 +56,46 @@ def explained_write_errors(target: Path, safe: str) -> Iterator[None]:
 
 
 def _is_failed_write(error: Exception) -> bool:
-    """Tell an error of the disk, or of safetensors or torch for it, from others, such as those of a network."""
+    """Return whether an error is of the disk, or of safetensors or torch for it, and not of a network or the like."""
     if isinstance(error, OSError):
         return error.errno is not None
-    return (
-        isinstance(error, SafetensorError) or "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
-    )
+    if isinstance(error, SafetensorError):
+        return True
+    return "PytorchStreamWriter" in str(error) or "inline_container" in str(error)
 
 
 def differences(held: Any, wanted: Any) -> list[str]:
-    """Write where two flat mappings differ, as JSON would have them."""
-    held, wanted = (json.loads(json.dumps(mapping)) for mapping in (held, wanted))
-    names = sorted(name for name in {*held, *wanted} if held.get(name) != wanted.get(name))
-    return [f"{name} is {held.get(name)!r} there, {wanted.get(name)!r} is wanted" for name in names]
+    """Write where two flat mappings differ after a round trip through JSON."""
+    held = json.loads(json.dumps(held))
+    wanted = json.loads(json.dumps(wanted))
+    lines = []
+    for name in sorted({*held, *wanted}):
+        if held.get(name) != wanted.get(name):
+            lines.append(f"{name} is {held.get(name)!r} there, {wanted.get(name)!r} is wanted")
+    return lines
 
 
 def parse_json(text: bytes | str) -> Any:
     """Read a JSON value.
 
     Raises:
-        ValueError: if it is none, is not in UTF-8, or is nested too deeply to be read.
+        ValueError: if it is malformed, not in UTF-8, or nested too deeply.
     """
     try:
-        return json.loads(text.decode() if isinstance(text, bytes) else text)
+        if isinstance(text, bytes):
+            text = text.decode()
+        return json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 
 
 def split_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """Yield each line of a file that holds anything, with its number.
+    """Yield each line of a file that is not blank, with its number.
 
-    Lines end where bytes say so: text may hold other marks of a new line.
+    Lines end at the byte of a line feed alone, since a text in JSON may hold other line separators.
     """
-    for number, line in enumerate(Path(path).read_bytes().removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
+    content = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
+    for number, line in enumerate(content.split(b"\n"), 1):
         if line.strip():
             yield number, line
 
@@ -98,7 +105,7 @@ def read_json_object(path: str | Path, **wanted: type | tuple[type, ...]) -> dic
 
     Args:
         path: of the file.
-        wanted: the types that values must have, by the names that must be there.
+        wanted: the types of required values, by their names.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -113,16 +120,17 @@ def read_json_object(path: str | Path, **wanted: type | tuple[type, ...]) -> dic
 
 
 def check_fields(content: Any, where: str, **wanted: type | tuple[type, ...]) -> None:
-    """Raise a `ValueError` that says where, unless `content` is an object with values of the wanted types."""
+    """Raise a `ValueError` that names the place, unless `content` is an object with values of the wanted types."""
     if not isinstance(content, dict):
-        raise ValueError(f"{where}: expected a JSON object, got {_name(content)}")
+        raise ValueError(f"{where} must be a JSON object, got {_name(content)}")
     for name, kinds in wanted.items():
         if name not in content:
-            raise ValueError(f"{where}: expected an object with {name!r}, got {sorted(content)}")
+            raise ValueError(f"{where} must be an object with {name!r}, got {sorted(content)}")
         value = content[name]
         if not isinstance(value, kinds) or isinstance(value, bool):
             listed = kinds if isinstance(kinds, tuple) else (kinds,)
-            wording = " or ".join(_NAMES.get(kind, kind.__name__) for kind in listed)
+            names = [_NAMES.get(kind, kind.__name__) for kind in listed]
+            wording = " or ".join(names)
             raise ValueError(f"{where}: {name} must be {wording}, got {value!r}")
 
 

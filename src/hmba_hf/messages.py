@@ -1,4 +1,4 @@
-"""What long work reports on its way: one logger, which commands show."""
+"""Reports of long work: one logger, which commands show."""
 
 import logging
 import sys
@@ -14,12 +14,12 @@ class _Printer(logging.Handler):
         try:
             stream.write(self.format(record) + "\n")
             stream.flush()
-        except OSError:  # a full disk behind the stream stops no work
+        except OSError:  # a full disk behind the output stops no work
             self.handleError(record)
 
 
 def show_messages() -> None:
-    """Print what the package reports, as its commands do; a second call changes nothing."""
+    """Print the reports of the package, as its commands do; a second call changes nothing."""
     logger.setLevel(logging.INFO)
     if not any(isinstance(handler, _Printer) for handler in logger.handlers):
         logger.addHandler(_Printer())

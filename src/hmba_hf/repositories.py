@@ -1,11 +1,11 @@
-"""Repositories on the Hub: private unless said, written in one commit, never over what somebody else has pushed."""
+"""Repositories on the Hub: private by default, written in one commit, never over another person's push."""
 
 import io
 import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import huggingface_hub
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, RepoUrl
@@ -18,7 +18,7 @@ _PINNED = re.compile(r'^revision = "([0-9a-f]{40})"$', re.MULTILINE)  # in the s
 
 
 def split_revision(name: str) -> tuple[str, str | None]:
-    """Split `org/drama@v1` into the Hub id and the branch, tag or commit; what is a folder here has none."""
+    """Split `org/drama@v1` into the Hub id and the branch, tag or commit; a local folder has none."""
     repo_id, _, revision = name.partition("@")
     if not revision or Path(name).exists():
         return name, None
@@ -26,25 +26,23 @@ def split_revision(name: str) -> tuple[str, str | None]:
 
 
 def check_revision(name: str, revision: str | None) -> None:
-    """Raise a `ValueError` if a revision is asked of a folder, which has none."""
+    """Raise a `ValueError` if a revision is given for a folder, which has none."""
     if revision is not None and Path(name).exists():
-        raise ValueError(f"a revision is one of a repository on the Hub, got {revision!r} for the folder {name}")
+        raise ValueError(f"revision={revision!r} needs a Hub repository; {name!r} is a local folder")
 
 
 def claim_repository(
     repo_id: str, repo_type: str = "model", private: bool = True, token: str | bool | None = None
 ) -> RepoUrl:
-    """Create a repository, or take one that is there, with the token of `hf auth login` or `HF_TOKEN` or another one.
+    """Create a repository, or take an existing one, with the token of `hf auth login` or `HF_TOKEN` or another one.
 
     Raises:
-        ValueError: if what is pushed is to stay private and the repository exists and is public.
+        ValueError: if the push is to be private and the repository is public already.
     """
     api = huggingface_hub.HfApi(token=token)
     address = api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True)
     if private and not api.repo_info(address.repo_id, repo_type=repo_type).private:
-        raise ValueError(
-            f"{address.repo_id} is public: name another repository, or say that the {repo_type} may be public"
-        )
+        raise ValueError(f"{address.repo_id} is public: name another repository, or allow a public {repo_type}")
     return address
 
 
@@ -59,26 +57,26 @@ def commit_files(
     token: str | bool | None = None,
     **details: Any,
 ) -> CommitInfo:
-    """Put files into a repository, and take stale ones out, in one commit.
+    """Add files to a repository, and delete stale ones, in one commit.
 
-    Until that commit is there nothing has changed for who loads the repository, wherever the upload is cut off; what
-    has arrived by then is not sent again. (`upload_folder` makes several commits of much data.)
+    Before that commit nothing changes for users of the repository, wherever the upload is cut off. Another try sends
+    only what has not arrived. (`upload_folder` makes several commits of much data.)
 
     Args:
-        files: name in the repository to the file here, or to its content.
-        is_stale: whether a file of the repository that is none of these has to go.
-        revision: a branch, which is made if it is not there; `main` when absent.
-        parent_commit: what the branch must be at; what it is at now when absent.
+        files: name in the repository to the local file, or to its content.
+        is_stale: whether another file of the repository is deleted.
+        revision: a branch, created if it does not exist; `main` when absent.
+        parent_commit: the commit at which the branch must be; its present one when absent.
         token: instead of that of `hf auth login` or `HF_TOKEN`.
         details: `commit_description` and `create_pr`, as `huggingface_hub` has them.
 
     Raises:
-        ValueError: if a file is a pickle, which whoever loads it would execute.
+        ValueError: if a file is a pickle, which runs code when it is loaded.
         RuntimeError: if somebody else has pushed in between.
     """
     pickles = sorted(name for name in files if PurePosixPath(name).suffix in PICKLES)
     if pickles:
-        raise ValueError(f"files that nobody has to trust are wanted, got pickles: {pickles}")
+        raise ValueError(f"files of a push must hold no code that runs on loading, got pickles: {pickles}")
     api = huggingface_hub.HfApi(token=token)
     place: dict[str, Any] = {"repo_type": repo_type, "revision": revision}
     try:
@@ -100,7 +98,7 @@ def commit_files(
             raise
         raise RuntimeError(
             f"{repo_id} is no longer at commit {parent}: somebody else has pushed, and nothing of this push is there. "
-            "Look at what they have changed, and push again"
+            "Look at their changes, and push again"
         ) from error
 
 
@@ -114,7 +112,7 @@ def commit_with_card(
 ) -> CommitInfo:
     """Commit files with their card, and then a card whose snippet pins that commit, which cannot name itself.
 
-    Where the branch is at all of this already, nothing is committed.
+    Pushing unchanged files creates no commit.
 
     Args:
         files, is_stale, message: as in `commit_files`; the card is not among the files.
@@ -136,8 +134,8 @@ def commit_with_card(
     place["parent_commit"] = info.oid
     try:
         commit_files(repo_id, card, _nothing, message="Pin the revision", **place)
-    except Exception as error:  # whatever becomes of the card, the files are there
-        warnings.warn(f"what was pushed is commit {info.oid}, but its card does not say so: {error}", stacklevel=3)
+    except Exception as error:  # the files are pushed, whatever fails with the card
+        warnings.warn(f"the push is commit {info.oid}, but its card does not pin it: {error}", stacklevel=3)
     return info
 
 
@@ -150,7 +148,7 @@ def _find_pinned(
     parent_commit: str | None = None,
     repo_type: str = "model",
 ) -> str | None:
-    """Find the commit that a branch's card pins, if the branch is that commit with this card, and nothing stale."""
+    """Find the commit that a branch's card pins, if the branch holds exactly these files and this card."""
     api = huggingface_hub.HfApi()
     place: dict[str, Any] = {"repo_id": repo_id, "repo_type": repo_type}
     try:
@@ -179,14 +177,19 @@ def _held_files(info: Any) -> dict[str, Any]:
 
 
 def _is_held(content: Path | bytes, there: Any) -> bool:
-    """Tell whether a file here is what a repository has."""
-    size = len(content) if isinstance(content, bytes) else content.stat().st_size
-    if size != there.size:
-        return False
-    with io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb") as file:
-        if there.lfs:
-            return sha_fileobj(file).hex() == there.lfs.sha256
-        return git_hash(file.read()) == there.blob_id
+    """Return whether a repository has a local file with the same content."""
+    if isinstance(content, Path):
+        if content.stat().st_size != there.size:
+            return False
+        with open(content, "rb") as file:
+            return _has_digest(file, there)
+    return len(content) == there.size and _has_digest(io.BytesIO(content), there)
+
+
+def _has_digest(file: BinaryIO, there: Any) -> bool:
+    if there.lfs:
+        return sha_fileobj(file).hex() == there.lfs.sha256
+    return git_hash(file.read()) == there.blob_id
 
 
 def _commit_info(repo_id: str, commit: str, message: str, repo_type: str = "model") -> CommitInfo:

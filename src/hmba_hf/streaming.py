@@ -46,7 +46,7 @@ class TimeJump(FrameError):
 
 
 def texts_differ(before: Answer, after: Answer) -> bool:
-    """Tell whether two answers of a stream differ, be it in the last digit of a box."""
+    """Return whether two answers of a stream differ, be it in the last digit of a box."""
     return before["generated_text"] != after["generated_text"]
 
 
@@ -57,7 +57,7 @@ def check_every(every: float) -> None:
 
 
 def words_differ(before: Answer, after: Answer) -> bool:
-    """Tell whether two answers of a stream differ in more than their boxes."""
+    """Return whether two answers of a stream differ in more than their boxes."""
     return strip_boxes(before["generated_text"]) != strip_boxes(after["generated_text"])
 
 

@@ -1,4 +1,4 @@
-"""Which files of a folder are the weights of its checkpoint: the ones that transformers loads, and no others."""
+"""The files of a folder that are the weights of its checkpoint: those that transformers loads, and no others."""
 
 import json
 import re
@@ -14,9 +14,9 @@ class WeightFiles:
     """The weights of a checkpoint.
 
     Args:
-        files: that hold tensors.
-        index: that names them, where there are several.
-        weight_map: the name of the file that should hold each tensor, where an index says so.
+        files: with the tensors.
+        index: with the names of the files, where there are several.
+        weight_map: the name of the file for each tensor of an index.
     """
 
     files: list[Path]
@@ -25,40 +25,47 @@ class WeightFiles:
 
 
 def find_weights(folder: Path) -> WeightFiles | None:
-    """Find the weights of a model in a folder, `None` if it has none under the names that transformers gives them.
+    """Find the weights of a model in a folder; `None` if it has none under the names of transformers.
 
-    What `transformers_weights` in config.json names comes first. Safetensors come before pickles, and one file before
-    an index and its shards, which an earlier save may have left there.
+    The file of `transformers_weights` in config.json comes first. Safetensors come before pickles, and one file before
+    an index and its shards, which may be of an earlier save.
 
     Raises:
         FileNotFoundError: if a file is missing that config.json or the index names.
         ValueError: if either is damaged, or if the index names no tensor.
     """
     named = _named_weights(folder)
-    places = [folder / named] if named is not None else []
-    places += [folder / (name + ending) for name in SINGLE_FILES for ending in ("", ".index.json")]
-    found = next((path for path in places if path.is_file()), None)
-    if found is None:
-        return None
-    return read_index(found) if found.name.endswith(".index.json") else WeightFiles([found])
+    places = []
+    if named is not None:
+        places.append(folder / named)
+    for name in SINGLE_FILES:
+        places.append(folder / name)
+        places.append(folder / f"{name}.index.json")
+    for path in places:
+        if not path.is_file():
+            continue
+        if path.name.endswith(".index.json"):
+            return read_index(path)
+        return WeightFiles([path])
+    return None
 
 
 def read_index(index: Path) -> WeightFiles:
-    """Return what an index names; errors as in `find_weights`."""
+    """Return the files and tensors of an index; errors as in `find_weights`."""
     weight_map = _read_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
-        raise ValueError(f"an index with a weight_map is wanted, got none in {index}")
+        raise ValueError(f"an index must have a weight_map of names, got none in {index}")
     if not weight_map:
         raise ValueError(f"an index must name the tensors of its shards, got none in {index}")
     files = [index.parent / name for name in dict.fromkeys(weight_map.values())]
     for file in files:
         if file.parent != index.parent or not file.is_file():
-            raise FileNotFoundError(f"{file} is wanted, as {index} says, got no such file beside it")
+            raise FileNotFoundError(f"{file} must be there for {index}, got no such file beside it")
     return WeightFiles(files, index, weight_map)
 
 
 def stale_weights(folder: Path) -> list[str]:
-    """Name files of a folder that are called like weights of a model and do not count; errors as in `find_weights`."""
+    """Name files of a folder with names of weights that are not loaded; errors as in `find_weights`."""
     found = find_weights(folder)
     if found is None:
         return []
@@ -75,7 +82,7 @@ def _named_weights(folder: Path) -> str | None:
     if not isinstance(name, str) or Path(name).name != name:
         raise ValueError(f"transformers_weights of {config} must name a file beside it, got {name!r}")
     if not (folder / name).is_file():
-        raise FileNotFoundError(f"{folder / name} is wanted, as {config} says, got no such file beside it")
+        raise FileNotFoundError(f"{folder / name} must be there for {config}, got no such file beside it")
     return name
 
 
@@ -83,7 +90,7 @@ def _read_object(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"a whole JSON file is wanted, got {path}: {error}") from error
+        raise ValueError(f"{path} must be a whole JSON file, got one that cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"a JSON object is wanted, got {type(content).__name__} in {path}")
+        raise ValueError(f"{path} must be a JSON object, got {type(content).__name__}")
     return content

@@ -179,7 +179,7 @@ def test_a_dataset_is_read_at_a_revision(hub, drama):
             assert dataset_revision(samples) == first
     with pytest.raises(ValueError, match=f"a Hub id, got '{NAME}@v9'.*v9"):
         load_samples(f"{NAME}@v9", "train")
-    with pytest.raises(ValueError, match="a revision is one of a repository on the Hub, got 'v1' for the folder"):
+    with pytest.raises(ValueError, match="revision='v1' needs a Hub repository; '.*' is a local folder"):
         load_samples(f"{drama}@v1", "train")
 
 

@@ -41,7 +41,7 @@ def test_a_push_of_what_is_saved_keeps_to_the_rules_of_pushes(hub, tmp_path):
     model.save_pretrained(tmp_path, push_to_hub=True, repo_id="org/open", private=False)
     assert "model.safetensors" in hub.repository("org/open").files()
     for refused in ({"token": "hf_x"}, {"create_pr": True}):
-        with pytest.raises(ValueError, match=f"a push to a branch, with the token of .*{min(refused)}"):
+        with pytest.raises(ValueError, match=f"a push must be to a branch, with the token of .*{min(refused)}"):
             model.save_pretrained(tmp_path / "refused", push_to_hub=True, repo_id=NAME, **refused)
     assert not (tmp_path / "refused").exists(), "what cannot be pushed is refused before anything is written"
     for part in ({"variant": "night"}, {"state_dict": model.state_dict()}, {"distributed_checkpoint": True}):

@@ -202,7 +202,7 @@ def test_a_pipeline_is_pushed_as_its_model_and_its_processor_are(hub):
 
 @pytest.mark.parametrize("options", [{"token": "hf_x"}, {"create_pr": True}, {"commit_description": "Why"}])
 def test_what_a_push_of_a_pipeline_does_not_offer_is_refused(hub, options, tmp_path):
-    made, message = whole_pipeline(), f"a push to a branch, with the token of .* is wanted, got .*{min(options)}"
+    made, message = whole_pipeline(), f"a push must be to a branch, with the token of .*, got .*{min(options)}"
     with pytest.raises(ValueError, match=message):
         made.push_to_hub(NAME, **options)
     with pytest.raises(ValueError, match=message):

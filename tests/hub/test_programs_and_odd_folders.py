@@ -72,6 +72,6 @@ def test_a_shard_that_is_missing_is_named_by_every_program(hub, program, stored_
     shard(model, load_file(model / SAFE))
     (model / SAFE).unlink()
     (model / SHARDS[1]).unlink()
-    with pytest.raises(FileNotFoundError, match=f"{SHARDS[1]} is wanted, as .*{SAFE}.index.json"):
+    with pytest.raises(FileNotFoundError, match=f"{SHARDS[1]} must be there for .*{SAFE}.index.json"):
         program(model, tmp_path / "out")
     assert not hub.repositories

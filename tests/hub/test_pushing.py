@@ -69,7 +69,7 @@ def test_what_is_there_already_makes_no_commit(hub, parts):
 
 def test_a_card_that_was_left_without_its_pin_gets_it_by_the_next_push(hub, parts):
     hub.faults.fail("commit", 403, skip=1)
-    with pytest.warns(UserWarning, match="its card does not say so: .*403"):
+    with pytest.warns(UserWarning, match="its card does not pin it: .*403"):
         commit = push_checkpoint(*parts, "org/tiny")
     repository = hub.repository("org/tiny")
     assert repository.head == commit.oid
@@ -104,11 +104,11 @@ def test_the_models_own_push_to_hub_ends_in_the_same_place_with_the_same_card(hu
 @pytest.mark.parametrize("options", [{"token": "hf_x"}, {"create_pr": True}, {"commit_description": "Why"}])
 def test_what_a_push_does_not_offer_is_refused_before_anything_happens(hub, parts, options):
     with pytest.raises(
-        ValueError, match=f"a push to a branch, with the token of .* is wanted, got .*{min(options)}"
+        ValueError, match=f"a push must be to a branch, with the token of .*, got .*{min(options)}"
     ) as error:
         parts[0].push_to_hub("org/tiny", **options)
     assert "hf_x" not in str(error.value) and not hub.repositories
-    with pytest.raises(TypeError, match=r"a commit has \['message', .*, got \['branch'\]"):
+    with pytest.raises(TypeError, match=r"options of a commit must be of \['message', .*, got \['branch'\]"):
         push_checkpoint(*parts, "org/tiny", branch="next")
     assert not hub.repositories
 
@@ -150,7 +150,7 @@ def test_a_push_takes_out_what_a_loader_would_mix_with_it(hub, parts):
 def test_a_public_repository_is_refused_unless_it_is_said(hub, parts):
     hub.create("org/open")
     before = hub.repository("org/open").head
-    with pytest.raises(ValueError, match="org/open is public: name another repository, or say that the model may"):
+    with pytest.raises(ValueError, match="org/open is public: name another repository, or allow a public model"):
         push_checkpoint(*parts, "org/open")
     assert hub.repository("org/open").head == before
     push_checkpoint(*parts, "org/open", private=False)
@@ -176,7 +176,7 @@ def test_who_comes_second_hears_of_it_and_changes_nothing(hub, parts):
         push_checkpoint(*parts, "org/tiny", parent_commit=old, **SHARDS)
     assert hub.repository("org/tiny").head == head
     hub.faults.fail("commit", 412, skip=1)
-    with pytest.warns(UserWarning, match="its card does not say so: .*somebody else has pushed"):
+    with pytest.warns(UserWarning, match="its card does not pin it: .*somebody else has pushed"):
         commit = push_checkpoint(*parts, "org/tiny", **SHARDS)
     assert hub.repository("org/tiny").head == commit.oid
 

@@ -98,9 +98,9 @@ def test_answers_are_of_the_revision_that_is_asked_for(hub, pushed_base, tmp_pat
     first = answered_by("org/tuned", "first", "--model_revision", "v1")
     assert first == answered_by(tmp_path / "1", "here")
     assert first != answered_by("org/tuned", "second", "--model_revision", "v2") == answered_by("org/tuned", "last")
-    with pytest.raises(ValueError, match="a revision is one of a repository on the Hub, got 'v1' for the folder"):
+    with pytest.raises(ValueError, match="revision='v1' needs a Hub repository; '.*' is a local folder"):
         answered_by(tmp_path / "1", "none", "--model_revision", "v1")
-    with pytest.raises(ValueError, match="a revision is one of a repository on the Hub, got 'v1' for the folder"):
+    with pytest.raises(ValueError, match="revision='v1' needs a Hub repository; '.*' is a local folder"):
         tune(tmp_path / "1", tmp_path / "none", "--model_revision", "v1")
 
 
@@ -152,7 +152,7 @@ def test_low_rank_updates_are_pushed_by_training_with_the_commit_of_their_base(h
     [
         (["--hub_token", "hf_x"], "never one among the arguments"),
         (["--hub_strategy", "checkpoint"], "must be 'end' or 'every_save', .* pickled, got 'checkpoint'"),
-        (["--learns", "lora"], "belong to a base on the Hub, got .*push the base first"),
+        (["--learns", "lora"], "must belong to a base on the Hub, got .*push the base first"),
     ],
 )
 def test_a_push_that_must_fail_fails_before_training(hub, stored_model, tmp_path, words, message):

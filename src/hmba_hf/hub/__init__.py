@@ -1,4 +1,4 @@
-"""Checkpoints on the Hub: weights, code, processor and card in one commit, and nothing on the card without a run."""
+"""Checkpoints on the Hub: weights, code, processor and card in one commit, with numbers of stored runs alone."""
 
 from .cards import CardDetails
 from .checkpoints import push_checkpoint, push_model, push_processor, recorded_training, save_checkpoint

@@ -1,4 +1,4 @@
-"""The card of a checkpoint, composed from the model, how it was trained, and runs that are stored."""
+"""The card of a checkpoint, composed from the model, its training and stored runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -23,17 +23,17 @@ _MICRO_WORLD = "micro-world"
 
 @dataclass(frozen=True)
 class CardDetails:
-    """What a card tells that neither the model nor its results do.
+    """What a card holds beside the model and its results.
 
     Args:
         license: of the weights, as the Hub names it, such as `apache-2.0` or `llama2`.
-        training: options of training by their names, as `finetune` leaves them in `training_arguments.json`.
-        environment: versions of what it was trained with.
+        training: options of training by their names, as `finetune` stores them in `training_arguments.json`.
+        environment: versions of the packages of training.
         origin: how it was made where no training made it, in a sentence or two.
-        datasets: what it learned from, Hub ids (also `org/drama@v1`) or names; those of `training` when absent.
-        base_model: Hub ids of what it was made from; of what the model tells when absent.
+        datasets: training data, Hub ids (also `org/drama@v1`) or names; those of `training` when absent.
+        base_model: Hub ids of its parents; those that the model records when absent.
         base_model_relation: `finetune`, `adapter`, `merge` or `quantized`.
-        picture: of an answer, as `draw_answer` makes it; show only what you may publish.
+        picture: of an answer, as `draw_answer` makes it; one that you may publish.
         tags: more of them.
     """
 
@@ -54,13 +54,15 @@ class CardDetails:
     @property
     def learned_from(self) -> list[str]:
         """Names of its training data: Hub ids as they are, folders by their last name."""
-        names = _listed(self.datasets or self.training.get("dataset_name") or ())
-        return [
-            name if _is_hub_id(split_revision(name)[0]) or name == _MICRO_WORLD else Path(name).name for name in names
-        ]
+        names = []
+        for name in _listed(self.datasets or self.training.get("dataset_name") or ()):
+            if name != _MICRO_WORLD and not _is_hub_id(split_revision(name)[0]):
+                name = Path(name).name
+            names.append(name)
+        return names
 
 
-# What transformers calls these details.
+# The names of these details in transformers.
 _OTHER_NAMES = {"finetuned_from": "base_model", "dataset_tags": "datasets"}
 
 
@@ -68,11 +70,15 @@ def card_details(given: Mapping[str, Any]) -> dict[str, Any]:
     """Translate arguments of transformers' `create_model_card` into those of `CardDetails`.
 
     Raises:
-        ValueError: for one that a card of this package does not take, as it names its language, model and task itself.
+        ValueError: for one that is no detail, as a card of this package names its language, model and task itself.
     """
     known = {detail.name for detail in fields(CardDetails)}
-    named = {_OTHER_NAMES.get(name, name): value for name, value in given.items() if value is not None}
-    if unknown := sorted(named.keys() - known):
+    named = {}
+    for name, value in given.items():
+        if value is not None:
+            named[_OTHER_NAMES.get(name, name)] = value
+    unknown = sorted(named.keys() - known)
+    if unknown:
         raise ValueError(f"details of a card must be of {sorted(known | _OTHER_NAMES.keys())}, got {unknown}")
     for name in ("base_model", "datasets", "tags"):
         if name in named:
@@ -106,7 +112,7 @@ def compose_card(
 
     Args:
         model: a model of this package, or a `PeftModel` around one.
-        runs: whose scores it tells.
+        runs: with the scores of the card.
         repo_id: where the checkpoint goes, or its folder.
         revision: commit that holds the checkpoint; a card cannot name the commit that it comes with.
 
@@ -152,15 +158,15 @@ def compose_card(
 
 
 def is_adapter(model: Any) -> bool:
-    """Tell low-rank updates, whose checkpoint holds them alone, from a whole model."""
+    """Return whether a model holds low-rank updates, whose checkpoint holds them alone."""
     return bool(getattr(model, "peft_config", None))
 
 
 def find_parents(model: Any, details: CardDetails, repo_id: str | None = None) -> Parents:
-    """Say what a model was made from: as `details` have it, else as the model or its training remembers.
+    """Return the parents of a model, from `details`, else from the records of the model or its training.
 
     Args:
-        repo_id: of the model itself, which is not made from itself when it is pushed there again.
+        repo_id: of the model itself, which is no parent when it is pushed there again.
 
     Raises:
         ValueError: if there are several low-rank updates, of which a checkpoint holds one.
@@ -169,10 +175,11 @@ def find_parents(model: Any, details: CardDetails, repo_id: str | None = None) -
         return Parents(list(details.base_model), details.base_model_relation or "finetune")
     if is_adapter(model):
         if [*model.peft_config] != ["default"]:
-            raise ValueError(f"low-rank updates of the one name 'default' are wanted, got {[*model.peft_config]}")
+            raise ValueError(f"low-rank updates must have the one name 'default', got {[*model.peft_config]}")
         settings = model.peft_config["default"]
         base = settings.base_model_name_or_path or _config(model).name_or_path
-        return Parents([base] if _is_hub_id(base) else [], "adapter", settings.revision)
+        names = [base] if _is_hub_id(base) else []
+        return Parents(names, "adapter", settings.revision)
     config = _config(model)
     trained_from = details.training.get("model", details.training.get("model_name_or_path"))  # as 0.1 names it
     for name in (config.name_or_path, trained_from):
@@ -196,10 +203,10 @@ def _template(model: Any) -> str:
 def tagged_card(
     repo_id: str, tags: str | Sequence[str], revision: str | None = None, token: str | bool | None = None
 ) -> str:
-    """Return the card of a repository with more tags; a card of tags alone where it has none.
+    """Return the card of a repository with more tags, or a card of tags alone where there is none.
 
     Args:
-        revision: branch, of which a new one begins as `main` is.
+        revision: branch; a new one begins at `main`.
         token: instead of that of `hf auth login` or `HF_TOKEN`.
     """
     api = HfApi(token=token)
@@ -223,15 +230,17 @@ def _tags(model: Any, details: CardDetails, is_drawn: bool) -> list[str]:
 
 
 def _table(options: Mapping[str, Any]) -> dict[str, str]:
-    """Write options as cells of a table; what is not set is left out, and a folder is told by its name alone."""
+    """Write options as cells of a table, without those that are not set and without the parents of folders."""
     cells = {}
     for name, value in options.items():
         if value is None or value == [] or value == {}:
             continue
-        values = [
-            Path(one).name if isinstance(one, str) and Path(one).is_absolute() else one for one in _listed(value)
-        ]
-        cells[name] = ", ".join(map(str, values)).replace("|", "\\|")
+        values = []
+        for one in _listed(value):
+            if isinstance(one, str) and Path(one).is_absolute():
+                one = Path(one).name
+            values.append(str(one))
+        cells[name] = ", ".join(values).replace("|", "\\|")
     return cells
 
 
@@ -240,7 +249,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _is_hub_id(name: Any) -> bool:
-    """Tell whether a name is that of a repository on the Hub, which a folder here or a bare name is not."""
+    """Return whether a name is that of a repository on the Hub, not a local folder or a bare name."""
     if not isinstance(name, str) or "/" not in name or Path(name).exists():
         return False
     try:

@@ -41,10 +41,10 @@ _CHECKPOINT = (
     *(*_WEIGHTS, *_CONFIGS, *_MODEL_CODE, *_PROCESSOR_CODE, *_PROCESSOR),
     *(CARD_FILE, PICTURE_FILE, TRAINING_FILE),
 )
-# Of an earlier push: what a loader would mix with the new files, and what `Trainer` and old transformers pickled.
+# Of an earlier push: files that a loader would mix with the new ones, and pickles of `Trainer` and old transformers.
 _STALE = (*_WEIGHTS, *_CONFIGS, *_MODEL_CODE, "*.bin", "*.bin.index.json", PICTURE_FILE, TRAINING_FILE)
 _PLACE = {"message", "revision", "parent_commit"}
-# Of transformers' own `push_to_hub`: to push with another token, or to a pull request, is not offered.
+# Options of transformers' own `push_to_hub` that are not offered: another token, or a pull request.
 _NOT_OFFERED = ("token", "create_pr", "commit_description")
 
 
@@ -63,19 +63,20 @@ def save_checkpoint(
         model: of any family of this package, or a `PeftModel` around one, of which the updates are saved.
         processor: of the model; `None` saves none.
         results: folders that `examples/evaluate.py` has written about this model.
-        card: what its card tells besides.
+        card: further details of its card.
         max_shard_size: of a file of weights.
 
     Raises:
         ValueError: if a result is not of a stored run of this model, or if the folder holds another kind of
             checkpoint.
     """
-    folder, card = Path(folder), card or CardDetails()
+    folder = Path(folder)
+    card = card or CardDetails()
     runs = read_runs(results)  # before anything is written
     other = "config.json" if is_adapter(model) else "adapter_config.json"
     if (folder / other).exists():
-        raise ValueError(f"a folder without another kind of checkpoint is wanted, {folder} holds {other}")
-    _save(folder, model, processor, runs, card, max_shard_size)
+        raise ValueError(f"{folder} must hold no other kind of checkpoint, got {other}")
+    _save(folder, model, processor, runs=runs, card=card, max_shard_size=max_shard_size)
     write_card(folder, model, runs, card)
     return folder
 
@@ -92,14 +93,13 @@ def push_checkpoint(
 ) -> CommitInfo:
     """Upload a checkpoint in one commit, and then, in a second one, a card that pins the first.
 
-    The token is that of `hf auth login` or `HF_TOKEN`. Weights, code and configuration of an earlier push that are
-    not part of this one are deleted in the first commit, and until it is there nothing has changed. What the
-    repository holds already makes no commit. Where no processor is given, the repository keeps its own, and as long as
-    it has none nothing is pinned.
+    The token comes from `hf auth login` or `HF_TOKEN`. The first commit also deletes weights, code and configuration
+    of an earlier push that are not part of this one. Before it, nothing in the repository changes. Pushing unchanged
+    files creates no commit. Without a processor the repository keeps its own, and nothing is pinned while it has none.
 
     Args:
         model, processor, results, card, max_shard_size: as in `save_checkpoint`.
-        repo_id: repository, made if it is not there.
+        repo_id: repository, created if it does not exist.
         private: an existing public repository is refused unless this is false.
         commit: `message`, `revision` (a branch) and `parent_commit`, as in `commit_files`.
 
@@ -111,13 +111,14 @@ def push_checkpoint(
             `save_checkpoint`.
         RuntimeError: if somebody else pushes at the same time.
     """
-    if unknown := sorted(commit.keys() - _PLACE):
-        raise TypeError(f"a commit has {sorted(_PLACE)}, got {unknown}")
+    unknown = sorted(commit.keys() - _PLACE)
+    if unknown:
+        raise TypeError(f"options of a commit must be of {sorted(_PLACE)}, got {unknown}")
     card = card or CardDetails()
     runs = read_runs(results)
     check_base(model)
     with tempfile.TemporaryDirectory() as folder:
-        _save(Path(folder), model, processor, runs, card, max_shard_size)
+        _save(Path(folder), model, processor, runs=runs, card=card, max_shard_size=max_shard_size)
         address = claim_repository(repo_id, private=private)
         return upload_checkpoint(Path(folder), model, address.repo_id, runs, card, **commit)
 
@@ -125,7 +126,7 @@ def push_checkpoint(
 def upload_checkpoint(
     folder: Path, model: Any, repo_id: str, runs: Sequence[StoredRun], card: CardDetails, **commit: Any
 ) -> CommitInfo:
-    """Upload a folder that the model and its processor have been saved to; arguments as in `push_checkpoint`."""
+    """Upload a folder with a saved model and its processor; arguments as in `push_checkpoint`."""
     write_card(folder, model, runs, card, repo_id)
 
     def compose(revision: str | None) -> str:
@@ -133,7 +134,7 @@ def upload_checkpoint(
 
     commit = {"message": "Upload model", **commit}
     if not _has_processor(folder, repo_id, commit.get("revision")):
-        return commit_checkpoint(folder, repo_id, **commit)  # nobody could answer with it, so nothing is pinned yet
+        return commit_checkpoint(folder, repo_id, **commit)  # of no use without a processor, so nothing is pinned yet
     files = {name: path for name, path in _whole_checkpoint(folder).items() if name != CARD_FILE}
     info = commit_with_card(repo_id, files, compose, _stale(folder), **commit)
     (folder / CARD_FILE).write_text(compose(info.oid), encoding="utf-8")
@@ -145,7 +146,7 @@ def push_model(model: Any, repo_id: str, processor: Any = None, **options: Any) 
 
     Args:
         model, repo_id, processor: as in `push_checkpoint`.
-        options: its others, and by transformers' names `commit_message` and `tags`, which come onto the card.
+        options: its others, and by transformers' names `commit_message` and `tags`, which the card gets.
 
     Raises:
         ValueError: if a token or a pull request is among the options, or as `push_checkpoint`.
@@ -154,7 +155,9 @@ def push_model(model: Any, repo_id: str, processor: Any = None, **options: Any) 
     options = {name: value for name, value in options.items() if name not in _NOT_OFFERED}
     card = options.pop("card", None) or CardDetails()
     tags = options.pop("tags", None) or ()
-    options["card"] = replace(card, tags=[*card.tags, *([tags] if isinstance(tags, str) else tags)])
+    if isinstance(tags, str):
+        tags = [tags]
+    options["card"] = replace(card, tags=[*card.tags, *tags])
     options["message"] = options.pop("commit_message", None) or "Upload model"
     if options.get("private") is None:
         options["private"] = True
@@ -163,10 +166,15 @@ def push_model(model: Any, repo_id: str, processor: Any = None, **options: Any) 
 
 def check_model_push(model: Any, **options: Any) -> None:
     """Raise a `ValueError` for options that `push_model` refuses, or for updates that nobody else could load."""
-    given = {name: options.get(name) for name in _NOT_OFFERED}
-    if refused := [name for name, value in given.items() if value and (name, value) != ("token", True)]:
+    refused = []
+    for name in _NOT_OFFERED:
+        value = options.get(name)
+        is_usual = name == "token" and value is True
+        if value and not is_usual:
+            refused.append(name)
+    if refused:
         raise ValueError(
-            f"a push to a branch, with the token of `hf auth login` or HF_TOKEN, is wanted, got {refused}"
+            f"a push must be to a branch, with the token of `hf auth login` or HF_TOKEN, got {', '.join(refused)}"
         )
     check_base(model)
 
@@ -185,15 +193,15 @@ def push_processor(
 ) -> CommitInfo:
     """Upload a processor or a video processor in one commit, called as the `push_to_hub` of transformers is.
 
-    Whatever else the repository holds, such as weights and a card, stays there.
+    Other files of the repository, such as weights and a card, stay there.
 
     Args:
-        repo_id: repository, made if it is not there.
+        repo_id: repository, created if it does not exist.
         private: an existing public repository is refused unless this is false.
         token: instead of that of `hf auth login` or `HF_TOKEN`.
-        revision: a branch, which is made if it is not there; `main` when absent.
+        revision: a branch, created if it does not exist; `main` when absent.
         commit_message: of the commit.
-        tags: come onto the card beside those that are there.
+        tags: added to those of the card.
         max_shard_size: of weights alone; it must be absent.
         details: `commit_description` and `create_pr`, as `huggingface_hub` has them.
 
@@ -201,21 +209,29 @@ def push_processor(
         ValueError: if the repository is public, if `max_shard_size` is given, or a branch for a pull request.
         RuntimeError: if somebody else pushes at the same time.
     """
-    if unknown := sorted(details.keys() - {"commit_description", "create_pr"}):
-        raise TypeError(f"a push of a processor has no such arguments, got {unknown}")
+    known = {"commit_description", "create_pr"}
+    unknown = sorted(details.keys() - known)
+    if unknown:
+        raise TypeError(f"details of a push must be of {sorted(known)}, got {unknown}")
     check_processor_push(processor, max_shard_size=max_shard_size, revision=revision, **details)
     with tempfile.TemporaryDirectory() as saved:
         folder = Path(saved)
         processor.save_pretrained(folder)
         repo_id = claim_repository(repo_id, private=private is None or private, token=token).repo_id
-        paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        files: dict[str, Path | bytes] = {path.relative_to(folder).as_posix(): path for path in paths}
+        files: dict[str, Path | bytes] = {}
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                files[path.relative_to(folder).as_posix()] = path
         if tags:
             files[CARD_FILE] = tagged_card(repo_id, tags, revision, token).encode()
         stale = _PROCESSOR_CODE if _PROCESSOR_FILE in files else ()
         place = {"revision": revision, "token": token, **details}
         return commit_files(
-            repo_id, files, lambda name: _matches(name, stale), commit_message or "Upload processor", **place
+            repo_id,
+            files,
+            is_stale=lambda name: _matches(name, stale),
+            message=commit_message or "Upload processor",
+            **place,
         )
 
 
@@ -232,31 +248,36 @@ def check_processor_push(processor: Any, **options: Any) -> None:
 def write_card(
     folder: Path, model: Any, runs: Sequence[StoredRun], card: CardDetails, repo_id: str | None = None
 ) -> None:
-    """Write a checkpoint's card, its picture, and how it was trained, into its folder."""
+    """Write a checkpoint's card, its picture and its training options into its folder."""
     if card.training:
         (folder / TRAINING_FILE).write_text(json.dumps(dict(card.training), indent=1) + "\n")
     (folder / PICTURE_FILE).unlink(missing_ok=True)
     if card.picture is not None:
         card.picture.save(folder / PICTURE_FILE)
-    (folder / CARD_FILE).write_text(str(compose_card(model, card, runs, repo_id or folder.name)), encoding="utf-8")
+    text = str(compose_card(model, card, runs, repo_id or folder.name))
+    (folder / CARD_FILE).write_text(text, encoding="utf-8")
 
 
 def recorded_training(checkpoint: str | Path) -> dict[str, Any]:
-    """Read how the model of a folder or Hub id was trained, as `finetune` has left it there; nothing for another."""
+    """Read the training options that `finetune` has stored with a model, a folder or a Hub id; none of another."""
     return read_settings(str(checkpoint), TRAINING_FILE)
 
 
 def checkpoint_files(folder: Path) -> dict[str, Path | bytes]:
-    """Name what of a folder belongs to a checkpoint: whatever else lies there, such as pickles, stays here.
+    """Name the files of a folder that belong to its checkpoint: no others, such as pickles, are pushed.
 
-    So do weights of an earlier save, which transformers would not load.
+    Weights of an earlier save, which transformers would not load, are not pushed either.
 
     Raises:
         FileNotFoundError, ValueError: if weights are missing or their index is damaged, as in `find_weights`.
     """
     stale = stale_weights(folder)
-    names = (path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file())
-    return {name: folder / name for name in names if _matches(name, _CHECKPOINT) and name not in stale}
+    files: dict[str, Path | bytes] = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and _matches(name, _CHECKPOINT) and name not in stale:
+            files[name] = path
+    return files
 
 
 def commit_checkpoint(folder: Path, repo_id: str, message: str, **commit: Any) -> CommitInfo:
@@ -274,21 +295,21 @@ def check_base(model: Any) -> None:
         base = settings.base_model_name_or_path
         if base is None or Path(base).exists():
             raise ValueError(
-                f"low-rank updates on the Hub belong to a base on the Hub, got {base!r}: push the base first and "
-                "learn from its Hub id, or push the whole model, `model.merge_and_unload()`"
+                f"low-rank updates on the Hub must belong to a base on the Hub, got {base!r}: push the base first and "
+                "train from its Hub id, or push the whole model, `model.merge_and_unload()`"
             )
 
 
 def _save(
     folder: Path, model: Any, processor: Any, runs: Sequence[StoredRun], card: CardDetails, max_shard_size: int | str
 ) -> None:
-    """Save weights, configuration, code and processor, and compare them with what the runs are about."""
-    compose_card(model, card, runs)  # fails before anything is written
+    """Save weights, configuration, code and processor, and compare them with the model of the runs."""
+    compose_card(model, card, runs)  # to fail before anything is written
     if is_adapter(model):
         model.save_pretrained(folder)
     else:
         model.save_pretrained(folder, max_shard_size=max_shard_size)
-        if (folder / "model.safetensors").exists():  # the list of the shards of an earlier save is left there
+        if (folder / "model.safetensors").exists():  # the index of an earlier save's shards is still there
             (folder / "model.safetensors.index.json").unlink(missing_ok=True)
     if processor is not None:
         processor.save_pretrained(folder)
@@ -299,7 +320,7 @@ def _save(
 def _whole_checkpoint(folder: Path) -> dict[str, Path | bytes]:
     files = checkpoint_files(folder)
     if not any(name.endswith(".safetensors") for name in files):
-        raise ValueError(f"weights in safetensors are wanted, got none in {folder}")
+        raise ValueError(f"a checkpoint must have weights in safetensors, got none in {folder}")
     return files
 
 
@@ -309,8 +330,10 @@ def _has_processor(folder: Path, repo_id: str, branch: str | None) -> bool:
 
 
 def _stale(folder: Path) -> Callable[[str], bool]:
-    """Tell which files of a repository the checkpoint of a folder leaves behind; without a processor, none of one."""
-    patterns = (*_STALE, *_PROCESSOR_CODE) if (folder / _PROCESSOR_FILE).exists() else _STALE
+    """Return the rule for files of a repository that the checkpoint of a folder replaces or makes stale."""
+    patterns = _STALE
+    if (folder / _PROCESSOR_FILE).exists():
+        patterns = (*_STALE, *_PROCESSOR_CODE)
     return lambda name: _matches(name, patterns)
 
 

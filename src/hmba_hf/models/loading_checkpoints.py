@@ -258,7 +258,7 @@ def check_index(checkpoint: Any, options: Mapping[str, Any]) -> None:
         for shard in shards:
             if _file_of(checkpoint, shard, options) is None:
                 raise FileNotFoundError(
-                    f"{shard} is wanted, as {index} of {checkpoint} says, got no such file beside it"
+                    f"{shard} must be there for {index} of {checkpoint}, got no such file beside it"
                 )
 
 
