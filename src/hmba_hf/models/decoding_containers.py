@@ -1,7 +1,7 @@
 """What may be opened as a video: paths, addresses, bytes and file objects, as containers of PyAV.
 
-Nothing but this file opens containers. FFmpeg reads what it is handed and opens nothing by itself, unless the caller
-names the format of a camera or of another live source.
+No other file opens containers. FFmpeg reads a file object and opens nothing by itself, unless the caller names the
+format of a camera or of another live source.
 """
 
 import bz2
@@ -25,17 +25,17 @@ from typing import Any
 import av
 from huggingface_hub.utils import httpx
 
-# PyAV before 19 refuses tags that are not UTF-8 unless it is told otherwise, and PyAV from 19 on cannot be told.
+# PyAV before 19 refuses tags that are not UTF-8 without this option, and PyAV from 19 on has no such option.
 _PYAV = int(av.__version__.partition(".")[0])
 _TAG_OPTIONS: dict[str, Any] = {} if _PYAV >= 19 else {"metadata_errors": "replace"}
 # PyAV before 18 takes no options for streams that a container announces late, as MPEG-TS does.
 _TAKES_STREAM_OPTIONS = _PYAV >= 18
-# FFmpeg counts pixels of whole blocks beyond the edges, so that its own limit lies a little higher than ours.
+# FFmpeg counts the pixels of whole blocks beyond the edges, so its own limit is a little higher than ours.
 _BLOCKS = 1.25
 _BLOCK_PIXELS = 2**20
 
-# Decoders that mend damaged pictures, and say so, in one thread alone. With threads for slices they leave old pictures
-# in the holes and say nothing.
+# Decoders that mend damaged pictures and flag them in one thread alone. With threads for slices they leave old
+# pictures in the holes without a flag.
 _MENDING_ALONE = ("h264",)
 # The decoder of AV1 works on as many frames at once as the machine has cores for, each with several times its memory.
 _ONE_FRAME_AT_A_TIME = {"max_frame_delay": "1"}
@@ -47,35 +47,35 @@ CONTAINERS = tuple(
     "obu ogg pam_pipe pbm_pipe pcx_pipe pgm_pipe pgmyuv_pipe png_pipe ppm_pipe qoi_pipe rm sgi_pipe smjpeg "
     "sunrast_pipe tiff_pipe vc1 vc1test vvc webp_pipe wtv xbm_pipe xpm_pipe xwd_pipe yuv4mpegpipe".split()
 )
-"""FFmpeg's names of the formats that are opened: those that hold pictures, and refer to no other file or address."""
+"""FFmpeg's names of the accepted formats, which hold pictures and refer to no other file or address."""
 
 LIVE_FORMATS = ("dash", "hls", "image2pipe", "rawvideo", "rtp", "rtsp", "sap", "sdp")
-"""Formats that are opened where the caller names them, beside `CONTAINERS` and the devices of FFmpeg."""
+"""Formats that the caller may name, beside `CONTAINERS` and the devices of FFmpeg."""
 
 _LOCAL_PROTOCOLS = "file,pipe,fd,crypto,data,udp,rtp,srtp"
 _REMOTE_PROTOCOLS = "http,https,httpproxy,tls,tcp,udp,udplite,rtp,srtp,rtmp,rtmps,rtmpe,rtmpt,rtmpts,srt,crypto,data"
 _NO_PROTOCOL = "none"
 _SEGMENTS = ("aac", "ac3", "eac3", "mp3", "webvtt")  # what live sources send beside pictures
 _ADDRESS = re.compile(r"(?!file:)[A-Za-z][A-Za-z0-9+.-]*://")
-# What a server or the first bytes call a source that has no end or leads elsewhere, and the format to name for it.
+# Content types and first bytes of sources that have no end or lead elsewhere, and the format to name for each.
 _LIVE_CONTENT = {"multipart/": "mpjpeg", "mpegurl": "hls", "dash+xml": "dash", "application/sdp": "sdp"}
 _LISTS = {b"#EXTM3U": "hls", b"v=0\r\n": "sdp", b"v=0\n": "sdp"}
 
-# Files whose seeks read all again from the front, or that cannot go back at all although they claim to be able to.
+# Files whose seeks read all again from the front, or fail although `seekable()` is true.
 _STREAMED = (gzip.GzipFile, bz2.BZ2File, lzma.LZMAFile, zipfile.ZipExtFile, tarfile.ExFileObject)
-# What a damaged file of those kinds, a network or a disk raises.
+# The errors of a damaged file of those kinds, of a network or of a disk.
 _READ_TROUBLE = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
 _CHUNK = 2**20
 
 
 @dataclass(frozen=True)
 class SourceLimits:
-    """What a file may claim or send, so that no file takes more memory, disk or time than its pictures are worth.
+    """Limits on a file and its claims, so that no file takes more memory, disk or time than its pictures need.
 
     Args:
         max_pixels: of a picture, before and after pixels that are not square have been stretched.
         max_aspect_ratio: of a pixel, its longer side to its shorter.
-        max_bytes: of a file that is kept on disk because it cannot be read again: a download, a compressed file.
+        max_bytes: of a file that is kept on disk because it can be read only once: a download, a compressed file.
         max_unstated_bytes, max_seconds: of a download whose server states no length, as it does where there is no end.
     """
 
@@ -91,7 +91,7 @@ class SourceLimits:
                 raise ValueError(f"{name} must be a number greater than zero, got {value!r}")
 
     def stated(self) -> dict[str, Any]:
-        """The limits that are not as usual, by name."""
+        """The limits that differ from the defaults, by name."""
         usual = {limit.name: limit.default for limit in fields(self)}
         return {name: value for name, value in vars(self).items() if value != usual[name]}
 
@@ -108,14 +108,14 @@ LIMITS = SourceLimits()
 
 
 class VideoDecodeError(ValueError):
-    """A file that is no readable video or picture, or one that is damaged where a wanted frame lies."""
+    """A file that is no readable video or picture, or that is damaged at a wanted frame."""
 
 
 @contextmanager
 def errors_named(name: str, trouble: str) -> Iterator[None]:
-    """Turn what PyAV and FFmpeg raise for a file into a `VideoDecodeError`: `{name} {trouble}: {reason}`.
+    """Turn the errors of PyAV and FFmpeg for a file into a `VideoDecodeError`: `{name} {trouble}: {reason}`.
 
-    It belongs around calls of PyAV alone. What a mistake of ours raises, such as a `TypeError`, passes.
+    It belongs around calls of PyAV alone. Errors of our own mistakes, such as a `TypeError`, pass.
     """
     try:
         yield
@@ -138,7 +138,7 @@ def open_container(
         limits: for the size of its pictures.
 
     Raises:
-        VideoDecodeError: `source` is no video, is in a format that leads to other files, or claims too much.
+        VideoDecodeError: `source` is no video, is in a format that leads to other files, or exceeds `limits`.
         ValueError: there is no such `source_format`, or it is neither a container nor a live source.
     """
     options = {"max_pixels": str(int(_BLOCKS * limits.max_pixels) + _BLOCK_PIXELS)}
@@ -150,7 +150,7 @@ def open_container(
         codec = stream.codec_context
         if codec.width and codec.height:
             limits.check_size(codec.width, codec.height, name)
-        elif isinstance(source, ReadableFile):  # FFmpeg forgets a size beyond the limit
+        elif isinstance(source, ReadableFile):  # FFmpeg discards a size beyond the limit
             limits.check_size(*_claimed_size(source, name, source_format), name)
             source.seek(0)
             container.close()
@@ -219,7 +219,7 @@ def _check_head(source: "ReadableFile", name: str, source_format: str | None) ->
 
 
 def _claimed_size(source: "ReadableFile", name: str, source_format: str | None) -> tuple[int, int]:
-    """Width and height that a header states, found without taking memory for a picture; zeros where it is silent."""
+    """Width and height of a header, found without memory for a picture; zeros where it states none."""
     with _open(source, name, source_format, {"skip_frame": "all"}) as container:
         codec = container.streams.best("video").codec_context
         if codec.width and codec.height:
@@ -232,10 +232,10 @@ def _claimed_size(source: "ReadableFile", name: str, source_format: str | None) 
 
 
 class ReadableFile:
-    """What PyAV needs of a binary file object, and no more: it must not guess a mode or a format from the rest.
+    """The part of a binary file object that PyAV needs, without others from which it would guess a mode or a format.
 
     Args:
-        file: what is read and moved, and never closed.
+        file: is read and moved, and never closed.
         title: of the file, for messages.
         suffix: hint at the format, such as `.h264`.
     """
@@ -247,7 +247,7 @@ class ReadableFile:
         self.name = f"video{suffix}"
 
     def read(self, size: int) -> bytes:
-        """Read at most `size` bytes; trouble is raised once and is the end of the file from then on."""
+        """Read at most `size` bytes; an error is raised once and ends the file from then on."""
         if self._trouble is not None:
             return b""
         try:
@@ -285,9 +285,9 @@ def _read(file: Any, size: int, title: str) -> bytes:
 def opened(
     source: Any, limits: SourceLimits = LIMITS, source_format: str | None = None, kind: str = "video"
 ) -> Iterator[tuple[ReadableFile | str, str]]:
-    """Turn any kind of source into what PyAV can read and seek, with a name for messages; clean up behind it.
+    """Turn any kind of source into one that PyAV can read and seek, with a name for messages; clean up behind it.
 
-    With a format, an address or a device is handed on as it is: FFmpeg opens it. Messages call the source a `kind`.
+    With a format, FFmpeg opens an address or a device itself. Messages call the source a `kind`.
 
     Raises:
         FileNotFoundError: a path leads to no file.
@@ -320,9 +320,9 @@ def opened(
 
 
 def _names_a_container(suffix: str) -> bool:
-    """Tell whether the end of a name may help FFmpeg to find the format of a file.
+    """Return whether the end of a name may help FFmpeg to find the format of a file.
 
-    It must not lead FFmpeg away from the content to a format that is refused: for the names of pictures that is
+    It must not lead FFmpeg away from the content to a refused format: for the names of pictures that is
     `image2`, which reads files by patterns.
     """
     return suffix[1:].lower() in _container_suffixes()
@@ -387,7 +387,7 @@ def _can_seek(source: Any) -> bool:
 
 
 def _keep(chunks: Iterable[bytes], file: Any, name: str, limits: SourceLimits) -> None:
-    """Copy to a file what cannot be read twice, within limits."""
+    """Copy a source that can be read only once to a file, within limits."""
     kept = 0
     for chunk in chunks:
         kept += len(chunk)
@@ -397,7 +397,7 @@ def _keep(chunks: Iterable[bytes], file: Any, name: str, limits: SourceLimits) -
 
 
 def _ending(chunks: Iterable[bytes], name: str, limits: SourceLimits) -> Iterator[bytes]:
-    """Pass on what comes from an address that states no length, and refuse one that seems to have no end."""
+    """Yield the bytes of an address that states no length, and refuse one that seems to have no end."""
     received = 0
     start = time.monotonic()
     for chunk in chunks:

@@ -49,7 +49,7 @@ class SliceChecksums:
         self._are_kept = False
 
     def fail(self, picture: bytes) -> bool:
-        """Tell whether a slice of the picture is not what was written."""
+        """Return whether a slice of the picture is not what was written."""
         end = len(picture)
         states = []
         while end >= _FFV1_END:
@@ -64,7 +64,7 @@ class SliceChecksums:
 
 
 def meets_another_recording(bytes_at: BytesAt, place: int, stream: int) -> bool:
-    """Tell whether packets of MPEG-TS are numbered anew because a file was joined there, and none is lost.
+    """Return whether packets of MPEG-TS are numbered anew because a file was joined there, and none is lost.
 
     There, the table of programs comes between two pictures, and is numbered anew, too.
 
@@ -133,7 +133,7 @@ class Continuity:
         return self._walk is not None
 
     def breaks_before(self, packet: Any) -> bool:
-        """Tell whether something lies between the packet before and this one that is no part of the container."""
+        """Return whether something lies between the packet before and this one that is no part of the container."""
         if self._walk is None or packet.pos is None or packet.pos <= self._place:
             return False
         self._place = packet.pos
@@ -145,7 +145,7 @@ class Continuity:
         return is_broken
 
     def holds_damage(self, packet: Any) -> bool:
-        """Tell whether the checksum of what holds the packet fails."""
+        """Return whether the checksum of what holds the packet fails."""
         return packet.pos is not None and packet.pos in self._damaged
 
     def _flv(self, start: int | None, packet: Any) -> tuple[bool, int]:
@@ -224,7 +224,7 @@ class Continuity:
         return is_sound and is_met, place
 
     def fails_behind(self) -> bool:
-        """Tell whether pages of an Ogg file behind the last packet are not what was written."""
+        """Return whether pages of an Ogg file behind the last packet are not what was written."""
         place = self._end
         if self._walk != self._ogg or place is None:
             return False
@@ -239,7 +239,7 @@ class Continuity:
         return page[: _page_length(page)]
 
     def _is_next_page(self, page: bytes) -> bool:
-        """Tell whether a page is what was written, and follows the one before of its stream."""
+        """Return whether a page is what was written, and follows the one before of its stream."""
         if not page:
             return False
         stream = page[14:18]
@@ -260,7 +260,7 @@ def _page_length(page: bytes) -> int:
 
 
 def _goes_on(page: bytes) -> bool:
-    """Tell whether what the page ends with goes on in the next one."""
+    """Return whether what the page ends with goes on in the next one."""
     return page[_OGG_HEADER - 1] > 0 and page[_OGG_HEADER + page[_OGG_HEADER - 1] - 1] == 255
 
 

@@ -63,12 +63,12 @@ def stated_end(format_name: str, head: bytes) -> int | None:
 
 
 def torn_bytes(format_name: str, bytes_at: Callable[[int, int], bytes], size: int) -> str | None:
-    """Tell what shows that a file of `size` bytes was longer, `None` where nothing does.
+    """Return the evidence that a file of `size` bytes was longer; `None` where there is none.
 
     Args:
         format_name: FFmpeg's name of its container.
-        bytes_at: gives the bytes from a place on, at most so many.
-        size: of the file; zero or less where it is not known.
+        bytes_at: returns the bytes from a place on, at most so many.
+        size: of the file; zero or less where unknown.
     """
     if size <= 0:
         return None
@@ -117,7 +117,7 @@ def _torn_flv(bytes_at: Callable[[int, int], bytes], size: int) -> str | None:
 
 
 def _ends_as_mxf(tail: bytes) -> bool:
-    """Tell whether the keys and lengths of the last partition, or of the list behind it, lead to the very end."""
+    """Return whether the keys and lengths of the last partition, or of the list behind it, lead to the very end."""
     place = tail.rfind(MXF_FOOTER)
     if place < 0:
         place = tail.rfind(MXF_PARTITIONS)

@@ -1,4 +1,4 @@
-"""From an open container to the packets of its video, and whether all came that the file promises."""
+"""From an open container to the packets of its video, and whether they are as many as the file promises."""
 
 import re
 import time
@@ -13,25 +13,25 @@ from av.format import Flags
 from .decoding_damage import Continuity, SliceChecksums, meets_another_recording
 from .decoding_endings import LONGEST_HEAD, asf_properties, stated_end, torn_bytes
 
-# Seconds without a packet after which a source that says "try again" counts as ended, and between two tries.
+# Seconds without a packet after which a source with "try again" counts as ended, and between two tries.
 PATIENCE = 10.0
 PAUSE = 0.002
 # FFmpeg guesses the presentation times of these, wrongly where pictures are reordered. In MXF it does so where the
 # index is silent, as with its own H.264; all pictures of MXF last equally long. A Matroska file made from AVI has a
 # codec tag, as AVI has.
 DECODING_TIMES_ALONE = {"avi", "asf", "asf_o", "mxf"}
-# Headers of these give a duration. FFmpeg estimates that of others from what is there, which is no promise.
+# Headers of these give a duration. FFmpeg estimates that of others from their packets, which is no promise.
 DECLARED_DURATION = {"matroska,webm", "flv", "ivf", "mxf"}
 # FFmpeg makes up these from the last packets or the size of the file, and the header of the last one is longer.
 ESTIMATED_DURATION = {"mpeg", "mpegts", "asf", "nut"}
-# The index of these is read from the file. That of others, FFmpeg makes as it reads.
+# The index of these is in the file. FFmpeg builds that of others while it reads.
 INDEXED = {"avi", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"}
 # Packets of MPEG-TS: their length, and where in it the byte stands that each one has.
 TS_PACKETS = ((188, 0), (192, 4), (204, 0))
 TS_SYNC = 0x47
 # Steps by which a header may promise more than came: the last pictures' durations are often unknown.
 LAST_STEPS = 8
-# What stands between the start of a chunk, which the index of an AVI file names, and its data.
+# The bytes between the start of a chunk, which the index of an AVI file names, and its data.
 AVI_CHUNK_HEADER = 8
 # How files begin, of which others may follow where they are joined.
 FIRST_BYTES = {
@@ -58,7 +58,7 @@ STEP_BACK = 1
 
 
 class Shortfall(NamedTuple):
-    """Seconds since the start of the file: what is promised, by the index or by the header alone, and what came."""
+    """Seconds since the start of the file: promised by the index or by the header alone, and received."""
 
     promised: float
     came: float
@@ -66,23 +66,23 @@ class Shortfall(NamedTuple):
 
 
 def counts_pictures(container: Any) -> bool:
-    """Tell whether a container is a raw stream, whose pictures have no times but are counted."""
+    """Return whether a container is a raw stream, whose pictures have no times but are counted."""
     return bool(container.format.flags & Flags.no_timestamps.value)
 
 
 def holds_decoding_times_alone(container: Any, stream: Any) -> bool:
-    """Tell whether presentation times follow from the decoder's order of output, since the container has none."""
+    """Return whether presentation times follow from the decoder's order of output, since the container has none."""
     is_from_avi = container.format.name == "matroska,webm" and bool(stream.codec_context.codec_tag.strip("\0"))
     return container.format.name in DECODING_TIMES_ALONE or is_from_avi
 
 
 def find_step_back(container: Any, stream: Any) -> tuple[Fraction, Fraction] | None:
-    """Look at some places all over a file without an index, and tell whether its clock goes back between two of them.
+    """Look at some places all over a file without an index, and return two between which its clock goes back.
 
-    Nothing between the places is read. Afterwards the container must be led to where it is to be read.
+    Nothing between the places is read. Afterwards the container must seek before it is read.
 
     Returns:
-        Times at the two places, in seconds on the container's clock; `None` where the clock goes on, or no one knows.
+        Times at the two places, in seconds on the container's clock; `None` where no such places are known.
     """
     length = container.size or 0
     if container.format.name not in UNINDEXED or length <= 0:
@@ -93,7 +93,7 @@ def find_step_back(container: Any, stream: Any) -> tuple[Fraction, Fraction] | N
             container.seek(length * place // PLACES, unsupported_byte_offset=True)
             stamps = (packet.dts for packet in container.demux(stream))
             stamp = next((stamp for stamp in stamps if stamp is not None), None)
-        except av.FFmpegError:  # damage, which is told where it is read
+        except av.FFmpegError:  # damage, which is raised where it is read
             return None
         if stamp is None:
             return None
@@ -108,7 +108,7 @@ class VideoPackets:
     """The packets of a video stream from where its container stands, of which a passing shortage is no end.
 
     Args:
-        source: what the container reads, which is looked into if it is a file object.
+        source: of the container; the bytes of a file object are examined.
         delay: ticks by which the first picture of the file is shown after it is decoded, if that has been read before.
     """
 
@@ -131,10 +131,10 @@ class VideoPackets:
         self._is_doubtful = False  # whether the packet is, since the one before was damaged
 
     def __iter__(self) -> Iterator[Any]:
-        """Yield packets, the last of them empty, which makes the decoder give what it still holds.
+        """Yield packets, the last of them empty, which flushes the decoder.
 
         Raises:
-            av.FFmpegError: the source cannot be read on.
+            av.FFmpegError: if the source cannot be read any further.
         """
         held: Any = None  # until the next one tells whether it has come whole
         try:
@@ -169,7 +169,7 @@ class VideoPackets:
         return packet
 
     def _is_marked(self, packet: Any) -> bool:
-        """Tell whether FFmpeg marks a packet as corrupt. In a transport stream, it does so where recordings meet."""
+        """Return whether FFmpeg marks a packet as corrupt. In a transport stream, it does so where recordings meet."""
         if not packet.is_corrupt or self.container.format.name != "mpegts" or packet.pos is None:
             return bool(packet.is_corrupt)
         return not meets_another_recording(self._bytes_at, packet.pos, self.stream.id)
@@ -225,7 +225,7 @@ class VideoPackets:
         return getattr(self.stream, "index_entries", ())  # PyAV 15, which lmms-eval asks for, does not show it
 
     def is_torn(self, packet: Any) -> bool:
-        """Tell half a picture, which the decoder would complete with whatever is in memory."""
+        """Return whether a packet is half a picture, which the decoder would complete with old memory."""
         if packet.size == 0:
             return False
         codec = self.stream.codec_context.codec
@@ -237,7 +237,7 @@ class VideoPackets:
         has_mark = bytes(packet).endswith(ends)
         if self._is_ended_by_mark is None:
             self._is_ended_by_mark = has_mark
-        length = self.container.size or 0  # of a source without end PyAV 19 says `None`, older ones a negative number
+        length = self.container.size or 0  # for a source without end `None` in PyAV 19, a negative number before
         is_last = packet.pos is not None and 0 < length <= packet.pos + packet.size
         return self._is_ended_by_mark and not has_mark and (is_last or codec.intra_only)
 
@@ -283,7 +283,7 @@ class VideoPackets:
         return found
 
     def torn_end(self) -> str | None:
-        """Tell what shows that a file was longer, whether it promises a duration or not; `None` where nothing does."""
+        """Return the evidence that a file was longer, even without a promised duration; `None` where there is none."""
         if not self.has_ended:
             return None
         if self.container.format.name not in UNINDEXED:
@@ -296,7 +296,7 @@ class VideoPackets:
         return " and ".join(signs) or None
 
     def torn_file(self) -> str | None:
-        """Tell what shows, without reading packets, that a format which says where it ends was cut short."""
+        """Return the evidence, without reading packets, that a format which states its end was cut short."""
         return torn_bytes(self.container.format.name, self._bytes_at, self.container.size or 0)
 
     @property
@@ -337,7 +337,7 @@ class VideoPackets:
         return last.pos + last.size
 
     def shortfall(self, origin: Fraction) -> Shortfall | None:
-        """Compare what the index or the header promises with what came, where the packets have ended.
+        """Compare the promise of the index or the header with the received packets, at their end.
 
         Args:
             origin: seconds on the container's clock at which the video starts.
@@ -358,7 +358,7 @@ class VideoPackets:
         return Shortfall(promised, came, is_indexed=False)
 
     def header_duration(self, origin: Fraction) -> float | None:
-        """Seconds that the header gives for the video stream, or for the whole file; `None` where it is silent."""
+        """Seconds that the header gives for the video stream, or for the whole file; `None` where it gives none."""
         if self.stream.duration is not None:
             return float(self.stream.duration * self.stream.time_base)
         if self.container.duration is None:
@@ -383,12 +383,12 @@ class VideoPackets:
         return duration if duration > last else None
 
     def _has_empty_chunks(self) -> bool:
-        """Tell whether an AVI file holds fewer pictures than chunks, so that their number gives no duration."""
+        """Return whether an AVI file holds fewer pictures than chunks, so that their number gives no duration."""
         count = len(self._index)
         return 0 < count < self.stream.frames <= self._index[count - 1].timestamp + 1
 
     def describes_pictures(self, origin: Fraction) -> bool:
-        """Tell whether the duration in the header is that of the pictures, and not that of longer sound beside them.
+        """Return whether the duration in the header is that of the pictures, not of longer sound beside them.
 
         That of a fragment of an MP4 file counts from the start of the recording.
         """

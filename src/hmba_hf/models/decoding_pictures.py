@@ -39,7 +39,7 @@ def to_rgb(frame: av.VideoFrame, stream: Any, name: str, limits: SourceLimits = 
 
     Raises:
         VideoDecodeError: the frame is larger or its pixels are longer than `limits` allow, or it cannot be converted;
-            the `name` of its file and the reason are told.
+            the message has the `name` of its file and the reason.
     """
     width = _square_width(frame, stream, name, limits)
     trouble = f"has a picture of {frame.width} x {frame.height} pixels, {frame.format.name}, that cannot become RGB"

@@ -1,4 +1,4 @@
-"""From a picture file, or a picture that Pillow has opened, to upright RGB in 8 bits: by the rules of videos."""
+"""From a picture file, or a picture that Pillow has opened, to upright RGB in 8 bits, by the rules of videos."""
 
 import os
 import re
@@ -31,7 +31,7 @@ _TURNS = {
 }
 # Where Pillow keeps an orientation, which would turn a copy once more.
 _KEPT_ORIENTATION = ("exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp")
-# What Pillow raises for damaged files, as trials with thousands of them show.
+# The errors of Pillow for damaged files, as found in trials with thousands of them.
 _PICTURE_TROUBLE = (
     OSError,
     SyntaxError,
@@ -46,7 +46,7 @@ _PICTURE_TROUBLE = (
 
 
 class PictureHeader(NamedTuple):
-    """What a picture file states of its picture.
+    """The header of a picture file.
 
     Args:
         size: width and height of the upright picture.
@@ -73,7 +73,7 @@ def read_picture(source: Any, limits: SourceLimits = LIMITS) -> Image.Image:
 
     Args:
         source: path, http(s) URL, bytes or binary file object.
-        limits: what it may claim or send.
+        limits: of the file and its claims.
 
     Raises:
         FileNotFoundError: a path leads to no file.
@@ -102,7 +102,7 @@ def load_frame(source: str, limits: SourceLimits = LIMITS) -> Image.Image:
 
 
 def read_picture_header(source: Any, limits: SourceLimits = LIMITS) -> PictureHeader:
-    """Read what a picture file states; one that has to be turned is decoded. Errors are those of `read_picture`."""
+    """Read the header of a picture file; one that has to be turned is decoded. Errors are those of `read_picture`."""
     with opened(source, limits, kind="picture") as (file, name):
         picture = _open_picture(file, name)
         limits.check_size(*picture.size, name)
@@ -177,7 +177,7 @@ def eight_bits(picture: Image.Image, name: str = "a picture") -> Image.Image:
 
 @contextmanager
 def _errors_named(name: str) -> Iterator[None]:
-    """Turn what Pillow raises for a file into a `VideoDecodeError`; it belongs around calls of Pillow alone."""
+    """Turn the errors of Pillow for a file into a `VideoDecodeError`; it belongs around calls of Pillow alone."""
     try:
         yield
     except _PICTURE_TROUBLE as error:

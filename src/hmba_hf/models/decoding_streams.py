@@ -1,4 +1,4 @@
-"""One open video: its frames in the order in which they are shown, with what stands in the way of decoding them."""
+"""One open video: its frames in the order in which they are shown, with the errors of decoding them."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -24,14 +24,14 @@ ALL_CALLED_INTRA = ("ffv1",)
 
 
 def is_intra_coded(frame: Any, codec: str) -> bool:
-    """Tell a frame that needs no other to be decoded."""
+    """Return whether a frame needs no other to be decoded."""
     if frame.key_frame:
         return True
     return int(frame.pict_type) in INTRA_CODED and codec not in ALL_CALLED_INTRA
 
 
 class TornPictureError(ValueError):
-    """Half a picture, as a file that is cut short ends with."""
+    """Half a picture, at the end of a file that is cut short."""
 
 
 def check_source_fps(source_fps: float | None) -> None:
@@ -65,7 +65,7 @@ class OpenVideo:
         self._said: set[str] = set()
         self._has_warned_of_damage = False
         self.open()
-        # Without times pictures are counted, so a rate must be right; with times it only fills gaps.
+        # Without times pictures are counted, so the rate must be right. With times it only fills gaps.
         self.is_counted = counts_pictures(self.container)
         self._decoding_times_alone = holds_decoding_times_alone(self.container, self.stream)
         self._set_rate(source_fps)
@@ -105,7 +105,7 @@ class OpenVideo:
             logger.warning(f"{self.name} {what}")
 
     def warn_of_the_end(self) -> None:
-        """Log that another file follows the pictures that are read, or that some are missing, where it is known."""
+        """Log that another file follows the pictures, or that some are missing, where known."""
         for start, fate in self.packets.next_files().items():
             place = f"from byte {start} of {self.container.size} on"
             self.warn(f"holds another file behind its last picture, {place}, {fate}")
@@ -177,7 +177,7 @@ class OpenVideo:
         return ticks is None or self._damaged is None or ticks > self._damaged
 
     def seen(self, moment: Moment) -> Moment:
-        """Tell in the moment of a frame whether the frame is whole."""
+        """Return the moment of a frame with the mark whether the frame is whole."""
         return moment._replace(is_whole=moment.frame.opaque is None)
 
     def _ticks_of(self, item: Any) -> int | None:
@@ -207,7 +207,7 @@ class OpenVideo:
         return known is not None and weight_of(known) >= 1
 
     def starts_in_order(self) -> bool:
-        """Tell whether the first frames come in the order of their times; then the video is at its start again.
+        """Return whether the first frames come in the order of their times; then the video is at its start again.
 
         They are decoded once more when they are read, since so many together would fill the memory.
         """

@@ -1,12 +1,12 @@
-"""When each picture of a video is shown: one clock for all containers, whatever their timestamps are worth.
+"""When each picture of a video is shown: one clock for all containers, however good their timestamps are.
 
 A decoder gives pictures in the order in which they are shown. Their stamps are those of the container: presentation
 times, or decoding times where it has no others. Where a stamp contradicts the order, the stamps around it decide:
 
     stamps  0  40  80 120 160          each picture at its stamp
     stamps  0  80  40 120 160          a picture that comes late is shown at its stamp
-    stamps  0  40   -  40 160          pictures without a stamp of their own are counted on
-    stamps  0  40 9e9 120 160          a stray stamp is not believed: that picture is counted on
+    stamps  0  40   -  40 160          pictures without a stamp of their own are counted
+    stamps  0  40 9e9 120 160          a stray stamp is ignored: that picture is counted
     stamps  0  40   0  40  80          the clock goes back: another recording begins
 """
 
@@ -48,7 +48,7 @@ class Timeline:
     Args:
         stamp_of: gives the stamp of a frame in seconds, `None` where it has none.
         step: seconds from one picture to the next where nothing else is known.
-        warn: takes a sentence about stamps that are not believed, of which the file is the subject.
+        warn: takes a sentence about ignored stamps, of which the file is the subject.
         origin: the time zero of warnings; the first stamp when absent.
     """
 
@@ -154,7 +154,7 @@ class Timeline:
         return bool(self._recent) or self._counted is not None
 
     def _step(self, *others: Fraction) -> Fraction:
-        """Seconds from one picture to the next, as the last ones and `others` have it."""
+        """Seconds from one picture to the next, from the last ones and `others`."""
         ordered = sorted({*self._recent, *others})
         steps = sorted(later - earlier for earlier, later in pairwise(ordered))
         return steps[len(steps) // 4] if steps else self._nominal_step  # a quarter: some pictures may be still to come
@@ -170,7 +170,7 @@ class Timeline:
     def _longest_step(self) -> Fraction | int:
         """Seconds from one picture to the next beyond which a stamp may be stray.
 
-        Two pictures that come at once, as cameras send them that have fallen behind, say nothing of the steps to come.
+        Two pictures at once, as a camera sends them that has fallen behind, do not count for later steps.
         """
         if self._advance is None:
             return LONG_FIRST_GAP
@@ -245,7 +245,7 @@ def _is_far(stamp: Fraction, other: Fraction) -> bool:
 
 
 def come_in_order(moments: Iterator[Moment]) -> bool:
-    """Tell whether the first moments come in the order of their times, without keeping their frames."""
+    """Return whether the first moments come in the order of their times, without keeping their frames."""
     places = []
     for moment in islice(moments, REORDER_FRAMES):
         places.append(_order(moment))

@@ -26,7 +26,7 @@ from .sampling_video import (
     latest_frames,
 )
 
-# Seconds. Later than any video ends: seeking there leads to the last keyframe, whatever the header says.
+# Seconds. Later than any video ends: seeking there leads to the last keyframe, whatever the header states.
 FAR_FUTURE = 1e6
 # Codecs whose decoders give nothing after a seek until pictures are whole again, which needs no intra-coded one.
 WAITING_DECODERS = ("h264",)
@@ -47,7 +47,7 @@ def decode_frames(
     the stretch from the keyframe before the clip is decoded, and only the wanted frames are kept; a stream without
     timestamps (raw H.264) is decoded from its start and counted at its rate. Where the clock of a file goes back,
     another recording begins: a clip shows one recording, without a timestamp the last one. Outside of the stretch that
-    is decoded only MPEG streams tell of it. Times that a container rounds, as Matroska to milliseconds, may miss their
+    is decoded only MPEG streams show it. Times that a container rounds, as Matroska to milliseconds, may miss their
     frames by that much.
 
     Args:
@@ -56,7 +56,7 @@ def decode_frames(
         timestamp: seconds on the clock of the video, whose first frame has time 0; the last frame when absent.
         num_frames: number of frames; every frame up to `timestamp` when `None`.
         fps: frames per second of the clip.
-        limits: what `source` may claim or send.
+        limits: of `source` and its claims.
         source_fps: frames per second of a stream without timestamps, instead of the rate that its headers declare.
         only_whole: make a frame that the decoder has mended, or that depends on one, an error instead of a warning.
 
@@ -91,7 +91,7 @@ def decode_frames(
 def video_duration(source: Any, limits: SourceLimits = LIMITS, source_fps: float | None = None) -> float:
     """Seconds from the first picture of a video to the end of its last one, which is decoded for it.
 
-    Where the end is damaged, it is what the header promises, and infinite where it promises nothing.
+    Where the end is damaged, it is the duration of the header, and infinite where the header has none.
 
     Args:
         source, limits, source_fps: as in `decode_frames`.
@@ -134,7 +134,7 @@ class _VideoReader:
         self.video.close()
 
     def _find_origin(self) -> None:
-        """Set the clock to zero at the first frame shown, and see whether frames carry timestamps at all."""
+        """Set the clock to zero at the first frame shown, and find out whether frames carry timestamps."""
         self.has_times = True
         moments = self.video.timeline().place(self._first_decoded(), Fraction(0))
         times: list[Any] = []
@@ -157,7 +157,7 @@ class _VideoReader:
             del frame  # before the next one is decoded
 
     def warn_of_other_recordings(self) -> None:
-        """Log that the clock goes back elsewhere in the file than where it was read, as far as that is known."""
+        """Log that the clock goes back in a part of the file that was not read, as far as known."""
         if self._step_back is not None and not self.has_breaks:
             self.video.warn_of_step_back(*self._step_back, self.origin)
             self.has_breaks = True
@@ -172,7 +172,7 @@ class _VideoReader:
     def _decoded(self) -> Iterator[av.VideoFrame]:
         """Decode from where the container stands; an error ends the frames and is kept as `damage`.
 
-        After a seek, decoders of some codecs make up what they lack until the first intra-coded picture. Containers
+        After a seek, decoders of some codecs invent missing data until the first intra-coded picture. Containers
         whose index calls every picture a keyframe lead there.
         """
         codec = self.video.stream.codec_context.codec
@@ -274,7 +274,7 @@ class _VideoReader:
     def duration(self) -> float:
         """Seconds to the end of the last frame, or of the longest recording that was met on the way to it.
 
-        Where the end is damaged, it is what the header promises, and infinite where it promises nothing.
+        Where the end is damaged, it is the duration of the header, and infinite where the header has none.
         """
         self.can_seek = self.can_seek and self._step_back is None
         try:
@@ -378,7 +378,7 @@ class _VideoReader:
             raise ValueError(f"timestamp {wanted:.3f} s lies outside {self.name}, which ends at {end} s")
 
     def _trouble(self, last: Fraction | float, wanted: str) -> VideoDecodeError | None:
-        """Why there may be more than what was decoded up to `last`; `None` where that was all."""
+        """Why there may be more than the frames decoded up to `last`; `None` where they are all."""
         missing = self._shortfall()
         if self.damage is None and missing is None:
             return None
@@ -406,7 +406,7 @@ class _VideoReader:
         )
 
     def header_duration(self) -> float | None:
-        """Seconds that the header gives for the video stream, or for the whole file; `None` where it is silent."""
+        """Seconds that the header gives for the video stream, or for the whole file; `None` where it gives none."""
         return self.video.packets.header_duration(self.origin)
 
     def metadata(self, frames: np.ndarray, times: list[float]) -> ClipMetadata:
@@ -432,7 +432,7 @@ class _VideoReader:
         return self.is_steady or self.video.packets.states_average_rate
 
     def _known_duration(self) -> float | None:
-        """Seconds of the whole file as they were decoded, or as a header tells that nothing contradicts."""
+        """Seconds of the whole file, from its decoded frames or from a header that nothing contradicts."""
         if self.video.is_counted:
             is_known = self.video.is_rate_known and self.count is not None
             return float(self.count / self.video.rate) if is_known and self.count else None
@@ -446,7 +446,7 @@ class _VideoReader:
         return None if promised is None or promised <= self.seen_until else promised
 
     def _known_count(self, duration: float | None) -> int | None:
-        """Frames of the whole file as they were decoded, or as they follow from a rate and a duration."""
+        """Frames of the whole file, from its decoded frames or from a rate and a duration."""
         if self.count is not None:
             return self.count
         return round(duration * self.video.rate) if duration is not None and self._knows_rate else None

@@ -13,7 +13,7 @@ from transformers.video_utils import VideoMetadata
 from .decoding_pictures import ClipPictures, weight_of
 from .decoding_timeline import Moment
 
-# Seconds. A decimal such as 2.76 stands for the frame at 69/25 s, which the nearest float may miss by a hair.
+# Seconds. A decimal such as 2.76 stands for the frame at 69/25 s, which the nearest float may miss by rounding.
 TIME_TOLERANCE = 1e-6
 # Seconds. Containers whose clocks tick so often or less round the times of frames; others state them exactly.
 LONGEST_ROUNDING = 1e-3
@@ -23,9 +23,9 @@ LONGEST_ROUNDING = 1e-3
 class ClipMetadata(VideoMetadata):
     """Facts about a clip: `height` and `width` of the upright original frame, and the time of each of its frames.
 
-    `frames_indices` are `frame_times * fps`, rounded. What is not known is `None`: the rate and the indices where the
-    rate varies or is assumed, the number of frames and the duration where the end of a file was not seen and its
-    header does not tell.
+    `frames_indices` are `frame_times * fps`, rounded. Unknown facts are `None`: the rate and the indices where the
+    rate varies or is assumed, the number of frames and the duration where neither the end of the file nor its header
+    shows them.
     """
 
     total_num_frames: int | None  # type: ignore[assignment]
@@ -38,7 +38,7 @@ class ClipMetadata(VideoMetadata):
 
     @property
     def current_time(self) -> float | None:
-        """Seconds at which the last frame is shown, if that is known."""
+        """Seconds at which the last frame is shown, if known."""
         if self.frame_times is None and (self.fps is None or self.frames_indices is None):
             return None
         return float(self.timestamps[-1])
@@ -115,7 +115,7 @@ def describe_frames(frames: np.ndarray, facts: Mapping | None) -> ClipMetadata:
 
 
 def known_times(metadata: VideoMetadata) -> Sequence[float] | None:
-    """Seconds of each frame, or `None` where `metadata` does not tell."""
+    """Seconds of each frame, or `None` where `metadata` has none."""
     times = getattr(metadata, "frame_times", None)
     if times is not None or metadata.fps is None:
         return times

@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from .loading_checkpoints import (  # first: it refuses a transformers that is too old
+from .loading_checkpoints import (  # first, since it refuses a transformers that is too old
     are_options_checked,
     checking_options,
     pushing_options,
@@ -51,7 +51,7 @@ from .sampling_video import (
 _LONG = 4
 # Options that files hold only where they are stated.
 _LEFT_OUT_IF_ABSENT = ("source_fps", "only_whole")
-# What `to_dict` adds to the options, and so stands in files.
+# Keys that `to_dict` adds to the options, which files therefore hold.
 _KEYS_OF_FILES = {"auto_map", "processor_class", "video_processor_type"}
 
 
@@ -60,8 +60,8 @@ class HMBAVideoProcessorKwargs(VideosKwargs, total=False):
 
     `timestamp` is the time in seconds of the current frame, one number for all videos or one (or `None`) for each;
     `None` means the last frame. `source_fps` is the rate of videos without timestamps, such as raw H.264, instead of
-    a declared one. `only_whole` refuses frames that the decoder had to mend. `limits` are what a file may claim or
-    send.
+    a declared one. `only_whole` refuses frames that the decoder had to mend. `limits` are those of a file and its
+    claims.
     """
 
     timestamp: float | int | list[float | int | None] | tuple[float | int | None, ...] | None
@@ -137,8 +137,8 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
     frame up to `timestamp`. Frames that come as images or arrays are taken as they are; they are sampled by the same
     rule when `timestamp`, `do_sample_frames=True`, or `num_frames` or `fps` of a call asks for it and `video_metadata`
     gives `fps` or `timestamps` (without them, the last `num_frames` frames are taken). An image is a clip of one
-    frame. Clips of unequal length are padded with zeros on the old side, and `frame_mask`, `(n, t)`, tells real frames
-    from padding.
+    frame. Clips of unequal length are padded with zeros on the old side, and `frame_mask`, `(n, t)`, marks the real
+    frames.
     """
 
     resample = PILImageResampling.BICUBIC
@@ -177,8 +177,8 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         """Load it as every video processor of transformers is loaded.
 
         Raises:
-            ValueError: for an option that nothing reads, unless what is not used is asked for. A processor checks the
-                options of its parts itself, and a pipeline hands over the model's.
+            ValueError: for an unknown option, unless `return_unused_kwargs=True`. A processor checks the options of
+                its parts itself, and a pipeline passes those of the model.
         """
         if "_from_pipeline" not in kwargs:
             cls._check_options(kwargs)
@@ -193,24 +193,24 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
 
     @classmethod
     def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
-        """Build it from what a file holds, without what other processors keep there; `kwargs` stand instead of it.
+        """Build it from the options of a file, without those of other processors; `kwargs` replace them.
 
         Raises:
-            ValueError: for an option that it has not, unless `return_unused_kwargs=True`.
+            ValueError: for an unknown option, unless `return_unused_kwargs=True`.
         """
         cls._check_options(kwargs)
         known = {name: value for name, value in video_processor_dict.items() if name in cls.stored_options()}
         return super().from_dict(known, **kwargs)
 
     def set_source_fps(self, source_fps: float | None) -> None:
-        """Take a rate for videos without timestamps from now on; `None` leaves it as it is."""
+        """Set the rate of videos without timestamps; `None` leaves it as it is."""
         check_source_fps(source_fps)
         self.source_fps = self.source_fps if source_fps is None else source_fps
 
     def set_source_rules(
         self, source_fps: float | None = None, only_whole: bool = False, limits: SourceLimits | None = None
     ) -> None:
-        """Take rules for files from now on, as `decode_frames` has them; what is not given stays as it is.
+        """Set the rules for files, named as in `decode_frames`; absent ones stay as they are.
 
         A saved video processor keeps them, but for the limits.
         """
@@ -220,7 +220,7 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
 
     @property
     def source_rules(self) -> dict[str, Any]:
-        """How files are read unless a call says otherwise: keyword arguments of `decode_frames`."""
+        """How files are read by default: keyword arguments of `decode_frames`."""
         return {
             "limits": self.limits or LIMITS,
             "source_fps": self.source_fps,
@@ -314,7 +314,7 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
     ) -> np.ndarray:
         """Indices of the frames of a causal clip, `(num_frames,)`; a repeated index stands for a repeated frame.
 
-        Frames whose times are unknown are taken as they follow each other: the last `num_frames`.
+        Of frames with unknown times the last `num_frames` are taken.
         """
         num_frames = self.num_frames if num_frames is None else num_frames
         check_sampling(timestamp, num_frames, fps)
@@ -382,7 +382,7 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
 
         Args:
             video_url_or_urls: a file, as in `decode_frames`, or a list of files.
-            sample_indices_fn: tells which frames are wanted, from `metadata=` of all of them; all when absent.
+            sample_indices_fn: returns the wanted indices, from `metadata=` of all frames; all when absent.
         """
         if isinstance(video_url_or_urls, (list, tuple)):
             pairs = [self.fetch_videos(item, sample_indices_fn) for item in video_url_or_urls]
@@ -424,10 +424,10 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         return saved
 
     def to_dict(self) -> dict[str, Any]:
-        """The options as they are saved, with the class of Auto classes, and rules of sources only if stated."""
+        """The options as they are saved, with the class of Auto classes, and rules of sources only if set."""
         options = super().to_dict()
         options.pop("limits", None)  # no file may raise them
-        # Files of older versions, and keys of cached features, go without what follows.
+        # Files of older versions, and keys of cached features, lack the following options.
         options = {name: x for name, x in options.items() if x is not None or name not in _LEFT_OUT_IF_ABSENT}
         return {**options, "auto_map": {self._auto_class: "video_processing_hmba.HMBAVideoProcessor"}}
 
