@@ -157,7 +157,7 @@ def test_a_state_of_another_adapter_or_batch_is_refused_and_the_stream_goes_on()
     adapter, frames = build_adapter(), frame_features(5, dtype=torch.float32)
     state = adapter(frames, AdapterState()).state
     for other in (build_adapter("released"), build_adapter(strides=(1, 3)), build_adapter(state_size=5)):
-        with pytest.raises(ValueError, match="a state of this very adapter"):
+        with pytest.raises(ValueError, match="state must be one of this very adapter"):
             other(frames, state)
     with pytest.raises(ValueError, match=r"frames_seen must be \(1,\), got \(2,\)"):
         adapter(frames[:1], state)
@@ -244,7 +244,7 @@ def test_baselines_stream_too(adapter, split):
     got = stream(adapter, frames, split)
     assert_close(got.features, adapter(frames).features, atol=1e-12, rtol=0)
     assert adapter(frames, got.state, read_out=False).features is None
-    with pytest.raises(ValueError, match="a state of this very adapter"):
+    with pytest.raises(ValueError, match="state must be one of this very adapter"):
         adapter(frames, build_adapter().double()(frames, AdapterState()).state)
 
 

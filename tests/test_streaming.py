@@ -422,7 +422,7 @@ def test_a_state_of_another_model_is_refused_and_the_stream_goes_on(model, proce
     case = Unharmed(model, processor, "recurrent")
     other = VideoStream(lively_model(temporal_strides=(1, 3)), processor, mode="recurrent")
     other.push(case.frames[0], 0.0)
-    with pytest.raises(ValueError, match="a state of this very adapter"):
+    with pytest.raises(ValueError, match="state must be one of this very adapter"):
         case.stream.reset(other.features().adapter_state)
     case.goes_on()
 

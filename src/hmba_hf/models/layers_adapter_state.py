@@ -1,4 +1,4 @@
-"""What every adapter takes and returns: frames, and what a stream carries from one part to the next."""
+"""What every adapter takes and returns: frames, and the state of a video stream between two calls."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -13,22 +13,22 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from transformers.utils import torch_compilable_check
 
-WIDE = ("ssm", "sum")  # what is summed over the whole stream
+WIDE = ("ssm", "sum")  # endings of the names of sums over the whole stream
 KIND = {"format": "pt", "kind": "hmba adapter state"}
 
 
 @dataclass(frozen=True)
 class AdapterState:
-    """What an adapter has seen of a batch of streams: of one size, however long they are.
+    """An adapter's state over a batch of video streams: its size does not depend on their length.
 
-    `AdapterState()` stands before the first frame. An adapter never changes a state: it returns the next one, so an
-    older one may be kept and gone on from.
+    `AdapterState()` is the state before the first frame. An adapter never changes a state but returns the next one, so
+    a caller may keep an older one and resume from it.
 
     Attributes:
         tensors: by name, each with one row for each stream. Those of a scan are named `branch/stride_n/ago_k/conv` and
-            `/ssm` (see `MambaState`): what was left of every `n`-th frame, the last of them `k` frames ago.
+            `/ssm` (see `MambaState`): the state after every `n`-th frame, the last of them `k` frames ago.
             `frames_seen` counts each stream's frames.
-        weights: a digest of the model that made it, where that is known (see `VideoStream`).
+        weights: a digest of the model that computed it, where that is known (see `VideoStream`).
     """
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
@@ -40,21 +40,26 @@ class AdapterState:
         def move(name: str, x: Tensor) -> Tensor:
             if dtype is None or not x.is_floating_point():
                 return x.to(device)
-            return x.to(device, torch.promote_types(dtype, torch.float32) if name.endswith(WIDE) else dtype)
+            if name.endswith(WIDE):
+                return x.to(device, torch.promote_types(dtype, torch.float32))
+            return x.to(device, dtype)
 
         return replace(self, tensors={name: move(name, x) for name, x in self.tensors.items()})
 
     def detach(self) -> "AdapterState":
-        """Cut the streams off from the gradients of what they have seen."""
+        """Cut the streams off from the gradients of their earlier frames."""
         return replace(self, tensors={name: x.detach() for name, x in self.tensors.items()})
 
     def select(self, streams: Sequence[int] | Tensor) -> "AdapterState":
-        """Return the state of these streams in this order; one that is not named is dropped.
+        """Return the state of these streams in this order, without the others.
 
         Raises:
             IndexError: if there is no such stream.
         """
-        rows = streams if isinstance(streams, Tensor) else torch.tensor(streams, dtype=torch.long)
+        if isinstance(streams, Tensor):
+            rows = streams
+        else:
+            rows = torch.tensor(streams, dtype=torch.long)
         return replace(self, tensors={name: x[rows.to(x.device)] for name, x in self.tensors.items()})
 
     def save(self, path: str | os.PathLike) -> None:
@@ -88,7 +93,7 @@ class AdapterState:
         for name in [*shapes, *got]:
             if got.get(name) != shapes.get(name):
                 raise ValueError(
-                    f"a state of this very adapter for as many streams is wanted: {name} must be "
+                    f"state must be one of this very adapter for as many streams: {name} must be "
                     f"{shapes.get(name, 'absent')}, got {got.get(name, 'none')}"
                 )
 
@@ -98,7 +103,7 @@ class AdapterOutput(NamedTuple):
 
     Attributes:
         features: the current frame's, adapted, `(b, p, d)`; absent without read-out.
-        state: what the next frames go on from, if there was one.
+        state: from which the next frames resume, if the call had one.
         attentions: the query's attention by `"branch/stride_n"`, each `(b, heads, p, 1 or p)`; empty for fusions
             without attention.
     """
@@ -109,20 +114,24 @@ class AdapterOutput(NamedTuple):
 
 
 def require(condition: Tensor, message: str | Callable[[], str]) -> None:
-    """Raise a `ValueError` unless a condition holds, also in a compiled graph; meta and fake tensors hold nothing."""
+    """Raise a `ValueError` unless a condition holds, also in a compiled graph; meta and fake tensors pass.
+
+    Torch has no public name for the wrapper of `torch.func`, for fake tensors, or for an assertion in a graph that
+    raises a `ValueError`.
+    """
     if not torch.compiler.is_compiling():
-        while torch._C._functorch.is_functorch_wrapped_tensor(condition):  # what `torch.func` maps is checked as one
+        while torch._C._functorch.is_functorch_wrapped_tensor(condition):  # a mapped condition is checked as a whole
             condition = torch._C._functorch.get_unwrapped(condition)
         if condition.is_meta or isinstance(condition, FakeTensor):
             return
     elif isinstance(message, str) and not torch.compiler.is_exporting():
-        torch._check_tensor_all_with(ValueError, condition, lambda: message)  # transformers drops it
+        torch._check_tensor_all_with(ValueError, condition, lambda: message)  # transformers' check drops the message
         return
     torch_compilable_check(condition, message)
 
 
 def check_frames(frame_features: Tensor, frame_mask: Tensor | None, state: AdapterState | None = None) -> None:
-    """Raise a `ValueError` unless the frames are `(b, t, p, d)` with `t` at least 1 and the mask is one for them."""
+    """Raise a `ValueError` unless the frames are `(b, t, p, d)` with `t` at least 1 and the mask fits them."""
     if frame_features.ndim != 4 or frame_features.shape[1] < 1:
         raise ValueError(
             f"frame_features must be (clips, frames, patches, channels) with at least one frame, "
@@ -146,17 +155,19 @@ def check_frame_mask(frame_mask: Tensor, shape: tuple[int, ...], of_clips: bool 
         raise ValueError(f"frame_mask must be {shape}, one value for each frame, got {tuple(frame_mask.shape)}")
     mask = frame_mask.bool().long()
     fits = (mask.cummax(dim=1).values == mask).all()
+    if of_clips:
+        fits = fits & mask[:, -1].all()
     require(
-        fits & mask[:, -1].all() if of_clips else fits,
+        fits,
         "frame_mask must be false for padding in front and true from each video's first frame to its last, "
         "got another pattern",
     )
 
 
 def check_padding(frame_mask: Tensor, seen: Tensor) -> None:
-    """Raise a `ValueError` if a stream that has begun is padded: what it has seen would be a frame older."""
+    """Raise a `ValueError` if a stream that has begun is padded: its earlier frames would seem a frame older."""
     require(
         ((seen == 0)[:, None] | frame_mask.bool()).all(),
         "frame_mask must be true for streams that have seen frames, got padding for one; "
-        "`AdapterState.select` parts those that have no new frame from the others",
+        "`AdapterState.select` separates the streams without a new frame",
     )

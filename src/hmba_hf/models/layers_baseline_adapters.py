@@ -1,4 +1,4 @@
-"""The adapters that H-MBA is compared with: the current frame alone, the mean of all frames, attention over time."""
+"""Baselines of H-MBA's adapter: the current frame alone, the mean of all frames, attention over time."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ from .layers_adapter_state import AdapterOutput, AdapterState, check_frames, che
 from .layers_state_space import holds_parameters
 from .ops_derivatives import wants_plain_torch
 
-# Attention that is made for the long sequences of language models: a query of one step gains nothing by it.
+# Attention for the long sequences of language models, from which a query of one step gains nothing.
 _OF_LONG_SEQUENCES = ("flash_attention", "flex_attention", "paged|")
 
 
 class CurrentFrameAdapter(nn.Module):
-    """The baseline that sees no video: the current frame's features as they are."""
+    """The baseline without video: it returns the current frame's features unchanged."""
 
     def forward(
         self,
@@ -85,14 +85,14 @@ def eager_attention_forward(
     """Attend in plain torch, with the arguments and results of transformers' attention functions.
 
     Args:
-        module: whose attention it is.
+        module: the one that attends.
         query, key, value: `(b, heads, steps, channels of a head)`.
         attention_mask: true where a key may be read, in a shape that broadcasts to `(b, heads, steps, steps)`.
         scaling: of the products.
-        kwargs: what other attention functions take.
+        kwargs: those of other attention functions, unused.
 
     Returns:
-        What is read, `(b, steps, heads, channels of a head)`, and the weights.
+        The read-out, `(b, steps, heads, channels of a head)`, and the weights.
     """
     scores = query @ key.transpose(-1, -2) * scaling
     if attention_mask is not None:
@@ -105,7 +105,7 @@ def eager_attention_forward(
 class SelfAttention(nn.Module):
     """Attention of a sequence's last step to all of its steps, with the parameter names of `nn.MultiheadAttention`.
 
-    That module would read the weights of its projection itself, past whatever has been put in the projection's place.
+    That module reads the weights of its projection itself, and so bypasses a layer put in the projection's place.
 
     Args:
         hidden_size: channels of a step.
@@ -129,7 +129,7 @@ class SelfAttention(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Draw as `nn.MultiheadAttention` does."""
+        """Initialise as `nn.MultiheadAttention` does."""
         init.xavier_uniform_(self.in_proj_weight)
         init.zeros_(self.in_proj_bias)
         init.zeros_(self.out_proj.bias)
@@ -147,7 +147,7 @@ class SelfAttention(nn.Module):
         return self.out_proj(read.flatten(2))
 
     def _chosen(self, inputs: list[Tensor]) -> str:
-        """Name the implementation for these inputs."""
+        """Return the name of the implementation for these inputs."""
         if self.implementation != "sdpa" and not self.implementation.startswith(_OF_LONG_SEQUENCES):
             return self.implementation
         # On a CPU the fused attention has neither tangents nor second derivatives. One query needs little memory.
@@ -200,12 +200,12 @@ class TransformerAdapter(nn.Module):
         """Adapt the current frame of `(b, t, p, d)`.
 
         Raises:
-            ValueError: if a state is given or asked for alone: attention needs every frame again and has nothing of
-                one size to carry.
+            ValueError: if a state is given, or wanted alone: attention needs every frame again, and no state of a
+                fixed size replaces them.
         """
         check_frames(frame_features, frame_mask, state)
         if state is not None or not read_out:
-            raise ValueError("an adapter with a state is wanted for a stream, got one that attends to all its frames")
+            raise ValueError("the adapter of a stream must be one with a state, got one that attends to all frames")
         b, _, p, _ = frame_features.shape
         real = _real_frames(frame_features, frame_mask)
         table = self.temporal_position_embedding

@@ -13,7 +13,7 @@ from transformers import initialization as init
 from .layers_state_space import holds_parameters
 
 Contexts = dict[tuple[str, int], Tensor]
-"""What each branch at each stride says of the clip: `{(branch, stride): (b, 1 or p, d)}`."""
+"""The clip as each branch at each stride summarises it: `{(branch, stride): (b, 1 or p, d)}`."""
 
 
 class CrossAttentionFusion(nn.Module):
@@ -22,10 +22,9 @@ class CrossAttentionFusion(nn.Module):
         weights = softmax(query key / sqrt(d / heads) + bias of the query's own patch)
 
     Every context carries a learned embedding of its branch and one of its stride. Each head has one learned bias for
-    each context, which it adds where a token stands for the query's own patch; the one token of `temporal` stands
-    for all. It is a relative position bias that tells one distance from the rest. At the start head `h` reads its
-    own patch in context `h mod k`: what a context says of a patch arrives whole, not as the mean of all patches and
-    contexts.
+    each context, added where a token stands for the query's own patch; the one token of `temporal` stands for all.
+    It is a relative position bias with two distances: the own patch, and the rest. At the start head `h` reads its own
+    patch in context `h mod k`, so that each patch starts from its own context, not from the mean of all.
 
     Source: arXiv:2501.04302, "Q-Mamba"; Jaegle et al. 2021, arXiv:2103.03206.
     Differs: the bias, which the paper does not mention; without it the adapter learns far later.
@@ -59,7 +58,7 @@ class CrossAttentionFusion(nn.Module):
             init.zeros_(layer.bias)
         heads, contexts = self.own_patch_bias.shape
         read = torch.arange(heads)[:, None] % contexts == torch.arange(contexts)
-        init.copy_(self.own_patch_bias, 10.0 * read)  # most of a softmax over a thousand tokens
+        init.copy_(self.own_patch_bias, 10.0 * read)  # gives it most of a softmax over a thousand tokens
 
     def forward(self, current: Tensor, contexts: Contexts) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the selected context, `(b, p, d)`, and the attention to each context, `(b, heads, p, 1 or p)`."""
@@ -156,8 +155,10 @@ class AddFusion(nn.Module):
 
     def forward(self, current: Tensor, contexts: Contexts) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the sum, `(b, p, d)`, and no attention maps."""
-        scaled = [scale * context for scale, context in zip(self.context_scales, contexts.values(), strict=True)]
-        return sum(scaled, start=torch.zeros_like(current)), {}
+        total = torch.zeros_like(current)
+        for scale, context in zip(self.context_scales, contexts.values(), strict=True):
+            total = total + scale * context
+        return total, {}
 
 
 class ConcatFusion(nn.Module):
@@ -169,5 +170,6 @@ class ConcatFusion(nn.Module):
 
     def forward(self, current: Tensor, contexts: Contexts) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the projection, `(b, p, d)`, and no attention maps."""
-        joined = torch.cat([context.expand_as(current) for context in contexts.values()], dim=-1)
+        expanded = [context.expand_as(current) for context in contexts.values()]
+        joined = torch.cat(expanded, dim=-1)
         return self.out_proj(joined), {}

@@ -12,7 +12,7 @@ from .layers_state_space import MambaState, Projection, StateSpace, holds_parame
 class MambaMixer(GradientCheckpointingLayer, StateSpace):
     """The Mamba sequence layer, with mamba_ssm's parameter names and initialisation.
 
-    It is a `StateSpace` rather than has one, since checkpoints name their parameters side by side.
+    It inherits from `StateSpace` since checkpoints name the parameters of both side by side.
 
     Args:
         hidden_size: width of input and output.
@@ -26,7 +26,7 @@ class MambaMixer(GradientCheckpointingLayer, StateSpace):
     def __init__(self, hidden_size: int, state_size: int = 16, conv_kernel: int = 4, expand: int = 2):
         nn.Module.__init__(self)
         d = expand * hidden_size
-        # In this order, by which the optimizers of stored runs count parameters.
+        # Optimizers of stored runs count parameters in this order.
         self.in_proj = Projection(hidden_size, 2 * d, bias=False)
         self.add_state_space(d, state_size, conv_kernel, math.ceil(hidden_size / 16))
         self.out_proj = nn.Linear(d, hidden_size, bias=False)
@@ -48,21 +48,21 @@ class MambaMixer(GradientCheckpointingLayer, StateSpace):
 
         Args:
             hidden_states: `(b, l, hidden_size)`.
-            state: what an earlier part of the sequence left; absent at the start.
+            state: after an earlier part of the sequence; absent at the start.
             mask: `(b, l)`, true for real steps, which come last.
             reverse: run from the last step to the first.
-            num_outputs: read only this many of the last steps scanned; the others only move the state, which is
+            num_outputs: read only this many of the last steps scanned; the others only update the state, which is
                 much cheaper. All of them when absent.
-            x, z: what `project` makes of `hidden_states`, where it has been called before; both or neither.
-                `num_outputs` is then the length of `z`.
-            return_last_state: a sequence on its own leaves nothing to carry on from, and needs less memory.
+            x, z: the results of `project` if it was called before; both or neither. `num_outputs` is then the length
+                of `z`.
+            return_last_state: without it, the call needs less memory, and the sequence cannot be resumed.
 
         Returns:
             The outputs, `(b, num_outputs, hidden_size)`, and the state after the last step scanned, if it is wanted.
         """
         if x is None or z is None:
             x, z = self.project(hidden_states, reverse, num_outputs)
-        y, state = super().forward(x, z, state, mask, reverse, return_last_state)
+        y, state = super().forward(x, z, state=state, mask=mask, reverse=reverse, return_last_state=return_last_state)
         return self.out_proj(y), state
 
     def project(
@@ -70,7 +70,8 @@ class MambaMixer(GradientCheckpointingLayer, StateSpace):
     ) -> tuple[Tensor, Tensor]:
         """Apply `in_proj`: `x` of all steps, `(b, l, d)`, and the gate `z` of those that are read."""
         length = hidden_states.shape[1]
-        num_outputs = length if num_outputs is None else min(num_outputs, length)
+        if num_outputs is None or num_outputs > length:
+            num_outputs = length
         last = last_steps(length, num_outputs, reverse)
         return _project_input(self.in_proj, self.intermediate_size, hidden_states, hidden_states[:, last])
 
@@ -104,7 +105,7 @@ class BidirectionalMambaMixer(GradientCheckpointingLayer):
 
         Args:
             hidden_states: `(b, l, hidden_size)`.
-            mask: `(b, l)`, true for real steps; what is masked changes nothing.
+            mask: `(b, l)`, true for real steps; masked steps change nothing.
         """
         x, z = _project_input(self.in_proj, self.intermediate_size, hidden_states, hidden_states)
         read, _ = self.forward_ssm(x, z, mask=mask, return_last_state=False)
@@ -113,7 +114,7 @@ class BidirectionalMambaMixer(GradientCheckpointingLayer):
 
 
 class MambaBlock(nn.Module):
-    """Add, norm, mix: what the block before has mixed joins the residual stream, and its norm is mixed anew.
+    """Add, norm, mix: add the previous block's output to the residual, norm the sum, and mix it.
 
         residual = residual + hidden_states;  hidden_states = mixer(norm(residual))
 
@@ -130,16 +131,18 @@ class MambaBlock(nn.Module):
         self.mixer = mixer
 
     def forward(self, hidden_states: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return what is mixed and the residual stream, in float32 or wider, each `(b, l, hidden_size)`.
+        """Return the mixer's output and the residual, in float32 or wider, each `(b, l, hidden_size)`.
 
         Args:
-            hidden_states: what the block before has mixed, or the embeddings.
-            residual: the stream before it; absent in the first block.
+            hidden_states: the output of the block before, or the embeddings.
+            residual: the sum before it; absent in the first block.
         """
-        wide = torch.promote_types(hidden_states.dtype, torch.float32)
-        stream = hidden_states.to(wide) if residual is None else residual + hidden_states
-        normed = self.norm(stream).to(hidden_states.dtype)
-        return self.mixer(normed), stream
+        if residual is None:
+            residual = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
+        else:
+            residual = residual + hidden_states
+        normed = self.norm(residual).to(hidden_states.dtype)
+        return self.mixer(normed), residual
 
 
 def _project_input(in_proj: nn.Module, d: int, hidden_states: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:

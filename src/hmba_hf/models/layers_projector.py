@@ -29,7 +29,7 @@ class TwoLayerProjector(nn.Module):
 
     @property
     def bias(self) -> torch.Tensor:
-        """The bias of the first layer, whose dtype is that of the features that are wanted."""
+        """The bias of the first layer, whose dtype callers give to the features."""
         return self.linear_1.bias
 
     def forward(self, features: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from .ops_selective_scan import selective_scan
 
 
 class MambaState(NamedTuple):
-    """What a state space carries from one part of a sequence to the next, whatever the length of either.
+    """The state between two parts of a sequence, whatever their lengths.
 
     Attributes:
         conv: the last `conv_kernel - 1` inputs of the convolution, `(b, conv_kernel - 1, d)`.
@@ -24,15 +24,15 @@ class MambaState(NamedTuple):
 
 
 def holds_parameters(module: nn.Module) -> bool:
-    """Tell whether the parameters have room for values; DeepSpeed's ZeRO-3 parts them while a model is built.
+    """Return whether the parameters are whole; DeepSpeed's ZeRO-3 shards them while a model is built.
 
-    `from_pretrained` then fills them, or has them drawn once they are together.
+    `from_pretrained` then fills them, or gathers and initialises them.
     """
     return all(parameter.numel() for parameter in module.parameters())
 
 
 class Projection(nn.Linear):
-    """A linear layer of which a call may ask for some rows alone."""
+    """A linear layer that can compute some of its rows alone."""
 
     def forward(self, x: Tensor, rows: slice | None = None) -> Any:
         """Project `(..., in)` to `(..., out)`; given rows, return these without their bias, and their bias."""
@@ -43,7 +43,10 @@ class Projection(nn.Linear):
 
 
 def project_rows(layer: nn.Module, x: Tensor, rows: slice) -> tuple[Tensor, Tensor | None]:
-    """Project to some rows, their bias apart; a layer put in place of ours (LoRA, 8 bit) gives whole results."""
+    """Project to some rows, and return their bias separately, if a `Projection` has not been replaced.
+
+    A layer in its place (LoRA, 8 bit) computes all rows and adds the bias itself.
+    """
     if isinstance(layer, Projection):
         return layer(x, rows)
     return layer(x)[..., rows], None
@@ -56,7 +59,7 @@ class CausalConv1d(nn.Conv1d):
         self, x: Tensor, state: Tensor | None = None, mask: Tensor | None = None, reverse: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Convolve `(b, l, d)` with its past; arguments and results are those of `causal_conv1d`."""
-        return causal_conv1d(x, self.weight[:, 0], self.bias, state, mask, reverse)
+        return causal_conv1d(x, self.weight[:, 0], self.bias, state=state, mask=mask, reverse=reverse)
 
 
 class StateSpace(nn.Module):
@@ -65,8 +68,8 @@ class StateSpace(nn.Module):
         x = silu(conv1d(x));  low_rank, B, C = x_proj(x);  delta = dt_proj(low_rank)
         y = selective_scan(x, delta, -exp(A_log), B, C, D, z)
 
-    Mixers are made of it: `MambaMixer` is one with projections of its own, and a mixer of two directions has two of
-    them. Two of them may have one `A_log`.
+    `MambaMixer` is one with projections of its own, and a mixer of two directions has two of them. Two of them may
+    share one `A_log`.
 
     Args:
         intermediate_size: channels `d`.
@@ -85,7 +88,7 @@ class StateSpace(nn.Module):
             self.reset_parameters()
 
     def add_state_space(self, intermediate_size: int, state_size: int, conv_kernel: int, time_step_rank: int) -> None:
-        """Make the parameters, without values; `MambaMixer` makes others before them."""
+        """Create the parameters without values; `MambaMixer` creates others before them."""
         d = intermediate_size
         self.intermediate_size = d
         self.state_size = state_size
@@ -126,18 +129,21 @@ class StateSpace(nn.Module):
 
         Args:
             x: `(b, l, d)`.
-            z: gate of the last `m` steps scanned, which are read; the others only move the state, `(b, m, d)`.
-            state: what an earlier part of the sequence left; absent at the start.
+            z: gate of the last `m` steps scanned, `(b, m, d)`, which are read; the others only update the state.
+            state: after an earlier part of the sequence; absent at the start.
             mask: `(b, l)`, true for real steps, which come last.
             reverse: run from the last step to the first.
-            return_last_state: a sequence on its own leaves nothing to carry on from, and needs less memory.
+            return_last_state: without it, the call needs less memory, and the sequence cannot be resumed.
 
         Returns:
-            What is read, `(b, m, d)`, and the state after the last step scanned, if it is wanted.
+            The read-out, `(b, m, d)`, and the state after the last step scanned, if it is wanted.
         """
         last = last_steps(x.shape[1], z.shape[1], reverse)
-        conv_state = None if state is None else state.conv
-        ssm_state = None if state is None else state.ssm
+        conv_state = None
+        ssm_state = None
+        if state is not None:
+            conv_state = state.conv
+            ssm_state = state.ssm
         x, conv_state = self.conv1d(x, conv_state, mask, reverse)
         low_rank, B, C = self.x_proj(x).split((self.time_step_rank, self.state_size, self.state_size), dim=-1)
         delta, delta_bias = project_rows(self.dt_proj, low_rank, slice(0, self.intermediate_size))
@@ -169,7 +175,7 @@ class StateSpace(nn.Module):
 
 
 def last_steps(length: int, count: int, reverse: bool) -> slice:
-    """Return where the last `count` steps that a scan reaches stand in a sequence."""
+    """Return the slice of a sequence that a scan reaches last, `count` steps long."""
     if reverse:
         return slice(0, count)
     return slice(length - count, length)

@@ -12,8 +12,8 @@ from .layers_state_space import MambaState
 class StridedMambaMixer(nn.Module):
     """Two mixers over one sequence, one from each end, read at the last steps.
 
-    Read at the last `num_outputs` steps, the reverse direction has seen nothing but these steps: it starts at them.
-    So it never runs over the rest of the sequence, and the result is exactly that of two whole scans.
+    The reverse direction starts at the end, so at the last `num_outputs` steps it has seen these steps alone. It
+    never runs over the rest of the sequence, and the result is exactly that of two whole scans.
 
     Args:
         forward_mixer: scans from the first step to the last.
@@ -40,16 +40,17 @@ class StridedMambaMixer(nn.Module):
 
         Args:
             hidden_states: `(b, l, hidden_size)`.
-            num_outputs: how many steps to read, of the last frame alone at strides above 1; if none, the sequence only
-                moves the states.
+            num_outputs: how many steps to read, of the last frame alone at strides above 1; if 0, the sequence only
+                updates the states.
             mask: `(b, l)`, true for real steps; those that are read must be real.
-            strides: frames are taken in each of these steps, counted back from the last one.
-            frame_length: steps that belong to one frame.
-            states: for each stride `n` the `n` states of an earlier part, the `k`-th left by the frames of which the
-                last was `k` frames before its end. Absent for a sequence on its own, which leaves no states.
+            strides: take every frame, every second, ...: each counted back from the last one.
+            frame_length: steps of a frame.
+            states: for each stride `n` the `n` states after an earlier part; the `k`-th belongs to the frames of which
+                the last was `k` frames before its end. Absent for a whole sequence, which returns no states.
 
         Returns:
-            For each stride what each direction reads, `(b, num_outputs, hidden_size)`, and the states, ordered alike.
+            For each stride the read-out of each direction, `(b, num_outputs, hidden_size)`, and the states, ordered
+            alike.
 
         Raises:
             ValueError: if more than the last frame is to be read at a stride above 1.
@@ -59,8 +60,9 @@ class StridedMambaMixer(nn.Module):
                 f"num_outputs must be at most {frame_length}, the steps of a frame, at strides {tuple(strides)}, "
                 f"got {num_outputs}"
             )
-        # Neither the projection of a step nor the way back, from the same last steps, depends on the stride.
-        x = z = None
+        # No stride changes the projection of a step, or the reverse scan, which starts from the same last steps.
+        x = None
+        z = None
         if len(strides) > 1:
             x, z = self.forward_mixer.project(hidden_states, num_outputs=num_outputs)
         back = self._read_back(hidden_states, num_outputs)
@@ -68,13 +70,12 @@ class StridedMambaMixer(nn.Module):
         outputs = []
         left = []
         for i, stride in enumerate(strides):
-            # The frames of one stride fall into as many tracks; the current frame ends the first of them.
             tracks: list[MambaState | None] = [None]
             if states is not None:
-                tracks = [states[i][(ago - frames) % stride] for ago in range(stride)]
+                tracks = _tracks_before(states[i], stride, frames)
             for ago in range(min(frames, len(tracks))):
                 reads = num_outputs if ago == 0 else 0
-                # By position: activation checkpoints that re-enter the graph follow no named argument.
+                # By position: re-entrant activation checkpoints follow no named argument.
                 read, tracks[ago] = self.forward_mixer(
                     _take_frames(hidden_states, frame_length, stride, ago),
                     tracks[ago],
@@ -99,12 +100,17 @@ class StridedMambaMixer(nn.Module):
         return [read]
 
 
+def _tracks_before(states: Sequence[MambaState], stride: int, frames: int) -> list[MambaState | None]:
+    """Order the states of one stride by the tracks that the new frames continue; the current frame ends the first."""
+    return [states[(ago - frames) % stride] for ago in range(stride)]
+
+
 def _take_frames(x: Tensor | None, frame_length: int, stride: int, ago: int) -> Tensor | None:
     """Take every `stride`-th frame of `(b, frames * frame_length, ...)`, the last of them `ago` before its last."""
     if x is None:
         return None
     end = x.shape[1] // frame_length - ago
-    if torch.compiler.is_exporting():  # of a slice from an unknown start, torch could not bound the length
+    if torch.compiler.is_exporting():  # torch cannot bound the length of a slice from an unknown start
         count = (end + stride - 1) // stride
         steps = torch.arange(count * frame_length, device=x.device)
         frames = end - 1 - stride * (count - 1 - steps // frame_length)

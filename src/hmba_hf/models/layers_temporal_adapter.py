@@ -1,4 +1,4 @@
-"""H-MBA's trained part: video context at several temporal strides, and the current frame's query for it.
+"""The temporal adapter, H-MBA's trained part: video context at several temporal strides, and the frame's query for it.
 
 Axes: `b` clips, `t` frames with the current one last, `p` patches per frame, `d` channels.
 """
@@ -26,18 +26,17 @@ class ContextMamba(nn.Module):
     - `divided_space_time`: each patch scanned over time and added to the current frame, then its patches scanned.
     - `joint_space_time`: temporal position added, all tokens scanned frame by frame.
 
-    Only what the current frame reads is computed: earlier frames move the state of the forward scans, and nothing else
-    of them is ever needed (see `StridedMambaMixer`).
+    Only the current frame is read out: earlier frames update the state of the forward scans and are needed for nothing
+    else (see `StridedMambaMixer`).
 
     Args:
         hidden_size: channels of a patch.
         num_frames: rows of the temporal position table; a later frame takes the last row.
-        temporal_strides: frames are counted back from the current one in each of these steps; in any order.
+        temporal_strides: of the scans, counted back from the current frame; in any order.
         branches: which of the three scans to read; in any order.
         bidirectional_time: also scan `divided_space_time` back over time.
-        share_mixers: one pair of mixers for the two spatial scans and one norm for all, as the released code has it;
-            else each branch has its own, `joint_space_time` one for each stride, with a norm for each branch and
-            stride.
+        share_mixers: one pair of mixers for the two spatial scans and one norm for all, as in the released code. Else
+            each branch has its own, `joint_space_time` one for each stride, with a norm for each branch and stride.
         mixer: `state_size`, `conv_kernel` and `expand` of every `MambaMixer`.
 
     Source: arXiv:2501.04302, figures 1 and 2; Sranc3/H-MBA, `mamba_adaptation.py`.
@@ -79,7 +78,7 @@ class ContextMamba(nn.Module):
         return [(branch, stride) for stride in self.temporal_strides for branch in self.branches]
 
     def _scans(self, branch: str, stride: int) -> list[str]:
-        """Name the mixer pairs that a branch runs, in their order."""
+        """Return the names of the mixer pairs that a branch runs, in their order."""
         if branch == "temporal":
             return ["temporal"]
         if branch == "divided_space_time":
@@ -87,7 +86,7 @@ class ContextMamba(nn.Module):
         return ["space" if self.share_mixers else f"joint_stride_{stride}"]
 
     def _norm(self, branch: str, stride: int) -> str:
-        """Name the norm of a branch at a stride."""
+        """Return the name of the norm of a branch at a stride."""
         if self.share_mixers:
             return "shared"
         return f"{branch}_stride_{stride}"
@@ -107,13 +106,13 @@ class ContextMamba(nn.Module):
 
         Args:
             frame_features: `(b, t, p, d)`, the current frame last.
-            state: what the streams' earlier frames left; absent for clips on their own, which leave none.
+            state: after the streams' earlier frames; absent for whole clips, which return none.
             frame_mask: `(b, t)`, true for real frames; padding comes first and changes nothing.
             read_out: whether to compute the contexts; without them the call only updates the state, which is much
                 cheaper.
 
         Returns:
-            `{(branch, stride): context}`; `(b, 1, d)` for `temporal`, else `(b, p, d)`. And the state after the
+            `{(branch, stride): context}`, with `(b, 1, d)` for `temporal`, else `(b, p, d)`; and the state after the
             current frame.
         """
         check_frames(frame_features, frame_mask, state)
@@ -140,7 +139,7 @@ class ContextMamba(nn.Module):
         return contexts, self._pack(left, b, seen + real.sum(1))
 
     def _state_names(self, branch: str) -> list[list[tuple[str, str]]]:
-        """Name the states of a branch as `AdapterState` does, in the order of `StridedMambaMixer`."""
+        """Return the names of a branch's states in an `AdapterState`, in the order of `StridedMambaMixer`."""
         names = []
         for stride in self.temporal_strides:
             prefixes = [f"{branch}/stride_{stride}/ago_{ago}" for ago in range(stride)]
@@ -162,10 +161,12 @@ class ContextMamba(nn.Module):
             rows_in_front = 1 if branch == "divided_space_time" else 0
             states[branch] = []
             for names in self._state_names(branch):
-                pairs = [(tensors[conv], tensors[ssm]) for conv, ssm in names]
-                states[branch].append(
-                    [MambaState(conv.flatten(0, rows_in_front), ssm.flatten(0, rows_in_front)) for conv, ssm in pairs]
-                )
+                of_stride = []
+                for conv_name, ssm_name in names:
+                    conv = tensors[conv_name].flatten(0, rows_in_front)
+                    ssm = tensors[ssm_name].flatten(0, rows_in_front)
+                    of_stride.append(MambaState(conv, ssm))
+                states[branch].append(of_stride)
         return states, tensors["frames_seen"]
 
     def _state_shapes(self, frames: Tensor) -> dict[str, tuple[int, ...]]:
@@ -182,7 +183,7 @@ class ContextMamba(nn.Module):
         return shapes
 
     def _pack(self, left: dict[str, list[list[MambaState]]], b: int, seen: Tensor) -> AdapterState:
-        """Name the states, with one row for each stream."""
+        """Give the states their names, with one row for each stream."""
         tensors = {"frames_seen": seen}
         for branch, strides in left.items():
             for names, states in zip(self._state_names(branch), strides, strict=True):
@@ -197,7 +198,9 @@ class ContextMamba(nn.Module):
         self, frames: Tensor, positions: Tensor, mask: Tensor | None, states: Any, reads: int
     ) -> tuple[list[Tensor], Any]:
         pooled = frames.mean(dim=2)  # (b, t, d)
-        read, states = self.mixers["temporal"](pooled, reads, mask, self.temporal_strides, 1, states)
+        read, states = self.mixers["temporal"](
+            pooled, num_outputs=reads, mask=mask, strides=self.temporal_strides, states=states
+        )
         return self._normed_sums("temporal", read), states
 
     def _read_divided_space_time(
@@ -210,7 +213,7 @@ class ContextMamba(nn.Module):
         tracks = frames.transpose(1, 2).flatten(0, 1)  # (b * p, t, d), each patch over time
         if mask is not None:
             mask = mask.repeat_interleave(p, dim=0)
-        read, states = self.mixers[time](tracks, reads, mask, strides, 1, states)
+        read, states = self.mixers[time](tracks, num_outputs=reads, mask=mask, strides=strides, states=states)
         over_time = self._normed_sums("divided_space_time", read)
         if not reads:
             return over_time, states
@@ -234,7 +237,9 @@ class ContextMamba(nn.Module):
         for i, stride in enumerate(self.temporal_strides):
             (scan,) = self._scans("joint_space_time", stride)
             before = None if states is None else states[i : i + 1]
-            found, after = self.mixers[scan](tokens, reads * p, mask, (stride,), p, before)
+            found, after = self.mixers[scan](
+                tokens, num_outputs=reads * p, mask=mask, strides=(stride,), frame_length=p, states=before
+            )
             read += found
             left += after
         sums = self._normed_sums("joint_space_time", read)
@@ -315,7 +320,7 @@ class QueryMamba(nn.Module):
             init.zeros_(self.latent_mixer.out_proj.weight)
 
     def forward(self, current: Tensor, contexts: Contexts) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return what the current frame, `(b, p, d)`, takes from the contexts, and the attention maps by name."""
+        """Return the selection from the contexts for the current frame, `(b, p, d)`, and attention maps by name."""
         selected, attentions = self.fusion(current, contexts)
         if self.latent_mixer is not None and self.latent_norm is not None:
             mixed, _ = self.latent_mixer(self.latent_norm(selected), return_last_state=False)
@@ -324,12 +329,12 @@ class QueryMamba(nn.Module):
 
 
 class TemporalAdapter(nn.Module):
-    """H-MBA: add to the current frame's features what the clip says of it.
+    """H-MBA: add the selected context of the clip to the current frame's features.
 
         out = current + gate * QueryMamba(current, ContextMamba(clip))
 
-    With a gate, zero at the start, a fresh adapter is the identity. Without one (`gated=False`) the sum is added as it
-    is, as the released code does.
+    With a gate, zero at the start, a fresh adapter is the identity. Without one (`gated=False`) it adds the selection
+    unscaled, as the released code does.
 
     Source: arXiv:2501.04302; Sranc3/H-MBA, `mamba_adaptation.py`.
     """
@@ -353,14 +358,14 @@ class TemporalAdapter(nn.Module):
 
         Args:
             frame_features: `(b, t, p, d)`, the current frame last.
-            state: what the streams' earlier frames left: `AdapterState()` before the first, then that of the last
-                call. Absent for clips on their own, which leave none.
+            state: after the streams' earlier frames: `AdapterState()` before the first, then that of the last call.
+                Absent for whole clips, which return none.
             frame_mask: `(b, t)`, true for real frames; padding comes before a stream's first frame.
-            read_out: whether features are wanted; without them only the state moves on, which is much cheaper.
+            read_out: whether features are wanted; without them the call only updates the state, which is much cheaper.
 
         Raises:
             ValueError: if the frames or the mask do not fit, if the mask has padding behind a real frame, if the state
-                is not one of this adapter and these streams, or if a stream that has frames is padded.
+                belongs to another adapter or number of streams, or if a stream that has frames is padded.
         """
         contexts, state = self.context(frame_features, state, frame_mask, read_out)
         if not read_out:
