@@ -63,7 +63,7 @@ def test_forward_takes_and_gives_the_cache_under_both_names(part, name):
     rest = model(input_ids=inputs["input_ids"][:, -2:], **{name: first.cache})
     assert_close(rest[0], whole[0][:, -2:])
     assert rest.past_key_values is first.cache
-    with pytest.raises(ValueError, match="one of cache and past_key_values is wanted, got both"):
+    with pytest.raises(ValueError, match="one of cache and past_key_values must be given, got both"):
         model(input_ids=inputs["input_ids"][:, -2:], cache=first.cache, past_key_values=first.cache)
 
 

@@ -283,7 +283,7 @@ def test_embeddings_instead_of_ids_give_the_same_logits():
     wanted = model(**inputs).logits
     embeds = model.get_input_embeddings()(inputs.pop("input_ids"))
     assert torch.equal(model(**inputs, inputs_embeds=embeds).logits, wanted)
-    with pytest.raises(ValueError, match="for each video feature: 0 wanted, got 4"):
+    with pytest.raises(ValueError, match="for each of 0 video features, got 4"):
         model(inputs_embeds=embeds)
 
 
@@ -348,7 +348,7 @@ PIXELS = torch.zeros(1, 5, 3, 28, 28)
 MASK_PATTERN = "frame_mask must be false for padding in front and true from each video's first frame"
 MISFITS = {
     "few tokens": ({"input_ids": torch.tensor([[1, 99, 99, 99]])}, "for each video feature: 4 wanted, got 3"),
-    "no videos": ({"pixel_values_videos": None}, "for each video feature: 0 wanted, got 4"),
+    "no videos": ({"pixel_values_videos": None}, "for each of 0 video features, got 4"),
     "videos over two rows": (
         {
             "input_ids": torch.tensor([[1, 99, 99, 99, 1], 5 * [99]]),

@@ -280,11 +280,11 @@ def test_what_the_model_saw_and_where_can_be_returned(model):
 def test_a_prompt_without_its_video_is_not_answered_as_if_it_had_one(model, how):
     inputs = tiny_inputs()
     pixels = inputs.pop("pixel_values_videos")
-    with pytest.raises(ValueError, match=r"for each video feature: 0 wanted, got \d"):
+    with pytest.raises(ValueError, match=r"for each of 0 video features, got \d"):
         answers(model, inputs, **how)
     embeds = model.get_input_embeddings()(inputs["input_ids"])
     if "prefill_chunk_size" not in how:
-        with pytest.raises(ValueError, match=r"for each video feature: 0 wanted, got \d"):
+        with pytest.raises(ValueError, match=r"for each of 0 video features, got \d"):
             answers(model, {"inputs_embeds": embeds}, **how)
     assert answers(model, {**inputs, "pixel_values_videos": pixels}, **how).shape == (1, NEW)
 
@@ -293,7 +293,7 @@ def test_a_second_turn_without_its_video_is_not_answered_as_if_it_had_one(model)
     first, more = tiny_inputs(), tiny_inputs()
     turn = model.generate(**first, return_dict_in_generate=True)
     ids = torch.cat([turn.sequences, more["input_ids"]], dim=1)
-    with pytest.raises(ValueError, match="for each video feature: 0 wanted, got 4"):
+    with pytest.raises(ValueError, match="for each of 0 video features, got 4"):
         answers(model, {"input_ids": ids, "past_key_values": turn.past_key_values})
 
 

@@ -37,7 +37,7 @@ REFUSED = {
         r"MambaModel, which does not take \['position_ids'",  # nor a cache, until transformers 5.23
     ),
     "bloom": ({"hidden_size": 32, "n_layer": 2, "n_head": 4}, r"BloomModel, which does not take \['position_ids'\]"),
-    "hyperclovax": ({**GROUPED, "logits_scaling": 8.0}, "whose logits are linear .* got HyperCLOVAXForCausalLM"),
+    "hyperclovax": ({**GROUPED, "logits_scaling": 8.0}, "logits must be linear .* got HyperCLOVAXForCausalLM"),
 }
 # What each gives before the patches: a class token, nothing, a class token and four registers.
 TOWERS = {
@@ -201,7 +201,7 @@ def test_a_tower_of_another_kind_is_refused(model_type, complaint, tmp_path):
 
 
 def test_a_value_that_the_config_does_not_have_is_refused():
-    with pytest.raises(ValueError, match=r"values of HMBAConfig are wanted, got \['temporal_stride'\]"):
+    with pytest.raises(ValueError, match=r"or values of HMBAConfig, got \['temporal_stride'\]"):
         join("vision", "text", temporal_stride=(1,))
 
 

@@ -77,7 +77,7 @@ def test_a_streamer_is_given_the_answer_and_scores_can_be_read(model, capsys):
 
 
 def test_prompts_with_video_tokens_are_refused_where_no_videos_can_be_given(model):
-    with pytest.raises(ValueError, match="takes prompts without videos, got video tokens in prompt 1"):
+    with pytest.raises(ValueError, match="must be without videos, got one in prompt 1"):
         model.generate_batch([[1, 10, 11], [1, VIDEO_TOKEN_ID, 12]], generation_config=GenerationConfig(**GREEDY))
 
 
@@ -138,7 +138,7 @@ def test_texts_are_answered_as_they_come_and_videos_are_refused(model):
             (manager.add_request, [1, VIDEO_TOKEN_ID]),
             (manager.add_requests, [[1], [1, VIDEO_TOKEN_ID]]),
         ):
-            with pytest.raises(ValueError, match="takes prompts without videos, got one with video tokens"):
+            with pytest.raises(ValueError, match="must be without videos, got one with video tokens"):
                 add(prompt)
         names = manager.add_requests([*TEXTS])
         found = {}

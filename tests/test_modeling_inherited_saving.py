@@ -103,7 +103,7 @@ def test_weights_have_one_format(model, saved, tmp_path):
         model.save_pretrained(tmp_path / "other", save_original_format=original)
         assert load_file(tmp_path / "other" / "model.safetensors").keys() == model.state_dict().keys()
         assert_equal_weights(load(tmp_path / "other"), model)
-    with pytest.raises(ValueError, match="weights in safetensors are wanted"):
+    with pytest.raises(ValueError, match="weights must be in safetensors"):
         model.save_pretrained(tmp_path / "pickled", safe_serialization=False)
     assert not (tmp_path / "pickled").exists()
 
@@ -168,7 +168,7 @@ def test_low_rank_updates_are_swapped_for_others_of_their_rank(model, updates):
         model.load_adapter(updates("wider", rank=4)[0], adapter_name="mine", hotswap=True)
     torch.testing.assert_close(answer(model), second[1])
     with pytest.raises(
-        NotImplementedError, match="updates must be of one rank .* got target_rank=8 and check_compiled="
+        NotImplementedError, match="updates must have one rank .* got target_rank=8 and check_compiled="
     ):
         lively_model().enable_peft_hotswap(target_rank=8, check_compiled="warn")
 

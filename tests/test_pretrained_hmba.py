@@ -97,7 +97,7 @@ def test_updates_that_are_loaded_and_saved_again_are_put_in_once(updates, tmp_pa
     assert loaded.state_dict().keys() == AutoModelForImageTextToText.from_pretrained(updates[0]).state_dict().keys()
     assert_close(answer(loaded), wanted, atol=0, rtol=0)
     assert loaded.active_adapters() == ["default"]
-    with pytest.raises(ValueError, match="a model with low-rank updates in it is wanted, got one without"):
+    with pytest.raises(ValueError, match="the model must have low-rank updates in it, got one without"):
         tiny_model().active_adapters()
 
 
@@ -119,7 +119,9 @@ def test_merged_updates_are_saved_as_a_whole_model(start, save, base, updates, t
 def test_a_whole_model_is_not_saved_beside_updates(base, updates):
     folder = updates[0]
     merged = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(base), folder).merge_and_unload()
-    with pytest.raises(ValueError, match=f"a folder without low-rank updates is wanted .*, got {folder}: loading"):
+    with pytest.raises(
+        ValueError, match=f"the folder of a whole model must be without low-rank updates, got {folder}: loading"
+    ):
         merged.save_pretrained(folder)
     assert not (folder / WEIGHTS).exists()
 
@@ -165,7 +167,9 @@ def forget_a_layer(model):
 def test_what_would_not_load_back_is_not_saved(harm, named, tmp_path):
     model = tiny_model()
     harm(model)
-    with pytest.raises(ValueError, match=f"weights of a new HMBAForConditionalGeneration .* got .*{named}"):
+    with pytest.raises(
+        ValueError, match=f"weights must be those of a new HMBAForConditionalGeneration .* got .*{named}"
+    ):
         model.save_pretrained(tmp_path)
     assert not (tmp_path / WEIGHTS).exists()
 

@@ -45,7 +45,7 @@ def test_a_push_of_what_is_saved_keeps_to_the_rules_of_pushes(hub, tmp_path):
             model.save_pretrained(tmp_path / "refused", push_to_hub=True, repo_id=NAME, **refused)
     assert not (tmp_path / "refused").exists(), "what cannot be pushed is refused before anything is written"
     for part in ({"variant": "night"}, {"state_dict": model.state_dict()}, {"distributed_checkpoint": True}):
-        with pytest.raises(ValueError, match=f"must go with the whole model as it is, got .*{min(part)}"):
+        with pytest.raises(ValueError, match=f"must push the whole model as it is, got .*{min(part)}"):
             model.save_pretrained(tmp_path, push_to_hub=True, repo_id=NAME, **part)
     with pytest.raises(ValueError, match="options of save_pretrained must be .* \\['repo'\\]"):
         model.save_pretrained(tmp_path, push_to_hub=True, repo=NAME)

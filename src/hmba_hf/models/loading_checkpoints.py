@@ -1,6 +1,6 @@
-"""What is checked when a checkpoint is loaded: the version of transformers, packages, names of files and in a config.
+"""Checks while a checkpoint is loaded: the version of transformers, packages, file names, and names in a config.
 
-Importing this file checks the version, so whatever needs a new transformers imports it first.
+Importing this file checks the version, so files that need a new transformers import it first.
 """
 
 import inspect
@@ -19,33 +19,65 @@ from transformers.utils.versions import require_version
 
 require_version("transformers>=5.19", "Run `pip install -U 'transformers>=5.19'`")
 
-# Private names that transformers itself has written into configs; any other would set what no config should.
+# Private names that transformers itself has written into configs; no config should set any other.
 _KNOWN_PRIVATE = {"_attn_implementation_autoset", "_commit_hash", "_name_or_path"}
 _DOWNLOAD = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
-# How either part of a joined model is loaded.
+# Options that load either part of a joined model.
 _LOADING = (*_DOWNLOAD, "device_map", "quantization_config")
-# What else `from_pretrained` of every class takes, and what scripts hand to a model and its processor alike.
+# Other options that `from_pretrained` of every class takes, or that scripts give to a model and its processor alike.
 _OF_ANY_CLASS = {
-    *(*_LOADING, "force_download", "trust_remote_code", "code_revision", "config", "backend", "use_fast"),
-    *("tokenizer_type", "mistral_format", "gguf_file", "repo_type", "user_agent"),
-    *("dtype", "torch_dtype", "attn_implementation", "low_cpu_mem_usage", "use_safetensors"),
+    *_LOADING,
+    "attn_implementation",
+    "backend",
+    "code_revision",
+    "config",
+    "dtype",
+    "force_download",
+    "gguf_file",
+    "low_cpu_mem_usage",
+    "mistral_format",
+    "repo_type",
+    "tokenizer_type",
+    "torch_dtype",
+    "trust_remote_code",
+    "use_fast",
+    "use_safetensors",
+    "user_agent",
 }
-# What tokenizers take beside the parameters of their `__init__`, each kind some of it.
+# Options that some tokenizers take beside the parameters of their `__init__`.
 _OF_ANY_TOKENIZER = {
-    *("add_bos_token", "add_eos_token", "add_prefix_space", "fix_mistral_regex", "from_slow", "legacy"),
-    *("additional_special_tokens", "extra_special_tokens", "model_specific_special_tokens", "split_special_tokens"),
-    *("chat_control_tokens", "response_template", "spaces_between_special_tokens", "token_type_ids_pattern"),
-    *("model_input_names", "model_max_length", "padding_side", "tokenizer_padding", "truncation_side"),
-    *("clean_up_tokenization_spaces", "sp_model_kwargs", "tokenizer_file", "verbose"),
+    "add_bos_token",
+    "add_eos_token",
+    "add_prefix_space",
+    "additional_special_tokens",
+    "chat_control_tokens",
+    "clean_up_tokenization_spaces",
     "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
+    "extra_special_tokens",
+    "fix_mistral_regex",
+    "from_slow",
+    "legacy",
+    "model_input_names",
+    "model_max_length",
+    "model_specific_special_tokens",
+    "padding_side",
+    "response_template",
+    "sp_model_kwargs",
+    "spaces_between_special_tokens",
+    "split_special_tokens",
+    "token_type_ids_pattern",
+    "tokenizer_file",
+    "tokenizer_padding",
+    "truncation_side",
+    "verbose",
 }
 
-# Settings that PEFT has for prompts, in words or in front of layers, and not for changes of weights.
+# Settings of PEFT's learned prompts, in front of the words or of layers, which change no weights.
 _OF_PROMPTS = {"num_virtual_tokens", "adapter_len"}
-# Layers of bitsandbytes that compute with packed weights alone.
+# Layers of bitsandbytes that compute only with packed weights.
 _QUANTISED_LAYERS = {"Linear4bit", "Linear8bitLt"}
 
-# What `save_pretrained` hands to `push_to_hub`.
+# Options that `save_pretrained` passes to `push_to_hub`.
 OPTIONS_OF_PUSHES = (
     "repo_id",
     "commit_message",
@@ -60,15 +92,15 @@ _OPTIONS_ARE_CHECKED = ContextVar("options_are_checked", default=False)
 
 
 def unknown_private_keys(config: Iterable[str]) -> list[str]:
-    """Name the keys of a config that begin with an underscore and that transformers does not write."""
+    """Return the keys of a config that begin with an underscore and that transformers does not write."""
     return sorted(key for key in config if key.startswith("_") and key not in _KNOWN_PRIVATE)
 
 
 def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Part the options of `from_vision_text_pretrained` by what they are of.
+    """Sort the options of `from_vision_text_pretrained` by the part that they load.
 
-    Those of `from_pretrained` are of both parts, or with `vision_` or `text_` before their name of one of them;
-    `gguf_file` is of the language model.
+    Options of `from_pretrained` are for both parts, or with `vision_` or `text_` before their name for one of them;
+    `gguf_file` is for the language model.
 
     Returns:
         Options of the vision tower's `from_pretrained`, of the language model's, and all others.
@@ -88,7 +120,7 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
 
 
 def file_options(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Choose, of the options of `from_pretrained`, those that a configuration and a tokenizer have, too."""
+    """Return the options of `from_pretrained` that a configuration and a tokenizer take, too."""
     return {name: value for name, value in options.items() if name in (*_DOWNLOAD, "gguf_file")}
 
 
@@ -97,7 +129,7 @@ def load_vision_config(vision: Any, **options: Any) -> tuple[Any, Any]:
 
     Args:
         vision: folder or Hub id of a vision model or of a vision-text model.
-        options: of `AutoConfig.from_pretrained`, as `file_options` gives them.
+        options: of `AutoConfig.from_pretrained`, as `file_options` returns them.
 
     Returns:
         The configuration of the checkpoint, and that of the tower: a part of it, or the same one. The tower's
@@ -109,14 +141,15 @@ def load_vision_config(vision: Any, **options: Any) -> tuple[Any, Any]:
     check_holds_a_model(vision, options)
     config = AutoConfig.from_pretrained(vision, **options)
     tower = vision_half(config)
-    size, patch_size = getattr(tower, "image_size", None), getattr(tower, "patch_size", None)
+    size = getattr(tower, "image_size", None)
+    patch_size = getattr(tower, "patch_size", None)
     if isinstance(size, int) and isinstance(patch_size, int):
         tower.image_size = size - size % patch_size
     return config, tower
 
 
 def vision_half(config: Any) -> Any:
-    """Return the part of a configuration that is of its vision tower, or all of it."""
+    """Return the part of a configuration that describes its vision tower, or all of it."""
     return getattr(config, "vision_config", config)
 
 
@@ -129,14 +162,14 @@ def load_text_config(text: Any, **options: Any) -> Any:
     check_holds_a_model(text, options)
     config = AutoConfig.from_pretrained(text, **options)
     if vision_half(config) is not config:
-        raise ValueError(f"a language model of text alone is wanted, got {type(config).__name__} in {text}")
+        raise ValueError(f"{text} must be a language model of text alone, got {type(config).__name__}")
     return config
 
 
 def check_holds_a_model(checkpoint: Any, options: Mapping[str, Any]) -> None:
-    """Raise a `ValueError` if a checkpoint holds what PEFT learns, also beside the model that it belongs to.
+    """Raise a `ValueError` if a checkpoint holds weights of PEFT, also beside the model that they belong to.
 
-    transformers would put low-rank updates around the layers of the model, and what is saved then has other names.
+    Transformers would wrap the layers of the model in low-rank updates, and their weights are saved under other names.
     """
     _check_is_a_name(checkpoint)
     check_quantization_config(read_settings(checkpoint, "config.json", **options), checkpoint)
@@ -147,7 +180,7 @@ def check_holds_a_model(checkpoint: Any, options: Mapping[str, Any]) -> None:
         base = settings.get("base_model_name_or_path")
         raise ValueError(
             f"a part of a joined model must be a whole model, got a learned prompt ({settings.get('peft_type')}) in "
-            f"{checkpoint}, which nothing merges into weights: name its base, {base}, which answers without it"
+            f"{checkpoint}, which cannot be merged into weights: name its base, {base}, which answers without it"
         )
     raise ValueError(
         f"a part of a joined model must be a whole model, got low-rank updates in {checkpoint}: merge them first, "
@@ -156,22 +189,24 @@ def check_holds_a_model(checkpoint: Any, options: Mapping[str, Any]) -> None:
 
 
 def check_quantization_config(config: Mapping[str, Any], source: Any) -> None:
-    """Raise a `ValueError` if settings of a quantiser are no settings, of which transformers asks a `to_dict`.
+    """Raise a `ValueError` if the settings of a quantiser are neither a mapping nor have a `to_dict`.
 
     Args:
-        config: of a model; its parts are looked at, too.
-        source: where it is from.
+        config: of a model; its parts are checked, too.
+        source: its path or Hub id.
     """
     for part in (config, config.get("vision_config"), config.get("text_config")):
-        settings = part.get("quantization_config") if isinstance(part, Mapping) else None
+        if not isinstance(part, Mapping):
+            continue
+        settings = part.get("quantization_config")
         if settings is not None and not isinstance(settings, Mapping) and not hasattr(settings, "to_dict"):
             raise ValueError(f"quantization_config of {source} must be an object of settings, got {settings!r:.60}")
 
 
 def check_quantised(model: Any, checkpoint: Any) -> None:
-    """Raise a `ValueError` if layers of bitsandbytes hold plain weights, as after a `quantization_config` that lies.
+    """Raise a `ValueError` if layers of bitsandbytes hold plain weights, as after a false `quantization_config`.
 
-    They would end in an empty `AssertionError` when they are asked.
+    A forward pass of theirs would end in an empty `AssertionError`.
     """
     if getattr(model, "hf_quantizer", None) is None:
         return
@@ -188,7 +223,7 @@ def check_quantised(model: Any, checkpoint: Any) -> None:
 
 
 def check_holds_updates(checkpoint: Any, options: Mapping[str, Any]) -> str:
-    """Return where the low-rank updates of a checkpoint lie in safetensors: transformers would open pickles.
+    """Return the path of a checkpoint's low-rank updates in safetensors: transformers would open pickles.
 
     Args:
         checkpoint: folder or Hub id.
@@ -205,37 +240,40 @@ def check_holds_updates(checkpoint: Any, options: Mapping[str, Any]) -> str:
 
 
 def _check_is_a_name(checkpoint: Any) -> None:
-    """Raise a `ValueError` for a model in memory: its layers may be wrapped, and it has no tokenizer."""
+    """Raise a `ValueError` for a model in memory, which may have wrapped layers and has no tokenizer."""
     if not isinstance(checkpoint, str | os.PathLike):
         name = type(checkpoint).__name__
         raise ValueError(f"a part of a joined model must be a folder or a Hub id, got {name}: save it whole first")
 
 
 def load_with_report(model_class: Any, checkpoint: Any, **options: Any) -> tuple[Any, set[str]]:
-    """Load a model, and name its weights that the checkpoint lacks or holds in another shape.
+    """Load a model, and return the names of weights that the checkpoint lacks or holds in another shape.
 
-    transformers draws them at random and says so in a log. Errors are those of `check_index` and `check_quantised`.
+    Transformers initialises them and logs it. Errors are those of `check_index` and `check_quantised`.
     """
     check_index(checkpoint, options)
     model, report = model_class.from_pretrained(
         checkpoint, output_loading_info=True, ignore_mismatched_sizes=True, **options
     )
     check_quantised(model, checkpoint)
-    return model, {*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])}
+    lacking = set(report["missing_keys"])
+    for name, *_ in report["mismatched_keys"]:
+        lacking.add(name)
+    return model, lacking
 
 
 def check_index(checkpoint: Any, options: Mapping[str, Any]) -> None:
-    """Refuse a checkpoint in shards of which the index leads out of it, names no weights, or names missing files.
+    """Refuse a checkpoint in shards whose index leads out of it, names no weights, or names missing files.
 
-    transformers ends in an `IndexError` or a `KeyError` then. An index beside one file of all weights is not read,
-    but must be one.
+    Transformers would end in an `IndexError` or a `KeyError`. An index beside one file of all weights is not read, but
+    must be an index.
 
     Args:
         checkpoint: folder or Hub id.
         options: of `from_pretrained`.
 
     Raises:
-        ValueError: for such an index, or one that is not whole.
+        ValueError: for such an index, or an incomplete one.
         FileNotFoundError: if a folder lacks a shard.
     """
     variant = options.get("variant")
@@ -254,8 +292,9 @@ def check_index(checkpoint: Any, options: Mapping[str, Any]) -> None:
                 f"{index} of {checkpoint} must have metadata and a weight_map that names the tensors of its shards, "
                 f"got {str(held)[:60]}"
             )
-        shards = sorted(set(held["weight_map"].values())) if Path(checkpoint).is_dir() else []
-        for shard in shards:
+        if not Path(checkpoint).is_dir():
+            continue
+        for shard in sorted(set(held["weight_map"].values())):
             if _file_of(checkpoint, shard, options) is None:
                 raise FileNotFoundError(
                     f"{shard} must be there for {index} of {checkpoint}, got no such file beside it"
@@ -263,21 +302,21 @@ def check_index(checkpoint: Any, options: Mapping[str, Any]) -> None:
 
 
 def refuse_lacking(checkpoint: Any, lacking: Iterable[str]) -> None:
-    """Raise a `ValueError` that names weights which a checkpoint lacks, if there are any."""
+    """Raise a `ValueError` that names the weights that a checkpoint lacks, if there are any."""
     names = sorted(lacking)
-    if names:
-        others = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise ValueError(
-            f"{checkpoint} must hold every weight that is read, in its shape, got none for "
-            f"{', '.join(names[:3])}{others}"
-        )
+    if not names:
+        return
+    listed = ", ".join(names[:3])
+    if len(names) > 3:
+        listed += f" and {len(names) - 3} more"
+    raise ValueError(f"{checkpoint} must hold every weight that is read, in its shape, got none for {listed}")
 
 
 def refuse_unknown_options(options: Iterable[str], known: Iterable[str]) -> None:
-    """Raise a `ValueError` for options of `from_pretrained` that nothing reads; transformers passes them over.
+    """Raise a `ValueError` for options of `from_pretrained` that nothing reads; transformers ignores them.
 
     Args:
-        options: their names; those with an underscore before them are what transformers tells itself.
+        options: their names; transformers passes those with an underscore before them to itself.
         known: names beside those that `from_pretrained` of every class takes.
     """
     named = {name for name in options if not name.startswith("_")}
@@ -287,7 +326,7 @@ def refuse_unknown_options(options: Iterable[str], known: Iterable[str]) -> None
 
 @contextmanager
 def checking_options() -> Iterator[None]:
-    """Tell that the caller checks all options, so that parts which are loaded meanwhile take those of others, too."""
+    """Mark that the caller checks all options, so that each part loaded meanwhile accepts those of others, too."""
     mark = _OPTIONS_ARE_CHECKED.set(True)
     try:
         yield
@@ -296,45 +335,49 @@ def checking_options() -> Iterator[None]:
 
 
 def are_options_checked() -> bool:
-    """Whether `checking_options` is under way."""
+    """Return whether a caller is within `checking_options`."""
     return _OPTIONS_ARE_CHECKED.get()
 
 
 def pushing_options(saved: Any, folder: Any, push_to_hub: bool, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of `push_to_hub` that `save_pretrained` was given; the name of the folder is a `repo_id`.
+    """Return the options of `save_pretrained` that `push_to_hub` takes; the folder's name is the default `repo_id`.
 
     Args:
-        saved: what is saved. Its method `check_push`, where the package adds one, says what its `push_to_hub` would
-            refuse only after the folder is written.
+        saved: the model or processor. Its method `check_push`, where the package adds one, refuses before the folder
+            is written what `push_to_hub` would refuse afterwards.
         folder, push_to_hub, options: of `save_pretrained`.
 
     Raises:
         ValueError: for an option that nothing reads, as those of a push without `push_to_hub=True`; as `check_push`.
     """
     known = OPTIONS_OF_PUSHES if push_to_hub else ()
-    # transformers' own `push_to_hub`, of a checkpoint's code, hands `max_shard_size` to whatever it saves.
+    # Transformers' own `push_to_hub`, that of a checkpoint's code, passes `max_shard_size` to every object it saves.
     if unknown := sorted(options.keys() - {*known, "max_shard_size"}):
         raise ValueError(
             f"options of save_pretrained must be push_to_hub=True and with it those of a push, {OPTIONS_OF_PUSHES}, "
             f"got push_to_hub={push_to_hub} and {unknown}"
         )
+    of_push = dict(options)
+    repo_id = of_push.pop("repo_id", None)
     if push_to_hub and hasattr(saved, "check_push"):
-        saved.check_push(**{name: value for name, value in options.items() if name != "repo_id"})
-    return {**options, "repo_id": options.get("repo_id") or Path(folder).absolute().name}
+        saved.check_push(**of_push)
+    return {**of_push, "repo_id": repo_id or Path(folder).absolute().name}
 
 
 def tokenizer_options(tokenizer_class: type) -> set[str]:
-    """Return the options that a tokenizer of this class may be loaded with; it passes over all others."""
-    starts = [vars(owner)["__init__"] for owner in tokenizer_class.__mro__ if "__init__" in vars(owner)]
-    parameters = {name for start in starts[:-1] for name in inspect.signature(start).parameters}  # all but `object`'s
-    return _OF_ANY_TOKENIZER | parameters
+    """Return the options with which a tokenizer of this class can be loaded; it ignores all others."""
+    options = set(_OF_ANY_TOKENIZER)
+    for owner in tokenizer_class.__mro__:
+        if owner is not object and "__init__" in vars(owner):
+            options.update(inspect.signature(vars(owner)["__init__"]).parameters)
+    return options
 
 
 def load_tokenizer(checkpoint: Any, tokenizer_class: Any = AutoTokenizer, **options: Any) -> Any:
-    """Load a tokenizer, also of a sentencepiece model, as many Llamas bring it; `options` are of `from_pretrained`.
+    """Load a tokenizer, also one of a sentencepiece model, as of many Llamas; `options` are of `from_pretrained`.
 
     Raises:
-        ImportError: if that needs packages that are missing; transformers itself would ask for another one.
+        ImportError: if packages for it are missing; transformers itself would name another one.
         ValueError: if the checkpoint is a model in memory.
     """
     _check_is_a_name(checkpoint)
@@ -345,7 +388,7 @@ def load_tokenizer(checkpoint: Any, tokenizer_class: Any = AutoTokenizer, **opti
         if has_packages or _file_of(checkpoint, "tokenizer.model", options) is None:
             raise
         raise ImportError(
-            f"{checkpoint} brings its tokenizer as a sentencepiece model: Run `pip install sentencepiece protobuf`"
+            f"the tokenizer of {checkpoint} is a sentencepiece model: Run `pip install sentencepiece protobuf`"
         ) from error
 
 
@@ -367,7 +410,7 @@ def read_settings(checkpoint: Any, file: str, **options: Any) -> dict[str, Any]:
         with open(found, encoding="utf-8") as opened:
             held = json.load(opened)
     except ValueError as error:
-        raise ValueError(f"{file} of {checkpoint} must be JSON: {error}") from error
+        raise ValueError(f"{file} of {checkpoint} must be JSON, got something else: {error}") from error
     if not isinstance(held, dict):
         raise ValueError(f"{file} of {checkpoint} must be a JSON object, got {type(held).__name__}")
     return held
@@ -376,18 +419,18 @@ def read_settings(checkpoint: Any, file: str, **options: Any) -> dict[str, Any]:
 def check_file_names(
     checkpoint: Any, file: str, names: Callable[[dict], Iterable[str]], options: Mapping[str, Any]
 ) -> None:
-    """Refuse a checkpoint of which a JSON file names files that are not beside it.
+    """Refuse a checkpoint with a JSON file that names files outside of its folder.
 
-    transformers joins such names to the folder as they are: they may lead out of it.
+    Transformers joins such names to the folder unchecked, and they may lead out of it.
 
     Args:
         checkpoint: folder or Hub id.
-        file: the JSON file; it need not be there.
-        names: takes the names out of its content.
+        file: the JSON file; it need not exist.
+        names: extracts the names from its content.
         options: of `from_pretrained`.
 
     Raises:
-        ValueError: if a name is a path, or if the file is not of the form that has names.
+        ValueError: if a name is a path, or if the file is not of a form that has names.
     """
     found = _file_of(checkpoint, file, options)
     if found is None:
@@ -396,21 +439,27 @@ def check_file_names(
         with open(found, encoding="utf-8") as opened:
             listed = [*names(json.load(opened))]
     except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{file} of {checkpoint} must be a JSON object that names files: {error}") from error
+        raise ValueError(
+            f"{file} of {checkpoint} must be a JSON object that names files, got something else: {error}"
+        ) from error
     paths = sorted({str(name) for name in listed if not _is_plain(name)})
     if paths:
         raise ValueError(f"{file} of {checkpoint} must name files beside it, got {paths}")
 
 
 def _file_of(checkpoint: Any, file: str, options: Mapping[str, Any]) -> str | None:
-    """Return where a file of a checkpoint lies, if it has one."""
+    """Return the path of a checkpoint's file, if it has one.
+
+    Transformers has no public way to ask for a file that may be missing: hence the options with an underscore.
+    """
+    download = {name: options[name] for name in _DOWNLOAD if options.get(name) is not None}
     return cached_file(
         checkpoint,
         file,
         _raise_exceptions_for_gated_repo=False,
         _raise_exceptions_for_missing_entries=False,
         _raise_exceptions_for_connection_errors=False,
-        **{name: options[name] for name in _DOWNLOAD if options.get(name) is not None},
+        **download,
     )
 
 

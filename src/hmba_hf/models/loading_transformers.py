@@ -1,6 +1,6 @@
-"""What differs between the versions of transformers that H-MBA runs with, from 5.19 on.
+"""The differences between the versions of transformers on which H-MBA runs, from 5.19 on.
 
-5.24 has renamed `past_key_values` to `cache`, in every model's `forward`, in `generate` and in outputs.
+Version 5.24 renames `past_key_values` to `cache`, in every model's `forward`, in `generate` and in outputs.
 """
 
 import inspect
@@ -19,7 +19,7 @@ try:
 except ImportError:  # until 5.20 is the oldest
 
     class SubConfigSpec:  # type: ignore[no-redef]
-        """What a part of a config is when nothing is given for it."""
+        """The default of a part of a config."""
 
         def __init__(self, config_class: Any, model_type: str, init_kwargs: dict[str, Any]):
             self.config_class = config_class
@@ -36,8 +36,8 @@ except ImportError:  # until 5.21 is the oldest
 
         Args:
             hidden_states: `(batch, length, d)`.
-            logits_to_keep: so many last positions, all for 0; or positions of all rows, `(positions,)`, or of each,
-                `(batch, positions)`; or a mask of them, `(batch, length)`, which gives `(true values, d)`.
+            logits_to_keep: the number of last positions, all for 0; or positions of all rows, `(positions,)`, or of
+                each, `(batch, positions)`; or a mask, `(batch, length)`, which returns `(true values, d)`.
         """
         if isinstance(logits_to_keep, int):
             return hidden_states[:, -logits_to_keep:]
@@ -48,36 +48,39 @@ except ImportError:  # until 5.21 is the oldest
         return hidden_states.take_along_dim(logits_to_keep[..., None], dim=1)
 
 
-PREFILL_CHUNKS_KEEP_VIDEOS = tuple(int(part) for part in __version__.split(".")[:2]) >= (5, 23)
+_MAJOR, _MINOR = __version__.split(".")[:2]
+PREFILL_CHUNKS_KEEP_VIDEOS = (int(_MAJOR), int(_MINOR)) >= (5, 23)
 CACHE_NAMES = ("cache", "past_key_values")
-# The name that the installed transformers takes in `generate` and gives in outputs.
+# The name that the installed transformers uses in `generate` and in outputs.
 CACHE_NAME = "cache" if "cache" in {field.name for field in fields(BaseModelOutputWithPast)} else "past_key_values"
 
 
 def one_cache(past_key_values: Any, cache: Any) -> Any:
-    """Return the cache that was given under either of its names, if any.
+    """Return the cache given under either of its names, if any.
 
     Raises:
         ValueError: if both are given.
     """
     if past_key_values is not None and cache is not None:
-        raise ValueError(f"one of {' and '.join(CACHE_NAMES)} is wanted, got both")
+        raise ValueError(f"one of {' and '.join(CACHE_NAMES)} must be given, got both")
     return past_key_values if cache is None else cache
 
 
 def rename_cache(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Return arguments with a cache, if there is one, under the name that the installed transformers takes.
+    """Return arguments with their cache, if they have one, under the name that the installed transformers takes.
 
     Raises:
         ValueError: if there is one under each name.
     """
-    others = {name: value for name, value in arguments.items() if name not in CACHE_NAMES}
-    cache = one_cache(arguments.get("past_key_values"), arguments.get("cache"))
-    return others if cache is None else {**others, CACHE_NAME: cache}
+    renamed = dict(arguments)
+    cache = one_cache(renamed.pop("past_key_values", None), renamed.pop("cache", None))
+    if cache is not None:
+        renamed[CACHE_NAME] = cache
+    return renamed
 
 
 def with_both_cache_names(output_class: type) -> type:
-    """Give a class of outputs, as a decorator, the name of its cache that the installed transformers lacks."""
+    """Add to a class of outputs, as a decorator, the name of its cache that the installed transformers lacks."""
     for name in CACHE_NAMES:
         if name != CACHE_NAME and not hasattr(output_class, name):
             setattr(output_class, name, property(lambda output: getattr(output, CACHE_NAME), doc="See `CACHE_NAME`."))
@@ -87,11 +90,11 @@ def with_both_cache_names(output_class: type) -> type:
 def check_language_model(language_model: Any) -> str:
     """Return the name under which the forward of a language model takes its cache.
 
-    A forward may be of another time than transformers is, as code that travels with a checkpoint, and a wrapper that
-    takes whatever comes, `(*args, **kwargs)`, hands it on.
+    The code of a forward may be older or newer than transformers, as that of a checkpoint. A wrapper that takes all
+    arguments, `(*args, **kwargs)`, passes them on.
 
     Raises:
-        ValueError: if the language model takes no cache, or lacks another argument that H-MBA hands to it.
+        ValueError: if the language model takes no cache, or lacks another argument that H-MBA passes to it.
     """
     parameters = inspect.signature(language_model.forward).parameters
     kinds = {parameter.kind for parameter in parameters.values()}
@@ -99,32 +102,33 @@ def check_language_model(language_model: Any) -> str:
         return CACHE_NAME
     wanted = ["inputs_embeds", "attention_mask", "position_ids"]
     missing = [name for name in wanted if name not in parameters]
-    cache_names = [name for name in (CACHE_NAME, *CACHE_NAMES) if name in parameters]
-    if missing or not cache_names:
-        missing += [] if cache_names else ["cache"]
+    cache_name = next((name for name in (CACHE_NAME, *CACHE_NAMES) if name in parameters), None)
+    if cache_name is None:
+        missing.append("cache")
+    if cache_name is None or missing:
         raise ValueError(
-            f"a language model that takes {[*wanted, 'cache']} is wanted, got {type(language_model).__name__}, which "
-            f"does not take {missing}"
+            f"a language model must take {[*wanted, 'cache']}, got {type(language_model).__name__}, which does not "
+            f"take {missing}"
         )
-    return cache_names[0]
+    return cache_name
 
 
 def generation_options(pipeline: Any, given: dict[str, Any], **settings: Any) -> dict[str, Any]:
-    """Return what a pipeline hands to `generate`: what the caller has given, its own settings and its defaults."""
-    if hasattr(Pipeline, "_prepare_generate_kwargs"):
+    """Return a pipeline's options of `generate`: those of the caller, its own settings and its defaults."""
+    if hasattr(Pipeline, "_prepare_generate_kwargs"):  # no public method of a pipeline does it
         return pipeline._prepare_generate_kwargs(given, **settings)
     return {"generation_config": pipeline.generation_config, **given, **settings}  # until 5.20 is the oldest
 
 
 def check_prefill(given: Mapping[str, Any], own: Any) -> None:
-    """Refuse to read a prompt in chunks where transformers would leave out its videos.
+    """Refuse to read a prompt in chunks if transformers would leave out its videos.
 
     Args:
         given: to `generate`.
         own: generation config of the model.
 
     Raises:
-        ValueError: if chunks are asked for, and transformers is older than 5.23.
+        ValueError: if chunks are wanted, and transformers is older than 5.23.
     """
     config = given.get("generation_config") or own
     chunk = given.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
@@ -136,12 +140,12 @@ def check_prefill(given: Mapping[str, Any], own: Any) -> None:
 
 
 def make_sub_configs(config: Any) -> None:
-    """Make the parts of a config that `sub_configs_defaults` lists, as transformers does from 5.20 on."""
+    """Create the parts of a config that `sub_configs_defaults` lists, as transformers does from 5.20 on."""
     if hasattr(PreTrainedConfig, "sub_configs_defaults"):
         return
     for name, spec in config.sub_configs_defaults.items():
         part = getattr(config, name)
         if isinstance(part, PreTrainedConfig):
             continue
-        values = {"model_type": spec.model_type, **(spec.init_kwargs if part is None else part)}
-        setattr(config, name, AutoConfig.for_model(**values))
+        values = spec.init_kwargs if part is None else part
+        setattr(config, name, AutoConfig.for_model(**{"model_type": spec.model_type, **values}))

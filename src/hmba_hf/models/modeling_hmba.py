@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from .configuration_hmba import HMBAConfig  # first: it refuses a transformers that is too old
+from .configuration_hmba import HMBAConfig  # first: it refuses an old transformers
 
 # isort: split
 import torch
@@ -65,11 +65,11 @@ class HMBAModel(HMBAPreTrainedModel):
         Args:
             pixel_values_videos: `(videos, t, channels, height, width)`, the current frame last.
             frame_mask: `(videos, t)`, true for real frames; padding comes first.
-            vision_feature_layer: instead of the config's.
+            vision_feature_layer: in place of the config's.
 
         Raises:
             ValueError: if the pixels are not five-dimensional or not finite, if the mask does not fit, or if the
-                tower does not give a feature for each patch.
+                tower does not return a feature for each patch.
         """
         self._check_pixels(pixel_values_videos, frame_mask)
         wants_attentions = kwargs.get("output_attentions", self.config.output_attentions)
@@ -77,18 +77,12 @@ class HMBAModel(HMBAPreTrainedModel):
         layer: Any = vision_feature_layer
         tower, frame_features = self._encode(pixel_values_videos, layer, wants_layers, **kwargs)  # type: ignore[misc]
         video = self.adapt_frame_features(frame_features, frame_mask=frame_mask)
-        hidden_states = None
-        if wants_layers:
-            hidden_states = tower.hidden_states
-        adapter_attentions = None
-        if wants_attentions:
-            adapter_attentions = video.adapter_attentions
         return HMBAVideoFeatures(
             last_hidden_state=video.last_hidden_state,
             pooler_output=video.pooler_output,
-            hidden_states=hidden_states,
+            hidden_states=tower.hidden_states if wants_layers else None,
             attentions=tower.attentions,
-            adapter_attentions=adapter_attentions,
+            adapter_attentions=video.adapter_attentions if wants_attentions else None,
         )
 
     def get_frame_features(self, pixel_values_videos: Tensor) -> Tensor:
@@ -104,7 +98,8 @@ class HMBAModel(HMBAPreTrainedModel):
             ValueError: as `get_video_features`.
         """
         self._check_pixels(pixel_values_videos, None)
-        return self._encode(pixel_values_videos, self.config.vision_feature_layer)[1]
+        _, frame_features = self._encode(pixel_values_videos, self.config.vision_feature_layer)
+        return frame_features
 
     def adapt_frame_features(
         self,
@@ -113,10 +108,10 @@ class HMBAModel(HMBAPreTrainedModel):
         frame_mask: Tensor | None = None,
         read_out: bool = True,
     ) -> HMBAVideoFeatures:
-        """Bring the features of frames to the language model: adapter, projector; arguments as in `TemporalAdapter`.
+        """Apply adapter and projector to the features of frames; arguments as in `TemporalAdapter`.
 
-        What `get_video_features` gives for pixels, without running the vision tower again. With a state, the frames
-        are the next ones of streams, and the result holds the state after them.
+        The result is that of `get_video_features` for the pixels, without running the vision tower again. With a
+        state, the frames are the next ones of video streams, and the result holds the state after them.
         """
         features, state, attentions = self.temporal_adapter(frame_features, state, frame_mask, read_out)
         projected = None
@@ -134,19 +129,19 @@ class HMBAModel(HMBAPreTrainedModel):
     ) -> tuple[Any, Tensor]:
         """Run the vision tower; return its output, and the patches of one layer as `(videos, t, p, d)`."""
         frames = pixel_values_videos.flatten(0, 1).to(self.vision_tower.dtype)
-        wants = output_hidden_states or layer  # some towers give hidden states down to one layer
+        wants = output_hidden_states or layer  # some towers return hidden states down to one layer
         tower = self.vision_tower(frames, output_hidden_states=wants, return_dict=True, **kwargs)
         frame_features = self._select_patches(tower.hidden_states[layer])
         frame_features = frame_features.unflatten(0, pixel_values_videos.shape[:2])  # (videos, t, p, d)
-        # A tower may have a dtype of its own; the projector's weight may be quantised, its bias never is.
+        # A tower may have a dtype of its own. The projector's weight may be quantised, but never its bias.
         return tower, frame_features.to(self.multi_modal_projector.bias.dtype)
 
     def _select_patches(self, hidden_states: Tensor) -> Tensor:
-        """Leave out what a tower puts before the patches, such as class and register tokens, if anything."""
+        """Drop the tokens before the patches, such as class and register tokens, if there are any."""
         p = self.config.num_patches
         shape = tuple(hidden_states.shape)
         if len(shape) != 3 or shape[1] < p:
-            raise ValueError(f"the vision tower must give (frames, {p} patches or more, channels), got {shape}")
+            raise ValueError(f"the vision tower must return (frames, {p} patches or more, channels), got {shape}")
         return hidden_states[:, shape[1] - p :]
 
     def _check_pixels(self, pixel_values_videos: Tensor, frame_mask: Tensor | None) -> None:
@@ -158,7 +153,11 @@ class HMBAModel(HMBAPreTrainedModel):
             check_frame_mask(frame_mask, shape[:2])
 
     def _check_features(self, frame_features: Tensor, frame_mask: Tensor | None) -> Tensor:
-        """Return frame features in the dtype of the adapter, if they can be those of this model's tower."""
+        """Return frame features in the dtype of the adapter.
+
+        Raises:
+            ValueError: if this model's tower cannot have computed them.
+        """
         wanted = (self.config.num_patches, self.config.vision_config.hidden_size)
         shape = tuple(frame_features.shape)
         if len(shape) != 4 or 0 in shape or shape[2:] != wanted:
@@ -189,11 +188,11 @@ class HMBAModel(HMBAPreTrainedModel):
         require(
             tokens.sum() == features,
             lambda: (
-                f"the prompt must hold one video token for each video feature: {features} wanted, "
-                f"got {int(tokens.sum())}"
+                f"the prompts must hold one video token for each of {features} video features, "
+                f"got {int(tokens.sum())} tokens"
             ),
         )
-        if video is not None and video.get("last_hidden_state") is not None:  # else a part of a prompt read in chunks
+        if video is not None and video.get("last_hidden_state") is not None:  # else this is a chunk of a prompt
             require(
                 (tokens % p == 0).all(),
                 lambda: f"each prompt must hold {p} video tokens for each of its videos, got {tokens.tolist()}",
@@ -223,10 +222,10 @@ class HMBAModel(HMBAPreTrainedModel):
             pixel_values_videos: all videos of the batch in the order of the prompts, `(videos, t, channels, height,
                 width)`.
             frame_mask: `(videos, t)`, true for real frames.
-            past_key_values, cache: two names of one argument, what the language model has read before.
-            mm_encoder_outputs: `{"video": features}` from `get_video_features`, instead of pixels; `{}` for a prompt
+            past_key_values, cache: two names of one argument, the language model's cache.
+            mm_encoder_outputs: `{"video": features}` from `get_video_features`, in place of pixels; `{}` for a prompt
                 without videos that has a cache.
-            frame_features: `(videos, t, p, d)` from `get_frame_features`, instead of pixels.
+            frame_features: `(videos, t, p, d)` from `get_frame_features`, in place of pixels.
 
         Raises:
             ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given, if videos are given in more
@@ -234,23 +233,17 @@ class HMBAModel(HMBAPreTrainedModel):
         """
         cache = one_cache(past_key_values, cache)
         if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("exactly one of input_ids and inputs_embeds is wanted, got both or neither")
-        video = (mm_encoder_outputs or {}).get("video")
-        if sum(form is not None for form in (pixel_values_videos, frame_features, video)) > 1:
-            raise ValueError(
-                "one of pixel_values_videos, frame_features and mm_encoder_outputs is wanted, got more than one"
-            )
+            raise ValueError("exactly one of input_ids and inputs_embeds must be given, got both or neither")
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
         wants_attentions = kwargs.get("output_attentions", self.config.output_attentions)
-        if pixel_values_videos is not None:
-            video = self.get_video_features(
-                pixel_values_videos, frame_mask, return_dict=True, output_attentions=wants_attentions
-            )
-        elif frame_features is not None:
-            video = self.adapt_frame_features(self._check_features(frame_features, frame_mask), frame_mask=frame_mask)
-            if not wants_attentions:
-                video.adapter_attentions = None
+        video = self._read_videos(
+            pixel_values_videos,
+            frame_features=frame_features,
+            encoded=(mm_encoder_outputs or {}).get("video"),
+            frame_mask=frame_mask,
+            wants_attentions=wants_attentions,
+        )
         features = None
         if video is not None:
             features = video["pooler_output"].to(inputs_embeds.device, inputs_embeds.dtype)
@@ -273,15 +266,39 @@ class HMBAModel(HMBAPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
             video_hidden_states=features,
-            adapter_attentions=None if video is None else getattr(video, "adapter_attentions", None),
+            adapter_attentions=getattr(video, "adapter_attentions", None),
         )
+
+    def _read_videos(
+        self,
+        pixel_values_videos: Tensor | None,
+        frame_features: Tensor | None,
+        encoded: HMBAVideoFeatures | None,
+        frame_mask: Tensor | None,
+        wants_attentions: bool | None,
+    ) -> HMBAVideoFeatures | None:
+        """Return the features of videos in whichever form they are given, if there are any."""
+        if sum(form is not None for form in (pixel_values_videos, frame_features, encoded)) > 1:
+            raise ValueError(
+                "one of pixel_values_videos, frame_features and mm_encoder_outputs must be given, got more than one"
+            )
+        if pixel_values_videos is not None:
+            return self.get_video_features(
+                pixel_values_videos, frame_mask, return_dict=True, output_attentions=wants_attentions
+            )
+        if frame_features is None:
+            return encoded
+        video = self.adapt_frame_features(self._check_features(frame_features, frame_mask), frame_mask=frame_mask)
+        if not wants_attentions:
+            video.adapter_attentions = None
+        return video
 
 
 class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
     """H-MBA that answers about driving videos: `HMBAModel` and a language modelling head.
 
-    The head is linear; its logits are scaled and capped as the language model's config says. No video token is ever
-    generated: it would ask for a video that is not there.
+    The head is linear; the language model's config scales and caps its logits. Generation never yields a video token,
+    for which there would be no video.
 
     Source: arXiv:2501.04302.
     """
@@ -304,34 +321,35 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
     ) -> "HMBAForConditionalGeneration":
         """Join a pretrained vision tower and a pretrained causal language model by a fresh adapter and projector.
 
-        The adapter starts as the identity. The video token takes the id that adding it to the language model's
-        tokenizer gives it; `HMBAProcessor.from_vision_text_pretrained` adds it.
+        The adapter starts as the identity. The video token's id is the one it gets when added to the language model's
+        tokenizer, as `HMBAProcessor.from_vision_text_pretrained` adds it.
 
         Args:
-            vision: path or Hub id of a vision model, or of a vision-text model whose vision half is taken.
+            vision: path or Hub id of a vision model, or of a vision-text model, whose vision tower is used.
             text: path or Hub id of a causal language model with its tokenizer.
             video_token: placeholder of one visual patch.
-            dtype: of the weights; `"auto"` is the language model's own, for all: a checkpoint has one dtype.
-            kwargs: further values of `HMBAConfig`; and how both parts are loaded, or with `vision_` or `text_` before
-                the name one of them: `revision`, `token`, `device_map`, `quantization_config`, `subfolder`,
-                `cache_dir`, `local_files_only` and `proxies` of `from_pretrained`. `gguf_file` names a GGUF file of
-                the language model; its weights are unpacked.
+            dtype: of all weights, since a checkpoint has one dtype; `"auto"` is the language model's own.
+            kwargs: further values of `HMBAConfig`, and options of `from_pretrained` for both parts: `revision`,
+                `token`, `device_map`, `quantization_config`, `subfolder`, `cache_dir`, `local_files_only` and
+                `proxies`. With `vision_` or `text_` before its name, an option is for one part. `gguf_file` names a
+                GGUF file of the language model, whose weights are unpacked.
 
         Raises:
             ValueError: if `HMBAConfig` has no such value, if a checkpoint lacks weights that are read or holds
-                low-rank updates, if the tower gives no patches, or if the joined model would not give the language
-                model's own logits for text.
+                low-rank updates, if the tower returns no patches, or if the joined model's logits for text would not
+                be the language model's own.
         """
-        return join_pretrained(cls, vision, text, video_token, dtype, kwargs)
+        return join_pretrained(cls, vision, text, video_token=video_token, dtype=dtype, values=kwargs)
 
     def prepare_inputs_for_generation(self, *args: Any, inputs_embeds: Tensor | None = None, **kwargs: Any) -> dict:
-        """Mark the prompt, whose video tokens must have videos; an assistant's draft may do without them."""
+        """Mark the prompt, whose video tokens need videos; an assistant's draft does not."""
         inputs = super().prepare_inputs_for_generation(*args, inputs_embeds=inputs_embeds, **kwargs)
         if kwargs.get("is_first_iteration"):
             inputs["mm_encoder_outputs"] = inputs.get("mm_encoder_outputs") or {}
         return inputs
 
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
+        # Transformers has no public way to add a processor to every call of `generate`.
         processors = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]
         no_video = SuppressTokensLogitsProcessor([self.config.video_token_id], kwargs.get("device") or "cpu")
         return LogitsProcessorList([no_video, *processors])
@@ -347,11 +365,11 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
         return self.model.get_frame_features(pixel_values_videos)
 
     def adapt_frame_features(self, frame_features: Tensor, *args: Any, **kwargs: Any) -> HMBAVideoFeatures:
-        """Bring the features of frames to the language model; see `HMBAModel.adapt_frame_features`."""
+        """Apply adapter and projector to the features of frames; see `HMBAModel.adapt_frame_features`."""
         return self.model.adapt_frame_features(frame_features, *args, **kwargs)
 
     def generate(self, *args: Any, frame_features: Tensor | None = None, **kwargs: Any) -> Any:
-        """Generate as every model of transformers does; `frame_features` may stand for the videos as in `forward`."""
+        """Generate as every model of transformers does; `frame_features` may replace the videos as in `forward`."""
         check_prefill(kwargs, self.generation_config)
         if frame_features is not None:
             mask = kwargs.pop("frame_mask", None)
@@ -364,8 +382,8 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
         """Answer prompts of text alone together, as every model of transformers does.
 
         Raises:
-            ValueError: if a prompt holds video tokens, since transformers hands no videos on here.
-            TypeError: if there is an option that transformers would pass over.
+            ValueError: if a prompt holds video tokens, since transformers passes no videos on here.
+            TypeError: if transformers would ignore an option.
         """
         theirs = super().generate_batch
         known = {"max_new_tokens", *inspect.signature(theirs).parameters} - {"kwargs"}
@@ -373,16 +391,16 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
             raise TypeError(f"options of generate_batch must be among {sorted(known)}, got {unknown}")
         for number, prompt in enumerate(inputs):
             if self.config.video_token_id in prompt:
-                raise ValueError(f"generate_batch takes prompts without videos, got video tokens in prompt {number}")
+                raise ValueError(f"prompts of generate_batch must be without videos, got one in prompt {number}")
         return theirs(inputs, *args, **kwargs)
 
     def init_continuous_batching(self, *args: Any, **kwargs: Any) -> Any:
-        """Make what answers prompts of text alone as they come, as every model of transformers does.
+        """Return the manager that answers prompts of text alone as they come, as every model of transformers does.
 
         Its `add_request` and `add_requests` raise a `ValueError` for a prompt with video tokens.
         """
         manager = super().init_continuous_batching(*args, **kwargs)
-        if "add_request" not in vars(manager):  # it may be one that is kept from an earlier call
+        if "add_request" not in vars(manager):  # transformers may return the manager of an earlier call
             vars(manager)["add_request"] = partial(_add_text, manager.add_request, self.config.video_token_id)
         return manager
 
@@ -442,14 +460,14 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
 
 
 def _add_text(add_request: Callable, video_token_id: int, input_ids: list[int], *args: Any, **kwargs: Any) -> Any:
-    """Hand a prompt to a manager of continuous batches, if it holds no video tokens."""
+    """Pass a prompt to a manager of continuous batches, if it holds no video tokens."""
     if video_token_id in input_ids:
-        raise ValueError("continuous batching takes prompts without videos, got one with video tokens")
+        raise ValueError("prompts of continuous batches must be without videos, got one with video tokens")
     return add_request(input_ids, *args, **kwargs)
 
 
 def _scale_and_cap(logits: Tensor, text_config: Any) -> Tensor:
-    """Finish logits as the classes of Cohere (scale), Granite (inverse scale) and Gemma (cap) do."""
+    """Scale and cap logits as the classes of Cohere (scale), Granite (inverse scale) and Gemma (cap) do."""
     if (scale := getattr(text_config, "logit_scale", None)) is not None:
         logits = logits * scale
     if (scale := getattr(text_config, "logits_scaling", None)) is not None:

@@ -1,4 +1,4 @@
-"""What all H-MBA models share: how they are loaded and saved whole, and how new weights are drawn."""
+"""The base class of all H-MBA models: loading and saving them whole, and initialising new weights."""
 
 import re
 from copy import deepcopy
@@ -30,14 +30,17 @@ from .layers_state_space import StateSpace
 from .layers_temporal_adapter import ContextMamba, QueryMamba, TemporalAdapter
 from .loading_transformers import CACHE_NAMES
 
-# Options of `save_pretrained` that are about files; all others are for `push_to_hub`.
+# Options of `save_pretrained` about files; all others are for `push_to_hub`.
 _SAVE_OPTIONS = ("save_peft_format", "save_original_format", "distributed_checkpoint")
-# Those with which something else than the whole model would be saved.
+# Options that save something other than the whole model.
 _PART_OPTIONS = ("state_dict", "variant", "distributed_checkpoint")
 
 
 class HMBAPreTrainedModel(PreTrainedModel):
-    """What all H-MBA models share: loading, saving, initialisation."""
+    """The base class of all H-MBA models: loading, saving, initialisation.
+
+    Names with an underscore are those of transformers, which has no public way to set or extend them.
+    """
 
     config: HMBAConfig
     base_model_prefix = "model"
@@ -57,14 +60,15 @@ class HMBAPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a model as every model of transformers is loaded, but from safetensors alone, and whole.
 
-        Weights that the configuration of the checkpoint does not have are drawn anew: those of an adapter that is
-        asked for, `adapter="mamba"`, beside a base without one. Who asks for `output_loading_info` reads the report.
+        Weights that the checkpoint's own configuration does not have are initialised, such as those of a temporal
+        adapter, `adapter="mamba"`, for a base without one. `output_loading_info=True` returns the report in place of
+        the check of missing weights.
 
         Raises:
-            ValueError: if pickled weights are asked for, if a list of shards leads out of the checkpoint or names
-                none, if the checkpoint or low-rank updates lack weights or are not quantised as it says, or if layers
-                shall be fused.
-            OSError: if the weights are not all there, or not in safetensors.
+            ValueError: if pickled weights are wanted, if a list of shards leads out of the checkpoint or names none,
+                if the checkpoint or low-rank updates lack weights or are not quantised as their config says, or if
+                layers shall be fused.
+            OSError: if weights are missing, or not in safetensors.
         """
         _refuse_pickles(kwargs.get("use_safetensors"))
         kwargs["use_safetensors"] = True
@@ -79,18 +83,18 @@ class HMBAPreTrainedModel(PreTrainedModel):
             )
         except OSError as error:
             if "safetensors" not in str(error) or re.search(r"-\d+-of-\d+\.", str(error)):
-                raise  # a shard that is missing says nothing of pickles
-            raise OSError(f"H-MBA loads weights in safetensors only, never pickled ones: {error}") from error
+                raise  # a missing shard does not imply pickles
+            raise OSError(f"weights must be in safetensors, for H-MBA never loads pickles: {error}") from error
         model, report = loaded
         check_quantised(model, pretrained_model_name_or_path)
         keep_scales(model)
         lacking = vars(model).pop("_lacking", set())
         if kwargs.get("key_mapping"):
-            vars(model).pop("_weight_conversions", None)  # a save would write the foreign names, which no load knows
+            vars(model).pop("_weight_conversions", None)  # a save would write the foreign names, which no load takes
         if wants_report:
             report["missing_keys"] |= lacking
             return model, report
-        if pretrained_model_name_or_path is None:  # the weights were handed over, as many as they are
+        if pretrained_model_name_or_path is None:  # the caller passed the weights, and may leave some out
             return model
         if model._hf_peft_config_loaded:
             updates = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path", pretrained_model_name_or_path)
@@ -103,7 +107,7 @@ class HMBAPreTrainedModel(PreTrainedModel):
 
     @staticmethod
     def _finalize_model_loading(model: Any, load_config: Any, loading_info: Any) -> Any:
-        """Note what a model's own weights lack: the report of `from_pretrained` may be that of low-rank updates."""
+        """Keep the names of missing weights: the report of `from_pretrained` may be about low-rank updates."""
         loading_info = PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
         model._lacking = set(loading_info.missing_keys)
         return loading_info
@@ -122,15 +126,15 @@ class HMBAPreTrainedModel(PreTrainedModel):
 
         Low-rank updates that transformers has put into the model are saved alone; merged ones are a part of it.
 
-        Differs: `push_to_hub=True` ends where the method of that name does, in a private repository unless
-        `private=False` is given. The options of that method are taken; `repo_id` is the folder's name when absent.
+        Differs: `push_to_hub=True` calls the method of that name with its options. So it pushes to a private
+        repository unless `private=False` is given; `repo_id` is the folder's name when absent.
 
         Raises:
             ValueError: if names, shapes or kinds of the weights are not those of a new model of this configuration,
                 if a whole model would lie beside low-rank updates, which loading puts into it, or if a push would not
                 be of the whole model.
         """
-        _refuse_pickles(kwargs.pop("safe_serialization", None))  # as versions of transformers before 5 call it
+        _refuse_pickles(kwargs.pop("safe_serialization", None))  # the option's name before transformers 5
         others = {name: kwargs.pop(name) for name in [*kwargs] if name not in _SAVE_OPTIONS}
         of_push: dict[str, Any] = {}
         if push_to_hub:
@@ -138,20 +142,20 @@ class HMBAPreTrainedModel(PreTrainedModel):
             of_push["private"] = of_push.get("private") is not False
             given = {"state_dict": state_dict, "variant": variant, **kwargs}
             if partial := sorted(name for name in _PART_OPTIONS if given.get(name)):
-                raise ValueError(f"push_to_hub=True must go with the whole model as it is, got {partial}")
+                raise ValueError(f"push_to_hub=True must push the whole model as it is, got {partial}")
         if self._hf_peft_config_loaded and not getattr(self, "peft_config", None):
-            # PEFT has merged the updates: transformers believes them there, and would write their names.
+            # PEFT has merged the updates, but transformers still has their mark and would write their names.
             self._hf_peft_config_loaded = False
             vars(self).pop("_weight_conversions", None)
         if not self._hf_peft_config_loaded:
             if odd := _odd_weights(self, state_dict):
                 raise ValueError(
-                    f"weights of a new {type(self).__name__} of this configuration are wanted, got {odd}: merge "
-                    "low-rank updates (`merge_and_unload`) or save them alone, and unwrap what wraps the layers"
+                    f"weights must be those of a new {type(self).__name__} of this configuration, got {odd}: merge "
+                    "low-rank updates (`merge_and_unload`) or save them alone, and unwrap wrapped layers"
                 )
             if Path(save_directory, "adapter_config.json").exists():
                 raise ValueError(
-                    f"a folder without low-rank updates is wanted for a whole model, got {save_directory}: loading "
+                    f"the folder of a whole model must be without low-rank updates, got {save_directory}: loading "
                     "would put them into the model"
                 )
         super().save_pretrained(
@@ -161,14 +165,14 @@ class HMBAPreTrainedModel(PreTrainedModel):
             self.push_to_hub(max_shard_size=max_shard_size, **of_push)
 
     def save_distributed_checkpoint(self, *args: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Save the weights as they are spread over processes, as every model of transformers does.
+        """Save the weights as they are sharded over processes, as every model of transformers does.
 
         Raises:
             ValueError: if they shall be pushed, or as transformers does.
         """
         if push_to_hub:
             raise ValueError(
-                "push_to_hub must be False for a distributed checkpoint: load it and push the whole model"
+                "push_to_hub must be False for a distributed checkpoint, got True: load it and push the whole model"
             )
         super().save_distributed_checkpoint(*args, **kwargs)
 
@@ -176,13 +180,13 @@ class HMBAPreTrainedModel(PreTrainedModel):
         """Put low-rank updates into the model as every model of transformers does, from safetensors alone, and whole.
 
         Raises:
-            ValueError: if pickled weights are asked for, or if the updates lack weights.
-            OSError: if the weights are not there, or not in safetensors.
+            ValueError: if pickled weights are wanted, or if the updates lack weights.
+            OSError: if there are no weights, or none in safetensors.
         """
         _refuse_pickles(kwargs.get("use_safetensors"))
-        if kwargs.pop("local_files_only", False):  # transformers hands it on where it is not known
+        if kwargs.pop("local_files_only", False):  # transformers passes it to a function that does not take it
             kwargs["adapter_kwargs"] = {"local_files_only": True, **(kwargs.get("adapter_kwargs") or {})}
-        loading = kwargs.get("load_config")  # of `from_pretrained`, which looks at what is lacking itself
+        loading = kwargs.get("load_config")  # of `from_pretrained`, which refuses missing weights itself
         checkpoint = peft_model_id or kwargs.get("pretrained_model_name_or_path")
         file = None
         if checkpoint is not None and kwargs.get("adapter_state_dict") is None:
@@ -198,15 +202,15 @@ class HMBAPreTrainedModel(PreTrainedModel):
         return report
 
     def _load_by_names_of_peft(self, report: Any, weights: dict[str, Tensor], adapter_name: str) -> None:
-        """Load updates once more, by PEFT, where transformers looks for other names than PEFT has written.
+        """Load updates once more, by PEFT, where transformers expects other names than PEFT writes.
 
-        So with the magnitudes of DoRA (transformers 5.24, PEFT 0.21), and with the ranks of AdaLoRA, which no file
-        has.
+        That is so for the magnitudes of DoRA (transformers 5.24, PEFT 0.21), and for the ranks of AdaLoRA, which no
+        file has.
 
         Args:
-            report: of what transformers has loaded; what is lacking there is what the file lacks afterwards.
+            report: of transformers; afterwards it names as missing what the file lacks.
             weights: of the file.
-            adapter_name: under which the updates have been put in.
+            adapter_name: of the updates in the model.
         """
         peft = import_module("peft")
         weights = {name.removeprefix("base_model.model."): weight for name, weight in weights.items()}
@@ -217,25 +221,25 @@ class HMBAPreTrainedModel(PreTrainedModel):
             report.unexpected_keys = set(weights) - set(written)
 
     def enable_peft_hotswap(self, target_rank: int = 128, check_compiled: str = "error") -> None:
-        """Refuse to get ready for low-rank updates of other ranks, which transformers then does not swap in.
+        """Refuse to prepare for low-rank updates of other ranks, which transformers then fails to swap in.
 
         Raises:
             NotImplementedError: always.
         """
         raise NotImplementedError(
-            f"low-rank updates must be of one rank to be swapped, `load_adapter(..., hotswap=True)`, got target_rank="
+            "low-rank updates must have one rank to be swapped by `load_adapter(..., hotswap=True)`, got target_rank="
             f"{target_rank} and check_compiled={check_compiled!r}"
         )
 
     def warn_if_padding_and_no_attention_mask(self, input_ids: Tensor, attention_mask: Tensor | None) -> None:
-        """Warn once, as the language model does, of ids that look padded and come without a mask."""
+        """Warn once, as the language model does, of ids that look padded but have no mask."""
         model: Any = self.base_model
         model.language_model.warn_if_padding_and_no_attention_mask(input_ids, attention_mask)
 
     def active_adapters(self) -> list[str]:
-        """Name the low-rank updates that act.
+        """Return the names of the active low-rank updates.
 
-        Differs: transformers 5.24 asks first for a PEFT that is newer than the newest.
+        Differs: transformers 5.24 requires a PEFT newer than the newest.
 
         Raises:
             ValueError: if there are none.
@@ -243,52 +247,52 @@ class HMBAPreTrainedModel(PreTrainedModel):
         for module in self.modules():
             if isinstance(getattr(type(module), "active_adapters", None), property):  # a layer of PEFT
                 return list(module.active_adapters)  # type: ignore[arg-type]
-        raise ValueError("a model with low-rank updates in it is wanted, got one without")
+        raise ValueError("the model must have low-rank updates in it, got one without")
 
     def get_adapter_state_dict(self, adapter_name: str | None = None, state_dict: Any = None) -> dict[str, Tensor]:
-        """Return the weights of low-rank updates, of the first that act unless a name is given.
+        """Return the weights of low-rank updates, of the first active ones unless a name is given.
 
         Differs: as `active_adapters`.
 
         Args:
-            adapter_name: as `load_adapter` was given it.
-            state_dict: of this model, if it is brought together elsewhere.
+            adapter_name: as given to `load_adapter`.
+            state_dict: of this model, if it was gathered elsewhere.
         """
         name = adapter_name or self.active_adapters()[0]
-        peft = import_module("peft")  # which has put the updates in
+        peft = import_module("peft")  # installed, for it has put the updates in
         return peft.get_peft_model_state_dict(self, state_dict=state_dict, adapter_name=name)
 
     def resize_token_embeddings(
         self, new_num_tokens: int | None = None, pad_to_multiple_of: int | None = None, *args: Any, **kwargs: Any
     ) -> nn.Embedding:
-        """Resize the vocabulary as every model of transformers does, if the video token stays a part of it.
+        """Resize the vocabulary as every model of transformers does.
 
         Raises:
-            ValueError: if it does not.
+            ValueError: if it would lose the video token.
         """
         if new_num_tokens is not None:
             multiple = pad_to_multiple_of or 1
             size = -(-new_num_tokens // multiple) * multiple
             if size <= self.config.video_token_id:
                 raise ValueError(
-                    f"a vocabulary must keep the video token {self.config.video_token_id}, got one of {size} tokens"
+                    f"the vocabulary must keep the video token {self.config.video_token_id}, got {size} tokens"
                 )
         return super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, *args, **kwargs)
 
     def set_attn_implementation(self, attn_implementation: str | dict, *args: Any, **kwargs: Any) -> None:
         """Choose the attention of a model and its parts as transformers does, also that of its adapter."""
         super().set_attn_implementation(attn_implementation, *args, **kwargs)
-        self._tell_attention()
+        self._set_attention_of_adapter()
 
-    def _tell_attention(self) -> None:
+    def _set_attention_of_adapter(self) -> None:
         for module in self.modules():
             if isinstance(module, SelfAttention):
                 module.implementation = self.config._attn_implementation or "sdpa"
 
     def post_init(self) -> None:
-        """Finish a model as transformers does, and name only layers that it has: FSDP looks for each of them."""
+        """Finish a model as transformers does, and name for FSDP only layers that it has."""
         super().post_init()
-        self._tell_attention()
+        self._set_attention_of_adapter()
         self._no_split_modules &= {type(module).__name__ for module in self.modules()}  # type: ignore[operator]
 
     @torch.no_grad()
@@ -303,26 +307,28 @@ class HMBAPreTrainedModel(PreTrainedModel):
 
 
 def _refuse_pickles(use_safetensors: bool | None) -> None:
-    """Raise a `ValueError` if somebody has asked for pickles."""
+    """Raise a `ValueError` if the caller wants pickles."""
     if use_safetensors is False:
-        raise ValueError("weights in safetensors are wanted, got use_safetensors=False: pickles can hold programs")
+        raise ValueError("weights must be in safetensors, got use_safetensors=False: pickles can hold programs")
 
 
 def _odd_weights(model: Any, state_dict: dict[str, Tensor] | None) -> str:
-    """Say which weights are not those of a new model of this class and configuration; of none, say nothing.
+    """Describe the weights that are not those of a new model of this class and configuration; empty if none.
 
     Args:
-        model: its quantiser may have put layers of its own into the place of others.
-        state_dict: weights to look at instead of all of the model's; they may be a part of them.
+        model: its quantiser may have replaced layers.
+        state_dict: weights to check in place of the model's; they may be a part of them.
     """
     new = build_without_weights(type(model), deepcopy(model.config))
     wanted = new.state_dict()
     held = model.state_dict() if state_dict is None else state_dict
     is_quantised = getattr(model, "hf_quantizer", None) is not None
-    quantised = _quantised_layers(model, new) if is_quantised else set()
+    quantised: tuple[str, ...] = ()
+    if is_quantised:
+        quantised = tuple(f"{layer}." for layer in _quantised_layers(model, new))
     odd = {}
     for name in wanted.keys() | held.keys():
-        if name.rpartition(".")[0] in quantised or any(name.startswith(f"{layer}.") for layer in quantised):
+        if name.startswith(quantised):
             continue
         if name not in wanted:
             odd[name] = "no weight of it"
@@ -333,15 +339,21 @@ def _odd_weights(model: Any, state_dict: dict[str, Tensor] | None) -> str:
             kind = type(held[name]).__name__
             shape = tuple(held[name].shape)
             odd[name] = f"{kind} {shape} in {held[name].dtype} instead of {tuple(wanted[name].shape)}"
-    others = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
-    return ", ".join(f"{name} ({what})" for name, what in sorted(odd.items())[:3]) + others
+    listed = ", ".join(f"{name} ({what})" for name, what in sorted(odd.items())[:3])
+    if len(odd) > 3:
+        listed += f" and {len(odd) - 3} more"
+    return listed
 
 
-def _quantised_layers(model: Any, new: nn.Module) -> set[str]:
-    """Name the layers that the quantiser of a model has put into the place of a new model's."""
+def _quantised_layers(model: Any, new: nn.Module) -> list[str]:
+    """Return the names of the layers that the quantiser of a model has replaced."""
     others = dict(new.named_modules())
-    layers = [(name, module) for name, module in model.named_modules() if name in others and not [*module.children()]]
-    return {name for name, layer in layers if type(layer) is not type(others[name])}
+    found = []
+    for name, layer in model.named_modules():
+        is_innermost = next(layer.children(), None) is None
+        if is_innermost and name in others and type(layer) is not type(others[name]):
+            found.append(name)
+    return found
 
 
 def _is_alike(weight: Tensor, wanted: Tensor) -> bool:
@@ -349,5 +361,5 @@ def _is_alike(weight: Tensor, wanted: Tensor) -> bool:
 
 
 def _is_plain(weight: Tensor) -> bool:
-    """Tell a tensor, also one that lies on several devices, from one that wraps others."""
+    """Return whether a tensor, also one on several devices, wraps no others."""
     return type(weight.data) is Tensor or hasattr(weight, "device_mesh")
