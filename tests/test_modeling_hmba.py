@@ -347,7 +347,7 @@ def test_the_adapters_attention_is_given_when_asked_for(how):
 PIXELS = torch.zeros(1, 5, 3, 28, 28)
 MASK_PATTERN = "frame_mask must be false for padding in front and true from each video's first frame"
 MISFITS = {
-    "few tokens": ({"input_ids": torch.tensor([[1, 99, 99, 99]])}, "for each video feature: 4 wanted, got 3"),
+    "few tokens": ({"input_ids": torch.tensor([[1, 99, 99, 99]])}, "for each of 4 video features, got 3"),
     "no videos": ({"pixel_values_videos": None}, "for each of 0 video features, got 4"),
     "videos over two rows": (
         {
@@ -356,7 +356,7 @@ MISFITS = {
         },
         r"each prompt must hold 4 video tokens for each of its videos, got \[3, 5\]",
     ),
-    "many videos": ({"pixel_values_videos": PIXELS.repeat(2, 1, 1, 1, 1)}, "8 wanted, got 4"),
+    "many videos": ({"pixel_values_videos": PIXELS.repeat(2, 1, 1, 1, 1)}, "for each of 8 video features, got 4"),
     "nan": ({"pixel_values_videos": PIXELS * float("nan")}, "must be finite, got NaN"),
     "infinity": ({"pixel_values_videos": PIXELS - float("inf")}, "must be finite, got NaN or infinity"),
     "one clip": ({"pixel_values_videos": PIXELS[0]}, r"must be \(videos, frames.*got \(5, 3, 28, 28\)"),

@@ -331,7 +331,7 @@ def test_low_rank_updates_are_added_chosen_and_removed(model, monkeypatch):
 @pytest.mark.parametrize("part", ["tokenizer", "feature_extractor", "image_processor", "video_processor"])
 def test_a_pipeline_refuses_parts_that_its_processor_would_shadow(part):
     given = {part: getattr(tiny_processor(), part, object())}
-    with pytest.raises(ValueError, match=rf"a processor with its parts inside is wanted, got \['{part}'\]"):
+    with pytest.raises(ValueError, match=rf"the parts of a processor must be given within it, got \['{part}'\]"):
         VideoTextToTextPipeline(model=tiny_model(), processor=tiny_processor(), **given)
 
 

@@ -203,5 +203,5 @@ def test_one_size_goes_with_all_answers(processor, count):
 
 @pytest.mark.parametrize("size", [(0, 10), (10,), (1, 2, 3), [(10, 10)], 10])
 def test_a_size_that_is_no_height_and_width_is_refused(processor, size):
-    with pytest.raises(ValueError, match="expected a size .*at least one pixel"):
+    with pytest.raises(ValueError, match="size must be .*at least one pixel"):
         processor.post_process_boxes("a car[0,0,1,1]", size)

@@ -177,7 +177,7 @@ def test_generation_options_reach_the_model(pipe):
     assert pipe(**question, stop_strings=full[1])[0]["generated_text"] == full[:2].strip()
     assert len(pipe(**question, num_beams=2, num_return_sequences=2)) == 2
     assert len(pipe([question] * 2, batch_size=2, num_beams=2, num_return_sequences=2)[1]) == 2
-    with pytest.raises(ValueError, match="each generation parameter once.*max_new_tokens"):
+    with pytest.raises(ValueError, match="generation parameters must be given once, got .*max_new_tokens"):
         pipe(**question, max_new_tokens=2, generate_kwargs={"max_new_tokens": 2})
     with pytest.raises(ValueError, match="timestmap"):
         pipe(**question, timestmap=2)
@@ -190,9 +190,9 @@ def test_options_of_the_processor_may_be_given(pipe, asked):
 
 def test_a_video_without_a_question_is_refused(pipe, dashcam):
     for videos in (dashcam, [dashcam], clip(), None):
-        with pytest.raises(ValueError, match="expected a text"):
+        with pytest.raises(ValueError, match="videos must have a text"):
             pipe(videos)
-    with pytest.raises(ValueError, match="videos in its content blocks"):
+    with pytest.raises(ValueError, match="videos of a chat must be in its content blocks"):
         pipe(videos=dashcam, text=[user("What?")])
 
 
@@ -214,7 +214,7 @@ def test_a_video_without_a_question_is_refused(pipe, dashcam):
     ],
 )
 def test_nothing_where_something_is_needed_is_refused(pipe, inputs):
-    with pytest.raises(ValueError, match="expected|at least one"):
+    with pytest.raises(ValueError, match="expected|videos must be|at least one"):
         pipe(**{"text": "What?", **inputs})
 
 

@@ -23,7 +23,7 @@ def test_answers_are_never_pickled():
         VideoTextToTextPipeline(**parts, binary_output=True)
     with pytest.raises(ValueError, match="binary_output must be false"):
         VideoTextToTextPipeline(parts["model"], *[None] * 4, parts["processor"], "", "cpu", True)
-    with pytest.raises(ValueError, match=r"with its parts inside is wanted, got \['tokenizer'\]"):
+    with pytest.raises(ValueError, match=r"must be given within it, got \['tokenizer'\]"):
         VideoTextToTextPipeline(parts["model"], parts["processor"].tokenizer, processor=parts["processor"])
     assert VideoTextToTextPipeline(**parts, binary_output=False, device="cpu").binary_output is False
 

@@ -77,7 +77,7 @@ def test_blocks_of_images_and_videos_keep_their_order(processor, tmp_path):
         shades = inputs["pixel_values_videos"].mean(dim=(1, 2, 3, 4))
         assert shades[0] > shades[1] == shades[2]
     for block in ({"type": "video"}, {"type": "video", "base64": "AAAA"}):
-        with pytest.raises(ValueError, match="a video block with one of the keys"):
+        with pytest.raises(ValueError, match="a block of type video must have one of the keys"):
             processor.apply_chat_template([user(block)], tokenize=True)
 
 
@@ -131,7 +131,7 @@ def test_sampling_options_reach_the_video_processor(processor):
 def test_a_tokenizer_without_the_video_token_is_refused():
     with pytest.raises(ValueError, match="'<clip>'"):
         tiny_processor(video_token="<clip>")
-    with pytest.raises(TypeError, match="expected a video processor, got TokenizersBackend"):
+    with pytest.raises(TypeError, match="video_processor must be a video processor, got TokenizersBackend"):
         HMBAProcessor(tiny_tokenizer(), tiny_tokenizer())
 
 
@@ -251,7 +251,7 @@ def test_patches_may_be_wider_than_high(tmp_path):
 def test_a_vision_tower_without_a_frame_size_is_refused_as_by_the_model(tmp_path):
     _, text = save_sources(tmp_path)
     Qwen2VLConfig().save_pretrained(tmp_path / "vision")
-    with pytest.raises(ValueError, match="a vision tower with a image_size is wanted"):
+    with pytest.raises(ValueError, match="the vision tower must have a image_size, got"):
         HMBAProcessor.from_vision_text_pretrained(str(tmp_path / "vision"), text)
 
 

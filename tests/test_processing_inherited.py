@@ -76,7 +76,10 @@ def test_images_of_several_prompts_keep_their_order(processor):
     ("given", "message"),
     [
         ({"audio": np.zeros(16000)}, "audio must be absent, since H-MBA reads videos and pictures, got ndarray"),
-        ({"images": picture(), "videos": [clip()]}, "in `videos` in the order of the prompts, got both"),
+        (
+            {"images": picture(), "videos": [clip()]},
+            "among the videos, in the order of the prompts, got images and videos",
+        ),
         ({"images": 3}, "images must be pictures or lists of pictures, got int"),
         ({"images": [3.0]}, "images must be pictures or lists of pictures, got float"),
         ({"images": picture(), "images_kwargs": {"size": 3}}, r"got \['images_kwargs'\]"),
@@ -199,7 +202,7 @@ def test_a_processor_is_made_of_its_parts_and_of_what_a_file_holds(processor, tm
         HMBAProcessor.from_args_and_dict(parts, held, patch_szie=7)
     _, unused = HMBAProcessor.from_args_and_dict(parts, held, patch_szie=7, return_unused_kwargs=True)
     assert unused == {"patch_szie": 7}
-    with pytest.raises(TypeError, match="expected a video processor"):
+    with pytest.raises(TypeError, match="video_processor must be a video processor"):
         HMBAProcessor.from_args_and_dict(parts[::-1], held)
     config = {"patch_size": 7, "patch_szie": 8}
     assert HMBAProcessor.validate_init_kwargs(config, ["patch_size"]) == ({"patch_szie": 8}, {"patch_size": 7})

@@ -338,7 +338,7 @@ def test_reset_forgets_everything(model, processor):
         stream, fresh = VideoStream(model, processor, mode), VideoStream(model, processor, mode)
         watch(stream, clip(4))
         stream.reset()
-        with pytest.raises(ValueError, match="a frame is wanted before the first question"):
+        with pytest.raises(ValueError, match="a frame must be pushed before the first question"):
             stream.ask(QUESTION)
         frames = frames_of_noise(3)
         watch(stream, frames, start=-7.0)
@@ -371,10 +371,10 @@ def test_what_cannot_be_a_next_frame_is_refused_and_the_stream_goes_on(model, pr
     case, frame = Unharmed(model, processor, mode), frames_of_noise(1)[0]
     case.refuses(frame, 1.4, r"later than the last frame's, 1.5 s, got 1.4 s")
     case.refuses(frame, 1.5, "later than the last frame's")
-    case.refuses(frame, 4.5, r"within 2.5 s of the last one, at 1.5 s, is wanted, got one at 4.5 s; `reset`")
+    case.refuses(frame, 4.5, r"within 2.5 s of the last frame's, 1.5 s, got 4.5 s; `reset`")
     case.refuses(frame, float("nan"), "timestamp must be a number of seconds, got nan")
     for time in (1.7, 2.0):  # one that would not be taken, and one that would
-        case.refuses(frame.resize((41, 20)), time, r"\(\(20, 40, 3\), 'uint8'\) are wanted .*, got \(\(20, 41, 3\), ")
+        case.refuses(frame.resize((41, 20)), time, r"\(\(20, 40, 3\), 'uint8'\) of the first, got \(\(20, 41, 3\), ")
         case.refuses(np.asarray(frame, dtype=np.float32), time, "got .*'float32'")
         case.refuses(
             np.zeros((3, 20, 40, 3), np.uint8), time, r"a frame must be .*got ndarray of shape \(3, 20, 40, 3\)"
@@ -408,12 +408,12 @@ def test_a_tower_that_fails_leaves_the_stream_as_it_was(model, processor, monkey
 
 def test_a_question_before_any_frame_is_refused_and_the_stream_goes_on(model, processor):
     stream = VideoStream(model, processor)
-    with pytest.raises(ValueError, match="a frame is wanted before the first question, got none"):
+    with pytest.raises(ValueError, match="a frame must be pushed before the first question, got none"):
         stream.ask(QUESTION)
     stream.push(clip(1)[0], 0.0)
-    with pytest.raises(ValueError, match="one answer is given, got num_return_sequences=2"):
+    with pytest.raises(ValueError, match="num_return_sequences must be 1 for a stream, got 2"):
         stream.ask(QUESTION, num_return_sequences=2)
-    with pytest.raises(ValueError, match="number of <video> tokens"):
+    with pytest.raises(ValueError, match="one <video> token for each video"):
         stream.ask("<video> and <video>?")
     assert answered(stream)["timestamp"] == 0.0
 
@@ -433,23 +433,23 @@ def test_a_state_made_by_other_weights_is_refused_and_the_stream_goes_on(model, 
         same_shapes.model.vision_tower.embeddings.class_embedding.add_(1)
     other = VideoStream(same_shapes, processor, mode="recurrent")
     other.push(case.frames[0], 0.0)
-    with pytest.raises(ValueError, match="a state of this very model is wanted, with weights .*, got one made by oth"):
+    with pytest.raises(ValueError, match="state must be one of this very model, with weights .*, got one of oth"):
         case.stream.reset(other.features().adapter_state.to("cpu").select([0]).detach())
     case.goes_on()
 
 
 def test_a_window_goes_on_from_no_state(model, processor):
-    with pytest.raises(ValueError, match="in recurrent mode only, got mode='window'"):
+    with pytest.raises(ValueError, match="mode must be 'recurrent' to resume from a state, got 'window'"):
         VideoStream(model, processor).reset(AdapterState())
 
 
 def test_choices_that_do_not_exist_are_refused(model, processor):
     with pytest.raises(ValueError, match=r"mode must be one of \['window', 'recurrent'\], got 'endless'"):
         VideoStream(model, processor, mode="endless")
-    with pytest.raises(ValueError, match="adapter with a state, got 'transformer'"):
+    with pytest.raises(ValueError, match="must be one with a state, got 'transformer'"):
         VideoStream(tiny_model(adapter="transformer"), processor, mode="recurrent")
     for wrong in ({"fps": 0}, {"fps": float("inf")}, {"num_frames": 0}):
-        with pytest.raises(ValueError, match="fps above 0 and num_frames of at least 1"):
+        with pytest.raises(ValueError, match="fps must be above 0 and num_frames 1 or more"):
             VideoStream(model, processor, **wrong)
 
 

@@ -1,4 +1,4 @@
-"""A drive without end: push frames as they come, ask at any moment, in constant memory."""
+"""Video streams: push frames of a drive as they come, and ask at any moment, in constant memory."""
 
 import copy
 import hashlib
@@ -27,10 +27,10 @@ MODES = ("window", "recurrent")
 CHANNELS = (1, 3, 4)
 TIME_TOLERANCE = 1e-6  # seconds
 ROUNDING = 0.05  # of the time between two frames or moments, by which times may be rounded
-# With these `generate` wants to make the cache by itself, or has been given one.
+# With these, `generate` creates the cache itself, or the caller has passed one.
 OTHER_CACHES = (*CACHE_NAMES, "cache_implementation", "assistant_model", "prompt_lookup_num_tokens")
 PARTS_OF_A_STATE = re.compile(r"\b(vision_tower|temporal_adapter)\.")
-WEIGHTS_READ = 64  # of each weight, to tell one model from another
+WEIGHTS_READ = 64  # numbers of each weight that identify a model
 OPTIONS = ("num_beams", "num_return_sequences", "use_cache", *OTHER_CACHES)
 
 
@@ -42,16 +42,16 @@ class FrameError(ValueError):
 
 
 class TimeJump(FrameError):
-    """A frame that comes before the last one, or longer after it than a whole clip lasts."""
+    """A frame with a time before the last one's, or more than a whole clip after it."""
 
 
 def texts_differ(before: Answer, after: Answer) -> bool:
-    """Return whether two answers of a stream differ, be it in the last digit of a box."""
+    """Return whether two answers of a stream differ, even in the last digit of a box."""
     return before["generated_text"] != after["generated_text"]
 
 
 def check_every(every: float) -> None:
-    """Raise `ValueError` unless the seconds from one question to the next are a number, 0 or more."""
+    """Raise a `ValueError` unless the seconds from one question to the next are a number, 0 or more."""
     if not (math.isfinite(every) and every >= 0):
         raise ValueError(f"every must be a number of seconds, 0 or more, got {every}")
 
@@ -71,24 +71,24 @@ class VideoStream:
         # {"generated_text": "A white van[0.412,0.377,0.598,0.611] is cutting in",
         #  "objects": [{"label": "A white van", "box": {"xmin": ..., ...}}], "timestamp": 12.5}
 
-    Frames may come at any rate, with jitter. They are taken at the model's, `fps`: of the moments `1 / fps` apart,
-    counted from the first frame, each takes the frame nearest to it, at most half of `1 / fps` away. Where there is
-    none, the frame before stands for the moment, and `held` counts it. The vision tower sees each frame that is taken
+    Frames may come at any rate, with jitter. The stream samples them at the model's `fps`. Its moments are `1 / fps`
+    apart, counted from the first frame; each takes the frame nearest to it, at most half of `1 / fps` away. If there
+    is none, the frame before stands for the moment, and `held` counts it. The vision tower encodes each frame taken
     once, and no other. Memory and the cost of a frame do not grow, and a question costs the same after ten frames and
     after a million.
 
     A frame that comes more than half a camera's step before its moment waits, since the next one will be nearer. Any
-    other is taken at once, and gives way if a nearer one comes after all.
+    other is taken at once; a nearer one that still comes replaces it.
 
     Args:
-        model, processor: as loaded; the stream leaves both as they are.
+        model, processor: as loaded; the stream changes neither.
         mode: `"window"` reads the last `num_frames` frames as the pipeline reads a clip of them, and answers the same.
-            `"recurrent"` carries the adapter's state on from the first frame (see `AdapterState`).
-        fps, num_frames: instead of the processor's.
+            `"recurrent"` updates the adapter's state from the first frame on (see `AdapterState`).
+        fps, num_frames: in place of the processor's.
 
     Attributes:
         timestamp: seconds of the current frame; NaN before the first.
-        held: moments since the stream was made for which an older frame stands.
+        held: moments since the stream was created for which an older frame stands.
 
     Raises:
         ValueError: if there is no such mode, or if the model's adapter cannot carry a state.
@@ -105,28 +105,28 @@ class VideoStream:
         if mode not in MODES:
             raise ValueError(f"mode must be one of {list(MODES)}, got {mode!r}")
         if mode == "recurrent" and model.config.adapter == "transformer":
-            raise ValueError("a stream in recurrent mode wants an adapter with a state, got 'transformer'")
+            raise ValueError("the adapter of a recurrent stream must be one with a state, got 'transformer'")
         self.model = model
         self.processor = processor
         self.mode = mode
         self.fps = processor.video_processor.fps if fps is None else fps
         self.num_frames = processor.video_processor.num_frames if num_frames is None else num_frames
         if not (math.isfinite(self.fps) and self.fps > 0 and self.num_frames >= 1):
-            raise ValueError(f"fps above 0 and num_frames of at least 1 are wanted, got {self.fps}, {self.num_frames}")
+            raise ValueError(f"fps must be above 0 and num_frames 1 or more, got {self.fps} and {self.num_frames}")
         self.held = 0
-        self._drives = 0  # how often it was reset
+        self._drives = 0  # calls of `reset`
         device = None if getattr(model, "hf_device_map", None) else model.device
         self._pipeline = VideoTextToTextPipeline(model=model, processor=processor, device=device)
         self.reset()
 
     def reset(self, state: AdapterState | None = None) -> None:
-        """Forget all frames, and what was read by weights that may have changed since.
+        """Forget all frames, and all results of weights that may have changed since.
 
-        In recurrent mode, go on from what another stream has seen if its state is given.
+        In recurrent mode, the stream resumes from the state of another stream if one is given.
 
         Raises:
-            ValueError: if the state is not one of this model's adapter for one stream, or was made by other weights,
-                where these are in memory; `AdapterState(state.tensors)` is taken for a state of whatever weights.
+            ValueError: if the state is not one of this model's adapter for one stream, or if other weights computed
+                it, as far as these are in memory; `AdapterState(state.tensors)` is accepted for any weights.
         """
         weights = ""
         kept_frames = self.num_frames
@@ -137,48 +137,48 @@ class VideoStream:
             state = self._checked(state, weights)
         self._weights = weights
         self._window: deque[Tensor] = deque(maxlen=kept_frames)
-        self._before: AdapterState | None = state or AdapterState()  # what was seen before the current frame
-        self._features: HMBAVideoFeatures | None = None  # of the current frame, once they are asked for
+        self._before: AdapterState | None = state or AdapterState()  # before the current frame
+        self._features: HMBAVideoFeatures | None = None  # of the current frame, once computed
         self._start = math.nan  # time of the first frame
         self._last = math.nan  # time of the last one pushed
         self._moment = -1  # of the current frame, in steps of 1 / fps
         self._miss = math.inf  # seconds between that moment and the current frame
-        self._waiting: tuple[Any, float] | None = None  # a frame with its time, until a nearer one comes or does not
+        self._waiting: tuple[Any, float] | None = None  # a frame with its time, until the next one comes
         self._drives += 1
         self._kind: tuple | None = None  # shape and dtype of the frames
-        self._prefix: tuple[Tensor, Cache] | None = None  # text before the video, and what the language model has read
+        self._prefix: tuple[Tensor, Cache] | None = None  # text before the video, and its cache
         self.timestamp = math.nan
 
     def push(self, frame: Any, timestamp: float) -> bool:
-        """Show the stream its next frame.
+        """Add the next frame.
 
         Args:
             frame: PIL image, array or tensor.
             timestamp: its time in seconds, later than that of every frame before.
 
         Returns:
-            Whether there is a new current frame: this one, or one that has waited for a nearer one. The others cost a
-            copy at most.
+            Whether there is a new current frame: this one, or the one that waited. Any other frame costs a copy at
+            most.
 
         Raises:
-            TimeJump: if the clock has gone back, or the frame comes longer after the last one than a whole clip lasts;
-                call `reset` and push it again.
+            TimeJump: if the clock has gone back, or the frame comes more than a whole clip after the last one; call
+                `reset` and push it again.
             FrameError: if the frame has the time of the last one, is no picture, or is of another size or dtype than
-                the first. The stream is then as it was before the call.
+                the first. The call then leaves the stream unchanged.
         """
         if isinstance(frame, Image.Image):
             frame = upright(frame)
         moment = self._moment_of(timestamp)
         kind = _describe(frame)
         if self._kind not in (None, kind):
-            raise FrameError(f"frames of shape and dtype {self._kind} are wanted as before, got {kind}")
+            raise FrameError(f"frames must have the shape and dtype {self._kind} of the first, got {kind}")
         taken = self._settle(moment, timestamp)
         interval = timestamp - self._last
         miss = self._miss_of(timestamp)
         if moment > self._moment or miss < self._miss - TIME_TOLERANCE:
             is_early = timestamp < self._time_of(moment) and miss > (0.5 + ROUNDING) * interval
             if is_early:  # the next one will be nearer
-                self._waiting = _copied(frame), float(timestamp)
+                self._waiting = (_copied(frame), float(timestamp))
             else:
                 self._take(frame, float(timestamp))
                 taken = True
@@ -187,7 +187,7 @@ class VideoStream:
         return taken
 
     def _settle(self, moment: int, timestamp: float) -> bool:
-        """Take the frame that waits, unless the one that comes is nearer to its moment; tell whether it was taken."""
+        """Take the frame that waits, unless the new one is nearer to its moment; return whether it was taken."""
         if self._waiting is None:
             return False
         frame, time = self._waiting
@@ -199,7 +199,7 @@ class VideoStream:
         return True
 
     def _take(self, frame: Any, timestamp: float) -> None:
-        """Let a frame be the current one, that of its nearest moment."""
+        """Make a frame the current one, that of its nearest moment."""
         inputs = self.processor.video_processor([[frame]], return_tensors="pt")
         moment = self._nearest_moment(timestamp)
         with torch.no_grad():
@@ -224,17 +224,17 @@ class VideoStream:
             what = f"timestamp must be later than the last frame's, {self._last} s, got {timestamp} s"
             if timestamp == self._last:
                 raise FrameError(what)
-            raise TimeJump(f"{what}; `reset` starts anew from it")
+            raise TimeJump(f"{what}; `reset` starts again from it")
         longest = self.num_frames / self.fps
         if timestamp - self._last > longest + TIME_TOLERANCE:
             raise TimeJump(
-                f"a frame within {longest:g} s of the last one, at {self._last} s, is wanted, got one at "
-                f"{timestamp} s; `reset` starts anew from it"
+                f"timestamp must be within {longest:g} s of the last frame's, {self._last} s, got {timestamp} s; "
+                "`reset` starts again from it"
             )
         return self._nearest_moment(timestamp)
 
     def _nearest_moment(self, timestamp: float) -> int:
-        """The number of the moment that a time is nearest to; between two it is the earlier one."""
+        """Return the number of the moment nearest to a time, the earlier one of two."""
         if math.isnan(self._start):
             return 0
         return math.floor((timestamp - self._start) * self.fps + 0.5 - TIME_TOLERANCE)
@@ -243,13 +243,13 @@ class VideoStream:
         return self._start + moment / self.fps
 
     def _miss_of(self, timestamp: float) -> float:
-        """Seconds between a time and the moment that it is nearest to."""
+        """Return the seconds between a time and its nearest moment."""
         return abs(timestamp - self._time_of(self._nearest_moment(timestamp)))
 
     def _advance(self, features: Tensor, steps: int) -> tuple[deque[Tensor], AdapterState | None]:
-        """Take a frame in, `(1, 1, p, d)`, `steps` moments after the current one, which it replaces at the same one.
+        """Return window and state with a frame, `(1, 1, p, d)`, `steps` moments after the current one.
 
-        For moments left out since the current frame that one stands.
+        With no step between them the frame replaces the current one, which stands for the moments left out otherwise.
         """
         window = self._window.copy()
         if steps == 0:
@@ -261,7 +261,7 @@ class VideoStream:
         window.extend([*held, features])
         if self.mode == "window" or not self._window:
             return window, self._before
-        if self._features is not None:  # the current frame has been read, which has left a state
+        if self._features is not None:  # computed with the state after the current frame
             before = self._features.adapter_state
         else:
             before = self.model.adapt_frame_features(self._window[-1], self._before, read_out=False).adapter_state
@@ -270,15 +270,15 @@ class VideoStream:
         return window, before
 
     def features(self) -> HMBAVideoFeatures:
-        """Return what the language model reads of the current frame: `pooler_output`, `(1, p, hidden_size)`.
+        """Return the current frame's input of the language model: `pooler_output`, `(1, p, hidden_size)`.
 
-        In recurrent mode `adapter_state` is what a stream would go on from. Computed once for each frame.
+        In recurrent mode a stream can resume from `adapter_state`. Computed once for each frame.
 
         Raises:
             ValueError: before the first frame.
         """
         if not self._window:
-            raise ValueError("a frame is wanted before the first question, got none: call push")
+            raise ValueError("a frame must be pushed before the first question, got none: call push")
         if self._features is None:
             frames = list(self._window)
             state = None
@@ -296,15 +296,14 @@ class VideoStream:
         """Answer a question about the current frame, as the pipeline would.
 
         Args:
-            question: the text; it may say where the video belongs by writing the video token.
-            generate_kwargs: for `generate`, such as `max_new_tokens` (256 if nothing says otherwise) or `streamer`.
+            question: the text; it may place the video by the video token.
+            generate_kwargs: for `generate`, such as `max_new_tokens` (256 by default) or `streamer`.
 
         Returns:
-            `{"generated_text", "objects", "timestamp"}`: boxes are in pixels of the frame as it was pushed, the time
-            is that of the frame which was read.
+            `{"generated_text", "objects", "timestamp"}`: boxes in pixels of the frame as pushed, and its time.
 
         Raises:
-            ValueError: before the first frame, or if more than one answer is asked for.
+            ValueError: before the first frame, or if more than one answer is wanted.
         """
         config = generate_kwargs.get("generation_config") or self.model.generation_config
         options = {}
@@ -313,9 +312,9 @@ class VideoStream:
             if options[name] is None:
                 options[name] = getattr(config, name, None)
         if options["num_return_sequences"] not in (None, 1):
-            raise ValueError(f"one answer is given, got num_return_sequences={options['num_return_sequences']}")
+            raise ValueError(f"num_return_sequences must be 1 for a stream, got {options['num_return_sequences']}")
         features: Any = self.features().pooler_output
-        blank = Image.new("RGB", (1, 1))  # holds the place of the video in the prompt
+        blank = Image.new("RGB", (1, 1))  # stands for the video in the prompt
         times: dict[str, Any] = {}
         if self.processor.time_format is not None:
             times = {"video_metadata": [{"timestamps": [self.timestamp]}]}
@@ -336,7 +335,7 @@ class VideoStream:
         changed: Callable[[Answer, Answer], bool] = texts_differ,
         **generate_kwargs: Any,
     ) -> "Watch":
-        """Ask a question again and again while frames are pushed, and give its answers when they change.
+        """Repeat a question while frames are pushed, and yield its answers when they change.
 
             answers = stream.watch("Which object is at the highest risk for the ego car?", every=2.0)
             for frame, seconds in camera:
@@ -344,20 +343,20 @@ class VideoStream:
                 for answer in answers:
                     print(answer["timestamp"], answer["generated_text"])
 
-        Whoever pushes drives the loop: nothing is asked but when the answers are iterated over, which ends at once if
-        there is nothing new, and gives more later, as the lines of a file that grows. `next(answers, None)` does, too.
+        The caller drives the loop: only iterating over the answers asks the model. The iteration ends at once if there
+        is no new answer, and can be repeated later, as over the lines of a growing file. So can `next(answers, None)`.
 
         Args:
             question: as in `ask`.
-            every: seconds of the stream from one question to the next, at least; 0 asks about each moment.
-            changed: whether an answer differs from the last one that was given, both as of `ask`; by default by its
-                text, boxes included. `words_differ` compares the words alone.
+            every: least seconds of the stream from one question to the next; 0 asks about each moment.
+            changed: whether an answer differs from the last one yielded, both as of `ask`; by default their texts,
+                boxes included. `words_differ` compares only the words.
             generate_kwargs: as in `ask`.
 
         Raises:
             ValueError: if `every` is negative or no number.
         """
-        return Watch(self, question, every, changed, generate_kwargs)
+        return Watch(self, question, every=every, changed=changed, generate_kwargs=generate_kwargs)
 
     def _read_prefix(self, input_ids: Tensor) -> Cache:
         """Return a cache of the text before the video, which the language model reads once for all questions."""
@@ -368,12 +367,12 @@ class VideoStream:
             if length:
                 with torch.no_grad():
                     self.model(input_ids=prefix, cache=cache, use_cache=True, logits_to_keep=1)
-            self._prefix = prefix, cache
+            self._prefix = (prefix, cache)
         return copy.deepcopy(self._prefix[1])
 
     def _checked(self, state: AdapterState, weights: str) -> AdapterState:
         if self.mode != "recurrent":
-            raise ValueError(f"a stream goes on from a state in recurrent mode only, got mode={self.mode!r}")
+            raise ValueError(f"mode must be 'recurrent' to resume from a state, got {self.mode!r}")
         config = self.model.config
         state = state.to(self._pipeline.device)
         like: dict[str, Any] = {"device": self._pipeline.device, "dtype": self.model.dtype}
@@ -382,17 +381,19 @@ class VideoStream:
             self.model.adapt_frame_features(blank, state, read_out=False)
         if state.weights and weights and state.weights != weights:
             raise ValueError(
-                f"a state of this very model is wanted, with weights {weights}, got one made by others, "
+                f"state must be one of this very model, with weights {weights}, got one of other weights, "
                 f"{state.weights}"
             )
         return state
 
 
 class Watch(Iterator[Answer]):
-    """Answers to one question about a stream, those that differ from the one before; see `VideoStream.watch`.
+    """Answers to one question about a video stream that differ from the one before; see `VideoStream.watch`.
+
+    It reads the private moment and the drives of its stream, the other half of one class in two.
 
     Attributes:
-        last: the last answer that was given, which new ones are compared with; `None` before the first.
+        last: the last answer yielded, with which new ones are compared; `None` before the first.
     """
 
     def __init__(
@@ -414,7 +415,7 @@ class Watch(Iterator[Answer]):
 
     @property
     def is_due(self) -> bool:
-        """Whether it is time to ask, as `next` will."""
+        """Whether `next` will ask."""
         now = self._stream._moment
         if now < 0:
             return False  # before the first frame
@@ -423,11 +424,11 @@ class Watch(Iterator[Answer]):
         return now - self._asked[1] >= self._steps
 
     def __next__(self) -> Answer:
-        """Ask if it is time, and return the answer if it has changed; otherwise there is none for now."""
+        """Ask if it is time, and return the answer if it has changed; otherwise stop for now."""
         if not self.is_due:
             raise StopIteration
         answer = self._stream.ask(self._question, **self._options)
-        self._asked = self._stream._drives, self._stream._moment
+        self._asked = (self._stream._drives, self._stream._moment)
         if self.last is not None and not self._changed(self.last, answer):
             raise StopIteration
         self.last = answer
@@ -435,9 +436,9 @@ class Watch(Iterator[Answer]):
 
 
 def _digest(model: nn.Module) -> str:
-    """Return a digest of some numbers of each weight that a state depends on; empty if they are not in memory.
+    """Return a digest of some numbers of each weight on which a state depends; empty if they are not in memory.
 
-    Devices, compiling and a move from float32 to bfloat16 leave it as it is; what PEFT adds or wraps does not.
+    Devices, compiling and a move from float32 to bfloat16 do not change it; layers of PEFT do.
     """
     digest = hashlib.sha256()
     for name, weight in model.named_parameters():
@@ -447,13 +448,14 @@ def _digest(model: nn.Module) -> str:
             continue
         if weight.is_meta:
             return ""
-        some = weight.detach().flatten()[:: max(1, -(-weight.numel() // WEIGHTS_READ))]
-        digest.update(f"{place[part.start() :]} {tuple(weight.shape)} {some.to(torch.bfloat16).tolist()}".encode())
+        step = max(1, -(-weight.numel() // WEIGHTS_READ))
+        some = weight.detach().flatten()[::step].to(torch.bfloat16).tolist()
+        digest.update(f"{place[part.start() :]} {tuple(weight.shape)} {some}".encode())
     return digest.hexdigest()[:16]
 
 
 def _copied(frame: Any) -> Any:
-    """Copy a picture, array or tensor, which a camera may write its next frame into."""
+    """Copy a picture, array or tensor, since a camera may write its next frame into it."""
     if isinstance(frame, Tensor):
         return frame.clone()
     return frame.copy()

@@ -258,6 +258,7 @@ def _places(model: nn.Module) -> dict[str, Any]:
     places: dict[str, Any] = {}
     for name, parameter in model.named_parameters():
         device = parameter.device
+        place: Any
         if parameter.is_meta:
             place = "disk"
         elif device.index is None:

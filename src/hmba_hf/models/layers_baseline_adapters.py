@@ -205,7 +205,7 @@ class TransformerAdapter(nn.Module):
         """
         check_frames(frame_features, frame_mask, state)
         if state is not None or not read_out:
-            raise ValueError("the adapter of a stream must be one with a state, got one that attends to all frames")
+            raise ValueError("the adapter of a stream must have a state, got one that attends to all its frames")
         b, _, p, _ = frame_features.shape
         real = _real_frames(frame_features, frame_mask)
         table = self.temporal_position_embedding

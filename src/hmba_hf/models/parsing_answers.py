@@ -1,4 +1,4 @@
-"""Where the answers of a chat stand in its text, whatever chat template has written it."""
+"""The places of a chat's answers in its text, whatever chat template has written it."""
 
 from collections.abc import Callable, Mapping, Sequence
 from os.path import commonprefix
@@ -11,15 +11,15 @@ Replacement = Mapping[str, Span]
 def answer_spans(
     chat: Sequence[Mapping[str, Any]], render: Callable[[Sequence[Any], bool], str], closing: str = ""
 ) -> list[Span]:
-    """Find the answers of a chat in its text: each is what the text has more than the prompt that asks for it.
+    """Find the answers of a chat in its text: each is the text behind its prompt.
 
     Args:
         chat: messages with a `role`.
-        render: writes messages as text, the prompt for an answer behind them if its second argument is true.
-        closing: what may stand behind a chat instead of each turn, as the end token does in some templates.
+        render: writes messages as text, with the prompt for an answer behind them if its second argument is true.
+        closing: text behind a whole chat but not behind each turn, as the end token in some templates.
 
     Returns:
-        The first character of each turn of the assistant and the one after its last, the end of the turn included.
+        For each turn of the assistant, its end included, the first character and the one after its last.
 
     Raises:
         ValueError: if the text with an answer does not begin with its prompt, if later turns change it, or if there
@@ -31,7 +31,7 @@ def answer_spans(
         if message["role"] != "assistant":
             continue
         if number == 0:
-            raise ValueError("a chat to learn from must begin with a question, got an answer")
+            raise ValueError("a chat must begin with a question, got an answer")
         prompt = render(chat[:number], True)
         answered = render(chat[: number + 1], False)
         if not text.startswith(answered) and text.endswith(closing):
@@ -53,12 +53,12 @@ def _check_beginning(text: str, beginning: str, name: str, expected: str) -> Non
 
 
 def mark_tokens(spans: Sequence[Span], offsets: Sequence[Span], replacements: Sequence[Replacement]) -> list[int]:
-    """Mark with 1 the tokens that spans of a text reach, with 0 the others.
+    """Return 1 for each token that overlaps a span of the text, 0 for the others.
 
     Args:
         spans: in the text before its placeholders were replaced.
         offsets: of each token in the text after that.
-        replacements: `span` of each placeholder before, and `new_span` of what stands there after, in order.
+        replacements: `span` of each placeholder before, and `new_span` of its replacement, in order.
     """
     marks = [0] * len(offsets)
     for start, end in spans:
@@ -71,7 +71,7 @@ def mark_tokens(spans: Sequence[Span], offsets: Sequence[Span], replacements: Se
 
 
 def _place_after(place: int, replacements: Sequence[Replacement]) -> int:
-    """Return where a place of the text, outside of placeholders, lies after their replacement."""
+    """Return the position, after all replacements, of a place of the text outside of placeholders."""
     gained = 0
     for replacement in replacements:
         if replacement["span"][1] <= place:

@@ -1,7 +1,7 @@
-"""Box text: what an answer says about places, and how places are written for a model to read.
+"""Box text: reading the boxes of an answer, and writing boxes for a model to read.
 
-A model reads and writes boxes in [0, 1] of the white square that each frame is padded to, with three decimals. What
-people give and get is in pixels of the original frame; rows of datasets hold boxes in [0, 1] of the original frame.
+A model reads and writes boxes in [0, 1] of the white square to which each frame is padded, with three decimals. Users
+pass and get pixels of the original frame; rows of datasets hold boxes in [0, 1] of the original frame.
 """
 
 import math
@@ -25,10 +25,10 @@ class ParsedBox(NamedTuple):
     """One box found in a text.
 
     Attributes:
-        label: the phrase that it belongs to.
+        label: the phrase before it.
         box: `(x1, y1, x2, y2)` in [0, 1] of the padded square, None if it is malformed.
         text: the bracket.
-        numbers: what is printed, reversed or beyond the square as it may be; None if it is not four finite numbers.
+        numbers: as printed, even if reversed or beyond the square; None if they are not four finite numbers.
     """
 
     label: str
@@ -38,7 +38,7 @@ class ParsedBox(NamedTuple):
 
 
 def format_boxes(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> str:
-    """Write boxes in pixels of a frame as the model reads them: `[x1,y1,x2,y2;...]` on the padded square.
+    """Write boxes in pixels of a frame in the form that the model reads: `[x1,y1,x2,y2;...]` on the padded square.
 
     Args:
         boxes: `(x1, y1, x2, y2)` each, in pixels of the original frame.
@@ -50,7 +50,7 @@ def format_boxes(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> str
     texts = []
     for box in boxes:
         if len(box) != 4 or not all(math.isfinite(value) for value in box):
-            raise ValueError(f"expected a box of 4 finite numbers (x1, y1, x2, y2), got {box!r}")
+            raise ValueError(f"a box must be 4 finite numbers (x1, y1, x2, y2), got {box!r}")
         shifted = (box[0] + left, box[1] + top, box[2] + left, box[3] + top)
         texts.append(",".join(f"{min(max(value / side, 0.0), 1.0):.3f}" for value in shifted))
     return f"[{';'.join(texts)}]"
@@ -59,14 +59,14 @@ def format_boxes(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> str
 def parse_boxes(text: str) -> list[ParsedBox]:
     """Read every box of a text, in order; never fails, and takes time linear in the length of the text.
 
-    A bracket is box text unless it holds words only. Each of its `;`-parts must be four plain numbers with
-    `0 <= x1 <= x2 <= 1` and `0 <= y1 <= y2 <= 1`; another part, or a bracket that never closes, gives `box=None`.
+    A bracket is box text unless it holds only words. Each of its `;`-parts must be four plain numbers with
+    `0 <= x1 <= x2 <= 1` and `0 <= y1 <= y2 <= 1`; another part, or a bracket that never closes, has `box=None`.
 
-    The label is the noun phrase before the bracket and after the last box or punctuation mark: it starts at the first
-    article (a, the, two, ...) of the last clause that has one, clauses being parted by words such as "is" and "while".
+    The label is the noun phrase before the bracket and after the last box or punctuation mark. It starts at the first
+    article (a, the, two, ...) of the last clause that has one; words such as "is" and "while" separate clauses.
     Without an article it is all of the last clause, and if that is empty, the label of the box before.
 
-    Differs: the released pattern drops malformed text silently; here it is reported.
+    Differs: the released pattern drops malformed text silently; this one reports it.
     """
     found: list[ParsedBox] = []
     label = ""
@@ -84,7 +84,7 @@ def parse_boxes(text: str) -> list[ParsedBox]:
 
 
 def strip_boxes(text: str) -> str:
-    """Cut out the brackets that `parse_boxes` takes for box text, well-formed or not, and nothing else.
+    """Remove the brackets that `parse_boxes` reads as box text, well-formed or not, and nothing else.
 
     A bracket that never closes ends before the next one or with the text.
     """
@@ -118,7 +118,7 @@ def post_process_boxes(text: str | list[str], size: Any) -> list:
     else:
         sizes = list(size)
     if len(text) != len(sizes):
-        raise ValueError(f"expected one size for all texts or one each, got {len(text)} texts and {len(sizes)} sizes")
+        raise ValueError(f"sizes must be one for all texts or one each, got {len(text)} texts and {len(sizes)} sizes")
     return [post_process_boxes(one, pair) for one, pair in zip(text, sizes, strict=True)]
 
 
@@ -129,12 +129,15 @@ def _box_brackets(text: str) -> Iterator[re.Match[str]]:
 
 
 def _is_box_text(content: str, closed: bool) -> bool:
-    """Tell box text, well-formed or not, from words in brackets and from the outer bracket of a nested pair."""
+    """Return whether a bracket is box text, well-formed or not: neither words nor the outer one of a nested pair."""
     if not closed and not content.strip():
         return False
-    words = [word.strip("+- ").lower() for word in re.split("[,;]", content)]
-    has_number = any(char.isdigit() for char in content) or not {"nan", "inf", "infinity"}.isdisjoint(words)
-    return has_number or not any(char.isalpha() for char in content)
+    for word in re.split("[,;]", content):
+        if word.strip("+- ").lower() in ("nan", "inf", "infinity"):
+            return True
+    has_digits = any(char.isdigit() for char in content)
+    has_letters = any(char.isalpha() for char in content)
+    return has_digits or not has_letters
 
 
 def _read_box(part: str) -> tuple[float, float, float, float] | None:
@@ -178,7 +181,7 @@ def _last_phrase(text: str) -> str:
 def _square_around(size: tuple[int, int]) -> tuple[int, int, int]:
     """Return the side of the padded square and the frame's left and top offset in it, all in pixels."""
     if np.shape(size) != (2,) or min(size) < 1:
-        raise ValueError(f"expected a size (height, width) of at least one pixel, got {size!r}")
+        raise ValueError(f"size must be (height, width) of at least one pixel, got {size!r}")
     height, width = size
     side = max(height, width)
     return side, (side - width) // 2, (side - height) // 2

@@ -15,6 +15,19 @@ from transformers.video_utils import is_valid_video_frame
 from .loading_checkpoints import OPTIONS_OF_PUSHES, pushing_options
 from .loading_transformers import generation_options
 
+# Options of a call about its inputs; all others are for `generate`.
+_PREPROCESS_OPTIONS = (
+    "timestamp",
+    "num_frames",
+    "fps",
+    "source_fps",
+    "only_whole",
+    "limits",
+    "video_metadata",
+    "time_format",
+    "processor_kwargs",
+)
+
 
 def _is_one_video(videos: Any) -> bool:
     if isinstance(videos, (list, tuple)):
@@ -27,27 +40,31 @@ def _is_one_text(text: Any) -> bool:
 
 
 def _has_text(inputs: Any) -> bool:
-    """Tell a chat, a dict with a text, or a collection of these from a bare video."""
+    """Return whether inputs are a chat, a dict with a text, or a collection of these, not a bare video."""
     while isinstance(inputs, (list, tuple)) and inputs:
         inputs = inputs[0]
     return isinstance(inputs, (dict, Dataset, GeneratorType))
 
 
 def _pair_inputs(videos: Any, text: Any, timestamp: Any) -> dict | list[dict]:
-    """Return one dict per input; what was given once goes with every input."""
-    once: dict[str, Any] = {}
+    """Return one dict per input; a single video, text or timestamp is in every dict."""
+    once = {"videos": videos, "text": text, "timestamp": timestamp}
     lists: dict[str, Any] = {}
-    for name, column, is_one in (
-        ("videos", videos, _is_one_video(videos)),
-        ("text", text, _is_one_text(text)),
-        ("timestamp", timestamp, not isinstance(timestamp, (list, tuple))),
-    ):
-        (once if is_one else lists)[name] = column
+    if not _is_one_video(videos):
+        lists["videos"] = once.pop("videos")
+    if not _is_one_text(text):
+        lists["text"] = once.pop("text")
+    if isinstance(timestamp, (list, tuple)):
+        lists["timestamp"] = once.pop("timestamp")
+    if not lists:
+        return once
     counts = {name: len(column) for name, column in lists.items()}
     if len(set(counts.values())) > 1 or 0 in counts.values():
-        raise ValueError(f"expected as many videos, texts and timestamps, at least one, or one for all, got {counts}")
-    rows = zip(*lists.values(), strict=True)
-    return [{**once, **dict(zip(lists, row, strict=True))} for row in rows] if lists else once
+        raise ValueError(f"videos, texts and timestamps must be as many, at least one, or one for all, got {counts}")
+    pairs = []
+    for row in zip(*lists.values(), strict=True):
+        pairs.append({**once, **dict(zip(lists, row, strict=True))})
+    return pairs
 
 
 class VideoTextToTextPipeline(Pipeline):
@@ -58,8 +75,10 @@ class VideoTextToTextPipeline(Pipeline):
         # [{"generated_text": "A white van[0.412,0.377,0.598,0.611] is cutting in",
         #   "objects": [{"label": "A white van", "box": {"xmin": ..., "ymin": ..., "xmax": ..., "ymax": ...}}]}]
 
-    256 new tokens are generated unless the model's generation config or the caller says otherwise. The task must be
-    named for a model in a folder: without its name, `pipeline` looks for it on the Hub.
+    It generates 256 new tokens unless the model's generation config or the caller sets another number. A model in a
+    folder needs the name of the task: without it, `pipeline` looks for the model on the Hub.
+
+    Names with an underscore are those of transformers, which has no public way to set or extend them.
     """
 
     model: Any
@@ -76,11 +95,11 @@ class VideoTextToTextPipeline(Pipeline):
         arguments = inspect.signature(Pipeline.__init__).bind(self, model, *args, **kwargs).arguments
         parts = ("tokenizer", "feature_extractor", "image_processor", "video_processor")
         if given := [name for name in parts if arguments.get(name) is not None]:
-            raise ValueError(f"a processor with its parts inside is wanted, got {given}")
+            raise ValueError(f"the parts of a processor must be given within it, got {given}")
         if arguments.get("binary_output"):
             raise ValueError("binary_output must be false, since answers are text and never pickles, got True")
         places = getattr(model, "hf_device_map", None)
-        if places:  # the base class sends inputs to the first place, which a disk cannot take
+        if places:  # the base class moves inputs to the first place, which must not be a disk
             model.hf_device_map = dict(sorted(places.items(), key=lambda place: place[1] == "disk"))
         super().__init__(model, *args, **kwargs)
 
@@ -93,13 +112,13 @@ class VideoTextToTextPipeline(Pipeline):
             videos: a path, URL, bytes, file, array, list of frames or picture for one input; a list of these for as
                 many inputs; a list of lists for several videos in each input.
             text: a question, a chat with its videos in the content blocks, or a list of these. A single question is
-                asked about every video. Questions may say where videos belong by writing the video token.
+                asked about every video. A question may place its videos by video tokens.
             timestamp: the current moment in seconds, one for all inputs or a list with one per input.
             kwargs: `num_frames` and `fps` for sampling, `source_fps` of videos without timestamps, `only_whole` to
                 refuse mended frames, `limits` of files (`SourceLimits`), `video_metadata` with the `fps` or
-                `timestamps` of frames that come without a file, `time_format` instead of the processor's,
-                `processor_kwargs`, `batch_size`, `num_workers`; all others, such as `max_new_tokens`, or those in
-                `generate_kwargs`, go to `generate`.
+                `timestamps` of frames without a file, `time_format` in place of the processor's, `processor_kwargs`,
+                `batch_size`, `num_workers`. All others, such as `max_new_tokens`, or those in `generate_kwargs`, are
+                options of `generate`.
 
         Chats, dicts with the keys above, and generators and datasets of these may also be given alone.
 
@@ -109,7 +128,7 @@ class VideoTextToTextPipeline(Pipeline):
         """
         if text is None:
             if not _has_text(videos):
-                raise ValueError("expected a text with the videos, or a chat, got neither")
+                raise ValueError("videos must have a text, or be in a chat, got neither")
             text = videos
             videos = None
         if videos is None and not isinstance(timestamp, (list, tuple)) and text not in ([], ()):
@@ -119,15 +138,17 @@ class VideoTextToTextPipeline(Pipeline):
     def _sanitize_parameters(
         self, generate_kwargs: dict | None = None, **parameters: Any
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-        sampling = ("timestamp", "num_frames", "fps", "source_fps", "only_whole", "limits", "video_metadata")
-        names = (*sampling, "time_format", "processor_kwargs")
-        given = {name: parameters.pop(name) for name in names if name in parameters}
+        preprocess_params = {}
+        for name in _PREPROCESS_OPTIONS:
+            value = parameters.pop(name, None)
+            if value is not None:
+                preprocess_params[name] = value
         twice = parameters.keys() & (generate_kwargs or {}).keys()
         if twice:
-            raise ValueError(f"expected each generation parameter once, got {sorted(twice)} also in generate_kwargs")
+            raise ValueError(f"generation parameters must be given once, got {sorted(twice)} also in generate_kwargs")
         generation = {**(generate_kwargs or {}), **parameters}
-        preprocess_params = {name: value for name, value in given.items() if value is not None}
-        return preprocess_params, {"generate_kwargs": generation} if generation else {}, {}
+        forward_params = {"generate_kwargs": generation} if generation else {}
+        return preprocess_params, forward_params, {}
 
     def preprocess(self, input_: Any, processor_kwargs: dict | None = None, **sampling: Any) -> dict[str, Any]:
         """Turn one input into model inputs of batch size one."""
@@ -145,8 +166,10 @@ class VideoTextToTextPipeline(Pipeline):
             processor_kwargs={**sampling, **(processor_kwargs or {}), "return_metadata": True},
         ).to(dtype=self.dtype)
         metadata = model_inputs.pop("video_metadata", None)
-        size = (metadata[-1].height, metadata[-1].width) if metadata else (0, 0)
-        # As one entry, so that the base class collects a batch of inputs in a list and leaves padding to us.
+        size = (0, 0)
+        if metadata:
+            size = (metadata[-1].height, metadata[-1].width)
+        # With one entry, the base class collects a batch in a list, and `_collate` pads it.
         return {"inputs": {**model_inputs, "frame_size": torch.tensor([size])}}
 
     def _as_messages(self, input_: Any) -> Any:
@@ -159,12 +182,12 @@ class VideoTextToTextPipeline(Pipeline):
             got: Any = type(input_).__name__
             if isinstance(input_, dict):
                 got = sorted(input_)
-            raise ValueError(f"expected a question, a chat or a dict of text, videos and timestamp, got {got}")
+            raise ValueError(f"an input must be a question, a chat or a dict of text, videos and timestamp, got {got}")
         text = input_["text"]
         videos = input_.get("videos")
         if not isinstance(text, str):
             if videos is not None:
-                raise ValueError("expected a chat with its videos in its content blocks, got a chat and videos")
+                raise ValueError("videos of a chat must be in its content blocks, got a chat and videos")
             return text
         if videos is None:
             clips = []
@@ -173,15 +196,15 @@ class VideoTextToTextPipeline(Pipeline):
         else:
             clips = list(videos)
         if videos is not None and not clips:
-            raise ValueError("expected a video or a list of videos, got an empty list")
+            raise ValueError("videos must be a video or a list of videos, got an empty list")
         token = self.processor.video_token
         if token not in text:
             text = token * len(clips) + text
         first, *others = text.split(token)
         if len(others) != len(clips):
             raise ValueError(
-                f"the number of {token} tokens in the text should be the same as the number of videos, "
-                f"got {len(others)} tokens and {len(clips)} videos"
+                f"the text must hold one {token} token for each video, got {len(others)} tokens and {len(clips)} "
+                "videos"
             )
         content = [{"type": "text", "text": first}]
         for video, part in zip(clips, others, strict=True):
@@ -189,9 +212,13 @@ class VideoTextToTextPipeline(Pipeline):
         return [{"role": "user", "content": content}]
 
     def _forward(self, model_inputs: Any, generate_kwargs: Any = None) -> Any:  # type: ignore[override]
-        batch = model_inputs["inputs"] if isinstance(model_inputs["inputs"], list) else [model_inputs["inputs"]]
+        batch = model_inputs["inputs"]
+        if not isinstance(batch, list):
+            batch = [batch]
         frame_size = torch.cat([inputs.pop("frame_size") for inputs in batch])
-        inputs = self._collate(batch) if len(batch) > 1 else batch[0]
+        inputs = batch[0]
+        if len(batch) > 1:
+            inputs = self._collate(batch)
         generate_kwargs = generation_options(self, generate_kwargs or {}, return_dict_in_generate=False)
         if "stop_strings" in generate_kwargs:
             generate_kwargs.setdefault("tokenizer", self.processor.tokenizer)
@@ -211,35 +238,40 @@ class VideoTextToTextPipeline(Pipeline):
                 clips += list(videos)
                 masks += list(inputs.get("frame_mask", videos.new_ones(videos.shape[:2], dtype=torch.bool)))
         if clips:
-            length = max(map(len, clips))
-            joined["pixel_values_videos"] = torch.stack([pad(c, (0, 0) * 3 + (length - len(c), 0)) for c in clips])
-            joined["frame_mask"] = torch.stack([pad(mask, (length - len(mask), 0)) for mask in masks])
+            length = max(len(clip) for clip in clips)
+            for i, clip in enumerate(clips):
+                missing = length - len(clip)
+                clips[i] = pad(clip, (0, 0, 0, 0, 0, 0, missing, 0))
+                masks[i] = pad(masks[i], (missing, 0))
+            joined["pixel_values_videos"] = torch.stack(clips)
+            joined["frame_mask"] = torch.stack(masks)
         return joined
 
     def postprocess(self, model_outputs: Any) -> list[dict[str, Any]]:  # type: ignore[override]
         """Decode the answers of one input and find their boxes."""
         height, width = model_outputs["frame_size"][0].tolist()
         texts = self.processor.batch_decode(model_outputs["answers"][0], skip_special_tokens=True)
-        return [
-            {
-                "generated_text": text.strip(),
-                "objects": self.processor.post_process_boxes(text, (height, width)) if height else [],
-            }
-            for text in texts
-        ]
+        answers = []
+        for text in texts:
+            objects = []
+            if height:
+                objects = self.processor.post_process_boxes(text, (height, width))
+            answers.append({"generated_text": text.strip(), "objects": objects})
+        return answers
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save the model, the processor and their code to a folder.
 
         Args:
-            push_to_hub: upload both, too.
+            push_to_hub: whether to upload both, too.
             kwargs: of the model's `save_pretrained`, such as `max_shard_size`; with `push_to_hub=True`, also the
                 arguments of the method of that name. `repo_id` is the name of the folder when absent.
         """
-        names = OPTIONS_OF_PUSHES if push_to_hub else ()
-        of_push = {name: kwargs.pop(name) for name in names if name in kwargs}
-        if push_to_hub and "max_shard_size" in kwargs:
-            of_push["max_shard_size"] = kwargs["max_shard_size"]
+        of_push = {}
+        if push_to_hub:
+            of_push = {name: kwargs.pop(name) for name in OPTIONS_OF_PUSHES if name in kwargs}
+            if "max_shard_size" in kwargs:
+                of_push["max_shard_size"] = kwargs["max_shard_size"]
         of_push = pushing_options(self, save_directory, push_to_hub, of_push)
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory)

@@ -1,12 +1,12 @@
-"""Prompts, videos and box text of H-MBA: what the language model reads and what its answer says."""
+"""H-MBA's processor: prompts and videos become model inputs, and answers become boxes."""
 
 import inspect
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from .loading_checkpoints import (  # first: it refuses a transformers that is too old
+from .loading_checkpoints import (  # first: it refuses an old transformers
     are_options_checked,
     check_file_names,
     checking_options,
@@ -24,26 +24,33 @@ from .loading_checkpoints import (  # first: it refuses a transformers that is t
 import numpy as np
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
-from transformers.video_utils import is_valid_video_frame
 
 from .parsing_answers import answer_spans, mark_tokens
 from .parsing_boxes import ParsedBox, format_boxes, parse_boxes, post_process_boxes, strip_boxes
+from .parsing_chats import block_video, check_blocks, with_pictures_loaded, with_videos_alone
 from .prompting_hmba import check_time_format, default_chat_templates, write_time
 from .video_processing_hmba import HMBAVideoProcessor, flatten_pictures, flatten_videos
 
-if TYPE_CHECKING:  # makes the pipeline travel with a saved processor
+if TYPE_CHECKING:  # transformers copies imported files into a saved checkpoint, and so the pipeline
     from .pipeline_hmba import VideoTextToTextPipeline  # noqa: F401
 
 
 _GENERATION_BLOCK = re.compile(r"{%-?\s*generation\s*-?%}")
-# Arguments of `apply_chat_template` that a template does not see, and the one that is given for each text.
+# Arguments of `apply_chat_template` that no template gets, or that differ from text to text.
 _OPTIONS_OF_INPUTS = {
-    *("return_assistant_tokens_mask", "return_tensors", "return_dict", "load_audio_from_video", "processor_kwargs"),
-    *("tokenize", "add_generation_prompt", "continue_final_message", "sanitize_control_tokens"),
+    "add_generation_prompt",
+    "continue_final_message",
+    "load_audio_from_video",
+    "processor_kwargs",
+    "return_assistant_tokens_mask",
+    "return_dict",
+    "return_tensors",
+    "sanitize_control_tokens",
+    "tokenize",
 }
-# What a joined processor takes from its caller; the rest is the vision tower's and the tokenizer's.
+# Options of a joined processor for its prompts; all others are for its video processor.
 _PROMPT_OPTIONS = ("chat_template", "video_start_token", "video_end_token", "time_format")
-# Files that describe how pictures become numbers, and the part of each that does; the first one counts.
+# Files with the normalisation of pictures, and the part of each that holds it; the first one counts.
 _PIXEL_SETTINGS = (
     ("processor_config.json", "image_processor"),
     ("preprocessor_config.json", None),
@@ -54,12 +61,12 @@ _PIXEL_OPTIONS = ("image_mean", "image_std", "do_normalize", "do_rescale", "resc
 
 
 def _frame_geometry(config: Any) -> tuple[dict[str, int], int | list[int]]:
-    """Return the size of the frames that a vision tower reads, without what no patch covers, and its `patch_size`."""
+    """Return the size of a vision tower's frames, without the rest that no patch covers, and its `patch_size`."""
     sides = []
     for name in ("image_size", "patch_size"):
         side = getattr(config, name, None)
         if side is None:
-            raise ValueError(f"a vision tower with a {name} is wanted, got {type(config).__name__} without one")
+            raise ValueError(f"the vision tower must have a {name}, got {type(config).__name__} without one")
         sides.append(np.broadcast_to(side, 2).tolist())  # one number or two
     (height, width), patch_size = sides
     size = {"height": height - height % patch_size[0], "width": width - width % patch_size[1]}
@@ -69,94 +76,42 @@ def _frame_geometry(config: Any) -> tuple[dict[str, int], int | list[int]]:
 
 
 def _load_pixel_options(vision: str, **options: Any) -> dict[str, Any]:
-    """Return how the checkpoint of a vision tower normalises pictures, whichever kind of processor it has."""
+    """Return a vision tower's normalisation of pictures, whichever kind of processor its checkpoint has."""
     for file, part in _PIXEL_SETTINGS:
         held = read_settings(vision, file, **options)
         settings = held if part is None else held.get(part)
         if settings:
-            return {name: settings[name] for name in _PIXEL_OPTIONS if settings.get(name) is not None}
-    return {}
+            break
+    else:
+        return {}
+    found = {}
+    for name in _PIXEL_OPTIONS:
+        if settings.get(name) is not None:
+            found[name] = settings[name]
+    return found
 
 
-@dataclass(frozen=True)
-class _Picture:
-    """A picture of a chat, in any form that `images` take, until the options of the call are known."""
-
-    source: Any
-
-    def load(self, limits: Any) -> Any:
-        pictures = flatten_pictures(self.source, limits)
-        if len(pictures) != 1:
-            raise ValueError(f"a frame or an image must be one picture, got {len(pictures)}")
-        return pictures[0][0]
-
-
-def _with_pictures_loaded(videos: Any, limits: Any) -> Any:
-    """Return any nesting of videos with the pictures of chats in it loaded."""
-    if isinstance(videos, _Picture):
-        return videos.load(limits)
-    if isinstance(videos, (list, tuple)):
-        return [_with_pictures_loaded(item, limits) for item in videos]
-    return videos
+def _load_picture(source: Any, limits: Any) -> Any:
+    """Open one picture of a chat, in any form that `images` take."""
+    pictures = flatten_pictures(source, limits)
+    if len(pictures) != 1:
+        raise ValueError(f"a frame or an image must be one picture, got {len(pictures)}")
+    return pictures[0][0]
 
 
 def _limits_in(options: Mapping[str, Any]) -> Any:
-    """Return the `limits` of a call, which may stand among its options about videos; `None` for the defaults."""
+    """Return the `limits` of a call, which may be among its options about videos; `None` for the defaults."""
     return options.get("limits") or (options.get("videos_kwargs") or {}).get("limits")
 
 
-def _load_block(block: dict) -> Any:
-    """Return the video of one content block; an image is a clip of one frame, and it alone may come as base64 text."""
-    keys: tuple[str, ...] = (block["type"], "url", "path")
-    if block["type"] == "image":
-        keys = (*keys, "base64")
-    sources = [block[key] for key in keys if block.get(key) is not None]
-    if not sources:
-        raise ValueError(f"expected a {block['type']} block with one of the keys {keys}, got {sorted(block)}")
-    source = sources[0]
-    if block["type"] == "image" or is_valid_video_frame(source):
-        return [_Picture(source)]
-    if isinstance(source, (list, tuple)):
-        return [_Picture(frame) for frame in source]
-    return source
-
-
-def _check_blocks(blocks: Iterable[dict]) -> None:
-    """Refuse what a chat template might pass over, such as audio."""
-    others = sorted({str(block["type"]) for block in blocks} - {"video", "image", "text"})
-    if others:
-        raise ValueError(f"content blocks must be of type video, image or text, got {others}")
-
-
-def _with_videos_alone(conversation: Any) -> Any:
-    """Return a chat, or several, with each picture as a video: transformers before 5.23 would lose their order."""
-    if isinstance(conversation, (list, tuple)):
-        return [_with_videos_alone(item) for item in conversation]
-    content = conversation.get("content")
-    if not isinstance(content, (list, tuple)):
-        return conversation
-    blocks = []
-    for block in content:
-        if block["type"] == "image_url":
-            address = block["image_url"]
-            if isinstance(address, dict):
-                address = address["url"]
-            block = {"type": "image", "url": address}
-        if block["type"] in ("video", "image"):
-            block = {"type": "video", "video": _load_block(block)}
-        blocks.append(block)
-    _check_blocks(blocks)
-    return {**conversation, "content": blocks}
-
-
 class HMBAVideosKwargs(VideosKwargs, total=False):
-    """Options of a call about videos: those of transformers, and `time_format` instead of the processor's."""
+    """Options of a call about videos: those of transformers, and `time_format` in place of the processor's."""
 
     time_format: str | None
 
 
 class HMBAProcessorKwargs(ProcessingKwargs, total=False):
-    """Options of a call, those about videos with `time_format`."""
+    """Options of a call; those about videos include `time_format`."""
 
     videos_kwargs: HMBAVideosKwargs  # type: ignore[misc]
     _defaults = {}  # type: ignore[misc]  # transformers before 5.23 reads them
@@ -165,19 +120,19 @@ class HMBAProcessorKwargs(ProcessingKwargs, total=False):
 class HMBAProcessor(ProcessorMixin):
     """Turn prompts and videos into model inputs, and answers into boxes.
 
-    In a prompt each video is written as one `video_token`, which becomes
+    A prompt holds one `video_token` for each video, which becomes
     `video_start_token + video_token * num_patches + video_end_token`: the tokens of a single frame, however long the
-    clip is. `timestamp`, `num_frames`, `fps` and `source_fps` go to the video processor. A picture among the videos,
-    in `images` or in an image block of a chat is a clip of one frame.
+    clip is. `timestamp`, `num_frames`, `fps` and `source_fps` are options of the video processor. A picture among the
+    videos, in `images` or in an image block of a chat is a clip of one frame.
 
     Args:
-        chat_template: one template, or several by name, taken as they are. When absent, the tokenizer's own, each
-            made to accept videos, or vicuna v1.1 if it has none.
+        chat_template: one template, or several by name, used unchanged. When absent, the tokenizer's own, each
+            extended to accept videos, or vicuna v1.1 if it has none.
         patch_size: side of a vision patch in pixels, of the frames that the video processor returns, or its height
             and width.
-        time_format: text behind each video, in which `{seconds}` stands for the time of its current frame with one
-            decimal, such as `" at {seconds} s. "`. A clip of which no time is known, such as a picture, goes without.
-            A model must be asked as it was trained, so it is saved with the processor. None: nothing is written.
+        time_format: text behind each video, in which `{seconds}` becomes the time of its current frame with one
+            decimal, such as `" at {seconds} s. "`. A clip without a known time, such as a picture, gets no text. It is
+            saved with the processor, for a model must be asked as it was trained. None: no text.
 
     Source: github.com/Sranc3/H-MBA at 9a8645d; its `video_token` is `<im_patch>` between `<im_start>` and `<im_end>`.
     """
@@ -213,25 +168,25 @@ class HMBAProcessor(ProcessorMixin):
         for token in (video_token, video_start_token, video_end_token):
             if token is not None and token not in vocabulary:
                 raise ValueError(
-                    f"expected a tokenizer with the special token {token!r}; add it with add_special_tokens"
+                    f"the tokenizer must have the special token {token!r}, got one without: add it with "
+                    "add_special_tokens"
                 )
         self.video_token_id = vocabulary[video_token]
 
     @property
     def model_input_names(self) -> list[str]:
-        """Names of the model's inputs, those of texts first: by its first one a trainer tells how long a sample is."""
+        """Names of the model's inputs, those of texts first: a trainer takes a sample's length from the first one."""
         names = super().model_input_names
         texts = [name for name in self.tokenizer.model_input_names if name in names]
-        others = [name for name in names if name not in texts]
-        return texts + others
+        return [*texts, *(name for name in names if name not in texts)]
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a processor as every processor of transformers is loaded.
 
         Raises:
-            ValueError: if it names a tokenizer's file that lies elsewhere, or for an option that neither loading nor
-                the processor nor its parts have. A pipeline hands it the model's options, which are let pass.
+            ValueError: if it names a tokenizer's file outside of its folder, or for an option that neither loading nor
+                the processor nor its parts have. In a pipeline the model's options pass, too.
         """
         if kwargs.pop("return_unused_kwargs", False):
             raise ValueError("return_unused_kwargs must be absent, since unknown options are refused, got True")
@@ -247,10 +202,10 @@ class HMBAProcessor(ProcessorMixin):
 
     @classmethod
     def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build it from its parts and what a file holds, where `kwargs` stand instead of options there.
+        """Build a processor from its parts and the settings of a file, in which `kwargs` replace options.
 
         Raises:
-            ValueError: for an option that it has not, unless `return_unused_kwargs=True`.
+            ValueError: for an unknown option, unless `return_unused_kwargs=True`.
         """
         if not are_options_checked() and not kwargs.get("return_unused_kwargs"):
             refuse_unknown_options(kwargs, cls._own_options())
@@ -261,13 +216,14 @@ class HMBAProcessor(ProcessorMixin):
         return {*inspect.signature(cls.__init__).parameters} - {"self"}
 
     def _check_loading_options(self, checkpoint: Any, options: dict[str, Any]) -> None:
-        known = self._own_options() | HMBAVideoProcessor.stored_options()
-        files = file_options(options)
-        read = {*read_settings(checkpoint, "tokenizer_config.json", **files), *tokenizer_options(type(self.tokenizer))}
-        of_parts = {name for name in options if name in read or name.endswith("_token")}
-        for part in (self.video_processor, self.tokenizer):
-            of_parts |= {name for name in options if hasattr(type(part), name)}
-        refuse_unknown_options(options.keys() - of_parts, known)
+        of_tokenizer = tokenizer_options(type(self.tokenizer))
+        of_tokenizer |= read_settings(checkpoint, "tokenizer_config.json", **file_options(options)).keys()
+        others = []
+        for name in options:
+            is_attribute = hasattr(type(self.video_processor), name) or hasattr(type(self.tokenizer), name)
+            if name not in of_tokenizer and not is_attribute and not name.endswith("_token"):
+                others.append(name)
+        refuse_unknown_options(others, self._own_options() | HMBAVideoProcessor.stored_options())
 
     @classmethod
     def from_vision_text_pretrained(
@@ -276,13 +232,13 @@ class HMBAProcessor(ProcessorMixin):
         """Build the processor of a model joined by `HMBAForConditionalGeneration.from_vision_text_pretrained`.
 
         Args:
-            vision, text, video_token: as given to the model; the token is added to the language model's tokenizer,
-                which pads with its unknown or end token if it has none for padding.
+            vision, text, video_token: as given to the model. The token joins the language model's tokenizer, which
+                pads with its unknown or end token if it has none for padding.
             kwargs: options of the processor, such as `chat_template`, and of its video processor: `num_frames`, which
-                must match the model's, `fps`, or `size`, `image_mean` and `image_std` instead of the vision tower's.
+                must match the model's, `fps`, or `size`, `image_mean` and `image_std` in place of the vision tower's.
                 Those of `from_pretrained`, such as `revision`, and `gguf_file` are as given to the model.
 
-        The tokenizer pads on the left, so that the prompts of a batch are answered as each alone.
+        The tokenizer pads on the left, so that each prompt of a batch gets the answer that it gets alone.
 
         Raises:
             ValueError: if neither has an option of that name, or if the vision tower has no `image_size`,
@@ -297,18 +253,21 @@ class HMBAProcessor(ProcessorMixin):
         tokenizer.add_tokens([video_token], special_tokens=True)
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.unk_token or tokenizer.eos_token
         files = file_options(vision_options)
-        size, patch_size = _frame_geometry(load_vision_config(vision, **files)[1])
+        _, tower_config = load_vision_config(vision, **files)
+        size, patch_size = _frame_geometry(tower_config)
         options = {"size": size, **_load_pixel_options(vision, **files), **kwargs}
         for name in ("image_mean", "image_std"):
             if name not in options and options.get("do_normalize", True):
-                raise ValueError(f"a vision tower whose processor has {name} must be named, or {name}, got {vision!r}")
+                raise ValueError(
+                    f"{name} must be in the processor of the vision tower or given, got {vision!r} without"
+                )
         return cls(HMBAVideoProcessor(**options), tokenizer, patch_size=patch_size, video_token=video_token, **own)
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
-        """Save it with its code; the chat templates there are its own, without others of its tokenizer.
+        """Save the processor with its code and its own chat templates, without others of its tokenizer.
 
         Args:
-            push_to_hub: upload it, too.
+            push_to_hub: whether to upload it, too.
             kwargs: with `push_to_hub=True`, the arguments of the method of that name; `repo_id` is the name of the
                 folder when absent.
 
@@ -328,7 +287,7 @@ class HMBAProcessor(ProcessorMixin):
 
     @staticmethod
     def get_possibly_dynamic_module(module_name: str) -> Any:
-        """Find the class of a part, of transformers, of the package or registered by somebody else, by its name.
+        """Find the class of a part by its name: of transformers, of this package, or registered by other code.
 
         Raises:
             ValueError: if there is none.
@@ -337,8 +296,8 @@ class HMBAProcessor(ProcessorMixin):
             return HMBAVideoProcessor
         try:
             return ProcessorMixin.get_possibly_dynamic_module(module_name)
-        except AttributeError as error:  # without torchvision transformers cannot look where it should
-            raise ValueError(f"the name of a class of a part is wanted, got {module_name!r}") from error
+        except AttributeError as error:  # without torchvision transformers fails to look the class up
+            raise ValueError(f"the class of a part must be one that transformers has, got {module_name!r}") from error
 
     def apply_chat_template(  # type: ignore[override]
         self,
@@ -353,15 +312,15 @@ class HMBAProcessor(ProcessorMixin):
         Args:
             chat_template: a template, or the name of one of several; when absent `"default"`, or `"tool_use"` if there
                 are tools and a template of this name, as tokenizers choose.
-            kwargs: with `return_assistant_tokens_mask=True` there are `assistant_masks`, `(b, l)`, the tokens to learn
-                from. A template that has no `{% generation %}` marks them by what it writes more than the prompt.
+            kwargs: with `return_assistant_tokens_mask=True` the inputs have `assistant_masks`, `(b, l)`: the tokens
+                of answers. Without `{% generation %}` in the template, an answer is the text behind its prompt.
 
         Raises:
-            ValueError: if answers are to be marked so, and the template does not write them behind the prompt.
+            ValueError: if answers shall be found so, and the template does not write them behind the prompt.
         """
         reads_blocks = hasattr(ProcessorMixin, "_multimodal_inputs_from_conversations")
         if kwargs.get("tokenize") and not reads_blocks:  # until 5.23 is the oldest
-            conversation = _with_videos_alone(conversation)
+            conversation = with_videos_alone(conversation)
         if kwargs.get("load_audio_from_video"):
             raise ValueError("load_audio_from_video must be absent, since H-MBA reads no audio, got True")
         if isinstance(self.chat_template, dict):
@@ -377,12 +336,14 @@ class HMBAProcessor(ProcessorMixin):
         return super().apply_chat_template(conversation, **kwargs)
 
     def _mark_answers(self, conversation: Any, options: dict[str, Any]) -> Any:
-        """Return the inputs of a chat or of several, with a mask of what the assistant says in them."""
+        """Return the inputs of a chat or of several, with a mask of the assistant's answers."""
         if not self.tokenizer.is_fast:
-            raise ValueError("marking answers needs a tokenizer of the package tokenizers, got one written in Python")
+            raise ValueError(
+                "the tokenizer must be one of the package tokenizers to mark answers, got one written in Python"
+            )
         for name in ("continue_final_message", "sanitize_control_tokens"):
             if options.get(name):
-                raise ValueError(f"answers are marked without {name} only, got {name}={options[name]!r}")
+                raise ValueError(f"{name} must be absent where answers are marked, got {options[name]!r}")
         write: Any = super().apply_chat_template
         for_template = {name: value for name, value in options.items() if name not in _OPTIONS_OF_INPUTS}
 
@@ -411,11 +372,11 @@ class HMBAProcessor(ProcessorMixin):
         return inputs.convert_to_tensors(tensor_type=tensors)
 
     def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-        """Accept a video processor also without torchvision, where transformers does not export its base class."""
+        """Accept a video processor also without torchvision, when transformers does not export its base class."""
         if argument_name != "video_processor":
             return super().check_argument_for_proper_class(argument_name, argument)
         if not isinstance(argument, VideoProcessorMixin):
-            raise TypeError(f"expected a video processor, got {type(argument).__name__}")
+            raise TypeError(f"video_processor must be a video processor, got {type(argument).__name__}")
         return VideoProcessorMixin
 
     def prepare_inputs_layout(
@@ -424,8 +385,8 @@ class HMBAProcessor(ProcessorMixin):
         """Return the prompts as a list, and the videos as a flat list in prompt order; a picture is one of one frame.
 
         Raises:
-            ValueError: for audio, for pictures beside videos, whose order in the prompts nothing tells, and for an
-                option that neither tokenizer nor video processor has.
+            ValueError: for audio, for pictures beside videos, whose order in the prompts is unknown, and for an option
+                that neither tokenizer nor video processor has.
         """
         self._check_options(kwargs)
         if audio is not None:
@@ -433,18 +394,18 @@ class HMBAProcessor(ProcessorMixin):
                 f"audio must be absent, since H-MBA reads videos and pictures, got {type(audio).__name__}"
             )
         if images is not None and videos is not None:
-            raise ValueError("images or videos are wanted, or both in `videos` in the order of the prompts, got both")
+            raise ValueError("images must be among the videos, in the order of the prompts, got images and videos")
         limits = _limits_in(kwargs) or self.video_processor.limits
         clips = None
         if videos is not None:
-            clips = flatten_videos(_with_pictures_loaded(videos, limits))
+            clips = flatten_videos(with_pictures_loaded(videos, partial(_load_picture, limits=limits)))
         if images is not None:
             clips = flatten_pictures(images, limits) or None
         _, text, _, _ = super().prepare_inputs_layout(text=text, **kwargs)
         return None, text, clips, None
 
     def _check_options(self, options: dict[str, Any]) -> None:
-        """Refuse options of a call that transformers would name in its log and leave out."""
+        """Refuse options of a call that transformers would only log and drop."""
         kinds = self.valid_processor_kwargs.__annotations__
         text_options = {*kinds["text_kwargs"].__annotations__}
         video_options = {*kinds["videos_kwargs"].__annotations__, *self.video_processor.valid_kwargs.__annotations__}
@@ -459,19 +420,21 @@ class HMBAProcessor(ProcessorMixin):
     ) -> None:
         """Check that the prompts are strings and name each video once."""
         if text is None and videos is None:
-            raise ValueError("expected text, videos or both, got neither")
+            raise ValueError("text, videos or both must be given, got neither")
         if text is None:
             return
         for prompt in text:
             if not isinstance(prompt, str):
-                raise ValueError(f"expected text as a string or a list of strings, got {type(prompt).__name__}")
+                raise ValueError(f"text must be a string or a list of strings, got {type(prompt).__name__}")
         wanted = sum(prompt.count(self.video_token) for prompt in text)
         given = len(videos or ())
         if wanted != given:
             raise ValueError(
-                f"the number of {self.video_token} tokens in the prompts should be the same as the number of videos, "
-                f"got {wanted} tokens and {given} videos"
+                f"the prompts must hold one {self.video_token} token for each video, got {wanted} tokens and {given} "
+                "videos"
             )
+
+    # The methods below with an underscore are transformers' own hooks: it has no public ones in their place.
 
     def _process_videos(self, videos: Any, **kwargs: Any) -> tuple[Any, list[str]]:
         time_format = kwargs.pop("time_format", self.time_format)
@@ -479,13 +442,15 @@ class HMBAProcessor(ProcessorMixin):
         if time_format is not None:
             kwargs["return_metadata"] = True
         inputs = self.video_processor([videos], **kwargs)
-        texts = [self.replace_video_token(inputs, index, time_format=time_format) for index in range(len(videos))]
+        texts = []
+        for index in range(len(videos)):
+            texts.append(self.replace_video_token(inputs, index, time_format=time_format))
         return inputs, texts
 
     def replace_video_token(
         self, video_inputs: dict, video_idx: int, time_format: str | None = None, **kwargs: Any
     ) -> str:
-        """Return the text that stands for one video: a token for each patch of one frame, and its time if told to."""
+        """Return the text that stands for one video: a token for each patch of one frame, and its time if wanted."""
         height, width = video_inputs["pixel_values_videos"][video_idx].shape[-2:]
         tokens = self.video_token * self._num_patches(height, width)
         time = ""
@@ -497,13 +462,12 @@ class HMBAProcessor(ProcessorMixin):
         patch_height, patch_width = np.broadcast_to(self.patch_size, 2).tolist()  # one number or two
         if height % patch_height or width % patch_width:
             raise ValueError(
-                f"expected frames whose height and width are multiples of patch_size={self.patch_size}, "
-                f"got {height} x {width}"
+                f"height and width of frames must be multiples of patch_size={self.patch_size}, got {height} x {width}"
             )
         return (height // patch_height) * (width // patch_width)
 
     def _get_num_multimodal_tokens(self, video_sizes: list[list[int]] | None = None, **kwargs: Any) -> MultiModalData:
-        """Count the video tokens for videos of `(frames, height, width)` each, by what a blank frame of it becomes."""
+        """Count the video tokens for videos of `(frames, height, width)` each, from a blank frame of that size."""
         if video_sizes is None:
             return MultiModalData()
         options = self._merge_kwargs(self.valid_processor_kwargs, **kwargs)["videos_kwargs"]
@@ -523,14 +487,14 @@ class HMBAProcessor(ProcessorMixin):
                 content = message.get("content")
                 if isinstance(content, (list, tuple)):
                     blocks += content
-        _check_blocks(blocks)
-        videos = [_load_block(block) for block in blocks if block["type"] != "text"]
+        check_blocks(blocks)
+        videos = [block_video(block) for block in blocks if block["type"] != "text"]
         return [], [videos], [], {}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a dict, with the code that a saved processor carries."""
         settings = {**super().to_dict(), "auto_map": {"AutoProcessor": "processing_hmba.HMBAProcessor"}}
-        if self.time_format is None:  # as files and recipes were before there was this option
+        if self.time_format is None:  # files and recipes older than this option do not have it
             settings.pop("time_format", None)
         return settings
 

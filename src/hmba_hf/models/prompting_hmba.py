@@ -1,9 +1,10 @@
-"""What H-MBA's prompts are written with: chat templates that take videos, and the time of a frame."""
+"""The text of H-MBA's prompts: chat templates that accept videos, and the time of a frame."""
 
 import json
 from typing import Any
 
-# Content blocks become plain text, so that what follows may be any chat template that knows only strings.
+# This turns content blocks into plain text, so that any chat template for strings alone can follow. Checkpoints hold
+# these templates: a changed word would make two versions of one.
 _FLATTEN_BLOCKS = """\
 {%- set flat = namespace(messages=[]) -%}
 {%- for message in messages -%}
@@ -59,7 +60,7 @@ _SECONDS = "{seconds}"
 
 
 def default_chat_templates(tokenizer: Any, video_token: str) -> str | dict[str, str]:
-    """Return the tokenizer's own chat templates, made to accept videos, or vicuna v1.1 if it has none."""
+    """Return the tokenizer's own chat templates, extended to accept videos, or vicuna v1.1 if it has none."""
     own = getattr(tokenizer, "chat_template", None) or _VICUNA
     if isinstance(own, dict):
         return {name: _accept_videos(template, video_token) for name, template in own.items()}
@@ -68,7 +69,9 @@ def default_chat_templates(tokenizer: Any, video_token: str) -> str | dict[str, 
 
 def _accept_videos(template: str, video_token: str) -> str:
     flatten = _FLATTEN_BLOCKS.replace("VIDEO_TOKEN", json.dumps(video_token))
-    return template if template.startswith(flatten) else flatten + template
+    if template.startswith(flatten):
+        return template
+    return flatten + template
 
 
 def check_time_format(time_format: Any) -> None:
@@ -78,10 +81,10 @@ def check_time_format(time_format: Any) -> None:
 
 
 def write_time(metadata: Any, time_format: str) -> str:
-    """Write the time of the last frame of a clip, or nothing if it is not known."""
+    """Write the time of the last frame of a clip; empty if it is unknown."""
     if metadata.current_time is None:
         return ""
-    seconds = round(metadata.current_time, 1) + 0.0  # without the sign of a zero
+    seconds = round(metadata.current_time, 1) + 0.0  # turns -0.0 into 0.0
     return time_format.replace(_SECONDS, f"{seconds:.1f}")
 
 

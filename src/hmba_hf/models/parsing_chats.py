@@ -1,0 +1,94 @@
+"""The videos and pictures in the content blocks of a chat.
+
+A picture stays as it was given until the options of the call are known, which limit the files that may be opened.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from transformers.video_utils import is_valid_video_frame
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a chat, not opened yet.
+
+    Attributes:
+        source: the picture in any form that a processor's `images` take.
+    """
+
+    source: Any
+
+
+def with_pictures_loaded(videos: Any, load: Callable[[Any], Any]) -> Any:
+    """Return any nesting of videos in which each `Picture` is replaced by its frame.
+
+    Args:
+        videos: of `block_video`, or lists of these.
+        load: opens the source of a picture.
+    """
+    if isinstance(videos, Picture):
+        return load(videos.source)
+    if isinstance(videos, (list, tuple)):
+        return [with_pictures_loaded(item, load) for item in videos]
+    return videos
+
+
+def block_video(block: dict) -> Any:
+    """Return the video of one content block; an image is a clip of one frame, and only it may be base64 text.
+
+    Raises:
+        ValueError: if the block holds no source.
+    """
+    source = _block_source(block)
+    if block["type"] == "image" or is_valid_video_frame(source):
+        return [Picture(source)]
+    if isinstance(source, (list, tuple)):
+        return [Picture(frame) for frame in source]
+    return source
+
+
+def _block_source(block: dict) -> Any:
+    keys: tuple[str, ...] = (block["type"], "url", "path")
+    if block["type"] == "image":
+        keys = (*keys, "base64")
+    for key in keys:
+        if block.get(key) is not None:
+            return block[key]
+    raise ValueError(f"a block of type {block['type']} must have one of the keys {keys}, got {sorted(block)}")
+
+
+def check_blocks(blocks: Iterable[dict]) -> None:
+    """Raise a `ValueError` for blocks that a chat template might skip, such as audio."""
+    others = {str(block["type"]) for block in blocks} - {"video", "image", "text"}
+    if others:
+        raise ValueError(f"content blocks must be of type video, image or text, got {sorted(others)}")
+
+
+def with_videos_alone(conversation: Any) -> Any:
+    """Return a chat, or several, with each picture as a video: transformers before 5.23 would lose their order.
+
+    Raises:
+        ValueError: as `check_blocks` and `block_video`.
+    """
+    if isinstance(conversation, (list, tuple)):
+        return [with_videos_alone(item) for item in conversation]
+    content = conversation.get("content")
+    if not isinstance(content, (list, tuple)):
+        return conversation
+    blocks = []
+    for block in content:
+        if block["type"] == "image_url":
+            address = block["image_url"]
+            if isinstance(address, dict):
+                address = address["url"]
+            block = {"type": "image", "url": address}
+        if block["type"] in ("video", "image"):
+            block = {"type": "video", "video": block_video(block)}
+        blocks.append(block)
+    check_blocks(blocks)
+    return {**conversation, "content": blocks}
+
+
+__all__ = ["Picture", "block_video", "check_blocks", "with_pictures_loaded", "with_videos_alone"]
