@@ -28,13 +28,13 @@ STORED_DTYPES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
 
 
 class Checkpoint(NamedTuple):
-    """What a checkpoint is made of.
+    """The contents of a checkpoint.
 
     Args:
         model: with shapes but without weights; its config names the parents by their Hub ids.
         tensors: the weights.
-        dtype: of them.
-        card: what its card tells that the model does not.
+        dtype: of the weights.
+        card: details of its card beyond the model's.
     """
 
     model: HMBAForConditionalGeneration
@@ -47,15 +47,15 @@ class Checkpoint(NamedTuple):
 
 @contextmanager
 def whole_folder(path: Path) -> Iterator[Path]:
-    """Give a folder to write into, which takes the place of `path` at the end; nothing stays of it if anything fails.
+    """Yield a folder to write into, which becomes `path` at the end; if anything fails, it is removed.
 
     Raises:
         FileExistsError: if `path` holds something.
         OSError: if something cannot be written.
     """
-    path = path.resolve()  # its name, also of `.`
+    path = path.resolve()  # gives `.` its name, too
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"a new or empty folder is wanted for the checkpoint, got {path}, which holds something")
+        raise FileExistsError(f"the folder of the checkpoint must be new or empty, got {path}, which holds something")
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"_{path.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -70,16 +70,16 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 
 def write_shards(folder: Path, tensors: Tensors, max_shard_size: int | str, name: str = "model") -> None:
-    """Write tensors to safetensors files as `save_pretrained` names them, one tensor at a time, with progress.
+    """Write tensors to safetensors files named as by `save_pretrained`, one tensor at a time, with progress.
 
     Raises:
-        OSError: if the disk is full; before anything is written, if that can be told.
+        OSError: if the disk is full; before anything is written, if its free space is known.
     """
     total = sum(spec.nbytes for spec in tensors.specs.values())
     free = shutil.disk_usage(folder).free
     if total > free:
         raise OSError(
-            f"{total / 2**30:.2f} GiB are wanted for the weights in {folder}, got {free / 2**30:.2f} GiB free"
+            f"{folder} must have {total / 2**30:.2f} GiB free for the weights, got {free / 2**30:.2f} GiB free"
         )
     blank = {}
     for tensor, spec in tensors.specs.items():
@@ -96,11 +96,11 @@ def write_shards(folder: Path, tensors: Tensors, max_shard_size: int | str, name
 
 
 def write_safetensors(path: Path, tensors: Tensors, names: list[str], progress: Any) -> None:
-    """Write one safetensors file of tensors that are read one by one; the library's own writer wants all at once.
+    """Write one safetensors file, reading one tensor at a time; the library's own writer takes all at once.
 
     Source: the format of huggingface/safetensors: length of the header, header, data without gaps.
     """
-    # Wide numbers first, or they would not be aligned in memory when the file is mapped.
+    # Wide numbers first, so that they are aligned in memory when the file is mapped.
     names = sorted(names, key=lambda name: -tensors.specs[name].dtype.itemsize)
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     start = 0
@@ -120,19 +120,19 @@ def write_safetensors(path: Path, tensors: Tensors, names: list[str], progress: 
             data: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
             file.write(data)
             progress.update(tensor.nbytes)
-            del tensor, data  # and with them what is mapped, before the next is read
+            del tensor, data  # and with them the mapping, before the next is read
         file.flush()
         os.fsync(file.fileno())
 
 
 def blank_model(config: HMBAConfig) -> HMBAForConditionalGeneration:
-    """Build a model that has shapes but no weights."""
+    """Build a model with shapes but without weights."""
     with torch.device("meta"):
         return HMBAForConditionalGeneration(config)
 
 
 def wanted_tensors(model: HMBAForConditionalGeneration) -> dict[str, TensorSpec]:
-    """Return what a checkpoint of a model holds, a tied head left out."""
+    """Return the tensors of a model's checkpoint, without a tied head."""
     state: dict[str, Tensor] = model.state_dict()
     if model.config.tie_word_embeddings:
         state.pop("lm_head.weight", None)
@@ -140,7 +140,7 @@ def wanted_tensors(model: HMBAForConditionalGeneration) -> dict[str, TensorSpec]
 
 
 def fresh_adapter(config: HMBAConfig, seed: int) -> dict[str, Tensor]:
-    """Draw the adapter that a new model would have; names as in a checkpoint."""
+    """Initialise the adapter of a new model; names as in a checkpoint."""
     model = blank_model(config)
     adapter = model.model.temporal_adapter
     with torch.random.fork_rng(devices=[]):
@@ -150,12 +150,12 @@ def fresh_adapter(config: HMBAConfig, seed: int) -> dict[str, Tensor]:
 
 
 def write_checkpoint(folder: Path, name: str, checkpoint: Checkpoint, max_shard_size: int | str) -> None:
-    """Write everything of a checkpoint: weights, code, generation settings, processor, card, configuration.
+    """Write all of a checkpoint: weights, code, generation settings, processor, card, configuration.
 
-    The configuration comes last: without it, what was written until a conversion was killed does not load.
+    The configuration comes last: without it, no killed conversion leaves a folder that loads.
 
     Args:
-        name: of the folder in the end.
+        name: of the final folder.
     """
     write_shards(folder, checkpoint.tensors, max_shard_size)
     config: Any = checkpoint.model.config
@@ -173,7 +173,7 @@ def write_checkpoint(folder: Path, name: str, checkpoint: Checkpoint, max_shard_
 
 
 def special_ids(tokenizer: Any) -> dict[str, int]:
-    """Return the ids with which a tokenizer begins, ends and pads a text, those that it has."""
+    """Return the ids with which a tokenizer begins, ends and pads a text, as far as it has them."""
     ids: dict[str, int] = {}
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
         token_id = getattr(tokenizer, name)
@@ -185,7 +185,7 @@ def special_ids(tokenizer: Any) -> dict[str, int]:
 def read_generation_config(folder: Path) -> GenerationConfig:
     """Return the generation settings of a folder, or those of transformers if it has none.
 
-    Values for sampling are left out where nothing is sampled: Vicuna has them, and transformers does not save them.
+    Without sampling, its values are dropped: Vicuna has them, and transformers refuses to save them.
     """
     if not (folder / "generation_config.json").is_file():
         return GenerationConfig()

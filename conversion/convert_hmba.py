@@ -1,4 +1,4 @@
-"""Make H-MBA of Shikra or of an H-MBA training checkpoint, and bring it back.
+"""Convert Shikra or an H-MBA training checkpoint to a checkpoint of this package, and back.
 
     # Shikra-7B, published as its difference from LLaMA-7B; the adapter is new and starts as the identity
     python conversion/convert_hmba.py --checkpoint shikras/shikra-7b-delta-v1 --base LLAMA_7B --output_dir hmba-base
@@ -12,10 +12,10 @@
     python conversion/convert_hmba.py --checkpoint ours --to_original --output_dir theirs
 
 A checkpoint is a folder, a Hub id (`org/name` or `org/name@revision`) or a file: .safetensors, .bin, .pt or .pth,
-sharded or not. Nothing in it is run. The result holds processor, tokenizer, code and card, and is written one tensor
-at a time, whole or not at all. `--verify` reads it again, compares every tensor with what it was made of, and a
-released adapter with a plain restatement of the original; `--verify RECORDED` also compares the whole model with
-numbers that were recorded from the original code (see `verification.py`).
+sharded or not. No code in it is run. The result holds processor, tokenizer, code and card, and is written one tensor
+at a time, whole or not at all. `--verify` reads it again, compares every tensor with its origins, and a released
+adapter with a plain restatement of the original. `--verify RECORDED` also compares the whole model with recorded
+numbers of the original code (see `verification.py`).
 """
 
 import argparse
@@ -69,12 +69,21 @@ from vision_towers import VisionTower
 CLIP = "openai/clip-vit-large-patch14"
 TOKENS = ("<im_patch>", "<im_start>", "<im_end>")  # in the order in which Shikra adds them
 UNUSED = "unused_tensors"
-# Values of the configuration without which the original's numbers are other ones.
+# Values of the configuration that change the numbers of the released model.
 RELEASED_VALUES = (
-    *("adapter", "branches", "temporal_strides", "bidirectional_time", "share_mixers", "fusion", "fusion_weights"),
-    *("latent_mamba", "gated", "projector_hidden_act", "lm_head_bias"),
+    "adapter",
+    "branches",
+    "temporal_strides",
+    "bidirectional_time",
+    "share_mixers",
+    "fusion",
+    "fusion_weights",
+    "latent_mamba",
+    "gated",
+    "projector_hidden_act",
+    "lm_head_bias",
 )
-# Options that say nothing about the way back.
+# Options without a meaning for the way back.
 ONE_WAY = ("base", "vision", "config", "preset", "num_frames", "dtype", "license", "keep_unused")
 
 
@@ -84,10 +93,10 @@ class Original(NamedTuple):
     Args:
         tensors: recovered, if it is a delta.
         settings: its config.json.
-        folder: where that lies.
+        folder: that of config.json.
         hub_id: of the checkpoint, if it has one.
-        tower: that it sees with.
-        prefix: what the names of its adapter begin with; `None` without one.
+        tower: its vision tower.
+        prefix: of its adapter's names; `None` without an adapter.
     """
 
     tensors: Tensors
@@ -102,11 +111,11 @@ class Original(NamedTuple):
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = conversion_parser(__doc__)
-    parser.add_argument("--base", help="the Llama that the checkpoint is a delta of")
+    parser.add_argument("--base", help="the Llama to which the checkpoint is a delta")
     parser.add_argument(
         "--preset", choices=("released", "paper"), help="default: released with an adapter, else paper"
     )
-    parser.add_argument("--keep_unused", action="store_true", help=f"keep what is not used in {UNUSED}.safetensors")
+    parser.add_argument("--keep_unused", action="store_true", help=f"keep unused tensors in {UNUSED}.safetensors")
     parser.add_argument("--verify", nargs="?", const="", metavar="RECORDED", help="see above")
     parser.add_argument("--to_original", action="store_true", help="write the original's names")
     args = parser.parse_args()
@@ -114,12 +123,12 @@ def parse_arguments() -> argparse.Namespace:
     if args.verify:
         useless.append("--verify RECORDED")
     if args.to_original and useless:
-        parser.error(f"--to_original takes no {', '.join(useless)}")
+        parser.error(f"--to_original must be without {', '.join(useless)}")
     return args
 
 
 def main() -> None:
-    """Convert one way or the other."""
+    """Convert in either direction."""
     args = parse_arguments()
     if args.to_original:
         export(args)
@@ -175,7 +184,7 @@ def read_original(args: argparse.Namespace) -> Original:
     if args.base is not None:
         tensors = RecoveredTensors(tensors, FileTensors(local_path(args.base)))
     named = args.vision or found.settings.get("mm_vision_tower") or CLIP
-    beside = found.folder / named  # where `--to_original` puts it
+    beside = found.folder / named  # the folder that `--to_original` writes
     if not args.vision and beside.is_dir():
         named = str(beside)
     return Original(
@@ -190,13 +199,13 @@ def read_original(args: argparse.Namespace) -> Original:
 
 
 def shikra_tokenizer(folder: Path) -> Any:
-    """Load a tokenizer with what Shikra adds to Llama's, or add it; it pads with its unknown token.
+    """Load Llama's tokenizer with Shikra's tokens, which are added if absent; it pads with its unknown token.
 
-    The tokens eat the spaces around them, as all did that were added to a slow tokenizer by their names.
+    The tokens absorb the spaces around them, as did all tokens added to a slow tokenizer by name.
     """
     tokenizer = open_legacy_tokenizer(folder)
     tokenizer.add_tokens([AddedToken(token, lstrip=True, rstrip=True) for token in TOKENS], special_tokens=True)
-    tokenizer.chat_template = None  # Shikra speaks vicuna v1.1, which the processor brings
+    tokenizer.chat_template = None  # Shikra uses vicuna v1.1, the processor's default
     tokenizer.pad_token = tokenizer.unk_token or tokenizer.eos_token
     return tokenizer
 
@@ -211,7 +220,7 @@ def model_config(args: argparse.Namespace, original: Original) -> HMBAConfig:
     vocabulary = original.tokenizer.get_vocab()
     last = max(vocabulary[token] for token in TOKENS)
     if last >= rows:
-        raise ValueError(f"embeddings of all {last + 1} tokens of the tokenizer are wanted, got {rows} rows")
+        raise ValueError(f"embeddings must have rows for all {last + 1} tokens of the tokenizer, got {rows}")
     known = {*LlamaConfig.__annotations__, "rope_theta", "rope_scaling"}
     llama = {name: value for name, value in original.settings.items() if name in known}
     llama |= {"vocab_size": rows, "name_or_path": original.hub_id}
@@ -233,13 +242,13 @@ def model_config(args: argparse.Namespace, original: Original) -> HMBAConfig:
 
 
 def adapter_sizes(tensors: Tensors, prefix: str, hidden_size: int) -> dict[str, int]:
-    """Read the sizes of an adapter off its tensors."""
+    """Return the sizes of an adapter from the shapes of its tensors."""
     channels, state_size = _shape(tensors, f"{prefix}layer_2.0.A_log", 2)
     return {
         "num_frames": _shape(tensors, f"{prefix}time_embed", 3)[1],
         "state_size": state_size,
         "conv_kernel": _shape(tensors, f"{prefix}layer_2.0.conv1d.weight", 3)[-1],
-        "expand": max(channels // hidden_size, 1),  # if it does not fit, the shapes will say so
+        "expand": max(channels // hidden_size, 1),  # if it does not fit, a check of shapes refuses it
     }
 
 
@@ -253,7 +262,7 @@ def _shape(tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
 
 
 def is_released(config: HMBAConfig) -> bool:
-    """Tell whether an adapter and its projector are the released ones, in every value that changes their numbers."""
+    """Return whether adapter and projector are the released ones, in every value that changes their numbers."""
     preset = HMBAConfig.released()
     return all(getattr(config, name) == getattr(preset, name) for name in RELEASED_VALUES)
 
@@ -261,7 +270,7 @@ def is_released(config: HMBAConfig) -> bool:
 def plan_adapter(
     config: HMBAConfig, original: Original, rules: list[Rule], wanted: dict[str, TensorSpec], seed: int
 ) -> tuple[Renaming, Tensors]:
-    """Plan where all but the tower comes from; what a new adapter has and the original has not is drawn."""
+    """Plan the origins of all but the tower; tensors that only a new adapter has are initialised."""
     own = {name: spec for name, spec in wanted.items() if not name.startswith(TOWER)}
     drawn = []
     for name in own:
@@ -275,24 +284,30 @@ def plan_adapter(
 
 
 def report_unused(names: list[str], are_kept: bool) -> None:
-    """List what the model does not use."""
-    fate = "kept" if are_kept else "dropped"
+    """Print the tensors that the model does not use."""
     if names:
+        fate = "kept" if are_kept else "dropped"
         print(f"not used and {fate}: {len(names)} tensors", *names, sep="\n  ")
 
 
 def build_processor(original: Original, num_frames: int) -> HMBAProcessor:
-    """Build the processor: the tower's pictures, Shikra's tokens."""
+    """Build the processor: the tower's normalisation, Shikra's tokens."""
     joined = HMBAProcessor.from_vision_text_pretrained(
         str(original.tower.path), str(original.folder), video_token=TOKENS[0], num_frames=num_frames
     )
-    names = ("video_token", "video_start_token", "video_end_token")
-    tokens = dict(zip(names, TOKENS, strict=True))
-    return HMBAProcessor(joined.video_processor, original.tokenizer, patch_size=joined.patch_size, **tokens)
+    video_token, start, end = TOKENS
+    return HMBAProcessor(
+        joined.video_processor,
+        original.tokenizer,
+        patch_size=joined.patch_size,
+        video_token=video_token,
+        video_start_token=start,
+        video_end_token=end,
+    )
 
 
 def origin(args: argparse.Namespace, fresh: Tensors) -> str:
-    """Say what the checkpoint is made of."""
+    """Describe the origin of the checkpoint for its card."""
     base = ""
     if args.base:
         base = f", which is a difference from `{card_name(args.base)}`"
@@ -303,15 +318,15 @@ def origin(args: argparse.Namespace, fresh: Tensors) -> str:
 
 
 def verify(folder: Path, recorded: str, tensors: Tensors, original: Original, dtype: torch.dtype | None) -> None:
-    """Compare what was written with the original, and print what came of it.
+    """Compare the written checkpoint with the original, and print the result.
 
     Raises:
-        ValueError: if it is not the same.
+        ValueError: if they differ.
     """
-    print(f"verified: {compare_tensors(folder, tensors)} tensors are what they were made of")
+    print(f"verified: {compare_tensors(folder, tensors)} tensors equal their origins")
     if original.prefix is not None and is_released(HMBAConfig.from_pretrained(folder)):
         error = compare_adapters(folder, original_adapter_weights(original.tensors, original.prefix, dtype))
-        print(f"verified: the adapter gives the original's features to {error:.1e} in double precision")
+        print(f"verified: the adapter reproduces the original's features to {error:.1e} in double precision")
     if not recorded:
         return
     for name, error in compare_recorded(folder, Path(recorded)).items():
@@ -321,7 +336,7 @@ def verify(folder: Path, recorded: str, tensors: Tensors, original: Original, dt
 def original_adapter_weights(tensors: Tensors, prefix: str, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
     """Read the adapter of the original without its prefix, rounded as the conversion rounds it.
 
-    So the comparison is one of the graphs, not of how numbers were rounded.
+    So the comparison is one of the computations, not of rounding.
     """
     weights = {}
     for name in tensors.specs:
@@ -337,7 +352,7 @@ def original_adapter_weights(tensors: Tensors, prefix: str, dtype: torch.dtype |
 def export(args: argparse.Namespace) -> None:
     """Write a checkpoint of this package under the names of the original code.
 
-    The vision tower, which the original keeps outside, goes to a folder of its own in it.
+    The original code keeps the vision tower apart: it gets a folder of its own within.
 
     Raises:
         ValueError: if the original code has no such model.
@@ -345,15 +360,20 @@ def export(args: argparse.Namespace) -> None:
     path = local_path(args.checkpoint)
     config: Any = HMBAConfig.from_pretrained(path)
     if not is_released(config) or config.text_config.model_type != "llama":
-        raise ValueError(f"the released preset on a Llama is wanted for the original's names, got {path}")
+        raise ValueError(f"a model for the original's names must be the released preset on a Llama, got {path}")
     ours = FileTensors(path, parse_hashes(args.sha256))
-    names = [name for name in ours.specs if not name.startswith(TOWER)]
+    names = []
+    tower_names = []
+    for name in ours.specs:
+        if name.startswith(TOWER):
+            tower_names.append(name)
+        else:
+            names.append(name)
     originals: Tensors = OriginalTensors(ours, plan_originals(names, shikra_rules()))
     unused = sorted(path.glob(f"{UNUSED}*.safetensors"))
     if unused:
         index = path / f"{UNUSED}.safetensors.index.json"
         originals = JoinedTensors(originals, FileTensors(index if index.is_file() else unused[0]))
-    tower_names = [name for name in ours.specs if name.startswith(TOWER)]
     tower = OriginalTensors(ours, plan_originals(tower_names, [Rule("*", (f"{TOWER}*",))]))
     processor: Any = AutoProcessor.from_pretrained(path)
     with whole_folder(args.output_dir) as folder:
@@ -363,11 +383,11 @@ def export(args: argparse.Namespace) -> None:
         write_shards(folder / "vision_tower", tower, args.max_shard_size)
         if args.verify is not None:
             count = compare_tensors(folder, originals) + compare_tensors(folder / "vision_tower", tower)
-            print(f"verified: {count} tensors are what they were made of")
+            print(f"verified: {count} tensors equal their origins")
 
 
 def write_original_files(folder: Path, config: HMBAConfig, processor: Any) -> None:
-    """Write the original's config.json, its tokenizer, and how the tower's pictures are normalised."""
+    """Write the original's config.json, its tokenizer, and the normalisation of the tower's pictures."""
     settings = {
         **config.text_config.to_dict(),
         "model_type": "shikra",

@@ -1,16 +1,16 @@
-"""Make H-MBA of LLaVA: its tower, projector and language model, and a new adapter that starts as the identity.
+"""Convert LLaVA to H-MBA: its tower, projector and language model, and a new adapter that starts as the identity.
 
     python conversion/convert_llava.py --checkpoint llava-hf/llava-1.5-7b-hf --output_dir hmba-llava
     python conversion/convert_llava.py --checkpoint liuhaotian/llava-v1.5-7b --output_dir hmba-llava
 
-Both layouts of LLaVA-1.5 are read, LLaVA's own and transformers', and of transformers every LLaVA-style checkpoint
-whose tower gives one feature for each patch and whose projector has two layers. The result sees a still picture, or a
-clip of that picture however long, as LLaVA sees the picture, until its adapter has learned. A picture that LLaVA would
-read in tiles is read as a whole, and pictures are brought to a square by a white margin, as H-MBA's boxes need it.
+It reads both layouts of LLaVA-1.5, LLaVA's own and transformers', and in transformers' every LLaVA-style checkpoint
+whose tower returns one feature for each patch and whose projector has two layers. Until its adapter is trained, the
+result encodes a still picture, or a clip of that picture of any length, as LLaVA encodes the picture. It reads a
+picture whole that LLaVA would read in tiles, and pads pictures to a square by a white margin, as H-MBA's boxes need.
 
-A checkpoint is a folder, a Hub id (`org/name` or `org/name@revision`) or a file. Nothing in it is run. The result
+A checkpoint is a folder, a Hub id (`org/name` or `org/name@revision`) or a file. No code in it is run. The result
 holds processor, tokenizer, code and card, and is written one tensor at a time, whole or not at all. `--verify` reads
-it again and compares every tensor with what it was made of, and in transformers' layout also the logits of a still
+it again and compares every tensor with its origins. In transformers' layout it also compares the logits of a still
 picture with those of transformers' own class, for which the model must fit into memory.
 """
 
@@ -52,7 +52,7 @@ from tensor_sources import JoinedTensors, MemoryTensors, RenamedTensors, Tensors
 from verification import compare_tensors, compare_with_llava
 from vision_towers import VisionTower
 
-# What transformers has of LLaVA's form: a tower, two layers, a language model. They differ in how they cut pictures.
+# Model types of LLaVA's form in transformers: a tower, two layers, a language model. They differ in cutting pictures.
 FITTING = ("llava", "llava_next", "llava_next_video", "llava_onevision", "video_llava")
 ORIGINAL = ("llava", "llava_llama")  # model types in LLaVA's own layout
 IMAGE_TOKEN = "<image>"
@@ -62,7 +62,7 @@ ORIGIN = (
     "Made of `{checkpoint}` by `conversion/convert_llava.py` of hmba-hf. The adapter is new: until it is fine-tuned, "
     "the model sees the current frame alone, as LLaVA would."
 )
-# In front of a template that knows pictures: a video is one, and a text alone is a list of one block.
+# In front of a template for pictures, this turns a video into a picture, and a text alone into a list of one block.
 VIDEOS_ARE_PICTURES = """\
 {%- set rewritten = namespace(messages=[]) -%}
 {%- for message in messages -%}
@@ -86,9 +86,9 @@ class Llava(NamedTuple):
 
     Args:
         settings: its config.json.
-        folder: where that lies.
+        folder: that of config.json.
         config: of H-MBA on it.
-        tower: where its vision tower is.
+        tower: its vision tower.
     """
 
     tensors: Tensors
@@ -135,10 +135,10 @@ def convert(args: argparse.Namespace) -> None:
     with whole_folder(args.output_dir) as folder:
         write_checkpoint(folder, args.output_dir.resolve().name, checkpoint, args.max_shard_size)
         if args.verify:
-            print(f"verified: {compare_tensors(folder, tensors)} tensors are what they were made of")
+            print(f"verified: {compare_tensors(folder, tensors)} tensors equal their origins")
             if llava.settings["model_type"] == "llava" and not llava.is_original:
                 error = compare_with_llava(folder, llava.folder)
-                print(f"verified: the logits of a still picture are LLaVA's to {error:.1e}")
+                print(f"verified: the logits of a still picture match LLaVA's to {error:.1e}")
 
 
 def read_llava(args: argparse.Namespace) -> Llava:
@@ -146,13 +146,16 @@ def read_llava(args: argparse.Namespace) -> Llava:
 
     Raises:
         FileNotFoundError: if something is missing.
-        ValueError: if something is damaged, or is none that H-MBA can hold.
+        ValueError: if something is damaged, or if H-MBA cannot hold it.
     """
     found = open_checkpoint(args)
     original = is_original(found.settings)
     if args.vision and not original:
-        raise ValueError(f"a tower of its own is in this layout of LLaVA, got another one by --vision: {args.vision}")
-    tokenizer = open_legacy_tokenizer(found.folder) if original else open_tokenizer(found.folder)
+        raise ValueError(f"--vision must be absent for a layout with a tower of its own, got {args.vision}")
+    if original:
+        tokenizer = open_legacy_tokenizer(found.folder)
+    else:
+        tokenizer = open_tokenizer(found.folder)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.unk_token or tokenizer.eos_token
     num_frames = 5 if args.num_frames is None else args.num_frames
     if original:
@@ -173,7 +176,7 @@ def read_llava(args: argparse.Namespace) -> Llava:
 
 
 def is_original(settings: dict[str, Any]) -> bool:
-    """Tell LLaVA's own layout from transformers'.
+    """Return whether a layout is LLaVA's own, not transformers'.
 
     Raises:
         ValueError: if it is neither.
@@ -181,12 +184,12 @@ def is_original(settings: dict[str, Any]) -> bool:
     if "mm_vision_tower" in settings and settings.get("model_type") in ORIGINAL:
         return True
     if settings.get("model_type") not in FITTING:
-        raise ValueError(f"a model_type of {list(FITTING)} is wanted, got {settings.get('model_type')!r}")
+        raise ValueError(f"model_type must be one of {list(FITTING)}, got {settings.get('model_type')!r}")
     return False
 
 
 def original_config(settings: dict[str, Any], tower: VisionTower, tokenizer: Any, num_frames: int) -> HMBAConfig:
-    """Build the configuration for LLaVA's own layout; the tokenizer gets a token for the picture, which it has not."""
+    """Build the configuration for LLaVA's own layout, and add the token for the picture to its tokenizer."""
     projectors = {"linear": None, "mlp2x_gelu": "gelu"}
     for name, allowed in (("mm_projector_type", projectors), ("mm_vision_select_feature", ("patch",))):
         if settings.get(name, next(iter(allowed))) not in allowed:
@@ -210,17 +213,17 @@ def transformers_config(folder: Path, tower: VisionTower, num_frames: int) -> HM
     """Build the configuration for transformers' layout.
 
     Raises:
-        ValueError: if the model sees in a way that H-MBA does not.
+        ValueError: if H-MBA cannot encode pictures as the model does.
     """
     theirs: Any = AutoConfig.from_pretrained(folder)
     layers = theirs.vision_feature_layer
     if isinstance(layers, int):
         layers = [layers]
     if len(layers) > 1:
-        raise ValueError(f"a projector of one layer's features is wanted, got vision_feature_layer={list(layers)}")
+        raise ValueError(f"vision_feature_layer must be one layer, got {list(layers)}")
     scaled = [name for name in SCALED if getattr(theirs.text_config, name, None) is not None]
     if scaled:
-        raise ValueError(f"a language model whose logits LLaVA would scale is wanted, got one with {scaled}")
+        raise ValueError(f"the language model must be without {SCALED}, which LLaVA ignores, got {scaled}")
     config = HMBAConfig(
         vision_config=tower.config,
         text_config=theirs.text_config,
@@ -235,26 +238,26 @@ def transformers_config(folder: Path, tower: VisionTower, num_frames: int) -> HM
 
 
 def check_tower(config: HMBAConfig, select_strategy: str) -> None:
-    """Raise a `ValueError` unless LLaVA takes from the tower what H-MBA takes: patches of each picture, no more."""
+    """Raise a `ValueError` unless LLaVA selects the same features as H-MBA: the patches of each picture, no more."""
     with torch.device("meta"):
         tower = AutoModel.from_config(config.vision_config)
         pictures = torch.empty(2, 3, *config.frame_size)
         shape = tower(pictures, output_hidden_states=True).hidden_states[config.vision_feature_layer].shape
     name = type(tower).__name__
     if shape[0] != len(pictures):
-        raise ValueError(f"a tower that sees each picture by itself is wanted, got {name}, which joins them")
+        raise ValueError(f"the vision tower must encode each picture by itself, got {name}, which joins them")
     taken = shape[1]
     if select_strategy == "default":  # all but the class token
         taken -= 1
     if taken != config.num_patches:
         raise ValueError(
-            f"one feature for each of {config.num_patches} patches is wanted, got {taken} of {name} with "
-            f"vision_feature_select_strategy={select_strategy!r}"
+            f"the vision tower must return one feature for each of {config.num_patches} patches, got {taken} of "
+            f"{name} with vision_feature_select_strategy={select_strategy!r}"
         )
 
 
 def plan_tensors(args: argparse.Namespace, llava: Llava, model: Any) -> tuple[Tensors, torch.dtype, list[str]]:
-    """Find out where each tensor comes from; return them, their dtype, and the names of those that are not used."""
+    """Return the tensors of the result, their dtype, and the names of unused originals."""
     wanted = wanted_tensors(model)
     source = llava.tensors
     rows: dict[str, int] = {}
@@ -281,7 +284,7 @@ def plan_tensors(args: argparse.Namespace, llava: Llava, model: Any) -> tuple[Te
 
 
 def missing_biases(llava: Llava, wanted: dict[str, TensorSpec]) -> dict[str, torch.Tensor]:
-    """Return zeros for the biases of a projector that has none."""
+    """Return zeros for the biases of a projector without any."""
     if llava.settings.get("multimodal_projector_bias", True):
         return {}
     biases = {}
@@ -302,19 +305,20 @@ def llava_table(llava: Llava, wanted: dict[str, TensorSpec], embeddings: str) ->
 
 
 def speaks_vicuna(llava: Llava, template: str | None) -> bool:
-    """Tell LLaVA-1.5, which was trained with vicuna v1.1, from later models on other Llamas by their own templates."""
+    """Return whether a model is LLaVA-1.5, trained with vicuna v1.1; later ones on Llamas have own templates."""
     is_llama = llava.settings["model_type"] in ORIGINAL and llava.config.text_config.model_type == "llama"
     own = template or llava.tokenizer.chat_template
     return is_llama and (not own or "ASSISTANT:" in str(own))
 
 
 def build_processor(args: argparse.Namespace, llava: Llava) -> HMBAProcessor:
-    """Build the processor: LLaVA's pictures, tokens and prompts."""
+    """Build the processor: LLaVA's normalisation, tokens and prompts."""
     token = llava.tokenizer.convert_ids_to_tokens(llava.config.video_token_id)
     joined = HMBAProcessor.from_vision_text_pretrained(
         str(llava.tower.path), str(llava.folder), video_token=token, num_frames=llava.config.num_frames
     )
-    template = ProcessorMixin.get_processor_dict(llava.folder)[0].get("chat_template")
+    settings, _ = ProcessorMixin.get_processor_dict(llava.folder)
+    template = settings.get("chat_template")
     if args.chat_template is None:
         is_vicuna = speaks_vicuna(llava, template)
     else:

@@ -1,4 +1,4 @@
-"""A checkpoint to convert, as the command line names it: what every converter asks for, and what it opens."""
+"""The options that every converter takes, and the foreign checkpoint that they name."""
 
 import argparse
 from pathlib import Path
@@ -12,8 +12,14 @@ from tensor_files import FileTensors, hub_id, local_path, parse_hashes, read_jso
 LEGACY = {"add_bos_token": True, "legacy": True}
 VOCABULARIES = ("tokenizer.json", "tokenizer.model")
 KEPT = (
-    *("bos_token", "eos_token", "unk_token", "pad_token", "padding_side"),
-    *("chat_template", "clean_up_tokenization_spaces", "model_max_length"),
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "pad_token",
+    "padding_side",
+    "chat_template",
+    "clean_up_tokenization_spaces",
+    "model_max_length",
 )
 
 
@@ -23,8 +29,8 @@ class ForeignCheckpoint(NamedTuple):
     Args:
         tensors: under their names there.
         settings: its config.json.
-        folder: where that lies, and its tokenizer.
-        hub_id: of the checkpoint; the empty string if it was not taken from the Hub.
+        folder: that of config.json and tokenizer.
+        hub_id: of the checkpoint; the empty string if it is not on the Hub.
     """
 
     tensors: FileTensors
@@ -34,17 +40,17 @@ class ForeignCheckpoint(NamedTuple):
 
 
 def conversion_parser(description: str | None) -> argparse.ArgumentParser:
-    """Start a command line with the options of every converter."""
+    """Return a parser with the options of every converter."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True, help="folder, Hub id or file")
-    parser.add_argument("--vision", help="the tower, where the checkpoint has none; when absent what its config names")
-    parser.add_argument("--config", help="folder with config.json and tokenizer, where the checkpoint has none")
+    parser.add_argument("--vision", help="the tower of a checkpoint without one; default: the one its config names")
+    parser.add_argument("--config", help="folder with config.json and tokenizer of a checkpoint without them")
     parser.add_argument("--output_dir", type=Path, required=True, help="new or empty folder")
-    parser.add_argument("--num_frames", type=int, help="of a new adapter; 5 when absent")
-    parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), help="that of the checkpoint if absent")
-    parser.add_argument("--license", help="of the weights, for the card, as the Hub names it, such as llama2")
+    parser.add_argument("--num_frames", type=int, help="of a new adapter; default: 5")
+    parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), help="default: that of the checkpoint")
+    parser.add_argument("--license", help="of the weights, for the card, in the Hub's names, such as llama2")
     parser.add_argument("--sha256", nargs="+", default=[], metavar="NAME=HASH", help="of files of the checkpoint")
-    parser.add_argument("--max_shard_size", default="5GB", help="of the files that are written")
+    parser.add_argument("--max_shard_size", default="5GB", help="of the files written")
     parser.add_argument("--seed", type=int, default=0, help="of a new adapter")
     return parser
 
@@ -64,9 +70,7 @@ def open_checkpoint(args: argparse.Namespace) -> ForeignCheckpoint:
     else:
         folder = path.parent
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"a config.json is wanted, got none in {folder}: name a folder that has it by --config"
-        )
+        raise FileNotFoundError(f"{folder} must have a config.json, got none: name a folder that has it by --config")
     return ForeignCheckpoint(
         settings=read_json(folder / "config.json"),
         tensors=FileTensors(path, parse_hashes(args.sha256)),
@@ -76,7 +80,7 @@ def open_checkpoint(args: argparse.Namespace) -> ForeignCheckpoint:
 
 
 def open_tokenizer(folder: Path, **options: Any) -> Any:
-    """Load the tokenizer of a folder; it pads on the left, as answering a batch needs it.
+    """Load the tokenizer of a folder; it pads on the left, as batches of prompts need it.
 
     Raises:
         ImportError: if it needs packages that are missing.
@@ -85,14 +89,14 @@ def open_tokenizer(folder: Path, **options: Any) -> Any:
     try:
         return load_tokenizer(folder, padding_side="left", **options)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"a folder with a tokenizer is wanted, got {folder}: {error}") from error
+        raise ValueError(f"{folder} must have a tokenizer, got none that loads: {error}") from error
 
 
 def open_legacy_tokenizer(folder: Path) -> Any:
     """Load the tokenizer of a code that used transformers' slow one of 2023.
 
-    What its settings leave open, that one took as `LEGACY` has it, and transformers 5 the other way: each text begins
-    with a special token, and the text after each special token with a space, as sentencepiece begins every text.
+    Its defaults were those of `LEGACY`; transformers 5 has others. So each text begins with a special token, and the
+    text after each special token with a space, as sentencepiece begins every text.
     """
     path = folder / "tokenizer_config.json"
     settings: dict[str, Any] = {}
@@ -100,17 +104,17 @@ def open_legacy_tokenizer(folder: Path) -> Any:
         settings = read_json(path)
     if not str(settings.get("tokenizer_class", "Llama")).lower().startswith("llama"):
         return open_tokenizer(folder)
-    if not any((folder / name).is_file() for name in VOCABULARIES):  # for which transformers would make up one
-        raise ValueError(f"a folder with a tokenizer, one of {VOCABULARIES}, is wanted, got {folder}")
+    if not any((folder / name).is_file() for name in VOCABULARIES):  # transformers would invent one
+        raise ValueError(f"{folder} must have a tokenizer, one of {VOCABULARIES}, got none")
     options = {name: settings.get(name, value) for name, value in LEGACY.items()}
     llama = open_tokenizer(folder, tokenizer_class=LlamaTokenizer, **options)
-    # Its own class forgets `legacy` when it is saved; this one is what its tokenizer.json says.
+    # Saved by its own class, it would lose `legacy`; this class has it in tokenizer.json.
     kept = {name: getattr(llama, name) for name in KEPT}
     return PreTrainedTokenizerFast(tokenizer_object=llama.backend_tokenizer, **kept)
 
 
 def card_name(source: str) -> str:
-    """Return what a card calls a source: its Hub id, or the name of a folder or file without where it lies."""
+    """Return the name of a source for a card: its Hub id, or the name of a folder or file without its path."""
     path = Path(source)
     if not path.exists():
         return source

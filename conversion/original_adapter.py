@@ -1,10 +1,10 @@
 """The released adapter, restated step by step from its description: all frames, all patches, every scan in full.
 
 Axes: `b` clips, `t` frames with the current one last, `p` patches per frame, `d` channels, `n` states. `weights` are
-the tensors of `model.hmba.` in a checkpoint of the released code, without that in their names.
+the tensors under `model.hmba.` in a checkpoint of the released code, without this prefix.
 
 Source: Sranc3/H-MBA at 9a8645d, `mamba_adaptation.py`, with its syntax error mended.
-Differs: the `f1` that it computes and drops is left out.
+Differs: without `f1`, which it computes and drops.
 """
 
 from collections.abc import Mapping

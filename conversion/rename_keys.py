@@ -1,7 +1,7 @@
 """Strict tables from the tensor names of foreign checkpoints to this package's, and back.
 
-A table is a list of rules; the first one that fits a name decides. What fits no rule, what stands for one tensor
-twice, what is missing and what has the wrong shape or dtype stops a conversion, by name.
+A table is a list of rules; the first one that fits a name decides. A conversion stops at a name that fits no rule, at
+two tensors for one, at a missing tensor, and at a wrong shape or dtype.
 """
 
 import re
@@ -17,7 +17,7 @@ ADAPTER = "model.temporal_adapter."
 TOWER = "model.vision_tower."
 PROJECTOR = "model.multi_modal_projector."
 PREFIXES = ("model.hmba.", "model.kbmamba.")  # of the public code, and of the authors' own
-# One module of the released adapter under seven names.
+# The released adapter holds one module under seven names.
 NORM_NAMES = (
     "layer_norm",
     "layer_1.1",
@@ -27,7 +27,7 @@ NORM_NAMES = (
     "layer_3.1",
     "reverse_layer_3.1",
 )
-# What the released forward never reads, or whose result it throws away.
+# Parts that the released forward never reads, or whose result it drops.
 UNUSED_PARTS = (
     "cls_token",
     "v1",
@@ -38,7 +38,7 @@ UNUSED_PARTS = (
     "layer_3.0.*",
     "reverse_layer_3.0.*",
 )
-# Where a module of the released adapter stands in the released preset.
+# Places of the released adapter's modules in the released preset.
 RELEASED_MODULES: dict[str, tuple[str, ...]] = {
     "t_mamba": ("context.mixers.divided_time.forward_mixer",),
     "layer_2.0": ("context.mixers.space.forward_mixer",),
@@ -46,7 +46,7 @@ RELEASED_MODULES: dict[str, tuple[str, ...]] = {
     "fc_q": ("query.fusion.query_proj",),
 }
 RELEASED_NORMS: tuple[str, ...] = ("context.norms.shared",)
-# And where it starts a paper preset, which has a module of its own wherever the released code shares one.
+# Their places in a paper preset, which has a module of its own wherever the released code shares one.
 PAPER_NORMS = (
     "context.norms.divided_space_time_stride_1",
     "context.norms.divided_space_time_stride_2",
@@ -69,25 +69,25 @@ PAPER_MODULES: dict[str, tuple[str, ...]] = {
 
 
 class TensorSpec(NamedTuple):
-    """What is known of a tensor before it is read."""
+    """Shape and dtype of a tensor, known before it is read."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype
 
     @property
     def nbytes(self) -> int:
-        """Its size."""
+        """Its size in bytes."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
 @dataclass(frozen=True)
 class Rule:
-    """One line of a table; `*` in `original` stands for a part of a name, which takes the place of `*` in `ours`.
+    """One line of a table; `*` in `original` stands for a part of a name, which replaces `*` in `ours`.
 
     Args:
         original: name in the foreign checkpoint.
-        ours: names here, more than one for a tensor that starts several; none for one that is not used.
-        row: which row of ours it is, where several originals are the rows of one tensor.
+        ours: names here, more than one for a tensor that starts several; none for an unused one.
+        row: its row in ours, if several originals are the rows of one tensor.
         leading_axis: whether the original has one more axis, of size one, in front.
         is_alias: whether it may be one of several names of the same tensor, which must then be equal.
     """
@@ -99,18 +99,18 @@ class Rule:
     is_alias: bool = False
 
     def match(self, name: str) -> list[str] | None:
-        """Return the names here of an original, or `None` if the rule is not about it."""
+        """Return the names here of an original, or `None` if the rule does not fit."""
         part = _fits(self.original, name)
         if part is None:
             return None
         return [our.replace("*", part) for our in self.ours]
 
     def makes(self, name: str) -> bool:
-        """Tell whether a tensor here may come from this rule."""
+        """Return whether a tensor here may come from this rule."""
         return any(_fits(our, name) is not None for our in self.ours)
 
     def original_name(self, name: str) -> str | None:
-        """Return the original name of a tensor here, or `None` if the rule is not about it."""
+        """Return the original name of a tensor here, or `None` if the rule does not fit."""
         if not self.ours:
             return None
         part = _fits(self.ours[0], name)
@@ -126,13 +126,17 @@ class Rule:
 
     def bring(self, original: Tensor) -> Tensor:
         """Return an original in the shape that it has here."""
-        return original[0] if self.leading_axis else original
+        if self.leading_axis:
+            return original[0]
+        return original
 
     def take_back(self, ours: Tensor) -> Tensor:
         """Return the original of a tensor here."""
         if self.row is not None:
             ours = ours[self.row : self.row + 1]
-        return ours[None] if self.leading_axis else ours
+        if self.leading_axis:
+            ours = ours[None]
+        return ours
 
 
 class Origin(NamedTuple):
@@ -143,16 +147,16 @@ class Origin(NamedTuple):
 
 
 class Renaming(NamedTuple):
-    """Where each tensor here comes from, and what is not used."""
+    """The origins of each tensor here, and the unused originals."""
 
     origins: dict[str, list[Origin]]
     unused: list[str]
 
     def make(self, name: str, read: Mapping[str, Tensor]) -> Tensor:
-        """Make a tensor of its originals.
+        """Build a tensor from its originals.
 
         Raises:
-            ValueError: if names that stand for one tensor hold different ones.
+            ValueError: if aliases of one tensor hold different values.
         """
         origins = self.origins[name]
         tensors = [origin.rule.bring(read[origin.name]) for origin in origins]
@@ -160,17 +164,15 @@ class Renaming(NamedTuple):
             return torch.cat(tensors)
         for origin, tensor in zip(origins, tensors, strict=True):
             if not torch.equal(tensor, tensors[0]):
-                raise ValueError(f"{origin.name} must equal {origins[0].name}, another name of it, got other values")
+                raise ValueError(f"{origin.name} must equal its alias {origins[0].name}, got other values")
         return tensors[0]
 
 
 def _fits(pattern: str, name: str) -> str | None:
-    """Return what `*` stands for if a name fits a pattern; the empty string if the pattern has none."""
+    """Return the part of a fitting name for which `*` stands, the empty string if the pattern has none."""
     before, star, after = pattern.partition("*")
-    if not star and name == pattern:
-        return ""
     if not star:
-        return None
+        return "" if name == pattern else None
     found = re.fullmatch(f"{re.escape(before)}(.+){re.escape(after)}", name)
     return found[1] if found else None
 
@@ -190,9 +192,9 @@ def adapter_rules(prefix: str = "model.hmba.", preset: str = "released", ours: s
     """Return the rules of the released adapter.
 
     Args:
-        prefix: what its names begin with; `"model.kbmamba."` in the authors' own tree.
+        prefix: of its names; `"model.kbmamba."` in the authors' own tree.
         preset: `"released"` for the same adapter here, `"paper"` for a paper preset that starts from it.
-        ours: what names here begin with.
+        ours: prefix of the names here.
 
     Source: Sranc3/H-MBA, `mamba_adaptation.py`.
     """
@@ -218,17 +220,15 @@ def adapter_rules(prefix: str = "model.hmba.", preset: str = "released", ours: s
 
 
 def adapter_prefix(names: Iterable[str]) -> str | None:
-    """Return what the names of the adapter begin with in a checkpoint of the released code, `None` without one.
+    """Return the prefix of the adapter's names in a checkpoint of the released code, `None` without an adapter.
 
     Raises:
         ValueError: if there are two adapters.
     """
-    found: set[str] = set()
-    for name in names:
-        found.update(prefix for prefix in PREFIXES if name.startswith(prefix))
+    found = {prefix for name in names for prefix in PREFIXES if name.startswith(prefix)}
     if len(found) > 1:
-        raise ValueError(f"one adapter is wanted, got tensors of {sorted(found)}")
-    return found.pop() if found else None
+        raise ValueError(f"the checkpoint must have one adapter, got tensors of {sorted(found)}")
+    return next(iter(found), None)
 
 
 def shikra_rules(adapter_prefix: str = "model.hmba.", preset: str = "released") -> list[Rule]:
@@ -294,7 +294,7 @@ def transformers_llava_rules(wanted: Iterable[str]) -> list[Rule]:
 
 
 def tied_head_rules(embeddings: str) -> list[Rule]:
-    """Return what comes first in a table of a model whose head is its embeddings, which some files hold twice.
+    """Return the first rules for a model whose head is its embeddings, which some files hold twice.
 
     Args:
         embeddings: name of the embeddings here.
@@ -306,14 +306,15 @@ def tied_head_rules(embeddings: str) -> list[Rule]:
 
 
 def vision_tower_rules(wanted: Iterable[str], start: str = "") -> list[Rule]:
-    """Return the table of a vision tower, by itself or as half of a vision-text model.
+    """Return the table of a vision tower, by itself or in a vision-text model.
 
     Args:
         wanted: names of the tower's tensors here; some towers of transformers hold one more module than others.
-        start: what the original names begin with.
+        start: prefix of the original names.
     """
-    is_nested = any(name.startswith(f"{TOWER}vision_model.") for name in wanted)
-    inside = f"{TOWER}vision_model.*" if is_nested else f"{TOWER}*"
+    inside = f"{TOWER}*"
+    if any(name.startswith(f"{TOWER}vision_model.") for name in wanted):
+        inside = f"{TOWER}vision_model.*"
     rules = [
         Rule(f"{start}vision_model.embeddings.position_ids"),
         Rule(f"{start}embeddings.position_ids"),
@@ -335,17 +336,17 @@ def plan_renaming(
     wanted: Mapping[str, TensorSpec],
     optional: Collection[str] = (),
 ) -> Renaming:
-    """Find out where each wanted tensor comes from.
+    """Find the origins of each wanted tensor.
 
     Args:
         originals: the tensors of the foreign checkpoint.
         rules: its table.
-        wanted: the tensors that must be made, all of them and no other.
+        wanted: the tensors of the result, all of them and no other.
         optional: those of them that may be missing.
 
     Raises:
-        ValueError: if a tensor fits no rule or belongs to nothing that is wanted, if two stand for one, if one is
-            missing, or if a shape is wrong.
+        ValueError: if a tensor fits no rule or is not wanted, if two stand for one, if one is missing, or if a shape
+            is wrong.
     """
     origins: dict[str, list[Origin]] = {}  # in the order of first originals: each file is read from start to end
     unused: list[str] = []
@@ -356,12 +357,12 @@ def plan_renaming(
         for our in ours:
             if our not in wanted:
                 raise ValueError(
-                    f"a tensor of the model is wanted, got {name}, which would be {our}: it has none such"
+                    f"tensors must be those of the model, got {name}, which would be {our}: it has none such"
                 )
             origins.setdefault(our, []).append(Origin(name, rule))
     for name in wanted:
         if name not in origins and name not in optional:
-            raise ValueError(f"the checkpoint must hold what becomes {name}, got {_listed(originals)}")
+            raise ValueError(f"the checkpoint must hold an origin of {name}, got {_listed(originals)}")
     for our, found in origins.items():
         _check_origins(our, found, originals, wanted=wanted[our].shape)
         for origin in found:
@@ -374,7 +375,7 @@ def plan_renaming(
 def rename_tensors(
     originals: Mapping[str, Tensor], rules: list[Rule], wanted: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Rename tensors that are in memory; what is wanted is given by tensors of the same shapes."""
+    """Rename tensors in memory to those of `wanted`, which have the same shapes."""
     renaming = plan_renaming(tensor_specs(originals), rules, tensor_specs(wanted))
     return {name: renaming.make(name, originals) for name in renaming.origins}
 
@@ -385,7 +386,7 @@ def tensor_specs(tensors: Mapping[str, Tensor]) -> dict[str, TensorSpec]:
 
 
 def single_dtype(originals: Mapping[str, TensorSpec], renaming: Renaming) -> torch.dtype:
-    """Return the dtype of all tensors that are used; decay rates and skips of Mamba may be float32 beside any.
+    """Return the dtype of all used tensors; decay rates and skips of Mamba may be float32 beside any.
 
     Raises:
         ValueError: if there is more than one.
@@ -400,13 +401,13 @@ def single_dtype(originals: Mapping[str, TensorSpec], renaming: Renaming) -> tor
     for name, dtype in used:
         if dtype != most:
             raise ValueError(
-                f"{name} must be {most} as most tensors are, got {dtype}: name a dtype to bring all to it"
+                f"{name} must be {most} as most tensors are, got {dtype}: name a dtype to convert all to it"
             )
     return most
 
 
 def plan_originals(ours: Iterable[str], rules: list[Rule]) -> dict[str, Origin]:
-    """Find the names that tensors here have in a foreign checkpoint, every alias among them.
+    """Find the names of tensors here in a foreign checkpoint, every alias among them.
 
     Returns:
         `{original name: (name here, rule)}`.
@@ -422,7 +423,7 @@ def plan_originals(ours: Iterable[str], rules: list[Rule]) -> dict[str, Origin]:
             if original is not None:
                 names[original] = rule
         if not names:
-            raise ValueError(f"a tensor with a name in the original is wanted, got {name}, which has none")
+            raise ValueError(f"tensors must have names in the original, got {name}, which has none")
         has_several = any(rule.is_alias or rule.row is not None for rule in names.values())
         for original, rule in names.items():
             found[original] = Origin(name, rule)
@@ -436,7 +437,7 @@ def _first_match(rules: list[Rule], name: str) -> tuple[Rule, list[str]]:
         ours = rule.match(name)
         if ours is not None:
             return rule, ours
-    raise ValueError(f"a tensor with a name in the table is wanted, got {name}")
+    raise ValueError(f"tensors must have names in the table, got {name}")
 
 
 def _check_origins(
@@ -449,7 +450,7 @@ def _check_origins(
     if has_rows and rows != list(range(*wanted)):
         raise ValueError(f"{our} must have {wanted[0]} rows, each from one tensor, got {names}")
     if not has_rows and sum(not origin.rule.is_alias for origin in found) > 1:
-        raise ValueError(f"one tensor is wanted for {our}, got {names}")
+        raise ValueError(f"{our} must come from one tensor, got {names}")
     expected = (1, *wanted[1:]) if has_rows else wanted
     for origin in found:
         shape = originals[origin.name].shape

@@ -1,6 +1,6 @@
-"""The files of a checkpoint, of any usual kind: one tensor is read at a time, and nothing in them is run.
+"""The files of a checkpoint, of any usual kind, read one tensor at a time, without running code in them.
 
-Files are mapped, and the mapping is given back as it is read: memory holds a few tensors, not a file. Only a pickle of
+Files are mapped, and a mapping is released as it is read: memory holds a few tensors, not a file. Only a pickle of
 before torch 1.6 is read as a whole, and never two at a time.
 """
 
@@ -23,11 +23,11 @@ from tqdm.auto import tqdm
 from hmba_hf.weight_files import WeightFiles, find_weights, read_index
 from rename_keys import TensorSpec
 
-# What may stand in a pickle beside tensors: a training script's own arguments, which are values and nothing else.
+# Classes that a pickle may hold beside tensors: the arguments of a training script, which are plain values.
 ALLOWED_GLOBALS: list[Any] = [argparse.Namespace]
-# Under which names a training script may put the weights, beside other things.
+# Keys under which a training script may save the weights, beside others.
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
-# What FSDP, DDP, torch.compile and activation checkpointing put into names.
+# Parts of names that FSDP, DDP, torch.compile and activation checkpointing insert.
 WRAPPED_NAMES = re.compile(r"(?:^module|_fsdp_wrapped_module|_orig_mod|_checkpoint_wrapped_module)\.")
 NO_WEIGHTS = re.compile(r"training_args\.bin|optimizer.*|scheduler.*|rng_state.*|random_states.*|scaler.*")
 SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.(\w+)")
@@ -45,22 +45,22 @@ SAFETENSORS_DTYPES = {
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
 }
-MAPPED_BYTES = 2**24  # read from a file before its pages are given back
-CHUNK = 2**20  # bytes, or numbers, that are looked at together
+MAPPED_BYTES = 2**24  # read from a file before its pages are released
+CHUNK = 2**20  # bytes, or numbers, checked together
 
 
 class FileTensors:
     """The tensors of a checkpoint, in one file or several.
 
     Args:
-        path: a file (.safetensors, or a pickle such as .bin, .pt or .pth), an index, or a folder. Of a folder those
-            files count that transformers would load, else one file or all shards of one checkpoint. Tensors that an
-            index does not name are read with the others of their file.
-        sha256: what the hashes of files must be, by their names.
+        path: a file (.safetensors, or a pickle such as .bin, .pt or .pth), an index, or a folder. A folder's files are
+            those that transformers would load, else one file or all shards of one checkpoint. Tensors that an index
+            does not name are read with the others of their file.
+        sha256: the expected hashes of files, by their names.
 
     Raises:
         FileNotFoundError: if there are no weights, or a shard is missing.
-        ValueError: if a hash is another one, if a file is damaged or would run code, or if a name stands twice.
+        ValueError: if a hash differs, if a file is damaged or would run code, or if a name appears twice.
     """
 
     def __init__(self, path: Path, sha256: Mapping[str, str] | None = None):
@@ -75,26 +75,29 @@ class FileTensors:
             for stored, spec in self._contents(file):
                 name = WRAPPED_NAMES.sub("", stored)
                 if name in self.specs:
-                    raise ValueError(f"each tensor is wanted once, got {name} in {self._files[name][0]} and {file}")
+                    raise ValueError(f"{name} must be in one file, got it in {self._files[name][0]} and {file}")
                 self._files[name] = (file, stored)
                 self.specs[name] = spec
-        lost = sorted(set(indexed) - {stored for _, stored in self._files.values()})
+        lost = set(indexed)
+        for _, stored in self._files.values():
+            lost.discard(stored)
         if lost:
-            raise ValueError(f"{lost[0]} must be in {indexed[lost[0]]} as the index says, got no such tensor there")
+            first = min(lost)
+            raise ValueError(f"{first} must be in {indexed[first]}, as in the index, got no such tensor there")
 
     def read(self, name: str) -> Tensor:
         """Read one tensor.
 
         Raises:
-            ValueError: if it is not of real numbers, or one of them is not finite.
+            ValueError: if it does not hold finite real numbers.
         """
         file, stored = self._files[name]
         if self._open is None or self._open[0] != file or self._mapped > MAPPED_BYTES:
-            self._open = None  # first, or two files would be open
+            self._open = None  # before the next, so that never two files are open
             self._open = (file, self._load(file))
             self._mapped = 0
         tensor = self._open[1](stored)
-        if is_mappable(file):  # else the whole file would be read again
+        if is_mappable(file):  # any other file would be read whole again
             self._mapped += tensor.nbytes
         check_finite(name, tensor)
         return tensor
@@ -119,13 +122,13 @@ def local_path(name: str) -> Path:
     """Return a folder or file, or the snapshot of a Hub repository, `org/name` or `org/name@revision`.
 
     Raises:
-        FileNotFoundError: if there is neither.
+        FileNotFoundError: if there is none of them.
     """
     if Path(name).exists():
         return Path(name)
     repo, _, revision = name.partition("@")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
-        raise FileNotFoundError(f"a file, a folder or a Hub id is wanted, got {name}, which does not exist")
+        raise FileNotFoundError(f"a checkpoint must be a file, a folder or a Hub id, got {name}, which does not exist")
     wanted = ["*.json", "*.model", "*.txt", "*.jinja", "*.safetensors"]
     folder = Path(snapshot_download(repo, revision=revision or None, allow_patterns=wanted))
     if not any((folder / f"model.safetensors{ending}").is_file() for ending in ("", ".index.json")):
@@ -142,7 +145,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file of a checkpoint, such as its config.json.
 
     Raises:
-        ValueError: if it is damaged, or holds no object.
+        ValueError: if it is damaged or no JSON object.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -154,11 +157,11 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def weight_files(path: Path) -> tuple[list[Path], dict[str, str]]:
-    """Return the files of a checkpoint, those that transformers would load, and where its index puts each tensor.
+    """Return the files of a checkpoint, those that transformers would load, and the file of each tensor in its index.
 
     Raises:
-        FileNotFoundError: if there are none, or one that belongs to them is missing.
-        ValueError: if it is not clear which files are meant.
+        FileNotFoundError: if there are none, or if one of them is missing.
+        ValueError: if a folder holds files of several checkpoints.
     """
     if path.is_file() and path.name.endswith(".index.json"):
         found = read_index(path)
@@ -170,7 +173,7 @@ def weight_files(path: Path) -> tuple[list[Path], dict[str, str]]:
 
 
 def _other_weights(folder: Path) -> WeightFiles:
-    """Find weights under other names than transformers gives them."""
+    """Find weights under other names than transformers'."""
     for kinds in ((".safetensors",), (".bin", ".pt", ".pth")):
         found = []
         for file in sorted(folder.glob("*")):
@@ -178,7 +181,7 @@ def _other_weights(folder: Path) -> WeightFiles:
                 found.append(file)
         if found:
             return WeightFiles(_one_checkpoint(found))
-    raise FileNotFoundError(f"weights are wanted (.safetensors, .bin, .pt or .pth), got none in {folder}")
+    raise FileNotFoundError(f"{folder} must hold weights (.safetensors, .bin, .pt or .pth), got none")
 
 
 def _one_checkpoint(files: list[Path]) -> list[Path]:
@@ -195,12 +198,12 @@ def _one_checkpoint(files: list[Path]) -> list[Path]:
     checkpoint = checkpoints.pop()
     if checkpoints or (checkpoint is None and len(files) > 1):
         names = [file.name for file in files]
-        raise ValueError(f"the files of one checkpoint are wanted, got {names}: name one of them")
+        raise ValueError(f"a folder must hold the files of one checkpoint, got {names}: name one of them")
     if checkpoint is None:
         return files
     missing = sorted(set(range(1, int(checkpoint[1]) + 1)) - present)
     if missing:
-        raise FileNotFoundError(f"{checkpoint[1]} shards are wanted, got {len(files)}: {missing} are missing")
+        raise FileNotFoundError(f"a folder must hold {checkpoint[1]} shards, got {len(files)}: {missing} are missing")
     return files
 
 
@@ -208,27 +211,27 @@ def parse_hashes(words: Iterable[str]) -> dict[str, str]:
     """Read `NAME=HASH` words.
 
     Raises:
-        ValueError: if one is something else, or names a file twice.
+        ValueError: if one has another form, or names a file twice.
     """
     hashes: dict[str, str] = {}
     for word in words:
         name, _, digest = word.rpartition("=")
         if not name or name in hashes or not re.fullmatch("[0-9a-fA-F]{64}", digest):
-            raise ValueError(f"NAME=HASH is wanted, 64 hexadecimal digits for each file, got {word!r}")
+            raise ValueError(f"hashes must be NAME=HASH, 64 hexadecimal digits for each file, got {word!r}")
         hashes[name] = digest.lower()
     return hashes
 
 
 def check_hashes(files: Iterable[Path], sha256: Mapping[str, str]) -> None:
-    """Check files by their hashes, with progress.
+    """Compare files with their hashes, with progress.
 
     Raises:
-        ValueError: if a hash is another one, or belongs to no file.
+        ValueError: if a hash differs, or belongs to no file.
     """
     by_name = {file.name: file for file in files}
     unknown = sorted(sha256.keys() - by_name.keys())
     if unknown:
-        raise ValueError(f"hashes of {sorted(by_name)} are wanted, got one of {unknown[0]}")
+        raise ValueError(f"hashes must be of {sorted(by_name)}, got one of {unknown[0]}")
     total = sum(by_name[name].stat().st_size for name in sha256)
     with tqdm(total=total, desc="sha256", unit="B", unit_scale=True, disable=None) as progress:
         for name, wanted in sha256.items():
@@ -242,7 +245,7 @@ def check_hashes(files: Iterable[Path], sha256: Mapping[str, str]) -> None:
 
 
 def check_finite(name: str, tensor: Tensor) -> None:
-    """Raise a `ValueError` unless a tensor is one of finite real numbers, or of integers that nothing reads."""
+    """Raise a `ValueError` unless a tensor holds finite real numbers; integers pass, for nothing reads them."""
     if tensor.is_floating_point():
         if tensor.dtype.itemsize < 2:
             raise ValueError(f"{name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}")
@@ -251,7 +254,7 @@ def check_finite(name: str, tensor: Tensor) -> None:
 
 
 def is_mappable(file: Path) -> bool:
-    """Tell whether a file is mapped into memory, which pickles of before torch 1.6 cannot be."""
+    """Return whether a file can be mapped into memory, unlike pickles of before torch 1.6."""
     return file.suffix == ".safetensors" or zipfile.is_zipfile(file)
 
 
@@ -264,42 +267,43 @@ def opened_safetensors(file: Path) -> Any:
     try:
         return safe_open(file, framework="pt")
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"a whole safetensors file is wanted, got {file}: {error}") from error
+        raise ValueError(f"{file} must be a whole safetensors file, got {error}") from error
 
 
 def load_pickle(file: Path) -> dict[str, Tensor]:
-    """Map the tensors of a pickle, and run nothing.
+    """Map the tensors of a pickle without running code.
 
     Raises:
-        ValueError: if the file is damaged, would run code, or holds something else than tensors.
+        ValueError: if the file is damaged, would run code, or holds anything but tensors.
     """
     try:
         with torch.serialization.safe_globals(ALLOWED_GLOBALS):
             content = torch.load(file, map_location="cpu", weights_only=True, mmap=is_mappable(file))
-    except Exception as error:  # whatever bytes that are no checkpoint may lead to
+    except Exception as error:  # bytes that are no checkpoint may raise any error in `torch.load`
         if found := _code_in(file) or re.findall(r"GLOBAL (\S+)", str(error)):
-            raise ValueError(f"tensors alone are wanted, got {file}, which would run {', '.join(found)}") from error
-        raise ValueError(f"a whole file of tensors is wanted, got {file}: {str(error).splitlines()[0]}") from error
+            raise ValueError(f"{file} must hold only tensors, got one that would run {', '.join(found)}") from error
+        raise ValueError(f"{file} must be a whole file of tensors, got {str(error).splitlines()[0]}") from error
     return _unwrapped(file, content)
 
 
 def _code_in(file: Path) -> list[str]:
-    """Return what a pickle would call besides what builds tensors, if it can be read at all."""
+    """Return the names that a pickle would call beside those that build tensors, if it can be read."""
     try:
         with torch.serialization.safe_globals(ALLOWED_GLOBALS):
             return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(os.fspath(file)))
-    except Exception:  # of the many errors, the first was the one to tell
+    except Exception:  # the caller reports its own error, the first one
         return []
 
 
 def _unwrapped(file: Path, content: Any) -> dict[str, Tensor]:
-    """Return the dict of tensors in what a training script saved."""
+    """Return the dict of tensors in the content of a file."""
     if isinstance(content, Mapping):
-        wrapped = [content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)]
-        if wrapped:
-            content = wrapped[0]
+        for key in WRAPPERS:
+            if isinstance(content.get(key), Mapping):
+                content = content[key]
+                break
     if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"a dict of tensors is wanted, got {type(content).__name__} in {file}")
+        raise ValueError(f"{file} must hold a dict of tensors, got {type(content).__name__}")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise ValueError(f"{name} must be a tensor, got {type(value).__name__} in {file}")
@@ -310,7 +314,7 @@ def _unwrapped(file: Path, content: Any) -> dict[str, Tensor]:
 
 
 def _odd_kind(tensor: Tensor) -> str | None:
-    """Say what a tensor is that does not hold its numbers one after the other; nothing for a plain one."""
+    """Describe a tensor that does not hold its numbers one after the other; `None` for a plain one."""
     if type(tensor) not in (Tensor, torch.nn.Parameter):
         return f"a {type(tensor).__name__}"
     if tensor.is_meta:

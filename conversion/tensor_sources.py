@@ -1,4 +1,4 @@
-"""Tensors that a conversion makes of others, each when it is read: recovered from a delta, renamed, joined."""
+"""Tensors that a conversion derives from others, each when it is read: recovered from a delta, renamed, joined."""
 
 from collections.abc import Iterable, Mapping
 from typing import Protocol
@@ -11,16 +11,16 @@ from tensor_files import CHUNK, check_finite
 
 
 class Tensors(Protocol):
-    """Tensors by name, of which shape and dtype are known before they are read."""
+    """Tensors by name, with shape and dtype known before they are read."""
 
     specs: dict[str, TensorSpec]
 
     def read(self, name: str) -> Tensor:
-        """Read one of them; it is not to be written to."""
+        """Read one of them; nothing may write to it."""
 
 
 class MemoryTensors:
-    """Tensors that are in memory."""
+    """Tensors in memory."""
 
     def __init__(self, tensors: Mapping[str, Tensor]):
         self.tensors = {name: tensor.detach() for name, tensor in tensors.items()}
@@ -32,19 +32,19 @@ class MemoryTensors:
 
 
 class RecoveredTensors:
-    """A model that was published as its difference from a base: `delta + base`, in the dtype of the delta.
+    """A model published as its difference from a base: `delta + base`, in the dtype of the delta.
 
-    What the base does not have is taken from the delta as it is, and so are rows beyond the base's.
+    Tensors that the base lacks, and rows beyond the base's, are those of the delta unchanged.
 
-    A wrong base is found by the norm of what the sum loses. The delta was made by subtracting the base from weights of
-    the same precision, which is exact for nearly every number; so is then adding the base, and subtracting it again
-    gives the delta. With another base, the sum must be rounded at other places:
+    The rounding error of the sum shows a wrong base. The delta is the base subtracted from weights of the same
+    precision, which is exact for nearly every number. So is then adding the base, and subtracting it again returns the
+    delta. With another base, the sum is rounded at other places:
 
         norm((delta + base) - base - delta) > 0.03 eps norm(delta)
 
     with the `eps` of the dtype. On random weights that are a twentieth or all new, the right base loses 0.001 to 0.004
-    `eps`, and a base of another seed, one that was tuned by a fortieth, and one rounded to bfloat16 lose 0.8 to 4. A
-    base that is far smaller than the delta loses nothing, but nothing was ever fine-tuned from it.
+    `eps`. A base of another seed, one tuned by a fortieth, and one rounded to bfloat16 lose 0.8 to 4. A base far
+    smaller than the delta loses nothing, but no model was ever fine-tuned from it.
 
     Source: shikras/shikra, `apply_delta.py` (the sum; it has no check).
     """
@@ -60,18 +60,18 @@ class RecoveredTensors:
             if name.endswith("rotary_emb.inv_freq"):
                 continue
             if name not in delta.specs:
-                raise ValueError(f"a delta for each tensor of the base is wanted, got none for {name}")
+                raise ValueError(f"the delta must hold each tensor of the base, got none for {name}")
             wanted = delta.specs[name].shape
             if shape[1:] != wanted[1:] or len(shape) != len(wanted) or (shape and shape[0] > wanted[0]):
                 raise ValueError(f"{name} of the base must be {wanted} or have fewer rows, got {shape}: a wrong base")
         if not base.specs.keys() & delta.specs.keys():
-            raise ValueError("a base with the names of the delta is wanted, got none of them")
+            raise ValueError("the base must have names of the delta, got none of them")
 
     def read(self, name: str) -> Tensor:
         """Recover one tensor.
 
         Raises:
-            ValueError: if the delta was made from another base.
+            ValueError: if the delta belongs to another base.
         """
         delta = self.delta.read(name)
         if name not in self.base.specs or not delta.is_floating_point():
@@ -97,7 +97,7 @@ class RecoveredTensors:
         eps = torch.finfo(delta.dtype).eps
         if lost > (self.LARGEST_LOSS * eps) ** 2 * changed or changed > self.LARGEST_DELTA**2 * size:
             raise ValueError(
-                f"the base that the delta was made from is wanted, got another one: in {name} the sum loses "
+                f"the base must be the one of the delta, got another one: in {name} the sum loses "
                 f"{(lost / changed) ** 0.5 / eps:.2g} eps of the delta's norm (0.00 is right), which is "
                 f"{(changed / max(size, 1e-300)) ** 0.5:.2g} of the base's"
             )
@@ -108,9 +108,9 @@ class RenamedTensors:
 
     Args:
         source: tensors under their original names.
-        renaming: where each comes from.
+        renaming: the origins of each.
         dtype: of each here, that of the original when absent; but decay rates are never narrower than float32.
-        rows: how many rows a tensor is brought to, by name; those that are added are the mean of the others.
+        rows: numbers of rows by the names of tensors that get more; a new row is the mean of the others.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class RenamedTensors:
             self.specs[name] = TensorSpec(shape, wanted)
 
     def read(self, name: str) -> Tensor:
-        """Make one tensor.
+        """Build one tensor.
 
         Raises:
             ValueError: if a number is too large for the dtype.
@@ -151,23 +151,24 @@ class RenamedTensors:
             check_finite(name, tensor)
         if name not in self.rows or spec.shape[0] == tensor.shape[0]:
             return tensor
-        mean = torch.stack([part.double().sum(0) for part in tensor.split(1024)]).sum(0) / len(tensor)
+        sums = [part.double().sum(0) for part in tensor.split(1024)]
+        mean = torch.stack(sums).sum(0) / len(tensor)
         added = mean.to(tensor.dtype).expand(spec.shape[0] - tensor.shape[0], -1)
         return torch.cat([tensor, added])
 
 
 def in_dtype(source: Tensors, dtype: torch.dtype) -> RenamedTensors:
-    """Return tensors that have their names here already, in a dtype as `RenamedTensors` gives it."""
+    """Return tensors under unchanged names, in a dtype by the rules of `RenamedTensors`."""
     unchanged = plan_renaming(source.specs, [Rule("*", ("*",))], source.specs)
     return RenamedTensors(source, unchanged, dtype)
 
 
 class OriginalTensors:
-    """Tensors under the names of a foreign checkpoint, made of ours; read one at a time.
+    """Tensors under the names of a foreign checkpoint, built from ours; read one at a time.
 
     Args:
         ours: tensors of this package.
-        origins: of which of them each is made.
+        origins: for each original name, the name here and its rule.
     """
 
     def __init__(self, ours: Tensors, origins: Mapping[str, Origin]):
@@ -184,7 +185,7 @@ class OriginalTensors:
             self.specs[original] = TensorSpec(shape, spec.dtype)
 
     def read(self, name: str) -> Tensor:
-        """Make one tensor."""
+        """Build one tensor."""
         origin = self.origins[name]
         return origin.rule.take_back(self.ours.read(origin.name))
 
@@ -210,7 +211,7 @@ class JoinedTensors:
         for source in sources:
             twice = source.specs.keys() & self.specs.keys()
             if twice:
-                raise ValueError(f"each tensor is wanted once, got {sorted(twice)[0]} from two sources")
+                raise ValueError(f"each tensor must come from one source, got {sorted(twice)[0]} from two")
             self.specs |= source.specs
             self._sources |= dict.fromkeys(source.specs, source)
 

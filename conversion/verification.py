@@ -1,4 +1,4 @@
-"""What `--verify` does: every tensor compared, and the original's numbers beside ours."""
+"""The checks of `--verify`: every tensor against its origins, and our numbers against the original's."""
 
 from pathlib import Path
 from typing import Any
@@ -22,34 +22,34 @@ RECORDED_TOLERANCE = 2e-5  # of float32 numbers of a whole model
 
 
 def compare_tensors(folder: Path, wanted: Tensors) -> int:
-    """Read a written checkpoint again beside what it was made of; return how many tensors it holds.
+    """Compare the tensors of a written checkpoint with those that it was made from; return their number.
 
     Raises:
-        ValueError: if one is not what it was made of.
+        ValueError: if one differs.
     """
     written = FileTensors(folder)
     differing = sorted(written.specs.keys() ^ wanted.specs.keys())
     if differing:
-        raise ValueError(f"{differing[0]} must be in the checkpoint and in what it was made of, got it in one of them")
+        raise ValueError(f"{differing[0]} must be in the checkpoint and in its origins, got it in one of them")
     for name in tqdm(wanted.specs, desc="reading again", disable=None):
         if not torch.equal(written.read(name), wanted.read(name)):
-            raise ValueError(f"{name} must be what it was made of, got other values")
+            raise ValueError(f"{name} must equal its origins, got other values")
     return len(wanted.specs)
 
 
 @torch.no_grad()
 def compare_adapters(folder: Path, original: dict[str, Tensor]) -> float:
-    """Run the released adapter as its code has it and a converted one on the same frames, in double.
+    """Compare the released adapter, as its code computes it, with a converted one on the same frames, in double.
 
     Args:
         folder: checkpoint of this package.
-        original: the released adapter's tensors, without what their names begin with.
+        original: the released adapter's tensors, without the prefix of their names.
 
     Returns:
-        How far apart they are.
+        The largest difference.
 
     Raises:
-        ValueError: if that is more than rounding explains.
+        ValueError: if it exceeds rounding.
     """
     config: Any = HMBAConfig.from_pretrained(folder)
     adapter = build_adapter(config).double().eval()
@@ -62,24 +62,24 @@ def compare_adapters(folder: Path, original: dict[str, Tensor]) -> float:
     shape = (1, config.num_frames, config.num_patches, config.vision_config.hidden_size)
     video = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     wanted = original_adapter({name: tensor.double() for name, tensor in original.items()}, video)
-    return _compare("adapter", adapter(video)[0], wanted, tolerance=DOUBLE_TOLERANCE)
+    return _compare("adapter", adapter(video).features, wanted, tolerance=DOUBLE_TOLERANCE)
 
 
 @torch.no_grad()
 def compare_recorded(folder: Path, recorded: Path) -> dict[str, float]:
-    """Compare a converted model with numbers that were recorded from the original code, in float32.
+    """Compare a converted model with recorded numbers of the original code, in float32.
 
     Args:
         folder: checkpoint of this package.
         recorded: safetensors file with `in.input_ids`, `in.videos` (earlier frames), `in.images` (the current one)
-            and, of `out.adapted`, `out.logits` and `out.loss` (with `in.labels`), what there is; or with
-            `in.whole_video` (frame features) and `out.output`.
+            and any of `out.adapted`, `out.logits` and `out.loss` (with `in.labels`); or with `in.whole_video` (frame
+            features) and `out.output`.
 
     Returns:
-        How far apart they are, by the names of what was recorded.
+        The largest differences, by the names of the recorded outputs.
 
     Raises:
-        ValueError: if that is more than rounding explains, or if there is nothing to compare.
+        ValueError: if one exceeds rounding, or if there is nothing to compare.
     """
     numbers = load_file(recorded)
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
@@ -95,7 +95,7 @@ def compare_recorded(folder: Path, recorded: Path) -> dict[str, float]:
         if output.loss is not None:
             ours["out.loss"] = output.loss[None]
     if ours.keys().isdisjoint(numbers):
-        raise ValueError(f"inputs and outputs of the original are wanted, got {sorted(numbers)[:5]} ... in {recorded}")
+        raise ValueError(f"{recorded} must hold inputs and outputs of the original, got {sorted(numbers)[:5]} ...")
     errors = {}
     for name, tensor in ours.items():
         if name in numbers:
@@ -109,13 +109,13 @@ def compare_with_llava(folder: Path, source: Path) -> float:
 
     Args:
         folder: checkpoint of this package.
-        source: the LLaVA that it was made of, in transformers' layout.
+        source: the LLaVA from which it was converted, in transformers' layout.
 
     Returns:
-        How far apart they are.
+        The largest difference.
 
     Raises:
-        ValueError: if that is more than rounding explains.
+        ValueError: if it exceeds rounding.
     """
     config: Any = HMBAConfig.from_pretrained(folder)
     words = [token for token in range(3, 12) if token != config.video_token_id]
@@ -140,5 +140,5 @@ def _compare(name: str, ours: Tensor, wanted: Tensor, tolerance: float) -> float
         raise ValueError(f"{name} must be {tuple(wanted.shape)}, got {tuple(ours.shape)}")
     error = (ours.double() - wanted.double()).abs().max().item()
     if not error <= tolerance:
-        raise ValueError(f"{name} must be the original's to {tolerance}, got {error:.1e} off")
+        raise ValueError(f"{name} must match the original's to {tolerance}, got a difference of {error:.1e}")
     return error

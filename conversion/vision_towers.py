@@ -1,4 +1,4 @@
-"""The vision tower of a conversion, which most checkpoints leave in a repository of its own."""
+"""The vision tower of a conversion, which is in a repository of its own for most checkpoints."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from tensor_sources import RenamedTensors
 
 
 class VisionTower:
-    """A vision tower, or the vision half of a vision-text model, in a folder or on the Hub.
+    """A vision tower, by itself or in a vision-text model, in a folder or on the Hub.
 
     Args:
         name: path or Hub id.
@@ -20,14 +20,15 @@ class VisionTower:
 
     def __init__(self, name: str):
         self.path = local_path(name)
-        self.config: Any = load_vision_config(str(self.path))[1]
+        self.config: Any
+        _, self.config = load_vision_config(str(self.path))
         self.config.name_or_path = hub_id(name)
 
     def renamed(self, wanted: Mapping[str, TensorSpec], dtype: torch.dtype) -> RenamedTensors:
         """Return the tower's tensors under their names here.
 
         Raises:
-            ValueError: if they are not those that are wanted of a tower.
+            ValueError: if they are not the wanted ones.
         """
         source = FileTensors(self.path)
         own = {name: spec for name, spec in wanted.items() if name.startswith(TOWER)}

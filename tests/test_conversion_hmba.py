@@ -117,8 +117,8 @@ def test_verification_reads_recorded_numbers_and_runs_the_original_adapter(whole
     run_conversion("convert_hmba.py", *words, "--verify", recorded)
     told = capsys.readouterr().out
     count = len(load_file(tmp_path / "ours" / "model.safetensors"))
-    assert f"verified: {count} tensors are what they were made of" in told
-    assert "the adapter gives the original's features to" in told
+    assert f"verified: {count} tensors equal their origins" in told
+    assert "the adapter reproduces the original's features to" in told
     for name in ("out.adapted", "out.logits", "out.loss"):
         assert f"verified: {name} of the original to" in told
 
@@ -128,7 +128,7 @@ def test_a_model_whose_numbers_are_not_the_recorded_ones_is_not_left_behind(whol
     save_weights(folder, {**weights, "model.norm.weight": weights["model.norm.weight"] * 1.01})
     save_file(tensors, tmp_path / "recorded.safetensors")
     words = ["--checkpoint", folder, "--output_dir", tmp_path / "ours", "--verify", tmp_path / "recorded.safetensors"]
-    with pytest.raises(ValueError, match=r"out\.logits must be the original's to 2e-05, got .* off"):
+    with pytest.raises(ValueError, match=r"out\.logits must match the original's to 2e-05, got a difference"):
         run_conversion("convert_hmba.py", *words)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip", "original", "recorded.safetensors"]
 
@@ -209,7 +209,7 @@ def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(whole, tmp_path
     folder, weights, _ = whole
     save_weights(folder, weights)
     save_tokenizer(folder, 68)
-    with pytest.raises(ValueError, match="embeddings of all 71 tokens of the tokenizer are wanted, got 70 rows"):
+    with pytest.raises(ValueError, match="embeddings must have rows for all 71 tokens of the tokenizer, got 70"):
         run_conversion("convert_hmba.py", "--checkpoint", folder, "--output_dir", tmp_path / "ours")
 
 
@@ -268,7 +268,7 @@ def test_a_push_carries_the_card_of_the_conversion(whole, tmp_path, monkeypatch)
 def test_the_way_back_takes_no_option_that_would_do_nothing(words, capsys):
     with pytest.raises(SystemExit):
         run_conversion("convert_hmba.py", "--checkpoint", "ours", "--to_original", "--output_dir", "back", *words)
-    assert f"--to_original takes no {words[0]}" in capsys.readouterr().err
+    assert f"--to_original must be without {words[0]}" in capsys.readouterr().err
 
 
 def test_a_clip_has_frames(whole, tmp_path):
@@ -346,9 +346,9 @@ def test_a_wrong_base_is_refused(kind, shikra_delta, tmp_path):
     wrong.save_pretrained(tmp_path / "wrong")
     words = ["--checkpoint", folder, "--base", tmp_path / "wrong", "--output_dir", tmp_path / "ours"]
     message = {
-        "one more layer": "a delta for each tensor of the base is wanted, got none for model.layers.2.",
+        "one more layer": "the delta must hold each tensor of the base, got none for model.layers.2.",
         "another width": r"of the base must be \(70, 32\) or have fewer rows, got \(67, 64\)",
-    }.get(kind, r"the base that the delta was made from is wanted, got another one: in (model|lm_head)\.")
+    }.get(kind, r"the base must be the one of the delta, got another one: in (model|lm_head)\.")
     with pytest.raises(ValueError, match=message):
         run_conversion("convert_hmba.py", *words)
     assert not (tmp_path / "ours").exists() and not list(tmp_path.glob("_*"))
@@ -358,7 +358,7 @@ def test_full_weights_in_the_place_of_a_delta_are_refused(shikra_delta, tmp_path
     folder, _, tuned = shikra_delta
     save_weights(folder, tuned, "sharded bin")
     words = ["--checkpoint", folder, "--base", tmp_path / "llama", "--output_dir", tmp_path / "ours"]
-    with pytest.raises(ValueError, match="the base that the delta was made from is wanted"):
+    with pytest.raises(ValueError, match="the base must be the one of the delta"):
         run_conversion("convert_hmba.py", *words)
 
 
@@ -367,7 +367,7 @@ def test_a_model_that_the_original_code_cannot_hold_is_not_exported(whole, tmp_p
     save_weights(folder, weights)
     run_conversion("convert_hmba.py", "--checkpoint", folder, "--preset", "paper", "--output_dir", tmp_path / "ours")
     words = ["--checkpoint", tmp_path / "ours", "--to_original", "--output_dir", tmp_path / "back"]
-    with pytest.raises(ValueError, match="the released preset on a Llama is wanted for the original's names"):
+    with pytest.raises(ValueError, match="a model for the original's names must be the released preset on a Llama"):
         run_conversion("convert_hmba.py", *words)
 
 

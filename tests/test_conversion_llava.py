@@ -136,19 +136,19 @@ def test_a_tied_head_that_the_file_holds_twice_must_be_the_embeddings(tmp_path):
     save_file({**load_file(path), "lm_head.weight": head}, path, {"format": "pt"})
     assert torch.equal(convert(tmp_path / "llava", tmp_path / "ours").lm_head.weight, head)
     save_file({**load_file(path), "lm_head.weight": head + 1}, path, {"format": "pt"})
-    with pytest.raises(ValueError, match="lm_head.weight must equal .*, another name of it, got other values"):
+    with pytest.raises(ValueError, match="lm_head.weight must equal its alias .*, got other values"):
         convert(tmp_path / "llava", tmp_path / "other")
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"vision_feature_layer": [-2, -1]}, r"a projector of one layer's features is wanted, got .*\[-2, -1\]"),
-        ({"vision_feature_select_strategy": "full"}, "one feature for each of 4 patches is wanted, got 5 of CLIP"),
-        ({"vision": "siglip_vision_model"}, "one feature for each of 4 patches is wanted, got 3 of Siglip"),
-        ({"text": "granite"}, "a language model whose logits LLaVA would scale is wanted, got one with"),
+        ({"vision_feature_layer": [-2, -1]}, r"vision_feature_layer must be one layer, got \[-2, -1\]"),
+        ({"vision_feature_select_strategy": "full"}, "one feature for each of 4 patches, got 5 of CLIP"),
+        ({"vision": "siglip_vision_model"}, "one feature for each of 4 patches, got 3 of Siglip"),
+        ({"text": "granite"}, "the language model must be without .*, which LLaVA ignores, got"),
         ({"vision": "pixtral", "vision_feature_select_strategy": "full"}, "got PixtralVisionModel, which joins them"),
-        ({"model_type": "vipllava"}, r"a model_type of \['llava', .*\] is wanted, got 'vipllava'"),
+        ({"model_type": "vipllava"}, r"model_type must be one of \['llava', .*\], got 'vipllava'"),
     ],
 )
 def test_what_would_see_otherwise_is_refused(values, message, tmp_path):
@@ -163,7 +163,7 @@ def test_what_would_see_otherwise_is_refused(values, message, tmp_path):
 
 def test_another_tower_for_a_checkpoint_that_has_its_own_is_refused(tmp_path):
     save_llava(tmp_path / "llava", llava_config())
-    with pytest.raises(ValueError, match="a tower of its own is in this layout of LLaVA, got another one by --vision"):
+    with pytest.raises(ValueError, match="--vision must be absent for a layout with a tower of its own, got"):
         convert(tmp_path / "llava", tmp_path / "ours", "--vision", "openai/clip-vit-large-patch14")
 
 

@@ -60,7 +60,7 @@ def test_a_pickle_that_runs_something_is_refused_and_not_run(source, is_zip):
     folder, weights = source
     content = {**weights, "model.norm.weight": Malicious()}
     torch.save(content, folder / "pytorch_model.bin", _use_new_zipfile_serialization=is_zip)
-    refused(folder, match=r"tensors alone are wanted, got .*pytorch_model.bin, which would run .*\.system")
+    refused(folder, match=r"pytorch_model.bin must hold only tensors, got one that would run .*\.system")
     assert not (Path(os.environ["HF_HOME"]) / "was_run").exists()
 
 
@@ -79,15 +79,15 @@ def test_a_truncated_file_is_refused(form, cut, source):
     path = max((path for path in folder.iterdir() if path.suffix in (".safetensors", ".bin")), key=os.path.getsize)
     size = path.stat().st_size
     os.truncate(path, size // 2 if cut == "in its middle" else size - 8)
-    refused(folder, match=f"a whole .*is wanted, got .*{path.name}")
+    refused(folder, match=f"{path.name} must be a whole .*, got ")
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(source):
     folder, _ = source
     (folder / "pytorch_model.bin").write_text("version https://git-lfs.github.com/spec/v1\n")
-    refused(folder, match="a whole file of tensors is wanted, got .*pytorch_model.bin")
+    refused(folder, match="pytorch_model.bin must be a whole file of tensors, got ")
     torch.save([torch.ones(2)], folder / "pytorch_model.bin")
-    refused(folder, match="a dict of tensors is wanted, got list")
+    refused(folder, match="must hold a dict of tensors, got list")
     torch.save({"a": torch.ones(2), "b": 3}, folder / "pytorch_model.bin")
     refused(folder, match="b must be a tensor, got int")
 
@@ -137,7 +137,7 @@ def test_the_extra_state_of_a_module_is_refused_by_name(source):
     torch.save({**weights, name: None}, folder / "pytorch_model.bin")
     refused(folder, match=f"{name} must be a tensor, got NoneType in .*pytorch_model.bin")
     save_weights(folder, {**weights, name: torch.ones(3, dtype=torch.uint8)})
-    refused(folder, match=f"a tensor of the model is wanted, got {name}")
+    refused(folder, match=f"tensors must be those of the model, got {name}")
 
 
 def test_a_hash_is_checked(source, tmp_path):
@@ -146,10 +146,8 @@ def test_a_hash_is_checked(source, tmp_path):
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     wrong = digest[:-1] + ("0" if digest[-1] != "0" else "1")
     refused(folder, "--sha256", f"model.safetensors={wrong}", match=f"must have the sha256 {wrong}, got {digest}")
-    refused(
-        folder, "--sha256", f"other={digest}", match=r"hashes of \['model.safetensors'\] are wanted, got one of ot"
-    )
-    refused(folder, "--sha256", digest, match="NAME=HASH is wanted, 64 hexadecimal digits for each file, got ")
+    refused(folder, "--sha256", f"other={digest}", match=r"hashes must be of \['model.safetensors'\], got one of ot")
+    refused(folder, "--sha256", digest, match="hashes must be NAME=HASH, 64 hexadecimal digits for each file, got ")
     words = ["--checkpoint", folder, "--output_dir", tmp_path / "ours"]
     run_conversion("convert_hmba.py", *words, "--sha256", f"model.safetensors={digest}")
 
@@ -175,9 +173,9 @@ def test_a_number_too_large_for_the_dtype_is_refused(source):
     [
         (
             lambda w: w.update({"model.hmba.strange": torch.ones(1)}),
-            "a tensor with a name in the table is wanted, got ",
+            "tensors must have names in the table, got ",
         ),
-        (lambda w: w.pop("model.layers.1.mlp.up_proj.weight"), r"must hold what becomes .*layers\.1\.mlp\.up_proj"),
+        (lambda w: w.pop("model.layers.1.mlp.up_proj.weight"), r"must hold an origin of .*layers\.1\.mlp\.up_proj"),
         (lambda w: w.pop("model.hmba.v2"), r"context_scales must have 2 rows, .* got \['model.hmba.v3'\]"),
         (lambda w: w.pop("model.hmba.time_embed"), "must hold model.hmba.time_embed, got none"),
         (lambda w: w.update({"model.hmba.time_embed": torch.ones(5)}), r"time_embed must have 3 axes, got \(5,\)"),
@@ -185,7 +183,7 @@ def test_a_number_too_large_for_the_dtype_is_refused(source):
             lambda w: w.update({"model.embed_tokens.weight": torch.ones(())}),
             r"embed_tokens.weight must have 2 axes, got",
         ),
-        (lambda w: w.update({"model.kbmamba.v2": torch.ones(1)}), "one adapter is wanted, got tensors of "),
+        (lambda w: w.update({"model.kbmamba.v2": torch.ones(1)}), "must have one adapter, got tensors of "),
         (lambda w: w.update({"model.norm.weight": torch.ones(31)}), r"model.norm.weight must be \(32,\), got \(31,\)"),
         (lambda w: w.update({"model.hmba.v3": torch.ones(2)}), r"model.hmba.v3 must be \(1,\), got \(2,\)"),
         (
@@ -199,7 +197,7 @@ def test_a_number_too_large_for_the_dtype_is_refused(source):
         ),
         (
             lambda w: w.update({"model.hmba.layer_3.1.bias": torch.ones(64)}),
-            r"layer_3\.1\.bias must equal model\.hmba\.layer_.*\.bias, another name of it, got other values",
+            r"layer_3\.1\.bias must equal its alias model\.hmba\.layer_.*\.bias, got other values",
         ),
     ],
 )
@@ -235,7 +233,7 @@ def test_the_table_knows_every_name_of_the_released_adapter_and_the_way_back(gol
 
 def test_two_tensors_for_one_place_are_refused():
     spec, rules = TensorSpec((2,), torch.float32), [Rule("a", ("x",)), Rule("b", ("x",))]
-    with pytest.raises(ValueError, match=r"one tensor is wanted for x, got \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"x must come from one tensor, got \['a', 'b'\]"):
         plan_renaming({"a": spec, "b": spec}, rules, {"x": spec})
 
 
@@ -245,7 +243,7 @@ def test_a_tensor_in_two_files_is_refused(source):
     first, second = sorted(folder.glob("*.safetensors"))
     extra = load_file(second)
     save_file({**load_file(first), "lm_head.weight": weights["lm_head.weight"], **extra}, first, {"format": "pt"})
-    refused(folder, match="each tensor is wanted once, got ")
+    refused(folder, match="must be in one file, got it in ")
 
 
 def test_a_missing_shard_is_refused(source):
@@ -254,7 +252,7 @@ def test_a_missing_shard_is_refused(source):
     (folder / "pytorch_model-00002-of-00002.bin").unlink()
     refused(folder, error=FileNotFoundError, match="00002-of-00002.bin must be there for .*, got no such file")
     (folder / "pytorch_model.bin.index.json").unlink()
-    refused(folder, error=FileNotFoundError, match=r"00002 shards are wanted, got 1: \[2\] are missing")
+    refused(folder, error=FileNotFoundError, match=r"must hold 00002 shards, got 1: \[2\] are missing")
 
 
 @pytest.mark.parametrize("content", ['{"weight_map": ', "[]", '{"weight_map": {"a": 1}}'])
@@ -281,17 +279,17 @@ def test_a_tensor_that_only_the_index_knows_is_refused(source):
     save_weights(folder, weights, "sharded safetensors")
     index = folder / "model.safetensors.index.json"
     index.write_text(index.read_text().replace('"lm_head.weight"', '"lm_head.bias"'))
-    refused(folder, match="lm_head.bias must be in .* as the index says, got no such tensor there")
+    refused(folder, match="lm_head.bias must be in .*, as in the index, got no such tensor there")
 
 
 def test_files_that_cannot_be_one_checkpoint_are_refused(source):
     folder, weights = source
     save_file(weights, folder / "one.safetensors")
     save_file(weights, folder / "two.safetensors")
-    refused(folder, match=r"the files of one checkpoint are wanted, got \['one.safetensors', 'two.safetensors'\]")
+    refused(folder, match=r"must hold the files of one checkpoint, got \['one.safetensors', 'two.safetensors'\]")
     for path in folder.glob("*.safetensors"):
         path.unlink()
-    refused(folder, error=FileNotFoundError, match="weights are wanted .* got none in ")
+    refused(folder, error=FileNotFoundError, match="must hold weights .* got none")
 
 
 def test_a_folder_that_holds_something_is_not_written_to(source, tmp_path):
@@ -299,7 +297,7 @@ def test_a_folder_that_holds_something_is_not_written_to(source, tmp_path):
     save_weights(folder, weights)
     (tmp_path / "ours").mkdir()
     (tmp_path / "ours" / "mine").write_text("precious")
-    refused(folder, error=FileExistsError, match="a new or empty folder is wanted for the checkpoint, got ")
+    refused(folder, error=FileExistsError, match="the folder of the checkpoint must be new or empty, got ")
     assert (tmp_path / "ours" / "mine").read_text() == "precious"
 
 
@@ -341,7 +339,7 @@ def test_what_a_killed_conversion_leaves_does_not_load_and_the_next_one_clears_i
 def test_a_disk_that_is_too_small_is_told_before_anything_is_written(tmp_path):
     huge = MemoryTensors({})
     huge.specs = {"a": TensorSpec((2**50,), torch.float32)}
-    with pytest.raises(OSError, match="4194304.00 GiB are wanted for the weights in .*, got .* GiB free"):
+    with pytest.raises(OSError, match="must have 4194304.00 GiB free for the weights, got .* GiB free"):
         with whole_folder(tmp_path / "ours") as folder:
             write_shards(folder, huge, "5GB")
     assert not list(tmp_path.iterdir())
@@ -417,5 +415,7 @@ def test_a_hub_id_may_name_its_revision(tmp_path, monkeypatch):
     monkeypatch.setattr("tensor_files.snapshot_download", snapshot)
     assert local_path("org/name@0123abc") == tmp_path
     assert asked == [("org/name", "0123abc", "*.safetensors"), ("org/name", "0123abc", "*.bin")]
-    with pytest.raises(FileNotFoundError, match="a file, a folder or a Hub id is wanted, got /no/such/place, which"):
+    with pytest.raises(
+        FileNotFoundError, match="a checkpoint must be a file, a folder or a Hub id, got /no/such/place, which"
+    ):
         local_path("/no/such/place")
