@@ -177,7 +177,7 @@ def test_a_java_that_breaks_down_makes_meteor_absent_and_stops_the_tokenizer(jav
     java("echo 'version 17' >&2\n[ \"$1\" = -version ] || exit 3")
     with pytest.raises(MetricUnavailable, match="METEOR did not run: its Java ended early"):
         meteor_statistics(["a car"] * 9, [["a car"]] * 9)
-    with pytest.raises(RuntimeError, match="expected 1 lines from the PTB tokenizer, got 0: version 17"):
+    with pytest.raises(RuntimeError, match="the PTB tokenizer must answer 1 lines, got 0: version 17"):
         tokenize_captions(["a car"], "ptb")
 
 
@@ -188,8 +188,8 @@ def test_a_java_that_stays_silent_makes_meteor_absent_and_stops_the_tokenizer(ja
     monkeypatch.setattr(captioning, "tokenize_captions", lambda captions, _: captions)
     scores = score_captions(["a car stops"], [["a car stops"]], "ptb")
     assert scores.meteor is None and scores.rouge_l == pytest.approx(1)
-    assert scores.absent["meteor"] == "meteor was left out: METEOR gave no answer to 1 lines within 0.2 s"
-    with pytest.raises(MetricUnavailable, match="the PTB tokenizer gave no answer to 2 lines within 0.3 s"):
+    assert scores.absent["meteor"] == "meteor was left out: METEOR must answer 1 lines within 0.2 s, got no answer"
+    with pytest.raises(MetricUnavailable, match="the PTB tokenizer must answer 2 lines within 0.3 s, got no answer"):
         tokenize_captions(["a car", "a van"], "ptb")
 
 
@@ -254,7 +254,7 @@ def test_cider_of_a_wrong_caption_is_zero():
 
 
 def test_an_interval_needs_a_score_that_is_a_number():
-    with pytest.raises(ValueError, match="a resampled score that is a number, got none of 2"):
+    with pytest.raises(ValueError, match="a resampled score must be finite, got none of 2"):
         Bootstrap().interval(np.array([math.nan, math.inf]))
 
 
@@ -311,7 +311,7 @@ def test_a_slice_is_scored_like_a_corpus_but_for_the_n_gram_weights_of_cider(com
         (["a"], [], "as many predictions as lists of references, at least one, got 1 and 0"),
         (["a"], ["a car"], "a list of references for each caption, got 'a car' for number 0"),
         (["a", "b"], [["a"], []], r"a list of references for each caption, got \[\] for number 1"),
-        (["a"], [["a car", "..."]], r"every reference needs a word, got \['a car', '...'\] for caption 0"),
+        (["a"], [["a car", "..."]], r"every reference must have a word, got \['a car', '...'\] for caption 0"),
     ],
 )
 def test_captions_that_cannot_be_compared_are_refused(predictions, references, message):
@@ -394,7 +394,7 @@ def test_a_spice_that_fails_or_hangs_is_absent_with_its_error(spice_jar):
         spice_scores(["fail"], [["a"]])
     spice_jar.setattr("hmba_hf.metrics.caption_tokens.START_LIMIT", 0.1)
     spice_jar.setattr("hmba_hf.metrics.caption_tokens.LINE_LIMIT", 0.1)
-    with pytest.raises(MetricUnavailable, match="SPICE gave no answer to 3 lines within 0.4 s"):
+    with pytest.raises(MetricUnavailable, match="SPICE must answer 3 lines within 0.4 s, got no answer"):
         spice_scores(["hang"], [["a", "b"]])
 
 

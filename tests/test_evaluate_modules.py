@@ -59,7 +59,7 @@ def test_both_can_be_combined_with_other_metrics_and_described():
             {"predictions": [UNIT], "references": [UNIT, UNIT]},
             "Mismatch in the number of predictions",
         ),
-        (CaptionMetric, {"predictions": ["a"], "references": [[]]}, "expected a list of references for each caption"),
+        (CaptionMetric, {"predictions": ["a"], "references": [[]]}, "references must be a list for each caption"),
     ],
 )
 def test_what_cannot_be_scored_is_refused(metric, inputs, message):

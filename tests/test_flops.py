@@ -89,10 +89,10 @@ def test_a_baseline_costs_its_attention_or_nothing(adapter, patches):
 
 
 def test_a_baseline_has_no_contexts():
-    with pytest.raises(ValueError, match="an adapter with branches is wanted, 'mamba', got 'mean'"):
+    with pytest.raises(ValueError, match="the adapter must be one with branches, 'mamba', got 'mean'"):
         context_flops(tiny_config(adapter="mean"))
 
 
 def test_what_runs_elsewhere_is_refused():
-    with pytest.raises(ValueError, match="on the meta device are wanted, got a result on cpu"):
+    with pytest.raises(ValueError, match="must be on the meta device, got a result on cpu"):
         count_flops(MambaMixer(8), torch.randn(1, 3, 8))

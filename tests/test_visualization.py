@@ -61,7 +61,7 @@ def test_an_answer_is_shown_with_its_clip_and_texts(number, size):
 
 def test_frames_and_times_must_be_as_many():
     for frames, times in (([], []), ([GREY], [0.0, 1.0])):
-        with pytest.raises(ValueError, match="expected frames, and a time for each"):
+        with pytest.raises(ValueError, match="frames must each have a time"):
             draw_answer(frames, times, "Which?", "A van.", [])
 
 

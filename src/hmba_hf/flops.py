@@ -1,10 +1,10 @@
-"""What H-MBA costs in floating point operations, counted on the meta device, where nothing is computed.
+"""The cost of H-MBA in floating point operations, counted on the meta device, which computes nothing.
 
-A multiply-add counts as two. What is counted:
+A multiply-add counts as two. Counted are:
 
 - products of matrices, convolutions and attention, by torch's `FlopCounterMode`; attention as if nothing were masked;
-- the scan, which torch does not know: `9 d n` for a step that is read, `7 d n` for one that only moves the state and
-  so lacks the multiply-add with `C`;
+- the scan, which torch does not count: `9 d n` for a step that is read, `7 d n` for one that only updates the state
+  and so lacks the multiply-add with `C`;
 - the convolution before it, `2 k d` for a step.
 
 Norms, activations, softmax, sums and means are not counted.
@@ -31,21 +31,21 @@ def count_flops(call: Callable[..., Any], *args: Any, **kwargs: Any) -> int:
     """Count the operations of one call of a module, or of a function of modules, on the meta device.
 
     Raises:
-        ValueError: if it returns a tensor of another device, whose scan may run in a form that cannot be counted.
+        ValueError: if it returns a tensor on another device, where the scan may run in an uncountable form.
     """
     operators = getattr(torch.ops, NAMESPACE)
     formulas = {operators.selective_scan: _scan_flops, operators.causal_conv1d: _conv_flops}
-    # With gradients: torch's encoder layer has a way without them that the counter does not see.
+    # With gradients: without them, torch's encoder layer takes a path that the counter misses.
     with torch.enable_grad(), FlopCounterMode(display=False, custom_mapping=formulas) as counter:
         result = call(*args, **kwargs)
     for x in tree_leaves(result):
         if isinstance(x, Tensor) and not x.is_meta:
-            raise ValueError(f"modules and tensors on the meta device are wanted, got a result on {x.device}")
+            raise ValueError(f"modules and tensors must be on the meta device, got a result on {x.device}")
     return counter.get_total_flops()
 
 
 def answer_flops(config: HMBAConfig, num_frames: int | None = None, text_tokens: int = 64) -> dict[str, int]:
-    """Count what one clip and the first token of an answer cost, by part of the model.
+    """Count the operations for one clip and the first token of an answer, by part of the model.
 
     Args:
         config: of the model.
@@ -53,8 +53,8 @@ def answer_flops(config: HMBAConfig, num_frames: int | None = None, text_tokens:
         text_tokens: tokens of the prompt besides the `p` visual ones.
 
     Returns:
-        Operations by `"vision_tower"` (all frames), `"adapter"`, `"projector"`, and `"language_model"` (it reads the
-        whole prompt and its head one token).
+        Operations by `"vision_tower"` (all frames), `"adapter"`, `"projector"`, and `"language_model"` (the whole
+        prompt, and one token in its head).
     """
     with torch.device("meta"):
         model = HMBAForConditionalGeneration(config).eval()
@@ -73,12 +73,12 @@ def answer_flops(config: HMBAConfig, num_frames: int | None = None, text_tokens:
 
 
 def adapter_flops(config: HMBAConfig, num_frames: int | None = None, is_stream: bool = False) -> dict[str, int]:
-    """Count what the adapter does for one clip, or for the next frames of a stream.
+    """Count the adapter's operations for one clip, or for the next frames of a video stream.
 
     Args:
         config: of the model.
         num_frames: frames of the clip, or new frames of the stream; the config's when absent.
-        is_stream: whether a state comes before the frames and is left behind; needs an adapter with a state.
+        is_stream: whether the adapter takes and returns a state, which it must have.
 
     Returns:
         Operations by `"context"` (the scans) and `"query"` (fusion and latent Mamba); a baseline has no query.
@@ -94,15 +94,15 @@ def adapter_flops(config: HMBAConfig, num_frames: int | None = None, is_stream: 
 
 
 def context_flops(config: HMBAConfig, num_frames: int | None = None) -> dict[str, int]:
-    """Count what each branch at each stride of an adapter costs a clip on its own, by `"branch/stride_n"`.
+    """Count the operations of each branch at each stride alone for one clip, by `"branch/stride_n"`.
 
-    Together they may cost less: the strides of a branch share what does not depend on the stride.
+    Together they may cost less, since the strides of a branch share some results.
 
     Raises:
         ValueError: if the adapter is a baseline, which has no branches.
     """
     if config.adapter != "mamba":
-        raise ValueError(f"an adapter with branches is wanted, 'mamba', got {config.adapter!r}")
+        raise ValueError(f"the adapter must be one with branches, 'mamba', got {config.adapter!r}")
     frames = _frame_features(config, num_frames or config.num_frames)
     costs = {}
     for stride in sorted(config.temporal_strides):

@@ -1,4 +1,4 @@
-"""Pictures of what went in and what came out, from plain images and numbers."""
+"""Pictures of inputs and answers, plots and reports, from plain images and numbers."""
 
 import base64
 import io
@@ -31,7 +31,7 @@ def draw_boxes(image: Picture, objects: Sequence[Mapping[str, Any]], scale: floa
     Args:
         image: the original frame.
         objects: `{"label": str, "box": {"xmin", "ymin", "xmax", "ymax"}}` in pixels, as `post_process_boxes` returns.
-        scale: how many times larger the copy is.
+        scale: size of the copy relative to the image.
     """
     picture = _scaled(image, scale)
     draw = ImageDraw.Draw(picture)
@@ -56,7 +56,7 @@ def _scaled(image: Picture, scale: float) -> Picture:
 
 
 def _draw_label(draw: ImageDraw.ImageDraw, text: str, corner: tuple[float, float], ink: str, font: Any) -> None:
-    """Write a label above the corner of its box, moved to where all of it can be seen."""
+    """Write a label above the corner of its box, moved so that all of it is visible."""
     if not text:
         return
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
@@ -77,7 +77,7 @@ def draw_answer(
     objects: Sequence[Mapping[str, Any]],
     width: int = 960,
 ) -> Picture:
-    """Show an answer on one page: the current frame with its boxes, the texts beside it, the earlier frames below.
+    """Draw an answer on one page: the current frame with its boxes, the texts beside it, the earlier frames below.
 
     Args:
         frames: of one size, oldest first, the last one current.
@@ -87,7 +87,7 @@ def draw_answer(
         width: of the page in pixels.
     """
     if not frames or len(times) != len(frames):
-        raise ValueError(f"expected frames, and a time for each, got {len(frames)} frames and {len(times)} times")
+        raise ValueError(f"frames must each have a time, got {len(frames)} frames and {len(times)} times")
     gap = width // 60
     width -= 2 * gap
     shown = draw_boxes(frames[-1], objects, 0.62 * width / max(frames[-1].size))
@@ -153,7 +153,7 @@ def plot_panels(curves: Mapping[str, Sequence[tuple[float, float]]], title: str,
 
 
 def plot_bars(bars: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> Picture:
-    """Plot `{series: {group: values}}` as groups of bars, each as high as the mean of its values, which are its dots.
+    """Plot `{series: {group: values}}` as groups of bars: a bar for the mean of the values, a dot for each of them.
 
     Needs matplotlib.
     """
@@ -168,7 +168,7 @@ def plot_bars(bars: Mapping[str, Mapping[str, Sequence[float]]], title: str) -> 
             x = groups.index(group) + (number - (len(bars) - 1) / 2) * width
             axes.bar(x, sum(values) / len(values), width, color=colour, alpha=0.5, label=label)
             axes.plot([x] * len(values), values, ".", color=colour)
-            label = None  # once in the legend
+            label = None  # one entry in the legend
     axes.set_xticks(range(len(groups)), groups)
     return _finish(figure, loc="upper left", bbox_to_anchor=(1, 1))
 
@@ -182,11 +182,12 @@ def _figure(width: float = 7, height: float = 3.6) -> Any:
 
 
 def _finish(figure: Any, **legend: Any) -> Picture:
-    """Give the axes of a figure their grid and, where they have labels, a legend, and draw it."""
+    """Add a grid to the axes of a figure, and a legend if they have labels, and draw the figure."""
     for axes in figure.axes:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-        if axes.get_legend_handles_labels()[1]:
+        _, labels = axes.get_legend_handles_labels()
+        if labels:
             axes.legend(frameon=False, **legend)
     file = io.BytesIO()
     figure.savefig(file, format="png")
@@ -194,7 +195,7 @@ def _finish(figure: Any, **legend: Any) -> Picture:
 
 
 def write_report(path: str | Path, title: str, sections: Mapping[str, Sequence[Section]]) -> Path:
-    """Write one HTML file that holds everything it shows.
+    """Write one HTML file with all its pictures inside.
 
     Args:
         sections: heading to its contents, in order: a text becomes a paragraph, an image a picture, a list of
@@ -218,7 +219,8 @@ def _to_html(content: Section) -> str:
     if isinstance(content, Image.Image):
         file = io.BytesIO()
         content.save(file, format="PNG")
-        return f'<p><img alt="" src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"></p>'
+        data = base64.b64encode(file.getvalue()).decode()
+        return f'<p><img alt="" src="data:image/png;base64,{data}"></p>'
     header = ""
     if content:
         header = "".join(f"<th>{escape(str(name))}</th>" for name in content[0])

@@ -1,4 +1,4 @@
-"""How sure a score is: percentile intervals over corpora drawn with replacement from the one that was scored."""
+"""Confidence intervals of scores: percentiles over corpora drawn with replacement from the scored one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are drawn.
+    """The resampling behind an interval.
 
     Args:
         confidence: share of the resampled scores between the two ends, 2.5 % of them on either side by default.
         draws: resampled corpora.
-        seed: the same seed and number of items give the same corpora, for every metric.
+        seed: with the same number of items, one seed draws the same corpora for every metric.
     """
 
     confidence: float = 0.95
@@ -25,7 +25,7 @@ class Bootstrap:
     def __post_init__(self) -> None:
         if not 0 < self.confidence < 1 or self.draws < 1:
             raise ValueError(
-                f"expected a confidence in (0, 1) and at least one draw, got {self.confidence} and {self.draws}"
+                f"confidence must be in (0, 1) and draws at least 1, got {self.confidence} and {self.draws}"
             )
 
     def sums(self, statistics: np.ndarray) -> np.ndarray:
@@ -39,14 +39,14 @@ class Bootstrap:
         return drawn
 
     def interval(self, scores: np.ndarray) -> Interval:
-        """The ends between which the resampled `scores`, `(draws,)`, lie; those that are not finite do not count.
+        """Return the ends of the interval of resampled `scores`, `(draws,)`, without those that are not finite.
 
         Raises:
             ValueError: if none is finite.
         """
         finite = scores[np.isfinite(scores)]
         if not len(finite):
-            raise ValueError(f"an interval needs a resampled score that is a number, got none of {len(scores)}")
+            raise ValueError(f"a resampled score must be finite, got none of {len(scores)}")
         tail = (1 - self.confidence) / 2
         low, high = np.quantile(finite, [tail, 1 - tail])
         return float(low), float(high)
@@ -58,9 +58,9 @@ DEFAULT_BOOTSTRAP = Bootstrap()
 def bootstrap_interval(
     values: Sequence[float] | np.ndarray, confidence: float = 0.95, draws: int = 1000, seed: int = 0
 ) -> Interval:
-    """Percentile interval of the mean of `values`, resampled `draws` times."""
+    """Return the percentile interval of the mean of `values`, resampled `draws` times."""
     if len(values) == 0:
-        raise ValueError("expected values to resample, got 0 values")
+        raise ValueError("values must be at least one, got none")
     bootstrap = Bootstrap(confidence, draws, seed)
     sample = np.asarray(values, dtype=float)
     return bootstrap.interval(bootstrap.sums(sample[:, None])[:, 0] / len(sample))

@@ -1,4 +1,4 @@
-"""Captions as the words that caption metrics count; which tokenizer made them decides the numbers."""
+"""Captions as the words that caption metrics count; the scores depend on the tokenizer."""
 
 import functools
 import os
@@ -10,38 +10,38 @@ from pathlib import Path
 
 TOKENIZERS = ("ptb", "words")
 
-START_LIMIT = 120.0  # seconds that a program in Java may take to start
-LINE_LIMIT = 1.0  # and for each line that it is sent
+START_LIMIT = 120.0  # seconds for a program in Java to start
+LINE_LIMIT = 1.0  # seconds for each line of its input
 
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 _VERSION = re.compile(r'^(?:\w+ )?version "?\d[\w.+-]*"?', re.MULTILINE)
 
 
 class MetricUnavailable(RuntimeError):
-    """One sentence that says what a metric or a tokenizer needs and this machine does not have."""
+    """One sentence about what a metric or a tokenizer needs and this machine lacks."""
 
 
 def tokenize_captions(captions: Sequence[str], tokenizer: str) -> list[str]:
-    """Bring captions to lower-case words joined by single spaces; one without any word becomes the empty string.
+    """Turn captions into lower-case words joined by single spaces; without any word, into the empty string.
 
     A word of `"ptb"` may hold a no-break space.
 
     Args:
         captions: any text, also empty, of several lines or with odd characters.
-        tokenizer: `"ptb"`: Stanford's Penn Treebank tokenizer without punctuation, the one of the published numbers,
-            which needs Java; `"words"`: runs of letters and digits, also with a hyphen or an apostrophe inside.
+        tokenizer: `"ptb"`: Stanford's Penn Treebank tokenizer without punctuation, that of published scores, which
+            needs Java; `"words"`: runs of letters and digits, also with a hyphen or an apostrophe inside.
 
     Raises:
         ValueError: if there is no such tokenizer.
         MetricUnavailable: if it needs Java and there is none.
 
-    Source: github.com/salaniz/pycocoevalcap 1.2, `tokenizer/ptbtokenizer.py`, whose jar, arguments and punctuation
-        marks are used.
-    Differs: there, a caption with a line separator shifts those after it, markup that one leaves open runs on through
-        the next ones (here `<` always stands alone), and a temporary file is written beside the jar.
+    Source: github.com/salaniz/pycocoevalcap 1.2, `tokenizer/ptbtokenizer.py`, with its jar, arguments and punctuation
+        marks.
+    Differs: there, a line separator in a caption shifts those after it, open markup in a caption extends through the
+        next ones (here `<` is always a word), and a temporary file is written beside the jar.
     """
     if tokenizer not in TOKENIZERS:
-        raise ValueError(f"expected a tokenizer of {TOKENIZERS}, got {tokenizer!r}")
+        raise ValueError(f"tokenizer must be one of {TOKENIZERS}, got {tokenizer!r}")
     lines = [" ".join(caption.replace("<", " < ").split()) for caption in captions]
     if tokenizer == "words":
         return [" ".join(_WORD.findall(line.lower())) for line in lines]
@@ -53,15 +53,15 @@ def tokenize_captions(captions: Sequence[str], tokenizer: str) -> list[str]:
 
 
 def best_tokenizer() -> str:
-    """`"ptb"` where Java runs, else `"words"`."""
+    """Return `"ptb"` where Java runs, else `"words"`."""
     return "words" if java_version() is None else "ptb"
 
 
 @functools.cache
 def java_version() -> str | None:
-    """Product and number of `java -version`, or `None` where there is no Java that runs.
+    """Return product and number of `java -version`, or `None` where no Java runs.
 
-    What else Java prints stays out: it quotes the options that it finds in the environment, passwords included.
+    The rest of Java's output is dropped: it quotes options of the environment, passwords included.
     """
     if shutil.which("java") is None:
         return None
@@ -84,7 +84,11 @@ def require_java(what: str) -> None:
 
 
 def benchmark_folder() -> Path:
-    """Folder of pycocoevalcap, the caption benchmark's package, or one sentence that says how to get it."""
+    """Return the folder of pycocoevalcap, the caption benchmark's package.
+
+    Raises:
+        ImportError: with the command that installs it, if it is absent.
+    """
     try:
         import pycocoevalcap
     except ImportError as error:
@@ -93,13 +97,13 @@ def benchmark_folder() -> Path:
 
 
 def ask_java(what: str, arguments: Sequence[str], lines: Sequence[str], folder: Path | None = None) -> list[str]:
-    """Send lines to a program in Java, and return the lines that it answers, one for each.
+    """Send lines to a program in Java, and return its answer, one line for each.
 
     Args:
         what: its name in errors.
         arguments: of `java`.
         lines: without line breaks.
-        folder: where it runs.
+        folder: its working directory.
 
     Raises:
         MetricUnavailable: where there is no Java, or if the program does not end within `START_LIMIT` seconds and
@@ -110,7 +114,7 @@ def ask_java(what: str, arguments: Sequence[str], lines: Sequence[str], folder: 
     done = run_java(what, arguments, len(lines), folder=folder, text=text)
     answers = done.stdout.decode("utf-8").split("\n")[:-1]
     if done.returncode or len(answers) != len(lines):
-        raise RuntimeError(f"expected {len(lines)} lines from {what}, got {len(answers)}: {java_errors(done)}")
+        raise RuntimeError(f"{what} must answer {len(lines)} lines, got {len(answers)}: {java_errors(done)}")
     return answers
 
 
@@ -121,8 +125,8 @@ def run_java(
 
     Args:
         what, arguments, folder: as in `ask_java`.
-        size: number of lines that it reads.
-        text: what it reads from its standard input.
+        size: number of lines of its input.
+        text: its standard input.
 
     Raises:
         MetricUnavailable: where there is no Java, or if the program does not end in time.
@@ -132,16 +136,16 @@ def run_java(
     try:
         return subprocess.run(["java", *arguments], input=text, capture_output=True, cwd=folder, timeout=limit)
     except subprocess.TimeoutExpired as error:
-        raise MetricUnavailable(f"{what} gave no answer to {size} lines within {limit:g} s") from error
+        raise MetricUnavailable(f"{what} must answer {size} lines within {limit:g} s, got no answer") from error
 
 
 def java_errors(done: subprocess.CompletedProcess[bytes]) -> str:
-    """Return the end of what a program in Java has complained of, without the options of the environment."""
+    """Return the end of a Java program's error output, without the options of the environment."""
     return _without_options(done.stderr.decode("utf-8", errors="replace"))[-500:]
 
 
 def _without_options(text: str) -> str:
-    """Cut the options of the environment, such as `JAVA_TOOL_OPTIONS`, out of what Java prints."""
+    """Remove the options of the environment, such as `JAVA_TOOL_OPTIONS`, from Java's output."""
     for name, value in os.environ.items():
         if "JAVA" in name and name.endswith("_OPTIONS") and value.strip():
             text = text.replace(value, "")
@@ -160,7 +164,7 @@ def _ptb_lines(lines: Sequence[str]) -> list[str]:
     tokenized = ask_java("the PTB tokenizer", [*program, "-preserveLines", "-lowerCase"], lines)
     captions = []
     for line in tokenized:
-        # Only at spaces: the tokenizer writes a number with its fraction, "2 1/2", as one word, with a no-break space.
+        # Only at spaces: the tokenizer joins a number and its fraction, "2 1/2", by a no-break space.
         words = line.rstrip().split(" ")
         captions.append(" ".join(word for word in words if word not in PUNCTUATIONS))
     return captions

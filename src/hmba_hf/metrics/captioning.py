@@ -1,7 +1,7 @@
 """Generated captions against references, with the numbers of the COCO caption benchmark.
 
-BLEU, METEOR and CIDEr are scores of a corpus: they are not means over captions, and never to be averaged over parts of
-a corpus. What each caption adds to them is kept, so that resampled and smaller corpora cost no second comparison.
+BLEU, METEOR and CIDEr are scores of a corpus: they are not means over captions, and no mean over parts of a corpus.
+Each caption's statistics are kept, so that resampled and smaller corpora cost no second comparison.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from .bootstrap import DEFAULT_BOOTSTRAP, Bootstrap, Interval
 from .caption_tokens import MetricUnavailable, benchmark_folder, best_tokenizer, tokenize_captions
 from .java_metrics import meteor_scores, meteor_statistics, spice_scores
 
-# They keep the benchmark's BLEU from dividing by zero.
+# The benchmark's guards against a division by zero in BLEU.
 _SMALL = 1e-9
 _TINY = 1e-15
-# Why a score of a corpus is not defined: what it would divide by is 0.
+# Reasons why a score of a corpus is undefined: it would divide by zero.
 _UNDEFINED = {
-    "bleu_1": "no caption and no reference has 1 words",
+    "bleu_1": "no caption and no reference has 1 word",
     "bleu_2": "no caption and no reference has 2 words",
     "bleu_3": "no caption and no reference has 3 words",
     "bleu_4": "no caption and no reference has 4 words",
@@ -30,23 +30,23 @@ _UNDEFINED = {
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """Scores of `count` captions, all from 0 to 1 but CIDEr, which goes to 10.
+    """Scores of `count` captions, all from 0 to 1, but CIDEr from 0 to 10.
 
     Args:
         bleu_1, bleu_2, bleu_3, bleu_4: of the corpus, against the reference length closest to each caption's; `None`
             where captions have words, but neither they nor their references so many.
         rouge_l: mean F of the longest common subsequence, with beta 1.2.
-        cider: mean CIDEr-D, with n-grams weighed by how many captions of the corpus have them in a reference; `None`
+        cider: mean CIDEr-D. Weights of n-grams come from the number of captions whose references hold them; `None`
             where every n-gram of the references is in those of all captions, as in a corpus of one.
         meteor: METEOR 1.5 of the corpus; `None` with another tokenizer than `"ptb"`, or if its Java fails or takes too
             long.
-        spice: mean SPICE; `None` with another tokenizer than `"ptb"`, without its parser, or where a caption gives it
+        spice: mean SPICE; `None` with another tokenizer than `"ptb"`, without its parser, or where a caption has
             nothing to compare.
         count: number of captions.
-        tokenizer: what made words of the captions, see `tokenize_captions`.
-        absent: for each score that is `None`, one sentence that says why.
-        intervals: the bootstrap interval of each score that is a number. Whole captions are drawn, and BLEU and METEOR
-            computed anew from what they hold; the n-gram weights of CIDEr stay those of the corpus.
+        tokenizer: of the captions, see `tokenize_captions`.
+        absent: for each score that is `None`, the reason in one sentence.
+        intervals: the bootstrap interval of each score that is a number. Each draw takes whole captions and recomputes
+            BLEU and METEOR from their statistics; the n-gram weights of CIDEr stay those of the corpus.
     """
 
     bleu_1: float | None
@@ -75,14 +75,14 @@ def score_captions(
 
 @dataclass(frozen=True)
 class ComparedCaptions:
-    """What each of n captions adds to the scores of a corpus.
+    """The statistics of n captions, from which scores of corpora are computed.
 
     Args:
         bleu: matching n-grams, n-grams (n = 1 to 4 each), words of the caption, and of its reference, `(n, 10)`.
         rouge_l, cider: `(n,)`.
         meteor: `meteor_statistics`, `(n, 23)`, or `None`.
         spice: `(n,)`, or `None`.
-        defined: whether BLEU-1 to BLEU-4 and CIDEr have anything to compare, `(n, 5)`.
+        defined: whether BLEU-1 to BLEU-4 and CIDEr are defined, `(n, 5)`.
         tokenizer, absent: as in `CaptionScores`.
     """
 
@@ -96,13 +96,13 @@ class ComparedCaptions:
     absent: dict[str, str]
 
     def scores(self, rows: Sequence[int] | None = None, bootstrap: Bootstrap = DEFAULT_BOOTSTRAP) -> CaptionScores:
-        """Score all captions, or a slice of them, of which CIDEr's n-gram weights remain those of all."""
+        """Score all captions, or some rows of them, for which CIDEr's n-gram weights remain those of all."""
         statistics = self._statistics()
         if rows is not None:
             statistics = statistics[list(rows)]
         count = len(statistics)
         if not count:
-            raise ValueError("captions are scored on at least one row, got none")
+            raise ValueError("rows must be at least one, got none")
         drawn = self._defined_scores(bootstrap.sums(statistics), count)
         values: dict[str, Any] = {"meteor": None, "spice": None}
         intervals = {}
@@ -125,12 +125,12 @@ class ComparedCaptions:
         )
 
     def each(self) -> dict[str, np.ndarray]:
-        """The scores of every caption by itself, `(n,)` each; CIDEr's as in its corpus, NaN where it has none."""
-        scores = {name: np.asarray(values) for name, values in self._scores(self._statistics(), 1).items()}
+        """Return the scores of each caption, `(n,)` each; CIDEr's as in its corpus, NaN where it is undefined."""
+        scores = self._scores(self._statistics(), 1)
         return {**scores, "cider": np.where(self.defined[:, 4], scores["cider"], np.nan)}
 
     def _statistics(self) -> np.ndarray:
-        """All of it side by side, `(n, k)`, in the order in which `_scores` takes it apart."""
+        """Return all statistics side by side, `(n, k)`, in the order of `_scores`."""
         columns = [self.bleu, self.rouge_l[:, None], self.cider[:, None], self.defined]
         if self.meteor is not None:
             columns.append(self.meteor)
@@ -139,10 +139,16 @@ class ComparedCaptions:
         return np.concatenate(columns, axis=1)
 
     def _scores(self, sums: np.ndarray, count: int) -> dict[str, np.ndarray]:
-        """The scores of corpora of `count` captions from their summed statistics, `(..., k)`."""
+        """Return the scores of corpora of `count` captions from their summed statistics, `(..., k)`."""
         bleu = bleu_scores(sums[..., :10])
-        scores = {f"bleu_{n + 1}": bleu[..., n] for n in range(4)}
-        scores |= {"rouge_l": sums[..., 10] / count, "cider": sums[..., 11] / count}
+        scores = {
+            "bleu_1": bleu[..., 0],
+            "bleu_2": bleu[..., 1],
+            "bleu_3": bleu[..., 2],
+            "bleu_4": bleu[..., 3],
+            "rouge_l": sums[..., 10] / count,
+            "cider": sums[..., 11] / count,
+        }
         if self.meteor is not None:
             scores["meteor"] = meteor_scores(sums[..., 17:40])
         if self.spice is not None:
@@ -150,9 +156,9 @@ class ComparedCaptions:
         return scores
 
     def _defined_scores(self, sums: np.ndarray, count: int) -> dict[str, np.ndarray]:
-        """The same, NaN where none of the captions gives a score anything to compare."""
+        """Return the same, NaN where a score is undefined for every caption."""
         scores = self._scores(sums, count)
-        has_words = sums[..., 8] > 0  # no words at all are too brief for BLEU, and score 0
+        has_words = sums[..., 8] > 0  # without any words, BLEU is 0 by its brevity penalty
         for n in range(4):
             is_undefined = has_words & (sums[..., 12 + n] == 0)
             scores[f"bleu_{n + 1}"] = np.where(is_undefined, np.nan, scores[f"bleu_{n + 1}"])
@@ -166,7 +172,7 @@ def compare_captions(
     """Compare each generated caption with its references.
 
     Args:
-        predictions: any text; one without a word scores nothing.
+        predictions: any text; one without a word scores 0.
         references: at least one for each caption, each with at least one word.
         tokenizer: as in `tokenize_captions`; `"ptb"` where Java runs, else `"words"`, when absent.
 
@@ -174,7 +180,7 @@ def compare_captions(
         ValueError: if there are no captions, not as many as references, or if a reference is missing or has no word.
         ImportError: if the caption benchmark's package is not installed.
 
-    Source: github.com/salaniz/pycocoevalcap 1.2, which counts and compares all of it.
+    Source: github.com/salaniz/pycocoevalcap 1.2, which computes all of them.
     """
     benchmark_folder()
     tokenizer = tokenizer or best_tokenizer()
@@ -183,19 +189,24 @@ def compare_captions(
 
 
 def compare_tokens(candidates: Sequence[str], targets: Sequence[Sequence[str]], tokenizer: str) -> ComparedCaptions:
-    """Compare captions that a tokenizer has made words of; other errors and source as of `compare_captions`.
+    """Compare tokenized captions; other errors and source as of `compare_captions`.
 
     Args:
         candidates: tokenized captions.
         targets: tokenized references of each, none of them empty.
-        tokenizer: which one made the words.
+        tokenizer: that of the words.
     """
     benchmark_folder()
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge
 
-    gts = {index: list(texts) for index, texts in enumerate(targets)}
-    res = {index: [candidate] for index, candidate in enumerate(candidates)}
+    gts = {}
+    res = {}
+    for index, (candidate, texts) in enumerate(zip(candidates, targets, strict=True)):
+        gts[index] = list(texts)
+        res[index] = [candidate]
+    _, rouge_l = Rouge().compute_score(gts, res)
+    _, cider = Cider().compute_score(gts, res)
     in_java = {}
     absent = {}
     for name, measure in (("meteor", meteor_statistics), ("spice", spice_scores)):
@@ -207,8 +218,8 @@ def compare_tokens(candidates: Sequence[str], targets: Sequence[Sequence[str]], 
             absent[name] = f"{name} was left out: {reason}"
     return ComparedCaptions(
         bleu=bleu_counts(candidates, targets),
-        rouge_l=np.asarray(Rouge().compute_score(gts, res)[1]),
-        cider=np.asarray(Cider().compute_score(gts, res)[1]),
+        rouge_l=np.asarray(rouge_l),
+        cider=np.asarray(cider),
         meteor=in_java.get("meteor"),
         spice=in_java.get("spice"),
         defined=_defined(candidates, targets),
@@ -222,12 +233,12 @@ def _tokenize(
 ) -> tuple[list[str], list[list[str]]]:
     if len(predictions) != len(references) or not predictions:
         raise ValueError(
-            f"expected as many predictions as lists of references, at least one, "
+            f"predictions must be as many as lists of references, at least one, "
             f"got {len(predictions)} and {len(references)}"
         )
     for index, texts in enumerate(references):
         if isinstance(texts, str) or not texts:
-            raise ValueError(f"expected a list of references for each caption, got {texts!r} for number {index}")
+            raise ValueError(f"references must be a list for each caption, got {texts!r} for number {index}")
     tokens = tokenize_captions([*predictions, *chain(*references)], tokenizer)
     targets = []
     end = len(predictions)
@@ -236,12 +247,12 @@ def _tokenize(
         end += len(texts)
         targets.append(tokens[start:end])
         if not all(targets[index]):
-            raise ValueError(f"every reference needs a word, got {list(texts)} for caption {index}")
+            raise ValueError(f"every reference must have a word, got {list(texts)} for caption {index}")
     return tokens[: len(predictions)], targets
 
 
 def _defined(candidates: Sequence[str], targets: Sequence[Sequence[str]]) -> np.ndarray:
-    """Tell for which captions BLEU-1 to BLEU-4 and CIDEr are defined, `(n, 5)`.
+    """Return for which captions BLEU-1 to BLEU-4 and CIDEr are defined, `(n, 5)`.
 
     BLEU-n needs a caption or a reference of n words. CIDEr needs a reference with an n-gram that has a weight: one
     that the references of some other caption lack.
@@ -274,15 +285,15 @@ def bleu_counts(predictions: Sequence[str], references: Sequence[Sequence[str]])
     counts = []
     for caption in scorer.ctest:
         length = caption["testlen"]
-        closest = min((abs(other - length), other) for other in caption["reflen"])[1]
+        _, closest = min((abs(other - length), other) for other in caption["reflen"])
         counts.append([*caption["correct"], *caption["guess"], length, closest])
     return np.array(counts, dtype=float)
 
 
 def bleu_scores(counts: np.ndarray) -> np.ndarray:
-    """BLEU-1 to BLEU-4 of captions or, from summed counts, of corpora: `(..., 10)` to `(..., 4)`.
+    """Return BLEU-1 to BLEU-4 of captions or, from summed counts, of corpora: `(..., 10)` to `(..., 4)`.
 
-    Source: Papineni et al. 2002; pycocoevalcap 1.2, `BleuScorer`, whose guards against zero are kept.
+    Source: Papineni et al. 2002; pycocoevalcap 1.2, `BleuScorer`, with its guards against zero.
     """
     matching = counts[..., 0:4]
     grams = counts[..., 4:8]

@@ -1,4 +1,4 @@
-"""Our metrics as objects of the `evaluate` library, made without the Hub: `GroundingMetric()`, `CaptionMetric()`.
+"""This package's metrics for the `evaluate` library, without the Hub: `GroundingMetric()`, `CaptionMetric()`.
 
 They take predictions in batches and from several processes, and compute over all of them at once.
 """
@@ -25,13 +25,13 @@ _BOOTSTRAP = """
 class GroundingMetric(evaluate.Metric):
     """`hmba_hf.metrics.grounding.mean_iou` for the `evaluate` library.
 
-    A prediction is a box `(x1, y1, x2, y2)`, `None` or `[]` where an answer has none; a reference is a box. `compute`
-    returns the fields of `GroundingScores` and takes `confidence`, `draws` and `seed`.
+    A prediction is a box `(x1, y1, x2, y2)`, or `None` or `[]` for an answer without one; a reference is a box.
+    `compute` returns the fields of `GroundingScores` and takes `confidence`, `draws` and `seed`.
     """
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
-            description="How well predicted boxes meet the true ones.",
+            description="Overlap of predicted boxes with the true ones.",
             citation="",
             inputs_description=f"""
 Args:

@@ -1,4 +1,4 @@
-"""How well a predicted box meets the true one."""
+"""Overlap of predicted boxes with the true ones."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,8 +20,8 @@ class GroundingScores:
         accuracy: share of pairs with an IoU above 0.5.
         missed: share of pairs with an IoU of 0, unparsed ones included.
         unparsed: share of predictions that are `None`.
-        centre_distance: mean L1 distance of the centres where there is a prediction, in the coordinates of the boxes;
-            `None` where there is none.
+        centre_distance: mean L1 distance of the centres over the pairs with a prediction, in the coordinates of the
+            boxes; `None` without any.
         count: number of pairs.
         intervals: the bootstrap interval of each score above that is a number in any resampled corpus.
     """
@@ -36,17 +36,17 @@ class GroundingScores:
 
 
 def box_iou(first: Box, second: Box) -> float:
-    """Intersection over union of two boxes `(x1, y1, x2, y2)`.
+    """Return the intersection over union of two boxes `(x1, y1, x2, y2)`.
 
-    A reversed box (`x2 < x1` or `y2 < y1`) has no area, and what has none meets nothing: 0, also for two equal boxes
-    without area. Numbers are taken as they are: a box may reach outside of the frame, and what is outside counts.
+    A reversed box (`x2 < x1` or `y2 < y1`) has no area, and its IoU is 0, as that of two equal boxes without area. No
+    box is clipped: the area outside of the frame counts.
 
     Raises:
         ValueError: for anything but four finite numbers.
     """
     for box in (first, second):
         if len(box) != 4 or not np.isfinite(box).all():
-            raise ValueError(f"expected a box of 4 finite numbers (x1, y1, x2, y2), got {box!r}")
+            raise ValueError(f"a box must be 4 finite numbers (x1, y1, x2, y2), got {box!r}")
     width = min(first[2], second[2]) - max(first[0], second[0])
     height = min(first[3], second[3]) - max(first[1], second[1])
     areas = (_area(first), _area(second))
@@ -60,10 +60,10 @@ def _area(box: Box) -> float:
 
 
 def pair_ious(predictions: Sequence[Box | None], targets: Sequence[Box]) -> np.ndarray:
-    """IoU of each prediction with its target, `(n,)`; 0 for a prediction that is `None`."""
+    """Return the IoU of each prediction with its target, `(n,)`; 0 for a prediction that is `None`."""
     if len(predictions) != len(targets) or not targets:
         raise ValueError(
-            f"expected as many predictions as targets, at least one, got {len(predictions)} and {len(targets)}"
+            f"predictions must be as many as targets, at least one, got {len(predictions)} and {len(targets)}"
         )
     ious = np.zeros(len(targets))
     for index, prediction in enumerate(predictions):
@@ -83,12 +83,11 @@ def mean_iou(
     | reversed or without area      | 0              | missed            |
     | reaching outside of the frame | of all its area | any other         |
 
-    Of an answer with several boxes the last one is the prediction, as in the published script; choosing it is the
-    part of whoever reads the text.
+    The caller chooses the prediction from an answer: with several boxes the last one, as in the published script.
 
     Source: github.com/Sranc3/H-MBA at 9a8645d, `mIoU.py`.
-    Differs: unreadable answers and boxes without area count as IoU 0, where the script stops with an error. It
-        measures distances on the padded square; of boxes as fractions of a frame that is not square they are others.
+    Differs: unreadable answers and boxes without area count as IoU 0, where the script stops with an error. The script
+        measures distances on the padded square, which differ for boxes as fractions of a frame that is not square.
     """
     ious = pair_ious(predictions, targets)
     distances = np.zeros(len(ious))
@@ -101,7 +100,9 @@ def mean_iou(
     scores: dict[str, Any] = {}
     intervals = {}
     for name, score in _means(statistics.sum(0), len(ious)).items():
-        scores[name] = float(score) if np.isfinite(score) else None
+        scores[name] = None
+        if np.isfinite(score):
+            scores[name] = float(score)
         if np.isfinite(drawn[name]).any():
             intervals[name] = bootstrap.interval(drawn[name])
     return GroundingScores(**scores, count=len(ious), intervals=intervals)
@@ -112,9 +113,9 @@ def _centre_distance(box: Box, target: Box) -> float:
 
 
 def _means(sums: np.ndarray, count: int) -> dict[str, np.ndarray]:
-    """The scores of a corpus of `count` pairs from its summed statistics, `(..., 5)`."""
+    """Return the scores of a corpus of `count` pairs from its summed statistics, `(..., 5)`."""
     unparsed = sums[..., 3]
-    with np.errstate(invalid="ignore"):  # no prediction, no distance
+    with np.errstate(invalid="ignore"):  # 0 / 0 without a prediction
         distance = sums[..., 4] / (count - unparsed)
     return {
         "mean_iou": sums[..., 0] / count,
@@ -126,7 +127,7 @@ def _means(sums: np.ndarray, count: int) -> dict[str, np.ndarray]:
 
 
 def picked_object(prediction: Box | None, objects: Sequence[Box]) -> int | None:
-    """Index of the object whose box overlaps the prediction most, or `None` if it touches none."""
+    """Return the index of the object whose box overlaps the prediction most, or `None` if none does."""
     if prediction is None or not objects:
         return None
     ious = [box_iou(prediction, box) for box in objects]

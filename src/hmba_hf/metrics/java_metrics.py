@@ -10,7 +10,7 @@ import numpy as np
 
 from .caption_tokens import MetricUnavailable, ask_java, benchmark_folder, java_errors, require_java, run_java
 
-# The parameters of METEOR 1.5 for English ("rank"), which its jar uses when none are given.
+# The parameters of METEOR 1.5 for English ("rank"), its jar's defaults.
 _ALPHA = 0.85
 _BETA = 0.2
 _GAMMA = 0.6
@@ -20,9 +20,9 @@ _OF_CAPTION_AND_MATCHES = [0, 2, *range(4, 23)]  # statistics that are 0 for a c
 
 
 def meteor_statistics(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """Match each caption with the best of its references, `(n, 23)`: what `meteor_scores` reads.
+    """Match each caption with the best of its references: the statistics of `meteor_scores`, `(n, 23)`.
 
-    METEOR matches only captions that have a word. For another one it counts the words of the first reference.
+    METEOR matches only captions with a word. For any other it counts the words of the first reference.
 
     Args:
         predictions: tokenized captions.
@@ -31,7 +31,9 @@ def meteor_statistics(predictions: Sequence[str], references: Sequence[Sequence[
     Raises:
         MetricUnavailable: where there is no Java, or where METEOR fails or takes too long.
     """
-    lines = [_meteor_line(prediction, texts) for prediction, texts in zip(predictions, references, strict=True)]
+    lines = []
+    for prediction, texts in zip(predictions, references, strict=True):
+        lines.append(_meteor_line(prediction, texts))
     command = ["-Xmx2G", "-jar", "meteor-1.5.jar", "-", "-", "-stdio", "-l", "en", "-norm"]
     try:
         answers = ask_java("METEOR", command, lines, folder=benchmark_folder() / "meteor")
@@ -39,24 +41,27 @@ def meteor_statistics(predictions: Sequence[str], references: Sequence[Sequence[
         raise
     except RuntimeError as error:
         raise MetricUnavailable("METEOR did not run: its Java ended early") from error
-    statistics = np.array([_read_meteor(line, answer) for line, answer in zip(lines, answers, strict=True)])
+    rows = []
+    for line, answer in zip(lines, answers, strict=True):
+        rows.append(_read_meteor(line, answer))
+    statistics = np.array(rows)
     is_empty = np.array([not prediction.strip() for prediction in predictions])
     statistics[np.ix_(is_empty, _OF_CAPTION_AND_MATCHES)] = 0
-    # A caption that its reference repeats word for word is not fragmented, alone or among others.
+    # A caption equal to its reference is not fragmented, alone or among others.
     is_whole = (statistics[:, 21:23] == statistics[:, 0:2]).all(1) & (statistics[:, 20] == 1)
     statistics[is_whole, 20] = 0
     return statistics
 
 
 def _meteor_line(prediction: str, references: Sequence[str]) -> str:
-    """Ask for the statistics of one caption, or, if it has no word, of its first reference against itself."""
+    """Write the request for one caption's statistics, or, without a word, its first reference's against itself."""
     if prediction.strip():
         texts = [*references, prediction]
     else:
         texts = [references[0], references[0]]
     parts = ["SCORE"]
     for text in texts:
-        # Neither the separator between the parts of the line may stand in one of them, nor an end of the line.
+        # No part may hold the separator of parts, or an end of the line.
         parts.append(text.replace("|||", " ").replace("\r", " ").replace("\n", " "))
     return " ||| ".join(parts)
 
@@ -67,12 +72,12 @@ def _read_meteor(line: str, answer: str) -> list[float]:
     except ValueError:
         numbers = []
     if len(numbers) != 23:
-        raise MetricUnavailable(f"expected 23 numbers from METEOR for {line!r}, got {answer!r}")
+        raise MetricUnavailable(f"METEOR must answer 23 numbers for {line!r}, got {answer!r}")
     return numbers
 
 
 def meteor_scores(statistics: np.ndarray) -> np.ndarray:
-    """METEOR 1.5 of captions or, from summed statistics, of corpora: `(..., 23)` to `(...)`.
+    """Return METEOR 1.5 of captions or, from summed statistics, of corpora: `(..., 23)` to `(...)`.
 
     NaN where METEOR finds no word in the reference.
 
@@ -101,13 +106,13 @@ def meteor_scores(statistics: np.ndarray) -> np.ndarray:
 
 
 def spice_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-    """SPICE of each caption, `(n,)`; NaN where neither caption nor references hold anything to compare.
+    """Return SPICE of each caption, `(n,)`; NaN where neither caption nor references hold anything to compare.
 
     Raises:
-        MetricUnavailable: where there is no Java, or the parser that SPICE reads captions with is not there, or where
-            SPICE fails or takes too long. Nothing is downloaded.
+        MetricUnavailable: without Java or SPICE's parser of captions, or if SPICE fails or takes too long. Nothing is
+            downloaded.
 
-    Source: github.com/salaniz/pycocoevalcap 1.2, `spice/spice.py`, whose jar, arguments and cache are used.
+    Source: github.com/salaniz/pycocoevalcap 1.2, `spice/spice.py`, with its jar, arguments and cache.
     Differs: there, SPICE has no time limit, and its files stay beside the jar when it fails.
     """
     require_java("SPICE")
@@ -126,11 +131,11 @@ def spice_scores(predictions: Sequence[str], references: Sequence[Sequence[str]]
     except (OSError, ValueError) as error:
         raise MetricUnavailable(f"SPICE did not run: {error}") from error
     found = {item["image_id"]: item["scores"]["All"]["f"] for item in answered}
-    return np.array([found[number] for number in range(len(asked))], dtype=float)  # none where nothing is compared
+    return np.array([found[number] for number in range(len(asked))], dtype=float)  # NaN for `None`
 
 
 def _ask_spice(asked: list[dict[str, Any]], place: Path, folder: Path) -> list[dict[str, Any]]:
-    """Let the jar in `folder` score captions by way of files in `place`."""
+    """Score captions by the jar in `folder`, through files in `place`."""
     question = place / "asked.json"
     answer = place / "answered.json"
     question.write_text(json.dumps(asked), encoding="utf-8")
