@@ -55,11 +55,7 @@ class StridedMambaMixer(nn.Module):
         Raises:
             ValueError: if more than the last frame is to be read at a stride above 1.
         """
-        if max(strides) > 1 and num_outputs > frame_length:
-            raise ValueError(
-                f"num_outputs must be at most {frame_length}, the steps of a frame, at strides {tuple(strides)}, "
-                f"got {num_outputs}"
-            )
+        _check_outputs(num_outputs, strides, frame_length)
         # No stride changes the projection of a step, or the reverse scan, which starts from the same last steps.
         x = None
         z = None
@@ -98,6 +94,14 @@ class StridedMambaMixer(nn.Module):
         last = hidden_states[:, hidden_states.shape[1] - num_outputs :]
         read, _ = self.reverse_mixer(last, reverse=True, return_last_state=False)
         return [read]
+
+
+def _check_outputs(num_outputs: int, strides: Sequence[int], frame_length: int) -> None:
+    if max(strides) > 1 and num_outputs > frame_length:
+        raise ValueError(
+            f"num_outputs must be at most {frame_length}, the steps of a frame, at strides {tuple(strides)}, "
+            f"got {num_outputs}"
+        )
 
 
 def _tracks_before(states: Sequence[MambaState], stride: int, frames: int) -> list[MambaState | None]:

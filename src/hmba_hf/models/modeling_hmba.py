@@ -219,36 +219,28 @@ class HMBAModel(HMBAPreTrainedModel):
 
         Args:
             input_ids: `(batch, length)`; each video stands in it as one video token for each patch.
-            pixel_values_videos: all videos of the batch in the order of the prompts, `(videos, t, channels, height,
-                width)`.
+            pixel_values_videos: `(videos, t, channels, height, width)`, all videos in the order of the prompts.
             frame_mask: `(videos, t)`, true for real frames.
             past_key_values, cache: two names of one argument, the language model's cache.
-            mm_encoder_outputs: `{"video": features}` from `get_video_features`, in place of pixels; `{}` for a prompt
-                without videos that has a cache.
+            mm_encoder_outputs: `{"video": features}` of `get_video_features` in place of pixels; `{}` for no videos.
             frame_features: `(videos, t, p, d)` from `get_frame_features`, in place of pixels.
 
         Raises:
-            ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given, if videos are given in more
-                than one form or a cache under both names, or if the prompt's video tokens do not match the videos.
+            ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given, if videos come in several forms
+                or a cache under both names, or if the prompt's video tokens do not match the videos.
         """
         cache = one_cache(past_key_values, cache)
-        if (input_ids is None) == (inputs_embeds is None):
-            raise ValueError("exactly one of input_ids and inputs_embeds must be given, got both or neither")
-        if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
-        wants_attentions = kwargs.get("output_attentions", self.config.output_attentions)
+        inputs_embeds = self._embed(input_ids, inputs_embeds)
         video = self._read_videos(
             pixel_values_videos,
             frame_features=frame_features,
             encoded=(mm_encoder_outputs or {}).get("video"),
             frame_mask=frame_mask,
-            wants_attentions=wants_attentions,
+            wants_attentions=kwargs.get("output_attentions", self.config.output_attentions),
         )
         features = None
         if video is not None:
-            features = video["pooler_output"].to(inputs_embeds.device, inputs_embeds.dtype)
-            mask = self.get_placeholder_mask(input_ids, inputs_embeds, video)
-            inputs_embeds = inputs_embeds.masked_scatter(mask, features)
+            inputs_embeds, features = self._fill_in(input_ids, inputs_embeds, video)
         elif cache is None or mm_encoder_outputs is not None:
             self.get_placeholder_mask(input_ids, inputs_embeds, None)
         outputs = self.language_model(
@@ -268,6 +260,22 @@ class HMBAModel(HMBAPreTrainedModel):
             video_hidden_states=features,
             adapter_attentions=getattr(video, "adapter_attentions", None),
         )
+
+    def _fill_in(
+        self, input_ids: Tensor | None, inputs_embeds: Tensor, video: HMBAVideoFeatures
+    ) -> tuple[Tensor, Tensor]:
+        """Return the embeddings with features in the place of video tokens, and the features."""
+        features = video["pooler_output"].to(inputs_embeds.device, inputs_embeds.dtype)
+        mask = self.get_placeholder_mask(input_ids, inputs_embeds, video)
+        return inputs_embeds.masked_scatter(mask, features), features
+
+    def _embed(self, input_ids: Tensor | None, inputs_embeds: Tensor | None) -> Tensor:
+        """Return the embeddings of ids, or those given in their place."""
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("exactly one of input_ids and inputs_embeds must be given, got both or neither")
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+        return inputs_embeds
 
     def _read_videos(
         self,

@@ -83,19 +83,25 @@ def selective_scan(
         reverse=reverse,
     )
     _check_inputs(scan)
+    return _run_best(scan, return_last_state)
+
+
+def _run_best(scan: ScanInputs, return_last_state: bool) -> tuple[Tensor | None, Tensor | None]:
+    """Scan with the best backend that can run this call."""
     exact = selective_scan_portable
-    plain = wants_plain_torch(u, delta, A, B, C, D, z, delta_bias, state)
-    reads_all = scan.num_reads == u.shape[1]
-    for backend in scan_backends(u.device.type):
+    plain = wants_plain_torch(*scan[:-2])  # all but mask and direction
+    reads = scan.C is not None
+    reads_all = scan.num_reads == scan.u.shape[1]
+    for backend in scan_backends(scan.u.device.type):
         if backend == "reference":
             exact = selective_scan_reference
         if backend == "reference" or plain:
             break
-        if backend == "triton" and C is not None and not reads_all:  # its kernel reads every step or none
+        if backend == "triton" and reads and not reads_all:  # its kernel reads every step or none
             return _scan_in_two(scan, return_last_state)
-        if backend in FUSED and u.numel() > 0 and A.numel() > 0:
+        if backend in FUSED and scan.u.numel() > 0 and scan.A.numel() > 0:
             return selective_scan_fused(backend, scan, return_last_state)
-        if backend in ("mamba_ssm", "hub") and C is not None and can_serve(scan):
+        if backend in ("mamba_ssm", "hub") and reads and can_serve(scan):
             return selective_scan_mamba_ssm(scan_function(backend), exact, scan, return_last_state)
     y, last_state = exact(scan)
     return y, last_state if return_last_state else None

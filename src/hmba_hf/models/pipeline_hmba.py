@@ -228,15 +228,16 @@ class VideoTextToTextPipeline(Pipeline):
 
     def _collate(self, batch: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """Join inputs of batch size one: text padded on the left, clips padded on their old side."""
-        texts = [{name: inputs[name][0] for name in ("input_ids", "attention_mask")} for inputs in batch]
-        joined = dict(self.processor.tokenizer.pad(texts, padding_side="left", return_tensors="pt").to(self.device))
+        texts = []
         clips = []
         masks = []
         for inputs in batch:
+            texts.append({"input_ids": inputs["input_ids"][0], "attention_mask": inputs["attention_mask"][0]})
             videos = inputs.get("pixel_values_videos")  # (n, t, channels, height, width)
             if videos is not None:
                 clips += list(videos)
                 masks += list(inputs.get("frame_mask", videos.new_ones(videos.shape[:2], dtype=torch.bool)))
+        joined = dict(self.processor.tokenizer.pad(texts, padding_side="left", return_tensors="pt").to(self.device))
         if clips:
             length = max(len(clip) for clip in clips)
             for i, clip in enumerate(clips):

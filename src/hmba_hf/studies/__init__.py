@@ -1,1 +1,1 @@
-"""Ablations and other comparisons on the micro-world: what is compared, what is measured, how it is told."""
+"""Ablations and other comparisons on the micro-world: their runs, their measurements, their tables and pictures."""

@@ -1,4 +1,4 @@
-"""The studies by name: which runs each compares, what it measures of them, and how their results are told."""
+"""The studies by name: the runs that each compares, its measurements, and the presentation of its results."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,13 +26,13 @@ class Study:
 
     Args:
         title: of its table.
-        question: what it asks and how, in a sentence or two.
-        variants: by the label of a row, what the row changes of the paper preset: options of `finetune.py`.
-        expected: `(better, worse)` of what `telling.values` names, as the paper's design has it.
-        telling: how its records are told.
-        measure: of a run's folder, the number of held-out clips and the motion, what a record holds besides its
-            scores, under the study's name.
-        lengthen: how many times the usual number of steps a run takes.
+        question: in a sentence or two.
+        variants: by the label of a row, its changes of the paper preset: options of `finetune.py`.
+        expected: pairs `(better, worse)` of names of `telling.values`, from the paper's design.
+        telling: the presentation of its records.
+        measure: takes a run's folder, the number of held-out clips and the motion; returns the values that a record
+            holds besides its scores, under the study's name.
+        lengthen: factor of the usual number of steps.
     """
 
     title: str
@@ -44,10 +44,11 @@ class Study:
     lengthen: int = 1
 
     def tell(self, records: Records) -> str:
-        """Write the table in Markdown, and below it whether what was expected is so."""
+        """Write the table in Markdown, and below it whether the expectations hold."""
         values = self.telling.values(records)
         sentences = list(self.telling.describe(records))
-        sentences += [compare(better, worse, values) for better, worse in self.expected]
+        for better, worse in self.expected:
+            sentences.append(compare(better, worse, values))
         remarks = "\n".join(f"- {sentence}" for sentence in sentences)
         table = markdown_table(self.telling.tabulate(records))
         return f"{table}\n\n{remarks}".rstrip() + "\n"
@@ -145,9 +146,9 @@ def write_page(results: Mapping[str, Mapping[str, Any]], base: str, before: str 
 
     Args:
         results: by the name of a study, its `"command"`, its `"records"`, and the file name of its `"plot"` or `None`.
-        base: the SHA-256 of the weights that the runs started from.
-        before: the page as it is. If its runs started from the same weights, a study without results keeps its
-            section of it; otherwise it is named as not run.
+        base: the SHA-256 of the weights from which the runs started.
+        before: the page before. If its runs started from the same weights, a study without results keeps its section;
+            otherwise its section becomes "Not run."
     """
     head = f"{DISCLAIMER} {_HOW} The weights of the base have the SHA-256 `{base}`."
     kept = {}

@@ -1,6 +1,6 @@
-"""What a study measures of a fine-tuned model besides the scores of its answers.
+"""Measurements of a fine-tuned model besides the scores of its answers.
 
-All of it on the CPU and on the micro-world's held-out clips; it says nothing about real roads.
+All of them run on the CPU and on the micro-world's held-out clips, and predict nothing about real roads.
 """
 
 import ctypes
@@ -28,9 +28,9 @@ MEMORY_CLIPS = 32
 
 
 def measure_degradation(folder: Path, clips: int, motion: str) -> dict[str, Any]:
-    """Score a model on held-out clips whose current frame alone is spoilt, `{kind: {severity: scores}}`.
+    """Score a model on held-out clips with a degraded current frame, `{kind: {severity: scores}}`.
 
-    The model has learned on frames that are not: as in corruption benchmarks, what is asked is what it keeps.
+    The model was trained on clean frames, as in corruption benchmarks.
     """
     model, processor = _load(folder)
     scores: dict[str, Any] = {}
@@ -50,8 +50,8 @@ def measure_cost(folder: Path, clips: int, motion: str) -> dict[str, Any]:
 
     Returns:
         `"flops"`: of the model, by part. `"full_size_flops"`: of the tower and the adapter on CLIP ViT-L/14.
-        `"adapter_memory"`: bytes by which 32 clips in the adapter raise a fresh process; `None` where the system
-        does not tell.
+        `"adapter_memory"`: bytes that 32 clips in the adapter add to a fresh process; `None` where the system has no
+        such count.
     """
     config: Any = HMBAConfig.from_pretrained(folder)
     full = HMBAConfig(
@@ -72,14 +72,14 @@ def measure_cost(folder: Path, clips: int, motion: str) -> dict[str, Any]:
 
 
 def measure_attention(folder: Path, clips: int, motion: str) -> dict[str, Any]:
-    """Measure where the query looks in clips of the risk question and in clips of the description question.
+    """Measure the query's attention in clips of the risk question and in clips of the description question.
 
-    The adapter is never told the question: where it looks can differ only because the clips do.
+    The adapter does not read the question: its attention can differ only because the clips do.
 
     Returns:
         `"risk"` and `"description"`: attention by context, see `attention_masses`. `"fresh"`: of an untrained adapter,
-        drawn with the seed of the run, on the clips of the risk. `"described"`: share of descriptions that are right
-        to the letter.
+        initialised with the seed of the run, on the clips of the risk. `"described"`: share of exactly right
+        descriptions.
     """
     model, processor = _load(folder)
     world = _held_out(model, processor, clips, motion)
@@ -94,15 +94,15 @@ def measure_attention(folder: Path, clips: int, motion: str) -> dict[str, Any]:
     }
     torch.manual_seed(read_json_object(folder / "history.json", arguments=dict)["arguments"]["seed"])
     fresh = type(model)(model.config).eval()
-    fresh.model.vision_tower = model.model.vision_tower  # frozen, and so that of the base
+    fresh.model.vision_tower = model.model.vision_tower  # frozen, and so still that of the base
     return {**masses, "fresh": attention_masses(fresh, processor, world), "described": right / clips}
 
 
 @torch.no_grad()
 def attention_masses(model: Any, processor: Any, samples: Sequence[Sample], batch_size: int = 32) -> dict[str, float]:
-    """Average the share of the query's attention that goes to each context, by `"branch/stride_n"`; they sum to one.
+    """Return the share of the query's attention to each context, by `"branch/stride_n"`; all sum to one.
 
-    A share is summed over the tokens of a context and averaged over heads, patches and clips.
+    A share is a sum over the tokens of a context, and a mean over heads, patches and clips.
 
     Raises:
         ValueError: if the adapter's fusion has no attention.
@@ -114,7 +114,7 @@ def attention_masses(model: Any, processor: Any, samples: Sequence[Sample], batc
         pixels = encode_questions(batch, processor)["pixel_values_videos"].to(model.device)
         attentions = model.get_video_features(pixels, output_attentions=True).adapter_attentions
         if not attentions:
-            raise ValueError(f"a model whose query attends is wanted, fusion 'query', got {model.config.fusion!r}")
+            raise ValueError(f"fusion must be 'query', whose attention is measured, got {model.config.fusion!r}")
         for context, weights in attentions.items():  # (b, heads, p, 1 or p)
             share = weights.double().sum(-1).mean((1, 2)).sum().item()
             masses[context] = masses.get(context, 0.0) + share / len(samples)
@@ -123,9 +123,9 @@ def attention_masses(model: Any, processor: Any, samples: Sequence[Sample], batc
 
 @torch.no_grad()
 def adapter_memory(folder: Path) -> int | None:
-    """Return by how many bytes the features of 32 clips in the adapter raise this process, its result included.
+    """Return the bytes that the features of 32 clips in the adapter add to this process, its result included.
 
-    Call it in a fresh process: one that has run before has room to spare.
+    Call it in a fresh process: an older one may have free memory.
     """
     model, _ = _load(folder)
     refs = Path("/proc/self/clear_refs")
@@ -144,7 +144,7 @@ def adapter_memory(folder: Path) -> int | None:
     gc.collect()
     if hasattr(ctypes.CDLL(None), "malloc_trim"):
         ctypes.CDLL(None).malloc_trim(0)
-    refs.write_text("5")  # the peak starts anew
+    refs.write_text("5")  # resets the peak
     resident = held("VmRSS")
     kept = model.adapt_frame_features(features)  # noqa: F841 - the result counts
     return held("VmHWM") - resident

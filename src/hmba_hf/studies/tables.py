@@ -1,7 +1,7 @@
-"""From the records of a study's runs to its table, its picture and what is to be said about them.
+"""Table, picture and sentences from the records of a study's runs.
 
-A record holds what was measured of one run: its `"scores"`, and more where a study measures more. Records come by the
-label of their row, one for each seed.
+A record holds the measurements of one run: its `"scores"`, and those of a study's own. Records are listed by the label
+of their row, one for each seed.
 """
 
 import math
@@ -23,13 +23,13 @@ MEBI = 2**20
 
 
 class Telling(NamedTuple):
-    """How the records of a study are told.
+    """How the records of a study are presented.
 
     Attributes:
-        tabulate: the rows of the table.
-        draw: the picture, under a title.
-        values: numbers by name, one for each seed, which may be compared.
-        describe: further sentences.
+        tabulate: returns the rows of the table.
+        draw: draws the picture, under a title.
+        values: returns comparable numbers by name, one for each seed.
+        describe: returns further sentences.
     """
 
     tabulate: Callable[[Records], list[Row]]
@@ -61,10 +61,10 @@ def _markdown_row(cells: Iterable[Any]) -> str:
 
 
 def compare(better: str, worse: str, values: Mapping[str, Sequence[float]]) -> str:
-    """Say whether one row's values lie above another's, as they were expected to, or not, or cannot be told apart.
+    """Write whether one row's values lie above another's as expected, below, or undecided.
 
-    They cannot where their means are nearer than one standard deviation of a difference between two seeds, nor from
-    one seed.
+    They are undecided if their means are nearer than one standard deviation of a difference between two seeds, and
+    with one seed.
     """
     first = values[better]
     second = values[worse]
@@ -81,13 +81,16 @@ def compare(better: str, worse: str, values: Mapping[str, Sequence[float]]) -> s
 
 
 def score_values(records: Records) -> dict[str, list[float]]:
-    """The mean IoU of each row, by seed."""
+    """Return the mean IoU of each row, by seed."""
     return {label: _scores(runs, "mean_iou") for label, runs in records.items()}
 
 
 def tabulate_scores(records: Records) -> list[Row]:
-    """One row for each label, with the scores of its answers."""
-    return [{"": label, **_cells(runs, COLUMNS), "seeds": str(len(runs))} for label, runs in records.items()]
+    """Return one row for each label, with the scores of its answers."""
+    rows = []
+    for label, runs in records.items():
+        rows.append({"": label, **_cells(runs, COLUMNS), "seeds": str(len(runs))})
+    return rows
 
 
 def draw_scores(records: Records, title: str) -> Picture:
@@ -99,7 +102,7 @@ def draw_scores(records: Records, title: str) -> Picture:
 
 
 def degradation_values(records: Records) -> dict[str, list[float]]:
-    """The share of its clean mean IoU that is left of `"row, kind"`, over the severities, by seed."""
+    """Return the share of the clean mean IoU that remains in `"row, kind"`, over the severities, by seed."""
     values = {}
     for label, runs in records.items():
         for kind in KINDS:
@@ -108,7 +111,7 @@ def degradation_values(records: Records) -> dict[str, list[float]]:
 
 
 def tabulate_degradation(records: Records) -> list[Row]:
-    """One row for each state of the current frame, with the scores of each label beside each other."""
+    """Return one row for each state of the current frame, with the scores of all labels side by side."""
     rows = []
     for kind, severity, scores in _conditions(records):
         cells = {}
@@ -122,8 +125,8 @@ def tabulate_degradation(records: Records) -> list[Row]:
 def draw_degradation(records: Records, title: str) -> Picture:
     """Draw mean IoU against severity, a curve for each label and kind."""
     curves: dict[str, list[tuple[float, float]]] = {}
-    clean, *spoilt = _conditions(records)
-    for kind, severity, scores in spoilt:
+    clean, *degraded = _conditions(records)
+    for kind, severity, scores in degraded:
         for label, runs in scores.items():
             start = [(0.0, statistics.mean(_column(clean.scores[label], "mean_iou")))]
             points = curves.setdefault(f"{label}, {kind}", start)
@@ -132,7 +135,7 @@ def draw_degradation(records: Records, title: str) -> Picture:
 
 
 def tabulate_cost(records: Records) -> list[Row]:
-    """One row for each label: what the adapter costs, in this model and at full size, and what it scores."""
+    """Return one row for each label: the adapter's cost, in this model and at full size, and its scores."""
     rows = []
     for label, runs in records.items():
         cost = runs[0]["cost"]
@@ -172,7 +175,7 @@ def draw_cost(records: Records, title: str) -> Picture:
 
 
 def tabulate_attention(records: Records) -> list[Row]:
-    """One row for each branch at each stride: the share of the query's attention in either kind of clip."""
+    """Return one row for each branch at each stride: the share of the query's attention in each kind of clip."""
     (runs,) = records.values()
     measured = _column(runs, "attention")
     rows = []
@@ -185,7 +188,7 @@ def tabulate_attention(records: Records) -> list[Row]:
 
 
 def draw_attention(records: Records, title: str) -> Picture:
-    """Draw the share of attention of each context in either kind of clip."""
+    """Draw the share of attention of each context in each kind of clip."""
     (runs,) = records.values()
     measured = _column(runs, "attention")
     short = {"temporal": "T", "divided_space_time": "DST", "joint_space_time": "JST"}
@@ -198,7 +201,7 @@ def draw_attention(records: Records, title: str) -> Picture:
 
 
 def describe_attention(records: Records) -> list[str]:
-    """Say how well the model answers either question, without which its attention would mean little."""
+    """Write how well the model answers each question: the attention of a bad model would mean little."""
     (runs,) = records.values()
     risk = spread(_scores(runs, "mean_iou"))
     described = spread(_column(_column(runs, "attention"), "described"))
@@ -220,11 +223,13 @@ def _cells(runs: Sequence[Mapping[str, Any]], names: Iterable[str]) -> Row:
 def _kept(run: Mapping[str, Any], kind: str) -> float:
     left = statistics.mean(_column(list(run["degradation"][kind].values()), "mean_iou"))
     clean = run["scores"]["mean_iou"]
-    return left / clean if clean else 0.0
+    if clean == 0:
+        return 0.0
+    return left / clean
 
 
 class _Condition(NamedTuple):
-    """How the current frame is spoilt, and the scores of each label on it."""
+    """A degradation of the current frame, and the scores of each label on it."""
 
     kind: str
     severity: str
@@ -232,7 +237,7 @@ class _Condition(NamedTuple):
 
 
 def _conditions(records: Records) -> list[_Condition]:
-    """List what the models were scored on, the clean frame first."""
+    """Return the conditions under which the models were scored, the clean frame first."""
     first = next(iter(records.values()))[0]
     conditions = [_Condition("clean", "0", {label: _column(runs, "scores") for label, runs in records.items()})]
     for kind, severities in first["degradation"].items():
