@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves  # torch has no public one
 from torch.utils.flop_counter import FlopCounterMode
 
 from .models.configuration_hmba import HMBAConfig

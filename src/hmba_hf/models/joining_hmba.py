@@ -185,10 +185,11 @@ def _assemble(model_class: Any, config: HMBAConfig, vision_tower: PreTrainedMode
     model.model.language_model = causal.base_model
     model.lm_head = causal.get_output_embeddings()
     device = next((parameter.device for parameter in causal.parameters() if not parameter.is_meta), "cpu")
+    stay_wide = tuple(model._keep_in_fp32_modules_strict)  # transformers reads this name when it loads a model
     for fresh in (model.model.temporal_adapter, model.model.multi_modal_projector):
         draw_weights(model, fresh, device)
         for name, parameter in fresh.named_parameters():
-            if not name.endswith(tuple(model._keep_in_fp32_modules_strict)):
+            if not name.endswith(stay_wide):
                 parameter.data = parameter.data.to(causal.dtype)
     model.tie_weights()
     model.generation_config = causal.generation_config

@@ -152,7 +152,7 @@ class HMBAModel(HMBAPreTrainedModel):
         if frame_mask is not None:
             check_frame_mask(frame_mask, shape[:2])
 
-    def _check_features(self, frame_features: Tensor, frame_mask: Tensor | None) -> Tensor:
+    def check_frame_features(self, frame_features: Tensor, frame_mask: Tensor | None) -> Tensor:
         """Return frame features in the dtype of the adapter.
 
         Raises:
@@ -296,7 +296,7 @@ class HMBAModel(HMBAPreTrainedModel):
             )
         if frame_features is None:
             return encoded
-        video = self.adapt_frame_features(self._check_features(frame_features, frame_mask), frame_mask=frame_mask)
+        video = self.adapt_frame_features(self.check_frame_features(frame_features, frame_mask), frame_mask=frame_mask)
         if not wants_attentions:
             video.adapter_attentions = None
         return video
@@ -382,7 +382,9 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
         if frame_features is not None:
             mask = kwargs.pop("frame_mask", None)
             with torch.no_grad():
-                video = self.adapt_frame_features(self.model._check_features(frame_features, mask), frame_mask=mask)
+                video = self.adapt_frame_features(
+                    self.model.check_frame_features(frame_features, mask), frame_mask=mask
+                )
             kwargs["mm_encoder_outputs"] = {"video": video}
         return super().generate(*args, **rename_cache(kwargs))
 
