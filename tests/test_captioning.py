@@ -300,7 +300,7 @@ def test_a_slice_is_scored_like_a_corpus_but_for_the_n_gram_weights_of_cider(com
     assert slice_.cider != pytest.approx(own.cider)
     if not WITHOUT_JAVA:
         assert compared.scores(rows).meteor == pytest.approx(meteor_scores(compared.meteor[rows].sum(0)))
-    with pytest.raises(ValueError, match="at least one row"):
+    with pytest.raises(ValueError, match="rows must be at least one"):
         compared.scores([])
 
 
@@ -308,9 +308,9 @@ def test_a_slice_is_scored_like_a_corpus_but_for_the_n_gram_weights_of_cider(com
     ("predictions", "references", "message"),
     [
         ([], [], "at least one, got 0 and 0"),
-        (["a"], [], "as many predictions as lists of references, at least one, got 1 and 0"),
-        (["a"], ["a car"], "a list of references for each caption, got 'a car' for number 0"),
-        (["a", "b"], [["a"], []], r"a list of references for each caption, got \[\] for number 1"),
+        (["a"], [], "predictions must be as many as lists of references, at least one, got 1 and 0"),
+        (["a"], ["a car"], "references must be a list for each caption, got 'a car' for number 0"),
+        (["a", "b"], [["a"], []], r"references must be a list for each caption, got \[\] for number 1"),
         (["a"], [["a car", "..."]], r"every reference must have a word, got \['a car', '...'\] for caption 0"),
     ],
 )
@@ -320,7 +320,7 @@ def test_captions_that_cannot_be_compared_are_refused(predictions, references, m
 
 
 def test_an_unknown_tokenizer_is_refused_with_the_known_ones():
-    with pytest.raises(ValueError, match=r"a tokenizer of \('ptb', 'words'\), got 'bpe'"):
+    with pytest.raises(ValueError, match=r"tokenizer must be one of \('ptb', 'words'\), got 'bpe'"):
         score_captions(["a"], [["a"]], "bpe")
 
 
@@ -400,7 +400,7 @@ def test_a_spice_that_fails_or_hangs_is_absent_with_its_error(spice_jar):
 
 @pytest.mark.parametrize("options", [{"confidence": 1.0}, {"confidence": 0}, {"draws": 0}])
 def test_a_bootstrap_that_draws_nothing_is_refused(options):
-    with pytest.raises(ValueError, match=r"a confidence in \(0, 1\) and at least one draw"):
+    with pytest.raises(ValueError, match=r"confidence must be in \(0, 1\) and draws at least 1"):
         Bootstrap(**options)
 
 

@@ -149,7 +149,7 @@ def test_a_resampled_corpus_without_any_prediction_has_no_distance_but_its_other
 
 @pytest.mark.parametrize(("predictions", "targets"), [([], []), ([UNIT], []), ([None], [UNIT, UNIT])])
 def test_unequal_or_empty_lists_are_refused(predictions, targets):
-    with pytest.raises(ValueError, match="as many predictions as targets"):
+    with pytest.raises(ValueError, match="predictions must be as many as targets"):
         mean_iou(predictions, targets)
 
 
@@ -174,7 +174,7 @@ def test_the_bootstrap_interval_holds_the_mean_and_narrows_with_more_values():
         widths.append(high - low)
     assert widths[1] < widths[0] / 5
     assert bootstrap_interval(values) == bootstrap_interval(values)
-    with pytest.raises(ValueError, match="got 0 values"):
+    with pytest.raises(ValueError, match="values must be at least one, got none"):
         bootstrap_interval([])
 
 

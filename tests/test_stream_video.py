@@ -81,7 +81,7 @@ def test_pictures_a_tenth_of_a_millisecond_apart_are_annotated(tmp_path):
         ({}, (), "the folder must hold pictures .*, got none"),
         (40, ("--max_pixels", 100), "must have at most max_pixels=100, got 64 x 48"),
         (40, ("--source_format", "nosuch"), "source_format must be FFmpeg's name"),
-        ({"a.jpg": (64, 48), "b.jpg": (32, 32)}, ("--on_error", "stop"), "0.100 s: frames of shape"),
+        ({"a.jpg": (64, 48), "b.jpg": (32, 32)}, ("--on_error", "stop"), "0.100 s: frames must have the shape"),
         ({"a.jpg": (64, 48)}, ("--max_pixels", 100), "has shown no frame"),
     ],
 )
