@@ -350,6 +350,8 @@ def test_videos_are_found_where_links_lead_and_folders_are_none(tmp_path):
         ({"images": "x"}, ValueError, "images would have no effect: the annotations are about videos"),
         ({"split_rule": "ranges", "split_folder": "x"}, ValueError, "split_folder would have no effect"),
         ({"annotations_only": True, "fps": 5.0}, ValueError, "videos, fps would have no effect: annotations_only"),
+        ({"annotations_only": True, "videos": None, "max_pixels": 9}, ValueError, "max_pixels would have no effect"),
+        ({"annotations": None, "train_files": ["a", "b"], "only_whole": True}, ValueError, "pictures, not videos"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(download, changes, error, message):

@@ -77,12 +77,14 @@ def place(tmp_path_factory):
     video = data[: position + 2 * size // 3]
     (folder / "drive.mp4").write_bytes(video)
     row = to_bddx_row(Sample("drive_0", BDDX_QUESTION, "It goes\nfor it may", video=video), 0.0, 2.0)
-    rows = datasets.Dataset.from_list([row], features=bddx_features())
+    whole = to_bddx_row(Sample("other_1", BDDX_QUESTION, "It stops\nas it must", video=numbered_video(20)), 0.0, 2.0)
+    rows = datasets.Dataset.from_list([row, whole], features=bddx_features())
     (folder / "bddx" / "data").mkdir(parents=True)
     for split in ("train", "test"):
         rows.to_parquet(folder / "bddx" / "data" / f"{split}-00000-of-00001.parquet")
-    annotations = write_bddx_annotations(folder, [bddx_row("drive", (0, 2, "It goes", "for it may"))], {})
-    annotations.rename(folder / "drives.csv")
+    (folder / "other.mp4").write_bytes(numbered_video(20))
+    segments = [bddx_row(name, (0, 2, "It goes", "for it may")) for name in ("drive", "other")]
+    write_bddx_annotations(folder, segments, {}).rename(folder / "drives.csv")
     write_drama(folder / "drama", MicroWorldConfig(frame_size=32), {"train": 1, "test": 1})
     write_drama_download(folder, [drama_record("titan/clip_1_000002", 2)], {"titan/clip_1_000002": (1, 2)})
     return folder
@@ -99,18 +101,23 @@ def start(place, stored_model, tmp_path, monkeypatch):
         for name, value in options.items():
             words += [f"--{name}", value]
         run_example(*words)
+        return "".join(path.read_text() for path in out.glob("*.json*"))
 
     return run
 
 
 @pytest.mark.parametrize("name", OF_A_VIDEO)
-def test_a_command_reads_a_video_as_its_options_say(name, start, caplog):
+def test_a_command_reads_a_video_as_its_options_say(name, start, caplog, capsys):
     with pytest.raises((ValueError, SystemExit), match="max_aspect_ratio=3, got 4"):
         start(OF_A_VIDEO[name])
     start(OF_A_VIDEO[name], max_aspect_ratio=5)
     assert "frames from there on may look wrong" in caplog.text
     with pytest.raises((ValueError, SystemExit), match="is not whole"):
         start(OF_A_VIDEO[name], max_aspect_ratio=5, only_whole=True)
+    if "on_error" in OF_A_VIDEO[name] or "dataset_name" in OF_A_VIDEO[name]:
+        capsys.readouterr()
+        written = start(OF_A_VIDEO[name], max_aspect_ratio=5, only_whole=True, on_error="skip")
+        assert "is not whole" in written + capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", OF_A_PICTURE)
