@@ -212,6 +212,25 @@ def test_a_file_behind_a_file_that_ffmpeg_does_not_read_is_named(container, code
     assert video_duration(2 * data) == pytest.approx(1.2) and caplog.text.count(what) == 1
 
 
+@pytest.mark.parametrize("flags", ["default_base_moof", "default_base_moof+skip_trailer", "dash", "faststart"])
+@pytest.mark.parametrize("counts", [(60, 30), (30, 60), (60, 30, 30)])
+def test_of_joined_mp4_files_the_first_one_is_read_whatever_indices_and_fragments_tell(flags, counts, caplog):
+    if flags != "faststart":
+        flags += "+frag_keyframe+empty_moov"
+    options = {"rate": 25, "gop": 12, "codec": "libx264", "movflags": flags}
+    parts = [numbered_video(count, **options, first=1000 * index) for index, count in enumerate(counts)]
+    joined = b"".join(parts)
+    assert streamed(joined)[1:] == ([*range(counts[0])], [])
+    what = f"another file behind its last picture, from byte {len(parts[0])} of {len(joined)} on, which is not read"
+    assert caplog.text.count(what) == 1
+    end = counts[0] / 25
+    for timestamp in (0.0, 1.0, end - 0.04):
+        assert numbers(joined, timestamp, 1) == [round(25 * timestamp)]
+    assert numbers(joined)[-1] == counts[0] - 1 and video_duration(joined) == pytest.approx(end)
+    with pytest.raises(ValueError, match=f"lies outside .* which ends at {end:g} s"):
+        decode_frames(joined, end + 0.1)
+
+
 @pytest.mark.parametrize(
     ("container", "codec", "fate"),
     [

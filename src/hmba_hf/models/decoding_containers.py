@@ -19,11 +19,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from functools import cache
-from io import SEEK_END, BytesIO, IOBase
+from io import SEEK_END, SEEK_SET, BytesIO, IOBase
 from typing import Any
 
 import av
 from huggingface_hub.utils import httpx
+
+from .decoding_endings import next_ftyp
 
 # PyAV before 19 refuses tags that are not UTF-8 without this option, and PyAV from 19 on has no such option.
 _PYAV = int(av.__version__.partition(".")[0])
@@ -175,6 +177,7 @@ def _open(source: Any, name: str, source_format: str | None, options: dict[str, 
         protocols = _REMOTE_PROTOCOLS if _ADDRESS.match(source) else _LOCAL_PROTOCOLS
     else:
         _check_head(source, name, source_format)
+        source.hide_next_file()
         source.seek(0)
     with errors_named(name, "cannot be read as a video"):
         try:
@@ -245,11 +248,16 @@ class ReadableFile:
         self._title = title
         self._trouble: Exception | None = None
         self.name = f"video{suffix}"
+        self.end: int | None = None  # of what is shown of the file, if more is there
+        self.whole_size: int | None = None  # of the file, likewise
+        self._is_searched = False
 
     def read(self, size: int) -> bytes:
         """Read at most `size` bytes; an error is raised once and ends the file from then on."""
         if self._trouble is not None:
             return b""
+        if self.end is not None:
+            size = min(size, max(self.end - self.tell(), 0))
         try:
             data = _read(self.file, size, self._title)
         except VideoDecodeError as error:
@@ -259,11 +267,27 @@ class ReadableFile:
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Move to a place, as file objects do."""
+        if self.end is not None and whence == SEEK_END:
+            whence = SEEK_SET
+            offset += self.end
         try:
             self.file.seek(offset, whence)
             return int(self.file.tell())
         except _READ_TROUBLE as error:
             raise VideoDecodeError(f"{self._title} cannot be read as a video: {error}") from error
+
+    def hide_next_file(self) -> None:
+        """Show the first one alone of MP4 files that were joined byte by byte."""
+        if self._is_searched:
+            return
+        self._is_searched = True
+        size = self.seek(0, SEEK_END)
+        self.end = next_ftyp(self._bytes_at, size)
+        self.whole_size = None if self.end is None else size
+
+    def _bytes_at(self, place: int, length: int) -> bytes:
+        self.seek(place)
+        return self.read(length)
 
     def tell(self) -> int:
         """The place at which the next read begins."""

@@ -16,6 +16,8 @@ from .decoding_endings import LONGEST_HEAD, asf_properties, stated_end, torn_byt
 # Seconds without a packet after which a source with "try again" counts as ended, and between two tries.
 PATIENCE = 10.0
 PAUSE = 0.002
+# FFmpeg's name of MP4 and its kin.
+MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 # FFmpeg guesses the presentation times of these, wrongly where pictures are reordered. In MXF it does so where the
 # index is silent, as with its own H.264; all pictures of MXF last equally long. A Matroska file made from AVI has a
 # codec tag, as AVI has.
@@ -25,7 +27,7 @@ DECLARED_DURATION = {"matroska,webm", "flv", "ivf", "mxf"}
 # FFmpeg makes up these from the last packets or the size of the file, and the header of the last one is longer.
 ESTIMATED_DURATION = {"mpeg", "mpegts", "asf", "nut"}
 # The index of these is in the file. FFmpeg builds that of others while it reads.
-INDEXED = {"avi", "flv", "matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2"}
+INDEXED = {"avi", "flv", "matroska,webm", MP4}
 # Packets of MPEG-TS: their length, and where in it the byte stands that each one has.
 TS_PACKETS = ((188, 0), (192, 4), (204, 0))
 TS_SYNC = 0x47
@@ -37,7 +39,7 @@ AVI_CHUNK_HEADER = 8
 FIRST_BYTES = {
     "matroska,webm": re.compile(rb"\x1a\x45\xdf\xa3"),
     "flv": re.compile(rb"FLV\x01"),
-    "mov,mp4,m4a,3gp,3g2,mj2": re.compile(rb"\0\0\0.ftyp", re.DOTALL),
+    MP4: re.compile(rb"\0\0\0.ftyp", re.DOTALL),
     "asf": re.compile(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
     "avi": re.compile(rb"RIFF....AVI ", re.DOTALL),
 }
@@ -252,6 +254,8 @@ class VideoPackets:
         if start is None:
             return {}
         files = {}
+        if self._whole_size is not None:
+            files[self.source.end] = NOT_READ
         stated = stated_end(format_name, self._bytes_at(0, LONGEST_HEAD)) or 0
         if stated and start.match(self._bytes_at(stated, LONGEST_START)):
             files[stated] = FATES.get(format_name, NOT_READ)
@@ -263,6 +267,16 @@ class VideoPackets:
         return files
 
     @property
+    def _whole_size(self) -> int | None:
+        """Bytes of the file, if not all of them are shown to FFmpeg."""
+        return getattr(self.source, "whole_size", None)
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of the file and of others behind it; `None` or a negative number of a source without end."""
+        return self._whole_size or self.container.size
+
+    @property
     def goes_on(self) -> bool:
         """Whether another file follows that is read, too."""
         return any(fate != NOT_READ for fate in self.next_files().values())
@@ -270,7 +284,7 @@ class VideoPackets:
     @property
     def may_hide_a_file(self) -> bool:
         """Whether another file follows that may not be read after a seek, as that of AVI is."""
-        return self.container.format.name != "avi" and bool(self.next_files())
+        return self.container.format.name not in ("avi", MP4) and bool(self.next_files())
 
     def _bytes_at(self, place: int, length: int) -> bytes:
         """Bytes of the file, less or none where it ends or can only be read once."""
@@ -331,7 +345,7 @@ class VideoPackets:
         """The byte behind the last packet, as packets or an index tell that name each one in the order of the file."""
         if self.has_ended:
             return self._end_in_bytes
-        if self.container.format.name != "mov,mp4,m4a,3gp,3g2,mj2" or len(self._index) == 0:
+        if self.container.format.name != MP4 or len(self._index) == 0:
             return None
         last = self._index[len(self._index) - 1]
         return last.pos + last.size
@@ -407,4 +421,4 @@ class VideoPackets:
     @property
     def states_average_rate(self) -> bool:
         """Whether `average_rate` comes from the durations of all frames, and not from those of the first ones."""
-        return self.container.format.name == "mov,mp4,m4a,3gp,3g2,mj2"
+        return self.container.format.name == MP4

@@ -107,7 +107,7 @@ class OpenVideo:
     def warn_of_the_end(self) -> None:
         """Log that another file follows the pictures, or that some are missing, where known."""
         for start, fate in self.packets.next_files().items():
-            place = f"from byte {start} of {self.container.size} on"
+            place = f"from byte {start} of {self.packets.size} on"
             self.warn(f"holds another file behind its last picture, {place}, {fate}")
         sign = self.packets.torn_end()
         if sign is not None:
