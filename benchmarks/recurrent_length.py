@@ -25,7 +25,8 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from hmba_hf import AdapterState
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
-from hmba_hf.evaluation import encode_questions, score_grounding, share_picked
+from hmba_hf.tasks.answering.boxes import score_grounding, share_picked
+from hmba_hf.tasks.answering.generation import encode_questions
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PART = 50  # frames of the past that are read at once

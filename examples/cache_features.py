@@ -16,15 +16,16 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from transformers import AutoModelForImageTextToText, AutoProcessor, HfArgumentParser
+from transformers import AutoProcessor, HfArgumentParser
 
 import hmba_hf  # noqa: F401 - registers the model
 from hmba_hf.data.bad_samples import BadSamples
 from hmba_hf.data.feature_cache.reading import feature_key
 from hmba_hf.data.feature_cache.writing import FeatureWriter
+from hmba_hf.families import load_model
 from hmba_hf.messages import show_messages
-from hmba_hf.training.arguments import ClipArguments
-from hmba_hf.training.run import training_sources
+from hmba_hf.tasks.answering.arguments import ClipArguments
+from hmba_hf.tasks.answering.run import training_sources
 
 
 def main() -> None:
@@ -46,7 +47,7 @@ def main() -> None:
 
     # Without `cpu`, processes on a machine without an accelerator would form no group.
     state = PartialState(cpu=args.use_cpu or not torch.accelerator.is_available())
-    model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=args.dtype).to(state.device)
+    model = load_model(args.model, dtype=args.dtype).to(state.device)
     processor = AutoProcessor.from_pretrained(args.model)
     processor.video_processor.num_frames = args.num_frames or model.config.num_frames
     processor.video_processor.set_source_rules(**clip_args.rules)

@@ -16,6 +16,7 @@ from transformers import HfArgumentParser, pipeline
 import hmba_hf  # noqa: F401 - registers the pipeline
 from hmba_hf import decode_frames
 from hmba_hf.data.video_options import VideoOptions
+from hmba_hf.families import family_of
 from hmba_hf.visualization import draw_answer
 
 QUESTION = "Which object is at the highest risk for the ego car?"
@@ -49,7 +50,9 @@ def main() -> None:
     (answer,) = pipe(videos=frames, text=args.question, generate_kwargs=generation)
     text = re.sub(r"\[[\d.,;]+\]", "", answer["generated_text"])  # the boxes are drawn instead
     pictures = [Image.fromarray(frame) for frame in frames]
-    draw_answer(pictures, metadata.timestamps, args.question, text, answer["objects"]).save(args.output)
+    name = family_of(pipe.model.config).name
+    page = draw_answer(pictures, metadata.timestamps, args.question, text, answer["objects"], name=name)
+    page.save(args.output)
 
     times = [f"{time:.2f}" for time in metadata.timestamps]
     print(f"frames at {', '.join(times)} s")

@@ -28,12 +28,14 @@ from accelerate import PartialState
 from transformers import HfArgumentParser
 
 import hmba_hf  # noqa: F401 - registers the model
+from hmba_hf.evaluation.records import read_records
+from hmba_hf.evaluation.results import card_results, format_table, run_metrics, to_model_index
+from hmba_hf.evaluation.scoring import ScoredRecords
 from hmba_hf.files import explained_write_errors, read_json_object, write_json, written_whole
 from hmba_hf.messages import show_messages
 from hmba_hf.metrics.bootstrap import Bootstrap
 from hmba_hf.metrics.caption_tokens import TOKENIZERS, MetricUnavailable, require_java
-from hmba_hf.prediction import PredictionArguments, predict
-from hmba_hf.scoring import ScoredRecords, card_results, format_table, read_records, run_metrics, to_model_index
+from hmba_hf.tasks.answering.prediction import PredictionArguments, predict
 
 CARD_RESULTS = "eval_results.json"
 SCORING = ("predictions", "output_dir", "tokenizer", "confidence", "draws", "seed")
@@ -73,7 +75,7 @@ def main() -> None:
     predictions = Path(args.predictions or predict(args))
     if not PartialState().is_main_process:
         return
-    scored = ScoredRecords(read_records(predictions), args.tokenizer, bootstrap)
+    scored = ScoredRecords(read_records(predictions), bootstrap, tokenizer=args.tokenizer)
     file = predictions.parent / "recipe.json"  # written by predict beside its answers
     recipe = {}
     if file.exists():

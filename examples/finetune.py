@@ -16,8 +16,8 @@ a checkpoint. The run writes the model, `history.json`, and pictures of loss and
 
 import hmba_hf  # noqa: F401 - registers the model
 from hmba_hf.messages import show_messages
-from hmba_hf.training.arguments import parse_arguments
-from hmba_hf.training.run import finetune
+from hmba_hf.tasks.answering.arguments import parse_arguments
+from hmba_hf.tasks.answering.run import finetune
 
 if __name__ == "__main__":
     show_messages()

@@ -16,7 +16,7 @@ from transformers import HfArgumentParser
 
 import hmba_hf  # noqa: F401 - registers the model
 from hmba_hf.messages import show_messages
-from hmba_hf.prediction import PredictionArguments, predict
+from hmba_hf.tasks.answering.prediction import PredictionArguments, predict
 
 
 def main() -> None:

@@ -10,9 +10,10 @@ The token comes from `hf auth login` or `HF_TOKEN`.
 import argparse
 
 from PIL import Image
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoProcessor
 
 import hmba_hf  # noqa: F401 - registers the model
+from hmba_hf.families import load_model
 from hmba_hf.hub import CardDetails, push_checkpoint, recorded_training
 
 
@@ -28,7 +29,7 @@ def main() -> None:
     parser.add_argument("--public", action="store_true", help="let everybody see it")
     args = parser.parse_args()
 
-    model = AutoModelForImageTextToText.from_pretrained(args.model, dtype="auto")
+    model = load_model(args.model, dtype="auto")
     processor = AutoProcessor.from_pretrained(args.model)
     picture = None
     if args.picture is not None:

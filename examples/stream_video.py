@@ -32,10 +32,11 @@ import av
 import psutil
 from PIL import Image, ImageDraw
 from tqdm import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor, HfArgumentParser
+from transformers import AutoProcessor, HfArgumentParser
 
 from hmba_hf import FrameError, SourceLimits, TimeJump, VideoDecodeError, VideoStream, iter_frames
 from hmba_hf.data.video_options import VideoOptions
+from hmba_hf.families import load_model
 from hmba_hf.models.decoding_containers import LIMITS
 from hmba_hf.models.decoding_stills import PICTURE_SUFFIXES, list_pictures, read_picture
 from hmba_hf.streaming import check_every, texts_differ, words_differ
@@ -301,7 +302,7 @@ def main() -> str | None:
     """Load, watch, and close everything whatever ends the run; return the problem where no frame was shown."""
     args, options = read_options()
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    model = AutoModelForImageTextToText.from_pretrained(args.model, dtype=args.dtype, device_map=args.device_map)
+    model = load_model(args.model, dtype=args.dtype, device_map=args.device_map)
     stream = VideoStream(model.eval(), AutoProcessor.from_pretrained(args.model), mode=args.mode)
     video = AnnotatedVideo(args.output_dir / "annotated.mp4")
     try:

@@ -32,12 +32,14 @@ from transformers import (
 )
 
 from hmba_hf import HMBAConfig, HMBAForConditionalGeneration, HMBAProcessor, HMBAVideoProcessor
-from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.micro_world.drawing import COLOURS, KINDS
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.samples import Sample
-from hmba_hf.evaluation import answer_samples, score_grounding
-from hmba_hf.training import AdapterTrainer, set_trainable
+from hmba_hf.tasks.answering.boxes import score_grounding
+from hmba_hf.tasks.answering.collator import SampleCollator
+from hmba_hf.tasks.answering.generation import answer_samples
+from hmba_hf.tasks.answering.trainer import AdapterTrainer
+from hmba_hf.training import set_trainable
 
 PATCH_SIZE = 8
 NAMES = [f"{colour} {kind}" for kind in KINDS for colour in COLOURS]

@@ -32,7 +32,7 @@ class Row(NamedTuple):
 def our_classes() -> dict[str, type]:
     """Return the class of each table."""
     from hmba_hf import HMBAForConditionalGeneration, HMBAProcessor, HMBAVideoProcessor, VideoTextToTextPipeline
-    from hmba_hf.training.trainer import AdapterTrainer
+    from hmba_hf.tasks.answering.trainer import AdapterTrainer
 
     return {
         "model": HMBAForConditionalGeneration,

@@ -17,7 +17,8 @@ from pathlib import Path
 import torch
 
 import hmba_hf  # noqa: F401 - registers the model
-from hmba_hf.prediction import PredictionArguments, PredictionFolder, predict
+from hmba_hf.evaluation.prediction_files import PredictionFolder
+from hmba_hf.tasks.answering.prediction import PredictionArguments, predict
 
 KILLS, SAMPLES = 10, 24
 

@@ -22,7 +22,7 @@ import torch._dynamo  # noqa: F401
 
 import hmba_hf  # noqa: F401
 from hmba_hf.data.feature_cache import writing  # noqa: F401
-from hmba_hf.training import run as training_run  # noqa: F401
+from hmba_hf.tasks.answering import run as training_run  # noqa: F401
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 

@@ -18,9 +18,9 @@ from transformers import initialization
 from hmba_hf.data.bad_samples import BadSamples
 from hmba_hf.data.micro_world.parquet import write_drama
 from hmba_hf.data.micro_world.world import MicroWorldConfig
-from hmba_hf.training import PARTS, part_of, set_trainable
+from hmba_hf.training import set_trainable
 from tiny_bases import FAST, save_base
-from tiny_models import tiny_config, tiny_model
+from tiny_models import PARTS, part_of, tiny_config, tiny_model
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 CONFIGS = sorted((EXAMPLES / "accelerate").glob("*.yaml"))

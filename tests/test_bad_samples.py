@@ -7,7 +7,6 @@ import torch
 from PIL import Image
 
 from hmba_hf.data.bad_samples import BadSamples, UnreadableSample
-from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.driving.released_layout import DriveConverter, plan_actions, plan_sentences
 from hmba_hf.data.encoded_samples import EncodedSamples, EncodedStream, readable_samples
 from hmba_hf.data.feature_cache.reading import CachedSamples, FeatureCache
@@ -16,7 +15,8 @@ from hmba_hf.data.loading import RowSamples, read_row
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.preparing.converting import MEDIA_UNREADABLE
 from hmba_hf.data.samples import SampleSequence
-from hmba_hf.evaluation import answer_batches
+from hmba_hf.tasks.answering.collator import SampleCollator
+from hmba_hf.tasks.answering.generation import answer_batches
 from tiny_bases import SHORT_TEMPLATE
 from tiny_models import tiny_model
 from tiny_processors import tiny_processor

@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file
 from torch.utils.data import get_worker_info
 
-from hmba_hf.data.collator import SampleCollator
-from hmba_hf.training import AdapterTrainer
+from hmba_hf.tasks.answering.collator import SampleCollator
+from hmba_hf.tasks.answering.trainer import AdapterTrainer
 from hmba_hf.training.callbacks import ExactResume, SignalledStop
 from hmba_hf.training.checkpoints import last_whole_checkpoint
 from tiny_bases import tune
@@ -147,7 +147,7 @@ def test_all_processes_stop_after_the_step_in_which_one_is_told_to():
 
 def test_a_checkpoint_that_only_the_best_step_would_make_is_made_for_a_signal(stored_model, tmp_path, monkeypatch):
     scores = iter([0.9, 0.8, 0.7, 0.6, 0.5, 0.4])
-    monkeypatch.setattr("hmba_hf.training.run.answer_metrics", lambda *args: {"mean_iou": next(scores)})
+    monkeypatch.setattr("hmba_hf.tasks.answering.run.answer_metrics", lambda *args: {"mean_iou": next(scores)})
     words = ["--max_steps", 6, "--save_strategy", "best", "--eval_strategy", "steps", "--eval_steps", 2, *QUICK]
     words += ["--metric_for_best_model", "mean_iou", *STOPPABLE]
     signalled_at(4, monkeypatch)

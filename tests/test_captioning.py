@@ -24,7 +24,7 @@ from hmba_hf.metrics.caption_tokens import MetricUnavailable, benchmark_folder, 
 from hmba_hf.metrics.captioning import bleu_counts, bleu_scores, compare_captions, score_captions
 from hmba_hf.metrics.evaluate_modules import CaptionMetric
 from hmba_hf.metrics.java_metrics import meteor_scores, meteor_statistics, spice_scores
-from hmba_hf.training.run import answer_metrics
+from hmba_hf.tasks.answering.run import answer_metrics
 from tiny_runs import run_example
 
 STORED = json.loads((Path(__file__).parent / "golden" / "caption_scores.json").read_text())

@@ -4,13 +4,13 @@ import pytest
 import torch
 from PIL import Image
 
-from hmba_hf.data.collator import SampleCollator, to_conversation
 from hmba_hf.data.micro_world.parquet import write_video
 from hmba_hf.data.micro_world.world import MicroWorld
 from hmba_hf.data.samples import Sample
-from hmba_hf.evaluation import encode_questions
 from hmba_hf.models.processing_hmba import HMBAProcessor
 from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor
+from hmba_hf.tasks.answering.collator import SampleCollator, to_conversation
+from hmba_hf.tasks.answering.generation import encode_questions
 from tiny_processors import clip, tiny_processor, tiny_tokenizer
 from tiny_templates import MARKED_TURNS
 

@@ -7,7 +7,6 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 
 from hmba_hf.data.bad_samples import BadSamples
-from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.dataset_streams import open_stream
 from hmba_hf.data.encoded_samples import EncodedSamples, EncodedStream
 from hmba_hf.data.loading import load_samples
@@ -15,6 +14,7 @@ from hmba_hf.data.micro_world.parquet import write_bddx, write_drama
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.mixing import MixedSamples
 from hmba_hf.data.samples import drama_features, to_drama_row
+from hmba_hf.tasks.answering.collator import SampleCollator
 from tiny_bases import SHORT_TEMPLATE
 from tiny_processors import tiny_processor
 

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from hmba_hf.data.bad_samples import BadSamples, UnreadableSample
-from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.encoded_samples import EncodedSamples, EncodedStream, readable_samples
 from hmba_hf.data.feature_cache.reading import CachedSamples
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.samples import Sample
+from hmba_hf.tasks.answering.collator import SampleCollator
 from tiny_bases import SHORT_TEMPLATE
 from tiny_processors import tiny_processor
 

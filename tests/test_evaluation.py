@@ -7,16 +7,10 @@ from PIL import Image
 from hmba_hf.data.micro_world.parquet import write_video
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.samples import Sample
-from hmba_hf.evaluation import (
-    answer_batches,
-    answer_box,
-    answer_samples,
-    encode_questions,
-    score_grounding,
-    share_picked,
-    split_batches,
-)
+from hmba_hf.evaluation.batches import split_batches
 from hmba_hf.models.processing_hmba import HMBAProcessor
+from hmba_hf.tasks.answering.boxes import answer_box, score_grounding, share_picked
+from hmba_hf.tasks.answering.generation import answer_batches, answer_samples, encode_questions
 from tiny_models import lively_model
 from tiny_processors import tiny_processor
 

@@ -21,13 +21,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from hmba_hf import HMBAProcessor, HMBAVideoProcessor, VideoStream, iter_frames
-from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.micro_world.parquet import write_bddx, write_drama, write_video
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.samples import drama_features, to_drama_row
-from hmba_hf.evaluation import answer_samples, score_grounding
-from hmba_hf.training import part_of
-from tiny_models import tiny_model, tiny_tower
+from hmba_hf.tasks.answering.boxes import score_grounding
+from hmba_hf.tasks.answering.collator import SampleCollator
+from hmba_hf.tasks.answering.generation import answer_samples
+from tiny_models import part_of, tiny_model, tiny_tower
 from tiny_processors import tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -428,7 +428,7 @@ def test_prediction_that_is_interrupted_says_how_to_go_on(finetuned, tmp_path, c
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hmba_hf.prediction.answer_batches", interrupt)
+    monkeypatch.setattr("hmba_hf.evaluation.predicting.predict_batches", interrupt)
     with pytest.raises(SystemExit, match="stopped; the same command resumes from"):
         call("predict.py", "--model", finetuned[0], "--max_samples", 2, "--output_dir", tmp_path)
 

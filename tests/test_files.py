@@ -4,8 +4,8 @@ import pytest
 
 from hmba_hf.data.bad_samples import BadSamples
 from hmba_hf.data.preparing.parquet_shards import ShardFolder
+from hmba_hf.evaluation.prediction_files import PredictionFolder
 from hmba_hf.files import parse_json, read_json_object, split_lines
-from hmba_hf.prediction import PredictionFolder
 
 
 def test_lines_end_where_bytes_say_so_and_empty_ones_are_passed_over(tmp_path):

@@ -12,12 +12,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoProcessor
 
-from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.micro_world.parquet import write_bddx, write_drama
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.files import differences
-from hmba_hf.training.arguments import CHECKPOINTING, PRESETS, DataArguments, parse_arguments, recipe
-from hmba_hf.training.run import draw_example
+from hmba_hf.tasks.answering.arguments import PRESETS, DataArguments, parse_arguments
+from hmba_hf.tasks.answering.collator import SampleCollator
+from hmba_hf.tasks.answering.run import draw_example
+from hmba_hf.training.arguments import CHECKPOINTING, recipe
 from tiny_bases import FAST, save_base, tune
 
 WORLD = MicroWorldConfig(frame_size=32)
@@ -143,10 +144,10 @@ def test_a_run_that_is_killed_in_an_evaluation_makes_up_for_it(base, tmp_path, m
                 raise KeyboardInterrupt
             return score(*args)
 
-        from hmba_hf.training.run import answer_metrics as score
+        from hmba_hf.tasks.answering.run import answer_metrics as score
 
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-            patch.setattr("hmba_hf.training.run.answer_metrics", kill)
+            patch.setattr("hmba_hf.tasks.answering.run.answer_metrics", kill)
             tune(base, folder, *words)
         tune(base, folder, *words)
         assert_same_result(folder, tmp_path / "whole")
@@ -154,7 +155,7 @@ def test_a_run_that_is_killed_in_an_evaluation_makes_up_for_it(base, tmp_path, m
 
 def test_a_run_keeps_its_best_model_when_it_is_over_and_where_it_is_moved_to(stored_model, tmp_path, monkeypatch):
     scores = iter([0.8, 0.2])
-    monkeypatch.setattr("hmba_hf.training.run.answer_metrics", lambda *args: {"mean_iou": next(scores)})
+    monkeypatch.setattr("hmba_hf.tasks.answering.run.answer_metrics", lambda *args: {"mean_iou": next(scores)})
     words = ["--max_steps", 4, "--save_steps", 2, "--eval_strategy", "steps", "--eval_steps", 2, *QUICK]
     words += ["--load_best_model_at_end", "True", "--metric_for_best_model", "mean_iou"]
     tune(stored_model, tmp_path / "here", *words)
@@ -333,7 +334,7 @@ def test_bad_samples_are_left_out_counted_and_named_at_the_end(base, tmp_path, c
 
 def test_the_best_model_is_kept_by_what_it_answers(stored_model, tmp_path, monkeypatch):
     scores = iter([0.2, 0.8, 0.4])
-    monkeypatch.setattr("hmba_hf.training.run.answer_metrics", lambda *args: {"mean_iou": next(scores)})
+    monkeypatch.setattr("hmba_hf.tasks.answering.run.answer_metrics", lambda *args: {"mean_iou": next(scores)})
     words = [
         "--max_steps",
         6,
@@ -373,7 +374,7 @@ def test_an_evaluation_answers_each_sample_once(stored_model, tmp_path, monkeypa
         seen.append([(sample.id, answer, sample.frames) for sample, answer in zip(samples, answers, strict=True)])
         return {}
 
-    monkeypatch.setattr("hmba_hf.training.run.answer_metrics", note)
+    monkeypatch.setattr("hmba_hf.tasks.answering.run.answer_metrics", note)
     words = ["--max_steps", 1, "--eval_strategy", "steps", "--max_eval_samples", 5, "--per_device_eval_batch_size", 2]
     tune(stored_model, tmp_path / "out", *words, "--max_new_tokens", 2)
     world = MicroWorld(WORLD, "validation", 5)

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from hmba_hf import AdapterState, HMBAConfig, HMBAModel
-from hmba_hf.flops import adapter_flops, answer_flops, context_flops, count_flops
+from hmba_hf.flops import count_flops
 from hmba_hf.models.layers_mamba import MambaMixer
+from hmba_hf.tasks.answering.flops import adapter_flops, answer_flops, context_flops
 from test_layers_temporal_adapter import full_contexts
 from tiny_models import tiny_config
 

@@ -3,10 +3,10 @@ import pytest
 from PIL import Image
 
 from hmba_hf.data.samples import Sample
-from hmba_hf.evaluation import score_grounding
 from hmba_hf.metrics.bootstrap import Bootstrap, bootstrap_interval
 from hmba_hf.metrics.grounding import box_iou, mean_iou, pair_ious, picked_object
 from hmba_hf.models.processing_hmba import HMBAProcessor, format_boxes
+from hmba_hf.tasks.answering.boxes import score_grounding
 
 UNIT = (0.0, 0.0, 1.0, 1.0)
 

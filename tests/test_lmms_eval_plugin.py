@@ -16,9 +16,9 @@ from PIL import Image
 from hmba_hf import HMBAForConditionalGeneration
 from hmba_hf.data.micro_world.parquet import write_bddx, write_drama
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
-from hmba_hf.evaluation import answer_samples
+from hmba_hf.evaluation.scoring import ScoredRecords
 from hmba_hf.lmms_eval_plugin import TASKS, documents, manifests
-from hmba_hf.scoring import ScoredRecords
+from hmba_hf.tasks.answering.generation import answer_samples
 from tiny_models import lively_model
 from tiny_processors import tiny_processor
 

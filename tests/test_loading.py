@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from datasets import Dataset, Video
 
-from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.loading import MICRO_WORLD, RowSamples, load_samples, undecoded
 from hmba_hf.data.micro_world.parquet import write_bddx, write_drama
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.samples import drama_features
+from hmba_hf.tasks.answering.collator import SampleCollator
 from tiny_processors import tiny_processor
 
 CONFIG = MicroWorldConfig(seed=3, frame_size=32)

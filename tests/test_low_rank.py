@@ -10,11 +10,12 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, pipeline
 
-from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
-from hmba_hf.training.parts import learn, part_of, quantization_config
+from hmba_hf.tasks.answering.collator import SampleCollator
+from hmba_hf.training import learn
+from hmba_hf.training.parts import quantization_config
 from tiny_bases import save_base, tune
-from tiny_models import tiny_text
+from tiny_models import FAMILY, part_of, tiny_text
 
 WORLD = MicroWorldConfig(frame_size=32)
 
@@ -102,7 +103,7 @@ QLORA = ["--learns", "adapter", "projector", "qlora", "--lora_dropout", 0.1, "--
 
 
 def test_low_rank_updates_of_weights_in_4_bits_leave_them_and_load_on_them_and_on_the_base(wide_base, tmp_path):
-    loading = {"quantization_config": quantization_config(), "device_map": "cpu"}
+    loading = {"quantization_config": quantization_config(FAMILY), "device_map": "cpu"}
     quantised = AutoModelForImageTextToText.from_pretrained(wide_base, **loading)
     held = {name: p.dtype for name, p in quantised.named_parameters() if not p.is_floating_point()}
     assert set(held.values()) == {torch.uint8} and len(held) == 2 * 7, "each linear layer of two blocks"
@@ -139,7 +140,7 @@ def test_a_run_on_weights_in_4_bits_goes_on_as_if_it_had_not_been_stopped(wide_b
 
 
 def test_weights_in_4_bits_learn_by_low_rank_updates_alone(wide_base):
-    loading = {"quantization_config": quantization_config(), "device_map": "cpu"}
+    loading = {"quantization_config": quantization_config(FAMILY), "device_map": "cpu"}
     quantised = AutoModelForImageTextToText.from_pretrained(wide_base, **loading)
     with pytest.raises(
         ValueError, match="what learns must hold floating point numbers, got torch.uint8 in model.lang"

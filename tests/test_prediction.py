@@ -8,21 +8,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from hmba_hf import HMBAProcessor, HMBAVideoProcessor, prediction
+from hmba_hf import HMBAForConditionalGeneration, HMBAProcessor, HMBAVideoProcessor
 from hmba_hf.data.micro_world.parquet import write_bddx, write_drama
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.samples import Sample
-from hmba_hf.evaluation import answer_samples
-from hmba_hf.prediction import (
-    PredictionArguments,
-    PredictionFolder,
-    Splits,
-    dataset_revision,
-    fingerprint,
-    load_model,
-    predict,
-    settings,
-)
+from hmba_hf.digests import fingerprint
+from hmba_hf.evaluation import predicting, prediction_files, splits
+from hmba_hf.evaluation.prediction_files import PredictionFolder
+from hmba_hf.evaluation.recipes import dataset_revision, settings
+from hmba_hf.evaluation.splits import Splits
+from hmba_hf.families import load_model
+from hmba_hf.tasks.answering.generation import answer_samples
+from hmba_hf.tasks.answering.prediction import PredictionArguments, predict
 from tiny_models import open_gate, tiny_model, tiny_tower
 from tiny_processors import tiny_tokenizer
 
@@ -69,12 +66,12 @@ def answered(monkeypatch):
     """The batches that are answered during the test."""
     batches = []
 
-    def note(model, processor, samples, share, **options):
+    def note(model, samples, share, **options):
         batches.extend(list(batch) for batch in share)
-        return answer_batches(model, processor, samples, share, **options)
+        return predict_batches(model, samples, share, **options)
 
-    answer_batches = prediction.answer_batches
-    monkeypatch.setattr(prediction, "answer_batches", note)
+    predict_batches = predicting.predict_batches
+    monkeypatch.setattr(predicting, "predict_batches", note)
     return batches
 
 
@@ -99,7 +96,7 @@ def test_every_sample_has_one_answer_in_the_order_of_the_dataset(undisturbed, ch
     assert [record["id"] for record in records] == [sample.id for sample in world]
     assert [record["reference"] for record in records] == [sample.answer for sample in world]
     assert files_of(undisturbed.parent) == ["predictions.jsonl", "recipe.json"]
-    model = prediction.AutoModelForImageTextToText.from_pretrained(checkpoint)
+    model = HMBAForConditionalGeneration.from_pretrained(checkpoint)
     processor = HMBAProcessor.from_pretrained(checkpoint)
     answers = answer_samples(model, processor, world, batch_size=2, max_new_tokens=6)
     assert [record["answer"] for record in records] == answers and len(set(answers)) > 2
@@ -156,7 +153,7 @@ def pretend_processes(monkeypatch, index, count):
         wait_for_everyone=lambda: None,
         device=torch.device("cpu"),
     )
-    monkeypatch.setattr(prediction, "PartialState", lambda cpu, timeout: state)
+    monkeypatch.setattr(predicting, "PartialState", lambda cpu, timeout: state)
 
 
 def test_processes_share_what_is_missing_and_their_number_may_change(
@@ -239,7 +236,7 @@ def test_other_settings_of_the_same_weights_are_another_recipe(
     other = shutil.copytree(checkpoint, tmp_path / "other")
     recipe = json.loads((undisturbed.parent / "recipe.json").read_text())
     model, processor = (
-        prediction.AutoModelForImageTextToText.from_pretrained(other),
+        HMBAForConditionalGeneration.from_pretrained(other),
         HMBAProcessor.from_pretrained(other),
     )
     assert {key: recipe[key] for key in settings(model, processor)} == settings(model, processor), "wherever it is"
@@ -292,7 +289,7 @@ def test_an_unreadable_clip_stops_the_run_or_is_skipped_and_nothing_is_lost(
     arguments, answered, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(
-        prediction, "load_samples", lambda *_, **__: Broken(MicroWorldConfig(frame_size=32), "test", COUNT)
+        splits, "load_samples", lambda *_, **__: Broken(MicroWorldConfig(frame_size=32), "test", COUNT)
     )
     with pytest.raises(ValueError, match=r"sample 3 \(damaged\) cannot be read, and on_error is not 'skip'"):
         predict(arguments(tmp_path))
@@ -309,7 +306,7 @@ def test_an_unreadable_clip_stops_the_run_or_is_skipped_and_nothing_is_lost(
     with pytest.raises(ValueError, match=r"sample 3 \(damaged\) cannot be read"):
         predict(arguments(tmp_path))  # what was skipped is no answer
     monkeypatch.setattr(
-        prediction, "load_samples", lambda *_, **__: MicroWorld(MicroWorldConfig(frame_size=32), "test", COUNT)
+        splits, "load_samples", lambda *_, **__: MicroWorld(MicroWorldConfig(frame_size=32), "test", COUNT)
     )
     answered.clear()
     mended = [json.loads(line) for line in predict(arguments(tmp_path)).read_text().splitlines()]
@@ -323,7 +320,7 @@ def test_a_full_disk_is_told_and_loses_no_answer(arguments, undisturbed, tmp_pat
 
     def append(self, records):
         if len(self.read()) >= 4:
-            monkeypatch.setattr(prediction.os, "fsync", full)
+            monkeypatch.setattr(prediction_files.os, "fsync", full)
         written(self, records)
 
     def full(file):
@@ -341,7 +338,7 @@ def test_a_dataset_of_which_nothing_can_be_read_is_an_error(arguments, tmp_path,
         def __getitem__(self, index):
             raise OSError("no such disk")
 
-    monkeypatch.setattr(prediction, "load_samples", lambda *_, **__: Gone(size=3))
+    monkeypatch.setattr(splits, "load_samples", lambda *_, **__: Gone(size=3))
     with pytest.raises(ValueError, match="none of 3 samples could be read; the first one: OSError: no such disk"):
         predict(arguments(tmp_path, on_error="skip"))
     lines = (tmp_path / "predictions.jsonl").read_text().splitlines()

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
 from hmba_hf import HMBAForConditionalGeneration, HMBAModel
 from hmba_hf.hub import save_checkpoint
 from hmba_hf.training.parts import quantization_config
-from tiny_models import assert_equal_weights, tiny_inputs, tiny_model, tiny_text
+from tiny_models import FAMILY, assert_equal_weights, tiny_inputs, tiny_model, tiny_text
 
 WEIGHTS = "model.safetensors"
 UPDATES = "adapter_model.safetensors"
@@ -185,7 +185,7 @@ def test_a_part_of_the_weights_may_be_saved_but_no_foreign_ones(tmp_path):
 def test_a_model_in_4_bits_is_saved_and_loaded_as_it_is(tmp_path):
     text = tiny_text(hidden_size=64, intermediate_size=128)  # whole blocks of 64 weights
     tiny_model(text_config=text).save_pretrained(tmp_path / "whole")
-    settings = quantization_config()
+    settings = quantization_config(FAMILY)
     model = AutoModelForImageTextToText.from_pretrained(tmp_path / "whole", quantization_config=settings)
     model.save_pretrained(tmp_path / "small")
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "small")

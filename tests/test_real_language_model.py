@@ -21,9 +21,10 @@ from transformers import (
 
 from hmba_hf import HMBAForConditionalGeneration, HMBAProcessor, VideoStream
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
-from hmba_hf.scoring import package_versions
+from hmba_hf.evaluation.results import package_versions
 from hmba_hf.training.parts import quantization_config
 from tiny_bases import tune
+from tiny_models import FAMILY
 
 FOLDER, RESULTS = (os.environ.get(name) for name in ("HMBA_REAL_MODEL", "HMBA_REAL_RESULTS"))
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -156,7 +157,7 @@ def test_padding_on_either_side_changes_no_logits_of_the_prompt(joined, processo
 @pytest.mark.parametrize("bits", ["4 bits", "int8"])
 def test_in_fewer_bits_it_answers_as_the_model_alone_in_as_many(bits, saved, plain, processor, tmp_path, measured):
     if bits == "4 bits":
-        config = quantization_config()
+        config = quantization_config(FAMILY)
     else:
         torchao = pytest.importorskip("torchao.quantization")
         config = TorchAoConfig(torchao.Int8WeightOnlyConfig())

@@ -6,12 +6,12 @@ import pytest
 from PIL import Image
 
 from hmba_hf import decode_frames
-from hmba_hf.data.collator import to_conversation
 from hmba_hf.data.driving.bddx import BDDXOptions, prepare_bddx
 from hmba_hf.data.driving.drama import DramaOptions, prepare_drama
 from hmba_hf.data.driving.released_layout import plan_actions, plan_sentences
 from hmba_hf.data.loading import load_samples
 from hmba_hf.data.preparing.converting import RunOptions
+from hmba_hf.tasks.answering.collator import to_conversation
 from synthetic_downloads import mean_red
 from tiny_processors import tiny_processor
 

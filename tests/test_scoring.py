@@ -5,19 +5,14 @@ import pytest
 from huggingface_hub import ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
-from hmba_hf import scoring
 from hmba_hf.data.samples import BDDX_QUESTION
+from hmba_hf.evaluation.records import read_records
+from hmba_hf.evaluation.results import format_table, format_versions, to_eval_results, to_model_index
+from hmba_hf.evaluation.scoring import ScoredRecords
 from hmba_hf.metrics.bootstrap import Bootstrap
 from hmba_hf.metrics.captioning import score_captions
-from hmba_hf.scoring import (
-    ScoredRecords,
-    caption_parts,
-    format_table,
-    format_versions,
-    read_records,
-    to_eval_results,
-    to_model_index,
-)
+from hmba_hf.tasks.answering import scores as answer_scores
+from hmba_hf.tasks.answering.records import caption_parts
 
 BOX = (0.25, 0.25, 0.75, 0.75)
 PRINTED = "[0.250,0.250,0.750,0.750]"
@@ -45,7 +40,7 @@ def drive(number, answer, reference):
 
 
 def score(records, **options):
-    return ScoredRecords(records, "words", QUICK, **options).summary()
+    return ScoredRecords(records, QUICK, tokenizer="words", **options).summary()
 
 
 def test_boxes_and_captions_are_scored_apart_and_boxes_are_no_part_of_a_caption():
@@ -101,7 +96,7 @@ def test_a_tag_is_a_slice_and_a_split_a_corpus_of_its_own():
     }
     assert summary["tags"]["risk: van"]["scores"]["mean_iou"] == pytest.approx(1)
     assert summary["tags"]["risk: dog"]["scores"]["unparsed"] == 1
-    each = ScoredRecords(records, "words").each()
+    each = ScoredRecords(records, tokenizer="words").each()
     assert summary["tags"]["night"]["scores"]["cider"] == pytest.approx((each[0]["cider"] + each[2]["cider"]) / 2)
     assert summary["splits"].keys() == {"test", "validation"}
     assert summary["splits"]["test"] == score(records[:2])
@@ -151,7 +146,7 @@ def test_a_reference_without_a_word_is_left_out_and_nothing_to_score_is_no_error
 
 def test_references_that_the_tokenizer_empties_are_named_and_the_others_scored(monkeypatch):
     monkeypatch.setattr(
-        scoring, "tokenize_captions", lambda texts, _: [text.replace("ⴰⵣ", "").strip() for text in texts]
+        answer_scores, "tokenize_captions", lambda texts, _: [text.replace("ⴰⵣ", "").strip() for text in texts]
     )
     records = [
         record(0),
@@ -164,7 +159,7 @@ def test_references_that_the_tokenizer_empties_are_named_and_the_others_scored(m
         "captions were left out: the tokenizer finds no word in the reference of clip-1, clip-3"
     )
     assert summary["samples"]["with_reference"] == 2 and summary["scores"]["rouge_l"] == pytest.approx(1)
-    assert ScoredRecords(records, "words").each()[1].keys() == {"index", "id", "iou"}
+    assert ScoredRecords(records, tokenizer="words").each()[1].keys() == {"index", "id", "iou"}
 
 
 def test_a_score_that_is_undefined_is_absent_with_a_reason_wherever_it_stands():
@@ -174,7 +169,7 @@ def test_a_score_that_is_undefined_is_absent_with_a_reason_wherever_it_stands():
     assert summary["absent"]["cider"].startswith("cider was left out: every n-gram of the references")
     assert "CIDEr" not in {result.metric_name for result in to_eval_results(summary, "org/drama", "test")}
     assert not any(line.split()[:1] == ["cider"] for line in format_table(summary).splitlines()[:-3])
-    assert [one["cider"] for one in ScoredRecords(alike, "words").each()] == [None] * 3
+    assert [one["cider"] for one in ScoredRecords(alike, tokenizer="words").each()] == [None] * 3
     mixed = score([*alike, record(3, "A dog.", reference="The car stops for a dog.", tags=["c"])])
     assert mixed["scores"]["cider"] > 0 and "cider" not in mixed["absent"]
     short = score([drive(0, "a b\nc d e f", "a b\nc d e f"), drive(1, "x\ny", "a\ny z u v")])
@@ -188,7 +183,7 @@ def test_a_score_that_is_undefined_is_absent_with_a_reason_wherever_it_stands():
 def test_a_score_that_is_defined_in_no_resampled_corpus_is_there_without_an_interval():
     records = [record(n, "It.", reference="It.") for n in range(9)] + [record(9, "A dog runs by.", reference="A dog.")]
     for seed, has_interval in ((0, False), (1, True)):  # the first draws none of four words
-        summary = ScoredRecords(records, "words", Bootstrap(draws=1, seed=seed)).summary()
+        summary = ScoredRecords(records, Bootstrap(draws=1, seed=seed), tokenizer="words").summary()
         assert summary["scores"]["bleu_4"] < 1e-3 and summary["scores"]["cider"] > 0
         results = {one.metric_name: one for one in to_eval_results(summary, "org/drama", "test")}
         for name, title in (("bleu_4", "BLEU-4"), ("bleu_1", "BLEU-1")):
@@ -212,7 +207,9 @@ def test_without_the_caption_benchmark_boxes_are_scored_and_a_sentence_says_what
 
 
 def test_every_record_has_its_own_scores():
-    first, second, third = ScoredRecords([record(0), record(1, "A dog."), drive(2, "a\nb", "a\nb")], "words").each()
+    first, second, third = ScoredRecords(
+        [record(0), record(1, "A dog."), drive(2, "a\nb", "a\nb")], tokenizer="words"
+    ).each()
     assert (first["id"], first["iou"], first["bleu_1"]) == ("clip-0", 1.0, pytest.approx(1))
     assert (second["iou"], second["rouge_l"]) == (0.0, 0.0)
     assert third.keys() >= {"action_bleu_1", "justification_cider"} and "iou" not in third

@@ -10,10 +10,10 @@ from torch import distributed
 from transformers import Trainer, TrainerCallback
 
 from hmba_hf.data.bad_samples import BadSamples
-from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.encoded_samples import EncodedSamples
 from hmba_hf.data.micro_world.world import MicroWorld
-from hmba_hf.training import AdapterTrainer
+from hmba_hf.tasks.answering.collator import SampleCollator
+from hmba_hf.tasks.answering.trainer import AdapterTrainer
 from hmba_hf.training.low_rank import LowRankModel
 from test_training import WORLD, learning_model, trainer_for
 from tiny_bases import SHORT_TEMPLATE

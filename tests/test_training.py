@@ -15,13 +15,14 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import HPSearchBackend
 
 from hmba_hf.data.bad_samples import BadSamples
-from hmba_hf.data.collator import SampleCollator
 from hmba_hf.data.encoded_samples import EncodedSamples, EncodedStream
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
-from hmba_hf.training import PARTS, AdapterTrainer, part_of, set_trainable
+from hmba_hf.tasks.answering.collator import SampleCollator
+from hmba_hf.tasks.answering.trainer import AdapterTrainer
+from hmba_hf.training import ResumableTrainer, set_trainable
 from hmba_hf.training.checkpoints import read_recipe
 from tiny_bases import SHORT_TEMPLATE
-from tiny_models import open_gate, tiny_model
+from tiny_models import PARTS, open_gate, part_of, tiny_model
 from tiny_processors import tiny_processor
 
 WORLD = MicroWorldConfig(frame_size=32)
@@ -36,7 +37,9 @@ def learning_model():
 
 def trainer_for(model, folder, adapter_learning_rate=None, gate_learning_rate=None, **kwargs):
     """A trainer of few steps; `kwargs` are its own and those of its arguments."""
-    named = {*inspect.signature(Trainer).parameters, *inspect.signature(AdapterTrainer).parameters}
+    named: set[str] = set()
+    for kind in (Trainer, ResumableTrainer, AdapterTrainer):
+        named.update(inspect.signature(kind).parameters)
     own = {name: kwargs.pop(name) for name in list(kwargs) if name in named}
     args = {
         "output_dir": str(folder),

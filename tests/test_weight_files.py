@@ -8,10 +8,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText
 
+from hmba_hf.digests import fingerprint
+from hmba_hf.families import load_model
 from hmba_hf.hub.checkpoints import checkpoint_files
-from hmba_hf.prediction import fingerprint, load_model
-from hmba_hf.training.arguments import ModelArguments
-from hmba_hf.training.base_model import load_base
+from hmba_hf.tasks.answering.arguments import ModelArguments
+from hmba_hf.tasks.answering.base_model import load_base
 from hmba_hf.training.checkpoints import checkpoint_to_resume, seal_checkpoint
 from hmba_hf.weight_files import find_weights, stale_weights
 

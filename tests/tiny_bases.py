@@ -1,8 +1,8 @@
 """A base on disk, small enough to fine-tune in a second, and a way to fine-tune it inside this process."""
 
 from hmba_hf import HMBAProcessor, HMBAVideoProcessor
-from hmba_hf.training.arguments import parse_arguments
-from hmba_hf.training.run import finetune
+from hmba_hf.tasks.answering.arguments import parse_arguments
+from hmba_hf.tasks.answering.run import finetune
 from tiny_models import tiny_model, tiny_tower
 from tiny_processors import tiny_tokenizer
 

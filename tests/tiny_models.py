@@ -5,9 +5,13 @@ from torch import nn
 from transformers import CLIPVisionConfig, LlamaConfig
 
 from hmba_hf import HMBAConfig, HMBAForConditionalGeneration
+from hmba_hf.families import FAMILIES
 
 VIDEO_TOKEN_ID = 99
 NUM_PATCHES = 4
+FAMILY = next(family for family in FAMILIES if family.model_type == "hmba")
+PARTS = FAMILY.parts
+part_of = FAMILY.part_of
 
 
 def tiny_tower(**kwargs) -> CLIPVisionConfig:

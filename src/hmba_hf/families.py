@@ -1,8 +1,20 @@
-"""The families of models: one row of a table each."""
+"""The families of models and the tasks that they are for: one row of a table each."""
 
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import transformers
+from transformers import AutoConfig
+from transformers.utils import find_adapter_config_file
+
+from .files import read_json_object
+from .weight_files import find_weights
+
+# What DDP, torch.compile, FSDP and activation checkpointing put into the names of parameters.
+_WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+Prefixes = str | tuple[str, ...]
 
 
 class Family(NamedTuple):
@@ -10,24 +22,46 @@ class Family(NamedTuple):
 
     Attributes:
         model_type: in the configuration of its checkpoints.
-        task: what its models do.
+        name: for people.
+        task: what its models do, a name of `TASKS`.
         auto_class: name of the Auto class of transformers that loads it.
         parts: prefixes of parameter names, by the name of the trainable part.
+        alike: parts that share a dtype, since one feeds the other.
+        rates: prefixes of parameter names that may have a learning rate of their own, by its name. A parameter that
+            belongs to several has the rate of the last one that is given.
+        low_rank_part: the part that low-rank updates belong to; `None` where there is none.
         pipeline_tag: on the Hub.
         tags: of its cards.
+        card: template of its cards, a file in `model_cards/` or the path of another one.
     """
 
     model_type: str
+    name: str
     task: str
     auto_class: str
-    parts: dict[str, str | tuple[str, ...]]
+    parts: Mapping[str, Prefixes]
     pipeline_tag: str
-    tags: tuple[str, ...]
+    card: str | Path
+    alike: tuple[str, ...] = ()
+    rates: Mapping[str, Prefixes] = {}
+    low_rank_part: str | None = None
+    tags: tuple[str, ...] = ()
+
+    def part_of(self, name: str) -> str | None:
+        """Name the part of a parameter, also in a wrapped or a PEFT model; `None` for no part."""
+        return _first_with(self.parts, unwrapped_name(name))
+
+    def module_of(self, part: str) -> str:
+        """Return the dotted name of a part's module, of the first one where it has several."""
+        prefixes = self.parts[part]
+        first = prefixes if isinstance(prefixes, str) else prefixes[0]
+        return first.rstrip(".")
 
 
-FAMILIES = (
+FAMILIES = [
     Family(
         model_type="hmba",
+        name="H-MBA",
         task="answering",
         auto_class="AutoModelForImageTextToText",
         parts={
@@ -36,10 +70,58 @@ FAMILIES = (
             "projector": "model.multi_modal_projector.",
             "language_model": ("model.language_model.", "lm_head."),
         },
+        alike=("adapter", "projector"),
+        rates={
+            "adapter": ("model.temporal_adapter.", "model.multi_modal_projector."),
+            "gate": "model.temporal_adapter.gate",
+        },
+        low_rank_part="language_model",
         pipeline_tag="video-text-to-text",
         tags=("driving", "mamba", "video"),
+        card="hmba.md",
     ),
-)
+]
+
+# A task's room holds it as `TASK`, and is imported when it is asked for.
+TASKS: dict[str, Any] = {"answering": "hmba_hf.tasks.answering"}
+TASK_OF_VERSION_0_1 = "answering"  # its records and results name none
+
+
+def register_family(family: Family) -> None:
+    """Add a family; its task must be there.
+
+    Raises:
+        ValueError: if its model type is taken, or if there is no such task.
+    """
+    if any(known.model_type == family.model_type for known in FAMILIES):
+        raise ValueError(f"model_type must be one that no family has, got {family.model_type!r}")
+    find_task(family.task)
+    FAMILIES.append(family)
+
+
+def register_task(task: Any) -> None:
+    """Add a task, an `hmba_hf.evaluation.task.Task`.
+
+    Raises:
+        ValueError: if its name is taken.
+    """
+    if task.name in TASKS:
+        raise ValueError(f"name must be one that no task has, got {task.name!r}")
+    TASKS[task.name] = task
+
+
+def find_task(name: str) -> Any:
+    """Return a task, an `hmba_hf.evaluation.task.Task`.
+
+    Raises:
+        ValueError: if there is none of this name.
+    """
+    if name not in TASKS:
+        raise ValueError(f"task must be of {sorted(TASKS)}, got {name!r}")
+    task = TASKS[name]
+    if isinstance(task, str):
+        return import_module(task).TASK
+    return task
 
 
 def family_of(config: Any) -> Family:
@@ -58,3 +140,38 @@ def family_of(config: Any) -> Family:
 def auto_class(family: Family) -> Any:
     """Return the Auto class of transformers that loads a family."""
     return getattr(transformers, family.auto_class)
+
+
+def load_model(checkpoint: str | Path, **options: Any) -> Any:
+    """Load a model of any family, by the Auto class of its family; `options` are of `from_pretrained`.
+
+    Raises:
+        FileNotFoundError: if a file of its weights is missing.
+        ValueError: if it is of no family, if the index of its weights names none, or if a weight is missing.
+    """
+    if Path(checkpoint).is_dir():
+        find_weights(Path(checkpoint))  # says what is wrong with files that transformers would load nothing of
+    return auto_class(family_of(_read_config(str(checkpoint), options))).from_pretrained(checkpoint, **options)
+
+
+def _read_config(checkpoint: str, options: Mapping[str, Any]) -> Any:
+    """Read the configuration of a checkpoint; low-rank updates have that of the base that they name."""
+    place = {name: options[name] for name in ("revision", "token", "cache_dir") if name in options}
+    updates = find_adapter_config_file(checkpoint, **{**place, **options.get("adapter_kwargs", {})})
+    if updates is None:
+        return AutoConfig.from_pretrained(checkpoint, **place)
+    settings = read_json_object(updates, base_model_name_or_path=str)
+    return AutoConfig.from_pretrained(settings["base_model_name_or_path"])
+
+
+def unwrapped_name(name: str) -> str:
+    """Return the name of a parameter in the bare model, for its name in a wrapped or a PEFT model."""
+    words = [word for word in name.split(".") if word not in _WRAPPERS]
+    return ".".join(words).removeprefix("base_model.model.").replace(".modules_to_save.default.", ".")
+
+
+def _first_with(groups: Mapping[str, Prefixes], name: str) -> str | None:
+    for group, prefixes in groups.items():
+        if name.startswith(prefixes):
+            return group
+    return None

@@ -76,6 +76,7 @@ def draw_answer(
     answer: str,
     objects: Sequence[Mapping[str, Any]],
     width: int = 960,
+    name: str = "Answer",
 ) -> Picture:
     """Draw an answer on one page: the current frame with its boxes, the texts beside it, the earlier frames below.
 
@@ -85,6 +86,7 @@ def draw_answer(
         question, answer: text.
         objects: boxes of the answer, as in `draw_boxes`.
         width: of the page in pixels.
+        name: of who answers, such as that of a model's family.
     """
     if not frames or len(times) != len(frames):
         raise ValueError(f"frames must each have a time, got {len(frames)} frames and {len(times)} times")
@@ -92,7 +94,7 @@ def draw_answer(
     width -= 2 * gap
     shown = draw_boxes(frames[-1], objects, 0.62 * width / max(frames[-1].size))
     column = width - shown.width - 2 * gap
-    texts = _write_column([(f"At {times[-1]:.2f} s", question), ("H-MBA", answer)], column)
+    texts = _write_column([(f"At {times[-1]:.2f} s", question), (name, answer)], column)
     number = max(len(frames) - 1, 1)
     cell = min((width - (number - 1) * gap) / number, shown.width / 2)
     past = [_scaled(frame, cell / frame.width) for frame in frames[:-1]]

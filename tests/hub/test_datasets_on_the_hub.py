@@ -17,7 +17,7 @@ from hmba_hf.data.micro_world import parquet
 from hmba_hf.data.micro_world.parquet import write_bddx, write_drama
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.preparing.publishing import PushOptions, push_folder
-from hmba_hf.prediction import dataset_revision
+from hmba_hf.evaluation.recipes import dataset_revision
 from synthetic_downloads import BDDX_ROWS, write_bddx_annotations
 from tiny_bases import save_base, tune
 from tiny_runs import run_example

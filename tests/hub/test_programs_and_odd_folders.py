@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load, load_file, save_file
 
-from hmba_hf.prediction import fingerprint, load_model
+from hmba_hf.digests import fingerprint
+from hmba_hf.families import load_model
 from tiny_runs import evaluate, run_example
 
 SAFE = "model.safetensors"

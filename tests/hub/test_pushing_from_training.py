@@ -108,7 +108,7 @@ def test_a_push_that_fails_in_the_end_loses_neither_the_model_nor_its_history(hu
     def broken(*arguments):
         raise VideoDecodeError("the clip is damaged")
 
-    monkeypatch.setattr("hmba_hf.training.run._frames", broken)
+    monkeypatch.setattr("hmba_hf.tasks.answering.run._frames", broken)
     hub.faults.fail("commit", 403)
     with pytest.raises(HfHubHTTPError, match="403"):
         tune(pushed_base, tmp_path / "out", *PUSH, "--max_steps", 1, "--save_strategy", "no")

@@ -91,8 +91,8 @@ def train(folder: Path) -> None:
     """Training makes one step on drawn clips, and leaves a model that loads."""
     from transformers import AutoModelForImageTextToText
 
-    from hmba_hf.training.arguments import parse_arguments
-    from hmba_hf.training.run import finetune
+    from hmba_hf.tasks.answering.arguments import parse_arguments
+    from hmba_hf.tasks.answering.run import finetune
 
     words = {"model": MICRO_BASE, "dataset_name": "micro-world", "output_dir": folder / "tuned"}
     words |= {"max_steps": 1, "per_device_train_batch_size": 2, "report_to": "none", "max_eval_samples": 2}

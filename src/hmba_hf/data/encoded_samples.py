@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -10,23 +10,33 @@ from torch.utils.data import Dataset, IterableDataset
 from tqdm.auto import tqdm
 
 from .bad_samples import READ_ERRORS, BadSamples
-from .collator import SampleCollator
 from .dataset_streams import SampleStream
 from .samples import Sample
 
 _NONE = "at least one sample must be readable, got none; the last one: {}"
 
 
+class SampleEncoder(Protocol):
+    """Turns samples into inputs of a model."""
+
+    def encode(self, sample: Sample) -> dict[str, Any]:
+        """Turn one sample into tensors without a batch axis.
+
+        Raises:
+            ValueError: if nothing can be learned from it.
+        """
+
+
 class EncodedSamples(Dataset):
-    """The samples of a sequence as a collator encodes them.
+    """The samples of a sequence as an encoder makes them.
 
     Under the policy `"skip"`, the next readable sample takes the place of an unreadable one. Batches keep their size
     in every process, and an index always gives the same sample.
     """
 
-    def __init__(self, samples: Sequence[Sample], collator: SampleCollator, bad: BadSamples):
+    def __init__(self, samples: Sequence[Sample], encoder: SampleEncoder, bad: BadSamples):
         self.samples = samples
-        self.collator = collator
+        self.encoder = encoder
         self.bad = bad
 
     def __len__(self) -> int:
@@ -47,7 +57,7 @@ class EncodedSamples(Dataset):
             try:
                 sample = self.samples[place]
                 name = f"sample {sample.id}"
-                return self.collator.encode(sample)
+                return self.encoder.encode(sample)
             except READ_ERRORS as error:
                 self.bad.meet(name, error)
                 last = error
@@ -55,14 +65,14 @@ class EncodedSamples(Dataset):
 
 
 class EncodedStream(IterableDataset):
-    """Streamed samples as a collator encodes them, in endless passes; those that cannot be read are left out.
+    """Streamed samples as an encoder makes them, in endless passes; those that cannot be read are left out.
 
     Each pass is shuffled anew. A resumed run reads the passed part again.
     """
 
-    def __init__(self, stream: SampleStream, collator: SampleCollator, bad: BadSamples):
+    def __init__(self, stream: SampleStream, encoder: SampleEncoder, bad: BadSamples):
         self.stream = stream
-        self.collator = collator
+        self.encoder = encoder
         self.bad = bad
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -74,7 +84,7 @@ class EncodedStream(IterableDataset):
                 try:
                     sample = read()
                     name = f"sample {sample.id}"
-                    encoded = self.collator.encode(sample)
+                    encoded = self.encoder.encode(sample)
                 except READ_ERRORS as error:
                     self.bad.meet(name, error)
                     last = error
@@ -87,7 +97,7 @@ class EncodedStream(IterableDataset):
                 return
 
 
-def readable_samples(samples: Sequence[Sample], collator: SampleCollator, bad: BadSamples) -> list[int]:
+def readable_samples(samples: Sequence[Sample], encoder: SampleEncoder, bad: BadSamples) -> list[int]:
     """Find the samples that can be read, each process in its share of them; the policy of `bad` meets the others."""
     state = PartialState()
     found = []
@@ -98,7 +108,7 @@ def readable_samples(samples: Sequence[Sample], collator: SampleCollator, bad: B
         try:
             sample = samples[index]
             name = f"sample {sample.id}"
-            collator.encode(sample)
+            encoder.encode(sample)
         except READ_ERRORS as error:
             bad.meet(name, error)
         else:

@@ -11,9 +11,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from PIL import Image
 
+from ..evaluation.results import format_versions
 from ..families import family_of
 from ..repositories import CARD_FILE, split_revision
-from ..scoring import format_versions
 from .stored_runs import StoredRun
 
 PICTURE_FILE = "example_answer.png"
@@ -196,7 +196,7 @@ def _config(model: Any) -> Any:
 
 def _template(model: Any) -> str:
     family = family_of(_config(model))
-    path = files("hmba_hf") / "model_cards" / f"{family.model_type}.md"
+    path = files("hmba_hf") / "model_cards" / family.card  # a path of its own where `card` is one
     return path.read_text(encoding="utf-8")
 
 

@@ -9,10 +9,12 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 from ..digests import fingerprint
+from ..evaluation.records import read_records, task_of
+from ..evaluation.results import card_results
+from ..evaluation.scoring import ScoredRecords
+from ..families import load_model
 from ..metrics.bootstrap import Bootstrap
-from ..prediction import load_model
 from ..repositories import split_revision
-from ..scoring import ScoredRecords, card_results, read_records
 
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.jsonl"
@@ -106,7 +108,8 @@ class StoredRun:
             raise ValueError(
                 f"{self.folder / METRICS_FILE}: bootstrap must be that of evaluate.py: {error}"
             ) from error
-        scored = ScoredRecords(records, self.metrics.get("tokenizer"), bootstrap)
+        settings = {name: self.metrics.get(name) for name in task_of(records[0]).settings}
+        scored = ScoredRecords(records, bootstrap, **settings)
         found = json.loads(json.dumps(scored.summary()))
         for part in _COMPARED:
             held = self.metrics.get(part, {})

@@ -14,12 +14,13 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ..data.loading import load_samples
 from ..data.samples import BDDX_PARTS, Sample, import_datasets
-from ..evaluation import Outcome
+from ..evaluation.batches import Outcome
+from ..evaluation.predicting import to_record
+from ..evaluation.scoring import ScoredRecords
+from ..evaluation.splits import Splits, load_splits
 from ..messages import logger
-from ..prediction import Splits, to_record
-from ..scoring import ScoredRecords
+from ..tasks.answering import TASK
 
 Document = dict[str, Any]
 CAPTION_SCORES = ("bleu_4", "meteor", "rouge_l", "cider")
@@ -46,14 +47,14 @@ def open_documents(sources: Any) -> Any:
     samples = _open_samples(**source)
     documents = []
     for index in tqdm(range(len(samples)), desc="documents"):
-        record = to_record(Outcome(index, samples[index]), samples)
+        record = to_record(Outcome(index, samples[index]), samples, TASK)
         documents.append({**record, "source": source})
     return import_datasets().Dataset.from_list(documents)
 
 
 @cache
 def _open_samples(dataset_name: str, split: str, size: int | None) -> Splits:
-    return Splits({split: load_samples(dataset_name, split, size)})
+    return load_splits(dataset_name, [split], size)
 
 
 def _sample_of(document: Document) -> Sample:

@@ -6,10 +6,11 @@ from typing import Any
 
 from accelerate import Accelerator
 from tqdm.auto import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoProcessor
 
 from ..data.video_options import VideoOptions
-from ..evaluation import generate_answers
+from ..families import load_model
+from ..tasks.answering.generation import generate_answers
 
 try:
     from lmms_eval.api.model import lmms
@@ -48,7 +49,7 @@ class HMBA(lmms):
         place = device_map or device
         if not device_map and (self._world_size > 1 or device is None):
             place = str(self.accelerator.device)
-        self.model = AutoModelForImageTextToText.from_pretrained(pretrained, dtype=dtype, device_map=place).eval()
+        self.model = load_model(pretrained, dtype=dtype, device_map=place).eval()
         self.processor = AutoProcessor.from_pretrained(pretrained)
         self.processor.video_processor.set_source_rules(**rules)
         self.batch_size = int(batch_size)

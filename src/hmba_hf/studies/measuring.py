@@ -13,14 +13,16 @@ from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoProcessor
 
 from ..data.micro_world.world import MicroWorld, MicroWorldConfig
 from ..data.samples import Sample
-from ..evaluation import answer_samples, encode_questions, score_grounding, share_picked
+from ..families import load_model
 from ..files import read_json_object
-from ..flops import answer_flops
 from ..models.configuration_hmba import HMBAConfig
+from ..tasks.answering.boxes import score_grounding, share_picked
+from ..tasks.answering.flops import answer_flops
+from ..tasks.answering.generation import answer_samples, encode_questions
 
 KINDS = ("blur", "occlusion", "darkness")
 SEVERITIES = (0.25, 0.5, 1.0)
@@ -151,7 +153,7 @@ def adapter_memory(folder: Path) -> int | None:
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
-    model = AutoModelForImageTextToText.from_pretrained(folder, device_map="cpu").eval()
+    model = load_model(folder, device_map="cpu").eval()
     return model, AutoProcessor.from_pretrained(folder)
 
 

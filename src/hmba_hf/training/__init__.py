@@ -1,6 +1,6 @@
-"""Training: what learns, how fast, from what, and how a run survives a kill."""
+"""Training of any family: what learns, how fast, and how a run survives a kill."""
 
-from .parts import PARTS, LoraSettings, learn, part_of, set_trainable
-from .trainer import AdapterTrainer
+from .parts import LoraSettings, learn, set_trainable
+from .trainer import ResumableTrainer
 
-__all__ = ["PARTS", "AdapterTrainer", "LoraSettings", "learn", "part_of", "set_trainable"]
+__all__ = ["LoraSettings", "ResumableTrainer", "learn", "set_trainable"]

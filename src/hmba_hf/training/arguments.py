@@ -1,8 +1,8 @@
-"""The options of training, the published recipes as presets, and what of them a result depends on."""
+"""Options that every kind of training has, presets of them, and what of them a result depends on."""
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,36 +15,11 @@ from ..data.loading import MICRO_WORLD
 from ..data.micro_world.world import MOTIONS
 from ..data.video_options import VideoOptions
 from ..messages import logger
-from .parts import LOW_RANK, PARTS, LoraSettings
+from .parts import LOW_RANK, LoraSettings
 
 _KNOWN = {option.name for option in dataclasses.fields(TrainingArguments)}
 # transformers 5.23 has renamed it.
 CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in _KNOWN else "gradient_checkpointing"
-_PUBLISHED: dict[str, Any] = {
-    "learns": ["adapter", "projector", "language_model"],
-    "max_length": 4096,
-    "num_train_epochs": 3,
-    "per_device_train_batch_size": 8,
-    "gradient_accumulation_steps": 1,
-    "learning_rate": 2e-5,
-    "lr_scheduler_type": "cosine",
-    "warmup_steps": 0.03,
-    "weight_decay": 0.0,
-    CHECKPOINTING: True,
-    "save_strategy": "steps",
-    "save_steps": 2000,
-    "save_total_limit": 1,
-    "dataloader_num_workers": 4,
-    "seed": 42,
-}
-PRESETS: dict[str, dict[str, Any]] = {
-    "drama": {**_PUBLISHED, "num_frames": 5},
-    "bddx": {**_PUBLISHED, "num_frames": 8},
-}
-"""The released training configurations; bfloat16 comes on top where the machine has it.
-
-Source: github.com/Sranc3/H-MBA at 1482623, `config/`; 8 frames are what its BDD-X loader gives.
-"""
 
 # What the trained weights depend on; the other options of `TrainingArguments` say when and where things are written.
 _RECIPE = """
@@ -59,51 +34,26 @@ metric_for_best_model greater_is_better eval_strategy eval_steps save_strategy s
 
 
 @dataclass
-class ModelArguments:
-    """Which model, which adapter on it, and what of it learns; what is not given stays as the checkpoint has it."""
+class TrainedModelArguments:
+    """Which model, and what of it learns; a task adds what it may change."""
 
-    model: str = field(metadata={"help": "folder or Hub id of an H-MBA model or base"})
+    model: str = field(metadata={"help": "folder or Hub id of a model or base"})
     model_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of it on the Hub"})
-    adapter: str | None = field(default=None, metadata={"help": "mamba, none, mean or transformer"})
-    fusion: str | None = field(default=None, metadata={"help": "query, cosine, add or concat"})
-    branches: list[str] | None = field(default=None, metadata={"help": "scans that the adapter reads"})
-    temporal_strides: list[int] | None = field(default=None, metadata={"help": "such as: --temporal_strides 1 2"})
-    num_frames: int | None = field(default=None, metadata={"help": "frames of a clip"})
-    time_format: str | None = field(
-        default=None,
-        metadata={
-            "help": "text behind each video with the time of its current frame, such as: ' at {seconds} s. '; "
-            "empty for none"
-        },
-    )
-    learns: list[str] = field(
-        default_factory=lambda: ["adapter", "projector", "language_model"],
-        metadata={
-            "help": f"what learns, of {', '.join(PARTS)}, and lora or qlora, which are the language model by low-rank "
-            "updates, its own weights in 4 bits for qlora"
-        },
-    )
+    learns: list[str] = field(default_factory=list, metadata={"help": "parts that learn"})
     lora_rank: int = field(default=16, metadata={"help": "of the low-rank updates"})
     lora_alpha: float = field(default=32.0, metadata={"help": "updates are scaled by it over the rank"})
     lora_dropout: float = field(default=0.0, metadata={"help": "of what goes into the low-rank updates"})
     lora_targets: list[str] | None = field(
         default=None, metadata={"help": "linear layers that get updates, such as q_proj v_proj; all when absent"}
     )
-    adapter_learning_rate: float | None = field(
-        default=None, metadata={"help": "of adapter and projector; the learning rate when absent"}
-    )
-    gate_learning_rate: float | None = field(
-        default=None, metadata={"help": "of the adapter's gate, which starts at zero; that of the adapter when absent"}
-    )
 
     def config(self) -> dict[str, Any]:
         """Return the options that change the model's configuration."""
-        names = ("adapter", "fusion", "branches", "temporal_strides", "num_frames")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return {}
 
     @property
     def low_rank(self) -> str | None:
-        """The way of `LOW_RANK` in which the language model learns, if it is one."""
+        """The way of `LOW_RANK` in which a part learns, if one does."""
         return next((name for name in self.learns if name in LOW_RANK), None)
 
     @property
@@ -113,8 +63,8 @@ class ModelArguments:
 
 
 @dataclass
-class ClipArguments(VideoOptions):
-    """Which clips a model sees."""
+class SourceArguments(VideoOptions):
+    """Which clips a model learns from."""
 
     dataset_name: list[str] = field(
         default_factory=lambda: [MICRO_WORLD],
@@ -128,14 +78,11 @@ class ClipArguments(VideoOptions):
     )
     motion: str = field(default="symmetric", metadata={"help": "of the micro-world", "choices": MOTIONS})
     world_seed: int = field(default=0, metadata={"help": "of the micro-world"})
-    stream_frames: int = field(
-        default=0, metadata={"help": "up to so many frames of other clips before a clip, for a model that streams"}
-    )
 
 
 @dataclass
-class DataArguments(ClipArguments):
-    """Which clips to learn from and to evaluate on, and how."""
+class RunDataArguments(SourceArguments):
+    """Which clips a model learns from and is evaluated on, and how they are drawn."""
 
     dataset_weights: list[float] | None = field(
         default=None, metadata={"help": "the share drawn from each dataset; without it each sample is drawn once"}
@@ -148,25 +95,27 @@ class DataArguments(ClipArguments):
     )
     eval_split: str = field(default="validation", metadata={"help": "split to evaluate on, with --eval_strategy"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "only this many of each, from the start"})
-    max_new_tokens: int = field(default=128, metadata={"help": "most tokens of an answer in an evaluation"})
-    max_length: int | None = field(
-        default=None, metadata={"help": "most tokens of a sample; a longer one is bad, nothing is cut off"}
-    )
-    feature_cache: str | None = field(
-        default=None, metadata={"help": "folder of cache_features.py; the vision tower is then not run in training"}
-    )
+
+    def recipe(self, is_best_chosen: bool) -> dict[str, Any]:
+        """Return what a result depends on.
+
+        Args:
+            is_best_chosen: whether evaluations choose the checkpoint that the run ends with.
+        """
+        kept = dataclasses.asdict(self)
+        del kept["on_error"]  # until a sample cannot be read, it changes nothing; after that one may choose
+        if not is_best_chosen:
+            del kept["eval_split"]
+            del kept["max_eval_samples"]
+        for option in dataclasses.fields(VideoOptions):
+            del kept[option.name]
+        return kept | self.stated()
 
 
 @dataclass
-class FinetuningArguments(TrainingArguments):
-    """`TrainingArguments` with the published batch size, learning rate, schedule and epochs as defaults."""
+class ResumableArguments(TrainingArguments):
+    """`TrainingArguments` with defaults for runs that are resumed, on samples that are no rows of a table."""
 
-    output_dir: str = "hmba-finetuned"
-    num_train_epochs: float = 3
-    per_device_train_batch_size: int = 8
-    learning_rate: float = 2e-5
-    lr_scheduler_type: str = "cosine"
-    warmup_steps: float = 0.03
     remove_unused_columns: bool = False
     logging_first_step: bool = True
     report_to: str = "none"
@@ -177,48 +126,70 @@ class FinetuningArguments(TrainingArguments):
     )
 
 
-def parse_arguments(
-    description: str, words: Sequence[str] | None = None
-) -> tuple[ModelArguments, DataArguments, FinetuningArguments]:
+def parse_options(
+    kinds: Sequence[type],
+    presets: Mapping[str, Mapping[str, Any]],
+    description: str,
+    words: Sequence[str] | None = None,
+) -> tuple[Any, ...]:
     """Read a command line; `--preset` gives defaults, which are printed, and what is said besides wins over them.
 
     Args:
+        kinds: dataclasses of options.
+        presets: values of options, by the name of the preset.
         description: what `--help` says first.
         words: of the command line; those of the program when absent.
+
+    Returns:
+        An object of each kind.
     """
     parser = HfArgumentParser(
-        [ModelArguments, DataArguments, FinetuningArguments],  # type: ignore[list-item]
+        kinds,  # type: ignore[arg-type]
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for chosen in (first, parser):
-        chosen.add_argument("--preset", choices=sorted(PRESETS), default=None, help="the published hyper-parameters")
+        chosen.add_argument("--preset", choices=sorted(presets), default=None, help="the published hyper-parameters")
     name = first.parse_known_args(words)[0].preset
     if name is not None:
-        preset = {**PRESETS[name], "bf16": is_torch_bf16_gpu_available()}
+        preset = {**presets[name], "bf16": is_torch_bf16_gpu_available()}
         parser.set_defaults(**preset)
         logger.info(f"preset {name}: {preset}")
-    model_args, data_args, args, _ = parser.parse_args_into_dataclasses(words)
-    return model_args, data_args, args
+    return parser.parse_args_into_dataclasses(words)[: len(kinds)]
 
 
-def recipe(model_args: ModelArguments, data_args: DataArguments, args: TrainingArguments) -> dict[str, Any]:
+def recipe(model_args: TrainedModelArguments, data_args: RunDataArguments, args: TrainingArguments) -> dict[str, Any]:
     """Return everything that a result depends on, by the names of the options."""
-    data = dataclasses.asdict(data_args)
-    del data["feature_cache"]  # the same result, faster
-    del data["on_error"]  # until one is met, it changes nothing; after that one may choose
-    names = [*_RECIPE, *(["dataloader_num_workers"] if data_args.streaming else [])]
+    names = list(_RECIPE)
+    if data_args.streaming:
+        names.append("dataloader_num_workers")
     if args.load_best_model_at_end:
         names += _CHOICE_OF_THE_BEST
-    else:
-        del data["eval_split"], data["max_eval_samples"], data["max_new_tokens"]
-    training = {name: getattr(args, name) for name in names}
-    for option in dataclasses.fields(VideoOptions):
-        del data[option.name]
-    data |= data_args.stated()
-    return {**dataclasses.asdict(model_args), **data, **training, **_rare(args), "processes": args.world_size}
+    return {
+        **dataclasses.asdict(model_args),
+        **data_args.recipe(is_best_chosen=args.load_best_model_at_end),
+        **{name: getattr(args, name) for name in names},
+        **_rare(args),
+        "processes": args.world_size,
+    }
+
+
+def check_run_options(args: TrainingArguments) -> None:
+    """Raise a `ValueError` for options with which a run could not be resumed."""
+    if args.save_only_model:
+        raise ValueError("--save_only_model leaves nothing that a run could go on from: leave it out")
+    if args.resume_from_checkpoint in (True, "True", "true"):
+        raise ValueError("resume_from_checkpoint must be a folder, got True: the same command goes on by itself")
+
+
+def check_data_options(data_args: RunDataArguments, args: TrainingArguments) -> None:
+    """Raise a `ValueError` for options of the clips that do not go together."""
+    if data_args.streaming and args.max_steps < 1:
+        raise ValueError("a stream has no length: --streaming needs --max_steps")
+    if data_args.dataset_weights is not None and len(data_args.dataset_weights) != len(data_args.dataset_name):
+        raise ValueError(f"one weight for each of {data_args.dataset_name} is wanted, got {data_args.dataset_weights}")
 
 
 def _rare(args: TrainingArguments) -> dict[str, Any]:

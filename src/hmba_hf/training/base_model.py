@@ -1,8 +1,9 @@
-"""The model that a run starts from."""
+"""The model that a run starts from: whole, with low-rank updates, or as the base of new ones."""
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
@@ -13,45 +14,73 @@ from transformers.utils.hub import cached_file, resolve_revision
 from ..families import auto_class, family_of
 from ..messages import logger
 from ..models.loading_checkpoints import refuse_lacking
-from ..models.prompting_hmba import check_time_format
 from ..repositories import check_revision
 from ..weight_files import find_weights
-from .arguments import ModelArguments
-from .parts import gathered, part_of, quantization_config
+from .arguments import TrainedModelArguments
+from .parts import quantization_config
 from .updates import LowRankUpdates, find_updates
 
 
-def load_base(arguments: ModelArguments, run: Path, is_resumed: bool) -> tuple[PreTrainedModel, Any, str | None]:
-    """Load the base with the adapter that is asked for, its processor, and its commit, if it is of the Hub.
+class BaseRules(NamedTuple):
+    """What a task adds to how a base is loaded.
 
-    An adapter that has never learned gives way to a new one of another shape or kind; one that has learned does not.
-    A checkpoint of low-rank updates names the base that it belongs to and holds no configuration. Where the base is
-    given another adapter than it has, the base as it is then is saved once, as `adapted_base` in the run's folder.
+    Attributes:
+        may_lack: parts whose weights a base may lack.
+        check: raises a `ValueError` if a part in `may_lack` does not fit what is asked for; of the model, what
+            `from_pretrained` reports about its weights, the options, and the base's path.
+        prepare: sets a processor up, of the processor, the model and the options.
+    """
+
+    may_lack: tuple[str, ...]
+    check: Callable[[Any, dict[str, Any], Any, str], None]
+    prepare: Callable[[Any, Any, Any], None]
+
+
+class _Source(NamedTuple):
+    """Where a base comes from, and what is asked of it."""
+
+    path: str
+    revision: str | None
+    arguments: TrainedModelArguments
+    rules: BaseRules
+
+    @property
+    def commit(self) -> str | None:
+        """The commit of a base on the Hub."""
+        return getattr(self.revision, "resolved", None)
+
+
+def load_base(
+    arguments: TrainedModelArguments, run: Path, is_resumed: bool, rules: BaseRules
+) -> tuple[PreTrainedModel, Any, str | None]:
+    """Load the base as it is asked for, its processor, and its commit, if it is of the Hub.
+
+    A checkpoint of low-rank updates names the base that it belongs to and holds no configuration. Where low-rank
+    updates learn on a base whose configuration the options change, the base as it is then is saved once, as
+    `adapted_base` in the run's folder.
 
     Low-rank updates as a base are merged into their own base, unless they learn on (`LowRankUpdates.go_on`).
 
     Args:
-        arguments: which model, which adapter.
+        arguments: which model, and what changes in it.
         run: folder of the run.
-        is_resumed: whether the run goes on from a checkpoint; a base that it has saved is then kept.
+        is_resumed: whether the run resumes from a checkpoint; a base that it has saved is then kept.
+        rules: of the task.
 
     Raises:
-        ValueError: if the base holds an adapter that has learned and does not fit what is asked for, if it is the
-            folder that a base is to be saved in, if ZeRO-3 would have to save one, or as `find_updates`.
+        ValueError: if the rules refuse the base, if it is the folder that a base is to be saved in, if ZeRO-3 would
+            have to save one, or as `find_updates`.
         ImportError: if weights in 4 bits are asked for without bitsandbytes, or low-rank updates without peft.
     """
-    options: dict[str, Any] = {}
-    if arguments.low_rank == "qlora":
-        device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
-        options = {"quantization_config": quantization_config(), "device_map": {"": device}}
     own = (run / "adapted_base").resolve()  # a relative path reads as a Hub id
     path = arguments.model
     check_revision(path, arguments.model_revision)
     revision = resolve_revision(path, arguments.model_revision)  # once: all of it is of one commit
     updates = find_updates(path, arguments.model_revision)
     if updates is not None:
-        return _load_updated(updates, arguments, options)
-    if arguments.low_rank and _has_changed(path, revision, arguments):
+        return _load_updated(updates, arguments, rules)
+    source = _Source(path, revision, arguments, rules)
+    if arguments.low_rank and _has_changed(source):
         if Path(path).resolve() == own:
             raise ValueError(f"a base of another folder is wanted, {own} is where this run saves its own")
         is_kept = is_resumed and own.exists()
@@ -61,29 +90,28 @@ def load_base(arguments: ModelArguments, run: Path, is_resumed: bool) -> tuple[P
                 f"first, `from_pretrained({path!r}, ...)` with these values, `save_pretrained`, and its processor"
             )
         if not is_kept and PartialState().is_main_process:
-            _save_base(*_load(path, revision, arguments, {}), own)
+            _save_base(*_load(source, is_quantised=False), own)
         PartialState().wait_for_everyone()
-        path, revision = str(own), None
-    return *_load(path, revision, arguments, options), getattr(revision, "resolved", None)
+        source = source._replace(path=str(own), revision=None)
+    return *_load(source, is_quantised=arguments.low_rank == "qlora"), source.commit
 
 
 def _load_updated(
-    updates: LowRankUpdates, arguments: ModelArguments, options: dict[str, Any]
+    updates: LowRankUpdates, arguments: TrainedModelArguments, rules: BaseRules
 ) -> tuple[PreTrainedModel, Any, str | None]:
     """Load the base of low-rank updates, with them unless they learn on, and the processor that they have."""
-    path = updates.base
-    revision = resolve_revision(path, updates.settings.revision)
-    if _has_changed(path, revision, arguments):
+    source = _Source(updates.base, resolve_revision(updates.base, updates.settings.revision), arguments, rules)
+    if _has_changed(source):
         raise ValueError(
             f"{updates.path} holds low-rank updates of a base that is not as {arguments.config()} say: leave these "
             f"out, or merge the updates first, {updates.merging}"
         )
-    model, processor = _load(path, revision, arguments, options)
+    model, processor = _load(source, is_quantised=arguments.low_rank == "qlora")
     if _has_processor(updates):
-        processor = _load_processor(updates.path, updates.revision, model, arguments)
+        processor = _load_processor(source._replace(path=updates.path, revision=updates.revision), model)
     if arguments.low_rank is None:
         model = updates.merge(model)
-    return model, processor, getattr(revision, "resolved", None)
+    return model, processor, source.commit
 
 
 def _has_processor(updates: LowRankUpdates) -> bool:
@@ -93,60 +121,48 @@ def _has_processor(updates: LowRankUpdates) -> bool:
     return found is not None
 
 
-def _has_changed(path: str, revision: str | None, arguments: ModelArguments) -> bool:
-    """Tell whether the configuration that is asked for is not that of the base."""
-    held, wanted = _configs(path, revision, arguments)
+def _has_changed(source: _Source) -> bool:
+    """Whether the configuration that is asked for is not that of the base."""
+    held, wanted = _configs(source)
     return held.to_dict() != wanted.to_dict()
 
 
-def _configs(path: str, revision: str | None, arguments: ModelArguments) -> tuple[Any, Any]:
-    held = AutoConfig.from_pretrained(path, revision=revision)
-    return held, type(held).from_dict({**held.to_dict(), **arguments.config()})  # checks the changed values, too
+def _configs(source: _Source) -> tuple[Any, Any]:
+    """Return the configuration of a base, and the one that is asked for."""
+    held = AutoConfig.from_pretrained(source.path, revision=source.revision)
+    wanted = type(held).from_dict({**held.to_dict(), **source.arguments.config()})  # checks the changed values, too
+    return held, wanted
 
 
-def _load(
-    path: str, revision: str | None, arguments: ModelArguments, options: dict[str, Any]
-) -> tuple[PreTrainedModel, Any]:
-    config = _configs(path, revision, arguments)[1]
+def _load(source: _Source, is_quantised: bool) -> tuple[PreTrainedModel, Any]:
+    path = source.path
+    _, config = _configs(source)
+    family = family_of(config)
+    options: dict[str, Any] = {}
+    if is_quantised:
+        device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
+        options = {"quantization_config": quantization_config(family), "device_map": {"": device}}
     if Path(path).is_dir():
         find_weights(Path(path))  # says which file is missing or damaged
-    loaded: Any = auto_class(family_of(config)).from_pretrained(
-        path, config=config, revision=revision, ignore_mismatched_sizes=True, output_loading_info=True, **options
+    loaded: Any = auto_class(family).from_pretrained(
+        path,
+        config=config,
+        revision=source.revision,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        **options,
     )
     model, loading = loaded
     lacking = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
-    refuse_lacking(path, (name for name in lacking if part_of(name) != "adapter"))
-    _check_adapter(model, loading, arguments, path)
-    return model, _load_processor(path, revision, model, arguments)
+    refuse_lacking(path, (name for name in lacking if family.part_of(name) not in source.rules.may_lack))
+    source.rules.check(model, loading, source.arguments, path)
+    return model, _load_processor(source, model)
 
 
-def _load_processor(path: str, revision: str | None, model: PreTrainedModel, arguments: ModelArguments) -> Any:
-    processor = AutoProcessor.from_pretrained(path, revision=revision)
-    processor.video_processor.num_frames = model.config.num_frames
-    if arguments.time_format is not None:
-        processor.time_format = arguments.time_format or None
-        check_time_format(processor.time_format)
+def _load_processor(source: _Source, model: PreTrainedModel) -> Any:
+    processor = AutoProcessor.from_pretrained(source.path, revision=source.revision)
+    source.rules.prepare(processor, model, source.arguments)
     return processor
-
-
-def _check_adapter(model: Any, loading: dict[str, Any], arguments: ModelArguments, path: str) -> None:
-    """Refuse to cut down or to fill up an adapter that has learned; one that has not is drawn anew."""
-    wanted = [name for name, _ in model.named_parameters() if part_of(name) == "adapter"]
-    odd = {name: f"{tuple(held)} there, {tuple(shape)} is wanted" for name, held, shape in loading["mismatched_keys"]}
-    odd |= {name: "not there" for name in loading["missing_keys"] if part_of(name) == "adapter"}
-    odd |= {name: "there alone" for name in loading["unexpected_keys"] if part_of(name) == "adapter"}
-    if not wanted or odd.keys() >= set(wanted) or not odd:  # none is wanted, there is none, or it fits
-        return
-    gates = [parameter for name, parameter in model.named_parameters() if name.endswith("temporal_adapter.gate")]
-    with gathered(gates):
-        has_learned = not gates or "model.temporal_adapter.gate" in odd or bool(gates[0].count_nonzero())
-    if has_learned:
-        name = min(odd)
-        raise ValueError(
-            f"{path} holds an adapter that does not fit {arguments.config()}: {name} is {odd[name]}; leave out what "
-            "differs from its adapter, or start from a base without one"
-        )
-    logger.info(f"the adapter of {path} has never learned, and a new one takes its place")
 
 
 def _save_base(model: PreTrainedModel, processor: Any, folder: Path) -> None:
@@ -157,4 +173,4 @@ def _save_base(model: PreTrainedModel, processor: Any, folder: Path) -> None:
     processor.save_pretrained(unfinished)
     shutil.rmtree(folder, ignore_errors=True)
     unfinished.rename(folder)
-    logger.info(f"low-rank updates belong to a base with the adapter that they were learned with: {folder}")
+    logger.info(f"low-rank updates belong to a base of their own, as the options have changed it: {folder}")

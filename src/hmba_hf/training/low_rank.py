@@ -1,4 +1,4 @@
-"""Low-rank updates of an H-MBA model, as PEFT has them, which go to the Hub as every checkpoint does."""
+"""Low-rank updates of a model, as PEFT has them, which go to the Hub as every checkpoint does."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from ..hub import push_model
 
 
 class LowRankModel(PeftModel):
-    """A `PeftModel` around an H-MBA model, whose `push_to_hub` ends where `push_checkpoint` does, with the same card.
+    """A `PeftModel` whose `push_to_hub` ends where `push_checkpoint` does, with the same card.
 
     (PEFT's own loses the card of a new repository.)
     """

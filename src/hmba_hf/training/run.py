@@ -1,100 +1,41 @@
-"""A fine-tuning run from its options to its history."""
+"""A run from its first step to what it leaves."""
 
-import warnings
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from PIL import Image
-from torch.utils.data import Subset
-from transformers import PreTrainedModel, set_seed
-
-from ..data.bad_samples import READ_ERRORS, BadSamples
-from ..data.collator import SampleCollator
-from ..data.dataset_streams import open_stream
-from ..data.encoded_samples import EncodedSamples, EncodedStream, readable_samples
-from ..data.feature_cache.reading import CachedSamples, FeatureCache, feature_key
-from ..data.loading import MICRO_WORLD, load_samples
-from ..data.mixing import MixedSamples
-from ..data.past_frames import StreamedSamples
-from ..data.samples import Sample
-from ..evaluation import sample_record
-from ..files import write_json
-from ..hub import CardDetails
-from ..hub.checkpoints import check_base
+from ..data.bad_samples import BadSamples
+from ..data.encoded_samples import EncodedStream
 from ..messages import logger
-from ..metrics.bootstrap import Bootstrap
-from ..models.decoding_video import decode_frames
-from ..models.processing_hmba import strip_boxes
-from ..scoring import ScoredRecords, package_versions
-from ..visualization import draw_answer, plot_curves, plot_panels
-from .arguments import ClipArguments, DataArguments, FinetuningArguments, ModelArguments, recipe
-from .base_model import load_base
-from .checkpoints import checkpoint_to_resume, last_whole_checkpoint
-from .parts import gathered, learn
-from .trainer import AdapterTrainer, check_push
-from .updates import find_updates
-
-_PACKAGES = ("hmba-hf", "torch", "transformers", "accelerate", "peft")
-_TIMINGS = ("_runtime", "_per_second", "_preparation_time")
+from .checkpoints import last_whole_checkpoint
+from .history import save_history
+from .trainer import ResumableTrainer
 
 
-def finetune(model_args: ModelArguments, data_args: DataArguments, args: FinetuningArguments) -> AdapterTrainer:
-    """Train, or go on from the last whole checkpoint in the folder of the run, and leave model and history there.
+def train_to_end(
+    trainer: ResumableTrainer,
+    checkpoint: Path | None,
+    counts: Mapping[str, int],
+    options: Mapping[str, Any],
+    bad: BadSamples,
+) -> bool:
+    """Train, and leave the model and the history of the run in its folder.
 
-    A run that SIGTERM has stopped, with `--enable_jit_checkpoint`, leaves a checkpoint alone.
+    Args:
+        trainer: of the run.
+        checkpoint: to resume from, as `checkpoint_to_resume` chooses it.
+        counts: parameters that learn, by part.
+        options: of the run, for its history.
+        bad: what has been skipped, for its history.
 
-    Raises:
-        ValueError: if an option is wrong or does not go with another, if the folder holds checkpoints of another
-            recipe, or if a sample cannot be learned from and the run is to stop then.
-        OSError: if something cannot be written, as on a full disk; the last whole checkpoint stays.
+    Returns:
+        Whether the run has ended; a run that SIGTERM has stopped leaves a checkpoint alone.
     """
-    check_options(model_args, data_args, args)
-    run = Path(str(args.output_dir))
-    wanted = recipe(model_args, data_args, args)
-    checkpoint = checkpoint_to_resume(run, wanted, args.resume_from_checkpoint)
-    bad = BadSamples(data_args.on_error, run / "bad_samples.jsonl")
-    if checkpoint is None and args.process_index == 0:
-        bad.forget()
-    set_seed(args.seed)  # for an adapter that starts fresh
-    model, processor, commit = load_base(model_args, run, checkpoint is not None)
-    processor.video_processor.set_source_rules(**data_args.rules)
-    cache = None if data_args.feature_cache is None else open_cache(data_args.feature_cache, model, processor, args)
-    if cache is not None and processor.time_format is not None:
-        cache.check_times()
-    collator = SampleCollator(processor, data_args.max_length)
-    set_seed(args.seed)  # low-rank updates start alike in all processes, whatever each has drawn by now
-    learning, counts = learn(model, model_args.learns, replace(model_args.lora, base_commit=commit))
-    updates = find_updates(model_args.model, model_args.model_revision)
-    if updates is not None and model_args.low_rank:
-        updates.go_on(learning)
-    if counts.get("adapter") == 0 and model_args.adapter is None:
-        warnings.warn("the base has no adapter, and none learns: name one, as --adapter mamba", stacklevel=2)
-    if "vision_tower" in counts and args.ddp_find_unused_parameters is None:
-        args.ddp_find_unused_parameters = True  # layers after the one that is read have no gradient
-    if args.push_to_hub:
-        check_base(learning)  # before the work, not after it
-    dataset = training_dataset(data_args, args, collator, bad, cache)
-    evaluation = None if args.eval_strategy == "no" else evaluation_dataset(data_args, collator, bad)
-    trainer = AdapterTrainer(
-        model=learning,
-        args=args,
-        train_dataset=dataset,
-        eval_dataset=evaluation,
-        data_collator=collator,
-        processing_class=processor,
-        adapter_learning_rate=model_args.adapter_learning_rate,
-        gate_learning_rate=model_args.gate_learning_rate,
-        recipe=wanted,
-        score_answers=answer_metrics,
-        max_new_tokens=data_args.max_new_tokens,
-        card=CardDetails(license=args.hub_license, training=wanted, environment=package_versions(*_PACKAGES)),
-    )
+    run = Path(str(trainer.args.output_dir))
     if trainer.is_world_process_zero():
-        clips = "a stream" if data_args.streaming else f"{len(dataset)} clips"  # type: ignore[arg-type]
-        logger.info(f"{clips}; parameters that learn: {counts}")
+        dataset: Any = trainer.train_dataset
+        clips = "a stream" if isinstance(dataset, EncodedStream) else f"{len(dataset)} clips"
+        logger.info(f"{clips}; parameters that learn: {dict(counts)}")
         logger.info("a new run" if checkpoint is None else f"going on from {checkpoint}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.has_stopped:
@@ -102,161 +43,8 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
             kept = last_whole_checkpoint(run)
             told = f"{kept} is whole, and the same command goes on from it" if kept else "the same command begins anew"
             logger.info(f"stopped by SIGTERM: {told}")
-        return trainer
+        return False
     trainer.save_model(_internal_call=True)  # all of it is here before a push, which may fail
     if trainer.is_world_process_zero():
-        save_history(trainer, {**vars(model_args), **vars(data_args), **args.to_sanitized_dict()}, bad)
-    if args.push_to_hub:
-        trainer.card = replace(trainer.card, picture=draw_example(trainer, data_args))
-        trainer.push_to_hub("Model save")
-    return trainer
-
-
-def check_options(model_args: ModelArguments, data_args: DataArguments, args: FinetuningArguments) -> None:
-    """Raise a `ValueError` for options that do not go together."""
-    if data_args.streaming and args.max_steps < 1:
-        raise ValueError("a stream has no length: --streaming needs --max_steps")
-    if data_args.streaming and (data_args.feature_cache or data_args.stream_frames):
-        raise ValueError("--feature_cache and --stream_frames need datasets that are held, not --streaming")
-    if data_args.feature_cache and "vision_tower" in model_args.learns:
-        raise ValueError("the features of a vision tower that learns cannot be cached: leave out one of the two")
-    if data_args.dataset_weights is not None and len(data_args.dataset_weights) != len(data_args.dataset_name):
-        raise ValueError(f"one weight for each of {data_args.dataset_name} is wanted, got {data_args.dataset_weights}")
-    if args.save_only_model:
-        raise ValueError("--save_only_model leaves nothing that a run could go on from: leave it out")
-    if args.resume_from_checkpoint in (True, "True", "true"):
-        raise ValueError("resume_from_checkpoint must be a folder, got True: the same command goes on by itself")
-    if args.push_to_hub:
-        check_push(args)
-
-
-def training_sources(arguments: ClipArguments, seed: int, processor: Any) -> list[Sequence[Sample]]:
-    """Load the clips to learn from, dataset by dataset, with a past before each if the model shall stream."""
-    sources = _named_samples(arguments, arguments.train_split, arguments.max_train_samples, processor)
-    if arguments.stream_frames:
-        return [StreamedSamples(source, arguments.stream_frames, seed) for source in sources]
-    return sources
-
-
-def training_dataset(
-    arguments: DataArguments,
-    args: FinetuningArguments,
-    collator: SampleCollator,
-    bad: BadSamples,
-    cache: FeatureCache | None = None,
-) -> EncodedSamples | EncodedStream:
-    """Build the samples to learn from: held or streamed, mixed, with pictures or cached features, as options say."""
-    names, weights = arguments.dataset_name, arguments.dataset_weights
-    seed = args.seed if args.data_seed is None else args.data_seed
-    if arguments.streaming:
-        share = {"process_index": args.process_index, "num_processes": args.world_size}
-        options: dict[str, Any] = {**share, "seed": seed, "limits": arguments.limits}
-        stream = open_stream(names, arguments.train_split, weights, arguments.max_train_samples, **options)
-        return EncodedStream(stream, collator, bad)
-    sources = training_sources(arguments, args.seed, collator.processor)
-    if cache is not None:
-        sources = [CachedSamples(source, cache) for source in sources]
-    samples = sources[0] if len(sources) == 1 else MixedSamples(sources, weights, seed)
-    return EncodedSamples(samples, collator, bad)
-
-
-def evaluation_dataset(arguments: DataArguments, collator: SampleCollator, bad: BadSamples) -> EncodedSamples:
-    """Build the samples to evaluate on, those of all datasets that can be read."""
-    split, size = arguments.eval_split, arguments.max_eval_samples
-    samples = MixedSamples(_named_samples(arguments, split, size, collator.processor, arguments.streaming))
-    readable: Any = Subset(samples, readable_samples(samples, collator, bad))  # type: ignore[arg-type]
-    if not len(readable):
-        raise ValueError(f"evaluation needs a sample that can be read, got none in {arguments.eval_split!r}")
-    return EncodedSamples(readable, collator, bad)
-
-
-def open_cache(folder: str, model: PreTrainedModel, processor: Any, args: FinetuningArguments) -> FeatureCache:
-    """Open cached features, which must be what the model's tower would compute in this run."""
-    tower = model.model.vision_tower
-    computes_in = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else tower.dtype
-    with gathered(tower.parameters()):
-        return FeatureCache(folder, feature_key(model, processor.video_processor, computes_in))
-
-
-def answer_metrics(answers: Sequence[str], samples: Sequence[Sample]) -> dict[str, float]:
-    """Score answers while a model learns, by the names of `ScoredRecords`: boxes, and captions without Java.
-
-    For the numbers that are published, `evaluate.py` scores a model.
-    """
-    records = []
-    for answer, sample in zip(answers, samples, strict=True):
-        # Objects to pick from and tags are left to `evaluate.py`, as the names of what is logged are.
-        known = sample_record(replace(sample, others=(), tags=()))
-        records.append({**known, "answer": answer})
-    scores = ScoredRecords(records, "words", Bootstrap(draws=1)).scores()["scores"]
-    return {name: value for name, value in scores.items() if isinstance(value, float)}
-
-
-def draw_example(trainer: AdapterTrainer, arguments: DataArguments) -> Any:
-    """Let the model answer about a clip that it has not learned from, and draw it for the card.
-
-    Returns:
-        A picture; `None` where there is no such clip, or where others could see one that is not the micro-world's.
-    """
-    is_private = trainer.args.hub_private_repo is not False
-    names = [name for name in arguments.dataset_name if is_private or name == MICRO_WORLD][:1]
-    if not names:
-        logger.info("no picture of an answer for the card: everybody could see it")
-        return None
-    processor: Any = trainer.processing_class
-    named = replace(arguments, dataset_name=names)
-    try:
-        (samples,) = _named_samples(named, named.eval_split, 1, processor, named.streaming)
-        sample = samples[0]
-        frames, times = _frames(sample, processor.video_processor)
-    except READ_ERRORS as error:  # the run is over, and its model is worth more than a picture
-        logger.info(f"no picture of an answer for the card: {error}")
-        return None
-    ((answer,), _) = trainer.answer([sample])
-    objects = processor.post_process_boxes(answer, (frames[-1].height, frames[-1].width))
-    return draw_answer(frames, times, sample.question, strip_boxes(answer), objects)
-
-
-def _frames(sample: Sample, sampling: Any) -> tuple[list[Any], list[float]]:
-    """The frames of a sample as pictures, and their times."""
-    if sample.video is None:
-        frames = list(sample.frames or ())
-        return frames, [(number - len(frames) + 1) / sampling.fps for number in range(len(frames))]
-    rules = sampling.source_rules
-    arrays, metadata = decode_frames(sample.video, sample.timestamp, sampling.num_frames, sampling.fps, **rules)
-    return [Image.fromarray(array) for array in arrays], metadata.timestamps
-
-
-def save_history(trainer: AdapterTrainer, arguments: dict[str, Any], bad: BadSamples) -> None:
-    """Write how loss and metrics went, as numbers and, with matplotlib, as pictures, with the options that made it."""
-    loss: dict[float, float] = {}
-    metrics: dict[str, dict[float, float]] = {}
-    for entry in trainer.state.log_history:
-        for name, value in entry.items():
-            if name == "loss":
-                loss[entry["step"]] = value
-            elif name.startswith("eval_") and not name.endswith(_TIMINGS):
-                metrics.setdefault(name.removeprefix("eval_"), {})[entry["step"]] = value
-    folder, skipped = Path(str(trainer.args.output_dir)), bad.skipped()
-    losses, curves = list(loss.items()), {name: list(points.items()) for name, points in metrics.items()}
-    record = {"arguments": arguments, "loss": losses, "metrics": curves, "bad_samples": skipped}
-    write_json(folder / "history.json", record)
-    if skipped:
-        logger.info(
-            f"{len(skipped)} samples could not be read and were left out; see bad_samples in {folder}/history.json"
-        )
-    try:
-        plot_curves({"loss": losses}, "Training loss").save(folder / "loss.png")
-        if curves:
-            plot_panels(curves, "Evaluation").save(folder / "metrics.png")
-    except ImportError as error:
-        logger.info(f"no picture of the loss: {error}")
-
-
-def _named_samples(
-    arguments: ClipArguments, split: str, size: int | None, processor: Any, streaming: bool = False
-) -> list[Sequence[Sample]]:
-    video_processor = processor.video_processor
-    world: dict[str, Any] = {"seed": arguments.world_seed, "motion": arguments.motion}
-    world |= {"frame_size": video_processor.size["height"], "num_frames": video_processor.num_frames}
-    return [load_samples(name, split, size, streaming, arguments.limits, **world) for name in arguments.dataset_name]
+        save_history(trainer, dict(options), bad)
+    return True

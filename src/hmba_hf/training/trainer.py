@@ -1,4 +1,4 @@
-"""A Trainer that knows the parts of H-MBA, answers questions while it learns, and survives a kill at any moment."""
+"""A Trainer for any family and task, which survives a kill at any moment and resumes as if nothing had happened."""
 
 import math
 import os
@@ -6,7 +6,7 @@ import shutil
 import signal
 import tempfile
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from functools import partial
@@ -27,7 +27,7 @@ from transformers.utils.hub import PushInProgress
 
 from ..data.encoded_samples import EncodedSamples, EncodedStream
 from ..data.samples import Sample
-from ..evaluation import stream_answers
+from ..families import Family, family_of, unwrapped_name
 from ..files import explained_write_errors, write_json
 from ..hub import CardDetails
 from ..hub.cards import card_details
@@ -35,35 +35,34 @@ from ..hub.checkpoints import TRAINING_FILE, checkpoint_files, commit_checkpoint
 from ..repositories import claim_repository
 from .callbacks import EvaluationStopped, ExactResume, SignalledStop, spared_by_signals
 from .checkpoints import break_seal, last_whole_checkpoint, read_recipe, rotate_checkpoints, seal_checkpoint
-from .parts import part_of, shape_of
+from .parts import shape_of
 
-_ADAPTED = ("adapter", "projector")
 # Options of a `DataLoader` that `TrainingArguments` has.
 _OF_LOADERS = """
 num_workers pin_memory persistent_workers prefetch_factor drop_last multiprocessing_context in_order
 """.split()
 _OF_ONE_RATE = ("lomo", "adalomo")
 _PUSHING = "_pushing-"  # copies of checkpoints on their way to the Hub
-ScoreAnswers = Callable[[Sequence[str], Sequence[Sample]], Mapping[str, float]]
+Predicted = tuple[Sample, Any]
+PredictSamples = Callable[[Any, Any, Sequence[Sample], int], Iterator[Predicted]]
+ScorePredictions = Callable[[Sequence[Any], Sequence[Sample]], Mapping[str, float]]
 
 
-class AdapterTrainer(Trainer):
-    """A `Trainer` for H-MBA.
+class ResumableTrainer(Trainer):
+    """A `Trainer` for models of any family and task.
 
-    Adapter and projector may have a learning rate of their own; weight decay is kept from what it would harm in them:
-    vectors (norms, biases, gates, scales), `A_log` and embeddings. A checkpoint is sealed when it is whole, and older
-    ones are deleted after that. With `score_answers`, each evaluation also has the model answer. A push ends where
-    `push_checkpoint` does: private unless `args.hub_private_repo` is false, with the same card, nothing pickled.
+    Parts of a model may have learning rates of their own; weight decay is kept from what it would harm: vectors
+    (norms, biases, gates, scales), `A_log` and embeddings. A checkpoint is sealed when it is whole, and older ones are
+    deleted after that. With `predict` and `score`, each evaluation also scores what the model predicts. A push ends
+    where `push_checkpoint` does: private unless `args.hub_private_repo` is false, with the same card, nothing pickled.
 
     Args:
-        adapter_learning_rate: of adapter and projector; `args.learning_rate` when absent.
-        gate_learning_rate: of the adapter's gate alone; that of the adapter when absent. The gate starts at zero and
-            moves by about its learning rate a step: at the adapter's own rate what the adapter says stays too faint
-            for the language model to notice.
+        learning_rates: by the names of `Family.rates`; `args.learning_rate` for all other parameters. An option
+            `NAME_learning_rate` is what errors call it.
         recipe: what the result depends on, kept with each checkpoint.
-        score_answers: turns the answers about the samples of `eval_dataset`, an `EncodedSamples` or `Sample`s, into
-            metrics by name. The samples come without their pictures.
-        max_new_tokens: most tokens of an answer.
+        predict: yields samples with their predictions, of a model, its processor, samples and a batch size.
+        score: turns predictions about the samples of `eval_dataset`, an `EncodedSamples` or `Sample`s, into metrics
+            by name. The samples come without their pictures.
         card: what the card of a push tells; the recipe when absent.
         args, kwargs: of `Trainer`.
 
@@ -74,22 +73,20 @@ class AdapterTrainer(Trainer):
     def __init__(
         self,
         *args: Any,
-        adapter_learning_rate: float | None = None,
-        gate_learning_rate: float | None = None,
+        learning_rates: Mapping[str, float] | None = None,
         recipe: Mapping[str, Any] | None = None,
-        score_answers: ScoreAnswers | None = None,
-        max_new_tokens: int = 128,
+        predict: PredictSamples | None = None,
+        score: ScorePredictions | None = None,
         card: CardDetails | None = None,
         **kwargs: Any,
     ):
         self.push_in_progress: Any = None
         super().__init__(*args, **kwargs)
         _check_sampling(self.args, self.train_dataset)
-        self.adapter_learning_rate = adapter_learning_rate
-        self.gate_learning_rate = gate_learning_rate
+        self.learning_rates = dict(learning_rates or {})
         self.recipe = dict(recipe or {})
-        self.score_answers = score_answers
-        self.max_new_tokens = max_new_tokens
+        self.predict_samples = predict
+        self.score_predictions = score
         self.card = card or CardDetails(training=self.recipe)
         self._hub = huggingface_hub.HfApi()
         if self.label_smoother is not None:  # Trainer shifts the labels of the language models that it knows, alone
@@ -187,21 +184,25 @@ class AdapterTrainer(Trainer):
 
     def _own_rates(self, model: Any) -> dict[torch.nn.Parameter, float]:
         """The learning rate of every parameter that has one of its own."""
+        if not self.learning_rates:
+            return {}
         learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        chosen = {
-            "adapter_learning_rate": [p for name, p in learning.items() if part_of(name) in _ADAPTED],
-            "gate_learning_rate": [
-                p for name, p in learning.items() if part_of(name) == "adapter" and name.endswith(".gate")
-            ],
-        }
         rates = {}
-        for option, parameters in chosen.items():
-            if (rate := getattr(self, option)) is None:
+        for group, prefixes in self._family.rates.items():
+            if group not in self.learning_rates:
                 continue
+            rate = self.learning_rates[group]
+            parameters = [p for name, p in learning.items() if unwrapped_name(name).startswith(prefixes)]
             if not parameters:
+                option = f"{group}_learning_rate"
                 raise ValueError(f"{option} must be the rate of something that learns, got {rate} for no parameter")
             rates.update(dict.fromkeys(parameters, rate))
         return rates
+
+    @property
+    def _family(self) -> Family:
+        model: Any = self.model
+        return family_of(model.config)
 
     def get_train_dataloader(self) -> DataLoader:
         """Return the batches to learn from; of a stream each process reads and decodes a share of its own."""
@@ -279,31 +280,40 @@ class AdapterTrainer(Trainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        """Evaluate as `Trainer` does, and score answers, if they are wanted and `args.prediction_loss_only` is not."""
+        """Evaluate as `Trainer` does, and score predictions, unless `args.prediction_loss_only`."""
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        if self.score_answers is not None and not self.args.prediction_loss_only:
+        if self.score_predictions is not None and not self.args.prediction_loss_only:
             dataset: Any = dataloader.dataset
-            scores = self.score_answers(*self.answer(getattr(dataset, "samples", dataset)))
+            scores = self.score_predictions(*self.predict_together(getattr(dataset, "samples", dataset)))
             named = {f"{metric_key_prefix}_{name}": value for name, value in scores.items()}
             output = output._replace(metrics={**(output.metrics or {}), **named})
         return output
 
-    def answer(self, samples: Sequence[Sample]) -> tuple[list[str], list[Sample]]:
-        """Answer about samples, each process about a share of them, and bring all answers to each."""
-        world, rank, count = self.args.world_size, self.args.process_index, len(samples)
+    def predict_together(self, samples: Sequence[Sample]) -> tuple[list[Any], list[Sample]]:
+        """Predict about samples, each process about a share of them, and bring all predictions to each.
+
+        Raises:
+            ValueError: if the trainer has no `predict`.
+        """
+        if self.predict_samples is None:
+            raise ValueError("predict must be given to predict about samples, got None")
+        world = self.args.world_size
+        count = len(samples)
         # Shares of one length: where the model itself is spread, all processes compute together.
-        share = [number % count for number in range(rank, math.ceil(count / world) * world, world)]
+        end = math.ceil(count / world) * world
+        share = [number % count for number in range(self.args.process_index, end, world)]
         chosen: Any = Subset(samples, share)  # type: ignore[arg-type]
-        options = {"batch_size": self.args.per_device_eval_batch_size, "max_new_tokens": self.max_new_tokens}
+        rows = []
         with self.accelerator.autocast():
-            answered = stream_answers(self.model, self.processing_class, chosen, **options)
-            rows = []
-            for number, (sample, answer) in zip(share, answered, strict=True):
+            predicted = self.predict_samples(
+                self.model, self.processing_class, chosen, self.args.per_device_eval_batch_size
+            )
+            for number, (sample, prediction) in zip(share, predicted, strict=True):
                 self._stop.check_evaluation()
-                rows.append((number, answer, replace(sample, frames=None, video=b"")))
-        found = {number: (answer, sample) for number, answer, sample in gather_object(rows)}
-        answers, seen = zip(*(found[number] for number in range(count)), strict=True)
-        return list(answers), list(seen)
+                rows.append((number, prediction, replace(sample, frames=None, video=b"")))
+        found = {number: (prediction, sample) for number, prediction, sample in gather_object(rows)}
+        predictions, seen = zip(*(found[number] for number in range(count)), strict=True)
+        return list(predictions), list(seen)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Save as `Trainer` does, but delete nothing before the new checkpoint is whole."""

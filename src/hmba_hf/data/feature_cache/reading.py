@@ -20,15 +20,11 @@ from tqdm.auto import tqdm
 
 from ...digests import digest_file
 from ...files import differences, read_json_object
-from ...models.decoding_containers import LIMITS
 from ..bad_samples import READ_ERRORS, UnreadableSample, check_is_of_a_file
 from ..loading import RowSamples
 from ..samples import Sample, SampleSequence
 
 INDEX = "index.json"
-# Options of a video processor and of a tower on which no feature depends.
-_IDLE_OPTIONS = ("auto_map", "processor_class", "video_processor_type", "return_metadata")
-_IDLE_SETTINGS = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
 
 
 @dataclass
@@ -46,35 +42,6 @@ class CachedSample(Sample):
     def _check_picture(self) -> None:
         if self.frames is not None or self.video is not None or self.frame_features.ndim != 3:
             raise ValueError(f"sample {self.id} must have features (frames, patches, channels) alone")
-
-
-def feature_key(model: Any, video_processor: Any, dtype: torch.dtype) -> dict[str, str]:
-    """Describe all inputs of cached features but the clips.
-
-    Args:
-        model: an `HMBAForConditionalGeneration`.
-        video_processor: samples and prepares the frames.
-        dtype: of the tower's computation and its features.
-    """
-    tower = model.model.vision_tower
-    digest = hashlib.sha256()
-    for name, weight in sorted(tower.state_dict().items()):
-        values = weight.detach().to("cpu").contiguous()
-        if values.is_floating_point():
-            values = values.to(dtype)
-        digest.update(f"{name} {tuple(values.shape)}".encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy())
-    key = {"vision tower": f"{type(tower).__name__} {digest.hexdigest()}"}
-    for name, value in sorted(tower.config.to_dict().items()):
-        if name not in _IDLE_SETTINGS:
-            key[f"vision tower's {name}"] = json.dumps(value, default=str)
-    key["layer"] = str(model.config.vision_feature_layer)
-    key["dtype"] = str(dtype).removeprefix("torch.")
-    limits = (video_processor.limits or LIMITS).stated()  # a cache lacks the clips beyond them
-    for name, value in sorted({**video_processor.to_dict(), **limits}.items()):
-        if name not in _IDLE_OPTIONS:
-            key[f"video processor's {name}"] = json.dumps(value, default=str)
-    return key
 
 
 def describe_sample(samples: Sequence[Sample], index: int) -> tuple[Sample, str]:

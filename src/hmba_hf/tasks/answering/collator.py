@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from torch.nn.utils.rnn import pad_sequence
 
-from .feature_cache.reading import CachedSample
-from .samples import BOX_MARKER, Sample, fill_boxes
+from ...data.feature_cache.reading import CachedSample
+from ...data.samples import BOX_MARKER, Sample, fill_boxes
 
 IGNORE_INDEX = -100  # PyTorch's cross entropy skips these labels
 _BLANK = Image.new("RGB", (1, 1))

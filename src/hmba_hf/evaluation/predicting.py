@@ -1,0 +1,196 @@
+"""Predictions for whole splits, in any number of processes, that survive a kill.
+
+Samples go through the model in batches that depend on the recipe alone, and a batch counts when all of its lines are
+on disk. So the predictions are those of a run that nothing has disturbed, whatever happens in between.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import AutoProcessor
+from transformers.utils import find_adapter_config_file
+
+from ..data.bad_samples import POLICIES
+from ..data.loading import MICRO_WORLD, TWO_TASKS
+from ..data.micro_world.world import MOTIONS
+from ..data.video_options import VideoOptions
+from ..digests import fingerprint
+from ..families import load_model
+from ..files import parse_json, split_lines
+from ..messages import logger
+from ..repositories import check_revision
+from .batches import Outcome, predict_batches, split_batches
+from .prediction_files import PredictionFolder
+from .recipes import dataset_revision, settings
+from .splits import Splits
+from .task import Record, Task
+
+# A process that has finished waits this long for the slowest one.
+_PATIENCE = timedelta(days=7)
+
+
+@dataclass
+class SplitArguments(VideoOptions):
+    """Which model predicts about which clips, and where the predictions go."""
+
+    model: str | None = field(default=None, metadata={"help": "folder or Hub id"})
+    model_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of it on the Hub"})
+    dataset_name: str = field(
+        default=MICRO_WORLD, metadata={"help": "folder, Hub id (org/name, org/name@revision) or micro-world"}
+    )
+    split: list[str] = field(default_factory=lambda: ["test"], metadata={"help": "one or more, such as: test"})
+    max_samples: int | None = field(default=None, metadata={"help": "only this many from the start of each split"})
+    motion: str = field(default="symmetric", metadata={"help": "of the micro-world", "choices": MOTIONS})
+    world_seed: int = field(default=0, metadata={"help": "of the micro-world"})
+    batch_size: int = field(default=32, metadata={"help": "clips that go through the model at once"})
+    dtype: str = field(default="auto", metadata={"help": "of the weights, such as bfloat16"})
+    device_map: str | None = field(
+        default=None, metadata={"help": "where the model runs, such as cpu or auto; each process's device when absent"}
+    )
+    on_error: str = field(
+        default="stop", metadata={"help": "what a clip that cannot be read does", "choices": POLICIES}
+    )
+    output_dir: str = field(default="predictions", metadata={"help": "folder of the predictions"})
+    overwrite: bool = field(default=False, metadata={"help": "drop the predictions of another recipe in output_dir"})
+
+    def recipe(self) -> dict[str, Any]:
+        """The options that decide what the predictions are; how a broken clip is met may change on the way."""
+        names = ["model", "dataset_name", "split", "max_samples", "batch_size", "dtype"]
+        if self.dataset_name in (MICRO_WORLD, TWO_TASKS):
+            names += ["motion", "world_seed"]
+        if self.model_revision is not None:
+            names.append("model_revision")
+        return {name: getattr(self, name) for name in names} | self.stated()
+
+
+def load_predictor(arguments: SplitArguments) -> tuple[Any, Any]:
+    """Load the model that predicts, and its processor, onto the device of this process.
+
+    Raises:
+        ValueError: if no model is named, or as `load_model`.
+    """
+    if arguments.model is None:
+        raise ValueError("expected a model to answer with, got model=None")
+    state = _processes()
+    device_map = arguments.device_map or str(state.device)
+    model = load_model(arguments.model, dtype=arguments.dtype, device_map=device_map, **_revision(arguments))
+    return model, AutoProcessor.from_pretrained(arguments.model, revision=arguments.model_revision)
+
+
+def write_predictions(
+    arguments: SplitArguments, task: Task, model: Any, processor: Any, samples: Splits, options: Mapping[str, Any] = {}
+) -> Path:
+    """Predict for all samples, in as many processes as Accelerate has launched, and return the file of predictions.
+
+    What the folder holds of the same recipe is kept, also if it was written by another number of processes; a sample
+    that could not be read is tried again.
+
+    Args:
+        arguments: of the run.
+        task: makes predictions and records.
+        model, processor, samples: of `load_predictor` and `load_splits`.
+        options: of `task.predict`.
+
+    Raises:
+        ValueError: if the folder holds the predictions of another recipe or dataset, if a sample cannot be read and
+            `on_error` is `"stop"`, or if none can be read.
+    """
+    state = _processes()
+    folder = PredictionFolder(arguments.output_dir)
+    recipe = {**arguments.recipe(), "weights": fingerprint(model), **settings(model, processor)}
+    recipe["num_samples"] = len(samples)
+    recipe["dataset_revision"] = dataset_revision(samples.splits[0])
+    if state.is_main_process:
+        folder.claim(recipe, arguments.overwrite)
+    state.wait_for_everyone()
+    records = folder.read()
+    _check_ids(samples, records)
+    batches = split_batches(len(samples), arguments.batch_size)
+    answered = {index for index, record in records.items() if record["error"] is None}
+    missing = [batch for batch in batches if not answered.issuperset(batch)]
+    if state.is_main_process:
+        logger.info(f"{len(missing)} of {len(batches)} batches to answer, processes: {state.num_processes}")
+    state.wait_for_everyone()  # all have read the same before anyone writes
+    predicted = predict_batches(
+        model,
+        samples,
+        missing[state.process_index :: state.num_processes],
+        encode=partial(_encode, task, processor),
+        predict=partial(_predict, task, model, processor, options),
+        on_error=arguments.on_error,
+    )
+    for outcomes in predicted:
+        folder.append(to_record(outcome, samples, task) for outcome in outcomes)
+    state.wait_for_everyone()
+    if state.is_main_process:
+        _report(folder.merge(len(samples)))
+    state.wait_for_everyone()
+    return folder.predictions_file
+
+
+def to_record(outcome: Outcome, samples: Splits, task: Task) -> Record:
+    """All that scoring a prediction needs, as plain values; `answer` is `None` where there is an `error`."""
+    sample = outcome.sample
+    place, _ = samples.locate(outcome.index)
+    record: Record = {
+        "index": outcome.index,
+        "id": None,
+        "split": samples.names[place],
+        "answer": outcome.answer,
+        "error": outcome.error,
+    }
+    if sample is None:
+        return record
+    return record | task.record(sample)
+
+
+def _encode(task: Task, processor: Any, samples: Any) -> Any:
+    return task.encode(samples, processor)
+
+
+def _predict(task: Task, model: Any, processor: Any, options: Mapping[str, Any], inputs: Any) -> Any:
+    return task.predict(model, processor, inputs, options)
+
+
+def _processes() -> PartialState:
+    """The processes of the run; without `cpu`, those on a machine without an accelerator would not meet."""
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=_PATIENCE)
+
+
+def _revision(arguments: SplitArguments) -> dict[str, Any]:
+    """How `from_pretrained` is asked for a revision; that of low-rank updates is none of the base that they name."""
+    name, revision = str(arguments.model), arguments.model_revision
+    if revision is None:
+        return {}
+    check_revision(name, revision)
+    if find_adapter_config_file(name, revision=revision) is None:
+        return {"revision": revision}
+    return {"adapter_kwargs": {"revision": revision}}
+
+
+def _check_ids(samples: Splits, records: dict[int, Record]) -> None:
+    """Compare the ids of the first and the last sample that is answered with those of the dataset."""
+    answered = sorted(index for index, record in records.items() if record["error"] is None)
+    for index in answered[:1] + answered[-1:]:
+        held = records[index].get("id")
+        if samples[index].id != held:
+            raise ValueError(
+                f"the dataset has changed: sample {index} is {samples[index].id}, and the answers that are there "
+                f"have {held}; choose another output_dir"
+            )
+
+
+def _report(predictions: Path) -> None:
+    """Log how many samples have no prediction; that none has one is an error."""
+    records = [parse_json(line) for _, line in split_lines(predictions)]
+    errors = [record for record in records if record["error"] is not None]
+    if errors:
+        logger.info(f"skipped {len(errors)} of {len(records)}: they cannot be read, see {predictions}")
+    if len(errors) == len(records):
+        raise ValueError(f"none of {len(records)} samples could be read; the first one: {errors[0]['error']}")

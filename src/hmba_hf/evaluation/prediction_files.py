@@ -1,0 +1,118 @@
+"""Predictions as files: shared among processes, kept whenever they are killed.
+
+A folder of predictions holds `recipe.json`, the options that its answers depend on; while it grows, one file
+`answers-*.jsonl` of each process and run; and in the end `predictions.jsonl`, a line for each sample in the order of
+the dataset.
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from ..files import (
+    check_fields,
+    differences,
+    explained_write_errors,
+    parse_json,
+    read_json_object,
+    write_json,
+    written_whole,
+)
+
+
+class PredictionFolder:
+    """The files of one set of predictions, which any number of processes write at once."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.recipe_file = self.folder / "recipe.json"
+        self.predictions_file = self.folder / "predictions.jsonl"
+        self._own_file = self.folder / f"answers-{time.time_ns():020}-{uuid4().hex}.jsonl"  # in the order of the runs
+
+    def claim(self, recipe: dict[str, Any], overwrite: bool = False) -> None:
+        """Take the folder for the answers of a recipe.
+
+        Raises:
+            ValueError: if it holds those of another one and is not to be overwritten.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for unfinished in self.folder.glob("_*.json*"):  # left by a run that was killed
+            unfinished.unlink()
+        answers = self._answer_files()
+        if self.predictions_file.exists():
+            answers.append(self.predictions_file)
+        there = {}
+        if self.recipe_file.exists():
+            there = read_json_object(self.recipe_file)
+        if answers and there != recipe:
+            if not overwrite:
+                raise ValueError(
+                    f"{self.folder} holds answers of another recipe: {', '.join(differences(there, recipe))}; choose "
+                    "another output_dir, or pass overwrite"
+                )
+            for path in answers:
+                path.unlink()
+        write_json(self.recipe_file, recipe)
+
+    def read(self) -> dict[int, dict[str, Any]]:
+        """All records that are there, by the index of their sample; a line that was torn is not.
+
+        An answer goes before an error: the sample has been tried again. Of two answers the later one counts: the first
+        may have been given without the others of its batch.
+        """
+        records: dict[int, dict[str, Any]] = {}
+        new: list[dict[str, Any]] = []
+        for path in self._answer_files():
+            if path.exists():
+                new += self._read_file(path)
+        merged: list[dict[str, Any]] = []
+        if self.predictions_file.exists():  # read last: it may just be taking over
+            merged += self._read_file(self.predictions_file)
+        for record in merged + new:
+            if record["error"] is None or record["index"] not in records:
+                records[record["index"]] = record
+        return records
+
+    def _read_file(self, path: Path) -> Iterator[dict[str, Any]]:
+        """Yield the records of a file whose lines end.
+
+        Raises:
+            ValueError: if a line is JSON, but no record.
+        """
+        whole, _, _ = path.read_bytes().rpartition(b"\n")
+        for number, line in enumerate(whole.split(b"\n"), 1):
+            try:
+                record = parse_json(line)
+            except ValueError:  # torn: its sample is answered again
+                continue
+            check_fields(record, f"{path}, line {number}", index=int, error=(str, type(None)))
+            yield record
+
+    def append(self, records: Iterable[dict[str, Any]]) -> None:
+        """Add the records of one batch; when this returns, they are on disk."""
+        lines = "".join(json.dumps(record) + "\n" for record in records)
+        safe = "All earlier answers are safe: make room, and the same command goes on."
+        with explained_write_errors(self._own_file, safe), open(self._own_file, "ab") as file:
+            file.write(lines.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def merge(self, count: int) -> Path:
+        """Put the records of all `count` samples in order into one file, and remove those that they came from."""
+        records = self.read()
+        missing = sorted(set(range(count)) - set(records))
+        if missing or len(records) != count:
+            raise RuntimeError(f"expected one record for each of {count} samples in {self.folder}, missing {missing}")
+        safe = "All answers are safe: make room, and the same command puts them together."
+        with explained_write_errors(self.predictions_file, safe), written_whole(self.predictions_file) as unfinished:
+            unfinished.write_text("".join(json.dumps(records[index]) + "\n" for index in range(count)))
+        for path in self._answer_files():
+            path.unlink()
+        return self.predictions_file
+
+    def _answer_files(self) -> list[Path]:
+        return sorted(self.folder.glob("answers-*.jsonl"))

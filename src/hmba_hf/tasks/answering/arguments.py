@@ -1,0 +1,147 @@
+"""The options of training a model that answers, and the published recipes as presets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ...families import FAMILIES
+from ...training.arguments import (
+    CHECKPOINTING,
+    ResumableArguments,
+    RunDataArguments,
+    SourceArguments,
+    TrainedModelArguments,
+    check_data_options,
+    check_run_options,
+    parse_options,
+)
+
+_PUBLISHED: dict[str, Any] = {
+    "learns": ["adapter", "projector", "language_model"],
+    "max_length": 4096,
+    "num_train_epochs": 3,
+    "per_device_train_batch_size": 8,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 2e-5,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.03,
+    "weight_decay": 0.0,
+    CHECKPOINTING: True,
+    "save_strategy": "steps",
+    "save_steps": 2000,
+    "save_total_limit": 1,
+    "dataloader_num_workers": 4,
+    "seed": 42,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "drama": {**_PUBLISHED, "num_frames": 5},
+    "bddx": {**_PUBLISHED, "num_frames": 8},
+}
+"""The released training configurations; bfloat16 comes on top where the machine has it.
+
+Source: github.com/Sranc3/H-MBA at 1482623, `config/`; 8 frames are what its BDD-X loader gives.
+"""
+_PARTS = list(dict.fromkeys(part for family in FAMILIES if family.task == "answering" for part in family.parts))
+
+
+@dataclass
+class ModelArguments(TrainedModelArguments):
+    """Which model, which adapter on it, and what of it learns; what is not given stays as the checkpoint has it."""
+
+    adapter: str | None = field(default=None, metadata={"help": "mamba, none, mean or transformer"})
+    fusion: str | None = field(default=None, metadata={"help": "query, cosine, add or concat"})
+    branches: list[str] | None = field(default=None, metadata={"help": "scans that the adapter reads"})
+    temporal_strides: list[int] | None = field(default=None, metadata={"help": "such as: --temporal_strides 1 2"})
+    num_frames: int | None = field(default=None, metadata={"help": "frames of a clip"})
+    time_format: str | None = field(
+        default=None,
+        metadata={
+            "help": "text behind each video with the time of its current frame, such as: ' at {seconds} s. '; "
+            "empty for none"
+        },
+    )
+    learns: list[str] = field(
+        default_factory=lambda: ["adapter", "projector", "language_model"],
+        metadata={
+            "help": f"what learns, of {', '.join(_PARTS)}, and lora or qlora, which are the language model by "
+            "low-rank updates, its own weights in 4 bits for qlora"
+        },
+    )
+    adapter_learning_rate: float | None = field(
+        default=None, metadata={"help": "of adapter and projector; the learning rate when absent"}
+    )
+    gate_learning_rate: float | None = field(
+        default=None, metadata={"help": "of the adapter's gate, which starts at zero; that of the adapter when absent"}
+    )
+
+    def config(self) -> dict[str, Any]:
+        """Return the options that change the model's configuration."""
+        names = ("adapter", "fusion", "branches", "temporal_strides", "num_frames")
+        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """Learning rates by the names of `Family.rates`."""
+        rates = {"adapter": self.adapter_learning_rate, "gate": self.gate_learning_rate}
+        return {name: rate for name, rate in rates.items() if rate is not None}
+
+
+@dataclass
+class ClipArguments(SourceArguments):
+    """Which clips a model answers about in training."""
+
+    stream_frames: int = field(
+        default=0, metadata={"help": "up to so many frames of other clips before a clip, for a model that streams"}
+    )
+
+
+@dataclass
+class DataArguments(RunDataArguments, ClipArguments):
+    """Which clips to learn from and to evaluate on, and how."""
+
+    max_new_tokens: int = field(default=128, metadata={"help": "most tokens of an answer in an evaluation"})
+    max_length: int | None = field(
+        default=None, metadata={"help": "most tokens of a sample; a longer one is bad, nothing is cut off"}
+    )
+    feature_cache: str | None = field(
+        default=None, metadata={"help": "folder of cache_features.py; the vision tower is then not run in training"}
+    )
+
+    def recipe(self, is_best_chosen: bool) -> dict[str, Any]:
+        """Return what a result depends on; arguments as in `RunDataArguments`."""
+        kept = super().recipe(is_best_chosen)
+        del kept["feature_cache"]  # the same result, faster
+        if not is_best_chosen:
+            del kept["max_new_tokens"]
+        return kept
+
+
+@dataclass
+class FinetuningArguments(ResumableArguments):
+    """`TrainingArguments` with the published batch size, learning rate, schedule and epochs as defaults."""
+
+    output_dir: str = "hmba-finetuned"
+    num_train_epochs: float = 3
+    per_device_train_batch_size: int = 8
+    learning_rate: float = 2e-5
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: float = 0.03
+
+
+def parse_arguments(
+    description: str, words: Sequence[str] | None = None
+) -> tuple[ModelArguments, DataArguments, FinetuningArguments]:
+    """Read a command line, with `PRESETS`; arguments as in `parse_options`."""
+    kinds = (ModelArguments, DataArguments, FinetuningArguments)
+    model_args, data_args, args = parse_options(kinds, PRESETS, description, words)
+    return model_args, data_args, args
+
+
+def check_options(model_args: ModelArguments, data_args: DataArguments, args: FinetuningArguments) -> None:
+    """Raise a `ValueError` for options that do not go together."""
+    check_data_options(data_args, args)
+    if data_args.streaming and (data_args.feature_cache or data_args.stream_frames):
+        raise ValueError("--feature_cache and --stream_frames need datasets that are held, not --streaming")
+    if data_args.feature_cache and "vision_tower" in model_args.learns:
+        raise ValueError("the features of a vision tower that learns cannot be cached: leave out one of the two")
+    check_run_options(args)

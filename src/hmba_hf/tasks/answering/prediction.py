@@ -1,0 +1,41 @@
+"""Answers to whole splits of a dataset."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ...evaluation.predicting import SplitArguments, load_predictor, write_predictions
+from ...evaluation.splits import load_splits
+from . import TASK
+
+
+@dataclass
+class PredictionArguments(SplitArguments):
+    """Which model answers about which clips, and where the answers go."""
+
+    max_new_tokens: int = field(default=128, metadata={"help": "longest answer"})
+
+    def recipe(self) -> dict[str, Any]:
+        """The options that decide what the answers are."""
+        return {**super().recipe(), "max_new_tokens": self.max_new_tokens}
+
+
+def predict(arguments: PredictionArguments) -> Path:
+    """Answer all samples, in as many processes as Accelerate has launched, and return the file of the answers.
+
+    Raises:
+        ValueError: if two samples of a split have the same id, or as `write_predictions`.
+    """
+    model, processor = load_predictor(arguments)
+    processor.video_processor.set_source_rules(**arguments.rules)
+    world: dict[str, Any] = {
+        "seed": arguments.world_seed,
+        "motion": arguments.motion,
+        "frame_size": processor.video_processor.size["height"],
+        "num_frames": model.config.num_frames,
+    }
+    samples = load_splits(
+        arguments.dataset_name, arguments.split, arguments.max_samples, limits=arguments.limits, **world
+    )
+    options = {"max_new_tokens": arguments.max_new_tokens}
+    return write_predictions(arguments, TASK, model, processor, samples, options)

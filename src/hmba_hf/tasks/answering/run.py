@@ -1,0 +1,229 @@
+"""Training a model that answers, from its options to its history."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch.utils.data import Subset
+from transformers import PreTrainedModel, set_seed
+
+from ...data.bad_samples import READ_ERRORS, BadSamples
+from ...data.dataset_streams import open_stream
+from ...data.encoded_samples import EncodedSamples, EncodedStream, readable_samples
+from ...data.feature_cache.reading import CachedSamples, FeatureCache
+from ...data.loading import MICRO_WORLD, load_samples
+from ...data.mixing import MixedSamples
+from ...data.past_frames import StreamedSamples
+from ...data.samples import Sample
+from ...evaluation.results import package_versions
+from ...evaluation.scoring import ScoredRecords
+from ...families import family_of
+from ...hub import CardDetails
+from ...hub.checkpoints import check_base
+from ...messages import logger
+from ...metrics.bootstrap import Bootstrap
+from ...models.decoding_video import decode_frames
+from ...models.parsing_boxes import strip_boxes
+from ...training.arguments import recipe
+from ...training.checkpoints import checkpoint_to_resume
+from ...training.parts import gathered, learn
+from ...training.run import train_to_end
+from ...training.trainer import check_push
+from ...training.updates import find_updates
+from ...visualization import draw_answer
+from .arguments import ClipArguments, DataArguments, FinetuningArguments, ModelArguments, check_options
+from .base_model import load_base
+from .collator import SampleCollator
+from .features import feature_key
+from .records import sample_record
+from .trainer import AdapterTrainer
+
+_PACKAGES = ("hmba-hf", "torch", "transformers", "accelerate", "peft")
+
+
+def finetune(model_args: ModelArguments, data_args: DataArguments, args: FinetuningArguments) -> AdapterTrainer:
+    """Train, or resume from the last whole checkpoint in the folder of the run, and leave model and history there.
+
+    A run that SIGTERM has stopped, with `--enable_jit_checkpoint`, leaves a checkpoint alone.
+
+    Raises:
+        ValueError: if an option is wrong or does not go with another, if the folder holds checkpoints of another
+            recipe, or if a sample cannot be learned from and the run is to stop then.
+        OSError: if something cannot be written, as on a full disk; the last whole checkpoint stays.
+    """
+    check_options(model_args, data_args, args)
+    if args.push_to_hub:
+        check_push(args)
+    run = Path(str(args.output_dir))
+    wanted = recipe(model_args, data_args, args)
+    checkpoint = checkpoint_to_resume(run, wanted, args.resume_from_checkpoint)
+    bad = BadSamples(data_args.on_error, run / "bad_samples.jsonl")
+    if checkpoint is None and args.process_index == 0:
+        bad.forget()
+    set_seed(args.seed)  # for an adapter that starts fresh
+    model, processor, commit = load_base(model_args, run, checkpoint is not None)
+    processor.video_processor.set_source_rules(**data_args.rules)
+    cache = open_cache(data_args.feature_cache, model, processor, args)
+    collator = SampleCollator(processor, data_args.max_length)
+    set_seed(args.seed)  # low-rank updates start alike in all processes, whatever each has drawn by now
+    learning, counts = choose_what_learns(model_args, args, model, commit)
+    trainer = AdapterTrainer(
+        model=learning,
+        args=args,
+        train_dataset=training_dataset(data_args, args, collator, bad, cache),
+        eval_dataset=None if args.eval_strategy == "no" else evaluation_dataset(data_args, collator, bad),
+        data_collator=collator,
+        processing_class=processor,
+        adapter_learning_rate=model_args.adapter_learning_rate,
+        gate_learning_rate=model_args.gate_learning_rate,
+        recipe=wanted,
+        score_answers=answer_metrics,
+        max_new_tokens=data_args.max_new_tokens,
+        card=CardDetails(license=args.hub_license, training=wanted, environment=package_versions(*_PACKAGES)),
+    )
+    options = {**vars(model_args), **vars(data_args), **args.to_sanitized_dict()}
+    has_ended = train_to_end(trainer, checkpoint, counts, options, bad)
+    if has_ended and args.push_to_hub:
+        trainer.card = replace(trainer.card, picture=draw_example(trainer, data_args))
+        trainer.push_to_hub("Model save")
+    return trainer
+
+
+def choose_what_learns(
+    model_args: ModelArguments, args: FinetuningArguments, model: PreTrainedModel, commit: str | None
+) -> tuple[Any, dict[str, int]]:
+    """Let parts of the model learn as the options say, and return it with the number of parameters of each part.
+
+    Raises:
+        ValueError: as `learn`, or if updates could not be pushed.
+    """
+    learning, counts = learn(model, model_args.learns, replace(model_args.lora, base_commit=commit))
+    updates = find_updates(model_args.model, model_args.model_revision)
+    if updates is not None and model_args.low_rank:
+        updates.go_on(learning)
+    if counts.get("adapter") == 0 and model_args.adapter is None:
+        warnings.warn("the base has no adapter, and none learns: name one, as --adapter mamba", stacklevel=3)
+    if "vision_tower" in counts and args.ddp_find_unused_parameters is None:
+        args.ddp_find_unused_parameters = True  # layers after the one that is read have no gradient
+    if args.push_to_hub:
+        check_base(learning)  # before the work, not after it
+    return learning, counts
+
+
+def training_sources(arguments: ClipArguments, seed: int, processor: Any) -> list[Sequence[Sample]]:
+    """Load the clips to learn from, dataset by dataset, with a past before each if the model shall stream."""
+    sources = _named_samples(arguments, arguments.train_split, arguments.max_train_samples, processor)
+    if arguments.stream_frames:
+        return [StreamedSamples(source, arguments.stream_frames, seed) for source in sources]
+    return sources
+
+
+def training_dataset(
+    arguments: DataArguments,
+    args: FinetuningArguments,
+    collator: SampleCollator,
+    bad: BadSamples,
+    cache: FeatureCache | None = None,
+) -> EncodedSamples | EncodedStream:
+    """Build the samples to learn from: held or streamed, mixed, with pictures or cached features, as options say."""
+    names, weights = arguments.dataset_name, arguments.dataset_weights
+    seed = args.seed if args.data_seed is None else args.data_seed
+    if arguments.streaming:
+        share = {"process_index": args.process_index, "num_processes": args.world_size}
+        options: dict[str, Any] = {**share, "seed": seed, "limits": arguments.limits}
+        stream = open_stream(names, arguments.train_split, weights, arguments.max_train_samples, **options)
+        return EncodedStream(stream, collator, bad)
+    sources = training_sources(arguments, args.seed, collator.processor)
+    if cache is not None:
+        sources = [CachedSamples(source, cache) for source in sources]
+    samples = sources[0] if len(sources) == 1 else MixedSamples(sources, weights, seed)
+    return EncodedSamples(samples, collator, bad)
+
+
+def evaluation_dataset(arguments: DataArguments, collator: SampleCollator, bad: BadSamples) -> EncodedSamples:
+    """Build the samples to evaluate on, those of all datasets that can be read."""
+    split, size = arguments.eval_split, arguments.max_eval_samples
+    samples = MixedSamples(_named_samples(arguments, split, size, collator.processor, arguments.streaming))
+    readable: Any = Subset(samples, readable_samples(samples, collator, bad))  # type: ignore[arg-type]
+    if not len(readable):
+        raise ValueError(f"evaluation needs a sample that can be read, got none in {arguments.eval_split!r}")
+    return EncodedSamples(readable, collator, bad)
+
+
+def open_cache(
+    folder: str | None, model: PreTrainedModel, processor: Any, args: FinetuningArguments
+) -> FeatureCache | None:
+    """Open cached features, which must be what the model's tower would compute in this run; `None` for no folder."""
+    if folder is None:
+        return None
+    tower = model.model.vision_tower
+    computes_in = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else tower.dtype
+    with gathered(tower.parameters()):
+        cache = FeatureCache(folder, feature_key(model, processor.video_processor, computes_in))
+    if processor.time_format is not None:
+        cache.check_times()
+    return cache
+
+
+def answer_metrics(answers: Sequence[str], samples: Sequence[Sample]) -> dict[str, float]:
+    """Score answers while a model learns, by the names of `ScoredRecords`: boxes, and captions without Java.
+
+    For the numbers that are published, `evaluate.py` scores a model.
+    """
+    records = []
+    for answer, sample in zip(answers, samples, strict=True):
+        # Objects to pick from and tags are left to `evaluate.py`, as the names of what is logged are.
+        known = sample_record(replace(sample, others=(), tags=()))
+        records.append({**known, "answer": answer})
+    scores = ScoredRecords(records, Bootstrap(draws=1), tokenizer="words").scores()["scores"]
+    return {name: value for name, value in scores.items() if isinstance(value, float)}
+
+
+def draw_example(trainer: AdapterTrainer, arguments: DataArguments) -> Any:
+    """Let the model answer about a clip that it has not learned from, and draw it for the card.
+
+    Returns:
+        A picture; `None` where there is no such clip, or where others could see one that is not the micro-world's.
+    """
+    is_private = trainer.args.hub_private_repo is not False
+    names = [name for name in arguments.dataset_name if is_private or name == MICRO_WORLD][:1]
+    if not names:
+        logger.info("no picture of an answer for the card: everybody could see it")
+        return None
+    processor: Any = trainer.processing_class
+    named = replace(arguments, dataset_name=names)
+    try:
+        (samples,) = _named_samples(named, named.eval_split, 1, processor, named.streaming)
+        sample = samples[0]
+        frames, times = _frames(sample, processor.video_processor)
+    except READ_ERRORS as error:  # the run is over, and its model is worth more than a picture
+        logger.info(f"no picture of an answer for the card: {error}")
+        return None
+    ((answer,), _) = trainer.predict_together([sample])
+    objects = processor.post_process_boxes(answer, (frames[-1].height, frames[-1].width))
+    model: Any = trainer.model
+    name = family_of(model.config).name
+    return draw_answer(frames, times, sample.question, strip_boxes(answer), objects, name=name)
+
+
+def _frames(sample: Sample, sampling: Any) -> tuple[list[Any], list[float]]:
+    """The frames of a sample as pictures, and their times."""
+    if sample.video is None:
+        frames = list(sample.frames or ())
+        return frames, [(number - len(frames) + 1) / sampling.fps for number in range(len(frames))]
+    rules = sampling.source_rules
+    arrays, metadata = decode_frames(sample.video, sample.timestamp, sampling.num_frames, sampling.fps, **rules)
+    return [Image.fromarray(array) for array in arrays], metadata.timestamps
+
+
+def _named_samples(
+    arguments: ClipArguments, split: str, size: int | None, processor: Any, streaming: bool = False
+) -> list[Sequence[Sample]]:
+    video_processor = processor.video_processor
+    world: dict[str, Any] = {"seed": arguments.world_seed, "motion": arguments.motion}
+    world |= {"frame_size": video_processor.size["height"], "num_frames": video_processor.num_frames}
+    return [load_samples(name, split, size, streaming, arguments.limits, **world) for name in arguments.dataset_name]

@@ -1,0 +1,143 @@
+"""A family and a task that the package has never heard of are trained, resumed, scored and shown by its own rooms."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import default_data_collator
+
+from hmba_hf import HMBAVideoProcessor
+from hmba_hf.data.bad_samples import BadSamples
+from hmba_hf.data.encoded_samples import EncodedSamples
+from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
+from hmba_hf.evaluation.predicting import SplitArguments, load_predictor, write_predictions
+from hmba_hf.evaluation.records import read_records
+from hmba_hf.evaluation.results import format_table, run_metrics
+from hmba_hf.evaluation.scoring import ScoredRecords
+from hmba_hf.evaluation.splits import load_splits
+from hmba_hf.families import FAMILIES, TASKS, find_task, load_model, register_family, register_task
+from hmba_hf.files import read_json_object, write_json
+from hmba_hf.hub import save_checkpoint
+from hmba_hf.metrics.bootstrap import Bootstrap
+from hmba_hf.training import ResumableTrainer, set_trainable
+from hmba_hf.training.arguments import ResumableArguments
+from hmba_hf.training.checkpoints import checkpoint_to_resume
+
+WORLD = MicroWorldConfig(frame_size=32)
+RECIPE = {"learning_rate": 0.1}
+
+
+@pytest.fixture(scope="module")
+def toy():
+    """The module of the toy family, which is forgotten afterwards."""
+    import toy_family
+
+    yield toy_family
+    FAMILIES[:] = [family for family in FAMILIES if family.model_type != "toy"]
+    del TASKS["toy"]
+
+
+class ToyEncoder:
+    def __init__(self, toy, processor):
+        self.toy = toy
+        self.processor = processor
+
+    def encode(self, sample):
+        pixels = self.toy.encode([sample], self.processor)["pixel_values_videos"][0]
+        return {"pixel_values_videos": pixels, "labels": self.toy.record(sample)["reference"]}
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return HMBAVideoProcessor(size={"height": 32, "width": 32})
+
+
+def train(toy, processor, folder, steps):
+    """Train up to so many steps, from the last whole checkpoint in the folder if there is one."""
+    checkpoint = checkpoint_to_resume(folder, RECIPE)
+    model = toy.ToyModel(toy.ToyConfig())
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    assert set_trainable(model, ["head"]) == {"head": 8}
+    args = ResumableArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=4,
+        learning_rate=0.01,
+        lr_scheduler_type="constant",
+        save_strategy="steps",
+        save_steps=1,
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    trainer = ResumableTrainer(
+        model=model,
+        args=args,
+        train_dataset=EncodedSamples(MicroWorld(WORLD, "train", 8), ToyEncoder(toy, processor), BadSamples("stop")),
+        data_collator=default_data_collator,
+        processing_class=processor,
+        learning_rates={"head": 0.1},
+        recipe=RECIPE,
+    )
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    assert [group["lr"] for group in trainer.optimizer.param_groups if group["params"]] == [0.1, 0.1]
+    trainer.save_model(_internal_call=True)
+    return model.head.weight
+
+
+def predict(toy, checkpoint, folder):
+    """Predict for the first clips of the held-out split, and return the file of predictions."""
+    arguments = SplitArguments(model=str(checkpoint), max_samples=6, batch_size=4, output_dir=str(folder))
+    model, processor = load_predictor(arguments)
+    samples = load_splits("micro-world", ["test"], arguments.max_samples, frame_size=32)
+    return write_predictions(arguments, find_task("toy"), model, processor, samples)
+
+
+def test_a_family_from_outside_takes_fewer_than_sixty_lines(toy):
+    assert len(Path(toy.__file__).read_text().splitlines()) < 60
+
+
+def test_a_family_from_outside_is_trained_resumed_predicted_scored_and_shown(toy, processor, tmp_path):
+    undisturbed = train(toy, processor, tmp_path / "undisturbed", steps=2)
+    stopped = train(toy, processor, tmp_path / "run", steps=1)
+    resumed = train(toy, processor, tmp_path / "run", steps=2)
+    assert torch.equal(resumed, undisturbed) and not torch.equal(resumed, stopped)
+    with pytest.raises(ValueError, match="holds checkpoints of another recipe: learning_rate"):
+        checkpoint_to_resume(tmp_path / "run", {"learning_rate": 0.2})
+
+    predictions = predict(toy, tmp_path / "run", tmp_path / "test")
+    records = read_records(predictions)
+    assert [record["task"] for record in records] == ["toy"] * 6
+    scored = ScoredRecords(records, Bootstrap(draws=2))
+    right = [record["answer"] == record["reference"] for record in records]
+    assert scored.summary()["scores"] == {"accuracy": sum(right) / 6}
+    assert scored.summary()["tags"]["motion: symmetric"]["samples"] == 6
+
+    recipe = read_json_object(predictions.parent / "recipe.json")
+    metrics = run_metrics(scored, recipe, "predict the toy")
+    write_json(predictions.parent / "metrics.json", metrics)
+    assert f"accuracy  {sum(right) / 6:.3f}" in format_table(metrics)
+    model = load_model(tmp_path / "run")
+    folder = save_checkpoint(tmp_path / "shown", model, processor, results=[predictions.parent])
+    card = (folder / "README.md").read_text()
+    assert f"accuracy: {sum(right) / 6}" in card and "pipeline_tag: video-classification" in card
+    assert "type: video-classification" in card and "micro-world" in card
+    with pytest.raises(ValueError, match="holds the scores of another model"):
+        other = toy.ToyModel(toy.ToyConfig())
+        save_checkpoint(tmp_path / "other", other, processor, results=[predictions.parent])
+
+
+def test_records_of_two_tasks_are_not_scored_together(toy):
+    answer = {"id": "a", "answer": "A car.", "reference": "A car."}
+    prediction = {"id": "b", "task": "toy", "answer": 1, "reference": 1}
+    with pytest.raises(ValueError, match=r"records must be of one task, got \['answering', 'toy'\]"):
+        ScoredRecords([answer, prediction])
+
+
+def test_a_name_that_is_taken_is_refused(toy):
+    with pytest.raises(ValueError, match="name must be one that no task has, got 'answering'"):
+        register_task(find_task("answering"))
+    with pytest.raises(ValueError, match="model_type must be one that no family has, got 'hmba'"):
+        register_family(FAMILIES[0])
+    with pytest.raises(ValueError, match=r"task must be of \['answering', 'toy'\], got 'singing'"):
+        register_family(FAMILIES[0]._replace(model_type="bird", task="singing"))
