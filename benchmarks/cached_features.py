@@ -26,10 +26,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, LlamaConfig
 from hmba_hf import HMBAConfig, HMBAForConditionalGeneration, HMBAProcessor, HMBAVideoProcessor
 from hmba_hf.data.bad_samples import BadSamples
 from hmba_hf.data.encoded_samples import EncodedSamples
-from hmba_hf.data.feature_cache.reading import CachedSamples, FeatureCache, feature_key
+from hmba_hf.data.feature_cache.reading import CachedSamples, FeatureCache
 from hmba_hf.data.feature_cache.writing import FeatureWriter
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.tasks.answering.collator import SampleCollator
+from hmba_hf.tasks.answering.features import feature_key
 from hmba_hf.training import set_trainable
 
 BASE = Path(__file__).parents[1] / "examples" / "micro_base"

@@ -20,11 +20,11 @@ from transformers import AutoProcessor, HfArgumentParser
 
 import hmba_hf  # noqa: F401 - registers the model
 from hmba_hf.data.bad_samples import BadSamples
-from hmba_hf.data.feature_cache.reading import feature_key
 from hmba_hf.data.feature_cache.writing import FeatureWriter
 from hmba_hf.families import load_model
 from hmba_hf.messages import show_messages
 from hmba_hf.tasks.answering.arguments import ClipArguments
+from hmba_hf.tasks.answering.features import feature_key
 from hmba_hf.tasks.answering.run import training_sources
 
 

@@ -175,8 +175,11 @@ def signalled_in_the_evaluation(monkeypatch, kind):
     ("moment", "words"),
     [
         ("training_step", ["--max_steps", 4, "--eval_strategy", "steps", "--eval_steps", 1, "--save_steps", 3]),
-        ("answer", ["--num_train_epochs", 2, "--eval_strategy", "epoch", "--save_strategy", "epoch"]),
-        ("answer", ["--max_steps", 3, "--eval_strategy", "steps", "--eval_steps", 3, "--save_strategy", "no"]),
+        ("predict_together", ["--num_train_epochs", 2, "--eval_strategy", "epoch", "--save_strategy", "epoch"]),
+        (
+            "predict_together",
+            ["--max_steps", 3, "--eval_strategy", "steps", "--eval_steps", 3, "--save_strategy", "no"],
+        ),
         (
             "prediction_step",
             ["--max_steps", 4, "--eval_strategy", "steps", "--eval_steps", 2, "--save_strategy", "best"],

@@ -8,13 +8,14 @@ from PIL import Image
 
 from hmba_hf.data.bad_samples import BadSamples
 from hmba_hf.data.feature_cache import writing
-from hmba_hf.data.feature_cache.reading import CachedSample, CachedSamples, FeatureCache, describe_sample, feature_key
+from hmba_hf.data.feature_cache.reading import CachedSample, CachedSamples, FeatureCache, describe_sample
 from hmba_hf.data.feature_cache.writing import FeatureWriter
 from hmba_hf.data.loading import RowSamples, load_samples, undecoded
 from hmba_hf.data.micro_world.parquet import write_bddx, write_drama, write_video
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.samples import Sample
 from hmba_hf.tasks.answering.collator import SampleCollator
+from hmba_hf.tasks.answering.features import feature_key
 from tiny_bases import SHORT_TEMPLATE
 from tiny_models import open_gate, tiny_model
 from tiny_processors import tiny_processor

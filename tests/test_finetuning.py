@@ -421,7 +421,7 @@ def test_a_card_goes_without_its_picture_for_want_of_a_clip_alone(stored_model, 
     def fail(samples):
         raise ValueError("a mistake of the model")
 
-    own = {"args": SimpleNamespace(hub_private_repo=None), "answer": fail}
+    own = {"args": SimpleNamespace(hub_private_repo=None), "predict_together": fail}
     trainer = SimpleNamespace(processing_class=AutoProcessor.from_pretrained(stored_model), **own)
     assert draw_example(trainer, DataArguments(eval_split="nowhere")) is None
     assert "no picture of an answer for the card: split must be of" in capsys.readouterr().out

@@ -188,7 +188,7 @@ def test_predictions_leave_out_what_training_is_told_to_ignore(tmp_path):
     seen = []
     dataset = encoded("validation", 2)
     model = learning_model()
-    kept = [name for name in model(**dataset.collator([dataset[0]])) if name not in ("loss", "logits")]
+    kept = [name for name in model(**dataset.encoder([dataset[0]])) if name not in ("loss", "logits")]
     own = {"compute_metrics": lambda prediction: seen.append(prediction.predictions.ndim) or {}}
     options = {"max_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
     trainer_for(model, tmp_path, eval_dataset=dataset, **own, **options).train(ignore_keys_for_eval=kept)

@@ -11,14 +11,15 @@ import pytest
 
 from hmba_hf import HMBAVideoProcessor, SourceLimits
 from hmba_hf.data.driving.drama import DramaOptions, prepare_drama
-from hmba_hf.data.feature_cache.reading import feature_key
 from hmba_hf.data.micro_world.parquet import write_drama
 from hmba_hf.data.micro_world.world import MicroWorldConfig
 from hmba_hf.data.preparing.converting import RunOptions
 from hmba_hf.data.samples import BDDX_QUESTION, Sample, bddx_features, to_bddx_row
 from hmba_hf.data.video_options import VideoOptions
-from hmba_hf.prediction import PredictionArguments
-from hmba_hf.training.arguments import parse_arguments, recipe
+from hmba_hf.tasks.answering.arguments import parse_arguments
+from hmba_hf.tasks.answering.features import feature_key
+from hmba_hf.tasks.answering.prediction import PredictionArguments
+from hmba_hf.training.arguments import recipe
 from numbered_videos import numbered_video
 from synthetic_downloads import bddx_row, drama_record, write_bddx_annotations, write_drama_download
 from test_decoding_packets import packets_of

@@ -35,9 +35,7 @@ class Splits(SampleSequence):
         return place, index - self._ends[place - 1]
 
 
-def load_splits(
-    dataset_name: str, names: Sequence[str], max_samples: int | None = None, **options: Any
-) -> Splits:
+def load_splits(dataset_name: str, names: Sequence[str], max_samples: int | None = None, **options: Any) -> Splits:
     """Load splits of a dataset; arguments as in `load_samples`.
 
     Args:

@@ -1,60 +1,53 @@
 """A Trainer for any family and task, which survives a kill at any moment and resumes as if nothing had happened."""
 
 import math
-import os
 import shutil
 import signal
 import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import torch
 from accelerate.utils import gather_object
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.data import DataLoader, Sampler, Subset
-from transformers import Trainer
 from transformers.trainer_jit_checkpoint import JITCheckpointCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import EvalLoopOutput, HubStrategy, SaveStrategy, TrainOutput
+from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.training_args import OptimizerNames
-from transformers.utils.hub import PushInProgress
 
 from ..data.encoded_samples import EncodedSamples, EncodedStream
 from ..data.samples import Sample
 from ..families import Family, family_of, unwrapped_name
 from ..files import explained_write_errors, write_json
 from ..hub import CardDetails
-from ..hub.cards import card_details
-from ..hub.checkpoints import TRAINING_FILE, checkpoint_files, commit_checkpoint, upload_checkpoint, write_card
-from ..repositories import claim_repository
+from ..hub.checkpoints import TRAINING_FILE
 from .callbacks import EvaluationStopped, ExactResume, SignalledStop, spared_by_signals
 from .checkpoints import break_seal, last_whole_checkpoint, read_recipe, rotate_checkpoints, seal_checkpoint
 from .parts import shape_of
+from .pushing import PushingTrainer
 
 # Options of a `DataLoader` that `TrainingArguments` has.
 _OF_LOADERS = """
 num_workers pin_memory persistent_workers prefetch_factor drop_last multiprocessing_context in_order
 """.split()
 _OF_ONE_RATE = ("lomo", "adalomo")
-_PUSHING = "_pushing-"  # copies of checkpoints on their way to the Hub
 Predicted = tuple[Sample, Any]
 PredictSamples = Callable[[Any, Any, Sequence[Sample], int], Iterator[Predicted]]
 ScorePredictions = Callable[[Sequence[Any], Sequence[Sample]], Mapping[str, float]]
 
 
-class ResumableTrainer(Trainer):
+class ResumableTrainer(PushingTrainer):
     """A `Trainer` for models of any family and task.
 
     Parts of a model may have learning rates of their own; weight decay is kept from what it would harm: vectors
     (norms, biases, gates, scales), `A_log` and embeddings. A checkpoint is sealed when it is whole, and older ones are
-    deleted after that. With `predict` and `score`, each evaluation also scores what the model predicts. A push ends
-    where `push_checkpoint` does: private unless `args.hub_private_repo` is false, with the same card, nothing pickled.
+    deleted after that. With `predict` and `score`, each evaluation also scores what the model predicts. It pushes as
+    `PushingTrainer`.
 
     Args:
         learning_rates: by the names of `Family.rates`; `args.learning_rate` for all other parameters. An option
@@ -80,15 +73,12 @@ class ResumableTrainer(Trainer):
         card: CardDetails | None = None,
         **kwargs: Any,
     ):
-        self.push_in_progress: Any = None
-        super().__init__(*args, **kwargs)
+        super().__init__(*args, card=card or CardDetails(training=dict(recipe or {})), **kwargs)
         _check_sampling(self.args, self.train_dataset)
         self.learning_rates = dict(learning_rates or {})
         self.recipe = dict(recipe or {})
         self.predict_samples = predict
         self.score_predictions = score
-        self.card = card or CardDetails(training=self.recipe)
-        self._hub = huggingface_hub.HfApi()
         if self.label_smoother is not None:  # Trainer shifts the labels of the language models that it knows, alone
             self.label_smoother = partial(self.label_smoother, shift_labels=True)  # type: ignore[assignment]
         self._trial_at_work: Any = None
@@ -366,107 +356,11 @@ class ResumableTrainer(Trainer):
         if self.args.should_save and self.recipe:
             write_json(Path(output_dir or self._run) / TRAINING_FILE, self._recipe_of(self._trial_at_work))
 
-    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
-        """Make the repository of `args.hub_model_id`, private unless `args.hub_private_repo` or `private` is false.
-
-        Raises:
-            ValueError: if it exists and is public, or if a push would hold a token or something pickled.
-        """
-        check_push(self.args, token)
-        if not self.is_world_process_zero():
-            return
-        if private is None:
-            private = self.args.hub_private_repo is not False
-        name = self.args.hub_model_id or self._run.absolute().name
-        self.hub_model_id: Any = claim_repository(name, private=private).repo_id
-
-    def create_model_card(self, **details: Any) -> None:  # type: ignore[override]
-        """Write the card into the folder of the run.
-
-        Args:
-            details: of `CardDetails`, over those of the trainer, or by transformers' names as in `card_details`.
-        """
-        if self.is_world_process_zero():
-            card = replace(self.card, **card_details(details))
-            write_card(self._run, self.model, (), card, self.hub_model_id)
-
-    def push_to_hub(  # type: ignore[override]
-        self,
-        commit_message: str = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        private: bool | None = None,
-        **details: Any,
-    ) -> Any:
-        """Save model and processor in the folder of the run and upload them as `push_checkpoint` does.
-
-        Args:
-            commit_message, blocking, revision, private: as in `Trainer`.
-            token: none; see `init_hf_repo`.
-            details: as in `create_model_card`.
-
-        Returns:
-            The commit, or its `Future` if not `blocking`; `None` in all processes but one.
-        """
-        card = replace(self.card, **card_details(details))
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        if self.hub_model_id is None or token is not None:
-            self.init_hf_repo(token, private)
-        self.save_model(_internal_call=True)
-        if not self.is_world_process_zero():
-            return None
-        self._finish_current_push()
-        arguments = (self._run, self.model, self.hub_model_id, (), card)
-        options = {"message": commit_message, "revision": revision or self.args.hub_revision}
-        if blocking:
-            return upload_checkpoint(*arguments, **options)  # type: ignore[arg-type]
-        return self._hub.run_as_future(upload_checkpoint, *arguments, **options)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Upload a checkpoint while training goes on, unless the one before is still on its way."""
-        if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
-            return
-        is_busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
-        if is_busy and not self.args.hub_always_push:
-            return
-        if not is_busy:
-            self._finish_current_push()
-            for left in self._run.glob(f"{_PUSHING}*"):  # by a run that was killed
-                shutil.rmtree(left, ignore_errors=True)
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        by_steps = self.args.save_strategy == SaveStrategy.STEPS
-        place = f"step {self.state.global_step}" if by_steps else f"epoch {int(self.state.epoch or 0)}"
-        # Of its own, because the checkpoint may be deleted before all of it is there.
-        copy = Path(tempfile.mkdtemp(prefix=_PUSHING, dir=self._run))
-        for name in checkpoint_files(Path(checkpoint_folder)):
-            _link_or_copy(Path(checkpoint_folder) / name, copy / name)
-        write_card(copy, self.model, (), self.card, self.hub_model_id)
-        message = f"Training in progress, {place}"
-        job = self._hub.run_as_future(_commit_and_remove, copy, self.hub_model_id, message, self.args.hub_revision)
-        if self.push_in_progress is None:
-            self.push_in_progress = PushInProgress([])  # type: ignore[arg-type]
-        self.push_in_progress.jobs.append(job)
-
-    def _finish_current_push(self) -> None:
-        """Wait for pushes on their way, and tell which came to nothing: training does not end for that."""
-        if self.push_in_progress is None:
-            return
-        super()._finish_current_push()
-        for job in self.push_in_progress.jobs:
-            if not job.cancelled() and (error := job.exception()) is not None:
-                warnings.warn(f"a push during training came to nothing: {error}", stacklevel=2)
-        self.push_in_progress = None
-
     def _recipe_of(self, trial: Any) -> dict[str, Any]:
         """The recipe, in a search with the values of the trial."""
         if trial is None:
             return self.recipe
         return {name: getattr(self.args, name, value) for name, value in self.recipe.items()}
-
-    @property
-    def _run(self) -> Path:
-        return Path(str(self.args.output_dir))
 
     def _explained(self, folder: Path, run: Path) -> Any:
         safe = last_whole_checkpoint(run)
@@ -487,30 +381,3 @@ def _check_sampling(args: Any, dataset: Any) -> None:
     shared = [name for name in ("split_batches", "dispatch_batches") if getattr(accelerator, name)]
     if shared:
         raise ValueError(f"each process reads a share of a stream of its own, got accelerator_config with {shared}")
-
-
-def check_push(args: Any, token: str | None = None) -> None:
-    """Raise a `ValueError` for options of `TrainingArguments` with which a push would hold what it must not."""
-    if token or args.hub_token:
-        raise ValueError("a push takes the token of `hf auth login` or HF_TOKEN, never one among the arguments")
-    if args.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
-        raise ValueError(
-            "hub_strategy must be 'end' or 'every_save', because what a run goes on from is pickled, got "
-            f"{str(args.hub_strategy.value)!r}"
-        )
-
-
-def _commit_and_remove(folder: Path, repo_id: str, message: str, revision: str | None) -> None:
-    try:
-        commit_checkpoint(folder, repo_id, message, revision=revision)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    """Give a file of weights a second name, and copy what is small and may be written again under its own."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.suffix == ".safetensors":
-        with suppress(OSError):  # of a file system without links
-            return os.link(source, target)
-    shutil.copyfile(source, target)

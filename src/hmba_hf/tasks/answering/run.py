@@ -31,8 +31,8 @@ from ...models.parsing_boxes import strip_boxes
 from ...training.arguments import recipe
 from ...training.checkpoints import checkpoint_to_resume
 from ...training.parts import gathered, learn
+from ...training.pushing import check_push
 from ...training.run import train_to_end
-from ...training.trainer import check_push
 from ...training.updates import find_updates
 from ...visualization import draw_answer
 from .arguments import ClipArguments, DataArguments, FinetuningArguments, ModelArguments, check_options
