@@ -122,7 +122,7 @@ def test_a_family_from_outside_is_trained_resumed_predicted_scored_and_shown(toy
     card = (folder / "README.md").read_text()
     assert f"accuracy: {sum(right) / 6}" in card and "pipeline_tag: video-classification" in card
     assert "type: video-classification" in card and "micro-world" in card
-    with pytest.raises(ValueError, match="holds the scores of another model"):
+    with pytest.raises(ValueError, match="must hold scores of this checkpoint"):
         other = toy.ToyModel(toy.ToyConfig())
         save_checkpoint(tmp_path / "other", other, processor, results=[predictions.parent])
 
