@@ -1,6 +1,7 @@
 """From decoded frames to upright RGB pictures, whatever the frames carry beside their pixels."""
 
 import gc
+import weakref
 from fractions import Fraction
 from io import BytesIO
 from types import SimpleNamespace
@@ -201,8 +202,24 @@ def test_pictures_that_come_late_stand_where_they_belong(order):
     pictures = [np.full((2, 3, 3), number, np.uint8) for number in range(4)]
     clip = ClipPictures("a file", expected=2)  # grows
     for place, picture in enumerate(pictures):
-        clip.put(place, picture)
+        clip.put([place], picture)
     assert clip.made(order)[:, 0, 0, 0].tolist() == order
+
+
+def test_of_pictures_that_are_made_smaller_one_is_in_memory_at_a_time():
+    pictures = []
+
+    def shrunk(picture):
+        assert all(other() is None for other in pictures)
+        pictures.append(weakref.ref(picture))
+        return picture[::2, ::2].mean(-1)
+
+    data = numbered_video(12, codec="ffv1", container="matroska", prepare=deep)
+    whole, _ = decode_frames(data, None, 8, 10.0)
+    small, metadata = decode_frames(data, None, 8, 10.0, prepare=shrunk)
+    assert len(pictures) == 8
+    assert np.array_equal(small, whole[:, ::2, ::2].mean(-1))
+    assert (metadata.width, metadata.height) == (64, 48)
 
 
 def test_av1_is_decoded_one_frame_at_a_time_however_many_threads_there_are():

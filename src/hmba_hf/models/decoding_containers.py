@@ -74,6 +74,11 @@ _CHUNK = 2**20
 class SourceLimits:
     """Limits on a file and its claims, so that no file takes more memory, disk or time than its pictures need.
 
+    Beside the frames that are returned, decoding takes at most 16 times the memory of one frame: in RGB, in 8 bits,
+    before it is stretched. The bound counts all that is held at once, the decoder's own frames with it, and holds
+    where these leave room for the picture that is made. HEVC in 4:4:4 with 12 bits takes 14 for seven of them; a
+    stream that needs more takes more.
+
     Args:
         max_pixels: of a picture, before and after pixels that are not square have been stretched.
         max_aspect_ratio: of a pixel, its longer side to its shorter.

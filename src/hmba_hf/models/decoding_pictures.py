@@ -1,5 +1,6 @@
 """From a decoded frame to an upright RGB picture with square pixels, and from arrays to frames of RGB."""
 
+from collections.abc import Callable
 from typing import Any
 
 import av
@@ -76,33 +77,45 @@ class ClipPictures:
     Args:
         name: of the file, for messages.
         expected: number of pictures. Others may come; memory is taken for those alone that come.
+        prepare: makes of a picture, `(h, w, 3)`, what is kept of it; the picture itself when absent.
     """
 
-    def __init__(self, name: str, expected: int):
+    def __init__(self, name: str, expected: int, prepare: Callable[[np.ndarray], np.ndarray] | None = None):
         self._name = name
         self._expected = expected
+        self._prepare = prepare
         self._rows: np.ndarray | None = None
         self._errors: dict[int, VideoDecodeError] = {}
+        self.size: tuple[int, int] | None = None  # height and width of the pictures
 
-    def put(self, place: int, picture: np.ndarray | VideoDecodeError) -> None:
-        """Put a picture, `(h, w, 3)`, or an error into a place, in the stead of what was there."""
-        self._errors.pop(place, None)
+    def put(self, places: list[int], picture: np.ndarray | VideoDecodeError) -> None:
+        """Put a picture, `(h, w, 3)`, or an error into places, in the stead of what was there."""
+        if isinstance(picture, np.ndarray):
+            height, width = picture.shape[:2]
+            self.size = self.size or (height, width)
+            if self.size != (height, width):
+                what = f"changes its frame size within the clip, to {(width, height)}"
+                picture = VideoDecodeError(f"{self._name} {what}")
+        for place in places:
+            self._errors.pop(place, None)
         if isinstance(picture, VideoDecodeError):
-            self._errors[place] = picture
+            self._errors |= dict.fromkeys(places, picture)
             return
+        kept = picture if self._prepare is None else self._prepare(picture)
+        for place in places:
+            self._row(place, kept)[...] = kept
+
+    def _row(self, place: int, like: np.ndarray) -> np.ndarray:
         if self._rows is None:
-            count = min(self._expected, max(_RESERVE // picture.nbytes, 1))
-            self._rows = np.empty((count, *picture.shape), np.uint8)
-        if picture.shape != self._rows.shape[1:]:
-            size = picture.shape[1::-1]
-            self._errors[place] = VideoDecodeError(f"{self._name} changes its frame size within the clip, to {size}")
-            return
+            count = min(self._expected, max(_RESERVE // like.nbytes, 1))
+            self._rows = np.empty((count, *like.shape), like.dtype)
         if place >= len(self._rows):
-            self._rows.resize((place + 1, *picture.shape), refcheck=False)
-        self._rows[place] = picture
+            self._rows.resize((place + 1, *like.shape), refcheck=False)
+        row: np.ndarray = self._rows[place]
+        return row
 
     def made(self, order: list[int]) -> np.ndarray:
-        """The clip, `(t, h, w, 3)`: the pictures at these places, which are all that were filled.
+        """The clip, `(t, h, w, 3)` or of what was prepared: the pictures at these places, which are all in it.
 
         Raises:
             VideoDecodeError: a frame could not be converted, or they differ in size.

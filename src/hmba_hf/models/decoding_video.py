@@ -1,7 +1,7 @@
 """From a video file to the frames of one clip that ends at a given time, decoded with PyAV."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import islice
 from typing import Any
@@ -40,6 +40,7 @@ def decode_frames(
     limits: SourceLimits = LIMITS,
     source_fps: float | None = None,
     only_whole: bool = False,
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, ClipMetadata]:
     """Decode the clip of `num_frames` frames that ends at `timestamp`, `1 / fps` seconds apart.
 
@@ -59,9 +60,11 @@ def decode_frames(
         limits: of `source` and its claims.
         source_fps: frames per second of a stream without timestamps, instead of the rate that its headers declare.
         only_whole: make a frame that the decoder has mended, or that depends on one, an error instead of a warning.
+        prepare: makes of each frame, `(h, w, 3)`, what is returned of it, such as a smaller one, as soon as it comes.
 
     Returns:
-        Frames `(t, h, w, 3)`, uint8 RGB, upright and with square pixels, and their metadata.
+        Frames `(t, h, w, 3)`, uint8 RGB, upright and with square pixels, and their metadata. Beside them at most 16
+        times the memory of one RGB frame is taken, unless the decoder itself takes more; see `SourceLimits`.
 
     Raises:
         FileNotFoundError: a path leads to no file.
@@ -71,6 +74,7 @@ def decode_frames(
     check_sampling(timestamp, num_frames, fps)
     check_source_fps(source_fps)
     with opened(source, limits) as (file, name), _VideoReader(file, name, limits, source_fps) as reader:
+        reader.prepare = prepare
         end = reader.last_time() if timestamp is None else float(timestamp)
         if num_frames is None:
             scan = reader.read_all(end, is_last=timestamp is None)
@@ -85,7 +89,7 @@ def decode_frames(
         if reader.concealed_from <= chosen[-1].time:
             reader.video.warn_of_damage(float(reader.concealed_from))
         frames = scan.clip.made(order)
-        return frames, reader.metadata(frames, [float(moment.time) for moment in chosen])
+        return frames, reader.metadata(scan.clip.size, [float(moment.time) for moment in chosen])
 
 
 def video_duration(source: Any, limits: SourceLimits = LIMITS, source_fps: float | None = None) -> float:
@@ -111,6 +115,7 @@ class _VideoReader:
     def __init__(self, source: Any, name: str, limits: SourceLimits, source_fps: float | None) -> None:
         self.name = name
         self.limits = limits
+        self.prepare: Callable[[np.ndarray], np.ndarray] | None = None  # makes of a picture what is kept of it
         self.damage: Exception | None = None
         self.concealed_from: Fraction | float = math.inf
         self.end: float | None = None  # of the last frame, once it has been decoded
@@ -331,7 +336,10 @@ class _VideoReader:
         return Scan(chosen, choice.clip, choice.first_time, last, until, beyond > 0, in_order, recording > 0)
 
     def _choice(self, wanted: list[float]) -> Choice:
-        return Choice(wanted, self.tolerance, self._picture, ClipPictures(self.name, len(wanted)))
+        return Choice(wanted, self.tolerance, self._picture, self._pictures(len(wanted)))
+
+    def _pictures(self, expected: int) -> ClipPictures:
+        return ClipPictures(self.name, expected, self.prepare)
 
     def _picture(self, frame: av.VideoFrame) -> np.ndarray | VideoDecodeError:
         return picture_or_error(frame, self.video.stream, self.name, self.limits)
@@ -340,7 +348,7 @@ class _VideoReader:
         """Read every frame up to `end`, of the recording which shows that time or, with `is_last`, of the last one."""
         moments: list[Moment] = []
         expected = int(end * self.video.rate) + REORDER_FRAMES
-        clip = ClipPictures(self.name, expected)
+        clip = self._pictures(expected)
         last, until, recording = -math.inf, -math.inf, 0
         for moment in self.read(None):
             time = float(moment.time)
@@ -348,13 +356,13 @@ class _VideoReader:
                 if not is_last and end < until:
                     break
                 moments = []
-                clip = ClipPictures(self.name, expected)
+                clip = self._pictures(expected)
                 last, until, recording = -math.inf, -math.inf, moment.recording
             if time >= last:
                 last = time
                 until = time + float(self.video.shown_for(moment.frame))
             if time <= end + self.tolerance:
-                clip.put(len(moments), self._picture(moment.frame))
+                clip.put([len(moments)], self._picture(moment.frame))
                 moments.append(moment._replace(frame=None))
             elif last > end + REORDER_FRAMES / self.video.rate and not is_last:
                 break
@@ -409,16 +417,17 @@ class _VideoReader:
         """Seconds that the header gives for the video stream, or for the whole file; `None` where it gives none."""
         return self.video.packets.header_duration(self.origin)
 
-    def metadata(self, frames: np.ndarray, times: list[float]) -> ClipMetadata:
-        """Describe the clip `frames`, `(t, h, w, 3)`, shown at `times`."""
+    def metadata(self, size: tuple[int, int] | None, times: list[float]) -> ClipMetadata:
+        """Describe a clip whose frames, of a height and a width, are shown at `times`."""
+        height, width = size or (None, None)
         rate = self.video.rate
         duration = self._known_duration()
         indices = [round(time * rate) for time in times]
         return ClipMetadata(
             total_num_frames=self._known_count(duration),
             fps=float(rate) if self._knows_rate else None,
-            width=frames.shape[2],
-            height=frames.shape[1],
+            width=width,
+            height=height,
             duration=duration,
             video_backend="pyav",
             frames_indices=indices if self.video.is_counted or self.is_steady else None,

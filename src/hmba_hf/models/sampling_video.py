@@ -191,8 +191,7 @@ class Choice:
         if not self._places:
             return
         picture = self._convert(waiting) if isinstance(waiting, av.VideoFrame) else waiting
-        for place in self._places:
-            self.clip.put(place, picture)
+        self.clip.put(self._places, picture)
         self._places = []
 
     def made(self) -> list[Moment]:

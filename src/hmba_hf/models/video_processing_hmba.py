@@ -260,8 +260,8 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         given = _one_per_clip(metadata, len(sources), "video_metadata")
         clips, described = [], []
         for source, facts, end in zip(sources, given, timestamps, strict=True):
-            frames, facts = self._load_clip(source, facts, end, options, kwargs.get("num_frames"), kwargs.get("fps"))
-            clips.append(np.stack([self._preprocess_frame(frame, **options) for frame in frames]))
+            clip, facts = self._make_clip(source, facts, end, options, kwargs.get("num_frames"), kwargs.get("fps"))
+            clips.append(clip)
             described.append(facts)
         features = _batch_clips(clips)
         if options["return_metadata"]:
@@ -271,7 +271,7 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         )
         return batch if options["device"] is None else batch.to(options["device"])
 
-    def _load_clip(
+    def _make_clip(
         self,
         clip: Any,
         facts: Mapping | None,
@@ -280,7 +280,7 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         num_frames: int | None,
         fps: float | None,
     ) -> tuple[np.ndarray, ClipMetadata]:
-        """Decode or stack the frames of one clip, `(t, c, h, w)`; `num_frames` and `fps` are those of the call."""
+        """Preprocess the frames of one clip, `(t, c, h, w)`; `num_frames` and `fps` are those of the call."""
         check_sampling(timestamp, None, None)
         if _is_file(clip):
             wanted = None if options["do_sample_frames"] is False else num_frames or self.num_frames
@@ -288,9 +288,9 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
                 "limits": options["limits"] or LIMITS,
                 "source_fps": options["source_fps"],
                 "only_whole": bool(options["only_whole"]),
+                "prepare": lambda picture: self._preprocess_frame(picture.transpose(2, 0, 1), **options),
             }
-            frames, metadata = decode_frames(clip, timestamp, wanted, fps or self.fps, **rules)
-            return frames.transpose(0, 3, 1, 2), metadata
+            return decode_frames(clip, timestamp, wanted, fps or self.fps, **rules)
         frames = self._stack_frames(clip, options)
         metadata = describe_frames(frames, facts)
         is_image = len(frames) == 1 and known_times(metadata) is None
@@ -302,7 +302,7 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
                 )
             chosen = self.sample_frames(metadata, num_frames, fps, timestamp)
             frames, metadata = frames[chosen], metadata_of(metadata, chosen)
-        return frames, metadata
+        return np.stack([self._preprocess_frame(frame, **options) for frame in frames]), metadata
 
     def sample_frames(
         self,
