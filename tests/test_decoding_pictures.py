@@ -148,9 +148,12 @@ def alive(monkeypatch):
     is_torn = VideoPackets.is_torn
 
     def counted(packets, packet):
-        held = [thing.format.name for thing in gc.get_objects() if type(thing) is av.VideoFrame and thing.width]
+        things = gc.get_objects()
+        formats = [thing.format.name for thing in things if type(thing) is av.VideoFrame and thing.width]
         for name in ("yuv444p16le", "yuv420p"):
-            counts[name] = [*counts.get(name, []), held.count(name)]
+            counts[name] = [*counts.get(name, []), formats.count(name)]
+        decoders = sum(type(thing) is av.VideoCodecContext for thing in things)
+        assert decoders == 1, "a decoder keeps frames until it is gone"
         return is_torn(packets, packet)
 
     monkeypatch.setattr(VideoPackets, "is_torn", counted)

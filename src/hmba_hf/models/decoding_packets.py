@@ -5,6 +5,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import partial
 from typing import Any, NamedTuple
 
 import av
@@ -106,6 +107,17 @@ def find_step_back(container: Any, stream: Any) -> tuple[Fraction, Fraction] | N
     return None
 
 
+def bytes_of(source: Any, place: int, length: int) -> bytes:
+    """Read bytes of a file from a place on: fewer or none where it ends or can only be read once."""
+    if not hasattr(source, "read"):
+        return b""
+    before = source.tell()
+    source.seek(place)
+    found: bytes = source.read(length)
+    source.seek(before)
+    return found
+
+
 class VideoPackets:
     """The packets of a video stream from where its container stands, of which a passing shortage is no end.
 
@@ -126,6 +138,8 @@ class VideoPackets:
         self.has_ended = False
         self.is_damaged = False  # whether the last packet is, or what lies between it and the next one
         can_look = hasattr(source, "read")
+        # Nothing of it leads back to the packets: in a circle they would keep a closed decoder and its frames.
+        self._bytes_at = partial(bytes_of, source)
         self._continuity = Continuity(container.format.name if can_look else "", self._bytes_at)
         self._checksums = SliceChecksums() if stream.codec_context.name == "ffv1" else None
         self._fails = False  # whether a checksum around the packet does
@@ -285,16 +299,6 @@ class VideoPackets:
     def may_hide_a_file(self) -> bool:
         """Whether another file follows that may not be read after a seek, as that of AVI is."""
         return self.container.format.name not in ("avi", MP4) and bool(self.next_files())
-
-    def _bytes_at(self, place: int, length: int) -> bytes:
-        """Bytes of the file, less or none where it ends or can only be read once."""
-        if not hasattr(self.source, "read"):
-            return b""
-        before = self.source.tell()
-        self.source.seek(place)
-        found: bytes = self.source.read(length)
-        self.source.seek(before)
-        return found
 
     def torn_end(self) -> str | None:
         """Return the evidence that a file was longer, even without a promised duration; `None` where there is none."""
