@@ -146,7 +146,7 @@ def test_a_converter_that_loses_a_record_is_found_out(tmp_path):
 
 
 def test_ids_must_differ():
-    with pytest.raises(ValueError, match=r"must have an id of its own, got more than one of \['train0'\]"):
+    with pytest.raises(ValueError, match="must have an id of its own, got more than one of 'train0'"):
         Plan(2, records(1) * 2, [])
 
 

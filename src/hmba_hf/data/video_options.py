@@ -1,4 +1,4 @@
-"""What every command may be told about the files that it reads: limits, a rate, and whether frames must be whole."""
+"""Options of every command for the files that it reads: limits, a rate, and whether frames must be whole."""
 
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -16,22 +16,35 @@ class PictureOptions:
     max_pixels: int = field(default=LIMITS.max_pixels, metadata=_HELP["max_pixels"])
 
     def __post_init__(self) -> None:
-        _ = self.limits  # says which one is wrong
+        _ = self.limits  # raises for a wrong one
 
     @property
     def limits(self) -> SourceLimits:
-        """What a file may claim or send."""
-        known = {limit.name for limit in fields(SourceLimits)}
-        return SourceLimits(**{option: getattr(self, option) for option in self._options() if option in known})
+        """Limits on a file and its claims."""
+        options = self._options()
+        limits = {}
+        for limit in fields(SourceLimits):
+            if limit.name in options:
+                limits[limit.name] = getattr(self, limit.name)
+        return SourceLimits(**limits)
 
     def stated(self) -> dict[str, Any]:
-        """The options that are not as usual, on which results depend; results of version 0.1 depend on no other."""
-        return {name: getattr(self, name) for name, usual in self._options().items() if getattr(self, name) != usual}
+        """The options that differ from their defaults, on which results depend; those of version 0.1 have none."""
+        stated = {}
+        for name, default in self._options().items():
+            value = getattr(self, name)
+            if value != default:
+                stated[name] = value
+        return stated
 
     def _options(self) -> dict[str, Any]:
-        """Names and defaults of the options of this file, whatever else a command has."""
+        """Names and defaults of the options of this file, without further ones of a command."""
         own = {option.name for option in fields(VideoOptions)}
-        return {option.name: option.default for option in fields(self) if option.name in own}
+        options = {}
+        for option in fields(self):
+            if option.name in own:
+                options[option.name] = option.default
+        return options
 
 
 @dataclass(kw_only=True)

@@ -120,11 +120,14 @@ def compose_card(
         ValueError: if the model is of no family that has a template.
     """
     parents = find_parents(model, details, repo_id)
-    results = [result for run in runs for result in run.results]
     learned_from = details.learned_from
-    is_drawn = any(_MICRO_WORLD in name for name in (*learned_from, *(run.metrics["dataset"] for run in runs)))
+    results = []
+    seen = list(learned_from)
+    for run in runs:
+        results += run.results
+        seen.append(run.metrics["dataset"])
+    is_drawn = any(_MICRO_WORLD in name for name in seen)
     name = repo_id.rpartition("/")[2]
-    datasets = [dataset for dataset, _ in map(split_revision, learned_from) if _is_hub_id(dataset)]
     data = ModelCardData(
         language="en",
         license=details.license,
@@ -132,7 +135,7 @@ def compose_card(
         pipeline_tag=family_of(_config(model)).pipeline_tag,
         base_model=parents.names or None,
         base_model_relation=parents.relation if parents.names else None,
-        datasets=list(dict.fromkeys(datasets)) or None,
+        datasets=_hub_datasets(learned_from) or None,
         metrics=sorted({result.metric_type for result in results}) or None,
         model_name=name,
         eval_results=results or None,
@@ -155,6 +158,16 @@ def compose_card(
         picture=PICTURE_FILE if details.picture is not None else None,
         runs=[{"run": run, "results": run.results} for run in runs],
     )
+
+
+def _hub_datasets(names: Sequence[str]) -> list[str]:
+    """Return the Hub ids among names of datasets, without their revisions, each once."""
+    datasets = []
+    for name in names:
+        dataset, _ = split_revision(name)
+        if _is_hub_id(dataset) and dataset not in datasets:
+            datasets.append(dataset)
+    return datasets
 
 
 def is_adapter(model: Any) -> bool:
@@ -185,9 +198,12 @@ def find_parents(model: Any, details: CardDetails, repo_id: str | None = None) -
     for name in (config.name_or_path, trained_from):
         if _is_hub_id(name) and name != repo_id:
             return Parents([str(name)], "finetune")
-    towers = [getattr(config, part, None) for part in ("vision_config", "text_config")]
-    names = [tower.name_or_path for tower in towers if tower is not None]
-    return Parents([name for name in dict.fromkeys(names) if _is_hub_id(name)], "finetune")
+    names = []
+    for part in ("vision_config", "text_config"):
+        name = getattr(getattr(config, part, None), "name_or_path", None)
+        if _is_hub_id(name) and name not in names:
+            names.append(name)
+    return Parents(names, "finetune")
 
 
 def _config(model: Any) -> Any:

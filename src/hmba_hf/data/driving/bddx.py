@@ -197,11 +197,16 @@ def read_annotations(path: str | Path) -> Annotations:
         video_id = PurePosixPath(urlparse(cells[0]).path).stem
         answers = _answers(cells)
         problem = _row_problem(cells, answers[0])
-        used = [(place, answer) for place, answer in enumerate(answers, 1) if any(answer.values())]
+        used = []
+        for place, answer in enumerate(answers, 1):
+            if any(answer.values()):
+                used.append((place, answer))
         read.found += max(len(used), 1)
+        if problem is not None and not used:
+            read.dropped.append(Dropped(f"line {line}", problem, video_id))
         if problem is not None:
-            names = [f"line {line}, answer {place}" for place, _ in used] or [f"line {line}"]
-            read.dropped += [Dropped(name, problem, video_id) for name in names]
+            for place, _ in used:
+                read.dropped.append(Dropped(f"line {line}, answer {place}", problem, video_id))
             continue
         read.videos.append(video_id)
         for place, answer in used:

@@ -194,7 +194,9 @@ def plan_scenes(records: Sequence[Any], split_rule: str, keep_without_risk: bool
     """
     rule = SPLIT_RULES[split_rule]
     annotations = [_read_annotation(record) for record in records]
-    counted = [annotation is not None and rule.problem(annotation) is None for annotation in annotations]
+    counted = []
+    for annotation in annotations:
+        counted.append(annotation is not None and rule.problem(annotation) is None)
     validation, test = rule.cuts(sum(counted))
     planned: list[Record] = []
     dropped: list[Dropped] = []
@@ -312,11 +314,14 @@ def choose_frames(numbers: Sequence[int], key: int, num_frames: int, frame_step:
     """
     past = sorted(number for number in numbers if number <= key)
     last = len(past) - 1
-    if frame_step is None and last + 1 >= num_frames:
-        places = [last - last * step // max(num_frames - 1, 1) for step in range(num_frames)]
-    else:
-        places = [max(last - step * (frame_step or 1), 0) for step in range(num_frames)]
-    return [past[place] for place in reversed(places)]
+    chosen = []
+    for step in reversed(range(num_frames)):
+        if frame_step is None and last + 1 >= num_frames:
+            place = last - last * step // max(num_frames - 1, 1)
+        else:
+            place = max(last - step * (frame_step or 1), 0)
+        chosen.append(past[place])
+    return chosen
 
 
 @dataclass(frozen=True)

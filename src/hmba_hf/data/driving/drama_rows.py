@@ -100,8 +100,12 @@ class SceneConverter:
                 frames, size = read_frames(paths, self.height, self.limits)
         except RecordError as error:
             return Dropped(record.id, error.reason, error.detail.replace(f"{self.root}/", ""))
-        boxes = [box for box, _ in fitted]
-        if any(is_cut for _, is_cut in fitted):
+        boxes = []
+        is_any_cut = False
+        for box, is_cut in fitted:
+            boxes.append(box)
+            is_any_cut = is_any_cut or is_cut
+        if is_any_cut:
             notes = (*notes, "box_cut_at_the_edge")
         row = _row(record, boxes, frames, size)
         if self.tags:

@@ -133,7 +133,7 @@ def plan_actions(files: Mapping[str, Sequence[str | Path]]) -> Plan:
         before = len(dropped)
         actions = _read_answers(paths[0], dropped)
         justifications = _read_answers(paths[1], dropped)
-        names = [*actions, *(name for name in justifications if name not in actions)]
+        names = list({**actions, **justifications})
         found += len(dropped) - before + len(names)
         for name in names:
             if name not in actions:

@@ -148,13 +148,18 @@ class FeatureWriter:
         loader = DataLoader(clips, self.batch_size, num_workers=self.num_workers, collate_fn=list)
         for batch in loader:
             progress.update(len(batch))
-            unreadable.update({clip.content: clip.error for clip in batch if clip.error is not None})
-            batch = [clip for clip in batch if clip.error is None]
-            if not batch:
+            readable = []
+            for clip in batch:
+                if clip.error is None:
+                    readable.append(clip)
+                else:
+                    unreadable[clip.content] = clip.error
+            if not readable:
                 continue
-            encoded = self.encode(torch.cat([clip.pixels for clip in batch])[None])[0].cpu()  # (frames, p, d)
-            lengths = [len(clip.pixels) for clip in batch]
-            for clip, found in zip(batch, encoded.split(lengths), strict=True):
+            pixels = [clip.pixels for clip in readable]
+            encoded = self.encode(torch.cat(pixels)[None])[0].cpu()  # (frames, p, d)
+            lengths = list(map(len, pixels))
+            for clip, found in zip(readable, encoded.split(lengths), strict=True):
                 if not torch.isfinite(found).all():
                     raise ValueError(
                         f"features must be finite, got NaN or infinity for sample number {places[clip.content]}"

@@ -62,12 +62,12 @@ class Plan:
 
     def __post_init__(self) -> None:
         assert self.found == len(self.records) + len(self.dropped), "an annotation was lost while planning"
-        counts = Counter(record.id for record in self.records)
-        repeated = [name for name, count in counts.items() if count > 1]
-        if repeated:
-            raise ValueError(f"every record must have an id of its own, got more than one of {repeated[:3]}")
-        strange = sorted({record.split for record in self.records} - {*SPLITS})
-        assert not strange, f"splits must be of {SPLITS}, got {strange}"
+        seen: set[str] = set()
+        for record in self.records:
+            assert record.split in SPLITS, f"a split must be of {SPLITS}, got {record.split!r}"
+            if record.id in seen:
+                raise ValueError(f"every record must have an id of its own, got more than one of {record.id!r}")
+            seen.add(record.id)
 
 
 Convert = Callable[[Sequence[Record]], Sequence[Converted | Dropped]]
@@ -225,7 +225,8 @@ def _collect(
             result.dropped.append(outcome)
         else:
             rows.append(outcome.row)
-            result.notes += [(record.id, note) for note in outcome.notes]
+            for note in outcome.notes:
+                result.notes.append((record.id, note))
     result.rows = len(rows)
 
 

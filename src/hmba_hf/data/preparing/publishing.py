@@ -73,10 +73,6 @@ def write_card(
         task_categories=["video-text-to-text"],
         tags=list(text.tags),
     )
-    options = []
-    for name, value in report["settings"].items():
-        if name not in ("dataset", "files"):
-            options.append(f"`{name}={value}`")
     pin = "None  # or a commit, which never changes"
     dataset_name = repo_id
     if revision is not None:
@@ -109,7 +105,7 @@ accelerate launch examples/finetune.py --dataset_name {dataset_name} ...
 
 {_left_out(report)}
 
-Prepared by hmba-hf with {", ".join(options)}.
+Prepared by hmba-hf with {_options(report)}.
 
 ## Limits
 
@@ -118,6 +114,14 @@ Prepared by hmba-hf with {", ".join(options)}.
 
 {text.licence}
 """
+
+
+def _options(report: dict[str, Any]) -> str:
+    options = []
+    for name, value in report["settings"].items():
+        if name not in ("dataset", "files"):
+            options.append(f"`{name}={value}`")
+    return ", ".join(options)
 
 
 def _left_out(report: dict[str, Any]) -> str:
