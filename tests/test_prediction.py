@@ -390,7 +390,7 @@ def test_splits_are_one_sequence():
     assert len(splits) == 5 and splits.locate(1) == (0, 1) and splits.locate(2) == (1, 0)
     assert [sample.id for sample in splits] == [sample.id for sample in [*world, *other]]
     assert [sample.id for sample in splits[1:3]] == [world[1].id, other[0].id]
-    with pytest.raises(IndexError, match="from 0 to 4, got 5"):
+    with pytest.raises(IndexError, match="from -5 to 4, got 5"):
         splits[5]
 
 

@@ -190,13 +190,15 @@ def test_a_dataset_that_was_prepared_with_other_limits_is_refused(place, tmp_pat
         prepare_drama(DramaOptions(**options, max_pixels=5000), RunOptions(str(tmp_path)))
 
 
-def test_limits_are_never_saved_and_what_is_not_given_stays(tmp_path):
-    sampling = HMBAVideoProcessor(source_fps=20, only_whole=True)
-    sampling.set_source_rules(limits=SourceLimits(max_pixels=9))
+@pytest.mark.parametrize("only_whole", [None, True])
+def test_rules_of_a_run_stay_with_it_and_what_is_not_given_stays(tmp_path, only_whole):
+    sampling = HMBAVideoProcessor(source_fps=20, only_whole=only_whole)
+    sampling.set_source_rules(only_whole=True, limits=SourceLimits(max_pixels=9))
+    sampling.set_source_rules()
     assert sampling.source_rules == {"limits": SourceLimits(max_pixels=9), "source_fps": 20, "only_whole": True}
     sampling.save_pretrained(tmp_path)
     loaded = HMBAVideoProcessor.from_pretrained(tmp_path)
-    assert loaded.source_rules == {"limits": SourceLimits(), "source_fps": 20, "only_whole": True}
+    assert loaded.source_rules == {"limits": SourceLimits(), "source_fps": 20, "only_whole": bool(only_whole)}
 
 
 @pytest.mark.parametrize("wrong", [{"max_pixels": 0}, {"source_fps": -1.0}, {"only_whole": "yes"}])

@@ -156,6 +156,7 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
     source_fps: float | None = None
     only_whole: bool | None = None
     limits: SourceLimits | None = None
+    _wants_whole = False  # besides `only_whole`, as long as this object lives
     valid_kwargs: Any = HMBAVideoProcessorKwargs
     # Makes this file and its siblings travel with a saved processor.
     _auto_class = "AutoVideoProcessor"
@@ -212,10 +213,10 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
     ) -> None:
         """Set the rules for files, named as in `decode_frames`; absent ones stay as they are.
 
-        A saved video processor keeps them, but for the limits.
+        Of them only the rate is saved with the video processor: the others are of one run.
         """
         self.set_source_fps(source_fps)
-        self.only_whole = only_whole or self.only_whole
+        self._wants_whole = only_whole or self._wants_whole
         self.limits = limits or self.limits
 
     @property
@@ -224,7 +225,7 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
         return {
             "limits": self.limits or LIMITS,
             "source_fps": self.source_fps,
-            "only_whole": bool(self.only_whole),
+            "only_whole": bool(self.only_whole or self._wants_whole),
         }
 
     def preprocess(self, videos: Any, **kwargs: Any) -> BatchFeature:
@@ -246,7 +247,8 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
                 kwargs[name] = kind(kwargs[name])
         validate_kwargs(captured_kwargs=list(kwargs), valid_processor_keys=list(self.valid_kwargs.__annotations__))
         validate_typed_dict(self.valid_kwargs, kwargs)
-        options = {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__} | kwargs
+        options = {name: getattr(self, name, None) for name in self.valid_kwargs.__annotations__}
+        options |= {**self.source_rules, **kwargs}
         _check_unread(options)
         asks_to_sample = kwargs.get("num_frames") is not None or kwargs.get("fps") is not None
         if options["do_sample_frames"] is None and asks_to_sample:
@@ -426,7 +428,8 @@ class HMBAVideoProcessor(VideoProcessorMixin, PilBackend):
     def to_dict(self) -> dict[str, Any]:
         """The options as they are saved, with the class of Auto classes, and rules of sources only if set."""
         options = super().to_dict()
-        options.pop("limits", None)  # no file may raise them
+        for name in ("limits", "_wants_whole"):  # no file may raise them
+            options.pop(name, None)
         # Files of older versions, and keys of cached features, lack the following options.
         options = {name: x for name, x in options.items() if x is not None or name not in _LEFT_OUT_IF_ABSENT}
         return {**options, "auto_map": {self._auto_class: "video_processing_hmba.HMBAVideoProcessor"}}

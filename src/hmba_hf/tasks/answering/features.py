@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 
-from ...models.decoding_containers import LIMITS
-
 # Options of a video processor and of a tower on which no feature depends.
 _IDLE_OPTIONS = ("auto_map", "processor_class", "video_processor_type", "return_metadata")
 _IDLE_SETTINGS = ("_name_or_path", "architectures", "auto_map", "dtype", "transformers_version")
@@ -35,8 +33,11 @@ def feature_key(model: Any, video_processor: Any, dtype: torch.dtype) -> dict[st
             key[f"vision tower's {name}"] = json.dumps(value, default=str)
     key["layer"] = str(model.config.vision_feature_layer)
     key["dtype"] = str(dtype).removeprefix("torch.")
-    limits = (video_processor.limits or LIMITS).stated()  # a cache lacks the clips beyond them
-    for name, value in sorted({**video_processor.to_dict(), **limits}.items()):
+    rules = video_processor.source_rules
+    stated = rules["limits"].stated()  # a cache lacks the clips beyond them
+    if rules["only_whole"]:
+        stated["only_whole"] = True
+    for name, value in sorted({**video_processor.to_dict(), **stated}.items()):
         if name not in _IDLE_OPTIONS:
             key[f"video processor's {name}"] = json.dumps(value, default=str)
     return key
