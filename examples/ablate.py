@@ -6,7 +6,7 @@
 
 Each run fine-tunes `examples/micro_base` with one thing of the paper preset changed, and answers about held-out clips.
 Only motion distinguishes the risk from other road users. Studies share their runs. A run on disk is repeated only if
-its options or the base have changed, so a study can be stopped and started again at any time.
+its options or the base have changed. A study can be stopped and started again at any time.
 
 Each study prints a table and the places where the order expected from the paper's design does not hold. It writes
 `table.md`, `results.json` and `plot.png` to its folder. All runs are on the CPU, also where there is a GPU: the models

@@ -7,8 +7,9 @@
     accelerate launch examples/finetune.py ... --push_to_hub --hub_model_id org/hmba-drama
 
 `--dataset_name` takes folders and Hub ids in the DRAMA or the BDD-X schema (`org/drama@v1` for a revision), and
-`micro-world`, which needs no download and does not transfer to real roads. Every option of `TrainingArguments` is
-accepted. A folder of low-rank updates as `--model` is trained further with `--learns ... lora`, and merged without.
+`micro-world`, which needs no download. Its results do not transfer to real roads. Every option of
+`TrainingArguments` is accepted. A folder of low-rank updates as `--model` is trained further with
+`--learns ... lora`, and merged without.
 
 The same command resumes from its last whole checkpoint. With `--enable_jit_checkpoint True`, SIGTERM ends the run with
 a checkpoint. The run writes the model, `history.json`, and pictures of loss and metrics.

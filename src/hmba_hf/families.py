@@ -150,7 +150,7 @@ def load_model(checkpoint: str | Path, **options: Any) -> Any:
         ValueError: if it is of no family, if the index of its weights names none, or if a weight is missing.
     """
     if Path(checkpoint).is_dir():
-        find_weights(Path(checkpoint))  # says what is wrong with files that transformers would load nothing of
+        find_weights(Path(checkpoint))  # raises for files of which transformers would load nothing
     return auto_class(family_of(_read_config(str(checkpoint), options))).from_pretrained(checkpoint, **options)
 
 

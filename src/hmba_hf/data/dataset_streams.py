@@ -44,8 +44,8 @@ def open_stream(
         split: such as `"train"`.
         weights: the share that is drawn from each; a pass ends when all have been seen as a whole. Without weights
             a pass has each row once.
-        size: only this many rows of each, from the start. Where processes or workers share the files of a dataset,
-            they share this number, too, and each takes its part from the start of its own files.
+        size: only this many rows of each, from the start. Processes or workers that share the files of
+            a dataset share this number, too. Each takes its part from the start of its own files.
         seed: of the order.
         process_index, num_processes: whose share this is.
         limits: of the pictures of rows.

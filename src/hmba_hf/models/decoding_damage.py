@@ -10,7 +10,7 @@ BytesAt = Callable[[int, int], bytes]
 _TURNED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _ZERO = 0xFFFFFFFF
 _FFV1_END = 8  # bytes behind a slice: three of its length, one of its state, four of its checksum
-_FLV_TAG = 11  # bytes before what a tag holds, of which three tell its length; four bytes follow
+_FLV_TAG = 11  # bytes before the content of a tag, three of them its length; four bytes follow
 _FLV_BACK = 4
 _OGG_PAGE = b"OggS"
 _OGG_HEADER = 27  # bytes, of which the last one counts the lengths that follow
@@ -21,7 +21,7 @@ _MATROSKA_OUTER = (0x18538067, 0x1F43B675, 0xA0)
 _MATROSKA_CLUSTER = 0x1F43B675
 _MATROSKA_BLOCKS = (0xA3, 0xA1)
 _MATROSKA_CHECKSUM = b"\xbf\x84"
-_MATROSKA_HEADER = 12  # bytes at the most of what names an element and tells its length
+_MATROSKA_HEADER = 12  # most bytes of an element's name and length
 _MATROSKA_BLOCK_HEADER = 4
 _MATROSKA_LOOK_BACK = 2**16
 _MATROSKA_UNKNOWN = 2**56  # bytes: as long as it comes
@@ -42,7 +42,7 @@ def _turned_checksum(data: bytes) -> int:
 class SliceChecksums:
     """The checksums of FFV1, each behind a slice of a picture.
 
-    A picture without any that holds says nothing until another one has shown that the stream has checksums.
+    A picture without a valid one counts as whole until another one has shown that the stream has checksums.
     """
 
     def __init__(self) -> None:
@@ -129,7 +129,7 @@ class Continuity:
 
     @property
     def is_followed(self) -> bool:
-        """Whether the container can tell anything."""
+        """Whether the container has anything to check."""
         return self._walk is not None
 
     def breaks_before(self, packet: Any) -> bool:
@@ -182,7 +182,7 @@ class Continuity:
         return packet.pos if found < 0 else start + found
 
     def _end_of_block(self, packet: Any) -> int:
-        """Where the block of a packet ends, as the bytes before it tell; -1 where they may be something else."""
+        """Where the block of a packet ends, from the bytes before it; -1 where they may be something else."""
         start = max(packet.pos - _MATROSKA_HEADER, 0)
         before = self._bytes_at(start, packet.pos - start)
         for place in range(len(before)):
@@ -204,7 +204,7 @@ class Continuity:
         while place < start + length:
             data = self._bytes_at(place, min(_PART, start + length - place))
             if not data:
-                return  # cut short, which is told elsewhere
+                return  # cut short, which another check finds
             found = zlib.crc32(data, found)
             place += len(data)
         if found != stated:
@@ -260,7 +260,7 @@ def _page_length(page: bytes) -> int:
 
 
 def _goes_on(page: bytes) -> bool:
-    """Return whether what the page ends with goes on in the next one."""
+    """Return whether the last packet of the page continues in the next one."""
     return page[_OGG_HEADER - 1] > 0 and page[_OGG_HEADER + page[_OGG_HEADER - 1] - 1] == 255
 
 

@@ -1,10 +1,10 @@
-"""Where a file ends by its own bytes, and how they show that it was cut short, in formats that say where they end."""
+"""Where a file ends by its own bytes, and how they show that it was cut short, in formats that state their end."""
 
 import struct
 from collections.abc import Callable
 from typing import NamedTuple
 
-LONGEST_HEAD = 2**16  # bytes in which a header tells of its file
+LONGEST_HEAD = 2**16  # bytes of a header about its file
 LONGEST_TAIL = 2**17  # bytes that hold the last page of an Ogg file, which has 65,307 at the most
 MATROSKA_SEGMENT = b"\x18\x53\x80\x67"
 # The header of ASF: what begins the object that describes the file, and where in it numbers stand.
@@ -28,7 +28,7 @@ PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
 class AsfProperties(NamedTuple):
-    """What an ASF file says of itself: its bytes, its time in units of 100 ns, and the ms that come before it."""
+    """The header of an ASF file: its bytes, its time in units of 100 ns, and the ms that come before it."""
 
     length: int
     time: int
@@ -44,7 +44,7 @@ def asf_properties(head: bytes) -> AsfProperties | None:
 
 
 def stated_end(format_name: str, head: bytes) -> int | None:
-    """Return the byte at which a file ends as its `head` tells, whatever follows; `None` where it does not tell.
+    """Return the byte at which a file ends by its `head`, whatever follows; `None` where the head has none.
 
     Args:
         format_name: FFmpeg's name of its container.
@@ -121,7 +121,7 @@ def _torn_matroska(head: bytes, size: int) -> str | None:
 
 
 def _segment_end(head: bytes) -> int | None:
-    """The byte at which a segment of Matroska ends, after a number whose first byte tells its own length."""
+    """The byte at which a segment of Matroska ends, after a number with its own length in the first byte."""
     place = head.find(MATROSKA_SEGMENT) + len(MATROSKA_SEGMENT)
     if place < len(MATROSKA_SEGMENT) or place >= len(head) or head[place] == 0:
         return None

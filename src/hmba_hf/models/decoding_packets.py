@@ -53,7 +53,7 @@ LONGEST_TRAILER = 2**20  # bytes behind the last picture in which another file i
 LAST_BYTES = {"mjpeg": (b"\xff\xd9",), "gif": (b"\x00", b"\x3b")}
 
 
-# Formats without an index, whose packets tell the time wherever reading begins; how many places are looked at.
+# Formats without an index, whose packets have the time wherever reading begins; the number of places to look at.
 UNINDEXED = {"mpeg", "mpegts"}
 PLACES = 16
 # Seconds by which the clock must go back from one place to the next: packets near each other come out of order.
@@ -152,7 +152,7 @@ class VideoPackets:
         Raises:
             av.FFmpegError: if the source cannot be read any further.
         """
-        held: Any = None  # until the next one tells whether it has come whole
+        held: Any = None  # until the next one shows whether it is whole
         try:
             for packet in self._read():
                 self._is_broken = self._continuity.breaks_before(packet) or self._is_broken
@@ -260,7 +260,7 @@ class VideoPackets:
     def next_files(self) -> dict[int, str]:
         """Find the bytes at which other files begin, as in files joined byte by byte, and what becomes of each.
 
-        One may begin where the header says that the file ends, another one behind the last packet. The latter is not
+        One may begin at the end of the file by its header, another one behind the last packet. The latter is not
         known as long as packets are to come.
         """
         format_name = self.container.format.name
@@ -346,7 +346,7 @@ class VideoPackets:
         return count if 0 < count <= LAST_STEPS else 0
 
     def _end_of_packets(self) -> int | None:
-        """The byte behind the last packet, as packets or an index tell that name each one in the order of the file."""
+        """The byte behind the last packet, from packets or from an index of each one in the order of the file."""
         if self.has_ended:
             return self._end_in_bytes
         if self.container.format.name != MP4 or len(self._index) == 0:

@@ -290,7 +290,7 @@ def mark_subject(caption: str) -> tuple[str, str]:
     """Put `<box>` into a caption, and return the label of the box with it.
 
     DRAMA does not annotate which words the box belongs to. Where the caption is `{subject} {is, are, may, ...} ...`
-    with a plain subject other than the ego car, the marker stands behind the subject, which is the label. The released
+    with a plain subject other than the ego car, the subject is the label and the marker stands behind it. The released
     layout marks such captions in the same place. Otherwise the marker stands before the final punctuation.
     """
     verb = _VERB.search(caption)

@@ -173,7 +173,7 @@ def read_numbers(values: Any) -> list[float] | None:
 
 
 def fit_box(corners: Sequence[float], size: tuple[int, int]) -> tuple[Box, bool]:
-    """Bring a box from pixels to [0, 1] of a picture of `size` (width, height), and say whether it was cut.
+    """Bring a box from pixels to [0, 1] of a picture of `size` (width, height), and return whether it was cut.
 
     Args:
         corners: `x, y, x, y` of two opposite corners.

@@ -1,1 +1,1 @@
-"""The micro-world: a drawn road on which only motion tells the risk."""
+"""The micro-world: a drawn road on which only motion shows the risk."""

@@ -90,8 +90,8 @@ class MicroWorldConfig:
         frame_size: width and height of a frame in pixels.
         num_objects: road users in a scene, K.
         num_frames: frames of a clip, the last one current.
-        motion: `"symmetric"`: the risk swings away from the ego path and comes back toward it, a twin does the same
-            mirrored in time, the others sway evenly; `"order"`: each road user swerves in one frame, the risk last;
+        motion: `"symmetric"`: the risk swings away from the ego path and back, a twin does the same mirrored in time,
+            the others sway evenly; `"order"`: each road user swerves in one frame, the risk last;
             `"monotone"`: the risk closes in at constant speed, a twin leaves, the others stay. The current frame is
             the same whatever the motion.
         pause: frames without motion before the current one, among the `num_frames`.
