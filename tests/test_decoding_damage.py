@@ -151,3 +151,13 @@ def test_where_bytes_are_missing_inside_a_file_frames_are_not_whole(container, c
     data = textured_video(container, codec)
 
     check_that_whole_frames_are_right(data, cut_out(data, GROUP + 5), caplog)
+
+
+def test_pictures_that_are_lost_behind_the_last_one_are_told(caplog):
+    data = textured_video("ogg", "libvpx")
+    last = data.rindex(b"OggS")
+
+    pairs = list(iter_frames(overwritten(data, last + 100, 9)))
+
+    assert len(pairs) < COUNT
+    assert "is damaged behind its last picture: others may be missing" in caplog.text

@@ -157,6 +157,29 @@ def test_a_cut_transport_stream_that_lacks_pictures_before_its_last_one_is_named
         assert caplog.text.count("is cut short") == bool(lacking)
 
 
+PACES = {
+    "a pause": lambda ticks: ticks + 18000 * (ticks > 126_000 + 58 * 3600),
+    "pictures left out": lambda ticks: ticks + 3600 * (ticks // 18000),
+    "ever slower": lambda ticks: ticks + ticks * ticks // 1_000_000,
+}
+
+
+@pytest.mark.parametrize("pace", PACES)
+@pytest.mark.parametrize("codec", ["mpeg2video", "libx264"])
+def test_a_whole_transport_stream_of_varying_rate_is_not_called_cut(codec, pace, caplog):
+    data = numbered_video(60, rate=25, gop=12, container="mpegts", codec=codec, prepare=with_b_frames)
+    with av.open(BytesIO(data)) as source, av.open(file := BytesIO(), "w", format="mpegts") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                packet.pts = PACES[pace](packet.pts)
+                packet.dts = PACES[pace](packet.dts)
+                target.mux(packet)
+    assert streamed(file.getvalue())[1:] == ([*range(60)], [])
+    assert numbers(file.getvalue()) and "is cut short" not in caplog.text
+
+
 def test_the_header_of_asf_promises_bytes_and_seconds(caplog):
     data = numbered_video(400, rate=25, gop=25, container="asf", codec="wmv2")
     cut = data[: len(data) * 6 // 10]

@@ -3,9 +3,11 @@
 import re
 import time
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from functools import partial
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import av
@@ -34,6 +36,11 @@ TS_PACKETS = ((188, 0), (192, 4), (204, 0))
 TS_SYNC = 0x47
 # Steps by which a header may promise more than came: the last pictures' durations are often unknown.
 LAST_STEPS = 8
+# Of so many pictures the times are examined; so many steps at either end may be longer for want of others.
+# Steps of a steady rate differ by so many ticks at the most.
+RECENT = 32
+UNSETTLED = 4
+ROUNDING = 2
 # The bytes between the start of a chunk, which the index of an AVI file names, and its data.
 AVI_CHUNK_HEADER = 8
 # How files begin, of which others may follow where they are joined.
@@ -123,14 +130,17 @@ class VideoPackets:
 
     Args:
         source: of the container; the bytes of a file object are examined.
-        delay: ticks by which the first picture of the file is shown after it is decoded, if that has been read before.
+        before: the packets of another stretch of the file, if one has been read before.
     """
 
-    def __init__(self, container: Any, stream: Any, source: Any, delay: int | None = None):
+    def __init__(self, container: Any, stream: Any, source: Any, before: "VideoPackets | None" = None):
         self.container, self.stream, self.source = container, stream, source
-        self.delay = delay
+        # Ticks by which the first picture of the file is shown after it is decoded, and those between two pictures.
+        self.delay: int | None = None if before is None else before.delay
+        self._step_before: int | None = None if before is None else before.steady_step() or 0
         self._last_dts: int | None = None
         self._last_pts: int | None = None
+        self._recent: deque[int] = deque(maxlen=RECENT)  # times of the last pictures
         self._start_in_bytes: int | None = None
         self._reached = -1.0  # seconds, of any stream
         self._is_ended_by_mark: bool | None = None
@@ -222,6 +232,7 @@ class VideoPackets:
             self._last_dts = packet.dts
         if packet.pts is not None:
             self._last_pts = packet.pts if self._last_pts is None else max(packet.pts, self._last_pts)
+            self._recent.append(packet.pts)
         if self.delay is None and None not in (packet.pts, packet.dts):
             self.delay = packet.pts - packet.dts
         if self._start_in_bytes is None:
@@ -313,6 +324,11 @@ class VideoPackets:
             signs.append(f"it lacks {count} of the pictures before its last one")
         return " and ".join(signs) or None
 
+    @property
+    def is_damaged_behind(self) -> bool:
+        """Whether pictures may have been lost behind the last one."""
+        return self.has_ended and self._continuity.fails_behind()
+
     def torn_file(self) -> str | None:
         """Return the evidence, without reading packets, that a format which states its end was cut short."""
         return torn_bytes(self.container.format.name, self._bytes_at, self.container.size or 0)
@@ -338,12 +354,33 @@ class VideoPackets:
         return False
 
     def _missing_pictures(self) -> int:
-        """Count pictures that are shown before the last one, but would have come after it: others refer to it."""
-        if self.delay is None or self._last_pts is None or self._last_dts is None:
+        """Count pictures that are shown before the last one, but would have come after it: others refer to it.
+
+        Where the rate varies, no one knows.
+        """
+        step = self.steady_step()
+        if not step or self.delay is None or self._last_pts is None or self._last_dts is None:
             return 0
-        step = 1 / (Fraction(self.stream.average_rate or self.stream.guessed_rate or 25) * self.stream.time_base)
+        steps = self._steps()
+        is_steady = all(abs(other - step) <= ROUNDING for other in steps[:-UNSETTLED])
+        if not is_steady or not steps or steps[-1] <= step + ROUNDING:  # the last one came before those that lack
+            return 0
+        lacking = sum(round(other / step) - 1 for other in steps)
         count = round((self._last_pts - self._last_dts - self.delay) / step)
-        return count if 0 < count <= LAST_STEPS else 0
+        return count if count == lacking and count <= LAST_STEPS else 0
+
+    def steady_step(self) -> int | None:
+        """Ticks from one picture to the next, `None` where the rate varies or too few pictures have come."""
+        if self._step_before is not None:
+            return self._step_before
+        settled = self._steps()[:-UNSETTLED]
+        is_steady = len(settled) > 0 and max(settled) - min(settled) <= ROUNDING
+        return settled[0] if is_steady else None
+
+    def _steps(self) -> list[int]:
+        """Ticks from one of the last pictures to the next, but for those between which others may have come before."""
+        steps = [later - earlier for earlier, later in pairwise(sorted(self._recent))]
+        return steps if len(self._recent) < RECENT else steps[UNSETTLED:]
 
     def _end_of_packets(self) -> int | None:
         """The byte behind the last packet, from packets or from an index of each one in the order of the file."""

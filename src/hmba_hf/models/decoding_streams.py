@@ -79,9 +79,9 @@ class OpenVideo:
         """Close the container."""
         self.container.close()
 
-    def start_reading(self, delay: int | None = None) -> None:
-        """Begin a stretch of packets where the container stands; the `delay` of the first picture if it is known."""
-        self.packets = VideoPackets(self.container, self.stream, self.source, delay)
+    def start_reading(self, before: VideoPackets | None = None) -> None:
+        """Begin a stretch of packets where the container stands, which knows what those `before` have told."""
+        self.packets = VideoPackets(self.container, self.stream, self.source, before)
         self._is_mended = False  # whether frames depend on what is damaged
         self._damaged: int | None = None  # the stamp of the last damaged packet
 
@@ -109,6 +109,8 @@ class OpenVideo:
         for start, fate in self.packets.next_files().items():
             place = f"from byte {start} of {self.packets.size} on"
             self.warn(f"holds another file behind its last picture, {place}, {fate}")
+        if self.packets.is_damaged_behind:
+            self.warn("is damaged behind its last picture: others may be missing")
         sign = self.packets.torn_end()
         if sign is not None:
             self.warn(f"is cut short: {sign}")

@@ -207,7 +207,7 @@ class _VideoReader:
                 video.container.seek(ticks, stream=video.stream)
             except av.FFmpegError:
                 return
-            video.start_reading(video.packets.delay)
+            video.start_reading(video.packets)
         count = 0
         before: Moment | None = None
         for moment in video.timeline(self.origin).place(self._decoded(), self.origin if start is None else None):
