@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import av
 import numpy as np
 import pytest
+from av.codec.context import Flags
 from PIL import Image
 
 from hmba_hf import VideoDecodeError, decode_frames, iter_frames
@@ -155,6 +156,23 @@ def test_a_cut_transport_stream_that_lacks_pictures_before_its_last_one_is_named
         caplog.clear()
         assert video_duration(cut) == pytest.approx((shown[-1] + 1) / 25)
         assert caplog.text.count("is cut short") == bool(lacking)
+
+
+@pytest.mark.parametrize("container", ["vob", "mpeg"])
+@pytest.mark.parametrize("b_frames", [1, 2])
+def test_interlaced_pictures_of_a_program_stream_are_one_recording(container, b_frames, caplog):
+    def prepare(stream):
+        stream.codec_context.max_b_frames = b_frames
+        stream.codec_context.flags |= Flags.interlaced_dct | Flags.interlaced_me
+
+    data = numbered_video(100, rate=25, gop=8, container=container, codec="mpeg2video", prepare=prepare)
+
+    times, shown, errors = streamed(data)
+
+    assert (shown, errors) == ([*range(100)], [])
+    assert times == pytest.approx([number / 25 for number in shown])
+    assert numbers(data, 3.0, 3, 25.0) == [73, 74, 75] and numbers(data)[-1] == 99
+    assert not caplog.records
 
 
 PACES = {
@@ -370,3 +388,15 @@ def test_chunks_without_pictures_in_avi_are_no_damage():
 
     assert read_numbers(np.stack(pictures)) == list(range(21))
     assert metadata.duration is None and metadata.total_num_frames is None
+
+
+@pytest.mark.parametrize("codec", ["mjpeg", "mpeg4"])
+def test_chunks_without_pictures_behind_the_first_one_in_avi_move_no_other(codec, caplog):
+    times = [0.0, *(2 + i / 10 for i in range(1, 20))]
+    data = numbered_video(20, container="avi", codec=codec, times=times)
+
+    seen, shown, errors = streamed(data)
+
+    assert seen == pytest.approx(times) and (shown, errors) == ([*range(20)], [])
+    assert [*numbers(data, 1.5, 1), *numbers(data, 2.1, 1), *numbers(data, 3.9, 1)] == [0, 1, 19]
+    assert not caplog.records

@@ -86,6 +86,11 @@ def holds_decoding_times_alone(container: Any, stream: Any) -> bool:
     return container.format.name in DECODING_TIMES_ALONE or is_from_avi
 
 
+def guesses_times(container: Any) -> bool:
+    """Tell whether few packets of the container have times, from which FFmpeg guesses those of the others."""
+    return bool(container.format.name == "mpeg")
+
+
 def find_step_back(container: Any, stream: Any) -> tuple[Fraction, Fraction] | None:
     """Look at some places all over a file without an index, and return two between which its clock goes back.
 
@@ -341,7 +346,7 @@ class VideoPackets:
         MXF file without its end has no index.
         """
         format_name = self.container.format.name
-        return format_name != "mpeg" and (format_name != "mxf" or self.torn_file() is None)
+        return not guesses_times(self.container) and (format_name != "mxf" or self.torn_file() is None)
 
     def _ends_within_packet(self) -> bool:
         start, end = self._start_in_bytes, self.container.size or 0

@@ -10,7 +10,7 @@ import numpy as np
 from transformers.utils import logging
 
 from .decoding_containers import LIMITS, SourceLimits, VideoDecodeError, open_container, opened
-from .decoding_packets import VideoPackets, counts_pictures, holds_decoding_times_alone
+from .decoding_packets import VideoPackets, counts_pictures, guesses_times, holds_decoding_times_alone
 from .decoding_pictures import picture_or_error, weight_of
 from .decoding_timeline import Moment, Timeline, come_in_order, in_order
 
@@ -200,7 +200,14 @@ class OpenVideo:
             origin: seconds on the container's clock at which the video starts, the first stamp when absent; for
                 warnings.
         """
-        return Timeline(self.stamp_of, 1 / self.rate, self.warn, origin)
+        return Timeline(
+            self.stamp_of,
+            1 / self.rate,
+            self.warn,
+            origin,
+            are_guessed=guesses_times(self.container),
+            can_stray=self.container.format.name != "avi",
+        )
 
     @property
     def is_heavy(self) -> bool:

@@ -50,6 +50,8 @@ class Timeline:
         step: seconds from one picture to the next where nothing else is known.
         warn: takes a sentence about ignored stamps, of which the file is the subject.
         origin: the time zero of warnings; the first stamp when absent.
+        are_guessed: whether most stamps follow from a few of the container's, so that a short step back means nothing.
+        can_stray: whether a single stamp may be wrong, as it cannot where stamps are numbers of chunks.
     """
 
     def __init__(
@@ -58,7 +60,11 @@ class Timeline:
         step: Fraction,
         warn: Callable[[str], None],
         origin: Fraction | None = None,
+        are_guessed: bool = False,
+        can_stray: bool = True,
     ) -> None:
+        self._are_guessed = are_guessed
+        self._can_stray = can_stray
         self._stamp_in, self._nominal_step, self._warn = stamp_of, step, warn
         self._origin = origin
         self._mended: tuple[Any, Fraction] | None = None  # the first frame, if its stamp is stray, and a better one
@@ -124,7 +130,7 @@ class Timeline:
                 stamps.append((frame, stamp))
             if len(stamps) == 3 or stamp is None or (len(stamps) == 2 and not _is_far(stamps[0][1], stamp)):
                 break
-        if len(stamps) == 3:
+        if len(stamps) == 3 and self._can_stray:
             (frame, first), (_, second), (_, third) = stamps
             if _is_far(first, second) and _is_far(first, third) and not _is_far(second, third) and second < third:
                 self._mended = frame, 2 * second - third
@@ -135,7 +141,11 @@ class Timeline:
         if self._mended is not None and self._mended[0] is frame:
             return self._mended[1]
         stamp = self._stamp_in(frame)
-        return None if stamp is None else stamp + self._shift
+        if stamp is None:
+            return None
+        stamp += self._shift
+        is_short_step_back = self._last - REORDER_FRAMES * self._nominal_step < stamp <= self._last
+        return None if self._are_guessed and is_short_step_back else stamp
 
     def _after_counted(self, stamp: Fraction | None) -> Fraction | None:
         """Move the clock where the first stamp is no later than pictures that were counted before it."""
