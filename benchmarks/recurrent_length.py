@@ -3,11 +3,11 @@
     python benchmarks/recurrent_length.py [--output_dir runs/recurrent]
     python benchmarks/recurrent_length.py --quick      # two steps, a few clips, to see that all is well
 
-Two models are fine-tuned from `examples/micro_base`: on clips of five frames, and on the same clips after a past of up
-to `--stream_frames` frames of other clips. Both are then asked about held-out clips that come at the end of streams:
-nothing else has been seen (5 frames), or frames of other clips have. `window` is the same question in window mode,
-which sees the clip alone, however long the stream is. A model that is on disk is not trained again.
-The micro-world's numbers: they say nothing about real roads.
+Two models are fine-tuned from `examples/micro_base`: on clips of five frames, and on the same clips after up to
+`--stream_frames` past frames. Both are then asked about held-out clips at the end of video streams:
+the clip alone (5 frames), or the clip after frames of other clips. `window` is the same question in window mode, which
+sees the clip alone, however long the video stream is. A model on disk is not trained again. Numbers of the
+micro-world do not transfer to real roads.
 """
 
 import argparse

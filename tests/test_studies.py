@@ -122,12 +122,12 @@ def test_every_study_runs_from_training_to_table_and_plot(ablate, tmp_path, caps
         )
         with Image.open(folder / "plot.png") as plot:
             assert plot.width > 600
-    assert "say nothing about real roads" in printed and "`query, blur` above `add, blur`: undecided" in printed
+    assert "do not transfer to real roads" in printed and "`query, blur` above `add, blur`: undecided" in printed
     check_measures(tmp_path / "runs")
     ablate("all", "page", *words, "--page", tmp_path / "page.md")
     assert "$ python" not in capsys.readouterr().out, "nothing is done twice"
     page = (tmp_path / "page.md").read_text()
-    assert page.count("\n## ") == page.count("![") == len(STUDIES) and "say nothing about real roads" in page
+    assert page.count("\n## ") == page.count("![") == len(STUDIES) and "do not transfer to real roads" in page
     assert all((tmp_path / name).exists() for name in re.findall(r"!\[.*?\]\((.*?)\)", page))
 
 

@@ -9,14 +9,12 @@ from ..data.loading import TWO_TASKS
 from .measuring import KINDS, measure_attention, measure_cost, measure_degradation
 from .tables import ATTENTION, COST, DEGRADATION, SCORES, Records, Telling, compare, markdown_table
 
-DISCLAIMER = (
-    "The micro-world's numbers, of a model of less than a million parameters: they say nothing about real roads."
-)
+DISCLAIMER = "Numbers of the micro-world, of a model of less than a million parameters, do not transfer to real roads."
 
 _HOW = (
     "Each run fine-tunes `examples/micro_base` with the paper preset changed as its row says, and answers about "
     "held-out clips; boxes are read from the generated text. Numbers are means and standard deviations over the "
-    "seeds. Below each table stands what the paper's design lets one expect, and whether it is so here."
+    "seeds. Below each table: the order expected from the paper's design, and whether it holds here."
 )
 
 
