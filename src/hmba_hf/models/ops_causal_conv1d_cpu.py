@@ -127,44 +127,51 @@ def conv_backward(
     return grad_x, grad_weight, grad_bias, grad_state
 
 
+# Taking an array out of a record counts a reference, which costs more than a step: records are opened before loops.
+
+
 @inlined
-def _time(call: Any, p: int) -> Any:
+def _time(length: int, reverse: bool, p: int) -> Any:
     """Return the time of scan position `p`."""
     t = p
-    if call.reverse:
-        t = call.sizes.length - 1 - p
+    if reverse:
+        t = length - 1 - p
     return t
 
 
 @inlined
-def _is_real(call: Any, row: int, t: int) -> Any:
-    """Whether the step at time `t` is not masked."""
+def _is_real(mask: Any, o: int) -> Any:
+    """Whether the step at `o` is not masked."""
     real = True
-    if call.mask.size:
-        real = call.mask[row * call.sizes.length + t]
+    if mask.size:
+        real = mask[o]
     return real
 
 
-@inlined
+@compiled
 def _fill(window: Any, call: Any, place: Any) -> None:
     """Read the inputs of the steps at work and the few before them; before the first, those of the state, or zero."""
+    x = call.inputs.x
+    state = call.inputs.state
+    mask = call.mask
     by = call.strides
+    length = call.sizes.length
     tail = call.sizes.kernel - 1
     first = place.start - tail
     zero = splat(window.dtype.type(0))
     for p in range(first, place.stop):
         o = (p - first) * TILE
-        t = _time(call, p)
-        real = p >= 0 and _is_real(call, place.row, t)
+        t = _time(length, call.reverse, p)
+        real = p >= 0 and _is_real(mask, place.row * length + t)
         before = -1 - p if call.reverse else tail + p
         x_row = place.row * by.x_b + t * by.x_l + place.tile
         state_row = place.row * by.state_b + before * by.state_l + place.tile
         for c in range(0, place.width, LANES):
             value = zero
             if real:
-                value = load(call.inputs.x, x_row + c, place.width - c)
-            elif p < 0 and call.inputs.state.size:
-                value = load(call.inputs.state, state_row + c, place.width - c)
+                value = load(x, x_row + c, place.width - c)
+            elif p < 0 and state.size:
+                value = load(state, state_row + c, place.width - c)
             store(window, o + c, LANES, value)
 
 
@@ -217,7 +224,7 @@ def _forward(first: int, last: int, inputs: Any, y: Any, mask: Any, strides: Any
                 place = Place(row, tile, width, start, min(start + STEPS, length))
                 _fill(window, call, place)
                 for s in range(start, place.stop):
-                    o = (row * length + _time(call, s)) * d + tile
+                    o = (row * length + _time(length, reverse, s)) * d + tile
                     for c in range(0, width, LANES):
                         value = _convolve(window, weight, bias, s - start, c, kernel)
                         store(y, o + c, width - c, value * sigmoid(value))
@@ -234,6 +241,9 @@ def _backward(
     kernel = sizes.kernel
     dtype = inputs.weight.dtype
     call = Call(inputs, mask, strides, sizes, reverse)
+    grad_y = inputs.grad_y
+    grad_x = results.x
+    grad_state = results.state
     tiles = (d + TILE - 1) // TILE
     tail = kernel - 1
     window = np.empty((STEPS + tail) * TILE, dtype)
@@ -259,13 +269,13 @@ def _backward(
                     earlier = i - (stop - start)
                     grads[i * TILE : (i + 1) * TILE] = grads[earlier * TILE : (earlier + 1) * TILE]
                 for s in range(start, stop):
-                    t = _time(call, s)
+                    t = _time(length, reverse, s)
                     at = (s - start) * TILE
                     for c in range(0, width, LANES):
                         value = _convolve(window, weight, bias, s - start, c, kernel)
                         open_ = sigmoid(value)
                         o = row * strides.grad_y_b + t * strides.grad_y_l + tile + c
-                        grad = load(inputs.grad_y, o, width - c)
+                        grad = load(grad_y, o, width - c)
                         grad *= open_ * (1.0 + value * (1.0 - open_))
                         store(grads, at + c, LANES, grad)
                         for k in range(kernel):
@@ -273,16 +283,16 @@ def _backward(
                             _add(sums, o, grad * load(window, at + o, LANES))
                         _add(sums, kernel * TILE + c, grad)
                 for s in range(start, stop):
-                    t = _time(call, s)
-                    real = _is_real(call, row, t)
+                    t = _time(length, reverse, s)
+                    real = _is_real(mask, row * length + t)
                     for c in range(0, width, LANES):
                         value = zero
                         if real:
                             for k in range(kernel):
                                 o = (s - start + k) * TILE + c
                                 value += load(grads, o, LANES) * load(weight, (tail - k) * TILE + c, LANES)
-                        store(results.x, (row * length + t) * d + tile + c, width - c, value)
-            if results.state.size:
+                        store(grad_x, (row * length + t) * d + tile + c, width - c, value)
+            if grad_state.size:
                 for j in range(tail):  # `tail - j` steps before the first
                     kept = tail - 1 - j if reverse else j
                     for c in range(0, width, LANES):
@@ -290,7 +300,7 @@ def _backward(
                         for k in range(tail - j, kernel):
                             o = (k - tail + j) * TILE + c
                             value += load(grads, o, LANES) * load(weight, (tail - k) * TILE + c, LANES)
-                        store(results.state, (row * tail + kept) * d + tile + c, width - c, value)
+                        store(grad_state, (row * tail + kept) * d + tile + c, width - c, value)
         for k in range(kernel + 1):
             for c in range(0, width, LANES):
                 o = (group * (kernel + 1) + k) * d + tile + c
