@@ -161,3 +161,18 @@ def test_pictures_that_are_lost_behind_the_last_one_are_told(caplog):
 
     assert len(pairs) < COUNT
     assert "is damaged behind its last picture: others may be missing" in caplog.text
+
+
+@pytest.mark.parametrize("container", ["avi", "mov", "mjpeg"])
+def test_a_picture_of_motion_jpeg_that_is_mended_is_shown_and_is_not_whole(container, caplog):
+    data = textured_video(container, "mjpeg", pixels="yuvj420p")
+    damaged = changed(data, 2 * GROUP)
+
+    whole = whole_frames(damaged)
+
+    assert whole == [number for number in range(COUNT) if number != 2 * GROUP]
+    assert whole_frames(data) == [*range(COUNT)]
+    caplog.clear()
+    frames = [frame for _, frame in iter_frames(damaged)]
+    assert len(frames) == COUNT and all(isinstance(frame, np.ndarray) for frame in frames)
+    assert "is damaged at 0.960 s: frames from there on may look wrong or be missing" in caplog.text

@@ -39,6 +39,9 @@ _BLOCK_PIXELS = 2**20
 # Decoders that mend damaged pictures and flag them in one thread alone. With threads for slices they leave old
 # pictures in the holes without a flag.
 _MENDING_ALONE = ("h264",)
+# Decoders that mend damaged pictures without a flag, unless they must refuse them.
+_MENDING_IN_SILENCE = ("mjpeg",)
+_REFUSING = {"err_detect": "crccheck+explode"}
 # The decoder of AV1 works on as many frames at once as the machine has cores for, each with several times its memory.
 _ONE_FRAME_AT_A_TIME = {"max_frame_delay": "1"}
 
@@ -166,10 +169,31 @@ def open_container(
     except BaseException:
         container.close()
         raise
-    stream.codec_context.options = options | _ONE_FRAME_AT_A_TIME
+    options = options | _ONE_FRAME_AT_A_TIME
+    stream.codec_context.options = options | (_REFUSING if mends_in_silence(stream) else {})
     # Frame threads would swallow the error at the end of a truncated file.
     stream.thread_type = "NONE" if stream.codec_context.name in _MENDING_ALONE else "SLICE"
     return container, stream
+
+
+def mends_in_silence(stream: Any) -> bool:
+    """Return whether the decoder of a stream must refuse damaged pictures, since it does not flag what it mends.
+
+    Each of its pictures stands for itself, so that another decoder may mend it.
+    """
+    return stream.codec_context.name in _MENDING_IN_SILENCE
+
+
+def mending_decoder(stream: Any) -> Any:
+    """Return a decoder of the same pictures that refuses none."""
+    known = stream.codec_context
+    decoder: Any = av.CodecContext.create(known.codec, "r")
+    decoder.extradata = known.extradata
+    decoder.codec_tag = known.codec_tag
+    decoder.width = known.width
+    decoder.height = known.height
+    decoder.options = {key: value for key, value in known.options.items() if key not in _REFUSING}
+    return decoder
 
 
 def _open(source: Any, name: str, source_format: str | None, options: dict[str, str]) -> Any:

@@ -9,7 +9,15 @@ import av
 import numpy as np
 from transformers.utils import logging
 
-from .decoding_containers import LIMITS, SourceLimits, VideoDecodeError, open_container, opened
+from .decoding_containers import (
+    LIMITS,
+    SourceLimits,
+    VideoDecodeError,
+    mending_decoder,
+    mends_in_silence,
+    open_container,
+    opened,
+)
 from .decoding_packets import VideoPackets, counts_pictures, guesses_times, holds_decoding_times_alone
 from .decoding_pictures import picture_or_error, weight_of
 from .decoding_timeline import Moment, Timeline, come_in_order, in_order
@@ -157,7 +165,15 @@ class OpenVideo:
             raise TornPictureError("the file ends within a picture")
         if self.packets.is_damaged:
             self._mark(packet)
-        return list(packet.decode())
+        try:
+            return list(packet.decode())
+        except av.InvalidDataError:
+            if not mends_in_silence(self.stream):
+                raise
+        frames = list(mending_decoder(self.stream).decode(packet))
+        for frame in frames:
+            self._set_apart(frame)
+        return frames
 
     def _mark(self, damaged: Any) -> None:
         """Note that a packet or a frame is damaged, and with it what depends on it."""
@@ -171,12 +187,16 @@ class OpenVideo:
         elif self._is_mended and self._is_past_damage(frame):
             self._is_mended = not is_intra_coded(frame, self.stream.codec_context.name)
         if self._is_mended:
-            frame.opaque = object()  # one for each frame: PyAV forgets what several frames share
+            self._set_apart(frame)
         return frame
 
     def _is_past_damage(self, frame: Any) -> bool:
         ticks = self._ticks_of(frame)
         return ticks is None or self._damaged is None or ticks > self._damaged
+
+    def _set_apart(self, frame: Any) -> None:
+        """Mark a frame as not whole."""
+        frame.opaque = object()  # one for each frame: PyAV forgets what several frames share
 
     def seen(self, moment: Moment) -> Moment:
         """Return the moment of a frame with the mark whether the frame is whole."""
