@@ -81,14 +81,8 @@ def _load_pixel_options(vision: str, **options: Any) -> dict[str, Any]:
         held = read_settings(vision, file, **options)
         settings = held if part is None else held.get(part)
         if settings:
-            break
-    else:
-        return {}
-    found = {}
-    for name in _PIXEL_OPTIONS:
-        if settings.get(name) is not None:
-            found[name] = settings[name]
-    return found
+            return {name: settings[name] for name in _PIXEL_OPTIONS if settings.get(name) is not None}
+    return {}
 
 
 def _load_picture(source: Any, limits: Any) -> Any:
