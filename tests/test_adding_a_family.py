@@ -127,6 +127,13 @@ def test_a_family_from_outside_is_trained_resumed_predicted_scored_and_shown(toy
         save_checkpoint(tmp_path / "other", other, processor, results=[predictions.parent])
 
 
+def test_a_learning_rate_of_an_unknown_group_is_refused(toy, tmp_path):
+    args = ResumableArguments(output_dir=str(tmp_path), use_cpu=True)
+    trainer = ResumableTrainer(model=toy.ToyModel(toy.ToyConfig()), args=args, learning_rates={"hat": 0.1})
+    with pytest.raises(ValueError, match=r"learning_rates must be of \['head'\], got \['hat'\]"):
+        trainer.create_optimizer()
+
+
 def test_records_of_two_tasks_are_not_scored_together(toy):
     answer = {"id": "a", "answer": "A car.", "reference": "A car."}
     prediction = {"id": "b", "task": "toy", "answer": 1, "reference": 1}

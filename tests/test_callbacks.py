@@ -69,7 +69,7 @@ def test_a_run_that_sigterm_stops_goes_on_and_ends_as_if_it_had_not_been(
     assert "stopped by SIGTERM" in capsys.readouterr().out
     assert signal.getsignal(signal.SIGTERM) == before
     resumed = tune(stored_model, tmp_path / "out", *words)
-    assert f"going on from {tmp_path / 'out' / f'checkpoint-{step}'}" in capsys.readouterr().out
+    assert f"resuming from {tmp_path / 'out' / f'checkpoint-{step}'}" in capsys.readouterr().out
     assert not resumed.has_stopped
     assert_same_result(tmp_path / "out", tmp_path / "whole")
 

@@ -50,7 +50,7 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(tmp_path, harm):
         optimizer.write_bytes(b"mom" if harm == "cut off" else b"moments and more")
     assert read_recipe(newer) is None and read_recipe(whole) == RECIPE
     assert checkpoint_to_resume(tmp_path, RECIPE) == whole
-    with pytest.raises(ValueError, match="a whole checkpoint is wanted to go on from, got .*checkpoint-4"):
+    with pytest.raises(ValueError, match="must be a whole checkpoint, got .*checkpoint-4"):
         checkpoint_to_resume(tmp_path, RECIPE, str(newer))
 
 

@@ -81,9 +81,9 @@ def stream_video(model):
     spec = importlib.util.spec_from_file_location("stream_video", place)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    loaded = {"AutoModelForImageTextToText": model, "AutoProcessor": tiny_processor(chat_template=SHORT_TEMPLATE)}
-    for name, part in loaded.items():
-        setattr(module, name, SimpleNamespace(from_pretrained=lambda *args, part=part, **options: part))
+    processor = tiny_processor(chat_template=SHORT_TEMPLATE)
+    module.load_model = lambda *args, **options: model
+    module.AutoProcessor = SimpleNamespace(from_pretrained=lambda *args, **options: processor)
     return module
 
 

@@ -112,7 +112,7 @@ def test_the_same_command_goes_on_and_passes_over_what_is_not_whole(base, tmp_pa
     (tmp_path / "again" / "checkpoint-6" / "seal.json").unlink()  # half written
     (tmp_path / "again" / "checkpoint-4" / "optimizer.pt").unlink()  # half deleted
     tune(base, tmp_path / "again", *words)
-    assert f"going on from {tmp_path / 'again' / 'checkpoint-2'}" in capsys.readouterr().out
+    assert f"resuming from {tmp_path / 'again' / 'checkpoint-2'}" in capsys.readouterr().out
     assert_same_result(tmp_path / "again", tmp_path / "whole")
     trainer = tune(base, tmp_path / "again", *words)
     assert trainer.state.global_step == 6, "a run that is over is not gone on with"
@@ -274,10 +274,10 @@ def test_a_base_without_an_adapter_is_told_where_one_should_learn(base, tmp_path
         (["--streaming", "True"], "a stream has no length: --streaming needs --max_steps"),
         (["--streaming", "True", "--max_steps", 1, "--feature_cache", "x"], "need datasets that are held, not --str"),
         (["--learns", "vision_tower", "--feature_cache", "x"], "vision tower that learns cannot be cached"),
-        (["--dataset_weights", "1", "2"], r"one weight for each of \['micro-world'\] is wanted, got \[1.0, 2.0\]"),
-        (["--save_only_model", "True"], "--save_only_model leaves nothing that a run could go on from"),
+        (["--dataset_weights", "1", "2"], r"must be one for each of \['micro-world'\], got \[1.0, 2.0\]"),
+        (["--save_only_model", "True"], "save_only_model must be False, got True"),
         (["--time_format", "at 12.4 s"], "time_format must be a text with one {seconds}, or None, got 'at 12.4 s'"),
-        (["--resume_from_checkpoint", "True"], "must be a folder, got True: the same command goes on by itself"),
+        (["--resume_from_checkpoint", "True"], "must be a folder, got True: the same command resumes by itself"),
         (["--feature_cache", "nowhere"], "a cache of features must be whole, got nowhere"),
         (["--eval_strategy", "epoch", "--eval_split", "dev"], "split must be of .* got 'dev'"),
         (["--max_length", 5], "must have at most max_length=5 tokens, got .*--on_error skip"),

@@ -94,7 +94,7 @@ def test_a_run_of_low_rank_updates_goes_on_elsewhere_and_never_takes_the_users_b
     assert tune(base, tmp_path / "two", *words, "--max_steps", 3, *again).state.global_step == 3
     shutil.copytree(base, tmp_path / "runs" / "adapted_base")
     before = hashes(AutoModelForImageTextToText.from_pretrained(base))
-    with pytest.raises(ValueError, match="a base of another folder is wanted, .*adapted_base is where this run saves"):
+    with pytest.raises(ValueError, match="must be in a folder of its own, got .*adapted_base, where this run saves"):
         tune(tmp_path / "runs" / "adapted_base", tmp_path / "runs", *words, "--max_steps", 2)
     assert hashes(AutoModelForImageTextToText.from_pretrained(tmp_path / "runs" / "adapted_base")) == before
 

@@ -369,7 +369,7 @@ def test_a_dataset_that_holds_a_sample_twice_is_refused_before_anything_is_answe
     shutil.copy(shard, shard.with_name("test-00001-of-00002.parquet"))
     shard.rename(shard.with_name("test-00000-of-00002.parquet"))
     changes = {"dataset_name": str(tmp_path / "drama"), "split": ["test"], "max_samples": None}
-    message = "each sample of a split is wanted once, got 'test-symmetric-0-000000' of 'test' in rows 0 and 2"
+    message = "a sample must be once in a split, got 'test-symmetric-0-000000' of 'test' in rows 0 and 2"
     with pytest.raises(ValueError, match=message):
         predict(arguments(tmp_path / "out", **changes))
     assert answered == []

@@ -228,10 +228,10 @@ def test_records_are_read_line_by_line(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "expected at least one record, got none"),
-        ("{}\n", r"line 1: expected a record with \('id', 'answer', 'reference'\), got '{}'"),
-        ('{"id": 1, "answer": "", "reference": ""}\n[1]\n', "line 2: expected a record"),
-        ('{"id": "a", "ans', "line 1: expected a JSON object, got "),
+        ("", "must hold at least one record, got none"),
+        ("{}\n", r"line 1: a record must have \('id', 'answer', 'reference'\), got '{}'"),
+        ('{"id": 1, "answer": "", "reference": ""}\n[1]\n', "line 2: a record must have"),
+        ('{"id": "a", "ans', "line 1: a record must be a JSON object, got "),
     ],
 )
 def test_a_file_of_something_else_is_refused_with_the_line(tmp_path, text, message):
@@ -294,14 +294,14 @@ def test_a_sample_of_a_split_counts_once(tmp_path):
     assert len(read_records(path)) == 6
     for again in (record(0, "another answer"), {"id": "clip-0", "split": "test", "error": "OSError: gone"}):
         path.write_text("".join(json.dumps(one) + "\n" for one in (record(0), record(1), again)))
-        with pytest.raises(ValueError, match="line 3: each .* is wanted once, got 'clip-0' of 'test' in line 1, too"):
+        with pytest.raises(ValueError, match="line 3: a .* must be once in a split, got 'clip-0' of 'test' in line 1, too"):
             read_records(path)
 
 
 def test_an_id_is_a_text_also_where_it_is_written_as_a_number(tmp_path):
     path = tmp_path / "predictions.jsonl"
     path.write_text("".join(json.dumps(record(0, id=name)) + "\n" for name in (7, 8, "7")))
-    with pytest.raises(ValueError, match="line 3: each .* is wanted once, got '7' of 'test' in line 1, too"):
+    with pytest.raises(ValueError, match="line 3: a .* must be once in a split, got '7' of 'test' in line 1, too"):
         read_records(path)
 
 
@@ -309,7 +309,7 @@ def test_an_id_is_a_text_also_where_it_is_written_as_a_number(tmp_path):
 def test_a_line_that_cannot_be_read_is_named(tmp_path, line):
     path = tmp_path / "predictions.jsonl"
     path.write_bytes(json.dumps(record(0)).encode() + b"\n" + line + b"\n")
-    with pytest.raises(ValueError, match="predictions.jsonl, line 2: expected a JSON object, got "):
+    with pytest.raises(ValueError, match="predictions.jsonl, line 2: a record must be a JSON object, got "):
         read_records(path)
 
 

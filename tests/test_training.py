@@ -394,7 +394,7 @@ def test_a_whole_checkpoint_that_a_run_begins_at_is_not_written_again(tmp_path, 
 
 def test_true_resumes_at_the_last_whole_checkpoint(tmp_path):
     options = {"save_strategy": "steps", "save_steps": 1}
-    with pytest.raises(ValueError, match="a whole checkpoint is wanted to go on from, got none in"):
+    with pytest.raises(ValueError, match="must be a whole checkpoint, got none in"):
         trainer_for(learning_model(), tmp_path, **options).train(resume_from_checkpoint=True)
     trainer_for(learning_model(), tmp_path, **options).train()
     (tmp_path / "checkpoint-4" / "optimizer.pt").unlink()

@@ -30,7 +30,7 @@ def test_a_run_goes_on_with_the_updates_that_it_starts_from(stored_model, update
     held = load_file(updates / "adapter_model.safetensors")
     assert any(tensor.any() for name, tensor in held.items() if "lora_B" in name)
     tune(updates / place, tmp_path / "second", *STILL, *LEARNS, "--lora_dropout", 0.5)
-    assert f"going on with the low-rank updates of {updates / place}" in capsys.readouterr().out
+    assert f"the low-rank updates of {updates / place} are trained further" in capsys.readouterr().out
     found = load_file(tmp_path / "second" / "adapter_model.safetensors")
     assert found.keys() == held.keys() and all(torch.equal(found[name], held[name]) for name in held)
     settings = json.loads((tmp_path / "second" / "adapter_config.json").read_text())
@@ -79,7 +79,7 @@ def changed(updates, folder, **settings):
         ([*LEARNS[:-1], 8], "other settings: r is 4 there, 8 is wanted. Name theirs by --lora_rank,"),
         ([*LEARNS, "--lora_alpha", 1], "other settings: lora_alpha is 32.0 there, 1.0 is wanted"),
         (["--learns", "projector", "lora", *LEARNS[3:]], r"modules_to_save is \['temporal_adapter'\] there, \['multi"),
-        ([*LEARNS, "--num_frames", 3], "base that is not as {'num_frames': 3} say: .* or merge the updates first"),
+        ([*LEARNS, "--num_frames", 3], "base without {'num_frames': 3}: .* or merge the updates first"),
     ],
 )
 def test_options_that_do_not_fit_the_updates_are_refused_by_name(updates, tmp_path, words, message):

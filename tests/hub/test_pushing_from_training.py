@@ -61,7 +61,7 @@ def test_training_pushes_its_checkpoints_while_it_goes_on(hub, pushed_base, tmp_
 def test_a_push_that_fails_during_training_ends_nothing(hub, pushed_base, tmp_path):
     words = ["--max_steps", 2, "--save_steps", 1, "--hub_strategy", "every_save", "--hub_always_push", "True"]
     hub.faults.fail("commit", 403)
-    with pytest.warns(UserWarning, match="a push during training came to nothing: .*403"):
+    with pytest.warns(UserWarning, match="a push during training failed: .*403"):
         tune(pushed_base, tmp_path / "out", *PUSH, *words)
     assert hub.repository("org/tuned").titles()[:2] == ["Pin the revision", "Model save"]
 

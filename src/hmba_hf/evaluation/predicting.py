@@ -4,10 +4,9 @@ Samples go through the model in batches that depend on the recipe alone, and a b
 on disk. So the predictions are those of a run that nothing has disturbed, whatever happens in between.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from transformers.utils import find_adapter_config_file
 from ..data.bad_samples import POLICIES
 from ..data.loading import MICRO_WORLD, TWO_TASKS
 from ..data.micro_world.world import MOTIONS
+from ..data.samples import Sample
 from ..data.video_options import VideoOptions
 from ..digests import fingerprint
 from ..families import load_model
@@ -60,7 +60,7 @@ class SplitArguments(VideoOptions):
     overwrite: bool = field(default=False, metadata={"help": "drop the predictions of another recipe in output_dir"})
 
     def recipe(self) -> dict[str, Any]:
-        """The options that decide what the predictions are; how a broken clip is met may change on the way."""
+        """The options that predictions depend on; `on_error` may change between runs."""
         names = ["model", "dataset_name", "split", "max_samples", "batch_size", "dtype"]
         if self.dataset_name in (MICRO_WORLD, TWO_TASKS):
             names += ["motion", "world_seed"]
@@ -76,7 +76,7 @@ def load_predictor(arguments: SplitArguments) -> tuple[Any, Any]:
         ValueError: if no model is named, or as `load_model`.
     """
     if arguments.model is None:
-        raise ValueError("expected a model to answer with, got model=None")
+        raise ValueError("model must be a folder or Hub id, got None")
     state = _processes()
     device_map = arguments.device_map or str(state.device)
     model = load_model(arguments.model, dtype=arguments.dtype, device_map=device_map, **_revision(arguments))
@@ -117,14 +117,15 @@ def write_predictions(
     if state.is_main_process:
         logger.info(f"{len(missing)} of {len(batches)} batches to answer, processes: {state.num_processes}")
     state.wait_for_everyone()  # all have read the same before anyone writes
-    predicted = predict_batches(
-        model,
-        samples,
-        missing[state.process_index :: state.num_processes],
-        encode=partial(_encode, task, processor),
-        predict=partial(_predict, task, model, processor, options),
-        on_error=arguments.on_error,
-    )
+
+    def encode(read: Sequence[Sample]) -> Any:
+        return task.encode(read, processor)
+
+    def predict(inputs: Any) -> Sequence[Any]:
+        return task.predict(model, processor, inputs, options)
+
+    share = missing[state.process_index :: state.num_processes]
+    predicted = predict_batches(model, samples, share, encode=encode, predict=predict, on_error=arguments.on_error)
     for outcomes in predicted:
         folder.append(to_record(outcome, samples, task) for outcome in outcomes)
     state.wait_for_everyone()
@@ -148,14 +149,6 @@ def to_record(outcome: Outcome, samples: Splits, task: Task) -> Record:
     if sample is None:
         return record
     return record | task.record(sample)
-
-
-def _encode(task: Task, processor: Any, samples: Any) -> Any:
-    return task.encode(samples, processor)
-
-
-def _predict(task: Task, model: Any, processor: Any, options: Mapping[str, Any], inputs: Any) -> Any:
-    return task.predict(model, processor, inputs, options)
 
 
 def _processes() -> PartialState:

@@ -95,7 +95,7 @@ class PredictionFolder:
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Add the records of one batch; when this returns, they are on disk."""
         lines = "".join(json.dumps(record) + "\n" for record in records)
-        safe = "All earlier answers are safe: make room, and the same command goes on."
+        safe = "All earlier answers are safe: make room, and the same command resumes."
         with explained_write_errors(self._own_file, safe), open(self._own_file, "ab") as file:
             file.write(lines.encode())
             file.flush()
@@ -106,7 +106,9 @@ class PredictionFolder:
         records = self.read()
         missing = sorted(set(range(count)) - set(records))
         if missing or len(records) != count:
-            raise RuntimeError(f"expected one record for each of {count} samples in {self.folder}, missing {missing}")
+            raise RuntimeError(
+                f"{self.folder} must hold one record for each of {count} samples, got none for {missing}"
+            )
         safe = "All answers are safe: make room, and the same command puts them together."
         with explained_write_errors(self.predictions_file, safe), written_whole(self.predictions_file) as unfinished:
             unfinished.write_text("".join(json.dumps(records[index]) + "\n" for index in range(count)))

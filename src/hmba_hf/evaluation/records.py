@@ -28,9 +28,9 @@ def read_records(path: str | Path) -> list[Record]:
         try:
             record = parse_json(line)
         except ValueError as error:
-            raise ValueError(f"{where}: expected a JSON object, got {shown!r}") from error
+            raise ValueError(f"{where}: a record must be a JSON object, got {shown!r}") from error
         if not isinstance(record, dict) or not (record.get("error") or record.keys() >= set(REQUIRED_KEYS)):
-            raise ValueError(f"{where}: expected a record with {REQUIRED_KEYS}, got {shown!r}")
+            raise ValueError(f"{where}: a record must have {REQUIRED_KEYS}, got {shown!r}")
         try:
             _check_record(record)
         except ValueError as error:
@@ -40,11 +40,11 @@ def read_records(path: str | Path) -> list[Record]:
         key = (split, str(name))  # an id is a text, also where it was written as a number
         if name is not None and seen.setdefault(key, number) != number:
             raise ValueError(
-                f"{where}: each sample of a split is wanted once, got {name!r} of {split!r} in line {seen[key]}, too"
+                f"{where}: a sample must be once in a split, got {name!r} of {split!r} in line {seen[key]}, too"
             )
         records.append(record)
     if not records:
-        raise ValueError(f"{path}: expected at least one record, got none")
+        raise ValueError(f"{path} must hold at least one record, got none")
     return records
 
 

@@ -59,11 +59,11 @@ def to_eval_results(
 
 
 def run_metrics(scored: ScoredRecords, arguments: Mapping[str, Any], command: str) -> dict[str, Any]:
-    """Write a summary with all that made it: what `evaluate.py` stores, and a card tells.
+    """Write a summary with all that made it, as `evaluate.py` stores it.
 
     Args:
         arguments: of the evaluation, with the recipe of its answers where they are of `predict`; `dataset` and `split`
-            are `None` where nothing tells them.
+            are `None` where they are unknown.
         command: as it was given.
     """
     dataset, _ = split_revision(arguments.get("dataset_name") or "")
@@ -110,7 +110,7 @@ def package_versions(*packages: str) -> dict[str, str | None]:
 def format_versions(versions: Mapping[str, str | None]) -> str:
     """Write versions in a line, without those of what is not there.
 
-    What is no version is left out, too: runs of 0.1 may hold there what Java tells of options in the environment.
+    Texts that are no versions are left out: runs of 0.1 may hold a notice of Java instead.
     """
     held = []
     for name, number in versions.items():

@@ -28,7 +28,7 @@ class Splits(SampleSequence):
     def locate(self, index: int) -> tuple[int, int]:
         """The number of the split that sample `index` is in, and its number there."""
         if not 0 <= index < len(self):
-            raise IndexError(f"expected an index from 0 to {len(self) - 1}, got {index}")
+            raise IndexError(f"index must be from 0 to {len(self) - 1}, got {index}")
         place = bisect(self._ends, index)
         if place == 0:
             return 0, index
@@ -60,5 +60,5 @@ def _check_unique(ids: Sequence[str | None], split: str) -> None:
     for index, name in enumerate(ids):
         if name is not None and first.setdefault(name, index) != index:
             raise ValueError(
-                f"each sample of a split is wanted once, got {name!r} of {split!r} in rows {first[name]} and {index}"
+                f"a sample must be once in a split, got {name!r} of {split!r} in rows {first[name]} and {index}"
             )

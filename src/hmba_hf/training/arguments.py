@@ -21,7 +21,7 @@ _KNOWN = {option.name for option in dataclasses.fields(TrainingArguments)}
 # transformers 5.23 has renamed it.
 CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in _KNOWN else "gradient_checkpointing"
 
-# What the trained weights depend on; the other options of `TrainingArguments` say when and where things are written.
+# What the trained weights depend on; the other options of `TrainingArguments` decide when and where files are written.
 _RECIPE = """
 num_train_epochs max_steps per_device_train_batch_size gradient_accumulation_steps learning_rate lr_scheduler_type
 lr_scheduler_kwargs warmup_steps weight_decay adam_beta1 adam_beta2 adam_epsilon max_grad_norm optim optim_args seed
@@ -132,12 +132,12 @@ def parse_options(
     description: str,
     words: Sequence[str] | None = None,
 ) -> tuple[Any, ...]:
-    """Read a command line; `--preset` gives defaults, which are printed, and what is said besides wins over them.
+    """Read a command line; `--preset` gives defaults, which are printed, and other options override them.
 
     Args:
         kinds: dataclasses of options.
         presets: values of options, by the name of the preset.
-        description: what `--help` says first.
+        description: the first text of `--help`.
         words: of the command line; those of the program when absent.
 
     Returns:
@@ -179,9 +179,9 @@ def recipe(model_args: TrainedModelArguments, data_args: RunDataArguments, args:
 def check_run_options(args: TrainingArguments) -> None:
     """Raise a `ValueError` for options with which a run could not be resumed."""
     if args.save_only_model:
-        raise ValueError("--save_only_model leaves nothing that a run could go on from: leave it out")
+        raise ValueError("save_only_model must be False, got True: no run could resume from what it leaves")
     if args.resume_from_checkpoint in (True, "True", "true"):
-        raise ValueError("resume_from_checkpoint must be a folder, got True: the same command goes on by itself")
+        raise ValueError("resume_from_checkpoint must be a folder, got True: the same command resumes by itself")
 
 
 def check_data_options(data_args: RunDataArguments, args: TrainingArguments) -> None:
@@ -189,11 +189,13 @@ def check_data_options(data_args: RunDataArguments, args: TrainingArguments) -> 
     if data_args.streaming and args.max_steps < 1:
         raise ValueError("a stream has no length: --streaming needs --max_steps")
     if data_args.dataset_weights is not None and len(data_args.dataset_weights) != len(data_args.dataset_name):
-        raise ValueError(f"one weight for each of {data_args.dataset_name} is wanted, got {data_args.dataset_weights}")
+        raise ValueError(
+            f"dataset_weights must be one for each of {data_args.dataset_name}, got {data_args.dataset_weights}"
+        )
 
 
 def _rare(args: TrainingArguments) -> dict[str, Any]:
-    """Return what few ask for, as far as it is not the default, which recipes of version 0.1 do not tell."""
+    """Return rare options that are not at their defaults; recipes of version 0.1 lack them."""
     rare: dict[str, Any] = {}
     if args.optim_target_modules is not None:
         rare["optim_target_modules"] = args.optim_target_modules

@@ -56,10 +56,10 @@ def load_base(
     """Load the base as it is asked for, its processor, and its commit, if it is of the Hub.
 
     A checkpoint of low-rank updates names the base that it belongs to and holds no configuration. Where low-rank
-    updates learn on a base whose configuration the options change, the base as it is then is saved once, as
+    updates are to be trained on a base whose configuration the options change, the changed base is saved once, as
     `adapted_base` in the run's folder.
 
-    Low-rank updates as a base are merged into their own base, unless they learn on (`LowRankUpdates.go_on`).
+    Low-rank updates as a base are merged into their own base, unless they are trained further.
 
     Args:
         arguments: which model, and what changes in it.
@@ -82,7 +82,7 @@ def load_base(
     source = _Source(path, revision, arguments, rules)
     if arguments.low_rank and _has_changed(source):
         if Path(path).resolve() == own:
-            raise ValueError(f"a base of another folder is wanted, {own} is where this run saves its own")
+            raise ValueError(f"model must be in a folder of its own, got {own}, where this run saves its base")
         is_kept = is_resumed and own.exists()
         if is_deepspeed_zero3_enabled() and not is_kept:
             raise ValueError(
@@ -99,11 +99,11 @@ def load_base(
 def _load_updated(
     updates: LowRankUpdates, arguments: TrainedModelArguments, rules: BaseRules
 ) -> tuple[PreTrainedModel, Any, str | None]:
-    """Load the base of low-rank updates, with them unless they learn on, and the processor that they have."""
+    """Load the base of low-rank updates, with them merged unless they are trained further, and their processor."""
     source = _Source(updates.base, resolve_revision(updates.base, updates.settings.revision), arguments, rules)
     if _has_changed(source):
         raise ValueError(
-            f"{updates.path} holds low-rank updates of a base that is not as {arguments.config()} say: leave these "
+            f"{updates.path} holds low-rank updates of a base without {arguments.config()}: leave these "
             f"out, or merge the updates first, {updates.merging}"
         )
     model, processor = _load(source, is_quantised=arguments.low_rank == "qlora")
@@ -143,7 +143,7 @@ def _load(source: _Source, is_quantised: bool) -> tuple[PreTrainedModel, Any]:
         device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
         options = {"quantization_config": quantization_config(family), "device_map": {"": device}}
     if Path(path).is_dir():
-        find_weights(Path(path))  # says which file is missing or damaged
+        find_weights(Path(path))  # names a missing or damaged file
     loaded: Any = auto_class(family).from_pretrained(
         path,
         config=config,

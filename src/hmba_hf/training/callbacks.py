@@ -14,11 +14,11 @@ from transformers.trainer_utils import IntervalStrategy
 
 
 class ExactResume(TrainerCallback):
-    """What a run needs, besides its checkpoint, to go on as if it had never been stopped.
+    """What a run needs, besides its checkpoint, to resume as if nothing had stopped it.
 
     Args:
         find_run: returns the folder that holds the checkpoints, that of the trial in a search.
-        make_up: evaluates at the step that a run goes on from, where SIGTERM has come before its evaluation was done.
+        make_up: evaluates at the step that a run resumes from, where SIGTERM came before its evaluation was done.
 
     Attributes:
         order: seeded anew for each epoch, for a sampler that would draw from the random numbers of everything else.
@@ -31,7 +31,7 @@ class ExactResume(TrainerCallback):
         self.order = torch.Generator()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Let a run that goes on from its last step end there, and find its best checkpoint wherever it is now."""
+        """End a run that resumes from its last step, and find its best checkpoint wherever it is now."""
         control.should_training_stop = state.global_step >= state.max_steps
         if _owes_evaluation(state) and args.eval_strategy != IntervalStrategy.NO:
             self._make_up()
@@ -66,7 +66,7 @@ class ExactResume(TrainerCallback):
 
 
 def _owes_evaluation(state: Any) -> bool:
-    """Whether the checkpoint that a run goes on from was saved while an evaluation was still to be done."""
+    """Whether the checkpoint that a run resumes from was saved before an evaluation that was due."""
     if state.global_step == 0:
         return False
     control = state.stateful_callbacks.get("TrainerControl", {})
@@ -80,9 +80,9 @@ class EvaluationStopped(Exception):
 class SignalledStop(TrainerCallback):
     """Ends a run by a checkpoint once SIGTERM has come, which clusters send seconds or minutes before they kill.
 
-    The step at work is finished, logged and saved. An evaluation that is due then is left to the run that goes on
-    from there, and one that is at work is given up: that run begins with it, and equals one that has never been
-    stopped. A save that is at work when the signal comes is the last one. All processes stop after the same step.
+    The current step is finished, logged and saved. An evaluation that is due or has begun is left to the resumed run,
+    which begins with it and equals a run that was never stopped. A save during which the signal comes is the last one.
+    All processes stop after the same step.
 
     Differs: the callback of transformers waits three seconds, saves in the middle of a step, with random numbers that
     its second half has not seen, and lets each process save when its own signal comes.

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill at any moment: which of them are whole, and from which a run goes on.
+"""Checkpoints that survive a kill at any moment: which of them are whole, and from which a run resumes.
 
 A checkpoint is whole once it holds a seal: a list of its files with their sizes, written after all of them, and the
 recipe of the run that wrote it. A folder without one, or that lacks a file of it, was left half written or half
@@ -95,7 +95,7 @@ def checkpoint_to_resume(folder: Path, recipe: Mapping[str, Any], wanted: str | 
         folder: of the run.
         recipe: everything that its result depends on.
         wanted: a checkpoint; it may be of another recipe, whose differences are printed. Once a run that began at one
-            of elsewhere, or at one that it has deleted since, has a whole checkpoint of its own, it goes on from that.
+            of elsewhere, or at one that it has deleted since, has a whole checkpoint of its own, it resumes from that.
 
     Raises:
         ValueError: if the checkpoint asked for is not whole, if it has an index of weights that names none, or if the
@@ -112,13 +112,15 @@ def checkpoint_to_resume(folder: Path, recipe: Mapping[str, Any], wanted: str | 
         return None
     held = read_recipe(chosen)
     if held is None:
-        raise ValueError(f"a whole checkpoint is wanted to go on from, got {chosen}, which lacks files or its {SEAL}")
-    find_weights(chosen)  # says what is wrong with an index, of which transformers would load nothing
+        raise ValueError(
+            f"resume_from_checkpoint must be a whole checkpoint, got {chosen}, which lacks files or its {SEAL}"
+        )
+    find_weights(chosen)  # names what is wrong with an index, of which transformers would load nothing
     different = differences(held, recipe)
     if different and wanted is None:
         raise ValueError(
             f"{folder} holds checkpoints of another recipe: {'; '.join(different)}. Name another --output_dir, remove "
-            f"this one, or go on from {chosen} all the same with --resume_from_checkpoint"
+            f"this one, or resume from {chosen} all the same with --resume_from_checkpoint"
         )
     if different:
         logger.info(f"{chosen} is of another recipe: {'; '.join(different)}")

@@ -28,7 +28,7 @@ class PushingTrainer(Trainer):
     A repository is public only if `args.hub_private_repo` is false.
 
     Args:
-        card: what the card of a push tells.
+        card: details for the card of a push.
         args, kwargs: of `Trainer`.
     """
 
@@ -96,7 +96,7 @@ class PushingTrainer(Trainer):
         return self._hub.run_as_future(upload_checkpoint, *arguments, **options)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Upload a checkpoint while training goes on, unless the one before is still on its way."""
+        """Upload a checkpoint during training, unless the one before is still on its way."""
         if not self.is_world_process_zero() or self.args.hub_strategy == HubStrategy.END:
             return
         is_busy = self.push_in_progress is not None and not self.push_in_progress.is_done()
@@ -121,13 +121,13 @@ class PushingTrainer(Trainer):
         self.push_in_progress.jobs.append(job)
 
     def _finish_current_push(self) -> None:
-        """Wait for pushes on their way, and tell which came to nothing: training does not end for that."""
+        """Wait for pushes on their way, and warn of those that failed, which does not end training."""
         if self.push_in_progress is None:
             return
         super()._finish_current_push()
         for job in self.push_in_progress.jobs:
             if not job.cancelled() and (error := job.exception()) is not None:
-                warnings.warn(f"a push during training came to nothing: {error}", stacklevel=2)
+                warnings.warn(f"a push during training failed: {error}", stacklevel=2)
         self.push_in_progress = None
 
     @property
@@ -141,7 +141,7 @@ def check_push(args: Any, token: str | None = None) -> None:
         raise ValueError("a push takes the token of `hf auth login` or HF_TOKEN, never one among the arguments")
     if args.hub_strategy not in (HubStrategy.END, HubStrategy.EVERY_SAVE):
         raise ValueError(
-            "hub_strategy must be 'end' or 'every_save', because what a run goes on from is pickled, got "
+            "hub_strategy must be 'end' or 'every_save', because the state of a run is pickled, got "
             f"{str(args.hub_strategy.value)!r}"
         )
 

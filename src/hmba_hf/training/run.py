@@ -36,13 +36,15 @@ def train_to_end(
         dataset: Any = trainer.train_dataset
         clips = "a stream" if isinstance(dataset, EncodedStream) else f"{len(dataset)} clips"
         logger.info(f"{clips}; parameters that learn: {dict(counts)}")
-        logger.info("a new run" if checkpoint is None else f"going on from {checkpoint}")
+        logger.info("a new run" if checkpoint is None else f"resuming from {checkpoint}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.has_stopped:
         if trainer.is_world_process_zero():
             kept = last_whole_checkpoint(run)
-            told = f"{kept} is whole, and the same command goes on from it" if kept else "the same command begins anew"
-            logger.info(f"stopped by SIGTERM: {told}")
+            rest = "the same command begins anew"
+            if kept is not None:
+                rest = f"{kept} is whole, and the same command resumes from it"
+            logger.info(f"stopped by SIGTERM: {rest}")
         return False
     trainer.save_model(_internal_call=True)  # all of it is here before a push, which may fail
     if trainer.is_world_process_zero():

@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from transformers.training_args import OptimizerNames
 
 from ..data.encoded_samples import EncodedSamples, EncodedStream
 from ..data.samples import Sample
-from ..families import Family, family_of, unwrapped_name
+from ..families import family_of, unwrapped_name
 from ..files import explained_write_errors, write_json
 from ..hub import CardDetails
 from ..hub.checkpoints import TRAINING_FILE
@@ -50,8 +49,8 @@ class ResumableTrainer(PushingTrainer):
     `PushingTrainer`.
 
     Args:
-        learning_rates: by the names of `Family.rates`; `args.learning_rate` for all other parameters. An option
-            `NAME_learning_rate` is what errors call it.
+        learning_rates: by the names of `Family.rates`; `args.learning_rate` for all other parameters. Errors call the
+            rate of `"gate"` gate_learning_rate.
         recipe: what the result depends on, kept with each checkpoint.
         predict: yields samples with their predictions, of a model, its processor, samples and a batch size.
         score: turns predictions about the samples of `eval_dataset`, an `EncodedSamples` or `Sample`s, into metrics
@@ -60,7 +59,7 @@ class ResumableTrainer(PushingTrainer):
         args, kwargs: of `Trainer`.
 
     Raises:
-        ValueError: for an option of `args` that says how samples are drawn where they cannot be drawn so.
+        ValueError: if an option of `args` cannot hold for the samples, such as their order for streamed ones.
     """
 
     def __init__(
@@ -79,8 +78,6 @@ class ResumableTrainer(PushingTrainer):
         self.recipe = dict(recipe or {})
         self.predict_samples = predict
         self.score_predictions = score
-        if self.label_smoother is not None:  # Trainer shifts the labels of the language models that it knows, alone
-            self.label_smoother = partial(self.label_smoother, shift_labels=True)  # type: ignore[assignment]
         self._trial_at_work: Any = None
         self._ignored_keys: list[str] | None = None
         self._begun_at: Path | None = None
@@ -103,7 +100,7 @@ class ResumableTrainer(PushingTrainer):
 
     @property
     def has_stopped(self) -> bool:
-        """Whether SIGTERM has ended the last training, by a checkpoint that it goes on from."""
+        """Whether SIGTERM has ended the last training, by a checkpoint that it resumes from."""
         return self._stop.has_stopped
 
     def train(
@@ -119,12 +116,12 @@ class ResumableTrainer(PushingTrainer):
             trial, ignore_keys_for_eval: as in `Trainer`. A search that SIGTERM has come to ends, and the process too.
 
         Raises:
-            ValueError: if a whole checkpoint is wanted, and the folder of the run has none.
+            ValueError: if the folder of the run has no whole checkpoint to resume from.
         """
         if resume_from_checkpoint is True:
             run = Path(self._get_output_dir(trial))
             if (last := last_whole_checkpoint(run)) is None:
-                raise ValueError(f"a whole checkpoint is wanted to go on from, got none in {run}")
+                raise ValueError(f"resume_from_checkpoint must be a whole checkpoint, got none in {run}")
             resume_from_checkpoint = str(last)
         self._trial_at_work = trial
         self._ignored_keys = ignore_keys_for_eval
@@ -148,8 +145,11 @@ class ResumableTrainer(PushingTrainer):
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Name the parameters that weight decay is applied to."""
         vectors = {name for name, parameter in model.named_parameters() if len(shape_of(parameter)) < 2}
-        names = super().get_decay_parameter_names(model)
-        return [n for n in names if n not in vectors and not n.endswith(("A_log", "embedding"))]
+        decayed = []
+        for name in super().get_decay_parameter_names(model):
+            if name not in vectors and not name.endswith(("A_log", "embedding")):
+                decayed.append(name)
+        return decayed
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """Create the optimizer and split its groups by learning rate.
@@ -174,25 +174,25 @@ class ResumableTrainer(PushingTrainer):
 
     def _own_rates(self, model: Any) -> dict[torch.nn.Parameter, float]:
         """The learning rate of every parameter that has one of its own."""
+        rates: dict[torch.nn.Parameter, float] = {}
         if not self.learning_rates:
-            return {}
-        learning = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        rates = {}
-        for group, prefixes in self._family.rates.items():
-            if group not in self.learning_rates:
+            return rates
+        groups = family_of(model.config).rates
+        if unknown := sorted(self.learning_rates.keys() - groups.keys()):
+            raise ValueError(f"learning_rates must be of {sorted(groups)}, got {unknown}")
+        for group, prefixes in groups.items():  # a later group is a part of an earlier one
+            rate = self.learning_rates.get(group)
+            if rate is None:
                 continue
-            rate = self.learning_rates[group]
-            parameters = [p for name, p in learning.items() if unwrapped_name(name).startswith(prefixes)]
+            parameters = []
+            for name, parameter in model.named_parameters():
+                if parameter.requires_grad and unwrapped_name(name).startswith(prefixes):
+                    parameters.append(parameter)
             if not parameters:
                 option = f"{group}_learning_rate"
                 raise ValueError(f"{option} must be the rate of something that learns, got {rate} for no parameter")
             rates.update(dict.fromkeys(parameters, rate))
         return rates
-
-    @property
-    def _family(self) -> Family:
-        model: Any = self.model
-        return family_of(model.config)
 
     def get_train_dataloader(self) -> DataLoader:
         """Return the batches to learn from; of a stream each process reads and decodes a share of its own."""
@@ -214,7 +214,7 @@ class ResumableTrainer(PushingTrainer):
         return self._spared(super()._get_dataloader(*args, **kwargs))
 
     def _spared(self, loader: DataLoader) -> DataLoader:
-        """Let the workers of a loader outlive the SIGTERM that this process goes on after."""
+        """Let the workers of a loader outlive a SIGTERM, as this process does."""
         if self.args.enable_jit_checkpoint:
             own: Any = getattr(loader, "base_dataloader", loader)  # accelerate wraps it
             own.worker_init_fn = spared_by_signals(own.worker_init_fn)
@@ -223,7 +223,7 @@ class ResumableTrainer(PushingTrainer):
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device
     ) -> tuple[list, torch.Tensor | int | None]:
-        """Take the batches of a step; none after the last step, which a run may go on from."""
+        """Take the batches of a step; none after the last step, from which a run may resume."""
         if self.state.global_step >= self.state.max_steps or self.control.should_training_stop:
             return [], None
         return super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -302,8 +302,9 @@ class ResumableTrainer(PushingTrainer):
                 self._stop.check_evaluation()
                 rows.append((number, prediction, replace(sample, frames=None, video=b"")))
         found = {number: (prediction, sample) for number, prediction, sample in gather_object(rows)}
-        predictions, seen = zip(*(found[number] for number in range(count)), strict=True)
-        return list(predictions), list(seen)
+        predictions = [found[number][0] for number in range(count)]
+        seen = [found[number][1] for number in range(count)]
+        return predictions, seen
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         """Save as `Trainer` does, but delete nothing before the new checkpoint is whole."""
@@ -313,7 +314,8 @@ class ResumableTrainer(PushingTrainer):
             return  # not one step has been made since: to write it again would only put it at risk
         before = break_seal(folder) if self.args.should_save else {}
         self.accelerator.wait_for_everyone()
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        limit = self.args.save_total_limit
+        self.args.save_total_limit = None
         try:
             with self._explained(folder, run):
                 self.control.should_evaluate = self._owes_evaluation  # is written with the state of the run
@@ -332,14 +334,15 @@ class ResumableTrainer(PushingTrainer):
 
     def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """End as `Trainer` does, but keep the last checkpoint, at which the same command ends again."""
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        limit = self.args.save_total_limit
+        self.args.save_total_limit = None
         try:
             return super()._finalize_training(*args, **kwargs)
         finally:
             self.args.save_total_limit = limit
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model, and push it, as `Trainer` does, and say so if there is no room for it."""
+        """Save the model, and push it, as `Trainer` does; an error names a disk without room."""
         if isinstance(self.model, FSDPModule):
             # Its class is made by torch; the code of the class behind it shall travel with a checkpoint.
             type(self.model).__module__ = type(self.model).__mro__[2].__module__
@@ -364,7 +367,9 @@ class ResumableTrainer(PushingTrainer):
 
     def _explained(self, folder: Path, run: Path) -> Any:
         safe = last_whole_checkpoint(run)
-        kept = f"{safe} is whole: make room and start the same command again" if safe else "No checkpoint is there yet"
+        kept = "No checkpoint is there yet"
+        if safe is not None:
+            kept = f"{safe} is whole: make room and start the same command again"
         return explained_write_errors(folder, kept)
 
 

@@ -1,4 +1,4 @@
-"""Low-rank updates that a run starts from: it goes on with them, or merges them into the base that they belong to."""
+"""Low-rank updates that a run starts from: it trains them further, or merges them into their base."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +64,7 @@ class LowRankUpdates:
         return peft_model.merge_and_unload()
 
     def go_on(self, model: nn.Module) -> None:
-        """Give them to new low-rank updates, which then learn on from there.
+        """Copy them into new low-rank updates, which are trained further.
 
         Raises:
             ValueError: if these are of other settings, if weights are not there, or others are.
@@ -81,7 +81,7 @@ class LowRankUpdates:
             )
         set_peft_model_state_dict(peft_model, self._read_weights(peft_model))
         if PartialState().is_main_process:
-            logger.info(f"going on with the low-rank updates of {self.path}")
+            logger.info(f"the low-rank updates of {self.path} are trained further")
 
     def _read_weights(self, peft_model: Any) -> dict[str, torch.Tensor]:
         """Read their weights, which must be those of a model around their base."""

@@ -79,12 +79,6 @@ class ModelArguments(TrainedModelArguments):
         names = ("adapter", "fusion", "branches", "temporal_strides", "num_frames")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
-    @property
-    def learning_rates(self) -> dict[str, float]:
-        """Learning rates by the names of `Family.rates`."""
-        rates = {"adapter": self.adapter_learning_rate, "gate": self.gate_learning_rate}
-        return {name: rate for name, rate in rates.items() if rate is not None}
-
 
 @dataclass
 class ClipArguments(SourceArguments):

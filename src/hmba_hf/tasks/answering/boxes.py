@@ -47,10 +47,10 @@ def answer_boxes(sample: Sample) -> Sequence[Box]:
 def score_grounding(answers: Sequence[str], samples: Sequence[Sample], processor: Any) -> GroundingScores:
     """Score the box of each answer against the last box of its sample's; samples without a box are left out.
 
-    What counts as the box of a generated answer is told at `answer_box`, how it is scored at `mean_iou`.
+    `answer_box` defines the box of a generated answer, and `mean_iou` its score.
 
     Raises:
-        ValueError: if no sample has a box in its answer, or if one that has does not tell the `size` of its frames.
+        ValueError: if no sample has a box in its answer, or if one that has lacks the `size` of its frames.
     """
     predictions = []
     targets = []
@@ -71,7 +71,7 @@ def share_picked(answers: Sequence[str], samples: Sequence[Sample], processor: A
     """Share of answers about the first samples whose box overlaps the right object more than any other.
 
     Raises:
-        ValueError: if there are no answers, or if a sample does not tell what else it shows.
+        ValueError: if there are no answers, or if a sample lacks the boxes of other objects.
     """
     if not answers:
         raise ValueError("answers must be at least one, got none")

@@ -23,7 +23,7 @@ def answer_samples(
 def stream_answers(
     model: Any, processor: Any, samples: Sequence[Sample], batch_size: int = 32, **generate_kwargs: Any
 ) -> Iterator[tuple[Sample, str]]:
-    """Yield each sample with its generated answer, greedy unless `generate_kwargs` say otherwise.
+    """Yield each sample with its generated answer, greedy by default.
 
     Args:
         model: an `HMBAForConditionalGeneration`; it is left in the mode, training or not, that it was in.
@@ -62,9 +62,9 @@ def answer_batches(
 def generate_answers(model: Any, processor: Any, inputs: Any, options: Mapping[str, Any]) -> list[str]:
     """Generate what follows encoded questions, and decode it without special tokens.
 
-    Generation is greedy and gives at most 128 tokens, unless `options` of `generate` say otherwise.
+    By default, generation is greedy and gives at most 128 tokens; `options` are those of `generate`.
 
-    A `UserWarning` says so when an answer ends at `max_new_tokens` instead of by itself: it may lack its box.
+    A `UserWarning` names an answer that ends at `max_new_tokens` instead of by itself, since it may lack its box.
     """
     options = {"max_new_tokens": 128, "do_sample": False, **options}
     inputs = inputs.to(model.device)

@@ -130,7 +130,8 @@ def training_dataset(
     cache: FeatureCache | None = None,
 ) -> EncodedSamples | EncodedStream:
     """Build the samples to learn from: held or streamed, mixed, with pictures or cached features, as options say."""
-    names, weights = arguments.dataset_name, arguments.dataset_weights
+    names = arguments.dataset_name
+    weights = arguments.dataset_weights
     seed = args.seed if args.data_seed is None else args.data_seed
     if arguments.streaming:
         share = {"process_index": args.process_index, "num_processes": args.world_size}
@@ -146,11 +147,15 @@ def training_dataset(
 
 def evaluation_dataset(arguments: DataArguments, collator: SampleCollator, bad: BadSamples) -> EncodedSamples:
     """Build the samples to evaluate on, those of all datasets that can be read."""
-    split, size = arguments.eval_split, arguments.max_eval_samples
-    samples = MixedSamples(_named_samples(arguments, split, size, collator.processor, arguments.streaming))
+    sources = _named_samples(
+        arguments, arguments.eval_split, arguments.max_eval_samples, collator.processor, arguments.streaming
+    )
+    samples = MixedSamples(sources)
     readable: Any = Subset(samples, readable_samples(samples, collator, bad))  # type: ignore[arg-type]
     if not len(readable):
-        raise ValueError(f"evaluation needs a sample that can be read, got none in {arguments.eval_split!r}")
+        raise ValueError(
+            f"evaluation must have at least one sample that can be read, got none in {arguments.eval_split!r}"
+        )
     return EncodedSamples(readable, collator, bad)
 
 
@@ -161,7 +166,11 @@ def open_cache(
     if folder is None:
         return None
     tower = model.model.vision_tower
-    computes_in = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else tower.dtype
+    computes_in = tower.dtype
+    if args.bf16:
+        computes_in = torch.bfloat16
+    elif args.fp16:
+        computes_in = torch.float16
     with gathered(tower.parameters()):
         cache = FeatureCache(folder, feature_key(model, processor.video_processor, computes_in))
     if processor.time_format is not None:
@@ -214,7 +223,8 @@ def _frames(sample: Sample, sampling: Any) -> tuple[list[Any], list[float]]:
     """The frames of a sample as pictures, and their times."""
     if sample.video is None:
         frames = list(sample.frames or ())
-        return frames, [(number - len(frames) + 1) / sampling.fps for number in range(len(frames))]
+        times = [number / sampling.fps for number in range(1 - len(frames), 1)]
+        return frames, times
     rules = sampling.source_rules
     arrays, metadata = decode_frames(sample.video, sample.timestamp, sampling.num_frames, sampling.fps, **rules)
     return [Image.fromarray(array) for array in arrays], metadata.timestamps

@@ -33,11 +33,17 @@ class AdapterTrainer(ResumableTrainer):
         max_new_tokens: int = 128,
         **kwargs: Any,
     ):
-        rates = {"adapter": adapter_learning_rate, "gate": gate_learning_rate}
+        rates: dict[str, float] = {}
+        if adapter_learning_rate is not None:
+            rates["adapter"] = adapter_learning_rate
+        if gate_learning_rate is not None:
+            rates["gate"] = gate_learning_rate
         super().__init__(
             *args,
-            learning_rates={name: rate for name, rate in rates.items() if rate is not None},
+            learning_rates=rates,
             predict=partial(stream_answers, max_new_tokens=max_new_tokens),
             score=score_answers,
             **kwargs,
         )
+        if self.label_smoother is not None:  # Trainer shifts the labels of the language models that it knows, alone
+            self.label_smoother = partial(self.label_smoother, shift_labels=True)  # type: ignore[assignment]
