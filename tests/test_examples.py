@@ -414,7 +414,7 @@ def test_answers_of_unknown_origin_are_scored_and_credited_to_nobody(tmp_path, c
             "--predictions must come without options of generation, got --split, --max_samples",
         ),
         ("evaluate.py", ["--model", "a", "--confidence", 95], "confidence must be in (0, 1)"),
-        ("evaluate.py", ["--model", "a", "--draws", 0], "at least one draw, got 0.95 and 0"),
+        ("evaluate.py", ["--model", "a", "--draws", 0], "draws at least 1, got 0.95 and 0"),
         ("predict.py", [], "the following arguments are required: --model"),
     ],
 )

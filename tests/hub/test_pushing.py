@@ -256,7 +256,7 @@ def test_pickled_weights_of_a_repository_are_not_opened(hub, parts):
     api = HfApi()
     api.delete_file("model.safetensors", "org/tiny")
     api.upload_file(path_or_fileobj=b"\x80\x04", path_in_repo="pytorch_model.bin", repo_id="org/tiny")
-    with pytest.raises(OSError, match="H-MBA loads weights in safetensors only"):
+    with pytest.raises(OSError, match="weights must be in safetensors, for H-MBA never loads pickles"):
         AutoModelForImageTextToText.from_pretrained("org/tiny")
     assert not [request for request in hub.asked("download") if "pytorch_model" in request.path]
 

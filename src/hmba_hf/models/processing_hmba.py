@@ -424,8 +424,9 @@ class HMBAProcessor(ProcessorMixin):
         given = len(videos or ())
         if wanted != given:
             raise ValueError(
-                f"the prompts must hold one {self.video_token} token for each video, got {wanted} tokens and {given} "
-                "videos"
+                # The words of transformers, which its own tests of processors look for.
+                f"the number of {self.video_token} tokens in the prompts should be the same as the number of videos, "
+                f"got {wanted} tokens and {given} videos"
             )
 
     # The methods below with an underscore are transformers' own hooks: it has no public ones in their place.
