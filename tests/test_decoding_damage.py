@@ -176,3 +176,11 @@ def test_a_picture_of_motion_jpeg_that_is_mended_is_shown_and_is_not_whole(conta
     frames = [frame for _, frame in iter_frames(damaged)]
     assert len(frames) == COUNT and all(isinstance(frame, np.ndarray) for frame in frames)
     assert "is damaged at 0.960 s: frames from there on may look wrong or be missing" in caplog.text
+
+
+def test_a_tag_of_no_known_kind_hides_a_picture(caplog):
+    data = textured_video("flv", "libx264")
+    picture = pictures_of(data)[GROUP + 5]
+    tag = data.index(picture) - 16
+
+    check_that_whole_frames_are_right(data, overwritten(data, tag, 1), caplog)

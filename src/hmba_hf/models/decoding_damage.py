@@ -12,6 +12,7 @@ _ZERO = 0xFFFFFFFF
 _FFV1_END = 8  # bytes behind a slice: three of its length, one of its state, four of its checksum
 _FLV_TAG = 11  # bytes before the content of a tag, three of them its length; four bytes follow
 _FLV_BACK = 4
+_FLV_KINDS = (b"\x08", b"\x09", b"\x12")  # of tags: sound, pictures, metadata
 _OGG_PAGE = b"OggS"
 _OGG_HEADER = 27  # bytes, of which the last one counts the lengths that follow
 _OGG_LONGEST = _OGG_HEADER + 255 + 255 * 255
@@ -152,7 +153,7 @@ class Continuity:
         """Go from the end of what holds a packet to the next one: whether it is met, and where what holds it ends."""
         place = packet.pos if start is None else start
         for _ in range(_STEPS):
-            if place >= packet.pos:
+            if place >= packet.pos or self._bytes_at(place, 1) not in _FLV_KINDS:
                 break
             place = self._end_of_tag(place)
         return place == packet.pos, self._end_of_tag(packet.pos)

@@ -87,7 +87,7 @@ def holds_decoding_times_alone(container: Any, stream: Any) -> bool:
 
 
 def guesses_times(container: Any) -> bool:
-    """Tell whether few packets of the container have times, from which FFmpeg guesses those of the others."""
+    """Return whether few packets of the container have times, from which FFmpeg guesses those of the others."""
     return bool(container.format.name == "mpeg")
 
 
@@ -385,7 +385,9 @@ class VideoPackets:
     def _steps(self) -> list[int]:
         """Ticks from one of the last pictures to the next, but for those between which others may have come before."""
         steps = [later - earlier for earlier, later in pairwise(sorted(self._recent))]
-        return steps if len(self._recent) < RECENT else steps[UNSETTLED:]
+        begins_inside = self._step_before is not None or len(self._recent) == RECENT
+        unsettled = min(UNSETTLED, len(steps) - UNSETTLED)
+        return steps[unsettled:] if begins_inside and unsettled > 0 else steps
 
     def _end_of_packets(self) -> int | None:
         """The byte behind the last packet, from packets or from an index of each one in the order of the file."""
