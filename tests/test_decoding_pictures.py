@@ -209,6 +209,24 @@ def test_pictures_that_come_late_stand_where_they_belong(order):
     assert clip.made(order)[:, 0, 0, 0].tolist() == order
 
 
+def test_a_held_picture_of_another_size_is_forgotten():
+    clip = ClipPictures("a file", count=3)
+    large = np.full((4, 5, 3), 9, np.uint8)
+    small = [np.full((2, 3, 3), number, np.uint8) for number in range(2)]
+    clip.hold(0, large)
+    clip.hold(0, small[0])
+    clip.put_held([0, 1])
+    clip.hold(2, small[1])
+    clip.hold(2, large)
+    clip.hold(2, small[1])
+    clip.put_held([2])
+    assert clip.made([0, 1, 2])[:, 0, 0, 0].tolist() == [0, 0, 1]
+    clip.hold(1, large)
+    clip.put_held([1])
+    with pytest.raises(VideoDecodeError, match="changes its frame size within the clip"):
+        clip.made([0, 1, 2])
+
+
 def test_of_pictures_that_are_made_smaller_one_is_in_memory_at_a_time():
     pictures = []
 

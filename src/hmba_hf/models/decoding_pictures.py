@@ -76,15 +76,24 @@ class ClipPictures:
 
     Args:
         name: of the file, for messages.
-        expected: number of pictures. Others may come; memory is taken for those alone that come.
+        count: number of pictures; as many as come when absent.
+        expected: number of pictures for which the array need not be moved. Memory is taken for those that come.
         prepare: makes of a picture, `(h, w, 3)`, what is kept of it; the picture itself when absent.
     """
 
-    def __init__(self, name: str, expected: int, prepare: Callable[[np.ndarray], np.ndarray] | None = None):
+    def __init__(
+        self,
+        name: str,
+        count: int | None = None,
+        expected: int = 1,
+        prepare: Callable[[np.ndarray], np.ndarray] | None = None,
+    ):
         self._name = name
+        self._count = count
         self._expected = expected
         self._prepare = prepare
         self._rows: np.ndarray | None = None
+        self._held: np.ndarray | VideoDecodeError | None = None
         self._errors: dict[int, VideoDecodeError] = {}
         self.size: tuple[int, int] | None = None  # height and width of the pictures
 
@@ -92,6 +101,8 @@ class ClipPictures:
         """Put a picture, `(h, w, 3)`, or an error into places, in the stead of what was there."""
         if isinstance(picture, np.ndarray):
             height, width = picture.shape[:2]
+            if self.size is None and self._rows is not None and self._rows.shape[1:] != picture.shape:
+                self._rows = None  # for a picture that was held and is not wanted
             self.size = self.size or (height, width)
             if self.size != (height, width):
                 what = f"changes its frame size within the clip, to {(width, height)}"
@@ -105,12 +116,26 @@ class ClipPictures:
         for place in places:
             self._row(place, kept)[...] = kept
 
+    def hold(self, place: int, picture: np.ndarray | VideoDecodeError) -> None:
+        """Keep a picture for `put_held`, unless another one comes before: if it can be, in the memory of its place."""
+        self._held = picture
+        is_alike = self._rows is None or self._rows.shape[1:] == getattr(picture, "shape", None)
+        if isinstance(picture, np.ndarray) and self._prepare is None and self._count is not None and is_alike:
+            self._held = self._row(place, picture)
+            self._held[...] = picture
+
+    def put_held(self, places: list[int]) -> None:
+        """Put the picture that is held into places."""
+        assert self._held is not None
+        self.put(places, self._held)
+        self._held = None
+
     def _row(self, place: int, like: np.ndarray) -> np.ndarray:
         if self._rows is None:
-            count = min(self._expected, max(_RESERVE // like.nbytes, 1))
+            count = self._count or min(self._expected, max(_RESERVE // like.nbytes, 1))
             self._rows = np.empty((count, *like.shape), like.dtype)
         if place >= len(self._rows):
-            self._rows.resize((place + 1, *like.shape), refcheck=False)
+            self._rows.resize((place + 1, *like.shape), refcheck=False)  # nothing else sees it
         row: np.ndarray = self._rows[place]
         return row
 

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 # Pixels of a stretch of rows or columns that is resized at once.
-_BAND = 2**20
+_BAND = 2**17
 
 
 def expand_to_square(image: Any, fill: float = 255) -> Any:

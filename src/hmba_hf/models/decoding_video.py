@@ -336,10 +336,10 @@ class _VideoReader:
         return Scan(chosen, choice.clip, choice.first_time, last, until, beyond > 0, in_order, recording > 0)
 
     def _choice(self, wanted: list[float]) -> Choice:
-        return Choice(wanted, self.tolerance, self._picture, self._pictures(len(wanted)))
+        return Choice(wanted, self.tolerance, self._picture, self._pictures(count=len(wanted)))
 
-    def _pictures(self, expected: int) -> ClipPictures:
-        return ClipPictures(self.name, expected, self.prepare)
+    def _pictures(self, **numbers: int) -> ClipPictures:
+        return ClipPictures(self.name, prepare=self.prepare, **numbers)
 
     def _picture(self, frame: av.VideoFrame) -> np.ndarray | VideoDecodeError:
         return picture_or_error(frame, self.video.stream, self.name, self.limits)
@@ -348,7 +348,7 @@ class _VideoReader:
         """Read every frame up to `end`, of the recording which shows that time or, with `is_last`, of the last one."""
         moments: list[Moment] = []
         expected = int(end * self.video.rate) + REORDER_FRAMES
-        clip = self._pictures(expected)
+        clip = self._pictures(expected=expected)
         last, until, recording = -math.inf, -math.inf, 0
         for moment in self.read(None):
             time = float(moment.time)
@@ -356,7 +356,7 @@ class _VideoReader:
                 if not is_last and end < until:
                     break
                 moments = []
-                clip = self._pictures(expected)
+                clip = self._pictures(expected=expected)
                 last, until, recording = -math.inf, -math.inf, moment.recording
             if time >= last:
                 last = time

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import av
 import numpy as np
 from transformers.video_utils import VideoMetadata
 
@@ -135,8 +134,8 @@ def metadata_of(metadata: ClipMetadata, chosen: np.ndarray) -> ClipMetadata:
 class Choice:
     """The latest frame not after each wanted time, of those that are offered; the first where there is none.
 
-    One frame at most is kept, until the next one shows for which times it stands. Then it becomes a picture of `clip`,
-    as a frame that outweighs its picture does at once.
+    One frame at most is kept, until the next one shows for which times it stands. Then it becomes a picture of `clip`.
+    A frame that outweighs its picture becomes one at once, and the clip holds it.
 
     Args:
         wanted: times of the clip, in ascending order.
@@ -150,7 +149,7 @@ class Choice:
         self._convert = convert
         self._chosen: list[Moment | None] = [None for _ in wanted]
         self._times = [math.inf for _ in wanted]  # of the chosen ones
-        self._waiting: Any = None  # a frame or a picture
+        self._waiting: Any = None  # a frame
         self._places: list[int] = []  # for which it waits
         self.clip = clip
         self.first_time = math.inf
@@ -170,8 +169,10 @@ class Choice:
         taken = set(places)
         self._places = [place for place in self._places if place not in taken]
         self._settle()
-        is_heavy = weight_of(moment.frame.format) > 1
-        self._waiting = self._convert(moment.frame) if is_heavy else moment.frame
+        if weight_of(moment.frame.format) > 1:
+            self.clip.hold(places[0], self._convert(moment.frame))
+        else:
+            self._waiting = moment.frame
         self._places = places
         for place in places:
             self._chosen[place] = moment._replace(frame=None)
@@ -190,8 +191,10 @@ class Choice:
         self._waiting = None
         if not self._places:
             return
-        picture = self._convert(waiting) if isinstance(waiting, av.VideoFrame) else waiting
-        self.clip.put(self._places, picture)
+        if waiting is None:
+            self.clip.put_held(self._places)
+        else:
+            self.clip.put(self._places, self._convert(waiting))
         self._places = []
 
     def made(self) -> list[Moment]:
