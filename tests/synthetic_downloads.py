@@ -116,6 +116,14 @@ def write_drama_download(folder, records, clips):
     return path
 
 
+def write_pictures(folder, name, count, size=(32, 24)):
+    """Write the frames of a clip in the released layout, the red of each its place, the current one last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for place in range(1, count + 1):
+        file = f"{name}.jpg" if place == count else f"{name}_p{place}.jpg"
+        Image.new("RGB", size, (25 * place, 0, 0)).save(folder / file, quality=95)
+
+
 def folder_bytes(folder):
     """Every file of a prepared dataset by its name; what a run keeps for itself is left out."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and ".preparing" not in path.parts)

@@ -1,6 +1,7 @@
 """The commands and the Python of README.md and docs/: run where a tiny model will do, else parsed by their program."""
 
 import argparse
+import json
 import re
 import runpy
 import shlex
@@ -13,6 +14,7 @@ import tomllib
 
 from hmba_hf.data.micro_world.parquet import write_bddx, write_drama, write_video
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
+from synthetic_downloads import drama_record, write_bddx_download, write_drama_download, write_pictures
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -20,12 +22,19 @@ FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WORLD = MicroWorldConfig(frame_size=32)
 QUICK_ANSWERS = ["--max_new_tokens", "2"]
 # What is run, with the options that make it quick; all other programs only parse their options.
+ONE_STEP = ["--max_steps", "1", "--per_device_train_batch_size", "2", "--use_cpu", "True", "--disable_tqdm", "True"]
 QUICK = {
+    "cache_features.py": ["--use_cpu"],
+    "finetune.py": [*ONE_STEP, "--dataloader_num_workers", "0", "--save_strategy", "no"],
+    "prepare_bddx.py": [],
+    "prepare_drama.py": [],
     "describe_video.py": QUICK_ANSWERS,
     "stream_video.py": QUICK_ANSWERS,
     "predict.py": [*QUICK_ANSWERS, "--max_samples", "2", "--device_map", "cpu"],
     "evaluate.py": ["--tokenizer", "words", "--draws", "5"],
 }
+# What they make goes elsewhere, since other commands read the folders that they name.
+MAKERS = {"cache_features.py", "finetune.py", "prepare_bddx.py", "prepare_drama.py"}
 # Commands of other projects, and of the shell's.
 FOREIGN = {"hf", "lmms-eval", "python3"}
 MODULES = {"pycocoevalcap.spice.get_stanford_models"}
@@ -64,10 +73,26 @@ def sandbox(stored_model, tmp_path_factory):
         shutil.copytree(stored_model, folder / name)
     write_drama(folder / "DRAMA_FOLDER", WORLD, {"train": 2, "test": 2})
     write_bddx(folder / "BDDX_FOLDER", WORLD, {"train": 2, "test": 2})
+    write_downloads(folder)
     frames = MicroWorld(WORLD, "test", 1)[0].frames
     for name in ("dashcam.mp4", "runs/demo/held_out_0.mp4"):
         write_video(folder / name, frames)
     return folder
+
+
+def write_downloads(folder):
+    """Write what the programs that prepare datasets read: two downloads, and the layout of the released code."""
+    clips = {f"clip_{number}": range(1, 7) for number in range(8)}
+    records = [drama_record(clip, key=6) for clip in clips]
+    write_drama_download(folder / "drama", records, clips).rename(folder / "integrated_output_v2.json")
+    write_bddx_download(folder / "bdd100k")
+    for path in (folder / "bdd100k").iterdir():
+        if path.name != "videos":
+            path.rename(folder / path.name)
+    for split in ("train", "test"):
+        line = {"image_id": split, "boxes": [[4, 3, 12, 9]], "sentence": "<ph_st>A van<ph_ed>.", "boxes_seq": [[0]]}
+        (folder / f"drama_{split}_SC.jsonl").write_text(json.dumps(line) + "\n")
+        write_pictures(folder / "format", split, count=5, size=(32, 24))
 
 
 @pytest.fixture
@@ -113,9 +138,22 @@ def test_a_documented_command_has_only_options_of_its_program(page, line, start,
         start(script, words)
 
 
-@pytest.mark.parametrize("page, line", [row for row in PROGRAMS if Path(split_program(row[1])[0]).name in QUICK])
-def test_a_documented_command_runs(page, line, start, sandbox):
+def is_run(line):
+    """Whether a command is run; pushes are run against the Hub of tests/hub."""
     script, words = split_program(line)
+    return Path(script).name in QUICK and "--push_to_hub" not in words
+
+
+@pytest.mark.parametrize("page, line", [row for row in PROGRAMS if is_run(row[1])])
+def test_a_documented_command_runs(page, line, start, sandbox, tmp_path):
+    script, words = split_program(line)
+    if "--feature_cache" in words:
+        features = sandbox / words[words.index("--feature_cache") + 1]
+        if not features.exists():
+            asked = ["--model", "hmba-base", "--dataset_name", "DRAMA_FOLDER", "--output_dir", str(features)]
+            start("examples/cache_features.py", [*asked, *QUICK["cache_features.py"]])
+    if Path(script).name in MAKERS:
+        words += ["--output_dir", str(tmp_path / "made")]
     if "--predictions" in words:
         predictions = sandbox / words[words.index("--predictions") + 1]
         if not predictions.exists():

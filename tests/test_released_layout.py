@@ -12,7 +12,7 @@ from hmba_hf.data.driving.released_layout import plan_actions, plan_sentences
 from hmba_hf.data.loading import load_samples
 from hmba_hf.data.preparing.converting import RunOptions
 from hmba_hf.tasks.answering.collator import to_conversation
-from synthetic_downloads import mean_red
+from synthetic_downloads import mean_red, write_pictures
 from tiny_processors import tiny_processor
 
 
@@ -39,14 +39,6 @@ def action_line(name, answer, **changes):
 def write_lines(path, lines):
     path.write_text("".join(f"{line if isinstance(line, str) else json.dumps(line)}\n" for line in lines))
     return str(path)
-
-
-def write_pictures(folder, name, count, size=(32, 24)):
-    """Write the frames of a clip, the red of each its place, the current one last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for place in range(1, count + 1):
-        file = f"{name}.jpg" if place == count else f"{name}_p{place}.jpg"
-        Image.new("RGB", size, (25 * place, 0, 0)).save(folder / file, quality=95)
 
 
 def test_the_mini_set_reads_as_it_is_annotated(shared_data, tmp_path):

@@ -64,22 +64,13 @@ def write_card(
         repo_id: where the dataset goes.
         revision: commit that holds it; a card cannot name the commit that it comes with.
     """
-    data = huggingface_hub.DatasetCardData(
-        pretty_name=text.title,
-        language="en",
-        license="other",
-        license_name=text.licence_name,
-        license_link=text.licence_link,
-        task_categories=["video-text-to-text"],
-        tags=list(text.tags),
-    )
     pin = "None  # or a commit, which never changes"
     dataset_name = repo_id
     if revision is not None:
         pin = f'"{revision}"'
         dataset_name = f"{repo_id}@{revision}"
     return f"""---
-{data.to_yaml()}
+{_metadata(text).to_yaml()}
 ---
 
 # {text.title}
@@ -114,6 +105,18 @@ Prepared by hmba-hf with {_options(report)}.
 
 {text.licence}
 """
+
+
+def _metadata(text: CardText) -> huggingface_hub.DatasetCardData:
+    return huggingface_hub.DatasetCardData(
+        pretty_name=text.title,
+        language="en",
+        license="other",
+        license_name=text.licence_name,
+        license_link=text.licence_link,
+        task_categories=["video-text-to-text"],
+        tags=list(text.tags),
+    )
 
 
 def _options(report: dict[str, Any]) -> str:
