@@ -27,6 +27,8 @@ def textured_video(container, codec, pixels="yuv420p", **options):
         stream.codec_context.max_b_frames = 0
         if codec.startswith("libvpx"):
             stream.options = {"deadline": "realtime", "cpu-used": "8"}
+        if codec == "ffv1":
+            stream.options = {"level": "3", "slicecrc": "1"}
         for shift in range(COUNT):
             picture = (np.roll(texture, shift, axis=1) + random.integers(0, 50, texture.shape)).astype(np.uint8)
             output.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
