@@ -110,7 +110,7 @@ def test_what_is_not_whole_is_deleted_first_and_never_in_the_place_of_what_is(tm
 def test_a_folder_of_another_recipe_is_refused_with_what_differs(tmp_path):
     folder = checkpoint(tmp_path, 2)
     other = {**RECIPE, "learning_rate": 2e-3}
-    message = r"holds checkpoints of another recipe: learning_rate is 0.001 there, 0.002 is wanted\. Name another"
+    message = r"holds checkpoints of another recipe: learning_rate must be 0.002, got 0.001\. Name another"
     with pytest.raises(ValueError, match=message):
         checkpoint_to_resume(tmp_path, other)
     assert checkpoint_to_resume(tmp_path, RECIPE) == folder
@@ -120,7 +120,7 @@ def test_a_folder_of_another_recipe_is_refused_with_what_differs(tmp_path):
 def test_a_checkpoint_that_is_asked_for_may_be_of_another_recipe(tmp_path, capsys):
     folder = checkpoint(tmp_path, 2)
     assert checkpoint_to_resume(tmp_path, {**RECIPE, "max_steps": 9}, str(folder)) == folder
-    assert "max_steps is None there, 9 is wanted" in capsys.readouterr().out
+    assert "max_steps must be 9, got None" in capsys.readouterr().out
 
 
 def test_a_run_that_began_elsewhere_goes_on_from_its_own_checkpoints(tmp_path):

@@ -115,7 +115,7 @@ def test_tied_embeddings_follow_the_language_model():
         ({"vision_config": tower(image_size=30)}, "image_size must be a multiple of its patch_size=14, got 30"),
         ({"vision_config": tower(image_size=[28, 20])}, "multiple of its patch_size=14, got 20"),
         ({"vision_config": tower(image_size=0)}, "multiple of its patch_size=14, got 0"),
-        ({"vision_config": ResNetConfig()}, "a vision tower with a hidden_size is wanted, got ResNetConfig"),
+        ({"vision_config": ResNetConfig()}, "vision_config must have a hidden_size, got ResNetConfig"),
         ({"video_token_id": 104}, "video_token_id must be one of the language model's 104 tokens, got 104"),
         ({"video_token_id": -1}, "video_token_id must be one of .*, got -1"),
         ({"text_config": {"model_type": "no_such_model"}}, "no_such_model"),

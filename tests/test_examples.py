@@ -294,9 +294,9 @@ def test_a_dataset_is_learned_and_answered_one_frame_at_a_time(base, drama, tmp_
 @pytest.mark.parametrize(
     ("words", "name"),
     [
-        (["--num_frames", 8], r"fit .*'num_frames': 8.*: .*embedding is \(5, 32\) there, \(8, 32\) is wanted"),
+        (["--num_frames", 8], r"fit .*'num_frames': 8.*: .*embedding must be \(8, 32\), got \(5, 32\)"),
         (["--temporal_strides", 1, 2, 3], r"does not fit {'temporal_strides': \[1, 2, 3\]}: "),
-        (["--temporal_strides", 1, 3], r"does not fit {'temporal_strides': \[1, 3\]}: .* is there alone"),
+        (["--temporal_strides", 1, 3], r"does not fit {'temporal_strides': \[1, 3\]}: .* must be absent"),
         (["--fusion", "cosine"], r"does not fit {'fusion': 'cosine'}: "),
         (["--adapter", "transformer"], r"does not fit {'adapter': 'transformer'}: "),
     ],

@@ -127,9 +127,12 @@ def change_weight(model, processor):
     [
         (change_weight, "vision tower"),
         (lambda model, processor: setattr(model.model.vision_tower.config, "hidden_act", "gelu"), "hidden_act"),
-        (lambda model, processor: setattr(model.config, "vision_feature_layer", -1), "layer is '-2' there, '-1' is"),
-        (lambda model, processor: setattr(processor.video_processor, "num_frames", 8), "num_frames is '5' there, '8'"),
-        (lambda model, processor: setattr(processor.video_processor, "fps", 4.0), "fps is '2.0' there, '4.0' is"),
+        (lambda model, processor: setattr(model.config, "vision_feature_layer", -1), "layer must be '-1', got '-2'"),
+        (
+            lambda model, processor: setattr(processor.video_processor, "num_frames", 8),
+            "num_frames must be '8', got '5'",
+        ),
+        (lambda model, processor: setattr(processor.video_processor, "fps", 4.0), "fps must be '4.0', got '2.0'"),
         (lambda model, processor: setattr(processor.video_processor, "image_std", [1, 1, 1]), "image_std"),
     ],
 )
@@ -147,7 +150,7 @@ def test_features_of_another_tower_or_sampling_are_refused(tmp_path, change, nam
 def test_features_of_another_dtype_are_refused(tmp_path, model, processor):
     writer(tmp_path, model, processor).write(WORLD)
     wanted = feature_key(model, processor.video_processor, torch.bfloat16)
-    with pytest.raises(ValueError, match="stale and are not used: .*dtype is 'float32' there, 'bfloat16' is wanted"):
+    with pytest.raises(ValueError, match="stale and are not used: .*dtype must be 'bfloat16', got 'float32'"):
         FeatureCache(tmp_path, wanted)
 
 

@@ -126,7 +126,7 @@ def test_a_checkpoint_without_a_fitting_tower_is_refused_by_name(family, text, t
 
 def test_what_cannot_be_joined_is_refused_before_weights_are_loaded(text, tmp_path):
     AutoConfig.for_model("qwen2_5_vl", **parts(QWEN_VISION, {**TEXT, **ROPE})).save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="with a image_size is wanted, got Qwen2_5_VLVisionConfig without one"):
+    with pytest.raises(ValueError, match="must have a image_size, got Qwen2_5_VLVisionConfig without one"):
         join(tmp_path, text)
 
 

@@ -185,7 +185,7 @@ def test_a_tower_that_merges_patches_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("model_type", "complaint"),
     [
-        ("yolos", "whose patches come last is wanted, got YolosConfig"),
+        ("yolos", "whose patches come last, got YolosConfig"),
         ("videomae", "got VideoMAEModel: "),
         ("pixtral", "got PixtralVisionModel: "),  # makes one sequence of several pictures
     ],

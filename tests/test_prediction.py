@@ -174,7 +174,7 @@ def test_processes_share_what_is_missing_and_their_number_may_change(
 
 def test_nothing_is_merged_while_a_sample_is_missing(tmp_path, undisturbed):
     folder = PredictionFolder(started(tmp_path / "out", undisturbed, [0, 1, 3]))
-    with pytest.raises(RuntimeError, match=r"one record for each of 4 samples in .*, missing \[2\]"):
+    with pytest.raises(RuntimeError, match=r"one record for each of 4 samples, got none for \[2\]"):
         folder.merge(4)
     assert (tmp_path / "out" / "answers-one.jsonl").exists()
 
@@ -199,11 +199,11 @@ def test_of_two_answers_the_one_that_the_whole_batch_was_there_for_counts(tmp_pa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"batch_size": 3}, "batch_size is 2 there, 3 is wanted"),
-        ({"max_new_tokens": 5}, "max_new_tokens is 6 there, 5 is wanted"),
-        ({"motion": "order"}, "motion is 'symmetric' there, 'order' is wanted"),
-        ({"max_samples": 5}, "max_samples is 7 there, 5 is wanted, num_samples is 7 there, 5 is wanted"),
-        ({"split": ["validation"]}, r"split is \['test'\] there, \['validation'\] is wanted"),
+        ({"batch_size": 3}, "batch_size must be 3, got 2"),
+        ({"max_new_tokens": 5}, "max_new_tokens must be 5, got 6"),
+        ({"motion": "order"}, "motion must be 'order', got 'symmetric'"),
+        ({"max_samples": 5}, "max_samples must be 5, got 7, num_samples must be 5, got 7"),
+        ({"split": ["validation"]}, r"split must be \['validation'\], got \['test'\]"),
     ],
 )
 def test_a_folder_of_another_recipe_is_refused_and_nothing_in_it_lost(arguments, undisturbed, changes, message):
@@ -216,7 +216,7 @@ def test_a_folder_of_another_recipe_is_refused_and_nothing_in_it_lost(arguments,
 def test_other_weights_in_the_same_place_are_another_recipe(arguments, undisturbed, tmp_path):
     folder = started(tmp_path / "out", undisturbed, range(6))
     other = save_model(tmp_path / "other", 3)
-    with pytest.raises(ValueError, match="of another recipe: model is .*, weights is '"):
+    with pytest.raises(ValueError, match="of another recipe: model must be .*, weights must be '"):
         predict(arguments(folder, model=str(other)))
     predictions = predict(arguments(folder, model=str(other), overwrite=True))
     assert predictions.read_bytes() == predict(arguments(tmp_path / "new", model=str(other))).read_bytes()
@@ -245,9 +245,7 @@ def test_other_settings_of_the_same_weights_are_another_recipe(
     (other / name).write_text(json.dumps(content))
     folder = started(tmp_path / "out", undisturbed, [0, 1])
     (folder / "recipe.json").write_text(json.dumps({**recipe, "model": str(other)}))
-    with pytest.raises(
-        ValueError, match=f"of another recipe: {part} is '{recipe[part]}' there, '.*' is wanted; choose"
-    ):
+    with pytest.raises(ValueError, match=f"of another recipe: {part} must be '.*', got '{recipe[part]}'; choose"):
         predict(arguments(folder, model=str(other)))
 
 
@@ -264,7 +262,7 @@ def test_the_vocabulary_and_the_prompt_are_settings_too(checkpoint):
 def test_answers_without_a_recipe_are_nobodys(arguments, undisturbed, tmp_path):
     folder = started(tmp_path / "out", undisturbed, [0, 1])
     (folder / "recipe.json").unlink()
-    with pytest.raises(ValueError, match="holds answers of another recipe: batch_size is None there, 2 is wanted"):
+    with pytest.raises(ValueError, match="holds answers of another recipe: batch_size must be 2, got None"):
         predict(arguments(folder))
 
 
@@ -346,7 +344,7 @@ def test_a_dataset_of_which_nothing_can_be_read_is_an_error(arguments, tmp_path,
 
 
 def test_a_model_must_be_named(arguments, tmp_path):
-    with pytest.raises(ValueError, match="a model to answer with, got model=None"):
+    with pytest.raises(ValueError, match="model must be a folder or Hub id, got None"):
         predict(arguments(tmp_path, model=None))
 
 

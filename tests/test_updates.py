@@ -76,9 +76,9 @@ def changed(updates, folder, **settings):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([*LEARNS[:-1], 8], "other settings: r is 4 there, 8 is wanted. Name theirs by --lora_rank,"),
-        ([*LEARNS, "--lora_alpha", 1], "other settings: lora_alpha is 32.0 there, 1.0 is wanted"),
-        (["--learns", "projector", "lora", *LEARNS[3:]], r"modules_to_save is \['temporal_adapter'\] there, \['multi"),
+        ([*LEARNS[:-1], 8], "other settings: r must be 8, got 4. Name theirs by --lora_rank,"),
+        ([*LEARNS, "--lora_alpha", 1], "other settings: lora_alpha must be 1.0, got 32.0"),
+        (["--learns", "projector", "lora", *LEARNS[3:]], r"modules_to_save must be \['multi"),
         ([*LEARNS, "--num_frames", 3], "base without {'num_frames': 3}: .* or merge the updates first"),
     ],
 )

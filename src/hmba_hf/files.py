@@ -71,7 +71,7 @@ def differences(held: Any, wanted: Any) -> list[str]:
     lines = []
     for name in sorted({*held, *wanted}):
         if held.get(name) != wanted.get(name):
-            lines.append(f"{name} is {held.get(name)!r} there, {wanted.get(name)!r} is wanted")
+            lines.append(f"{name} must be {wanted.get(name)!r}, got {held.get(name)!r}")
     return lines
 
 

@@ -198,12 +198,16 @@ class HMBAConfig(PreTrainedConfig):
         """Check what the vision tower and the language model must fit."""
         vision, vocab_size = self.vision_config, getattr(self.text_config, "vocab_size", None)
         if vocab_size is None:
-            raise ValueError(f"a language model of text alone is wanted, got {type(self.text_config).__name__}")
+            raise ValueError(
+                f"text_config must be that of a language model of text alone, got {type(self.text_config).__name__}"
+            )
         if getattr(vision, "num_detection_tokens", 0):
-            raise ValueError(f"a vision tower whose patches come last is wanted, got {type(vision).__name__}")
+            raise ValueError(
+                f"vision_config must be that of a tower whose patches come last, got {type(vision).__name__}"
+            )
         for name in ("hidden_size", "image_size", "patch_size"):
             if getattr(vision, name, None) is None:
-                raise ValueError(f"a vision tower with a {name} is wanted, got {type(vision).__name__} without one")
+                raise ValueError(f"vision_config must have a {name}, got {type(vision).__name__} without one")
         layers = getattr(vision, "num_hidden_layers", None)
         if layers is not None and not 1 <= abs(self.vision_feature_layer) <= layers:
             raise ValueError(

@@ -83,7 +83,9 @@ def flatten_videos(videos: Any, depth: int = 0) -> list[Any]:
         return list(videos)
     if not isinstance(videos, (list, tuple)) or len(videos) == 0:
         got = f"{type(videos).__name__} of shape {tuple(getattr(videos, 'shape', ()))}"
-        raise ValueError(f"expected a video, a list of frames or a list of videos, none of them empty, got {got}")
+        raise ValueError(
+            f"videos must be a video, a list of frames or a list of videos, none of them empty, got {got}"
+        )
     if all(_is_frame(item) for item in videos) or (depth == 2 and all(isinstance(item, str) for item in videos)):
         return [videos]
     return [clip for item in videos for clip in flatten_videos(item, depth + 1)]

@@ -37,9 +37,11 @@ def _check_adapter(model: Any, loading: dict[str, Any], arguments: ModelArgument
     """Refuse to cut down or to fill up an adapter that has learned; one that has not is drawn anew."""
     part_of = family_of(model.config).part_of
     wanted = [name for name, _ in model.named_parameters() if part_of(name) == "adapter"]
-    odd = {name: f"{tuple(held)} there, {tuple(shape)} is wanted" for name, held, shape in loading["mismatched_keys"]}
-    odd |= {name: "not there" for name in loading["missing_keys"] if part_of(name) == "adapter"}
-    odd |= {name: "there alone" for name in loading["unexpected_keys"] if part_of(name) == "adapter"}
+    odd: dict[str, str] = {}
+    for name, held, shape in loading["mismatched_keys"]:
+        odd[name] = f"must be {tuple(shape)}, got {tuple(held)}"
+    odd |= {name: "must be there" for name in loading["missing_keys"] if part_of(name) == "adapter"}
+    odd |= {name: "must be absent" for name in loading["unexpected_keys"] if part_of(name) == "adapter"}
     if not wanted or odd.keys() >= set(wanted) or not odd:  # none is wanted, there is none, or it fits
         return
     gates = [parameter for name, parameter in model.named_parameters() if name.endswith("temporal_adapter.gate")]
@@ -48,7 +50,7 @@ def _check_adapter(model: Any, loading: dict[str, Any], arguments: ModelArgument
     if has_learned:
         name = min(odd)
         raise ValueError(
-            f"{path} holds an adapter that does not fit {arguments.config()}: {name} is {odd[name]}; leave out what "
+            f"{path} holds an adapter that does not fit {arguments.config()}: {name} {odd[name]}; leave out what "
             "differs from its adapter, or start from a base without one"
         )
     logger.info(f"the adapter of {path} has never learned, and a new one takes its place")
