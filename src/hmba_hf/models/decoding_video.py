@@ -1,7 +1,7 @@
-"""From a video file to the frames of one clip that ends at a given time, decoded with PyAV."""
+"""From a video file to the frames of one clip, which ends at a given time or spreads over it, decoded with PyAV."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from fractions import Fraction
 from itertools import islice
 from typing import Any
@@ -24,6 +24,7 @@ from .sampling_video import (
     causal_timestamps,
     check_sampling,
     latest_frames,
+    segment_times,
 )
 
 # Seconds. Later than any video ends: seeking there leads to the last keyframe, whatever the header states.
@@ -80,16 +81,43 @@ def decode_frames(
             scan = reader.read_all(end, is_last=timestamp is None)
         else:
             scan = reader.select(causal_times(end, int(num_frames), float(fps)), is_last=timestamp is None)
-        order = sorted(range(len(scan.chosen)), key=lambda place: scan.chosen[place].time)
-        chosen = [scan.chosen[place] for place in order]
-        if only_whole and not all(moment.is_whole for moment in chosen):
-            raise reader.video.mended_error(next(float(moment.time) for moment in chosen if not moment.is_whole))
-        reader.warn_of_other_recordings()
-        reader.video.warn_of_the_end()
-        if reader.concealed_from <= chosen[-1].time:
-            reader.video.warn_of_damage(float(reader.concealed_from))
-        frames = scan.clip.made(order)
-        return frames, reader.metadata(scan.clip.size, [float(moment.time) for moment in chosen])
+        return reader.clip(scan, only_whole)
+
+
+def decode_segments(
+    source: Any,
+    num_frames: int = 8,
+    position: float | Sequence[float] = 0.5,
+    limits: SourceLimits = LIMITS,
+    source_fps: float | None = None,
+    only_whole: bool = False,
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> tuple[np.ndarray, ClipMetadata]:
+    """Decode frames that spread evenly over a whole video, one of each of `num_frames` equal segments.
+
+    Of a file of several recordings, the last one counts.
+
+    Args:
+        num_frames: number of segments.
+        position: of a frame in its segment, as in `segment_times`.
+        source, limits, source_fps, only_whole, prepare: as in `decode_frames`.
+
+    Returns:
+        As `decode_frames`.
+
+    Raises:
+        FileNotFoundError: a path leads to no file.
+        VideoDecodeError: `source` holds no video, or its end or a wanted frame lies in or after damage.
+    """
+    segment_times(1.0, num_frames, position)  # before anything is opened
+    check_source_fps(source_fps)
+    with opened(source, limits) as (file, name), _VideoReader(file, name, limits, source_fps) as reader:
+        reader.prepare = prepare
+        last = reader.last_time()
+        duration = last if reader.end is None else reader.end
+        wanted = [min(time, last) for time in segment_times(max(duration, TIME_TOLERANCE), num_frames, position)]
+        is_last = reader.may_have_breaks or wanted[-1] == last
+        return reader.clip(reader.select(wanted, is_last), only_whole)
 
 
 def video_duration(source: Any, limits: SourceLimits = LIMITS, source_fps: float | None = None) -> float:
@@ -138,6 +166,19 @@ class _VideoReader:
     def __exit__(self, *_: Any) -> None:
         self.video.close()
 
+    def clip(self, scan: Scan, only_whole: bool) -> tuple[np.ndarray, ClipMetadata]:
+        """Return the frames of a clip in the order of their times, and their metadata, with warnings of damage."""
+        order = sorted(range(len(scan.chosen)), key=lambda place: scan.chosen[place].time)
+        chosen = [scan.chosen[place] for place in order]
+        if only_whole and not all(moment.is_whole for moment in chosen):
+            raise self.video.mended_error(next(float(moment.time) for moment in chosen if not moment.is_whole))
+        self.warn_of_other_recordings()
+        self.video.warn_of_the_end()
+        if self.concealed_from <= chosen[-1].time:
+            self.video.warn_of_damage(float(self.concealed_from))
+        frames = scan.clip.made(order)
+        return frames, self.metadata(scan.clip.size, [float(moment.time) for moment in chosen])
+
     def _find_origin(self) -> None:
         """Set the clock to zero at the first frame shown, and find out whether frames carry timestamps."""
         self.has_times = True
@@ -167,6 +208,11 @@ class _VideoReader:
             self.video.warn_of_step_back(*self._step_back, self.origin)
             self.has_breaks = True
         self.has_breaks = self.has_breaks or self.video.packets.goes_on
+
+    @property
+    def may_have_breaks(self) -> bool:
+        """Whether the clock is known to go back somewhere in the file."""
+        return self.has_breaks or self._step_back is not None
 
     @property
     def tolerance(self) -> float:
@@ -467,7 +513,9 @@ __all__ = [
     "causal_timestamps",
     "check_sampling",
     "decode_frames",
+    "decode_segments",
     "iter_frames",
     "latest_frames",
+    "segment_times",
     "video_duration",
 ]

@@ -71,6 +71,34 @@ def causal_times(end: float, num_frames: int, fps: float) -> list[float]:
     return [end - step / fps for step in reversed(range(num_frames))]
 
 
+def segment_times(duration: float, num_segments: int, position: float | Sequence[float] = 0.5) -> list[float]:
+    """Times of one frame in each of equal segments, which together cover a video.
+
+    Args:
+        duration: of the video in seconds.
+        num_segments: number of segments.
+        position: of the frame in its segment, from 0 for its start up to but without 1; one for all or one for each.
+            View `i` of `n`, counted from 0, is at `(i + 1) / (n + 1)`; training draws one for each segment.
+
+    Raises:
+        ValueError: if a value is out of its range, or if there are not as many positions as segments.
+
+    Source: temporal segment networks, Wang et al. 2016, arXiv:1608.00859, section 3.1.
+    """
+    check_sampling(None, num_segments, None)
+    if not (_is_number(duration) and duration > 0):
+        raise ValueError(f"duration must be a number of seconds greater than zero, got {duration!r}")
+    positions = np.asarray(position, dtype=float).tolist()
+    if not isinstance(positions, list):
+        positions = [positions] * int(num_segments)
+    if len(positions) != num_segments:
+        raise ValueError(f"position must be one for all or each of {num_segments} segments, got {len(positions)}")
+    if not all(_is_number(place) and 0 <= place < 1 for place in positions):
+        raise ValueError(f"position must be from 0 up to but without 1, got {position!r}")
+    length = duration / num_segments
+    return [float((number + place) * length) for number, place in enumerate(positions)]
+
+
 def latest_frames(
     frame_times: Sequence[float], wanted: Sequence[float], tolerance: float = TIME_TOLERANCE
 ) -> list[int]:

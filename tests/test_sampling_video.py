@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+
+from hmba_hf.models.decoding_video import VideoDecodeError, decode_frames, decode_segments
+from hmba_hf.models.sampling_video import segment_times
+from numbered_videos import numbered_video, read_numbers
+
+
+def chosen(video, **options):
+    frames, metadata = decode_segments(video, **options)
+    return read_numbers(frames), metadata.timestamps
+
+
+def test_segments_cover_the_whole_video_and_one_view_takes_their_middles():
+    assert segment_times(8.0, 4) == [1.0, 3.0, 5.0, 7.0]
+    assert segment_times(8.0, 4, position=0) == [0.0, 2.0, 4.0, 6.0]
+    views = [segment_times(6.0, 2, (view + 1) / 3) for view in range(2)]
+    np.testing.assert_allclose(views, [[1.0, 4.0], [2.0, 5.0]])
+    assert segment_times(8.0, 4, [0.0, 0.25, 0.5, 0.75]) == [0.0, 2.5, 5.0, 7.5]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0.0, 4), "duration must be a number of seconds greater than zero, got 0.0"),
+        ((float("nan"), 4), "duration must be .*, got nan"),
+        ((8.0, 0), "num_frames must be a whole number, one or more, got 0"),
+        ((8.0, 4, 1.0), "position must be from 0 up to but without 1, got 1.0"),
+        ((8.0, 4, [0.5, 0.5]), "position must be one for all or each of 4 segments, got 2"),
+        ((8.0, 2, [0.5, float("nan")]), "position must be from 0 up to but without 1"),
+    ],
+)
+def test_segments_that_make_no_sense_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        segment_times(*arguments)
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts", "avi"])
+def test_a_frame_of_each_segment_is_decoded(container):
+    video = numbered_video(40, rate=10, container=container)
+    numbers, times = chosen(video, num_frames=4)
+    assert numbers == [5, 15, 25, 35]
+    np.testing.assert_allclose(times, [0.5, 1.5, 2.5, 3.5], atol=1e-3)
+    assert chosen(video, num_frames=4, position=0.0)[0] == [0, 10, 20, 30]
+    assert chosen(video, num_frames=40)[0] == list(range(40))
+
+
+def test_segments_are_of_time_where_the_rate_varies():
+    times = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 20, 30]  # tenths of a second
+    video = numbered_video(12, rate=10, container="matroska", times=times)
+    numbers, _ = chosen(video, num_frames=3)
+    frames, _ = decode_frames(video, num_frames=None)
+    assert len(frames) == 12 and numbers == [5, 9, 10]
+
+
+def test_more_segments_than_frames_repeat_frames():
+    assert chosen(numbered_video(2, rate=10), num_frames=4)[0] == [0, 0, 1, 1]
+    assert chosen(numbered_video(1, rate=10), num_frames=3)[0] == [0, 0, 0]
+
+
+def test_the_last_recording_of_a_file_counts():
+    joined = numbered_video(20, rate=10, container="mpegts") + numbered_video(
+        20, rate=10, container="mpegts", first=100
+    )
+    assert chosen(joined, num_frames=4)[0] == [102, 107, 112, 117]
+
+
+def test_a_cut_video_has_no_segments():
+    whole = numbered_video(40, rate=10)
+    with pytest.raises(VideoDecodeError):
+        decode_segments(whole[: len(whole) // 2], num_frames=4)
