@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hmba_hf.models import decoding_video
+from hmba_hf.models import decoding_reader
 from hmba_hf.models.decoding_video import VideoDecodeError, causal_timestamps, decode_frames, latest_frames
 from numbered_videos import numbered_frame, numbered_video, read_numbers
 
@@ -121,14 +121,14 @@ def test_the_last_frame_is_found_whatever_duration_the_header_claims(video, fact
 
 
 def test_the_cost_of_a_clip_does_not_grow_with_the_file(monkeypatch):
-    decoded, read = [], decoding_video._VideoReader._decoded
+    decoded, read = [], decoding_reader.VideoReader._decoded
 
     def counted(reader):
         for frame in read(reader):
             decoded.append(frame.pts)
             yield frame
 
-    monkeypatch.setattr(decoding_video._VideoReader, "_decoded", counted)
+    monkeypatch.setattr(decoding_reader.VideoReader, "_decoded", counted)
     costs = {}
     for seconds in (10, 600):
         data = numbered_video(seconds * RATE, rate=RATE, gop=12)

@@ -1,36 +1,22 @@
 """From a video file to the frames of one clip, which ends at a given time or spreads over it, decoded with PyAV."""
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from fractions import Fraction
-from itertools import islice
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import av
 import numpy as np
 
 from .decoding_containers import LIMITS, SourceLimits, VideoDecodeError, opened
-from .decoding_packets import Shortfall, find_step_back
-from .decoding_pictures import ClipPictures, picture_or_error
-from .decoding_streams import OpenVideo, check_source_fps, is_intra_coded, iter_frames
-from .decoding_timeline import REORDER_FRAMES, Moment
+from .decoding_reader import VideoReader
+from .decoding_streams import check_source_fps, iter_frames
 from .sampling_video import (
-    LONGEST_ROUNDING,
     TIME_TOLERANCE,
-    Choice,
     ClipMetadata,
-    Scan,
     causal_times,
     causal_timestamps,
     check_sampling,
     latest_frames,
     segment_times,
 )
-
-# Seconds. Later than any video ends: seeking there leads to the last keyframe, whatever the header states.
-FAR_FUTURE = 1e6
-# Codecs whose decoders give nothing after a seek until pictures are whole again, which needs no intra-coded one.
-WAITING_DECODERS = ("h264",)
 
 
 def decode_frames(
@@ -74,7 +60,7 @@ def decode_frames(
     """
     check_sampling(timestamp, num_frames, fps)
     check_source_fps(source_fps)
-    with opened(source, limits) as (file, name), _VideoReader(file, name, limits, source_fps) as reader:
+    with opened(source, limits) as (file, name), VideoReader(file, name, limits, source_fps) as reader:
         reader.prepare = prepare
         end = reader.last_time() if timestamp is None else float(timestamp)
         if num_frames is None:
@@ -111,7 +97,7 @@ def decode_segments(
     """
     segment_times(1.0, num_frames, position)  # before anything is opened
     check_source_fps(source_fps)
-    with opened(source, limits) as (file, name), _VideoReader(file, name, limits, source_fps) as reader:
+    with opened(source, limits) as (file, name), VideoReader(file, name, limits, source_fps) as reader:
         reader.prepare = prepare
         last = reader.last_time()
         duration = last if reader.end is None else reader.end
@@ -133,378 +119,8 @@ def video_duration(source: Any, limits: SourceLimits = LIMITS, source_fps: float
         VideoDecodeError: `source` holds no video.
     """
     check_source_fps(source_fps)
-    with opened(source, limits) as (file, name), _VideoReader(file, name, limits, source_fps) as reader:
+    with opened(source, limits) as (file, name), VideoReader(file, name, limits, source_fps) as reader:
         return reader.duration()
-
-
-class _VideoReader:
-    """One open video whose frames can be read from any time on, on a clock that starts at its first frame."""
-
-    def __init__(self, source: Any, name: str, limits: SourceLimits, source_fps: float | None) -> None:
-        self.name = name
-        self.limits = limits
-        self.prepare: Callable[[np.ndarray], np.ndarray] | None = None  # makes of a picture what is kept of it
-        self.damage: Exception | None = None
-        self.concealed_from: Fraction | float = math.inf
-        self.end: float | None = None  # of the last frame, once it has been decoded
-        self.count: int | None = None  # of all frames, once they have been decoded
-        self.seen_until = Fraction(0)  # the latest time of any frame that has been decoded
-        self.shown_until = Fraction(0)  # the end of that frame
-        self.has_breaks = False  # whether its clock has gone back
-        self.is_steady = True  # whether frames that follow each other have been `1 / rate` apart
-        self._is_after_seek = False
-        self.video = OpenVideo(source, name, None, limits, source_fps)
-        try:
-            self._find_origin()
-        except BaseException:
-            self.video.close()
-            raise
-
-    def __enter__(self) -> "_VideoReader":
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self.video.close()
-
-    def clip(self, scan: Scan, only_whole: bool) -> tuple[np.ndarray, ClipMetadata]:
-        """Return the frames of a clip in the order of their times, and their metadata, with warnings of damage."""
-        order = sorted(range(len(scan.chosen)), key=lambda place: scan.chosen[place].time)
-        chosen = [scan.chosen[place] for place in order]
-        if only_whole and not all(moment.is_whole for moment in chosen):
-            raise self.video.mended_error(next(float(moment.time) for moment in chosen if not moment.is_whole))
-        self.warn_of_other_recordings()
-        self.video.warn_of_the_end()
-        if self.concealed_from <= chosen[-1].time:
-            self.video.warn_of_damage(float(self.concealed_from))
-        frames = scan.clip.made(order)
-        return frames, self.metadata(scan.clip.size, [float(moment.time) for moment in chosen])
-
-    def _find_origin(self) -> None:
-        """Set the clock to zero at the first frame shown, and find out whether frames carry timestamps."""
-        self.has_times = True
-        moments = self.video.timeline().place(self._first_decoded(), Fraction(0))
-        times: list[Any] = []
-        for moment in moments:
-            if moment.recording == 0:
-                times.append(moment.time)
-            del moment  # before the next one is decoded
-        if not times:
-            reason = f": {self.damage}" if self.damage else ""
-            raise VideoDecodeError(f"{self.name} holds no frame that can be decoded{reason}")
-        self.origin = min(times)
-        self.can_seek = self.has_times and self.video.packets.can_seek
-        self._step_back = find_step_back(self.video.container, self.video.stream) if self.has_times else None
-
-    def _first_decoded(self) -> Iterator[av.VideoFrame]:
-        """Decode the first frames, none of which is kept, and note whether they have times."""
-        for frame in islice(self._decoded(), REORDER_FRAMES):
-            self.has_times = self.has_times and self.video.stamp_of(frame) is not None
-            yield frame
-            del frame  # before the next one is decoded
-
-    def warn_of_other_recordings(self) -> None:
-        """Log that the clock goes back in a part of the file that was not read, as far as known."""
-        if self._step_back is not None and not self.has_breaks:
-            self.video.warn_of_step_back(*self._step_back, self.origin)
-            self.has_breaks = True
-        self.has_breaks = self.has_breaks or self.video.packets.goes_on
-
-    @property
-    def may_have_breaks(self) -> bool:
-        """Whether the clock is known to go back somewhere in the file."""
-        return self.has_breaks or self._step_back is not None
-
-    @property
-    def tolerance(self) -> float:
-        """Seconds by which a time may miss its frame, whose own time the container may have rounded."""
-        tick = float(self.video.stream.time_base)
-        return (tick if self.has_times and tick <= LONGEST_ROUNDING else 0.0) + TIME_TOLERANCE
-
-    def _decoded(self) -> Iterator[av.VideoFrame]:
-        """Decode from where the container stands; an error ends the frames and is kept as `damage`.
-
-        After a seek, decoders of some codecs invent missing data until the first intra-coded picture. Containers
-        whose index calls every picture a keyframe lead there.
-        """
-        codec = self.video.stream.codec_context.codec
-        is_sound = not self._is_after_seek or codec.intra_only or codec.name in WAITING_DECODERS
-        for found in self.video.decode():
-            if isinstance(found, Exception):
-                if is_sound:
-                    self.damage = found
-                    return
-                continue
-            is_sound = is_sound or is_intra_coded(found, codec.name)
-            if is_sound:
-                yield found
-            del found  # before the next one is decoded
-
-    def read(self, start: float | None) -> Iterator[Moment]:
-        """Yield frames and their times from the keyframe before `start` on, or from the first frame for `None`."""
-        video = self.video
-        self.damage, self.concealed_from = None, math.inf
-        self._is_after_seek = start is not None
-        if start is None:
-            video.close()
-            video.open()
-        else:
-            ticks = int((self.origin + Fraction(start + TIME_TOLERANCE)) / video.stream.time_base)
-            try:
-                video.container.seek(ticks, stream=video.stream)
-            except av.FFmpegError:
-                return
-            video.start_reading(video.packets)
-        count = 0
-        before: Moment | None = None
-        for moment in video.timeline(self.origin).place(self._decoded(), self.origin if start is None else None):
-            moment = video.seen(moment)._replace(time=moment.time - self.origin)
-            if not moment.is_whole:
-                self.concealed_from = min(self.concealed_from, moment.time)
-            self.is_steady = self.is_steady and (before is None or self._is_next(before, moment))
-            self.has_breaks = self.has_breaks or moment.recording > 0
-            if moment.time >= self.seen_until:
-                self.seen_until = moment.time
-                self.shown_until = moment.time + self.video.shown_for(moment.frame)
-            before = moment._replace(frame=None)
-            count += 1
-            yield moment
-            del moment  # before the next one is decoded
-        if start is None and video.packets.has_ended:
-            self.count = count
-
-    def _is_next(self, before: Moment, moment: Moment) -> bool:
-        step = moment.time - before.time
-        return moment.recording == before.recording and abs(step - 1 / self.video.rate) <= self.video.stream.time_base
-
-    def starts_before(self, time: float, is_last: bool) -> Iterator[float | None]:
-        """Yield ever earlier times from which to try to read, at last `None`: the start of the file.
-
-        Of several recordings, only the last one is found by its times.
-        """
-        time, step = min(time, FAR_FUTURE), 0.0
-        while self.can_seek and (is_last or self._step_back is None) and time - step > 0:
-            yield time - step
-            step = max(1.0, 2 * step)
-        yield None
-
-    def last_time(self) -> float:
-        """Time of the last frame, found from the last keyframe on; damage in that stretch is an error."""
-        expected = self.header_duration()
-        starts = [FAR_FUTURE] if self.can_seek and expected is not None else []
-        last: Fraction | None = None
-        trouble: VideoDecodeError | None = None
-        for start in [*starts, *self.starts_before(FAR_FUTURE if expected is None else expected, True)]:
-            count = 0
-            latest: Moment | None = None
-            shown_for = Fraction(0)
-            for moment in self.read(start):
-                count += 1
-                if latest is None or moment.recording > latest.recording or moment.time >= latest.time:
-                    latest = moment._replace(frame=None)
-                    shown_for = self.video.shown_for(moment.frame)
-                del moment  # before the next one is decoded
-            if latest is None:
-                continue
-            if start is None:
-                self.video.warn_of_the_end()
-            elif self.video.packets.may_hide_a_file:
-                self.can_seek = False
-                return self.last_time()
-            if last is None:
-                trouble = self._trouble(latest.time, "the last frame")
-            if last is None or (self.damage is None and latest.time > last):
-                last = latest.time
-                self.end = float(last + shown_for)
-            # After a shorter stretch, the last frame might be one out of order that precedes it.
-            if count > REORDER_FRAMES or trouble is not None:
-                break
-        if trouble is not None or last is None:
-            raise trouble or self._damaged(0.0, "the last frame")
-        return float(last)
-
-    def duration(self) -> float:
-        """Seconds to the end of the last frame, or of the longest recording that was met on the way to it.
-
-        Where the end is damaged, it is the duration of the header, and infinite where the header has none.
-        """
-        self.can_seek = self.can_seek and self._step_back is None
-        try:
-            last = self.last_time()
-        except VideoDecodeError:
-            promised = (self.header_duration(), self.video.packets.promised_duration(self.origin))
-            return max((duration for duration in promised if duration is not None), default=math.inf)
-        self.video.warn_of_the_end()
-        return max(last if self.end is None else self.end, float(self.shown_until))
-
-    def select(self, wanted: list[float], is_last: bool) -> Scan:
-        """Choose the latest frame not after each of the wanted times, which ascend.
-
-        Args:
-            is_last: whether the last wanted time is that of the last frame of the file.
-        """
-        for start in self.starts_before(wanted[0], is_last):
-            scan = self._scan(start, wanted, is_last)
-            slack = 0.0 if scan.in_order else float(REORDER_FRAMES / self.video.rate)
-            reaches_back = scan.first_time <= wanted[0] - slack + TIME_TOLERANCE
-            if is_last and abs(scan.last_time - wanted[-1]) > TIME_TOLERANCE and start is not None:
-                continue  # the stretch leads to another end
-            if start is None or reaches_back or scan.is_whole_recording:
-                break
-        self._check_reached(scan, wanted[-1], is_last)
-        return scan
-
-    def _scan(self, start: float | None, wanted: list[float], is_last: bool) -> Scan:
-        """Read from `start` to a little after the last wanted time, keeping only the frames that are wanted.
-
-        Where another recording begins, the frames before it are forgotten unless they are all that is wanted.
-        """
-        choice = self._choice(wanted)
-        last, until, in_order, beyond, recording = -math.inf, -math.inf, True, 0, 0
-        for moment in self.read(start):
-            time = float(moment.time)
-            if moment.recording > recording:
-                if not is_last and wanted[-1] < until:
-                    break
-                choice = self._choice(wanted)
-                last, until, in_order, beyond, recording = -math.inf, -math.inf, True, 0, moment.recording
-            elif choice.is_empty and start is not None and time > wanted[0] + TIME_TOLERANCE and not is_last:
-                return Scan([], choice.clip, math.inf, time, time, False, True, False)
-            choice.offer(moment)
-            in_order = in_order and time >= last
-            if time >= last:
-                last = time
-                until = time + float(self.video.shown_for(moment.frame))
-            beyond += time > wanted[-1] + self.tolerance
-            if beyond > REORDER_FRAMES and not is_last:
-                break
-            del moment  # before the next one is decoded
-        chosen = choice.made()
-        return Scan(chosen, choice.clip, choice.first_time, last, until, beyond > 0, in_order, recording > 0)
-
-    def _choice(self, wanted: list[float]) -> Choice:
-        return Choice(wanted, self.tolerance, self._picture, self._pictures(count=len(wanted)))
-
-    def _pictures(self, **numbers: int) -> ClipPictures:
-        return ClipPictures(self.name, prepare=self.prepare, **numbers)
-
-    def _picture(self, frame: av.VideoFrame) -> np.ndarray | VideoDecodeError:
-        return picture_or_error(frame, self.video.stream, self.name, self.limits)
-
-    def read_all(self, end: float, is_last: bool) -> Scan:
-        """Read every frame up to `end`, of the recording which shows that time or, with `is_last`, of the last one."""
-        moments: list[Moment] = []
-        expected = int(end * self.video.rate) + REORDER_FRAMES
-        clip = self._pictures(expected=expected)
-        last, until, recording = -math.inf, -math.inf, 0
-        for moment in self.read(None):
-            time = float(moment.time)
-            if moment.recording > recording:
-                if not is_last and end < until:
-                    break
-                moments = []
-                clip = self._pictures(expected=expected)
-                last, until, recording = -math.inf, -math.inf, moment.recording
-            if time >= last:
-                last = time
-                until = time + float(self.video.shown_for(moment.frame))
-            if time <= end + self.tolerance:
-                clip.put([len(moments)], self._picture(moment.frame))
-                moments.append(moment._replace(frame=None))
-            elif last > end + REORDER_FRAMES / self.video.rate and not is_last:
-                break
-            del moment  # before the next one is decoded
-        scan = Scan(moments, clip, 0.0, last, until, last > end + self.tolerance, True, True)
-        self._check_reached(scan, end, is_last)
-        return scan
-
-    def _check_reached(self, scan: Scan, wanted: float, is_last: bool) -> None:
-        """Raise unless decoding came far enough to know which frame is shown at the last wanted time."""
-        if scan.passed_end or wanted < scan.covered_until - TIME_TOLERANCE:
-            return
-        trouble = self._trouble(scan.last_time, f"the frame at {wanted:.3f} s")
-        if trouble is not None:
-            raise trouble
-        if is_last and not scan.chosen:
-            raise self._damaged(scan.last_time, "the last frame")
-        if wanted > scan.covered_until + TIME_TOLERANCE and not is_last:
-            self.video.warn_of_the_end()
-            end = round(max(scan.covered_until, float(self.shown_until)), 6)  # of the longest recording
-            raise ValueError(f"timestamp {wanted:.3f} s lies outside {self.name}, which ends at {end} s")
-
-    def _trouble(self, last: Fraction | float, wanted: str) -> VideoDecodeError | None:
-        """Why there may be more than the frames decoded up to `last`; `None` where they are all."""
-        missing = self._shortfall()
-        if self.damage is None and missing is None:
-            return None
-        if missing is not None:
-            promise = f"its frames end at {missing.came:.3f} of {missing.promised:.3f} s"
-            self.damage = self.damage or ValueError(promise)
-        return self._damaged(last, wanted)
-
-    def _shortfall(self) -> Shortfall | None:
-        """What is missing; a header may owe its duration to a stray timestamp anywhere, so all packets are read."""
-        missing = self.video.packets.shortfall(self.origin)
-        if missing is None or missing.is_indexed:
-            return missing
-        self.video.close()
-        self.video.open()
-        for _ in self.video.packets:
-            pass
-        return self.video.packets.shortfall(self.origin)
-
-    def _damaged(self, last: Fraction | float, wanted: str) -> VideoDecodeError:
-        cause = self.damage or "the data end early"
-        return VideoDecodeError(
-            f"{self.name} is damaged: {wanted} cannot be decoded, because decoding stopped after the frame at "
-            f"timestamp={round(float(last), 6)} ({cause})"
-        )
-
-    def header_duration(self) -> float | None:
-        """Seconds that the header gives for the video stream, or for the whole file; `None` where it gives none."""
-        return self.video.packets.header_duration(self.origin)
-
-    def metadata(self, size: tuple[int, int] | None, times: list[float]) -> ClipMetadata:
-        """Describe a clip whose frames, of a height and a width, are shown at `times`."""
-        height, width = size or (None, None)
-        rate = self.video.rate
-        duration = self._known_duration()
-        indices = [round(time * rate) for time in times]
-        return ClipMetadata(
-            total_num_frames=self._known_count(duration),
-            fps=float(rate) if self._knows_rate else None,
-            width=width,
-            height=height,
-            duration=duration,
-            video_backend="pyav",
-            frames_indices=indices if self.video.is_counted or self.is_steady else None,
-            frame_times=times,
-        )
-
-    @property
-    def _knows_rate(self) -> bool:
-        if self.video.is_counted:
-            return self.video.is_rate_known
-        return self.is_steady or self.video.packets.states_average_rate
-
-    def _known_duration(self) -> float | None:
-        """Seconds of the whole file, from its decoded frames or from a header that nothing contradicts."""
-        if self.video.is_counted:
-            is_known = self.video.is_rate_known and self.count is not None
-            return float(self.count / self.video.rate) if is_known and self.count else None
-        if self.has_breaks:
-            return None
-        if self.end is not None:
-            return self.end
-        if not self.video.packets.describes_pictures(self.origin):
-            return None
-        promised = self.video.packets.promised_duration(self.origin)
-        return None if promised is None or promised <= self.seen_until else promised
-
-    def _known_count(self, duration: float | None) -> int | None:
-        """Frames of the whole file, from its decoded frames or from a rate and a duration."""
-        if self.count is not None:
-            return self.count
-        return round(duration * self.video.rate) if duration is not None and self._knows_rate else None
 
 
 __all__ = [
