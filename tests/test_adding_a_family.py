@@ -10,6 +10,7 @@ from hmba_hf import HMBAVideoProcessor
 from hmba_hf.data.bad_samples import BadSamples
 from hmba_hf.data.encoded_samples import EncodedSamples
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
+from hmba_hf.evaluation.batches import predict_batches
 from hmba_hf.evaluation.predicting import SplitArguments, load_predictor, write_predictions
 from hmba_hf.evaluation.records import read_records
 from hmba_hf.evaluation.results import format_table, run_metrics
@@ -132,6 +133,39 @@ def test_a_learning_rate_of_an_unknown_group_is_refused(toy, tmp_path):
     trainer = ResumableTrainer(model=toy.ToyModel(toy.ToyConfig()), args=args, learning_rates={"hat": 0.1})
     with pytest.raises(ValueError, match=r"learning_rates must be of \['head'\], got \['hat'\]"):
         trainer.create_optimizer()
+
+
+def test_a_record_of_a_row_that_cannot_be_read_is_of_the_task_of_the_others(toy):
+    lost = {"id": None, "task": "toy", "split": "lost", "answer": None, "error": "OSError: gone"}
+    found = {"id": "a", "task": "toy", "split": "found", "answer": 1, "reference": 1}
+    splits = ScoredRecords([lost, found]).summary()["splits"]
+    assert {name: part["task"] for name, part in splits.items()} == {"lost": "toy", "found": "toy"}
+    assert splits["lost"]["scores"] == {} and splits["found"]["scores"] == {"accuracy": 1.0}
+
+
+def test_a_wrong_number_of_predictions_is_refused():
+    model = torch.nn.Linear(1, 1)
+    samples = MicroWorld(WORLD, "test", 2)
+    with pytest.raises(ValueError, match="must return one prediction for each of 2 samples, got 1"):
+        list(predict_batches(model, samples, [[0, 1]], encode=list, predict=lambda inputs: ["one"]))
+
+
+def test_a_task_predicts_without_gradients():
+    model = torch.nn.Linear(1, 1)
+    seen = []
+
+    def note(inputs):
+        seen.append(model(torch.ones(1)).requires_grad)
+        return [0]
+
+    list(predict_batches(model, MicroWorld(WORLD, "test", 1), [[0]], encode=list, predict=note))
+    assert seen == [False]
+
+
+def test_scores_without_predictions_are_refused_before_training(toy, tmp_path):
+    args = ResumableArguments(output_dir=str(tmp_path), use_cpu=True)
+    with pytest.raises(ValueError, match="predict must be given with score, got None"):
+        ResumableTrainer(model=toy.ToyModel(toy.ToyConfig()), args=args, score=lambda *_: {})
 
 
 def test_records_of_two_tasks_are_not_scored_together(toy):

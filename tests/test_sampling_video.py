@@ -46,7 +46,7 @@ def test_a_frame_of_each_segment_is_decoded(container):
 
 
 def test_segments_are_of_time_where_the_rate_varies():
-    times = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 20, 30]  # tenths of a second
+    times = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 20, 30]  # seconds
     video = numbered_video(12, rate=10, container="matroska", times=times)
     numbers, _ = chosen(video, num_frames=3)
     frames, _ = decode_frames(video, num_frames=None)
@@ -63,6 +63,12 @@ def test_the_last_recording_of_a_file_counts():
         20, rate=10, container="mpegts", first=100
     )
     assert chosen(joined, num_frames=4)[0] == [102, 107, 112, 117]
+
+
+def test_segments_of_a_recording_whose_clock_begins_later_are_its_own():
+    first = numbered_video(60, rate=10, container="mpegts")
+    second = numbered_video(20, rate=10, container="mpegts", first=100, times=[2 + number / 10 for number in range(20)])
+    assert chosen(first + second, num_frames=4)[0] == [102, 107, 112, 117]
 
 
 def test_a_cut_video_has_no_segments():

@@ -32,7 +32,7 @@ def encode(samples, processor):
 
 
 def predict(model, processor, inputs, options):
-    return model(inputs["pixel_values_videos"])["logits"].argmax(-1).tolist()
+    return model(inputs["pixel_values_videos"].to(model.device))["logits"].argmax(-1).tolist()
 
 
 def record(sample):

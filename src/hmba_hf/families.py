@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import transformers
@@ -15,6 +16,10 @@ from .weight_files import find_weights
 # What DDP, torch.compile, FSDP and activation checkpointing put into the names of parameters.
 _WRAPPERS = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 Prefixes = str | tuple[str, ...]
+# Options of `from_pretrained` that concern the files of a configuration.
+_OF_CONFIGURATIONS = """
+revision token cache_dir subfolder local_files_only force_download proxies trust_remote_code
+""".split()
 
 
 class Family(NamedTuple):
@@ -29,10 +34,10 @@ class Family(NamedTuple):
         alike: parts that share a dtype, since one feeds the other.
         rates: prefixes of parameter names that may have a learning rate of their own, by its name. A parameter that
             belongs to several has the rate of the last one that is given.
-        low_rank_part: the part that low-rank updates belong to; `None` where there is none.
+        low_rank_part: the part whose first module low-rank updates belong to; `None` where there is none.
         pipeline_tag: on the Hub.
         tags: of its cards.
-        card: template of its cards, a file in `model_cards/` or the path of another one.
+        card: template of its cards, a file in `model_cards/` or the absolute path of another one.
     """
 
     model_type: str
@@ -43,7 +48,7 @@ class Family(NamedTuple):
     pipeline_tag: str
     card: str | Path
     alike: tuple[str, ...] = ()
-    rates: Mapping[str, Prefixes] = {}
+    rates: Mapping[str, Prefixes] = MappingProxyType({})
     low_rank_part: str | None = None
     tags: tuple[str, ...] = ()
 
@@ -51,11 +56,12 @@ class Family(NamedTuple):
         """Name the part of a parameter, also in a wrapped or a PEFT model; `None` for no part."""
         return _first_with(self.parts, unwrapped_name(name))
 
-    def module_of(self, part: str) -> str:
-        """Return the dotted name of a part's module, of the first one where it has several."""
+    def modules_of(self, part: str) -> list[str]:
+        """Return the dotted names of a part's modules."""
         prefixes = self.parts[part]
-        first = prefixes if isinstance(prefixes, str) else prefixes[0]
-        return first.rstrip(".")
+        if isinstance(prefixes, str):
+            prefixes = (prefixes,)
+        return [prefix.rstrip(".") for prefix in prefixes]
 
 
 FAMILIES = [
@@ -156,12 +162,17 @@ def load_model(checkpoint: str | Path, **options: Any) -> Any:
 
 def _read_config(checkpoint: str, options: Mapping[str, Any]) -> Any:
     """Read the configuration of a checkpoint; low-rank updates have that of the base that they name."""
-    place = {name: options[name] for name in ("revision", "token", "cache_dir") if name in options}
-    updates = find_adapter_config_file(checkpoint, **{**place, **options.get("adapter_kwargs", {})})
+    place = {name: options[name] for name in _OF_CONFIGURATIONS if name in options}
+    if (Path(checkpoint) / "config.json").is_file():
+        return AutoConfig.from_pretrained(checkpoint, **place)
+    of_updates = {**place, **(options.get("adapter_kwargs") or {})}
+    of_updates.pop("trust_remote_code", None)
+    updates = find_adapter_config_file(checkpoint, **of_updates)
     if updates is None:
         return AutoConfig.from_pretrained(checkpoint, **place)
     settings = read_json_object(updates, base_model_name_or_path=str)
-    return AutoConfig.from_pretrained(settings["base_model_name_or_path"])
+    place["revision"] = settings.get("revision")
+    return AutoConfig.from_pretrained(settings["base_model_name_or_path"], **place)
 
 
 def unwrapped_name(name: str) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 
 from ..data.bad_samples import POLICIES, READ_ERRORS
@@ -62,7 +63,9 @@ def predict_batches(
         for batch in tqdm(batches, desc="predicting", disable=None):
             outcomes, inputs = _read_batch(samples, batch, encode, on_error)
             if inputs is not None:
-                outcomes = _with_answers(outcomes, predict(inputs))
+                with torch.no_grad():
+                    answers = predict(inputs)
+                outcomes = _with_answers(outcomes, answers)
             yield outcomes
     finally:
         model.train(was_training)
@@ -70,6 +73,9 @@ def predict_batches(
 
 def _with_answers(outcomes: list[Outcome], answers: Sequence[Any]) -> list[Outcome]:
     """Give each outcome without an error its answer, in order."""
+    count = sum(not outcome.error for outcome in outcomes)
+    if len(answers) != count:
+        raise ValueError(f"predict must return one prediction for each of {count} samples, got {len(answers)}")
     answered = []
     left = iter(answers)
     for outcome in outcomes:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -70,21 +71,32 @@ class SplitArguments(VideoOptions):
 
 
 def load_predictor(arguments: SplitArguments) -> tuple[Any, Any]:
-    """Load the model that predicts, and its processor, onto the device of this process.
+    """Load the model that predicts onto the device of this process, and its processor, which reads files by the rules.
 
     Raises:
-        ValueError: if no model is named, or as `load_model`.
+        ValueError: if no model is named, if the processor takes no rules, or as `load_model`.
     """
     if arguments.model is None:
         raise ValueError("model must be a folder or Hub id, got None")
     state = _processes()
     device_map = arguments.device_map or str(state.device)
     model = load_model(arguments.model, dtype=arguments.dtype, device_map=device_map, **_revision(arguments))
-    return model, AutoProcessor.from_pretrained(arguments.model, revision=arguments.model_revision)
+    processor = AutoProcessor.from_pretrained(arguments.model, revision=arguments.model_revision)
+    reader = getattr(processor, "video_processor", processor)
+    if hasattr(reader, "set_source_rules"):
+        reader.set_source_rules(**arguments.rules)
+    elif stated := arguments.stated():
+        raise ValueError(f"rules for files must be absent for a processor that reads none, got {stated}")
+    return model, processor
 
 
 def write_predictions(
-    arguments: SplitArguments, task: Task, model: Any, processor: Any, samples: Splits, options: Mapping[str, Any] = {}
+    arguments: SplitArguments,
+    task: Task,
+    model: Any,
+    processor: Any,
+    samples: Splits,
+    options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Path:
     """Predict for all samples, in as many processes as Accelerate has launched, and return the file of predictions.
 
@@ -115,7 +127,7 @@ def write_predictions(
     answered = {index for index, record in records.items() if record["error"] is None}
     missing = [batch for batch in batches if not answered.issuperset(batch)]
     if state.is_main_process:
-        logger.info(f"{len(missing)} of {len(batches)} batches to answer, processes: {state.num_processes}")
+        logger.info(f"{len(missing)} of {len(batches)} batches to predict, processes: {state.num_processes}")
     state.wait_for_everyone()  # all have read the same before anyone writes
 
     def encode(read: Sequence[Sample]) -> Any:
@@ -142,6 +154,7 @@ def to_record(outcome: Outcome, samples: Splits, task: Task) -> Record:
     record: Record = {
         "index": outcome.index,
         "id": None,
+        "task": task.name,
         "split": samples.names[place],
         "answer": outcome.answer,
         "error": outcome.error,
@@ -174,7 +187,7 @@ def _check_ids(samples: Splits, records: dict[int, Record]) -> None:
         held = records[index].get("id")
         if samples[index].id != held:
             raise ValueError(
-                f"the dataset has changed: sample {index} is {samples[index].id}, and the answers that are there "
+                f"the dataset has changed: sample {index} is {samples[index].id}, and the predictions that are there "
                 f"have {held}; choose another output_dir"
             )
 

@@ -127,9 +127,9 @@ def _take_apart(name: str, task: Task) -> tuple[str, CardMetric | None]:
     """Split `"action_bleu_4"` into `"action"` and how a card shows `"bleu_4"`, if it does."""
     if name in task.metrics:
         return "", task.metrics[name]
-    for ending, metric in task.metrics.items():
+    for ending in sorted(task.metrics, key=len, reverse=True):  # one may end in another
         if name.endswith(f"_{ending}"):
-            return name.removesuffix(f"_{ending}"), metric
+            return name.removesuffix(f"_{ending}"), task.metrics[ending]
     return "", None
 
 

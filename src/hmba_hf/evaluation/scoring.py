@@ -31,7 +31,7 @@ class ScoredRecords:
         self.given = records
         self.records = [record for record in records if not record.get("error")]
         self.bootstrap = bootstrap
-        self.task = _only_task(self.records or self.given)
+        self.task = only_task(records)
         self._settings = settings
         self._scorer: Scorer = self.task.scorer(self.records, bootstrap, **settings)
         self.absent = self._scorer.absent
@@ -39,8 +39,8 @@ class ScoredRecords:
     def scores(self, rows: Sequence[int] | None = None) -> dict[str, Any]:
         """Score all records, or a slice of them, as `{"scores": {name: value}, "intervals": {name: [low, high]}}`."""
         if rows is not None:
-            return _listed(self._scorer.score(rows))
-        scores = self._scorer.score(range(len(self.records)))
+            return _listed(self._score(rows))
+        scores = self._score(range(len(self.records)))
         self.absent |= scores.absent
         return _listed(scores)
 
@@ -77,6 +77,11 @@ class ScoredRecords:
                 result["splits"][split] = ScoredRecords(part, self.bootstrap, **self._settings).summary()
         return result
 
+    def _score(self, rows: Sequence[int]) -> Scores:
+        if not rows:
+            return Scores({}, {}, {})
+        return self._scorer.score(rows)
+
     def _tags(self) -> dict[str, Any]:
         """Score each tag, and name what it lacks that all records together have."""
         tags: dict[str, list[int]] = {}
@@ -85,7 +90,7 @@ class ScoredRecords:
                 tags.setdefault(tag, []).append(row)
         found = {}
         for tag, rows in sorted(tags.items()):
-            scores = self._scorer.score(rows)
+            scores = self._score(rows)
             found[tag] = {"samples": len(rows), **_listed(scores)}
             own = {name: reason for name, reason in scores.absent.items() if name not in self.absent}
             if own:
@@ -105,8 +110,15 @@ def _listed(scores: Scores) -> dict[str, Any]:
     return {"scores": scores.values, "intervals": intervals}
 
 
-def _only_task(records: Sequence[Record]) -> Task:
-    names = {record.get("task") or TASK_OF_VERSION_0_1 for record in records}
+def only_task(records: Sequence[Record]) -> Task:
+    """Return the task of records; answers of version 0.1 name none.
+
+    Raises:
+        ValueError: if they are of several tasks, or of none that is known.
+    """
+    names = {record["task"] for record in records if record.get("task")}
+    if any(not record.get("task") and not record.get("error") for record in records):
+        names.add(TASK_OF_VERSION_0_1)
     if len(names) > 1:
         raise ValueError(f"records must be of one task, got {sorted(names)}")
-    return find_task(names.pop() if names else TASK_OF_VERSION_0_1)
+    return find_task(next(iter(names), TASK_OF_VERSION_0_1))

@@ -1,6 +1,7 @@
 """What a task supplies to the general rooms, which know none."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from ..data.samples import Sample
@@ -40,7 +41,7 @@ class Scorer:
         self.absent: dict[str, str] = {}
 
     def score(self, rows: Sequence[int]) -> Scores:
-        """Score a group of records, given by their numbers."""
+        """Score a group of records, given by their numbers; there is at least one."""
         raise NotImplementedError
 
     def each(self) -> Sequence[Mapping[str, Any]]:
@@ -81,7 +82,8 @@ class Task(NamedTuple):
         name: in records.
         hub_task: the Hub's word for it.
         encode: makes the inputs of a batch, of samples and a processor.
-        predict: makes the predictions of a batch, values of JSON, of a model, its processor, inputs and options.
+        predict: makes the predictions of a batch, values of JSON, of a model, its processor, inputs and options. It
+            moves the inputs to the device of the model.
         record: returns what scoring needs of a sample, as plain values; its `task` is the name.
         scorer: makes a `Scorer` of records without an error, how intervals are drawn, and settings by name.
         metrics: scores that a card shows. A score whose name ends in `_` and such a name is that of a part.
@@ -98,5 +100,5 @@ class Task(NamedTuple):
     scorer: Callable[..., Scorer]
     metrics: Mapping[str, CardMetric]
     check_record: Callable[[Record], None] = _take_any
-    settings: Mapping[str, str] = {}
+    settings: Mapping[str, str] = MappingProxyType({})
     versions: Callable[[], Mapping[str, str | None]] = dict

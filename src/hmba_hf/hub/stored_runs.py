@@ -9,10 +9,10 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 from ..digests import fingerprint
-from ..evaluation.records import read_records, task_of
+from ..evaluation.records import read_records
 from ..evaluation.results import card_results
-from ..evaluation.scoring import ScoredRecords
-from ..families import load_model
+from ..evaluation.scoring import ScoredRecords, only_task
+from ..families import TASK_OF_VERSION_0_1, load_model
 from ..metrics.bootstrap import Bootstrap
 from ..repositories import split_revision
 
@@ -108,7 +108,13 @@ class StoredRun:
             raise ValueError(
                 f"{self.folder / METRICS_FILE}: bootstrap must be that of evaluate.py: {error}"
             ) from error
-        settings = {name: self.metrics.get(name) for name in task_of(records[0]).settings}
+        task = only_task(records)
+        held = self.metrics.get("task", TASK_OF_VERSION_0_1)
+        if held != task.name:
+            raise ValueError(
+                f"{self.folder / METRICS_FILE}: task must be {task.name!r}, that of the answers, got {held!r}"
+            )
+        settings = {name: self.metrics.get(name) for name in task.settings}
         scored = ScoredRecords(records, bootstrap, **settings)
         found = json.loads(json.dumps(scored.summary()))
         for part in _COMPARED:

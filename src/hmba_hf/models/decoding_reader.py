@@ -207,6 +207,22 @@ class VideoReader:
             raise trouble or self._damaged(0.0, "the last frame")
         return float(last)
 
+    def span(self) -> tuple[float, float, float]:
+        """Times of the first and of the last frame of the last recording, and of its end; errors as `last_time`."""
+        last = self.last_time()
+        end = last if self.end is None else self.end
+        if not self.may_have_breaks:
+            return 0.0, last, end
+        first = math.inf
+        recording = 0
+        for moment in self.read(None):
+            if moment.recording > recording:
+                recording = moment.recording
+                first = math.inf
+            first = min(first, float(moment.time))
+            del moment  # before the next one is decoded
+        return first, last, end
+
     def duration(self) -> float:
         """Seconds to the end of the last frame, or of the longest recording that was met on the way to it.
 

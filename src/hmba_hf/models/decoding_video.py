@@ -99,9 +99,9 @@ def decode_segments(
     check_source_fps(source_fps)
     with opened(source, limits) as (file, name), VideoReader(file, name, limits, source_fps) as reader:
         reader.prepare = prepare
-        last = reader.last_time()
-        duration = last if reader.end is None else reader.end
-        wanted = [min(time, last) for time in segment_times(max(duration, TIME_TOLERANCE), num_frames, position)]
+        first, last, end = reader.span()
+        duration = max(end - first, TIME_TOLERANCE)
+        wanted = [min(first + time, last) for time in segment_times(duration, num_frames, position)]
         is_last = reader.may_have_breaks or wanted[-1] == last
         return reader.clip(reader.select(wanted, is_last), only_whole)
 

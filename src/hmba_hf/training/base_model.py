@@ -17,7 +17,7 @@ from ..models.loading_checkpoints import refuse_lacking
 from ..repositories import check_revision
 from ..weight_files import find_weights
 from .arguments import TrainedModelArguments
-from .parts import quantization_config
+from .parts import quantization_config, require_bitsandbytes
 from .updates import LowRankUpdates, find_updates
 
 
@@ -72,6 +72,8 @@ def load_base(
             have to save one, or as `find_updates`.
         ImportError: if weights in 4 bits are asked for without bitsandbytes, or low-rank updates without peft.
     """
+    if arguments.low_rank == "qlora":
+        require_bitsandbytes()  # before a base is loaded and saved
     own = (run / "adapted_base").resolve()  # a relative path reads as a Hub id
     path = arguments.model
     check_revision(path, arguments.model_revision)

@@ -108,23 +108,31 @@ def gathered(parameters: Iterable[torch.Tensor]) -> AbstractContextManager:
     return GatheredParameters(list(parameters))
 
 
+def require_bitsandbytes() -> None:
+    """Raise an `ImportError` if weights in 4 bits are asked for without bitsandbytes."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ImportError("weights in 4 bits (qlora) need `pip install hmba-hf[qlora]`")
+
+
 def quantization_config(family: Family) -> Any:
     """How QLoRA loads a model: the weights of its low-rank part in 4 bits, its head and the other parts as they are.
 
     Raises:
-        ImportError: if bitsandbytes is not there.
+        ImportError: as `require_bitsandbytes`.
 
     Source: Dettmers et al. 2023, arXiv:2305.14314.
     """
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise ImportError("a language model in 4 bits (qlora) needs `pip install hmba-hf[qlora]`")
-    whole = [family.module_of(part) for part in family.parts if part != family.low_rank_part]
+    require_bitsandbytes()
+    whole: list[str] = []
+    for part in family.parts:
+        modules = family.modules_of(part)
+        whole += modules[1:] if part == family.low_rank_part else modules
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=[*whole, "lm_head"],
+        llm_int8_skip_modules=whole,
     )
 
 
@@ -162,9 +170,12 @@ def _add_lora(
         # What bitsandbytes repacks for an evaluation on such a CPU passes no gradient on afterwards.
         if getattr(layer, "support_avx512bf16_for_cpu", False):
             layer.support_avx512bf16_for_cpu = False
-    updated = family.module_of(str(family.low_rank_part))
+    updated = family.modules_of(str(family.low_rank_part))[0]
     targets = "|".join(_linear_layers(model, updated, settings.targets))
-    whole = [family.module_of(part).rpartition(".")[2] for part in parts if held[part]]
+    whole: list[str] = []
+    for chosen in parts:
+        if held[chosen]:
+            whole += [module.rpartition(".")[2] for module in family.modules_of(chosen)]
     config = LoraConfig(
         base_model_name_or_path=model.name_or_path or None,
         r=settings.rank,

@@ -59,7 +59,8 @@ class ResumableTrainer(PushingTrainer):
         args, kwargs: of `Trainer`.
 
     Raises:
-        ValueError: if an option of `args` cannot hold for the samples, such as their order for streamed ones.
+        ValueError: if `score` comes without `predict`, or if an option of `args` cannot hold for the samples, such as
+            their order for streamed ones.
     """
 
     def __init__(
@@ -72,6 +73,8 @@ class ResumableTrainer(PushingTrainer):
         card: CardDetails | None = None,
         **kwargs: Any,
     ):
+        if score is not None and predict is None:
+            raise ValueError("predict must be given with score, got None")
         super().__init__(*args, card=card or CardDetails(training=dict(recipe or {})), **kwargs)
         _check_sampling(self.args, self.train_dataset)
         self.learning_rates = dict(learning_rates or {})

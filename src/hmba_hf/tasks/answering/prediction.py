@@ -27,7 +27,6 @@ def predict(arguments: PredictionArguments) -> Path:
         ValueError: if two samples of a split have the same id, or as `write_predictions`.
     """
     model, processor = load_predictor(arguments)
-    processor.video_processor.set_source_rules(**arguments.rules)
     world: dict[str, Any] = {
         "seed": arguments.world_seed,
         "motion": arguments.motion,

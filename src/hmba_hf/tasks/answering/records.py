@@ -29,7 +29,11 @@ def sample_record(sample: Sample) -> dict[str, Any]:
 
 
 def check_record(record: Record) -> None:
-    """Raise a `ValueError` that names the record if it does not hold what scoring an answer reads."""
+    """Raise a `ValueError` that names the record if it does not hold what scoring an answer reads.
+
+    `answer` and `reference` are texts. For boxes a record needs `boxes`, fractions of the frame, and `size`, see
+    `Sample`; `question`, `parts` and `others`, boxes of what else could have been meant, are optional.
+    """
     name = f"record {record.get('id')}"
     fields: dict[str, tuple[type, ...]] = {"answer": (str,), "reference": (str,)}
     if "question" in record:

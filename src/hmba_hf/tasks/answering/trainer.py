@@ -21,7 +21,7 @@ class AdapterTrainer(ResumableTrainer):
             for the language model to notice.
         score_answers: turns the answers about samples into metrics by name, as `score` of `ResumableTrainer`.
         max_new_tokens: most tokens of an answer.
-        args, kwargs: of `ResumableTrainer`.
+        args, kwargs: of `ResumableTrainer`, but `learning_rates`, `predict` and `score`.
     """
 
     def __init__(
