@@ -378,7 +378,7 @@ def test_two_processes_predict_what_one_evaluates(finetuned, drama, tmp_path, ca
     words = ["--model", finetuned[0], "--dataset_name", drama, "--split", "test", "train"]
     words += ["--batch_size", 2, "--max_new_tokens", 6, "--device_map", "cpu"]
     printed = run(tmp_path, *TWO_PROCESSES, EXAMPLES / "predict.py", *words, "--output_dir", "two")
-    assert "batches to answer, processes: 2" in printed and printed.count("predictions: two/predictions.jsonl") == 1
+    assert "batches to predict, processes: 2" in printed and printed.count("predictions: two/predictions.jsonl") == 1
     call("evaluate.py", *words, *QUICK, "--output_dir", "one")
     assert (tmp_path / "two" / "predictions.jsonl").read_bytes() == (
         tmp_path / "one" / "predictions.jsonl"

@@ -150,5 +150,5 @@ def test_weights_in_4_bits_learn_by_low_rank_updates_alone(wide_base):
 
 def test_quantised_low_rank_updates_say_what_they_need(base, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"in 4 bits \(qlora\) needs `pip install hmba-hf\[qlora\]`"):
+    with pytest.raises(ImportError, match=r"in 4 bits \(qlora\) need `pip install hmba-hf\[qlora\]`"):
         tune(base, tmp_path / "out", "--learns", "projector", "qlora", "--max_steps", 1)
