@@ -67,7 +67,8 @@ def test_the_last_recording_of_a_file_counts():
 
 def test_segments_of_a_recording_whose_clock_begins_later_are_its_own():
     first = numbered_video(60, rate=10, container="mpegts")
-    second = numbered_video(20, rate=10, container="mpegts", first=100, times=[2 + number / 10 for number in range(20)])
+    times = [2 + number / 10 for number in range(20)]
+    second = numbered_video(20, rate=10, container="mpegts", first=100, times=times)
     assert chosen(first + second, num_frames=4)[0] == [102, 107, 112, 117]
 
 
