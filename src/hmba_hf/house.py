@@ -49,7 +49,7 @@ FLOORS = (
         families=True,
     ),
     Floor("decoding", ("decoding", "sampling"), "models", travels_with="processor"),
-    Floor("sampling", ("decoding", "sampling"), "models", travels_with="processor"),
+    Floor("sampling", ("sampling",), "models", travels_with="processor"),
     Floor("parsing", ("parsing",), "models", travels_with="processor"),
     Floor("prompting", (), "models", travels_with="processor", families=True),
     Floor(

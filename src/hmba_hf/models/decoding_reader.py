@@ -9,12 +9,13 @@ from typing import Any
 import av
 import numpy as np
 
+from .decoding_choice import Choice, Scan
 from .decoding_containers import SourceLimits, VideoDecodeError
 from .decoding_packets import Shortfall, find_step_back
 from .decoding_pictures import ClipPictures, picture_or_error
 from .decoding_streams import OpenVideo, is_intra_coded
 from .decoding_timeline import REORDER_FRAMES, Moment
-from .sampling_video import LONGEST_ROUNDING, TIME_TOLERANCE, Choice, ClipMetadata, Scan
+from .sampling_video import LONGEST_ROUNDING, TIME_TOLERANCE, ClipMetadata
 
 # Seconds. Later than any video ends: seeking there leads to the last keyframe, whatever the header states.
 FAR_FUTURE = 1e6

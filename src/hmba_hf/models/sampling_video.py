@@ -2,15 +2,12 @@
 
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from transformers.video_utils import VideoMetadata
-
-from .decoding_pictures import ClipPictures, weight_of
-from .decoding_timeline import Moment
 
 # Seconds. A decimal such as 2.76 stands for the frame at 69/25 s, which the nearest float may miss by rounding.
 TIME_TOLERANCE = 1e-6
@@ -157,89 +154,3 @@ def metadata_of(metadata: ClipMetadata, chosen: np.ndarray) -> ClipMetadata:
     for key, values in (("frames_indices", metadata.frames_indices), ("frame_times", times)):
         narrowed[key] = None if values is None else [values[index] for index in chosen]
     return ClipMetadata(**narrowed)
-
-
-class Choice:
-    """The latest frame not after each wanted time, of those that are offered; the first where there is none.
-
-    One frame at most is kept, until the next one shows for which times it stands. Then it becomes a picture of `clip`.
-    A frame that outweighs its picture becomes one at once, and the clip holds it.
-
-    Args:
-        wanted: times of the clip, in ascending order.
-        tolerance: seconds by which a frame may come later.
-        convert: makes a picture, or an error, of a frame.
-        clip: takes the pictures.
-    """
-
-    def __init__(self, wanted: list[float], tolerance: float, convert: Callable[[Any], Any], clip: ClipPictures):
-        self._limits = [time + tolerance for time in wanted]
-        self._convert = convert
-        self._chosen: list[Moment | None] = [None for _ in wanted]
-        self._times = [math.inf for _ in wanted]  # of the chosen ones
-        self._waiting: Any = None  # a frame
-        self._places: list[int] = []  # for which it waits
-        self.clip = clip
-        self.first_time = math.inf
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether no frame was offered."""
-        return math.isinf(self.first_time)
-
-    def offer(self, moment: Moment) -> None:
-        """Take a frame where it stands for a wanted time better than those before."""
-        time = float(moment.time)
-        self.first_time = min(self.first_time, time)
-        places = [place for place in range(len(self._limits)) if self._is_better(time, place)]
-        if not places:
-            return
-        taken = set(places)
-        self._places = [place for place in self._places if place not in taken]
-        self._settle()
-        if weight_of(moment.frame.format) > 1:
-            self.clip.hold(places[0], self._convert(moment.frame))
-        else:
-            self._waiting = moment.frame
-        self._places = places
-        for place in places:
-            self._chosen[place] = moment._replace(frame=None)
-            self._times[place] = time
-
-    def _is_better(self, time: float, place: int) -> bool:
-        before = self._times[place]
-        limit = self._limits[place]
-        if before > limit:  # none yet, or the first frame, which stands for times before it
-            return time < before
-        return before <= time <= limit
-
-    def _settle(self) -> None:
-        """Put what waits into its places."""
-        waiting = self._waiting
-        self._waiting = None
-        if not self._places:
-            return
-        if waiting is None:
-            self.clip.put_held(self._places)
-        else:
-            self.clip.put(self._places, self._convert(waiting))
-        self._places = []
-
-    def made(self) -> list[Moment]:
-        """The moments of the clip, without their frames, if any frame was offered."""
-        self._settle()
-        return [moment for moment in self._chosen if moment is not None]
-
-
-@dataclass
-class Scan:
-    """What one pass over a stretch of the video found of its last recording: moments without frames, and pictures."""
-
-    chosen: list[Moment]
-    clip: ClipPictures
-    first_time: float
-    last_time: float
-    covered_until: float
-    passed_end: bool
-    in_order: bool
-    is_whole_recording: bool
