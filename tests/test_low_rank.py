@@ -8,12 +8,14 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText, pipeline
+from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel, pipeline
 
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
+from hmba_hf.families import FAMILIES, Family, register_family
 from hmba_hf.tasks.answering.collator import SampleCollator
-from hmba_hf.training import learn
-from hmba_hf.training.parts import quantization_config
+from hmba_hf.training import ResumableTrainer, learn
+from hmba_hf.training.arguments import ResumableArguments
+from hmba_hf.training.parts import LoraSettings, quantization_config
 from tiny_bases import save_base, tune
 from tiny_models import FAMILY, part_of, tiny_text
 
@@ -146,6 +148,86 @@ def test_weights_in_4_bits_learn_by_low_rank_updates_alone(wide_base):
         ValueError, match="what learns must hold floating point numbers, got torch.uint8 in model.lang"
     ):
         learn(quantised, ["language_model"])
+
+
+class PairConfig(PreTrainedConfig):
+    model_type = "pair"
+
+
+class PairModel(PreTrainedModel):
+    """A text encoder, layers that fuse it with a video, and a head."""
+
+    config_class = PairConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.text = torch.nn.ModuleDict({"q_proj": torch.nn.Linear(4, 4), "mlp": torch.nn.Linear(4, 4)})
+        self.fusion = torch.nn.ModuleDict({"q_proj": torch.nn.Linear(4, 4), "norm": torch.nn.LayerNorm(4)})
+        self.gate = torch.nn.Linear(4, 1)
+        self.head = torch.nn.Linear(4, 2)
+        self.table = torch.nn.Parameter(torch.zeros(3, 4))
+        self.post_init()
+
+
+PAIR = Family(
+    model_type="pair",
+    name="Pair",
+    task="answering",
+    auto_class="AutoModel",
+    parts={"text": ("text.", "fusion.", "gate.", "head.")},
+    pipeline_tag="video-classification",
+    card="hmba.md",
+    no_weight_decay=("table",),
+    low_rank_part="text",
+    no_low_rank=("head.",),
+)
+
+
+@pytest.fixture
+def pair():
+    """A model whose low-rank part is several modules, of a family that is forgotten afterwards."""
+    register_family(PAIR)
+    yield PairModel(PairConfig())
+    FAMILIES.remove(PAIR)
+
+
+@pytest.mark.parametrize(
+    ("targets", "updated"),
+    [
+        ((), {"text.q_proj", "text.mlp", "fusion.q_proj", "gate"}),
+        (("q_proj",), {"text.q_proj", "fusion.q_proj"}),
+        (("gate", "mlp"), {"text.mlp", "gate"}),
+    ],
+)
+def test_low_rank_updates_reach_all_modules_of_their_part_but_those_that_the_family_spares(pair, targets, updated):
+    model, counts = learn(pair, ["lora"], LoraSettings(rank=2, targets=targets))
+    names = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert {re.search(r"model\.model\.(.+)\.lora_[AB]", name)[1] for name in names} == updated
+    outputs = {name: 1 if name == "gate" else 4 for name in updated}
+    assert counts == {"lora": sum(2 * (4 + size) for size in outputs.values())}
+
+
+def test_targets_outside_of_the_updated_modules_are_refused(pair):
+    with pytest.raises(ValueError, match=r"layers of text, fusion, gate, \['gate', 'mlp', 'q_proj'\], got \['head'\]"):
+        learn(pair, ["lora"], LoraSettings(targets=["head"]))
+
+
+def test_weights_in_4_bits_are_those_that_get_updates():
+    pytest.importorskip("bitsandbytes")
+    assert quantization_config(PAIR).llm_int8_skip_modules == ["head"]
+
+
+def test_a_family_spares_no_module_outside_of_its_low_rank_part():
+    with pytest.raises(ValueError, match=r"no_low_rank must be of \['text.', .*\], .* got \['hat.'\]"):
+        register_family(PAIR._replace(no_low_rank=("hat.",)))
+    with pytest.raises(ValueError, match=r"low_rank_part must be of \['text'\], got 'hat'"):
+        register_family(PAIR._replace(low_rank_part="hat"))
+
+
+def test_a_family_names_what_weight_decay_spares_besides_vectors(pair, tmp_path):
+    trainer = ResumableTrainer(model=pair, args=ResumableArguments(output_dir=str(tmp_path), use_cpu=True))
+    matrices = {name for name, parameter in pair.named_parameters() if parameter.ndim > 1}
+    assert set(trainer.get_decay_parameter_names(pair)) == matrices - {"table"}
 
 
 def test_quantised_low_rank_updates_say_what_they_need(base, tmp_path, monkeypatch):

@@ -34,7 +34,10 @@ class Family(NamedTuple):
         alike: parts that share a dtype, since one feeds the other.
         rates: prefixes of parameter names that may have a learning rate of their own, by its name. A parameter that
             belongs to several has the rate of the last one that is given.
-        low_rank_part: the part whose first module low-rank updates belong to; `None` where there is none.
+        no_weight_decay: last words of the names of matrices that weight decay spares, such as `A_log`. It spares
+            vectors, such as biases and the weights of norms, in every family.
+        low_rank_part: the part that can learn by low-rank updates; `None` where there is none.
+        no_low_rank: prefixes of that part whose modules get no updates, such as the head.
         pipeline_tag: on the Hub.
         tags: of its cards.
         card: template of its cards, a file in `model_cards/` or the absolute path of another one.
@@ -49,7 +52,9 @@ class Family(NamedTuple):
     card: str | Path
     alike: tuple[str, ...] = ()
     rates: Mapping[str, Prefixes] = MappingProxyType({})
+    no_weight_decay: tuple[str, ...] = ()
     low_rank_part: str | None = None
+    no_low_rank: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
 
     def part_of(self, name: str) -> str | None:
@@ -58,10 +63,14 @@ class Family(NamedTuple):
 
     def modules_of(self, part: str) -> list[str]:
         """Return the dotted names of a part's modules."""
-        prefixes = self.parts[part]
-        if isinstance(prefixes, str):
-            prefixes = (prefixes,)
-        return [prefix.rstrip(".") for prefix in prefixes]
+        return [prefix.rstrip(".") for prefix in _listed(self.parts[part])]
+
+    def low_rank_modules(self) -> list[str]:
+        """Return the dotted names of the modules that low-rank updates belong to."""
+        if self.low_rank_part is None:
+            return []
+        spared = {prefix.rstrip(".") for prefix in self.no_low_rank}
+        return [module for module in self.modules_of(self.low_rank_part) if module not in spared]
 
 
 FAMILIES = [
@@ -81,7 +90,9 @@ FAMILIES = [
             "adapter": ("model.temporal_adapter.", "model.multi_modal_projector."),
             "gate": "model.temporal_adapter.gate",
         },
+        no_weight_decay=("A_log", "temporal_position_embedding", "branch_embedding", "stride_embedding"),
         low_rank_part="language_model",
+        no_low_rank=("lm_head.",),
         pipeline_tag="video-text-to-text",
         tags=("driving", "mamba", "video"),
         card="hmba.md",
@@ -97,11 +108,17 @@ def register_family(family: Family) -> None:
     """Add a family; its task must be there.
 
     Raises:
-        ValueError: if its model type is taken, or if there is no such task.
+        ValueError: if its model type is taken, if there is no such task, if `low_rank_part` is no part, or if
+            `no_low_rank` has a prefix that is not of that part.
     """
     if any(known.model_type == family.model_type for known in FAMILIES):
         raise ValueError(f"model_type must be one that no family has, got {family.model_type!r}")
     find_task(family.task)
+    if family.low_rank_part not in (None, *family.parts):
+        raise ValueError(f"low_rank_part must be of {sorted(family.parts)}, got {family.low_rank_part!r}")
+    prefixes = _listed(family.parts.get(family.low_rank_part or "", ()))
+    if odd := sorted(set(family.no_low_rank) - set(prefixes)):
+        raise ValueError(f"no_low_rank must be of {list(prefixes)}, the prefixes of low_rank_part, got {odd}")
     FAMILIES.append(family)
 
 
@@ -179,6 +196,12 @@ def unwrapped_name(name: str) -> str:
     """Return the name of a parameter in the bare model, for its name in a wrapped or a PEFT model."""
     words = [word for word in name.split(".") if word not in _WRAPPERS]
     return ".".join(words).removeprefix("base_model.model.").replace(".modules_to_save.default.", ".")
+
+
+def _listed(prefixes: Prefixes) -> tuple[str, ...]:
+    if isinstance(prefixes, str):
+        return (prefixes,)
+    return prefixes
 
 
 def _first_with(groups: Mapping[str, Prefixes], name: str) -> str | None:

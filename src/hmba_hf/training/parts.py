@@ -115,7 +115,7 @@ def require_bitsandbytes() -> None:
 
 
 def quantization_config(family: Family) -> Any:
-    """How QLoRA loads a model: the weights of its low-rank part in 4 bits, its head and the other parts as they are.
+    """How QLoRA loads a model: the weights that get low-rank updates in 4 bits, all others as they are.
 
     Raises:
         ImportError: as `require_bitsandbytes`.
@@ -123,10 +123,10 @@ def quantization_config(family: Family) -> Any:
     Source: Dettmers et al. 2023, arXiv:2305.14314.
     """
     require_bitsandbytes()
+    quantised = family.low_rank_modules()
     whole: list[str] = []
     for part in family.parts:
-        modules = family.modules_of(part)
-        whole += modules[1:] if part == family.low_rank_part else modules
+        whole += [module for module in family.modules_of(part) if module not in quantised]
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -170,8 +170,7 @@ def _add_lora(
         # What bitsandbytes repacks for an evaluation on such a CPU passes no gradient on afterwards.
         if getattr(layer, "support_avx512bf16_for_cpu", False):
             layer.support_avx512bf16_for_cpu = False
-    updated = family.modules_of(str(family.low_rank_part))[0]
-    targets = "|".join(_linear_layers(model, updated, settings.targets))
+    targets = _updated_layers(model, family.low_rank_modules(), settings.targets)
     whole: list[str] = []
     for chosen in parts:
         if held[chosen]:
@@ -181,7 +180,7 @@ def _add_lora(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]
         lora_dropout=settings.dropout,
-        target_modules=rf"{re.escape(updated)}\.(?:.*\.)?(?:{targets})",
+        target_modules=targets,
         modules_to_save=whole or None,
         revision=settings.base_commit,
     )
@@ -194,13 +193,25 @@ def _add_lora(
     return peft_model, counts
 
 
-def _linear_layers(model: PreTrainedModel, module: str, wanted: Sequence[str]) -> list[str]:
-    """The last names of a module's linear layers: all, or those wanted, which must be there."""
-    linear = (nn.Linear, Conv1D)
-    names = set()
-    for name, layer in model.get_submodule(module).named_modules():
-        if isinstance(layer, linear):
-            names.add(name.rpartition(".")[2])
-    if missing := sorted(set(wanted) - names):
-        raise ValueError(f"LoRA's targets must be linear layers of {module}, {sorted(names)}, got {missing}")
-    return sorted(wanted or names)
+def _updated_layers(model: PreTrainedModel, modules: Sequence[str], wanted: Sequence[str]) -> str:
+    """Write a pattern for the names of the linear layers in modules: all, or those wanted by their last names."""
+    prefixes = tuple(f"{module}." for module in modules)
+    layers = []
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear | Conv1D) and f"{name}.".startswith(prefixes):
+            layers.append(name)
+    if not layers:
+        raise ValueError(f"low-rank updates must have linear layers to update, got none in {', '.join(modules)}")
+    known = {name.rpartition(".")[2] for name in layers}
+    if missing := sorted(set(wanted) - known):
+        raise ValueError(
+            f"LoRA's targets must be linear layers of {', '.join(modules)}, {sorted(known)}, got {missing}"
+        )
+    targets = sorted(wanted or known)
+    patterns = []
+    for module in modules:
+        if module not in layers:
+            patterns.append(rf"{re.escape(module)}\.(?:.*\.)?(?:{'|'.join(targets)})")
+        elif module.rpartition(".")[2] in targets:  # it is a layer itself
+            patterns.append(re.escape(module))
+    return "|".join(patterns)

@@ -43,10 +43,10 @@ ScorePredictions = Callable[[Sequence[Any], Sequence[Sample]], Mapping[str, floa
 class ResumableTrainer(PushingTrainer):
     """A `Trainer` for models of any family and task.
 
-    Parts of a model may have learning rates of their own; weight decay is kept from what it would harm: vectors
-    (norms, biases, gates, scales), `A_log` and embeddings. A checkpoint is sealed when it is whole, and older ones are
-    deleted after that. With `predict` and `score`, each evaluation also scores what the model predicts. It pushes as
-    `PushingTrainer`.
+    Parts of a model may have learning rates of their own. Weight decay spares what it would harm: vectors (norms,
+    biases, gates, scales) and what `Family.no_weight_decay` names. A checkpoint is sealed when it is whole, and older
+    ones are deleted after that. With `predict` and `score`, each evaluation also scores what the model predicts. It
+    pushes as `PushingTrainer`.
 
     Args:
         learning_rates: by the names of `Family.rates`; `args.learning_rate` for all other parameters. Errors call the
@@ -147,10 +147,13 @@ class ResumableTrainer(PushingTrainer):
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Name the parameters that weight decay is applied to."""
+        trained: Any = self.model
+        spared = family_of(trained.config).no_weight_decay
         vectors = {name for name, parameter in model.named_parameters() if len(shape_of(parameter)) < 2}
         decayed = []
         for name in super().get_decay_parameter_names(model):
-            if name not in vectors and not name.endswith(("A_log", "embedding")):
+            last_word = name.rpartition(".")[2]
+            if name not in vectors and last_word not in spared:
                 decayed.append(name)
         return decayed
 
