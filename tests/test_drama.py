@@ -14,7 +14,7 @@ from hmba_hf.data.driving.drama import (
     DramaOptions,
     choose_frames,
     mark_subject,
-    plan_scenes,
+    plan_clips,
     prepare_drama,
     read_annotations,
 )
@@ -213,7 +213,7 @@ def test_every_split_reads_back_as_samples(prepared):
 
 
 def captions(records, *rule):
-    return {record.id: record.split for record in plan_scenes(records, *rule).records}
+    return {record.id: record.split for record in plan_clips(records, *rule).records}
 
 
 def test_the_official_rule_splits_by_the_order_of_records_with_risk_caption_and_box():
@@ -230,7 +230,7 @@ def test_the_captioned_rule_splits_by_the_order_of_records_with_caption_and_gif(
         drama_record("b/1", 1, Caption="N/A"),
         drama_record("b/2", 1, s3_instructionReference="https://elsewhere/movie.mp4"),
     ]
-    plan = plan_scenes([*bad, *good], "captioned", False)
+    plan = plan_clips([*bad, *good], "captioned", False)
     # int(0.7 * 21) = 14 and int(0.15 * 21) = 3, where the official rule ends validation at int(0.85 * 21) = 17.
     assert Counter(record.split for record in plan.records) == {"train": 14, "validation": 3, "test": 4}
     assert [item.reason for item in plan.dropped] == ["no_caption", "no_gif"]
@@ -249,7 +249,7 @@ def test_the_captioned_rule_keeps_all_that_it_counts_whatever_the_risk(tmp_path)
         drama_record("a/2", 2),
         drama_record("a/3", 3, Risk="No", Caption=""),
     ]
-    plan = plan_scenes(records, "captioned", False)
+    plan = plan_clips(records, "captioned", False)
     assert [record.content.risk for record in plan.records] == [False, True]
     assert [item.reason for item in plan.dropped] == ["no_caption"]
     with pytest.raises(ValueError, match="keep_without_risk would have no effect: split_rule captioned keeps"):
@@ -259,7 +259,7 @@ def test_the_captioned_rule_keeps_all_that_it_counts_whatever_the_risk(tmp_path)
 def test_records_without_risk_are_kept_where_their_neighbours_go():
     records = [drama_record(f"a/{number}", number) for number in range(20)]
     quiet = [drama_record("q/1", 1, Risk="No", Caption="N/A", geometry=[]), drama_record("q/2", 2, Risk="No")]
-    plan = plan_scenes([quiet[0], *records, quiet[1]], "official", True)
+    plan = plan_clips([quiet[0], *records, quiet[1]], "official", True)
     assert [record.split for record in plan.records] == 15 * ["train"] + 3 * ["validation"] + 4 * ["test"]
     first, last = plan.records[0].content, plan.records[-1].content
     assert (first.answer, first.risk, first.boxes) == (NO_RISK_ANSWER, False, ())

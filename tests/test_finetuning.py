@@ -271,7 +271,7 @@ def test_a_base_without_an_adapter_is_told_where_one_should_learn(base, tmp_path
     [
         (["--learns", "lora", "language_model"], r"must learn in one way, got \['lora', 'language_model'\]"),
         (["--learns", "lora", "--lora_targets", "brain"], r"must be linear layers .*'q_proj'.*, got \['brain'\]"),
-        (["--streaming", "True"], "a stream has no length: --streaming needs --max_steps"),
+        (["--streaming", "True"], "a streamed dataset has no length: --streaming needs --max_steps"),
         (["--streaming", "True", "--max_steps", 1, "--feature_cache", "x"], "need datasets that are held, not --str"),
         (["--learns", "vision_tower", "--feature_cache", "x"], "vision tower that learns cannot be cached"),
         (["--dataset_weights", "1", "2"], r"must be one for each of \['micro-world'\], got \[1.0, 2.0\]"),

@@ -12,8 +12,10 @@ import datasets
 import pytest
 from filelock import FileLock
 
-from hmba_hf.data.driving.bddx import BDDXOptions, prepare_bddx
+from hmba_hf.data.driving.bddx import BDDXOptions, Segment, prepare_bddx
 from hmba_hf.data.driving.drama import DramaOptions, prepare_drama
+from hmba_hf.data.driving.drama_rows import ClipAnnotation
+from hmba_hf.data.driving.released_layout import Drive
 from hmba_hf.data.loading import load_samples
 from hmba_hf.data.preparing.converting import (
     MEDIA_MISSING,
@@ -28,6 +30,7 @@ from hmba_hf.data.preparing.converting import (
     prepare,
 )
 from hmba_hf.data.preparing.publishing import CardText
+from hmba_hf.digests import digest_text
 from synthetic_downloads import drama_record, folder_bytes, write_bddx_download, write_drama_download
 
 FEATURES = datasets.Features({"name": datasets.Value("string"), "number": datasets.Value("int32")})
@@ -69,6 +72,30 @@ def run_options(folder, **changes):
 
 def parquet_names(folder):
     return sorted(path.name for path in (folder / "data").glob("*"))
+
+
+def test_an_unfinished_folder_of_version_0_1_is_resumed_whatever_the_classes_are_called_now(tmp_path):
+    contents = [
+        ClipAnnotation("A van<box>.", ((1.0, 2.0, 30.0, 20.0),), ("van",), tags=("night",)),
+        Segment(0, 1, "a", 0.0, 2.5, "It goes", "for it's free"),
+        Drive("a.jpg", 3, "It stops", "for a dog"),
+    ]
+    plan = [Record(f"a{number}", "train", "a", content) for number, content in enumerate(contents)]
+
+    def convert(group):
+        return [Converted({"name": record.id, "number": 0}) for record in group]
+
+    prepare(preparation(Plan(3, plan, []), convert), RunOptions(str(tmp_path)))
+    written = (
+        "[Record(id='a0', split='train', media='a', content=Scene(answer='A van<box>.', "
+        "boxes=((1.0, 2.0, 30.0, 20.0),), labels=('van',), risk=True, tags=('night',))), "
+        "Record(id='a1', split='train', media='a', content=Segment(index=0, rank=1, video_id='a', start=0.0, end=2.5, "
+        "action='It goes', justification=\"for it's free\")), "
+        "Record(id='a2', split='train', media='a', content=Drive(picture='a.jpg', segment=3, action='It stops', "
+        "justification='for a dog'))]"
+    )
+    manifest = json.loads((tmp_path / ".preparing" / "manifest.json").read_text())
+    assert manifest["plan"] == digest_text(written)
 
 
 def test_a_folder_in_which_no_media_are_found_is_an_error_and_the_right_one_mends_it(tmp_path):

@@ -76,11 +76,11 @@ def test_marks_become_markers_with_their_words_as_labels(tmp_path):
         sentence_line("many", boxes_seq=[[0, 1], []]),
         sentence_line("unmarked", sentence="A van<ph_ed> stops", boxes_seq=[[0]]),
     ]
-    scenes = [record.content for record in plan_sentences({"train": write_lines(tmp_path / "a", lines)}).records]
-    assert scenes[0].answer == "A van<box> is near a dog<box>." and scenes[0].labels == ("A van", "a dog")
-    assert scenes[1].boxes == ((1, 1, 30, 20), (4, 3, 12, 9))
-    assert scenes[2].answer == "A van<box><box> is near a dog." and scenes[2].labels == ("A van", "A van")
-    assert scenes[3].labels == ("important object",)
+    contents = [record.content for record in plan_sentences({"train": write_lines(tmp_path / "a", lines)}).records]
+    assert contents[0].answer == "A van<box> is near a dog<box>." and contents[0].labels == ("A van", "a dog")
+    assert contents[1].boxes == ((1, 1, 30, 20), (4, 3, 12, 9))
+    assert contents[2].answer == "A van<box><box> is near a dog." and contents[2].labels == ("A van", "A van")
+    assert contents[3].labels == ("important object",)
 
 
 def test_lines_that_are_none_are_named(tmp_path):

@@ -65,9 +65,9 @@ class EncodedSamples(Dataset):
 
 
 class EncodedStream(IterableDataset):
-    """Streamed samples as an encoder makes them, in endless passes; those that cannot be read are left out.
+    """The samples of a streamed dataset as an encoder makes them, in endless passes.
 
-    Each pass is shuffled anew. A resumed run reads the passed part again.
+    Samples that cannot be read are left out. Each pass is shuffled anew. A resumed run reads the passed part again.
     """
 
     def __init__(self, stream: SampleStream, encoder: SampleEncoder, bad: BadSamples):

@@ -187,7 +187,7 @@ def check_run_options(args: TrainingArguments) -> None:
 def check_data_options(data_args: RunDataArguments, args: TrainingArguments) -> None:
     """Raise a `ValueError` for options of the clips that do not go together."""
     if data_args.streaming and args.max_steps < 1:
-        raise ValueError("a stream has no length: --streaming needs --max_steps")
+        raise ValueError("a streamed dataset has no length: --streaming needs --max_steps")
     if data_args.dataset_weights is not None and len(data_args.dataset_weights) != len(data_args.dataset_name):
         raise ValueError(
             f"dataset_weights must be one for each of {data_args.dataset_name}, got {data_args.dataset_weights}"

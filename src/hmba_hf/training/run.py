@@ -34,7 +34,7 @@ def train_to_end(
     run = Path(str(trainer.args.output_dir))
     if trainer.is_world_process_zero():
         dataset: Any = trainer.train_dataset
-        clips = "a stream" if isinstance(dataset, EncodedStream) else f"{len(dataset)} clips"
+        clips = "a streamed dataset" if isinstance(dataset, EncodedStream) else f"{len(dataset)} clips"
         logger.info(f"{clips}; parameters that learn: {dict(counts)}")
         logger.info("a new run" if checkpoint is None else f"resuming from {checkpoint}")
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))

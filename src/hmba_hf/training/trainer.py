@@ -60,7 +60,7 @@ class ResumableTrainer(PushingTrainer):
 
     Raises:
         ValueError: if `score` comes without `predict`, or if an option of `args` cannot hold for the samples, such as
-            their order for streamed ones.
+            their order for a streamed dataset.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class ResumableTrainer(PushingTrainer):
         return rates
 
     def get_train_dataloader(self) -> DataLoader:
-        """Return the batches to learn from; of a stream each process reads and decodes a share of its own."""
+        """Return the batches to learn from; each process reads and decodes its own share of a streamed dataset."""
         if not isinstance(self.train_dataset, EncodedStream):
             return super().get_train_dataloader()
         options: dict[str, Any] = {name: getattr(self.args, f"dataloader_{name}") for name in _OF_LOADERS}
@@ -380,15 +380,19 @@ class ResumableTrainer(PushingTrainer):
 
 
 def _check_sampling(args: Any, dataset: Any) -> None:
-    """Refuse options that a stream or encoded samples would leave without an effect."""
+    """Refuse options that a streamed dataset or encoded samples would leave without an effect."""
     if isinstance(dataset, EncodedSamples | EncodedStream) and args.length_column_name != "length":
         raise ValueError(f"length_column_name names a column of a table, got {args.length_column_name!r} for samples")
     if not isinstance(dataset, EncodedStream):
         return
     if args.train_sampling_strategy != "random":
         strategy = str(args.train_sampling_strategy)
-        raise ValueError(f"a stream is read in an order of its own, got train_sampling_strategy={strategy!r}")
+        raise ValueError(
+            f"a streamed dataset is read in an order of its own, got train_sampling_strategy={strategy!r}"
+        )
     accelerator = args.accelerator_config
     shared = [name for name in ("split_batches", "dispatch_batches") if getattr(accelerator, name)]
     if shared:
-        raise ValueError(f"each process reads a share of a stream of its own, got accelerator_config with {shared}")
+        raise ValueError(
+            f"each process reads its own share of a streamed dataset, got accelerator_config with {shared}"
+        )

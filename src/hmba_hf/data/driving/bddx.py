@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlparse
 
 from ...digests import digest_file
@@ -158,6 +158,8 @@ class Segment:
         index: 0-based, among all segments that are filled.
         rank: 1-based, of the row it stands in.
     """
+
+    fingerprint_name: ClassVar = "Segment"
 
     index: int
     rank: int

@@ -31,7 +31,7 @@ from ..preparing.parquet_shards import Dropped
 from ..preparing.publishing import CardText
 from ..samples import BOX_MARKER, drama_features
 from ..video_options import PictureOptions
-from .drama_rows import UNNAMED_OBJECT, RecordError, Scene, SceneConverter, read_numbers
+from .drama_rows import UNNAMED_OBJECT, ClipAnnotation, ClipConverter, RecordError, read_numbers
 from .released_layout import find_released_frames, plan_sentences
 
 NO_RISK_ANSWER = "No object is at risk."
@@ -187,7 +187,7 @@ def read_annotations(path: str | Path) -> list[Any]:
     return records
 
 
-def plan_scenes(records: Sequence[Any], split_rule: str, keep_without_risk: bool) -> Plan:
+def plan_clips(records: Sequence[Any], split_rule: str, keep_without_risk: bool) -> Plan:
     """Put raw records into splits, and list those that become no row.
 
     A kept record that the rule does not count goes into the split of its neighbours.
@@ -215,8 +215,8 @@ def plan_scenes(records: Sequence[Any], split_rule: str, keep_without_risk: bool
                 raise RecordError("record_malformed", "it is no object of names and values")
             key_frame = _key_frame(annotation)
             name = name_differently("_".join(PurePosixPath(key_frame).with_suffix("").parts), taken)
-            scene = _scene(annotation, rule, keep_without_risk)
-            planned.append(Record(name, split, key_frame, scene))
+            content = _clip_annotation(annotation, rule, keep_without_risk)
+            planned.append(Record(name, split, key_frame, content))
         except RecordError as error:
             dropped.append(Dropped(name, error.reason, error.detail))
     return Plan(len(records), planned, dropped)
@@ -255,7 +255,7 @@ def _key_frame(annotation: _Annotation) -> str:
     return annotation.key_frame
 
 
-def _scene(annotation: _Annotation, rule: _SplitRule, keep_without_risk: bool) -> Scene:
+def _clip_annotation(annotation: _Annotation, rule: _SplitRule, keep_without_risk: bool) -> ClipAnnotation:
     if annotation.risk not in ("yes", "no"):
         raise RecordError("risk_unknown", f"Risk is {annotation.risk!r}, neither yes nor no")
     if annotation.caption.count(BOX_MARKER):
@@ -267,11 +267,11 @@ def _scene(annotation: _Annotation, rule: _SplitRule, keep_without_risk: bool) -
     if annotation.suggestion:
         tags = (f"suggestion: {annotation.suggestion}",)
     if annotation.risk == "no":
-        return Scene(annotation.caption or NO_RISK_ANSWER, risk=False, tags=tags)
+        return ClipAnnotation(annotation.caption or NO_RISK_ANSWER, risk=False, tags=tags)
     if not annotation.geometry:
-        return Scene(annotation.caption, tags=tags)
+        return ClipAnnotation(annotation.caption, tags=tags)
     answer, label = mark_subject(annotation.caption)
-    return Scene(answer, (_corners(annotation.geometry),), (label,), tags=tags)
+    return ClipAnnotation(answer, (_corners(annotation.geometry),), (label,), tags=tags)
 
 
 def _corners(geometry: Sequence[Any]) -> tuple[float, float, float, float]:
@@ -367,7 +367,7 @@ def prepare_drama(options: DramaOptions, run: RunOptions) -> dict[str, Any]:
         settings |= {"split_rule": options.split_rule, "keep_without_risk": options.keep_without_risk}
         settings |= {"frame_step": options.frame_step, "tags": options.tags}
         records = read_annotations(options.annotations)
-        plan = plan_scenes(records, options.split_rule, options.keep_without_risk)
+        plan = plan_clips(records, options.split_rule, options.keep_without_risk)
         root = images / "combined"
         if not root.is_dir():
             root = images
@@ -380,7 +380,7 @@ def prepare_drama(options: DramaOptions, run: RunOptions) -> dict[str, Any]:
         find_frames = find_released_frames(images, options.num_frames)
     preparation = Preparation(
         plan=plan,
-        convert=SceneConverter(
+        convert=ClipConverter(
             find_frames=find_frames,
             root=root,
             height=options.height,

@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from PIL import Image
 
@@ -36,8 +36,8 @@ class RecordError(ValueError):
 
 
 @dataclass(frozen=True)
-class Scene:
-    """The annotation of a clip.
+class ClipAnnotation:
+    """What is at risk in a clip, in a text and boxes.
 
     Args:
         answer: text in which the i-th `<box>` stands for `boxes[i]`.
@@ -46,6 +46,8 @@ class Scene:
         risk: whether there is an object at risk.
         tags: names of groups that the clip belongs to.
     """
+
+    fingerprint_name: ClassVar = "Scene"
 
     answer: str
     boxes: tuple[tuple[float, float, float, float], ...] = ()
@@ -63,8 +65,8 @@ class Scene:
 
 
 @dataclass(frozen=True)
-class SceneConverter:
-    """Turns records whose content is a `Scene` into rows.
+class ClipConverter:
+    """Turns records whose content is a `ClipAnnotation` into rows.
 
     Args:
         find_frames: the paths of a record's pictures, oldest first and current last, and remarks about them; raises
@@ -72,7 +74,7 @@ class SceneConverter:
         root: folder of the pictures, which messages leave out.
         height: most rows of a picture; those of the original when absent.
         annotations_only: leave out the pictures, but read the size of the current one.
-        tags: write the tags of a scene in a column of their own.
+        tags: write the tags of a clip in a column of their own.
         limits: within which pictures are read.
     """
 
@@ -88,11 +90,11 @@ class SceneConverter:
         return [self._convert(record) for record in records]
 
     def _convert(self, record: Record) -> Converted | Dropped:
-        scene: Scene = record.content
+        annotation: ClipAnnotation = record.content
         try:
             paths, notes = self.find_frames(record)
             size = read_picture_size(paths[-1], self.limits)
-            fitted = [fit_box(box, size) for box in scene.boxes]
+            fitted = [fit_box(box, size) for box in annotation.boxes]
             frames = None
             if self.annotations_only:
                 notes = ()
@@ -109,19 +111,19 @@ class SceneConverter:
             notes = (*notes, "box_cut_at_the_edge")
         row = _row(record, boxes, frames, size)
         if self.tags:
-            row["tags"] = list(scene.tags)
+            row["tags"] = list(annotation.tags)
         return Converted(row, notes)
 
 
 def _row(record: Record, boxes: Sequence[Box], frames: list[bytes] | None, size: tuple[int, int]) -> dict[str, Any]:
-    scene: Scene = record.content
+    annotation: ClipAnnotation = record.content
     pictures = None
     if frames is not None:
         pictures = []
         for number, content in enumerate(frames):
             pictures.append({"bytes": content, "path": f"{record.id}_{number}.jpg"})
     objects = []
-    for box, label in zip(boxes, scene.labels, strict=True):
+    for box, label in zip(boxes, annotation.labels, strict=True):
         objects.append({"bbox": list(box), "category": label})
     return {
         "id": record.id,
@@ -129,9 +131,9 @@ def _row(record: Record, boxes: Sequence[Box], frames: list[bytes] | None, size:
         "width": size[0],
         "height": size[1],
         "question": choose_question(record.id),
-        "answer": scene.answer,
-        "caption": scene.answer.replace(BOX_MARKER, ""),
-        "risk": "Yes" if scene.risk else "No",
+        "answer": annotation.answer,
+        "caption": annotation.answer.replace(BOX_MARKER, ""),
+        "risk": "Yes" if annotation.risk else "No",
         "objects": objects,
     }
 

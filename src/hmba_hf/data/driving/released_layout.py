@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ...files import parse_json, split_lines
 from ...models.decoding_containers import LIMITS, SourceLimits, VideoDecodeError, errors_named
@@ -20,7 +20,7 @@ from ..clips import even_size, write_video
 from ..preparing.converting import MEDIA_UNREADABLE, Converted, Plan, Record, name_differently
 from ..preparing.parquet_shards import Dropped
 from ..samples import BOX_MARKER
-from .drama_rows import UNNAMED_OBJECT, RecordError, Scene, is_unicode, read_frames, read_numbers
+from .drama_rows import UNNAMED_OBJECT, ClipAnnotation, RecordError, is_unicode, read_frames, read_numbers
 
 PHRASE_START = "<ph_st>"
 PHRASE_END = "<ph_ed>"
@@ -31,6 +31,8 @@ _FOLDERS = {"train": ("train",), "validation": ("validation", "val"), "test": ("
 @dataclass(frozen=True)
 class Drive:
     """What the ego car does in a clip, and why; `picture` is the file of the current frame."""
+
+    fingerprint_name: ClassVar = "Drive"
 
     picture: str
     segment: int
@@ -72,7 +74,7 @@ def _fields(line: Any, *names: str) -> list[Any]:
     return [line[name] for name in names]
 
 
-def _read_sentence(sentence: Any, boxes: Any, places: Any) -> Scene:
+def _read_sentence(sentence: Any, boxes: Any, places: Any) -> ClipAnnotation:
     """Turn `<ph_st>words<ph_ed>` into `words<box>`, with a marker for each box that belongs to the words."""
     if not isinstance(sentence, str) or BOX_MARKER in sentence:
         raise RecordError("line_malformed", f"the sentence is {sentence!r}")
@@ -93,7 +95,7 @@ def _read_sentence(sentence: Any, boxes: Any, places: Any) -> Scene:
         labels += [label] * len(place)
         corners += [(x1, y1, x2, y2) for x1, y1, x2, y2 in place]
     answer += rest.replace(PHRASE_START, "")
-    return Scene(answer, tuple(corners), tuple(labels))
+    return ClipAnnotation(answer, tuple(corners), tuple(labels))
 
 
 def _choose_boxes(boxes: Any, places: Any) -> list[list[list[float]]] | None:

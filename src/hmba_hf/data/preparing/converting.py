@@ -5,9 +5,9 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from tqdm.auto import tqdm
 
@@ -29,8 +29,10 @@ class Record:
         id: unique name, also that of the row.
         split: `"train"`, `"validation"` or `"test"`.
         media: the file or clip that is read for it; neighbours with the same media are converted together.
-        content: input of its converter, with a `repr` of its own.
+        content: input of its converter: a plain value, or a dataclass with a `fingerprint_name`.
     """
+
+    fingerprint_name: ClassVar = "Record"
 
     id: str
     split: str
@@ -151,7 +153,7 @@ def prepare(preparation: Preparation, run: RunOptions) -> dict[str, Any]:
     identity = {
         **preparation.settings,
         "rows_per_file": preparation.rows_per_file,
-        "plan": digest_text(repr(preparation.plan.records)),
+        "plan": digest_text(_written_for_digest(preparation.plan.records)),
     }
     with ShardFolder(run.output_dir).opened(identity, run.overwrite) as folder:
         complete: dict[str, ShardResult] = {}
@@ -171,6 +173,17 @@ def prepare(preparation: Preparation, run: RunOptions) -> dict[str, Any]:
         if preparation.licence_file is not None:
             folder.write_text(folder.folder / LICENSE_FILE, preparation.licence_file.read_text("utf-8", "replace"))
     return report
+
+
+def _written_for_digest(value: Any) -> str:
+    """Write records as a `repr` with fixed names of classes, since unfinished folders hold the digest of this text."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_written_for_digest, value))}]"
+    if not is_dataclass(value):
+        return repr(value)
+    content: Any = value
+    written = [f"{part.name}={_written_for_digest(getattr(value, part.name))}" for part in fields(value)]
+    return f"{content.fingerprint_name}({', '.join(written)})"
 
 
 def _shards(records: Sequence[Record], rows_per_file: int) -> Iterator[_Shard]:

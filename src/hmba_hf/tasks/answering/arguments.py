@@ -85,7 +85,8 @@ class ClipArguments(SourceArguments):
     """Which clips a model answers about in training."""
 
     stream_frames: int = field(
-        default=0, metadata={"help": "up to so many frames of other clips before a clip, for a model that streams"}
+        default=0,
+        metadata={"help": "most past frames, those of other clips before a clip, for a model of video streams"},
     )
 
 

@@ -17,7 +17,7 @@ from ...data.encoded_samples import EncodedSamples, EncodedStream, readable_samp
 from ...data.feature_cache.reading import CachedSamples, FeatureCache
 from ...data.loading import MICRO_WORLD, load_samples
 from ...data.mixing import MixedSamples
-from ...data.past_frames import StreamedSamples
+from ...data.past_frames import SamplesWithPast
 from ...data.samples import Sample
 from ...evaluation.results import package_versions
 from ...evaluation.scoring import ScoredRecords
@@ -115,10 +115,10 @@ def choose_what_learns(
 
 
 def training_sources(arguments: ClipArguments, seed: int, processor: Any) -> list[Sequence[Sample]]:
-    """Load the clips to learn from, dataset by dataset, with a past before each if the model shall stream."""
+    """Load the clips to learn from, dataset by dataset, with past frames before each if the options say so."""
     sources = _named_samples(arguments, arguments.train_split, arguments.max_train_samples, processor)
     if arguments.stream_frames:
-        return [StreamedSamples(source, arguments.stream_frames, seed) for source in sources]
+        return [SamplesWithPast(source, arguments.stream_frames, seed) for source in sources]
     return sources
 
 
