@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from hmba_hf import TimeJump, VideoDecodeError, VideoStream, decode_frames, iter_frames
-from hmba_hf.data.driving.bddx import Segment, convert_segments
+from hmba_hf.data.driving.bddx import convert_segments
+from hmba_hf.data.driving.bddx_annotations import Segment
 from hmba_hf.data.preparing.converting import MEDIA_UNREADABLE, Converted, Record
 from hmba_hf.data.preparing.parquet_shards import Dropped
 from numbered_videos import read_numbers

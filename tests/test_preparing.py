@@ -12,7 +12,8 @@ import datasets
 import pytest
 from filelock import FileLock
 
-from hmba_hf.data.driving.bddx import BDDXOptions, Segment, prepare_bddx
+from hmba_hf.data.driving.bddx import BDDXOptions, prepare_bddx
+from hmba_hf.data.driving.bddx_annotations import Segment
 from hmba_hf.data.driving.drama import DramaOptions, prepare_drama
 from hmba_hf.data.driving.drama_rows import ClipAnnotation
 from hmba_hf.data.driving.released_layout import Drive

@@ -10,7 +10,8 @@ import pytest
 
 from hmba_hf import VideoDecodeError, decode_frames, iter_frames
 from hmba_hf.data.clips import cut_clips, video_duration
-from hmba_hf.data.driving.bddx import Segment, convert_segments
+from hmba_hf.data.driving.bddx import convert_segments
+from hmba_hf.data.driving.bddx_annotations import Segment
 from hmba_hf.data.preparing.converting import Record
 from hmba_hf.data.preparing.parquet_shards import Dropped
 from numbered_videos import read_numbers
