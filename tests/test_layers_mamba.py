@@ -9,7 +9,8 @@ from torch.testing import assert_close
 from transformers import MambaConfig
 from transformers.models.mamba.modeling_mamba import MambaMixer as TransformersMambaMixer
 
-from hmba_hf.models.layers_mamba import BidirectionalMambaMixer, MambaBlock, MambaMixer
+from hmba_hf.models.layers_mamba import MambaBlock, MambaMixer
+from hmba_hf.models.layers_scan_orders import BidirectionalMambaMixer
 from hmba_hf.models.layers_state_space import MambaState
 
 

@@ -1,17 +1,27 @@
-"""Register H-MBA with the Auto classes and the pipeline; the one file here that no checkpoint carries."""
+"""Register the families with the Auto classes and the pipeline; the one file here that no checkpoint carries."""
 
 from transformers import (
     AutoConfig,
     AutoModel,
+    AutoModelForImageClassification,
     AutoModelForImageTextToText,
     AutoModelForMultimodalLM,
+    AutoModelForPreTraining,
+    AutoModelForVideoClassification,
     AutoProcessor,
 )
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_hmba import HMBAConfig
+from .configuration_videomamba import VideoMambaConfig
 from .modeling_hmba import HMBAForConditionalGeneration, HMBAModel
+from .modeling_videomamba import (
+    VideoMambaForImageClassification,
+    VideoMambaForPreTraining,
+    VideoMambaForVideoClassification,
+    VideoMambaModel,
+)
 from .pipeline_hmba import VideoTextToTextPipeline
 from .processing_hmba import HMBAProcessor
 from .video_processing_hmba import HMBAVideoProcessor
@@ -24,6 +34,11 @@ AutoVideoProcessor.register(
     HMBAConfig, video_processor_classes={"torchvision": HMBAVideoProcessor, "pil": HMBAVideoProcessor}
 )
 AutoProcessor.register(HMBAConfig, HMBAProcessor)
+AutoConfig.register("videomamba", VideoMambaConfig)
+AutoModel.register(VideoMambaConfig, VideoMambaModel)
+AutoModelForImageClassification.register(VideoMambaConfig, VideoMambaForImageClassification)
+AutoModelForPreTraining.register(VideoMambaConfig, VideoMambaForPreTraining)
+AutoModelForVideoClassification.register(VideoMambaConfig, VideoMambaForVideoClassification)
 PIPELINE_REGISTRY.register_pipeline(
     "video-text-to-text",
     pipeline_class=VideoTextToTextPipeline,

@@ -1,6 +1,7 @@
-"""Mamba sequence layers: a mixer, a mixer that reads in both directions, and the block around either."""
+"""Mamba sequence layers: a mixer, and the block around any mixer."""
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -73,44 +74,32 @@ class MambaMixer(GradientCheckpointingLayer, StateSpace):
         if num_outputs is None or num_outputs > length:
             num_outputs = length
         last = last_steps(length, num_outputs, reverse)
-        return _project_input(self.in_proj, self.intermediate_size, hidden_states, hidden_states[:, last])
+        return project_input(self.in_proj, self.intermediate_size, hidden_states, hidden_states[:, last])
 
 
-class BidirectionalMambaMixer(GradientCheckpointingLayer):
-    """A Mamba layer that scans in both directions between one input and one output projection.
-
-        out = out_proj(forward_ssm(x, z) + reverse_ssm(x, z)),  where  x, z = in_proj(hidden_states)
+class DropPath(nn.Module):
+    """Set some samples to zero in training, and scale the others up.
 
     Args:
-        hidden_size: width of input and output.
-        state_size: states per channel, `n`.
-        conv_kernel: taps of the causal convolution.
-        expand: the inner width `d` is `expand * hidden_size`.
+        rate: share of samples that are set to zero.
 
-    Source: Li et al. 2024, arXiv:2403.06977, section 3.2; `Mamba(bimamba=True)` of OpenGVLab/VideoMamba.
+    Source: stochastic depth, Huang et al. 2016, arXiv:1603.09382.
     """
 
-    def __init__(self, hidden_size: int, state_size: int = 16, conv_kernel: int = 4, expand: int = 2):
+    def __init__(self, rate: float = 0.0):
         super().__init__()
-        d = expand * hidden_size
-        sizes = (d, state_size, conv_kernel, math.ceil(hidden_size / 16))
-        self.intermediate_size = d
-        self.in_proj = Projection(hidden_size, 2 * d, bias=False)
-        self.forward_ssm = StateSpace(*sizes)
-        self.reverse_ssm = StateSpace(*sizes)
-        self.out_proj = nn.Linear(d, hidden_size, bias=False)
+        self.rate = rate
 
-    def forward(self, hidden_states: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Mix a sequence, `(b, l, hidden_size)`, from both ends.
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop samples of `x`, `(b, ...)`."""
+        if self.rate == 0 or not self.training:
+            return x
+        kept = torch.rand((len(x), *[1] * (x.ndim - 1)), device=x.device) >= self.rate
+        return x * kept / (1 - self.rate)
 
-        Args:
-            hidden_states: `(b, l, hidden_size)`.
-            mask: `(b, l)`, true for real steps; masked steps change nothing.
-        """
-        x, z = _project_input(self.in_proj, self.intermediate_size, hidden_states, hidden_states)
-        read, _ = self.forward_ssm(x, z, mask=mask, return_last_state=False)
-        read_back, _ = self.reverse_ssm(x, z, mask=mask, reverse=True, return_last_state=False)
-        return self.out_proj(read + read_back)
+    def extra_repr(self) -> str:
+        """Show the rate."""
+        return f"rate={self.rate}"
 
 
 class MambaBlock(nn.Module):
@@ -121,31 +110,38 @@ class MambaBlock(nn.Module):
     Args:
         norm: of `(b, l, hidden_size)`.
         mixer: takes and returns `(b, l, hidden_size)`.
+        drop_path_rate: share of samples whose output of the block before is dropped in training.
 
     Source: `Block` of state-spaces/mamba; `create_block` of OpenGVLab/VideoMamba.
     """
 
-    def __init__(self, norm: nn.Module, mixer: nn.Module):
+    def __init__(self, norm: nn.Module, mixer: nn.Module, drop_path_rate: float = 0.0):
         super().__init__()
         self.norm = norm
         self.mixer = mixer
+        self.drop_path = DropPath(drop_path_rate)
 
-    def forward(self, hidden_states: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, hidden_states: Tensor, residual: Tensor | None = None, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Return the mixer's output and the residual, in float32 or wider, each `(b, l, hidden_size)`.
 
         Args:
             hidden_states: the output of the block before, or the embeddings.
             residual: the sum before it; absent in the first block.
+            kwargs: of the mixer.
         """
-        if residual is None:
-            residual = hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
-        else:
-            residual = residual + hidden_states
+        residual = add_residual(self.drop_path(hidden_states), residual)
         normed = self.norm(residual).to(hidden_states.dtype)
-        return self.mixer(normed), residual
+        return self.mixer(normed, **kwargs), residual
 
 
-def _project_input(in_proj: nn.Module, d: int, hidden_states: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
+def add_residual(hidden_states: Tensor, residual: Tensor | None) -> Tensor:
+    """Return the sum of a block's output and of the residual, if there is one, in float32 or wider."""
+    if residual is None:
+        return hidden_states.to(torch.promote_types(hidden_states.dtype, torch.float32))
+    return residual + hidden_states
+
+
+def project_input(in_proj: nn.Module, d: int, hidden_states: Tensor, read: Tensor) -> tuple[Tensor, Tensor]:
     """Apply the halves of an `in_proj`: `x` of all steps, `(b, l, d)`, and the gate `z` of those that are read."""
     x, _ = project_rows(in_proj, hidden_states, slice(0, d))
     z, _ = project_rows(in_proj, read, slice(d, 2 * d))

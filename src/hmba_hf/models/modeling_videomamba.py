@@ -1,0 +1,463 @@
+"""VideoMamba: a bidirectional Mamba over the patches of a clip, its classifiers, and its masked pre-training."""
+
+import math
+from typing import Any
+
+from .loading_checkpoints import check_index  # first: it refuses an old transformers
+
+# isort: split
+import torch
+from torch import Tensor, nn
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import PreTrainedModel
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_videomamba import VideoMambaConfig
+from .layers_alignment import AlignmentHead, DistillationHead, alignment_distance
+from .layers_mamba import DropPath, MambaBlock, add_residual
+from .layers_scan_orders import SCANS, BidirectionalMambaMixer, Reordering, orders_of_layers, temporal_order
+from .layers_state_space import StateSpace
+from .layers_video_embeddings import PatchEmbeddings, VideoEmbeddings, sinusoidal_positions
+from .outputs_videomamba import VideoMambaClassifierOutput, VideoMambaPreTrainingOutput
+
+
+class VideoMambaPreTrainedModel(PreTrainedModel):
+    """The base class of all VideoMamba models: loading and initialisation.
+
+    Names with an underscore are those of transformers, which has no public way to set or extend them.
+    """
+
+    config: VideoMambaConfig
+    base_model_prefix = "videomamba"
+    main_input_name = "pixel_values_videos"
+    input_modalities = ["video", "image"]
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["VideoEmbeddings", "MambaBlock"]
+    _keep_in_fp32_modules_strict = ["A_log"]
+    _can_compile_fullgraph = True
+    _input_embed_layer = "patch_embeddings"
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a model as every model of transformers is loaded, but from safetensors alone.
+
+        Raises:
+            ValueError: if pickled weights are wanted, or if a list of shards leads out of the checkpoint.
+            OSError: if weights are missing, or not in safetensors.
+        """
+        if kwargs.get("use_safetensors") is False:
+            raise ValueError("weights must be in safetensors, got use_safetensors=False: pickles can hold programs")
+        kwargs["use_safetensors"] = True
+        if pretrained_model_name_or_path is not None:
+            check_index(pretrained_model_name_or_path, kwargs)
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise as the released code does; modules come before those that hold them.
+
+        Every linear layer is drawn anew there, `dt_proj` among them.
+        """
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.get_parameter("bias"))
+        elif isinstance(module, (nn.RMSNorm, nn.LayerNorm)):
+            init.ones_(module.weight)
+            if getattr(module, "bias", None) is not None:
+                init.zeros_(module.get_parameter("bias"))
+        elif isinstance(module, PatchEmbeddings):
+            module.reset_parameters()
+        elif isinstance(module, VideoEmbeddings):
+            init.zeros_(module.cls_token)
+            init.trunc_normal_(module.position_embeddings, std=std)
+            if module.temporal_embeddings is not None:
+                init.zeros_(module.temporal_embeddings)
+        elif isinstance(module, StateSpace):
+            module.reset_parameters()
+            if self.config.step_initialization == "released":
+                for layer in (module.x_proj, module.dt_proj):
+                    init.trunc_normal_(layer.weight, std=std)
+                init.zeros_(module.dt_proj.bias)
+        elif isinstance(module, BidirectionalMambaMixer):
+            bound = 1 / math.sqrt(module.intermediate_size * self.config.num_hidden_layers)
+            init.uniform_(module.out_proj.weight, -bound, bound)
+
+
+class VideoMambaEncoder(nn.Module):
+    """The blocks of a VideoMamba.
+
+    Args:
+        config: of the model.
+    """
+
+    def __init__(self, config: VideoMambaConfig):
+        super().__init__()
+        depth = config.num_hidden_layers
+        # The output of block `i` is dropped where block `i + 1` adds it.
+        rates = [0.0, *torch.linspace(0, config.drop_path_rate, depth, device="cpu").tolist()]
+        orders = orders_of_layers(config.scan_type, depth)
+        self.layers = nn.ModuleList()
+        for order, rate in zip(orders, rates[:depth], strict=True):
+            mixer = BidirectionalMambaMixer(
+                config.hidden_size, config.state_size, config.conv_kernel, config.expand, order
+            )
+            norm = nn.RMSNorm(config.hidden_size, config.layer_norm_eps)
+            self.layers.append(MambaBlock(norm, mixer, rate))
+        self.drop_path = DropPath(config.drop_path_rate)
+        self.needs_temporal_order = any(scan.temporal for order in orders for scan in SCANS[order])
+
+    def forward(self, hidden_states: Tensor, temporal: Reordering | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Run all blocks.
+
+        Args:
+            hidden_states: the embeddings, `(b, l, d)`.
+            temporal: how to order the tokens by place first.
+
+        Returns:
+            The residual with the last block's output, and the residual that entered each block, in float32 or wider,
+            each `(b, l, d)`.
+        """
+        residual = None
+        residuals = []
+        for layer in self.layers:
+            hidden_states, residual = layer(hidden_states, residual, temporal=temporal)
+            residuals.append(residual)
+        return add_residual(self.drop_path(hidden_states), residual), residuals
+
+
+class VideoMambaModel(VideoMambaPreTrainedModel):
+    """The tokens of a clip or of a picture, encoded.
+
+    Args:
+        config: of the model.
+    """
+
+    _auto_class = "AutoModel"
+
+    def __init__(self, config: VideoMambaConfig):
+        super().__init__(config)
+        self.embeddings = VideoEmbeddings(
+            config.hidden_size,
+            config.num_channels,
+            config.frame_size,
+            config.patch_shape,
+            config.num_frames,
+            config.tubelet_size,
+        )
+        self.encoder = VideoMambaEncoder(config)
+        self.norm = nn.RMSNorm(config.hidden_size, config.layer_norm_eps)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the projection of patches."""
+        return self.embeddings.patch_embeddings
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        bool_masked_pos: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> BaseModelOutputWithPooling:
+        """Encode clips or pictures.
+
+        Args:
+            pixel_values_videos: `(b, t, channels, height, width)`; or pictures.
+            pixel_values: pictures, `(b, channels, height, width)`, instead. A picture is a clip of one frame.
+            bool_masked_pos: `(b, t / tubelet_size * p)`, true for patches that are left out, as many in each clip.
+            interpolate_pos_encoding: take clips of any length and size, and interpolate the tables of places and
+                times for them.
+            output_hidden_states: return them.
+
+        Returns:
+            `last_hidden_state`, `(b, l, d)`: the class token, then the visible patches of one frame after the other,
+            normed. `pooler_output`, `(b, d)`: the class token. `hidden_states`: the residual that enters each block,
+            in float32 or wider, and the last one, normed.
+
+        Raises:
+            ValueError: if shapes do not fit, or if a mask hides all patches of a clip.
+        """
+        clips = as_clips(pixel_values_videos, pixel_values)
+        hidden_states = self.embeddings(clips, interpolate_pos_encoding)
+        tokens = torch.arange(hidden_states.shape[1], device=hidden_states.device)
+        num_times = clips.shape[1] // self.config.tubelet_size
+        num_patches = (len(tokens) - 1) // num_times
+        if bool_masked_pos is not None:
+            tokens = visible_tokens(bool_masked_pos, (len(clips), num_times * num_patches))
+            hidden_states = hidden_states.take_along_dim(tokens[..., None], dim=1)
+        temporal = None
+        if self.encoder.needs_temporal_order:
+            temporal = temporal_order(num_times, num_patches, tokens)
+        residual, residuals = self.encoder(hidden_states, temporal)
+        normed = self.norm(residual).to(hidden_states.dtype)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        return BaseModelOutputWithPooling(
+            last_hidden_state=normed,
+            pooler_output=normed[:, 0],
+            hidden_states=(*residuals, normed) if output_hidden_states else None,
+        )
+
+
+class VideoMambaForVideoClassification(VideoMambaPreTrainedModel):
+    """A VideoMamba with a linear classifier on its class token.
+
+    With `distillation_size` it has a head that learns the features of a smaller teacher, too; see section 3.3 of the
+    paper.
+
+    Args:
+        config: of the model.
+    """
+
+    _auto_class = "AutoModelForVideoClassification"
+    # A classifier loads from a student: the head of its distillation is no part of the result.
+    _keys_to_ignore_on_load_unexpected = [r"^distillation_head\."]
+
+    def __init__(self, config: VideoMambaConfig):
+        super().__init__(config)
+        self.videomamba = VideoMambaModel(config)
+        self.num_labels: Any = config.num_labels
+        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
+        self.distillation_head = None
+        if config.distillation_size is not None:
+            self.distillation_head = DistillationHead(
+                config.hidden_size, config.distillation_size, config.layer_norm_eps
+            )
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: Tensor | None = None,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        teacher_features: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> VideoMambaClassifierOutput:
+        """Classify clips or pictures.
+
+        Args:
+            pixel_values_videos, pixel_values, interpolate_pos_encoding, output_hidden_states: as in
+                `VideoMambaModel`.
+            labels: classes, `(b,)`; probabilities of classes, `(b, num_labels)`, as mixtures of samples have them; or
+                values, for `config.problem_type` `"regression"`.
+            teacher_features: the teacher's `last_hidden_state`, `(b, l, distillation_size)`.
+
+        Raises:
+            ValueError: as `VideoMambaModel`, or if the teacher's features do not fit.
+        """
+        outputs = self.videomamba(
+            pixel_values_videos,
+            pixel_values,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+        logits = self.classifier(outputs.pooler_output)
+        loss = None
+        if labels is not None:
+            loss = self._label_loss(labels, logits)
+        features = None
+        if self.distillation_head is not None:
+            features = self.distillation_head(outputs.last_hidden_state)
+        if teacher_features is not None:
+            distance = self._distance(features, teacher_features)
+            loss = distance if loss is None else loss + distance
+        return VideoMambaClassifierOutput(
+            loss=loss, logits=logits, hidden_states=outputs.hidden_states, distillation_features=features
+        )
+
+    def _label_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
+        is_mixed = labels.ndim == 2 and labels.is_floating_point()
+        if is_mixed and self.config.problem_type in (None, "single_label_classification"):
+            return nn.functional.cross_entropy(logits.float(), labels.float())
+        return self.loss_function(labels, logits, self.config)
+
+    def _distance(self, features: Tensor | None, teacher_features: Tensor) -> Tensor:
+        if features is None:
+            raise ValueError("distillation_size must be the width of teacher_features, got None")
+        if features.shape != teacher_features.shape:
+            raise ValueError(f"teacher_features must be {tuple(features.shape)}, got {tuple(teacher_features.shape)}")
+        return alignment_distance(features, teacher_features)
+
+
+class VideoMambaForImageClassification(VideoMambaForVideoClassification):
+    """A VideoMamba of one frame with a linear classifier on its class token, for pictures.
+
+    Args:
+        config: of the model, with `num_frames=1`.
+    """
+
+    _auto_class = "AutoModelForImageClassification"
+    main_input_name = "pixel_values"
+    input_modalities = ["image"]
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        teacher_features: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> VideoMambaClassifierOutput:
+        """Classify pictures, `(b, channels, height, width)`; arguments as in `VideoMambaForVideoClassification`."""
+        return super().forward(
+            pixel_values=pixel_values,
+            labels=labels,
+            teacher_features=teacher_features,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            output_hidden_states=output_hidden_states,
+            return_dict=True,
+        )
+
+
+class VideoMambaForPreTraining(VideoMambaPreTrainedModel):
+    """A VideoMamba that learns a teacher's features of the patches that a mask leaves visible.
+
+    Args:
+        config: of the model.
+
+    Source: Li et al. 2024, arXiv:2403.06977, section 3.4; `PretrainVideoMamba` of OpenGVLab/VideoMamba.
+    """
+
+    _auto_class = "AutoModelForPreTraining"
+
+    def __init__(self, config: VideoMambaConfig):
+        super().__init__(config)
+        self.videomamba = VideoMambaModel(config)
+        self.alignment_heads = nn.ModuleList()
+        for _ in range(config.num_alignment_layers):
+            self.alignment_heads.append(AlignmentHead(config.hidden_size, config.alignment_size))
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values_videos: Tensor | None = None,
+        bool_masked_pos: Tensor | None = None,
+        teacher_features: Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        output_hidden_states: bool | None = None,
+        **kwargs: Any,
+    ) -> VideoMambaPreTrainingOutput:
+        """Align the features of visible patches with a teacher's.
+
+        Args:
+            pixel_values_videos, bool_masked_pos, interpolate_pos_encoding, output_hidden_states: as in
+                `VideoMambaModel`.
+            teacher_features: of all tokens or of the visible ones, `(k, b, l, alignment_size)`.
+
+        Raises:
+            ValueError: as `VideoMambaModel`, or if the teacher's features do not fit.
+        """
+        outputs = self.videomamba(
+            pixel_values_videos,
+            bool_masked_pos=bool_masked_pos,
+            interpolate_pos_encoding=interpolate_pos_encoding,
+            output_hidden_states=True,
+            return_dict=True,
+        )
+        last = outputs.last_hidden_state
+        tokens = torch.arange(last.shape[1], device=last.device).expand(len(last), -1)
+        if bool_masked_pos is not None:
+            tokens = visible_tokens(bool_masked_pos, (len(last), bool_masked_pos.shape[-1]))
+        features = self._align(outputs.hidden_states, tokens)
+        loss = None
+        if teacher_features is not None:
+            loss = self._loss(features, teacher_features, tokens)
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        hidden_states = outputs.hidden_states if output_hidden_states else None
+        return VideoMambaPreTrainingOutput(loss=loss, aligned_features=features, hidden_states=hidden_states)
+
+    def _align(self, hidden_states: tuple[Tensor, ...], tokens: Tensor) -> Tensor:
+        """Return the features of the aligned layers, `(k, b, visible, alignment_size)`.
+
+        Args:
+            hidden_states: of the base model.
+            tokens: numbers of the visible ones, `(b, visible)`.
+        """
+        dtype = hidden_states[-1].dtype
+        table = sinusoidal_positions(int(tokens.max()) + 1, self.config.hidden_size, tokens.device)
+        positions = table[0, tokens]
+        aligned = []
+        for head, layer in zip(self.alignment_heads, self._aligned_layers(), strict=True):
+            states = self._output_of(layer, hidden_states)
+            aligned.append(head((states + positions).to(dtype)))
+        return torch.stack(aligned)
+
+    def _aligned_layers(self) -> list[int]:
+        """Return the layers to align, counted from 0, in ascending order."""
+        last = self.config.num_hidden_layers - 1
+        steps = reversed(range(self.config.num_alignment_layers))
+        return [last - step * self.config.alignment_interval for step in steps]
+
+    def _output_of(self, layer: int, hidden_states: tuple[Tensor, ...]) -> Tensor:
+        """Return the states of a layer that are aligned."""
+        is_last = layer == self.config.num_hidden_layers - 1
+        if is_last and self.config.align_last_output:
+            return hidden_states[-1]
+        if is_last:
+            return hidden_states[layer]
+        return self.videomamba.norm(hidden_states[layer + 1])
+
+    def _loss(self, features: Tensor, teacher_features: Tensor, tokens: Tensor) -> Tensor:
+        """Return the distance of the visible tokens' features; `tokens` are their numbers."""
+        layers, batch, visible, channels = features.shape
+        shape = tuple(teacher_features.shape)
+        is_of_all = len(shape) == 4 and shape[2] > int(tokens.max()) and shape[2] > visible
+        if is_of_all:
+            teacher_features = teacher_features.take_along_dim(tokens[None, ..., None], dim=2)
+        if teacher_features.shape != features.shape:
+            wanted = f"({layers}, {batch}, {visible} visible tokens or all, {channels})"
+            raise ValueError(f"teacher_features must be {wanted}, got {shape}")
+        return alignment_distance(features, teacher_features, self.config.alignment_loss)
+
+
+def as_clips(pixel_values_videos: Tensor | None, pixel_values: Tensor | None) -> Tensor:
+    """Return clips, `(b, t, channels, height, width)`, of clips or of pictures.
+
+    Raises:
+        ValueError: unless one of them is given, with 4 or 5 dimensions.
+    """
+    given = [pixels for pixels in (pixel_values_videos, pixel_values) if pixels is not None]
+    if len(given) != 1:
+        raise ValueError(f"one of pixel_values_videos and pixel_values must be given, got {len(given)}")
+    pixels = given[0]
+    if pixels.ndim == 4:
+        return pixels[:, None]
+    if pixels.ndim != 5:
+        raise ValueError(f"pixels must be (batch, frames, channels, height, width), got {tuple(pixels.shape)}")
+    return pixels
+
+
+def visible_tokens(bool_masked_pos: Tensor, wanted: tuple[int, int]) -> Tensor:
+    """Return the numbers of the tokens that a mask leaves, `(b, visible)`; the class token, 0, is among them.
+
+    Args:
+        bool_masked_pos: true for patches that are left out.
+        wanted: its shape, `(b, patches)`.
+
+    Raises:
+        ValueError: if the shape is another one, if a clip has no visible patch, or if clips have different numbers.
+    """
+    shape = tuple(bool_masked_pos.shape)
+    if shape != wanted or bool_masked_pos.dtype != torch.bool:
+        raise ValueError(f"bool_masked_pos must be {wanted} in bool, got {shape} in {bool_masked_pos.dtype}")
+    is_visible = nn.functional.pad(~bool_masked_pos, (1, 0), value=True)
+    counts = is_visible.sum(dim=1).tolist()
+    if min(counts) != max(counts):
+        raise ValueError(f"bool_masked_pos must hide as many patches in each clip, got {counts} visible tokens")
+    if counts[0] == 1:
+        raise ValueError("bool_masked_pos must leave a patch visible in each clip, got all hidden")
+    return is_visible.nonzero()[:, 1].unflatten(0, (len(is_visible), -1))
