@@ -222,8 +222,8 @@ class VideoMambaForVideoClassification(VideoMambaPreTrainedModel):
     def __init__(self, config: VideoMambaConfig):
         super().__init__(config)
         self.videomamba = VideoMambaModel(config)
-        self.num_labels: Any = config.num_labels
-        self.classifier = nn.Linear(config.hidden_size, self.num_labels)
+        num_labels: Any = config.num_labels
+        self.classifier = nn.Linear(config.hidden_size, num_labels)
         self.distillation_head = None
         if config.distillation_size is not None:
             self.distillation_head = DistillationHead(
