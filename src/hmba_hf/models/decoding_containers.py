@@ -25,7 +25,7 @@ from typing import Any
 import av
 from huggingface_hub.utils import httpx
 
-from .decoding_endings import next_ftyp
+from .decoding_joined import NOT_READ, NextFile, next_file
 
 # PyAV before 19 refuses tags that are not UTF-8 without this option, and PyAV from 19 on has no such option.
 _PYAV = int(av.__version__.partition(".")[0])
@@ -206,7 +206,7 @@ def _open(source: Any, name: str, source_format: str | None, options: dict[str, 
         protocols = _REMOTE_PROTOCOLS if _ADDRESS.match(source) else _LOCAL_PROTOCOLS
     else:
         _check_head(source, name, source_format)
-        source.hide_next_file()
+        source.look_behind()
         source.seek(0)
     with errors_named(name, "cannot be read as a video"):
         try:
@@ -279,6 +279,7 @@ class ReadableFile:
         self.name = f"video{suffix}"
         self.end: int | None = None  # of what is shown of the file, if more is there
         self.whole_size: int | None = None  # of the file, likewise
+        self.next_file: NextFile | None = None  # behind the first one, where files were joined
         self._is_searched = False
 
     def read(self, size: int) -> bytes:
@@ -305,14 +306,16 @@ class ReadableFile:
         except _READ_TROUBLE as error:
             raise VideoDecodeError(f"{self._title} cannot be read as a video: {error}") from error
 
-    def hide_next_file(self) -> None:
-        """Show the first one alone of MP4 files that were joined byte by byte."""
+    def look_behind(self) -> None:
+        """Find out whether another file was joined byte by byte; unless FFmpeg reads on into it, hide it."""
         if self._is_searched:
             return
         self._is_searched = True
         size = self.seek(0, SEEK_END)
-        self.end = next_ftyp(self._bytes_at, size)
-        self.whole_size = None if self.end is None else size
+        self.next_file = next_file(self._bytes_at, size)
+        if self.next_file is not None and self.next_file.fate == NOT_READ:
+            self.end = self.next_file.start
+            self.whole_size = size
 
     def _bytes_at(self, place: int, length: int) -> bytes:
         self.seek(place)

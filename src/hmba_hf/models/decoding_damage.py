@@ -17,6 +17,7 @@ _OGG_PAGE = b"OggS"
 _OGG_HEADER = 27  # bytes, of which the last one counts the lengths that follow
 _OGG_LONGEST = _OGG_HEADER + 255 + 255 * 255
 _OGG_CHECKSUM = slice(22, 26)
+_OGG_FIRST = 2  # flag of the first page of a stream
 # Elements of Matroska that hold others, and those that hold pictures.
 _MATROSKA_OUTER = (0x18538067, 0x1F43B675, 0xA0)
 _MATROSKA_CLUSTER = 0x1F43B675
@@ -237,7 +238,7 @@ class Continuity:
 
     def _page_at(self, place: int) -> bytes:
         page = self._bytes_at(place, _OGG_LONGEST)
-        return page[: _page_length(page)]
+        return page[: ogg_page_length(page)]
 
     def _is_next_page(self, page: bytes) -> bool:
         """Return whether a page is what was written, and follows the one before of its stream."""
@@ -245,14 +246,15 @@ class Continuity:
             return False
         stream = page[14:18]
         number = int.from_bytes(page[18:22], "little")
-        before = self._pages.get(stream)
+        begins_anew = bool(page[5] & _OGG_FIRST)
+        before = None if begins_anew else self._pages.get(stream)
         self._pages[stream] = number
         blank = page[: _OGG_CHECKSUM.start] + bytes(4) + page[_OGG_CHECKSUM.stop :]
         found = _turned_checksum(blank).to_bytes(4, "little").translate(_TURNED)
         return found == page[_OGG_CHECKSUM][::-1] and before in (None, number - 1)
 
 
-def _page_length(page: bytes) -> int:
+def ogg_page_length(page: bytes) -> int:
     """Bytes of the page of an Ogg file with which `page` begins; zero where none does."""
     if not page.startswith(_OGG_PAGE) or len(page) < _OGG_HEADER:
         return 0

@@ -18,8 +18,6 @@ FLV_TAG_HEADER = 11  # bytes, of which three hold the length of what follows; be
 MXF_FOOTER = bytes.fromhex("060e2b34020501010d0102010104")
 MXF_PARTITIONS = bytes.fromhex("060e2b34020501010d01020101110100")
 MXF_KEY = 16  # bytes
-MP4_START = b"ftyp"  # kind of the first box, behind its length
-MOST_BOXES = 2**15  # of an MP4 file, among which the start of another one is looked for
 LARGEST_FILE = 2**53  # bytes: larger numbers are no lengths
 OGG_PAGE = b"OggS"
 OGG_PAGE_HEADER = 27  # bytes, of which the sixth holds flags and the last one counts the lengths that follow
@@ -62,30 +60,6 @@ def stated_end(format_name: str, head: bytes) -> int | None:
         return None
     (length,) = struct.unpack_from(">d", head, place)
     return int(length) if 0 < length < LARGEST_FILE else None
-
-
-def next_ftyp(bytes_at: Callable[[int, int], bytes], size: int) -> int | None:
-    """Return the byte at which another MP4 file begins behind the first one, `None` where none does.
-
-    FFmpeg takes the fragments and indices of both for those of one recording.
-
-    Args:
-        bytes_at: gives the bytes from a place on, at most so many.
-        size: of the file.
-    """
-    place = 0
-    for _ in range(MOST_BOXES):
-        header = bytes_at(place, 16)
-        kind = header[4:8]
-        if len(header) < 8 or (place == 0) != (kind == MP4_START):
-            return place if kind == MP4_START else None
-        length = int.from_bytes(header[:4], "big")
-        if length == 1:
-            length = int.from_bytes(header[8:], "big")
-        if length < 8 or place + length >= size:
-            return None
-        place += length
-    return None
 
 
 def torn_bytes(format_name: str, bytes_at: Callable[[int, int], bytes], size: int) -> str | None:

@@ -1,6 +1,5 @@
 """From an open container to the packets of its video, and whether they are as many as the file promises."""
 
-import re
 import time
 from bisect import bisect_right
 from collections import deque
@@ -14,7 +13,8 @@ import av
 from av.format import Flags
 
 from .decoding_damage import Continuity, SliceChecksums, meets_another_recording
-from .decoding_endings import LONGEST_HEAD, asf_properties, stated_end, torn_bytes
+from .decoding_endings import LONGEST_HEAD, asf_properties, torn_bytes
+from .decoding_joined import LONGEST_TRAILER, NOT_READ, NextFile, is_header, start_in
 
 # Seconds without a packet after which a source with "try again" counts as ended, and between two tries.
 PATIENCE = 10.0
@@ -43,19 +43,6 @@ UNSETTLED = 4
 ROUNDING = 2
 # The bytes between the start of a chunk, which the index of an AVI file names, and its data.
 AVI_CHUNK_HEADER = 8
-# How files begin, of which others may follow where they are joined.
-FIRST_BYTES = {
-    "matroska,webm": re.compile(rb"\x1a\x45\xdf\xa3"),
-    "flv": re.compile(rb"FLV\x01"),
-    MP4: re.compile(rb"\0\0\0.ftyp", re.DOTALL),
-    "asf": re.compile(rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11"),
-    "avi": re.compile(rb"RIFF....AVI ", re.DOTALL),
-}
-LONGEST_START = 12  # bytes of them
-# What becomes of a file behind another one. FFmpeg reads one more of Matroska, all of AVI, and none of other formats.
-NOT_READ = "which is not read"
-FATES = {"avi": "whose pictures are counted on", "matroska,webm": "whose clock begins anew"}
-LONGEST_TRAILER = 2**20  # bytes behind the last picture in which another file is looked for: indices and tags
 # How whole pictures of codecs end whose decoders fill the rest of half a picture with old memory.
 LAST_BYTES = {"mjpeg": (b"\xff\xd9",), "gif": (b"\x00", b"\x3b")}
 
@@ -213,6 +200,8 @@ class VideoPackets:
                 for packet in self.container.demux():
                     waiting_since = None
                     if packet.stream.index == self.stream.index:
+                        if self._is_joined_ogg and is_header(self.stream.codec_context.name, bytes(packet)):
+                            continue
                         self._correct(packet)
                     self._note(packet)
                     yield packet
@@ -276,25 +265,26 @@ class VideoPackets:
     def next_files(self) -> dict[int, str]:
         """Find the bytes at which other files begin, as in files joined byte by byte, and what becomes of each.
 
-        One may begin at the end of the file by its header, another one behind the last packet. The latter is not
-        known as long as packets are to come.
+        One may follow the first file, another one the last packet. The latter is not known as long as packets are to
+        come.
         """
-        format_name = self.container.format.name
-        start = FIRST_BYTES.get(format_name)
-        if start is None:
-            return {}
         files = {}
-        if self._whole_size is not None:
-            files[self.source.end] = NOT_READ
-        stated = stated_end(format_name, self._bytes_at(0, LONGEST_HEAD)) or 0
-        if stated and start.match(self._bytes_at(stated, LONGEST_START)):
-            files[stated] = FATES.get(format_name, NOT_READ)
+        if self._next_file is not None:
+            files[self._next_file.start] = self._next_file.fate
         end = self._end_of_packets()
         if end is not None:
-            found = start.search(self._bytes_at(end, LONGEST_TRAILER))
+            found = start_in(self.container.format.name, self._bytes_at(end, LONGEST_TRAILER))
             if found is not None:
-                files.setdefault(end + found.start(), NOT_READ)
+                files.setdefault(end + found, NOT_READ)
         return files
+
+    @property
+    def _next_file(self) -> NextFile | None:
+        return getattr(self.source, "next_file", None)
+
+    @property
+    def _is_joined_ogg(self) -> bool:
+        return self.container.format.name == "ogg" and self._next_file is not None
 
     @property
     def _whole_size(self) -> int | None:
@@ -314,7 +304,8 @@ class VideoPackets:
     @property
     def may_hide_a_file(self) -> bool:
         """Whether another file follows that may not be read after a seek, as that of AVI is."""
-        return self.container.format.name not in ("avi", MP4) and bool(self.next_files())
+        is_hidden = self._whole_size is not None
+        return not is_hidden and self.container.format.name != "avi" and bool(self.next_files())
 
     def torn_end(self) -> str | None:
         """Return the evidence that a file was longer, even without a promised duration; `None` where there is none."""
@@ -343,8 +334,10 @@ class VideoPackets:
         """Whether a seek leads to the right pictures.
 
         Few packets of a program stream have timestamps, and FFmpeg guesses wrong ones for the others after a seek. An
-        MXF file without its end has no index.
+        MXF file without its end has no index. In joined Ogg files FFmpeg looks for times in the first one alone.
         """
+        if self._is_joined_ogg:
+            return False
         format_name = self.container.format.name
         return not guesses_times(self.container) and (format_name != "mxf" or self.torn_file() is None)
 
