@@ -179,7 +179,7 @@ def from_drama_row_without_pictures(row: Mapping[str, Any], split: str = "train"
     """Read a row of the DRAMA schema as in `from_drama_row`, with an empty video in the place of its frames."""
     _check_drama_row(row)
     for frame in row["frames"]:
-        _check_file(frame, f"row {row['id']}")
+        check_file(frame, f"row {row['id']}")
     return _drama_sample(row, split, video=b"")
 
 
@@ -200,13 +200,13 @@ def _drama_sample(row: Mapping[str, Any], split: str, **pictures: Any) -> Sample
 def _check_drama_row(row: Mapping[str, Any]) -> None:
     """Raise `ValueError` unless the values of a row have the types of the schema."""
     name = f"row {row['id']}"
-    _check_media(row["frames"], name, "frames")
+    check_media(row["frames"], name, "frames")
     lists: Any = (list, tuple)
     texts: Any = {"id": str, "question": str, "answer": str}
     check_fields(dict(row), name, **texts, width=Integral, height=Integral, objects=lists, frames=lists)
     for item in row["objects"]:
         check_fields(item, f"{name}, objects", bbox=lists, category=str)
-    _check_tags(row, name)
+    check_tags(row, name)
 
 
 def to_bddx_row(sample: Sample, start: float, end: float) -> dict[str, Any]:
@@ -256,15 +256,15 @@ def from_bddx_row(row: Mapping[str, Any], split: str = "train") -> Sample:
         if row[key] is None:
             raise ValueError(f"{name} must have a value for {key!r}, got none")
     check_fields(dict(row), name, video_id=str, segment=Integral, action=str, justification=str)
-    _check_tags(row, name)
+    check_tags(row, name)
     video = row["video"]
-    _check_media(video, name, "a video")
-    _check_file(video, name)
+    check_media(video, name, "a video")
+    check_file(video, name)
     return Sample(
         id=f"{row['video_id']}_{row['segment']}",
         question=BDDX_QUESTION,
         answer=f"{row['action']}\n{row['justification']}",
-        video=_content(video),
+        video=file_content(video),
         split=split,
         tags=row.get("tags") or (),
         parts=BDDX_PARTS,
@@ -324,12 +324,13 @@ def import_datasets() -> Any:
     return datasets
 
 
-def _check_media(media: Any, name: str, kind: str) -> None:
+def check_media(media: Any, name: str, kind: str) -> None:
+    """Raise `ValueError` if a row was prepared without its pictures or its video."""
     if media is None:
         raise ValueError(f"{name} must hold {kind}, got none: its dataset was prepared with annotations only")
 
 
-def _check_file(file: Any, name: str) -> None:
+def check_file(file: Any, name: str) -> None:
     """Raise `ValueError` unless a file of a row is `{"bytes", "path"}` with one of them."""
     held = file if isinstance(file, Mapping) else {}
     content = held.get("bytes")
@@ -337,21 +338,22 @@ def _check_file(file: Any, name: str) -> None:
         raise ValueError(f"{name} must have files with 'bytes' or a 'path', got {reprlib.repr(file)}")
 
 
-def _check_tags(row: Mapping[str, Any], name: str) -> None:
+def check_tags(row: Mapping[str, Any], name: str) -> None:
+    """Raise `ValueError` unless the tags of a row, if it has any, are texts."""
     tags = row.get("tags") or ()
     if not isinstance(tags, (list, tuple)) or not all(isinstance(tag, str) for tag in tags):
         raise ValueError(f"{name} must have a list of texts as tags, got {tags!r}")
 
 
 def _to_picture(frame: Any, name: str, limits: SourceLimits) -> Image.Image:
-    _check_media(frame, f"row {name}", "a picture for each frame")
+    check_media(frame, f"row {name}", "a picture for each frame")
     if not isinstance(frame, Image.Image):
-        _check_file(frame, f"row {name}")
-        return read_picture(_content(frame), limits)
+        check_file(frame, f"row {name}")
+        return read_picture(file_content(frame), limits)
     return upright_rgb(frame, limits)
 
 
-def _content(file: Mapping[str, Any]) -> Any:
+def file_content(file: Mapping[str, Any]) -> Any:
     """Return the bytes of a row's file, or its path where there are none."""
     if file.get("bytes") is None:
         return file["path"]

@@ -1,0 +1,1 @@
+"""Videos of actions, each with the class that it shows."""
