@@ -2,10 +2,12 @@ import errno
 import json
 from dataclasses import replace
 from itertools import islice
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from hmba_hf.data.bad_samples import BadSamples, UnreadableSample
 from hmba_hf.data.encoded_samples import EncodedSamples, EncodedStream, readable_samples
@@ -180,3 +182,34 @@ def test_a_stream_of_nothing_but_bad_samples_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="at least one sample must be readable, got none"):
         next(iter(EncodedStream(stream, COLLATOR, BadSamples("skip"))))
     assert list(EncodedStream(Passages([]), COLLATOR, BadSamples("skip"))) == [], "as in a worker without rows"
+
+
+NAMED = [SimpleNamespace(id=str(number)) for number in range(4)]
+
+
+class Drawing:
+    """An encoder that draws a number for each sample."""
+
+    def encode(self, sample, generator):
+        return {"number": torch.rand((), generator=generator, dtype=torch.float64)}
+
+
+def test_what_a_sample_draws_depends_on_seed_epoch_and_index_alone():
+    encoded = EncodedSamples(NAMED, Drawing(), BadSamples("stop"), seed=1)
+    first = [float(encoded[index]["number"]) for index in range(4)]
+    assert len(set(first)) == 4
+    torch.rand(3)
+    assert [float(encoded[index]["number"]) for index in reversed(range(4))] == first[::-1]
+    encoded.set_epoch(1)
+    second = [float(encoded[index]["number"]) for index in range(4)]
+    assert not set(first) & set(second)
+    other = EncodedSamples(NAMED, Drawing(), BadSamples("stop"), seed=2)
+    assert not set(first) & {float(other[index]["number"]) for index in range(4)}
+
+
+def test_workers_that_outlive_an_epoch_draw_anew():
+    encoded = EncodedSamples(NAMED, Drawing(), BadSamples("stop"), seed=1)
+    loader = DataLoader(encoded, batch_size=None, num_workers=1, persistent_workers=True)
+    for epoch in range(2):
+        encoded.set_epoch(epoch)
+        assert [float(row["number"]) for row in loader] == [float(encoded[index]["number"]) for index in range(4)]

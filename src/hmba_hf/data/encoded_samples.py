@@ -4,11 +4,13 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import Any, Protocol
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch.utils.data import Dataset, IterableDataset
 from tqdm.auto import tqdm
 
+from ..digests import digest_text
 from .bad_samples import READ_ERRORS, BadSamples
 from .dataset_streams import SampleStream
 from .samples import Sample
@@ -32,12 +34,27 @@ class EncodedSamples(Dataset):
 
     Under the policy `"skip"`, the next readable sample takes the place of an unreadable one. Batches keep their size
     in every process, and an index always gives the same sample.
+
+    Args:
+        samples: of the sequence.
+        encoder: turns one into inputs. With a seed it takes a `generator`, too, a `torch.Generator`.
+        bad: what becomes of samples that cannot be read.
+        seed: of random crops and the like. What they draw depends on it, on the epoch and on the index alone, not on
+            workers, processes or where a run was stopped.
     """
 
-    def __init__(self, samples: Sequence[Sample], encoder: SampleEncoder, bad: BadSamples):
+    def __init__(self, samples: Sequence[Any], encoder: Any, bad: BadSamples, seed: int | None = None):
         self.samples = samples
         self.encoder = encoder
         self.bad = bad
+        self.seed = seed
+        self._epoch = torch.zeros((), dtype=torch.int64)
+        if seed is not None:
+            self._epoch.share_memory_()  # workers that outlive an epoch see it change
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw other crops than in the epochs before."""
+        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -57,11 +74,18 @@ class EncodedSamples(Dataset):
             try:
                 sample = self.samples[place]
                 name = f"sample {sample.id}"
-                return self.encoder.encode(sample)
+                return self._encode(sample, place)
             except READ_ERRORS as error:
                 self.bad.meet(name, error)
                 last = error
         raise ValueError(_NONE.format(last))
+
+    def _encode(self, sample: Any, place: int) -> dict[str, Any]:
+        if self.seed is None:
+            return self.encoder.encode(sample)
+        digest = digest_text(f"{self.seed} {int(self._epoch)} {place}")
+        generator = torch.Generator().manual_seed(int(digest[:15], 16))
+        return self.encoder.encode(sample, generator=generator)
 
 
 class EncodedStream(IterableDataset):

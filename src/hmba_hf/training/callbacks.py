@@ -12,6 +12,8 @@ from accelerate import Accelerator
 from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
+from ..data.encoded_samples import EncodedSamples
+
 
 class ExactResume(TrainerCallback):
     """What a run needs, besides its checkpoint, to resume as if nothing had stopped it.
@@ -41,9 +43,13 @@ class ExactResume(TrainerCallback):
             state.best_model_checkpoint = str(best)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Let an epoch that is begun again draw its samples in the same order."""
+        """Let an epoch that is begun again draw its samples in the same order, and each of them as before."""
         seed = args.seed if args.data_seed is None else args.data_seed
-        self.order.manual_seed(seed + int(state.epoch or 0))
+        epoch = int(state.epoch or 0)
+        self.order.manual_seed(seed + epoch)
+        dataset = getattr(kwargs.get("train_dataloader"), "dataset", None)
+        if isinstance(dataset, EncodedSamples):
+            dataset.set_epoch(epoch)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Log and evaluate before a checkpoint is saved: what has not been done by then is in none."""
