@@ -180,5 +180,5 @@ def test_a_name_that_is_taken_is_refused(toy):
         register_task(find_task("answering"))
     with pytest.raises(ValueError, match="model_type must be one that no family has, got 'hmba'"):
         register_family(FAMILIES[0])
-    with pytest.raises(ValueError, match=r"task must be of \['answering', 'toy'\], got 'singing'"):
+    with pytest.raises(ValueError, match=r"task must be of .*'toy'\], got 'singing'"):
         register_family(FAMILIES[0]._replace(model_type="bird", task="singing"))

@@ -23,7 +23,7 @@ revision token cache_dir subfolder local_files_only force_download proxies trust
 
 
 class Family(NamedTuple):
-    """A family of models beside its files in `models/`.
+    """A family of models beside its files in `models/`; one row for each task that it has models for.
 
     Attributes:
         model_type: in the configuration of its checkpoints.
@@ -41,6 +41,8 @@ class Family(NamedTuple):
         pipeline_tag: on the Hub.
         tags: of its cards.
         card: template of its cards, a file in `model_cards/` or the absolute path of another one.
+        architectures: names of the classes of models that the row is for, as configurations hold them; all classes of
+            the model type when empty.
     """
 
     model_type: str
@@ -56,6 +58,7 @@ class Family(NamedTuple):
     low_rank_part: str | None = None
     no_low_rank: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = ()
 
     def part_of(self, name: str) -> str | None:
         """Name the part of a parameter, also in a wrapped or a PEFT model; `None` for no part."""
@@ -72,6 +75,18 @@ class Family(NamedTuple):
         spared = {prefix.rstrip(".") for prefix in self.no_low_rank}
         return [module for module in self.modules_of(self.low_rank_part) if module not in spared]
 
+
+_VIDEOMAMBA: dict[str, Any] = {
+    "parts": {
+        "embeddings": "videomamba.embeddings.",
+        "encoder": ("videomamba.encoder.", "videomamba.norm."),
+        "head": ("classifier.", "distillation_head."),
+    },
+    # The released code decays `A_log`, against the mark that its parameters carry.
+    "no_weight_decay": ("cls_token", "position_embeddings", "temporal_embeddings"),
+    "tags": ("mamba", "video"),
+    "card": "videomamba.md",
+}
 
 FAMILIES = [
     Family(
@@ -97,10 +112,31 @@ FAMILIES = [
         tags=("driving", "mamba", "video"),
         card="hmba.md",
     ),
+    Family(
+        model_type="videomamba",
+        name="VideoMamba",
+        task="classification",
+        auto_class="AutoModelForVideoClassification",
+        architectures=("VideoMambaForVideoClassification",),
+        pipeline_tag="video-classification",
+        **_VIDEOMAMBA,
+    ),
+    Family(
+        model_type="videomamba",
+        name="VideoMamba",
+        task="classification",
+        auto_class="AutoModelForImageClassification",
+        architectures=("VideoMambaForImageClassification",),
+        pipeline_tag="image-classification",
+        **_VIDEOMAMBA,
+    ),
 ]
 
 # A task's room holds it as `TASK`, and is imported when it is asked for.
-TASKS: dict[str, Any] = {"answering": "hmba_hf.tasks.answering"}
+TASKS: dict[str, Any] = {
+    "answering": "hmba_hf.tasks.answering",
+    "classification": "hmba_hf.tasks.classification",
+}
 TASK_OF_VERSION_0_1 = "answering"  # its records and results name none
 
 
@@ -108,11 +144,12 @@ def register_family(family: Family) -> None:
     """Add a family; its task must be there.
 
     Raises:
-        ValueError: if its model type is taken, if there is no such task, if `low_rank_part` is no part, or if
-            `no_low_rank` has a prefix that is not of that part.
+        ValueError: if its model type is taken, or one of its architectures, if there is no such task, if
+            `low_rank_part` is no part, or if `no_low_rank` has a prefix that is not of that part.
     """
-    if any(known.model_type == family.model_type for known in FAMILIES):
-        raise ValueError(f"model_type must be one that no family has, got {family.model_type!r}")
+    for known in FAMILIES:
+        if known.model_type == family.model_type:
+            _check_apart(known, family)
     find_task(family.task)
     if family.low_rank_part not in (None, *family.parts):
         raise ValueError(f"low_rank_part must be of {sorted(family.parts)}, got {family.low_rank_part!r}")
@@ -147,17 +184,51 @@ def find_task(name: str) -> Any:
     return task
 
 
-def family_of(config: Any) -> Family:
-    """Return the family of a configuration.
+def family_of(model: Any, task: str | None = None) -> Family:
+    """Return the family of a model, also of one with low-rank updates, or of a configuration.
+
+    Of several rows of a model type, the class of a model chooses, and of a configuration the class that it names. The
+    first row is taken where no row is for that class.
+
+    Args:
+        model: or a configuration.
+        task: of the row, where a checkpoint may be loaded for another task than that of its own class.
 
     Raises:
         ValueError: if it is of none.
     """
-    for family in FAMILIES:
-        if family.model_type == config.model_type:
-            return family
-    known = [family.model_type for family in FAMILIES]
-    raise ValueError(f"model_type must be of {known}, got {config.model_type!r}")
+    config = getattr(model, "config", model)
+    rows = [family for family in FAMILIES if family.model_type == config.model_type]
+    if not rows:
+        known = list(dict.fromkeys(family.model_type for family in FAMILIES))
+        raise ValueError(f"model_type must be of {known}, got {config.model_type!r}")
+    if task is not None:
+        tasks = sorted({family.task for family in rows})
+        rows = [family for family in rows if family.task == task]
+        if not rows:
+            raise ValueError(f"task must be one that {config.model_type!r} has models for, {tasks}, got {task!r}")
+    for name in _class_names(model, config):
+        for family in rows:
+            if name in family.architectures:
+                return family
+    return rows[0]
+
+
+def _class_names(model: Any, config: Any) -> list[str]:
+    """Name the class of a model and those that it is made from, or the classes that a configuration names."""
+    if model is config:
+        return list(getattr(config, "architectures", None) or ())
+    if hasattr(model, "get_base_model"):  # of PEFT
+        model = model.get_base_model()
+    return [kind.__name__ for kind in type(model).__mro__]
+
+
+def _check_apart(known: Family, family: Family) -> None:
+    """Raise a `ValueError` if two rows of one model type are for the same class of models."""
+    if not known.architectures or not family.architectures:
+        raise ValueError(f"model_type must be one that no family has, got {family.model_type!r}")
+    if shared := sorted(set(known.architectures) & set(family.architectures)):
+        raise ValueError(f"architectures must be ones that no family has, got {shared}")
 
 
 def auto_class(family: Family) -> Any:

@@ -132,7 +132,7 @@ def compose_card(
         language="en",
         license=details.license,
         library_name="peft" if is_adapter(model) else "transformers",
-        pipeline_tag=family_of(_config(model)).pipeline_tag,
+        pipeline_tag=family_of(model).pipeline_tag,
         base_model=parents.names or None,
         base_model_relation=parents.relation if parents.names else None,
         datasets=_hub_datasets(learned_from) or None,
@@ -211,7 +211,7 @@ def _config(model: Any) -> Any:
 
 
 def _template(model: Any) -> str:
-    family = family_of(_config(model))
+    family = family_of(model)
     path = files("hmba_hf") / "model_cards" / family.card  # a path of its own where `card` is one
     return path.read_text(encoding="utf-8")
 
@@ -237,7 +237,7 @@ def tagged_card(
 
 
 def _tags(model: Any, details: CardDetails, is_drawn: bool) -> list[str]:
-    family = family_of(_config(model))
+    family = family_of(model)
     tags = [family.model_type, *family.tags, "custom_code"]
     tags += ["lora"] if is_adapter(model) else []
     tags += [_MICRO_WORLD] if is_drawn else []

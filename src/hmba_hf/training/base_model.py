@@ -25,12 +25,14 @@ class BaseRules(NamedTuple):
     """What a task adds to how a base is loaded.
 
     Attributes:
+        task: whose class of models a base is loaded as.
         may_lack: parts whose weights a base may lack.
         check: raises a `ValueError` if a part in `may_lack` does not fit what is asked for; of the model, what
             `from_pretrained` reports about its weights, the options, and the base's path.
         prepare: sets a processor up, of the processor, the model and the options.
     """
 
+    task: str
     may_lack: tuple[str, ...]
     check: Callable[[Any, dict[str, Any], Any, str], None]
     prepare: Callable[[Any, Any, Any], None]
@@ -139,7 +141,7 @@ def _configs(source: _Source) -> tuple[Any, Any]:
 def _load(source: _Source, is_quantised: bool) -> tuple[PreTrainedModel, Any]:
     path = source.path
     _, config = _configs(source)
-    family = family_of(config)
+    family = family_of(config, source.rules.task)
     options: dict[str, Any] = {}
     if is_quantised:
         device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"

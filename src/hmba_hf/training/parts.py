@@ -55,7 +55,7 @@ def learn(
         ValueError: if a name is unknown, if one part is to learn in two ways, or as `set_trainable`.
         ImportError: if peft is needed and not there.
     """
-    family = family_of(model.config)
+    family = family_of(model)
     known = {*family.parts, *(LOW_RANK if family.low_rank_part is not None else ())}
     if unknown := sorted(set(names) - known):
         raise ValueError(f"what learns must be of {sorted(known)}, got {unknown}")
@@ -85,7 +85,7 @@ def set_trainable(model: PreTrainedModel, parts: Sequence[str]) -> dict[str, int
     Raises:
         ValueError: if a part is unknown, if none has anything to learn, or if one that is to learn is quantised.
     """
-    family = family_of(model.config)
+    family = family_of(model)
     if unknown := sorted(set(parts) - set(family.parts)):
         raise ValueError(f"parts that learn must be of {sorted(family.parts)}, got {unknown}")
     counts = _choose(model, family, parts)

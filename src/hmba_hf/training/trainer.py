@@ -148,7 +148,7 @@ class ResumableTrainer(PushingTrainer):
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """Name the parameters that weight decay is applied to."""
         trained: Any = self.model
-        spared = family_of(trained.config).no_weight_decay
+        spared = family_of(trained).no_weight_decay
         vectors = {name for name, parameter in model.named_parameters() if len(shape_of(parameter)) < 2}
         decayed = []
         for name in super().get_decay_parameter_names(model):
@@ -183,7 +183,7 @@ class ResumableTrainer(PushingTrainer):
         rates: dict[torch.nn.Parameter, float] = {}
         if not self.learning_rates:
             return rates
-        groups = family_of(model.config).rates
+        groups = family_of(model).rates
         if unknown := sorted(self.learning_rates.keys() - groups.keys()):
             raise ValueError(f"learning_rates must be of {sorted(groups)}, got {unknown}")
         for group, prefixes in groups.items():  # a later group is a part of an earlier one

@@ -22,7 +22,7 @@ def load_base(arguments: ModelArguments, run: Path, is_resumed: bool) -> tuple[P
     Raises:
         ValueError: if the base holds an adapter that has learned and does not fit what is asked for.
     """
-    rules = BaseRules(may_lack=("adapter",), check=_check_adapter, prepare=_prepare_processor)
+    rules = BaseRules(task="answering", may_lack=("adapter",), check=_check_adapter, prepare=_prepare_processor)
     return base_model.load_base(arguments, run, is_resumed, rules)
 
 
@@ -35,7 +35,7 @@ def _prepare_processor(processor: Any, model: Any, arguments: ModelArguments) ->
 
 def _check_adapter(model: Any, loading: dict[str, Any], arguments: ModelArguments, path: str) -> None:
     """Refuse to cut down or to fill up an adapter that has learned; one that has not is drawn anew."""
-    part_of = family_of(model.config).part_of
+    part_of = family_of(model).part_of
     wanted = [name for name, _ in model.named_parameters() if part_of(name) == "adapter"]
     odd: dict[str, str] = {}
     for name, held, shape in loading["mismatched_keys"]:

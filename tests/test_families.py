@@ -1,0 +1,64 @@
+"""A family may have models for several tasks: its rows are told apart by the classes of models."""
+
+import pytest
+
+from hmba_hf.families import FAMILIES, TASKS, auto_class, family_of, register_family
+from hmba_hf.models.configuration_videomamba import VideoMambaConfig
+from hmba_hf.models.modeling_videomamba import VideoMambaForImageClassification, VideoMambaForVideoClassification
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 1, "image_size": 16, "num_frames": 1}
+PAIR = [
+    FAMILIES[0]._replace(model_type="bird", architectures=("BirdThatSings",), name="singing"),
+    FAMILIES[0]._replace(model_type="bird", architectures=("BirdThatFlies",), name="flying", task="flight"),
+]
+
+
+@pytest.fixture
+def birds(monkeypatch):
+    before = list(FAMILIES)
+    monkeypatch.setitem(TASKS, "flight", object())
+    for family in PAIR:
+        register_family(family)
+    yield
+    FAMILIES[:] = before
+
+
+def config(*architectures):
+    named = VideoMambaConfig(**SMALL, architectures=list(architectures) or None)
+    named.model_type = "bird"
+    return named
+
+
+def test_a_configuration_is_of_the_row_for_the_class_that_it_names(birds):
+    assert family_of(config("BirdThatFlies")).name == "flying"
+    assert family_of(config("BirdThatSings")).name == "singing"
+    assert family_of(config()).name == "singing"
+
+
+def test_a_task_chooses_the_row_whatever_class_a_configuration_names(birds):
+    assert family_of(config("BirdThatSings"), task="flight").name == "flying"
+    with pytest.raises(ValueError, match=r"task must be one that 'bird' has models for, .*, got"):
+        family_of(config("BirdThatSings"), task="retrieval")
+
+
+def test_the_class_of_a_model_counts_more_than_the_checkpoint_that_it_was_loaded_from():
+    named = VideoMambaConfig(**SMALL, architectures=["VideoMambaForVideoClassification"])
+    family = family_of(VideoMambaForImageClassification(named))
+    assert family.auto_class == "AutoModelForImageClassification"
+    assert family_of(VideoMambaForVideoClassification(named)).auto_class == "AutoModelForVideoClassification"
+    named.architectures = ["VideoMambaForImageClassification"]
+    assert auto_class(family_of(named)).__name__ == "AutoModelForImageClassification"
+
+
+def test_every_parameter_of_a_classifier_is_of_one_part():
+    model = VideoMambaForVideoClassification(VideoMambaConfig(**SMALL, distillation_size=8))
+    family = family_of(model)
+    parts = {name: family.part_of(name) for name, _ in model.named_parameters()}
+    assert None not in parts.values() and {*parts.values()} == {*family.parts}
+
+
+def test_two_rows_for_one_class_are_refused(birds):
+    with pytest.raises(ValueError, match=r"architectures must be ones that no family has, got \['BirdThatFlies'\]"):
+        register_family(PAIR[0]._replace(architectures=("BirdThatFlies",)))
+    with pytest.raises(ValueError, match="model_type must be one that no family has, got 'bird'"):
+        register_family(PAIR[0]._replace(architectures=()))
