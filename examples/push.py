@@ -2,7 +2,7 @@
 
     python examples/push.py --model hmba-drama --repo_id org/hmba-drama --results hmba-drama/test --license apache-2.0
 
-`--results` names folders that `evaluate.py` has written about this model. The push scores their answers again and
+`--results` names folders that `evaluate.py` has written about this model. The push scores their predictions again and
 refuses other numbers. The repository is private, and an existing public one is refused, unless `--public` is given.
 The token comes from `hf auth login` or `HF_TOKEN`.
 """
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--repo_id", required=True, help="repository, such as name/model")
     parser.add_argument("--results", nargs="*", default=[], help="folders of evaluate.py")
     parser.add_argument("--license", default=None, help="of the weights, such as apache-2.0")
-    parser.add_argument("--picture", default=None, help="of an answer, such as describe_video.py draws")
+    parser.add_argument("--picture", default=None, help="of a prediction, such as describe_video.py draws")
     parser.add_argument("--max_shard_size", default="5GB", help="of a file of weights")
     parser.add_argument("--public", action="store_true", help="let everybody see it")
     args = parser.parse_args()

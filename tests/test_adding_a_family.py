@@ -18,11 +18,12 @@ from hmba_hf.evaluation.scoring import ScoredRecords
 from hmba_hf.evaluation.splits import load_splits
 from hmba_hf.families import FAMILIES, TASKS, find_task, load_model, register_family, register_task
 from hmba_hf.files import read_json_object, write_json
-from hmba_hf.hub import save_checkpoint
+from hmba_hf.hub import CardDetails, save_checkpoint
 from hmba_hf.metrics.bootstrap import Bootstrap
 from hmba_hf.training import ResumableTrainer, set_trainable
 from hmba_hf.training.arguments import ResumableArguments
 from hmba_hf.training.checkpoints import checkpoint_to_resume
+from hmba_hf.training.run import draw_example
 
 WORLD = MicroWorldConfig(frame_size=32)
 RECIPE = {"learning_rate": 0.1}
@@ -126,6 +127,30 @@ def test_a_family_from_outside_is_trained_resumed_predicted_scored_and_shown(toy
     with pytest.raises(ValueError, match="must hold scores of this checkpoint"):
         other = toy.ToyModel(toy.ToyConfig())
         save_checkpoint(tmp_path / "other", other, processor, results=[predictions.parent])
+
+
+@pytest.mark.parametrize("is_drawn", [True, False])
+def test_a_task_draws_the_picture_of_its_cards_or_none(toy, processor, tmp_path, monkeypatch, is_drawn):
+    def draw(sample, prediction, processor, name):
+        assert (prediction, name) == (7, "Toy")
+        return sample.frames[-1]
+
+    if is_drawn:
+        monkeypatch.setitem(TASKS, "toy", find_task("toy")._replace(draw=draw))
+    model = toy.ToyModel(toy.ToyConfig())
+    trainer = ResumableTrainer(
+        model=model,
+        args=ResumableArguments(output_dir=str(tmp_path), use_cpu=True),
+        processing_class=processor,
+        predict=lambda model, processor, samples, batch_size: ((sample, 7) for sample in samples),
+    )
+    world = MicroWorld(WORLD, "test", 1)
+    picture = draw_example(trainer, ["micro-world"], load=lambda name: world[0])
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "example_answer.png").write_text("of version 0.1")
+    folder = save_checkpoint(tmp_path / "model", model, processor, card=CardDetails(picture=picture))
+    shown = ["example.png"] if is_drawn else []
+    assert [path.name for path in folder.glob("*.png")] == shown
 
 
 def test_a_learning_rate_of_an_unknown_group_is_refused(toy, tmp_path):

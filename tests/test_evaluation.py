@@ -122,12 +122,12 @@ def test_samples_that_cannot_be_read_are_skipped_with_the_reason(model, processo
     assert outcomes[2].sample.id == "damaged" and outcomes[2].error.startswith("VideoDecodeError: ")
     assert outcomes[5].sample is None and outcomes[5].error == "OSError: cannot identify image file"
     answers = answer_samples(model, processor, [WORLD[index] for index in (0, 1, 3, 4, 6, 7)], max_new_tokens=6)
-    assert [outcome.answer for outcome in outcomes if not outcome.error] == answers
+    assert [outcome.prediction for outcome in outcomes if not outcome.error] == answers
 
 
 def test_a_batch_of_unreadable_samples_alone_is_survived(model, processor):
     (outcomes,) = answer_batches(model, processor, Broken(WORLD.config, "test", 8), [[2, 5]], on_error="skip")
-    assert [outcome.answer for outcome in outcomes] == [None, None]
+    assert [outcome.prediction for outcome in outcomes] == [None, None]
 
 
 @pytest.mark.parametrize(

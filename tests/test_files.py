@@ -49,7 +49,7 @@ def test_a_record_of_skipped_samples_that_tells_of_none_is_refused_with_its_line
 @pytest.mark.parametrize(
     "line", ["5", "null", "[]", '{"index": "0", "error": null}', '{"index": 0, "error": 3}', "{}"]
 )
-@pytest.mark.parametrize("name", ["predictions.jsonl", "answers-1.jsonl"])
+@pytest.mark.parametrize("name", ["predictions.jsonl", "predictions-1.jsonl"])
 def test_answers_that_are_none_are_refused_with_their_line(tmp_path, line, name):
     (tmp_path / name).write_text(f'{{"index": 0, "error": null}}\n{{"ind\n{line}\n{{"index": 9')
     with pytest.raises(ValueError, match=f"{name}, line 3(:| must) "):

@@ -2,6 +2,7 @@ import json
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,9 +18,11 @@ from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.files import differences
 from hmba_hf.tasks.answering.arguments import PRESETS, DataArguments, parse_arguments
 from hmba_hf.tasks.answering.collator import SampleCollator
-from hmba_hf.tasks.answering.run import draw_example
+from hmba_hf.tasks.answering.run import first_held_out
 from hmba_hf.training.arguments import CHECKPOINTING, recipe
+from hmba_hf.training.run import draw_example
 from tiny_bases import FAST, save_base, tune
+from tiny_models import tiny_model
 
 WORLD = MicroWorldConfig(frame_size=32)
 KILLER = Path(__file__).with_name("killed_runs.py")
@@ -421,12 +424,14 @@ def test_a_card_goes_without_its_picture_for_want_of_a_clip_alone(stored_model, 
     def fail(samples):
         raise ValueError("a mistake of the model")
 
-    own = {"args": SimpleNamespace(hub_private_repo=None), "predict_together": fail}
-    trainer = SimpleNamespace(processing_class=AutoProcessor.from_pretrained(stored_model), **own)
-    assert draw_example(trainer, DataArguments(eval_split="nowhere")) is None
-    assert "no picture of an answer for the card: split must be of" in capsys.readouterr().out
+    own = {"args": SimpleNamespace(hub_private_repo=None), "predict_together": fail, "model": tiny_model()}
+    processor = AutoProcessor.from_pretrained(stored_model)
+    trainer = SimpleNamespace(processing_class=processor, **own)
+    nowhere = partial(first_held_out, DataArguments(eval_split="nowhere"), processor)
+    assert draw_example(trainer, ["micro-world"], nowhere) is None
+    assert "no picture for the card: split must be of" in capsys.readouterr().out
     with pytest.raises(ValueError, match="a mistake of the model"):
-        draw_example(trainer, DataArguments())
+        draw_example(trainer, ["micro-world"], partial(first_held_out, DataArguments(), processor))
 
 
 @pytest.mark.parametrize(

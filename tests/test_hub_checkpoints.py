@@ -51,9 +51,7 @@ def test_a_checkpoint_holds_weights_code_processor_and_card_and_nothing_pickled(
     code = {f"{name}.py" for name in import_closure(ENTRIES)}
     shards = {name for name in names if name.endswith(".safetensors")}
     assert len(shards) > 2
-    others = (
-        "README.md example_answer.png chat_template.jinja config.json generation_config.json processor_config.json "
-    )
+    others = "README.md example.png chat_template.jinja config.json generation_config.json processor_config.json "
     others += "model.safetensors.index.json tokenizer.json tokenizer_config.json training_arguments.json"
     assert names == code | shards | set(others.split())
     assert checkpoint_files(folder).keys() == names
@@ -92,7 +90,7 @@ def test_a_card_says_what_it_must_and_comes_back(stored_model, stored_run, tmp_p
         "mIoU",
         "| `learning_rate` | 2e-05 |",
         "![",
-        "](example_answer.png)",
+        "](example.png)",
         "Not for driving",
     ):
         assert part in text, part

@@ -75,13 +75,13 @@ def answered(monkeypatch):
     return batches
 
 
-def started(folder, undisturbed, lines):
+def started(folder, undisturbed, lines, name="predictions-one.jsonl"):
     """A folder in which a run of the same recipe was killed after some lines of the undisturbed one, in another."""
     whole = undisturbed.read_text().splitlines()
     folder.mkdir()
     (folder / "recipe.json").write_bytes((undisturbed.parent / "recipe.json").read_bytes())
     text = "".join(whole[index] + "\n" for index in lines)
-    (folder / "answers-one.jsonl").write_text(text + whole[-1][: len(whole[-1]) // 2])
+    (folder / name).write_text(text + whole[-1][: len(whole[-1]) // 2])
     return folder
 
 
@@ -130,6 +130,13 @@ def test_what_is_there_is_kept_and_batches_that_are_not_whole_are_answered_again
     assert files_of(folder) == ["predictions.jsonl", "recipe.json"]
 
 
+def test_an_unfinished_folder_of_version_0_1_is_finished(arguments, undisturbed, answered, tmp_path):
+    folder = started(tmp_path / "out", undisturbed, [0, 1, 4, 5], name="answers-one.jsonl")
+    assert predict(arguments(folder)).read_bytes() == undisturbed.read_bytes()
+    assert answered == [[2, 3], [6]]
+    assert files_of(folder) == ["predictions.jsonl", "recipe.json"]
+
+
 def test_a_finished_folder_is_left_as_it_is(arguments, undisturbed, answered):
     before = undisturbed.read_bytes()
     assert predict(arguments(undisturbed.parent)).read_bytes() == before and answered == []
@@ -139,7 +146,7 @@ def test_a_run_that_was_killed_while_it_merged_ends_like_any_other(arguments, un
     folder = started(tmp_path / "out", undisturbed, range(COUNT))
     (folder / "_predictions.jsonl.123").write_text("half a file")
     assert predict(arguments(folder)).read_bytes() == undisturbed.read_bytes()
-    (folder / "answers-left.jsonl").write_text(undisturbed.read_text().splitlines()[0] + "\n")
+    (folder / "predictions-left.jsonl").write_text(undisturbed.read_text().splitlines()[0] + "\n")
     assert predict(arguments(folder)).read_bytes() == undisturbed.read_bytes()
     assert files_of(folder) == ["predictions.jsonl", "recipe.json"] and answered == []
 
@@ -176,7 +183,7 @@ def test_nothing_is_merged_while_a_sample_is_missing(tmp_path, undisturbed):
     folder = PredictionFolder(started(tmp_path / "out", undisturbed, [0, 1, 3]))
     with pytest.raises(RuntimeError, match=r"one record for each of 4 samples, got none for \[2\]"):
         folder.merge(4)
-    assert (tmp_path / "out" / "answers-one.jsonl").exists()
+    assert (tmp_path / "out" / "predictions-one.jsonl").exists()
 
 
 def test_of_two_answers_the_one_that_the_whole_batch_was_there_for_counts(tmp_path):
@@ -208,7 +215,7 @@ def test_of_two_answers_the_one_that_the_whole_batch_was_there_for_counts(tmp_pa
 )
 def test_a_folder_of_another_recipe_is_refused_and_nothing_in_it_lost(arguments, undisturbed, changes, message):
     before = undisturbed.read_bytes()
-    with pytest.raises(ValueError, match=f"holds answers of another recipe: {message}; choose another output_dir"):
+    with pytest.raises(ValueError, match=f"holds predictions of another recipe: {message}; choose another output_dir"):
         predict(arguments(undisturbed.parent, **changes))
     assert undisturbed.read_bytes() == before
 
@@ -262,13 +269,13 @@ def test_the_vocabulary_and_the_prompt_are_settings_too(checkpoint):
 def test_answers_without_a_recipe_are_nobodys(arguments, undisturbed, tmp_path):
     folder = started(tmp_path / "out", undisturbed, [0, 1])
     (folder / "recipe.json").unlink()
-    with pytest.raises(ValueError, match="holds answers of another recipe: batch_size must be 2, got None"):
+    with pytest.raises(ValueError, match="holds predictions of another recipe: batch_size must be 2, got None"):
         predict(arguments(folder))
 
 
 def test_a_dataset_that_has_changed_under_its_name_is_refused(arguments, undisturbed, tmp_path):
     folder = started(tmp_path / "out", undisturbed, [0, 1])
-    answers = folder / "answers-one.jsonl"
+    answers = folder / "predictions-one.jsonl"
     answers.write_text(answers.read_text().replace("test-symmetric-0-000001", "test-symmetric-0-999999"))
     with pytest.raises(ValueError, match="the dataset has changed: sample 1 is test-symmetric-0-000001, .*-999999"):
         predict(arguments(folder))
@@ -325,7 +332,7 @@ def test_a_full_disk_is_told_and_loses_no_answer(arguments, undisturbed, tmp_pat
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(PredictionFolder, "append", append)
-    with pytest.raises(OSError, match=r"could not be written, .* MiB are free: .*All earlier answers are safe"):
+    with pytest.raises(OSError, match=r"could not be written, .* MiB are free: .*All earlier predictions are safe"):
         predict(arguments(tmp_path))
     monkeypatch.undo()
     assert predict(arguments(tmp_path)).read_bytes() == undisturbed.read_bytes()

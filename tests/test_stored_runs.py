@@ -87,13 +87,13 @@ def test_a_number_that_cannot_be_computed_here_is_refused_with_the_reason(run):
 def test_answers_that_were_touched_are_refused(run):
     lines = (run / "predictions.jsonl").read_text().splitlines(keepends=True)
     (run / "predictions.jsonl").write_text("".join(lines[:2]))
-    with pytest.raises(ValueError, match="must hold 3 answers, got 2"):
+    with pytest.raises(ValueError, match="must hold 3 predictions, got 2"):
         StoredRun(run)
 
 
 def test_metrics_of_other_answers_are_refused(run):
     change(run / "recipe.json", weights="0" * 16)
-    with pytest.raises(ValueError, match="metrics.json must be of the answers of recipe.json, got weights is"):
+    with pytest.raises(ValueError, match="metrics.json must be of the predictions of recipe.json, got weights is"):
         StoredRun(run)
 
 
@@ -101,7 +101,7 @@ def test_metrics_of_other_answers_are_refused(run):
 def test_scores_do_not_tell_of_other_clips_than_the_answers_are_about(run, name, value):
     change(run / "metrics.json", **{name: value})
     with pytest.raises(
-        ValueError, match=rf"the {name} of the scores must be that of the answers, '.*', got '{value}'"
+        ValueError, match=rf"the {name} of the scores must be that of the predictions, '.*', got '{value}'"
     ):
         StoredRun(run)
 
@@ -114,7 +114,7 @@ def test_scores_do_not_tell_of_other_clips_than_the_answers_are_about(run, name,
         ("metrics.json", "[1]", "must be a JSON object, got list"),
         ("metrics.json", '{"scores": {"mean_iou": 0.9}}', r"got one without \['intervals', "),
         ("recipe.json", None, "a folder that examples/evaluate.py has written"),
-        ("recipe.json", "{}", "must hold answers of predict.py, got a recipe without weights"),
+        ("recipe.json", "{}", "must hold predictions of predict.py, got a recipe without weights"),
     ],
 )
 def test_a_folder_of_something_else_is_refused(run, name, content, message):

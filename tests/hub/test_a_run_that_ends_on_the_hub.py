@@ -57,7 +57,7 @@ def test_a_run_under_accelerate_ends_on_the_hub(hub, run, tmp_path):
     files = repository.files()
     card = ModelCard(files["README.md"].decode())
     assert card.data.base_model == ["org/hmba-base"] and card.data.license == "apache-2.0"
-    assert "| `processes` | 2 |" in card.text and "example_answer.png" in files
+    assert "| `processes` | 2 |" in card.text and "example.png" in files
 
     alone = run(LOAD_WITHOUT_THE_PACKAGE, "org/hmba-drama", QUESTION)
     assert alone.returncode == 0, alone.stderr

@@ -223,7 +223,7 @@ def test_a_run_reaches_the_card_by_command(hub, stored_model, stored_run, tmp_pa
     data = HfApi().model_info("org/tiny").card_data
     metrics = json.loads((stored_run / "metrics.json").read_text())
     assert {one.metric_value for one in data.eval_results} <= {*metrics["scores"].values()}
-    assert "example_answer.png" in hub.repository("org/tiny").files()
+    assert "example.png" in hub.repository("org/tiny").files()
 
 
 def test_a_commit_that_was_pinned_stays_what_it_was(hub, parts, run, tmp_path):

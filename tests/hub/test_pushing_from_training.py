@@ -36,7 +36,7 @@ def test_training_pushes_where_push_checkpoint_does(hub, pushed_base, tmp_path):
     files = repository.files()
     assert "training_args.bin" not in files and (tmp_path / "out" / "training_args.bin").exists()
     assert not [name for name in files if name.endswith((".bin", ".pt", ".pkl"))]
-    assert json.loads(files["training_arguments.json"])["max_steps"] == 2 and "example_answer.png" in files
+    assert json.loads(files["training_arguments.json"])["max_steps"] == 2 and "example.png" in files
     card = ModelCard(files["README.md"].decode())
     assert (card.data.license, card.data.base_model) == ("mit", ["org/base"])
     assert "| `max_steps` | 2 |" in card.text and "torch 2" in card.text and "micro-world" in card.data.tags
@@ -108,7 +108,7 @@ def test_a_push_that_fails_in_the_end_loses_neither_the_model_nor_its_history(hu
     def broken(*arguments):
         raise VideoDecodeError("the clip is damaged")
 
-    monkeypatch.setattr("hmba_hf.tasks.answering.run._frames", broken)
+    monkeypatch.setattr("hmba_hf.tasks.answering.run.first_held_out", broken)
     hub.faults.fail("commit", 403)
     with pytest.raises(HfHubHTTPError, match="403"):
         tune(pushed_base, tmp_path / "out", *PUSH, "--max_steps", 1, "--save_strategy", "no")

@@ -16,14 +16,14 @@ Predict = Callable[[Any], Sequence[Any]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of sample number `index`: its `answer`, or else the `error` for which it could not be read.
+    """The `prediction` about sample number `index`, a value of JSON, or the `error` for which it could not be read.
 
-    `answer` is what the model predicts, a value of JSON. `sample` is `None` if not even its row could be read.
+    `sample` is `None` if not even its row could be read.
     """
 
     index: int
     sample: Sample | None
-    answer: Any = None
+    prediction: Any = None
     error: str | None = None
 
 
@@ -64,23 +64,23 @@ def predict_batches(
             outcomes, inputs = _read_batch(samples, batch, encode, on_error)
             if inputs is not None:
                 with torch.no_grad():
-                    answers = predict(inputs)
-                outcomes = _with_answers(outcomes, answers)
+                    predictions = predict(inputs)
+                outcomes = _with_predictions(outcomes, predictions)
             yield outcomes
     finally:
         model.train(was_training)
 
 
-def _with_answers(outcomes: list[Outcome], answers: Sequence[Any]) -> list[Outcome]:
-    """Give each outcome without an error its answer, in order."""
+def _with_predictions(outcomes: list[Outcome], predictions: Sequence[Any]) -> list[Outcome]:
+    """Give each outcome without an error its prediction, in order."""
     count = sum(not outcome.error for outcome in outcomes)
-    if len(answers) != count:
-        raise ValueError(f"predict must return one prediction for each of {count} samples, got {len(answers)}")
-    answered = []
-    left = iter(answers)
+    if len(predictions) != count:
+        raise ValueError(f"predict must return one prediction for each of {count} samples, got {len(predictions)}")
+    predicted = []
+    left = iter(predictions)
     for outcome in outcomes:
-        answered.append(outcome if outcome.error else replace(outcome, answer=next(left)))
-    return answered
+        predicted.append(outcome if outcome.error else replace(outcome, prediction=next(left)))
+    return predicted
 
 
 def _read_batch(

@@ -124,8 +124,8 @@ def write_predictions(
     records = folder.read()
     _check_ids(samples, records)
     batches = split_batches(len(samples), arguments.batch_size)
-    answered = {index for index, record in records.items() if record["error"] is None}
-    missing = [batch for batch in batches if not answered.issuperset(batch)]
+    predicted = {index for index, record in records.items() if record["error"] is None}
+    missing = [batch for batch in batches if not predicted.issuperset(batch)]
     if state.is_main_process:
         logger.info(f"{len(missing)} of {len(batches)} batches to predict, processes: {state.num_processes}")
     state.wait_for_everyone()  # all have read the same before anyone writes
@@ -137,8 +137,9 @@ def write_predictions(
         return task.predict(model, processor, inputs, options)
 
     share = missing[state.process_index :: state.num_processes]
-    predicted = predict_batches(model, samples, share, encode=encode, predict=predict, on_error=arguments.on_error)
-    for outcomes in predicted:
+    for outcomes in predict_batches(
+        model, samples, share, encode=encode, predict=predict, on_error=arguments.on_error
+    ):
         folder.append(to_record(outcome, samples, task) for outcome in outcomes)
     state.wait_for_everyone()
     if state.is_main_process:
@@ -148,7 +149,10 @@ def write_predictions(
 
 
 def to_record(outcome: Outcome, samples: Splits, task: Task) -> Record:
-    """All that scoring a prediction needs, as plain values; `answer` is `None` where there is an `error`."""
+    """Return all that scoring a prediction needs, as plain values.
+
+    The prediction is `answer`, the name that records have had since version 0.1; `None` where there is an `error`.
+    """
     sample = outcome.sample
     place, _ = samples.locate(outcome.index)
     record: Record = {
@@ -156,7 +160,7 @@ def to_record(outcome: Outcome, samples: Splits, task: Task) -> Record:
         "id": None,
         "task": task.name,
         "split": samples.names[place],
-        "answer": outcome.answer,
+        "answer": outcome.prediction,
         "error": outcome.error,
     }
     if sample is None:
@@ -181,9 +185,9 @@ def _revision(arguments: SplitArguments) -> dict[str, Any]:
 
 
 def _check_ids(samples: Splits, records: dict[int, Record]) -> None:
-    """Compare the ids of the first and the last sample that is answered with those of the dataset."""
-    answered = sorted(index for index, record in records.items() if record["error"] is None)
-    for index in answered[:1] + answered[-1:]:
+    """Compare the ids of the first and the last sample that has a prediction with those of the dataset."""
+    predicted = sorted(index for index, record in records.items() if record["error"] is None)
+    for index in predicted[:1] + predicted[-1:]:
         held = records[index].get("id")
         if samples[index].id != held:
             raise ValueError(

@@ -1,8 +1,8 @@
 """Predictions as files: shared among processes, kept whenever they are killed.
 
-A folder of predictions holds `recipe.json`, the options that its answers depend on; while it grows, one file
-`answers-*.jsonl` of each process and run; and in the end `predictions.jsonl`, a line for each sample in the order of
-the dataset.
+A folder of predictions holds `recipe.json`, the options that they depend on. While it grows, it holds one file
+`predictions-*.jsonl` of each process and run. In the end it holds `predictions.jsonl`, a line for each sample in the
+order of the dataset.
 """
 
 import json
@@ -23,6 +23,9 @@ from ..files import (
     written_whole,
 )
 
+# The files of unfinished predictions; version 0.1 called them answers.
+_UNFINISHED = ("answers-*.jsonl", "predictions-*.jsonl")
+
 
 class PredictionFolder:
     """The files of one set of predictions, which any number of processes write at once."""
@@ -31,10 +34,12 @@ class PredictionFolder:
         self.folder = Path(folder)
         self.recipe_file = self.folder / "recipe.json"
         self.predictions_file = self.folder / "predictions.jsonl"
-        self._own_file = self.folder / f"answers-{time.time_ns():020}-{uuid4().hex}.jsonl"  # in the order of the runs
+        self._own_file = (
+            self.folder / f"predictions-{time.time_ns():020}-{uuid4().hex}.jsonl"
+        )  # in the order of the runs
 
     def claim(self, recipe: dict[str, Any], overwrite: bool = False) -> None:
-        """Take the folder for the answers of a recipe.
+        """Take the folder for the predictions of a recipe.
 
         Raises:
             ValueError: if it holds those of another one and is not to be overwritten.
@@ -42,31 +47,31 @@ class PredictionFolder:
         self.folder.mkdir(parents=True, exist_ok=True)
         for unfinished in self.folder.glob("_*.json*"):  # left by a run that was killed
             unfinished.unlink()
-        answers = self._answer_files()
+        held = self._unfinished_files()
         if self.predictions_file.exists():
-            answers.append(self.predictions_file)
+            held.append(self.predictions_file)
         there = {}
         if self.recipe_file.exists():
             there = read_json_object(self.recipe_file)
-        if answers and there != recipe:
+        if held and there != recipe:
             if not overwrite:
                 raise ValueError(
-                    f"{self.folder} holds answers of another recipe: {', '.join(differences(there, recipe))}; choose "
-                    "another output_dir, or pass overwrite"
+                    f"{self.folder} holds predictions of another recipe: {', '.join(differences(there, recipe))}; "
+                    "choose another output_dir, or pass overwrite"
                 )
-            for path in answers:
+            for path in held:
                 path.unlink()
         write_json(self.recipe_file, recipe)
 
     def read(self) -> dict[int, dict[str, Any]]:
         """All records that are there, by the index of their sample; a line that was torn is not.
 
-        An answer goes before an error: the sample has been tried again. Of two answers the later one counts: the first
-        may have been given without the others of its batch.
+        A prediction counts before an error, since the sample has been tried again. Of two predictions the later one
+        counts: the first may have been made without the others of its batch.
         """
         records: dict[int, dict[str, Any]] = {}
         new: list[dict[str, Any]] = []
-        for path in self._answer_files():
+        for path in self._unfinished_files():
             if path.exists():
                 new += self._read_file(path)
         merged: list[dict[str, Any]] = []
@@ -87,7 +92,7 @@ class PredictionFolder:
         for number, line in enumerate(whole.split(b"\n"), 1):
             try:
                 record = parse_json(line)
-            except ValueError:  # torn: its sample is answered again
+            except ValueError:  # torn: its sample is predicted again
                 continue
             check_fields(record, f"{path}, line {number}", index=int, error=(str, type(None)))
             yield record
@@ -95,7 +100,7 @@ class PredictionFolder:
     def append(self, records: Iterable[dict[str, Any]]) -> None:
         """Add the records of one batch; when this returns, they are on disk."""
         lines = "".join(json.dumps(record) + "\n" for record in records)
-        safe = "All earlier answers are safe: make room, and the same command resumes."
+        safe = "All earlier predictions are safe: make room, and the same command resumes."
         with explained_write_errors(self._own_file, safe), open(self._own_file, "ab") as file:
             file.write(lines.encode())
             file.flush()
@@ -109,12 +114,16 @@ class PredictionFolder:
             raise RuntimeError(
                 f"{self.folder} must hold one record for each of {count} samples, got none for {missing}"
             )
-        safe = "All answers are safe: make room, and the same command puts them together."
+        safe = "All predictions are safe: make room, and the same command puts them together."
         with explained_write_errors(self.predictions_file, safe), written_whole(self.predictions_file) as unfinished:
             unfinished.write_text("".join(json.dumps(records[index]) + "\n" for index in range(count)))
-        for path in self._answer_files():
+        for path in self._unfinished_files():
             path.unlink()
         return self.predictions_file
 
-    def _answer_files(self) -> list[Path]:
-        return sorted(self.folder.glob("answers-*.jsonl"))
+    def _unfinished_files(self) -> list[Path]:
+        """Return the files of single processes, those of version 0.1 first, each kind in the order of the runs."""
+        found: list[Path] = []
+        for pattern in _UNFINISHED:
+            found += sorted(self.folder.glob(pattern))
+        return found

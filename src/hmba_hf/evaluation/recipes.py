@@ -10,7 +10,7 @@ from ..digests import digest_text
 
 
 def settings(model: Any, processor: Any) -> dict[str, str]:
-    """Tell apart what answers depend on besides the weights: the files of a checkpoint that may be edited.
+    """Digest what predictions depend on besides the weights: the files of a checkpoint that may be edited.
 
     Returns:
         A short digest of each of `"config"`, `"processor"`, which is that of frames, prompts and tokens, and, of a

@@ -14,7 +14,8 @@ def read_records(path: str | Path) -> list[Record]:
     """Read predictions, one JSON object a line.
 
     A record needs `id`, `answer` and `reference`, and what its task asks of it; `task`, `split`, `index`, `tags` and
-    `error` are optional. A record without a `task` is an answer, as in version 0.1.
+    `error` are optional. `answer` is the prediction, whatever the task. A record without a `task` is of the one task
+    of version 0.1.
 
     Raises:
         ValueError: if a line is no such object, if two have the same id in the same split, be it a number or a text,

@@ -62,8 +62,8 @@ def run_metrics(scored: ScoredRecords, arguments: Mapping[str, Any], command: st
     """Write a summary with all that made it, as `evaluate.py` stores it.
 
     Args:
-        arguments: of the evaluation, with the recipe of its answers where they are of `predict`; `dataset` and `split`
-            are `None` where they are unknown.
+        arguments: of the evaluation, with the recipe of its predictions where it is known. Without it, `dataset` and
+            `split` are `None`.
         command: as it was given.
     """
     dataset, _ = split_revision(arguments.get("dataset_name") or "")
@@ -97,7 +97,7 @@ def card_results(metrics: Mapping[str, Any]) -> list[EvalResult]:
 
 
 def package_versions(*packages: str) -> dict[str, str | None]:
-    """Tell the versions of Python and of packages, `None` for one that is not there."""
+    """Return the versions of Python and of packages, `None` for one that is not there."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for package in packages:
         try:

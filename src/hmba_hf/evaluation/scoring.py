@@ -17,7 +17,7 @@ class ScoredRecords:
     Args:
         records: of one task, as in `read_records`.
         bootstrap: how intervals are drawn.
-        settings: of the task's scorer, such as `tokenizer` of answers.
+        settings: of the task's scorer, such as `tokenizer`.
 
     Attributes:
         task: of the records.
@@ -111,7 +111,7 @@ def _listed(scores: Scores) -> dict[str, Any]:
 
 
 def only_task(records: Sequence[Record]) -> Task:
-    """Return the task of records; answers of version 0.1 name none.
+    """Return the task of records; those of version 0.1 name none.
 
     Raises:
         ValueError: if they are of several tasks, or of none that is known.

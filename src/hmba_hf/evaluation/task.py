@@ -90,6 +90,8 @@ class Task(NamedTuple):
         check_record: raises a `ValueError` for a record that cannot be scored.
         settings: what scores depend on besides the records: a sentence for people, with `{!r}` for the value, by name.
         versions: returns the versions of what scores depend on besides this package, torch and transformers.
+        draw: draws a prediction for a card as an image of Pillow, of a sample that can be read, its prediction, a
+            processor and the name of the model's family; `None` for cards without a picture.
     """
 
     name: str
@@ -102,3 +104,4 @@ class Task(NamedTuple):
     check_record: Callable[[Record], None] = _take_any
     settings: Mapping[str, str] = MappingProxyType({})
     versions: Callable[[], Mapping[str, str | None]] = dict
+    draw: Callable[[Sample, Any, Any, str], Any] | None = None

@@ -16,7 +16,8 @@ from ..families import family_of
 from ..repositories import CARD_FILE, split_revision
 from .stored_runs import StoredRun
 
-PICTURE_FILE = "example_answer.png"
+PICTURE_FILE = "example.png"
+PICTURE_OF_VERSION_0_1 = "example_answer.png"
 RELATIONS = ("adapter", "finetune", "merge", "quantized")
 _MICRO_WORLD = "micro-world"
 
@@ -33,7 +34,7 @@ class CardDetails:
         datasets: training data, Hub ids (also `org/drama@v1`) or names; those of `training` when absent.
         base_model: Hub ids of its parents; those that the model records when absent.
         base_model_relation: `finetune`, `adapter`, `merge` or `quantized`.
-        picture: of an answer, as `draw_answer` makes it; one that you may publish.
+        picture: of a prediction, as its task draws it; one that you may publish.
         tags: more of them.
     """
 

@@ -15,7 +15,7 @@ from ..house import code_files
 from ..models.loading_checkpoints import read_settings
 from ..repositories import CARD_FILE, claim_repository, commit_files, commit_with_card
 from ..weight_files import stale_weights
-from .cards import PICTURE_FILE, CardDetails, compose_card, is_adapter, tagged_card
+from .cards import PICTURE_FILE, PICTURE_OF_VERSION_0_1, CardDetails, compose_card, is_adapter, tagged_card
 from .stored_runs import StoredRun, read_runs
 
 TRAINING_FILE = "training_arguments.json"
@@ -39,10 +39,13 @@ _PROCESSOR = (
 )
 _CHECKPOINT = (
     *(*_WEIGHTS, *_CONFIGS, *_MODEL_CODE, *_PROCESSOR_CODE, *_PROCESSOR),
-    *(CARD_FILE, PICTURE_FILE, TRAINING_FILE),
+    *(CARD_FILE, PICTURE_FILE, PICTURE_OF_VERSION_0_1, TRAINING_FILE),
 )
 # Of an earlier push: files that a loader would mix with the new ones, and pickles of `Trainer` and old transformers.
-_STALE = (*_WEIGHTS, *_CONFIGS, *_MODEL_CODE, "*.bin", "*.bin.index.json", PICTURE_FILE, TRAINING_FILE)
+_STALE = (
+    *(*_WEIGHTS, *_CONFIGS, *_MODEL_CODE, "*.bin", "*.bin.index.json"),
+    *(PICTURE_FILE, PICTURE_OF_VERSION_0_1, TRAINING_FILE),
+)
 _PLACE = {"message", "revision", "parent_commit"}
 # Options of transformers' own `push_to_hub` that are not offered: another token, or a pull request.
 _NOT_OFFERED = ("token", "create_pr", "commit_description")
@@ -251,7 +254,8 @@ def write_card(
     """Write a checkpoint's card, its picture and its training options into its folder."""
     if card.training:
         (folder / TRAINING_FILE).write_text(json.dumps(dict(card.training), indent=1) + "\n")
-    (folder / PICTURE_FILE).unlink(missing_ok=True)
+    for name in (PICTURE_FILE, PICTURE_OF_VERSION_0_1):
+        (folder / name).unlink(missing_ok=True)
     if card.picture is not None:
         card.picture.save(folder / PICTURE_FILE)
     text = str(compose_card(model, card, runs, repo_id or folder.name))

@@ -1,4 +1,4 @@
-"""Stored runs of `evaluate.py`, checked on reading: a number on a card must be the score of its answers."""
+"""Stored runs of `evaluate.py`, checked on reading: a number on a card must be the score of its predictions."""
 
 import json
 import math
@@ -24,14 +24,14 @@ _COMPARED = ("scores", "intervals", "samples", "splits")
 
 
 class StoredRun:
-    """A folder of `evaluate.py`, whose answers have been scored again with the same outcome.
+    """A folder of `evaluate.py`, whose predictions have been scored again with the same outcome.
 
     Args:
-        folder: with `metrics.json`. The answers, `predictions.jsonl` with its `recipe.json`, are in the same folder or
-            in the one of which `metrics.json` has the path.
+        folder: with `metrics.json`. The predictions, `predictions.jsonl` with its `recipe.json`, are in the same
+            folder or in the one of which `metrics.json` has the path.
 
     Raises:
-        ValueError: if a file is missing or malformed, or if the answers have other scores.
+        ValueError: if a file is missing or malformed, or if the predictions have other scores.
     """
 
     def __init__(self, folder: str | Path):
@@ -60,7 +60,7 @@ class StoredRun:
         """Load a checkpoint as `predict` does.
 
         Raises:
-            ValueError: if it is not the model that gave the answers.
+            ValueError: if it is not the model that made the predictions.
         """
         model = load_model(folder, dtype=self.recipe["dtype"], device_map="cpu")
         found = fingerprint(model)
@@ -85,23 +85,25 @@ class StoredRun:
         arguments = self.metrics["arguments"]
         for name in ("weights", "dtype", "dataset_name", "split", "num_samples"):
             if name not in self.recipe:
-                raise ValueError(f"{self.folder} must hold answers of predict.py, got a recipe without {name}")
+                raise ValueError(f"{self.folder} must hold predictions of predict.py, got a recipe without {name}")
         different = _differences(arguments, self.recipe, self.recipe)
         if different:
-            raise ValueError(f"{self.folder}: {METRICS_FILE} must be of the answers of {RECIPE_FILE}, got {different}")
+            raise ValueError(
+                f"{self.folder}: {METRICS_FILE} must be of the predictions of {RECIPE_FILE}, got {different}"
+            )
         dataset, _ = split_revision(self.recipe["dataset_name"])
         known = {"dataset": [dataset, Path(dataset).name], "split": self.recipe["split"]}
         for name, wanted in known.items():
             if self.metrics[name] not in wanted:
                 raise ValueError(
-                    f"{self.folder}: the {name} of the scores must be that of the answers, {wanted[0]!r}, "
+                    f"{self.folder}: the {name} of the scores must be that of the predictions, {wanted[0]!r}, "
                     f"got {self.metrics[name]!r}"
                 )
 
     def _check_scores(self, predictions: Path) -> None:
         records = read_records(predictions)
         if len(records) != self.recipe["num_samples"]:
-            raise ValueError(f"{predictions} must hold {self.recipe['num_samples']} answers, got {len(records)}")
+            raise ValueError(f"{predictions} must hold {self.recipe['num_samples']} predictions, got {len(records)}")
         try:
             bootstrap = Bootstrap(**self.metrics["bootstrap"])
         except TypeError as error:
@@ -112,7 +114,7 @@ class StoredRun:
         held = self.metrics.get("task", TASK_OF_VERSION_0_1)
         if held != task.name:
             raise ValueError(
-                f"{self.folder / METRICS_FILE}: task must be {task.name!r}, that of the answers, got {held!r}"
+                f"{self.folder / METRICS_FILE}: task must be {task.name!r}, that of the predictions, got {held!r}"
             )
         settings = {name: self.metrics.get(name) for name in task.settings}
         scored = ScoredRecords(records, bootstrap, **settings)
@@ -124,7 +126,7 @@ class StoredRun:
             if different:
                 reasons = " ".join(["", *found["absent"].values()])
                 raise ValueError(
-                    f"{self.folder / METRICS_FILE} must hold the scores of the answers, got {part} where "
+                    f"{self.folder / METRICS_FILE} must hold the scores of the predictions, got {part} where "
                     f"{different}.{reasons}"
                 )
 

@@ -1,11 +1,14 @@
 """A run from its first step to what it leaves."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..data.bad_samples import BadSamples
+from ..data.bad_samples import READ_ERRORS, BadSamples
 from ..data.encoded_samples import EncodedStream
+from ..data.loading import MICRO_WORLD
+from ..data.samples import Sample
+from ..families import family_of, find_task
 from ..messages import logger
 from .checkpoints import last_whole_checkpoint
 from .history import save_history
@@ -50,3 +53,36 @@ def train_to_end(
     if trainer.is_world_process_zero():
         save_history(trainer, dict(options), bad)
     return True
+
+
+def draw_example(trainer: ResumableTrainer, datasets: Sequence[str], load: Callable[[str], Sample]) -> Any:
+    """Let the model predict about a clip that it has not learned from, and its task draw that for the card.
+
+    Args:
+        trainer: with `predict`.
+        datasets: names; of the first one whose clips a card may show, one is drawn.
+        load: reads a clip of a dataset.
+
+    Returns:
+        A picture; `None` where the task draws none, where the clip cannot be read, or where others could see one that
+        is not the micro-world's.
+    """
+    model: Any = trainer.model
+    processor: Any = trainer.processing_class
+    family = family_of(model)
+    task = find_task(family.task)
+    if task.draw is None:
+        return None
+    is_private = trainer.args.hub_private_repo is not False
+    shown = [name for name in datasets if is_private or name == MICRO_WORLD]
+    if not shown:
+        logger.info("no picture for the card: everybody could see it")
+        return None
+    try:
+        sample = load(shown[0])
+        task.encode([sample], processor)
+    except READ_ERRORS as error:  # the run is over, and its model is worth more than a picture
+        logger.info(f"no picture for the card: {error}")
+        return None
+    ((prediction,), _) = trainer.predict_together([sample])
+    return task.draw(sample, prediction, processor, family.name)

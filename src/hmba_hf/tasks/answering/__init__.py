@@ -6,6 +6,7 @@ from ...evaluation.results import package_versions
 from ...evaluation.task import Task
 from ...metrics.caption_tokens import java_version
 from .generation import encode_questions, generate_answers
+from .pictures import draw_answered
 from .records import check_record, sample_record
 from .scores import CARD_METRICS, AnswerScorer
 
@@ -25,4 +26,5 @@ TASK = Task(
     metrics=CARD_METRICS,
     settings={"tokenizer": "captions in words of the tokenizer {!r}"},
     versions=_versions,
+    draw=draw_answered,
 )

@@ -38,8 +38,8 @@ def stream_answers(
     batches = split_batches(len(samples), batch_size)
     for outcomes in answer_batches(model, processor, samples, batches=batches, **generate_kwargs):
         for outcome in outcomes:
-            assert outcome.sample is not None and outcome.answer is not None
-            yield outcome.sample, outcome.answer
+            assert outcome.sample is not None and outcome.prediction is not None
+            yield outcome.sample, outcome.prediction
 
 
 def answer_batches(

@@ -3,38 +3,33 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch.utils.data import Subset
 from transformers import PreTrainedModel, set_seed
 
-from ...data.bad_samples import READ_ERRORS, BadSamples
+from ...data.bad_samples import BadSamples
 from ...data.dataset_streams import open_stream
 from ...data.encoded_samples import EncodedSamples, EncodedStream, readable_samples
 from ...data.feature_cache.reading import CachedSamples, FeatureCache
-from ...data.loading import MICRO_WORLD, load_samples
+from ...data.loading import load_samples
 from ...data.mixing import MixedSamples
 from ...data.past_frames import SamplesWithPast
 from ...data.samples import Sample
 from ...evaluation.results import package_versions
 from ...evaluation.scoring import ScoredRecords
-from ...families import family_of
 from ...hub import CardDetails
 from ...hub.checkpoints import check_base
-from ...messages import logger
 from ...metrics.bootstrap import Bootstrap
-from ...models.decoding_video import decode_frames
-from ...models.parsing_boxes import strip_boxes
 from ...training.arguments import recipe
 from ...training.checkpoints import checkpoint_to_resume
 from ...training.parts import gathered, learn
 from ...training.pushing import check_push
-from ...training.run import train_to_end
+from ...training.run import draw_example, train_to_end
 from ...training.updates import find_updates
-from ...visualization import draw_answer
 from .arguments import ClipArguments, DataArguments, FinetuningArguments, ModelArguments, check_options
 from .base_model import load_base
 from .collator import SampleCollator
@@ -88,7 +83,8 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
     options = {**vars(model_args), **vars(data_args), **args.to_sanitized_dict()}
     has_ended = train_to_end(trainer, checkpoint, counts, options, bad)
     if has_ended and args.push_to_hub:
-        trainer.card = replace(trainer.card, picture=draw_example(trainer, data_args))
+        load = partial(first_held_out, data_args, processor)
+        trainer.card = replace(trainer.card, picture=draw_example(trainer, data_args.dataset_name, load))
         trainer.push_to_hub("Model save")
     return trainer
 
@@ -192,42 +188,11 @@ def answer_metrics(answers: Sequence[str], samples: Sequence[Sample]) -> dict[st
     return {name: value for name, value in scores.items() if isinstance(value, float)}
 
 
-def draw_example(trainer: AdapterTrainer, arguments: DataArguments) -> Any:
-    """Let the model answer about a clip that it has not learned from, and draw it for the card.
-
-    Returns:
-        A picture; `None` where there is no such clip, or where others could see one that is not the micro-world's.
-    """
-    is_private = trainer.args.hub_private_repo is not False
-    names = [name for name in arguments.dataset_name if is_private or name == MICRO_WORLD][:1]
-    if not names:
-        logger.info("no picture of an answer for the card: everybody could see it")
-        return None
-    processor: Any = trainer.processing_class
-    named = replace(arguments, dataset_name=names)
-    try:
-        (samples,) = _named_samples(named, named.eval_split, 1, processor, named.streaming)
-        sample = samples[0]
-        frames, times = _frames(sample, processor.video_processor)
-    except READ_ERRORS as error:  # the run is over, and its model is worth more than a picture
-        logger.info(f"no picture of an answer for the card: {error}")
-        return None
-    ((answer,), _) = trainer.predict_together([sample])
-    objects = processor.post_process_boxes(answer, (frames[-1].height, frames[-1].width))
-    model: Any = trainer.model
-    name = family_of(model.config).name
-    return draw_answer(frames, times, sample.question, strip_boxes(answer), objects, name=name)
-
-
-def _frames(sample: Sample, sampling: Any) -> tuple[list[Any], list[float]]:
-    """The frames of a sample as pictures, and their times."""
-    if sample.video is None:
-        frames = list(sample.frames or ())
-        times = [number / sampling.fps for number in range(1 - len(frames), 1)]
-        return frames, times
-    rules = sampling.source_rules
-    arrays, metadata = decode_frames(sample.video, sample.timestamp, sampling.num_frames, sampling.fps, **rules)
-    return [Image.fromarray(array) for array in arrays], metadata.timestamps
+def first_held_out(arguments: DataArguments, processor: Any, name: str) -> Sample:
+    """Load the first clip of a dataset's evaluation split."""
+    named = replace(arguments, dataset_name=[name])
+    (samples,) = _named_samples(named, named.eval_split, 1, processor, named.streaming)
+    return samples[0]
 
 
 def _named_samples(
