@@ -10,7 +10,7 @@ import torch
 from hmba_hf import HMBAConfig, HMBAForConditionalGeneration, HMBAModel
 from upstream_suites import ConfigTester, ModelTesterMixin, account_for, introduce, modeling
 
-introduce("hmba", HMBAModel, HMBAForConditionalGeneration)
+introduce("hmba", model=HMBAModel, model_for_image_text_to_text=HMBAForConditionalGeneration)
 ids_tensor = modeling.ids_tensor
 VIDEO_TOKEN_ID = 60
 

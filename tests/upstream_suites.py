@@ -104,11 +104,16 @@ def _prepare_imports() -> None:
     _stand_in("fetch_hub_objects_for_ci", url_to_local_path=_made_here)
 
 
-def introduce(model_type: str, base_model: type, language_model: type) -> None:
-    """Add a model to the tables of class names by which the suite for models decides what applies to a class."""
-    for table, model in (("MODEL_MAPPING", base_model), ("MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING", language_model)):
-        known = getattr(modeling, f"{table}_NAMES")
-        setattr(modeling, f"{table}_NAMES", {**known, model_type: model.__name__})
+def introduce(model_type: str, **models: type) -> None:
+    """Add a model to the tables of class names by which the suite for models decides what applies to a class.
+
+    Args:
+        model_type: of its configuration.
+        models: by the name of their table, without `_MAPPING`, in small letters: `model`, `for_pretraining`, and so on.
+    """
+    for name, model in models.items():
+        table = f"{name.upper()}_MAPPING_NAMES"
+        setattr(modeling, table, {**getattr(modeling, table), model_type: model.__name__})
 
 
 def account_for(failures: dict[str, str], skips: dict[str, str]) -> Callable[[type], type]:
