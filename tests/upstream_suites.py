@@ -109,7 +109,7 @@ def introduce(model_type: str, **models: type) -> None:
 
     Args:
         model_type: of its configuration.
-        models: by the name of their table, without `_MAPPING`, in small letters: `model`, `for_pretraining`, and so on.
+        models: by the name of their table in small letters, such as `model_for_pretraining`.
     """
     for name, model in models.items():
         table = f"{name.upper()}_MAPPING_NAMES"

@@ -102,6 +102,14 @@ class DropPath(nn.Module):
         return f"rate={self.rate}"
 
 
+class ResidualNorm(nn.RMSNorm):
+    """The norm of a residual, which is wider than the weights where those are in half precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Norm `(b, l, hidden_size)` in its own dtype."""
+        return nn.functional.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class MambaBlock(nn.Module):
     """Add, norm, mix: add the previous block's output to the residual, norm the sum, and mix it.
 

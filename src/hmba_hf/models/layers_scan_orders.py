@@ -89,6 +89,10 @@ def reorder(tokens: Tensor, indices: Tensor) -> Tensor:
     return tokens.take_along_dim(indices[..., None], dim=1)
 
 
+class OutputProjection(nn.Linear):
+    """The projection onto the residual, whose first values depend on the number of blocks; models find it by type."""
+
+
 class BidirectionalMambaMixer(GradientCheckpointingLayer):
     """A Mamba layer that scans from both ends, in one order or two, between one input and one output projection.
 
@@ -120,7 +124,7 @@ class BidirectionalMambaMixer(GradientCheckpointingLayer):
         self.in_proj = Projection(hidden_size, 2 * d, bias=False)
         for scan in self.scans:
             self.add_module(scan.name, StateSpace(d, state_size, conv_kernel, math.ceil(hidden_size / 16)))
-        self.out_proj = nn.Linear(d, hidden_size, bias=False)
+        self.out_proj = OutputProjection(d, hidden_size, bias=False)
 
     def forward(self, hidden_states: Tensor, mask: Tensor | None = None, temporal: Reordering | None = None) -> Tensor:
         """Mix tokens, `(b, l, hidden_size)`, which stand frame after frame.

@@ -1,10 +1,7 @@
 """Embeddings of a clip: patches or tubelets, a class token, tables of places and of times."""
 
-import math
-
 import torch
 from torch import Tensor, nn
-from transformers import initialization as init
 
 
 class PatchEmbeddings(nn.Module):
@@ -21,14 +18,6 @@ class PatchEmbeddings(nn.Module):
         super().__init__()
         self.kernel_size = (tubelet_size, *patch_size)
         self.projection = nn.Conv3d(num_channels, hidden_size, self.kernel_size, stride=self.kernel_size)
-
-    @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Initialise as `nn.Conv3d` does."""
-        weight = self.get_parameter("projection.weight")
-        init.kaiming_uniform_(weight, a=math.sqrt(5))
-        bound = 1 / math.sqrt(weight[0].numel())
-        init.uniform_(self.get_parameter("projection.bias"), -bound, bound)
 
     def forward(self, pixel_values_videos: Tensor) -> Tensor:
         """Embed clips, `(b, t, channels, height, width)`, as `(b, t / tubelet_size, rows, columns, d)`.

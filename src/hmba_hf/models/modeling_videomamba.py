@@ -15,10 +15,17 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_videomamba import VideoMambaConfig
 from .layers_alignment import AlignmentHead, DistillationHead, alignment_distance
-from .layers_mamba import DropPath, MambaBlock, add_residual
-from .layers_scan_orders import SCANS, BidirectionalMambaMixer, Reordering, orders_of_layers, temporal_order
+from .layers_mamba import DropPath, MambaBlock, ResidualNorm, add_residual
+from .layers_scan_orders import (
+    SCANS,
+    BidirectionalMambaMixer,
+    OutputProjection,
+    Reordering,
+    orders_of_layers,
+    temporal_order,
+)
 from .layers_state_space import StateSpace
-from .layers_video_embeddings import PatchEmbeddings, VideoEmbeddings, sinusoidal_positions
+from .layers_video_embeddings import VideoEmbeddings, sinusoidal_positions
 from .outputs_videomamba import VideoMambaClassifierOutput, VideoMambaPreTrainingOutput
 
 
@@ -55,12 +62,15 @@ class VideoMambaPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Initialise as the released code does; modules come before those that hold them.
+        """Initialise as the released code does, where every linear layer is drawn anew, `dt_proj` among them.
 
-        Every linear layer is drawn anew there, `dt_proj` among them.
+        Transformers passes modules with parameters of their own, each before the module that holds it.
         """
         std = self.config.initializer_range
-        if isinstance(module, nn.Linear):
+        if isinstance(module, OutputProjection):
+            bound = 1 / math.sqrt(module.in_features * self.config.num_hidden_layers)
+            init.uniform_(module.weight, -bound, bound)
+        elif isinstance(module, nn.Linear):
             init.trunc_normal_(module.weight, std=std)
             if module.bias is not None:
                 init.zeros_(module.get_parameter("bias"))
@@ -68,8 +78,10 @@ class VideoMambaPreTrainedModel(PreTrainedModel):
             init.ones_(module.weight)
             if getattr(module, "bias", None) is not None:
                 init.zeros_(module.get_parameter("bias"))
-        elif isinstance(module, PatchEmbeddings):
-            module.reset_parameters()
+        elif isinstance(module, nn.Conv3d):
+            bound = 1 / math.sqrt(module.weight[0].numel())
+            init.uniform_(module.weight, -bound, bound)
+            init.uniform_(module.get_parameter("bias"), -bound, bound)
         elif isinstance(module, VideoEmbeddings):
             init.zeros_(module.cls_token)
             init.trunc_normal_(module.position_embeddings, std=std)
@@ -81,9 +93,6 @@ class VideoMambaPreTrainedModel(PreTrainedModel):
                 for layer in (module.x_proj, module.dt_proj):
                     init.trunc_normal_(layer.weight, std=std)
                 init.zeros_(module.dt_proj.bias)
-        elif isinstance(module, BidirectionalMambaMixer):
-            bound = 1 / math.sqrt(module.intermediate_size * self.config.num_hidden_layers)
-            init.uniform_(module.out_proj.weight, -bound, bound)
 
 
 class VideoMambaEncoder(nn.Module):
@@ -104,7 +113,7 @@ class VideoMambaEncoder(nn.Module):
             mixer = BidirectionalMambaMixer(
                 config.hidden_size, config.state_size, config.conv_kernel, config.expand, order
             )
-            norm = nn.RMSNorm(config.hidden_size, config.layer_norm_eps)
+            norm = ResidualNorm(config.hidden_size, config.layer_norm_eps)
             self.layers.append(MambaBlock(norm, mixer, rate))
         self.drop_path = DropPath(config.drop_path_rate)
         self.needs_temporal_order = any(scan.temporal for order in orders for scan in SCANS[order])
@@ -148,7 +157,7 @@ class VideoMambaModel(VideoMambaPreTrainedModel):
             config.tubelet_size,
         )
         self.encoder = VideoMambaEncoder(config)
-        self.norm = nn.RMSNorm(config.hidden_size, config.layer_norm_eps)
+        self.norm = ResidualNorm(config.hidden_size, config.layer_norm_eps)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
