@@ -20,6 +20,18 @@ def digest_file(path: str | Path) -> str:
     return digest.hexdigest()
 
 
+def digest_weights(model: torch.nn.Module, dtype: torch.dtype) -> str:
+    """Return the SHA-256 of all weights of a model, as they are in a dtype, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        values = weight.detach().to("cpu").contiguous()
+        if values.is_floating_point():
+            values = values.to(dtype)
+        digest.update(f"{name} {tuple(values.shape)}".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
 def fingerprint(model: torch.nn.Module) -> str:
     """Return a hash of the names, shapes, dtypes and first 64 values of all parameters, which takes little time."""
     digest = hashlib.sha256()

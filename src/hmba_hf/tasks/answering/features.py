@@ -1,10 +1,11 @@
 """What cached features of a model's vision tower depend on."""
 
-import hashlib
 import json
 from typing import Any
 
 import torch
+
+from ...digests import digest_weights
 
 # Options of a video processor and of a tower on which no feature depends.
 _IDLE_OPTIONS = ("auto_map", "processor_class", "video_processor_type", "return_metadata")
@@ -20,14 +21,7 @@ def feature_key(model: Any, video_processor: Any, dtype: torch.dtype) -> dict[st
         dtype: of the tower's computation and its features.
     """
     tower = model.model.vision_tower
-    digest = hashlib.sha256()
-    for name, weight in sorted(tower.state_dict().items()):
-        values = weight.detach().to("cpu").contiguous()
-        if values.is_floating_point():
-            values = values.to(dtype)
-        digest.update(f"{name} {tuple(values.shape)}".encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy())
-    key = {"vision tower": f"{type(tower).__name__} {digest.hexdigest()}"}
+    key = {"vision tower": f"{type(tower).__name__} {digest_weights(tower, dtype)}"}
     for name, value in sorted(tower.config.to_dict().items()):
         if name not in _IDLE_SETTINGS:
             key[f"vision tower's {name}"] = json.dumps(value, default=str)
