@@ -12,10 +12,11 @@ import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import GenerationConfig
+from transformers import GenerationConfig, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 
-from hmba_hf import HMBAConfig, HMBAForConditionalGeneration, HMBAProcessor
+from hmba_hf import HMBAConfig, HMBAForConditionalGeneration
+from hmba_hf.families import FAMILIES
 from hmba_hf.files import explained_write_errors, write_json
 from hmba_hf.hub import CardDetails
 from hmba_hf.hub.checkpoints import write_card
@@ -34,15 +35,17 @@ class Checkpoint(NamedTuple):
         model: with shapes but without weights; its config names the parents by their Hub ids.
         tensors: the weights.
         dtype: of the weights.
+        processor: of the model's inputs.
         card: details of its card beyond the model's.
+        generation_config: of a model that generates text.
     """
 
-    model: HMBAForConditionalGeneration
+    model: PreTrainedModel
     tensors: Tensors
     dtype: torch.dtype
-    generation_config: GenerationConfig
-    processor: HMBAProcessor
+    processor: Any
     card: CardDetails
+    generation_config: GenerationConfig | None = None
 
 
 @contextmanager
@@ -125,23 +128,23 @@ def write_safetensors(path: Path, tensors: Tensors, names: list[str], progress: 
         os.fsync(file.fileno())
 
 
-def blank_model(config: HMBAConfig) -> HMBAForConditionalGeneration:
+def blank_model(model_class: Any, config: Any) -> Any:
     """Build a model with shapes but without weights."""
     with torch.device("meta"):
-        return HMBAForConditionalGeneration(config)
+        return model_class(config)
 
 
-def wanted_tensors(model: HMBAForConditionalGeneration) -> dict[str, TensorSpec]:
+def wanted_tensors(model: PreTrainedModel) -> dict[str, TensorSpec]:
     """Return the tensors of a model's checkpoint, without a tied head."""
     state: dict[str, Tensor] = model.state_dict()
-    if model.config.tie_word_embeddings:
+    if getattr(model.config, "tie_word_embeddings", False):
         state.pop("lm_head.weight", None)
     return tensor_specs(state)
 
 
 def fresh_adapter(config: HMBAConfig, seed: int) -> dict[str, Tensor]:
     """Initialise the adapter of a new model; names as in a checkpoint."""
-    model = blank_model(config)
+    model = blank_model(HMBAForConditionalGeneration, config)
     adapter = model.model.temporal_adapter
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -161,15 +164,23 @@ def write_checkpoint(folder: Path, name: str, checkpoint: Checkpoint, max_shard_
     config: Any = checkpoint.model.config
     config.architectures = [type(checkpoint.model).__name__]
     config.dtype = checkpoint.dtype
-    for settings in (config.text_config, checkpoint.generation_config):
+    custom_object_save(checkpoint.model, folder, config=config)
+    if checkpoint.generation_config is not None:
+        complete_special_ids(checkpoint)
+        checkpoint.generation_config.save_pretrained(folder)
+    if checkpoint.processor is not None:
+        checkpoint.processor.save_pretrained(folder)
+    if any(family.model_type == config.model_type for family in FAMILIES):
+        write_card(folder, checkpoint.model, (), checkpoint.card, name)
+    config.save_pretrained(folder)
+
+
+def complete_special_ids(checkpoint: Checkpoint) -> None:
+    """Give the settings of a language model the ids of its tokenizer that they lack."""
+    for settings in (checkpoint.model.config.text_config, checkpoint.generation_config):
         for token, token_id in special_ids(checkpoint.processor.tokenizer).items():
             if getattr(settings, token, None) is None:
                 setattr(settings, token, token_id)
-    custom_object_save(checkpoint.model, folder, config=config)
-    checkpoint.generation_config.save_pretrained(folder)
-    checkpoint.processor.save_pretrained(folder)
-    write_card(folder, checkpoint.model, (), checkpoint.card, name)
-    config.save_pretrained(folder)
 
 
 def special_ids(tokenizer: Any) -> dict[str, int]:

@@ -37,8 +37,8 @@ from checkpoint_folders import (
     write_checkpoint,
     write_shards,
 )
-from foreign_checkpoints import card_name, conversion_parser, open_checkpoint, open_legacy_tokenizer
-from hmba_hf import HMBAConfig, HMBAProcessor
+from foreign_checkpoints import card_name, hmba_parser, open_checkpoint, open_legacy_tokenizer
+from hmba_hf import HMBAConfig, HMBAForConditionalGeneration, HMBAProcessor
 from hmba_hf.hub import CardDetails
 from rename_keys import (
     ADAPTER,
@@ -49,6 +49,7 @@ from rename_keys import (
     adapter_prefix,
     plan_originals,
     plan_renaming,
+    shape_of,
     shikra_rules,
     single_dtype,
 )
@@ -110,7 +111,7 @@ class Original(NamedTuple):
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = conversion_parser(__doc__)
+    parser = hmba_parser(__doc__)
     parser.add_argument("--base", help="the Llama to which the checkpoint is a delta")
     parser.add_argument(
         "--preset", choices=("released", "paper"), help="default: released with an adapter, else paper"
@@ -141,7 +142,7 @@ def convert(args: argparse.Namespace) -> None:
     """Write a checkpoint of this package."""
     original = read_original(args)
     config = model_config(args, original)
-    model = blank_model(config)
+    model = blank_model(HMBAForConditionalGeneration, config)
     wanted = wanted_tensors(model)
     preset = "released" if is_released(config) else "paper"
     rules = shikra_rules(original.prefix or "model.hmba.", preset)
@@ -216,7 +217,7 @@ def model_config(args: argparse.Namespace, original: Original) -> HMBAConfig:
     Raises:
         ValueError: if tensors are missing, or tokenizer, tensors and arguments do not fit each other.
     """
-    rows = _shape(original.tensors, "model.embed_tokens.weight", 2)[0]
+    rows = shape_of(original.tensors.specs, "model.embed_tokens.weight", 2)[0]
     vocabulary = original.tokenizer.get_vocab()
     last = max(vocabulary[token] for token in TOKENS)
     if last >= rows:
@@ -243,22 +244,13 @@ def model_config(args: argparse.Namespace, original: Original) -> HMBAConfig:
 
 def adapter_sizes(tensors: Tensors, prefix: str, hidden_size: int) -> dict[str, int]:
     """Return the sizes of an adapter from the shapes of its tensors."""
-    channels, state_size = _shape(tensors, f"{prefix}layer_2.0.A_log", 2)
+    channels, state_size = shape_of(tensors.specs, f"{prefix}layer_2.0.A_log", 2)
     return {
-        "num_frames": _shape(tensors, f"{prefix}time_embed", 3)[1],
+        "num_frames": shape_of(tensors.specs, f"{prefix}time_embed", 3)[1],
         "state_size": state_size,
-        "conv_kernel": _shape(tensors, f"{prefix}layer_2.0.conv1d.weight", 3)[-1],
+        "conv_kernel": shape_of(tensors.specs, f"{prefix}layer_2.0.conv1d.weight", 3)[-1],
         "expand": max(channels // hidden_size, 1),  # if it does not fit, a check of shapes refuses it
     }
-
-
-def _shape(tensors: Tensors, name: str, axes: int) -> tuple[int, ...]:
-    if name not in tensors.specs:
-        raise ValueError(f"the checkpoint must hold {name}, got none")
-    shape = tensors.specs[name].shape
-    if len(shape) != axes:
-        raise ValueError(f"{name} must have {axes} axes, got {shape}")
-    return shape
 
 
 def is_released(config: HMBAConfig) -> bool:

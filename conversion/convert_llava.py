@@ -34,8 +34,8 @@ from checkpoint_folders import (
     whole_folder,
     write_checkpoint,
 )
-from foreign_checkpoints import card_name, conversion_parser, open_checkpoint, open_legacy_tokenizer, open_tokenizer
-from hmba_hf import HMBAConfig, HMBAProcessor
+from foreign_checkpoints import card_name, hmba_parser, open_checkpoint, open_legacy_tokenizer, open_tokenizer
+from hmba_hf import HMBAConfig, HMBAForConditionalGeneration, HMBAProcessor
 from hmba_hf.hub import CardDetails
 from rename_keys import (
     PROJECTOR,
@@ -106,7 +106,7 @@ class Llava(NamedTuple):
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = conversion_parser(__doc__)
+    parser = hmba_parser(__doc__)
     parser.add_argument("--chat_template", choices=("source", "vicuna"), help=TEMPLATE_HELP)
     parser.add_argument("--verify", action="store_true", help="see above")
     return parser.parse_args()
@@ -122,7 +122,7 @@ def main() -> None:
 def convert(args: argparse.Namespace) -> None:
     """Write a checkpoint of this package."""
     llava = read_llava(args)
-    model = blank_model(llava.config)
+    model = blank_model(HMBAForConditionalGeneration, llava.config)
     tensors, dtype, unused = plan_tensors(args, llava, model)
     if unused:
         print(f"not used and dropped: {len(unused)} tensors", *unused, sep="\n  ")

@@ -66,6 +66,8 @@ PAPER_MODULES: dict[str, tuple[str, ...]] = {
         "context.mixers.joint_stride_2.reverse_mixer",
     ),
 }
+# Decay rates and skips of Mamba, which may be float32 beside any dtype.
+WIDE_NAMES = (".A_log", ".D", ".A_b_log", ".D_b")
 
 
 class TensorSpec(NamedTuple):
@@ -385,6 +387,20 @@ def tensor_specs(tensors: Mapping[str, Tensor]) -> dict[str, TensorSpec]:
     return {name: TensorSpec(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
 
 
+def shape_of(specs: Mapping[str, TensorSpec], name: str, axes: int) -> tuple[int, ...]:
+    """Return the shape of a tensor.
+
+    Raises:
+        ValueError: if there is no such tensor, or if it has another number of axes.
+    """
+    if name not in specs:
+        raise ValueError(f"the checkpoint must hold {name}, got none")
+    shape = specs[name].shape
+    if len(shape) != axes:
+        raise ValueError(f"{name} must have {axes} axes, got {shape}")
+    return shape
+
+
 def single_dtype(originals: Mapping[str, TensorSpec], renaming: Renaming) -> torch.dtype:
     """Return the dtype of all used tensors; decay rates and skips of Mamba may be float32 beside any.
 
@@ -395,7 +411,7 @@ def single_dtype(originals: Mapping[str, TensorSpec], renaming: Renaming) -> tor
     for origins in renaming.origins.values():
         for origin in origins:
             dtype = originals[origin.name].dtype
-            if dtype != torch.float32 or not origin.name.endswith((".A_log", ".D")):
+            if dtype != torch.float32 or not origin.name.endswith(WIDE_NAMES):
                 used.append((origin.name, dtype))
     most = Counter(dtype for _, dtype in used).most_common(1)[0][0]
     for name, dtype in used:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import hf_hub_download, snapshot_download
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -30,6 +30,8 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
 # Parts of names that FSDP, DDP, torch.compile and activation checkpointing insert.
 WRAPPED_NAMES = re.compile(r"(?:^module|_fsdp_wrapped_module|_orig_mod|_checkpoint_wrapped_module)\.")
 NO_WEIGHTS = re.compile(r"training_args\.bin|optimizer.*|scheduler.*|rng_state.*|random_states.*|scaler.*")
+# A repository on the Hub, its revision, and one of its files.
+HUB_NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*?)(?:@([^@]+?))?(?:/([\w./-]+\.(?:safetensors|bin|pt|pth)))?")
 SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.(\w+)")
 SAFETENSORS_DTYPES = {
     "F64": torch.float64,
@@ -119,26 +121,36 @@ class FileTensors:
 
 
 def local_path(name: str) -> Path:
-    """Return a folder or file, or the snapshot of a Hub repository, `org/name` or `org/name@revision`.
+    """Return a folder or file, or what the Hub has under an id.
+
+    Args:
+        name: a path; a Hub repository, `org/name` or `org/name@revision`, for its snapshot; or one of its files of
+            weights, `org/name/file.pth` or `org/name@revision/file.pth`.
 
     Raises:
         FileNotFoundError: if there is none of them.
     """
     if Path(name).exists():
         return Path(name)
-    repo, _, revision = name.partition("@")
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repo):
+    found = HUB_NAME.fullmatch(name)
+    if found is None:
         raise FileNotFoundError(f"a checkpoint must be a file, a folder or a Hub id, got {name}, which does not exist")
+    repo, revision, file = found.groups()
+    if file is not None:
+        return Path(hf_hub_download(repo, file, revision=revision))
     wanted = ["*.json", "*.model", "*.txt", "*.jinja", "*.safetensors"]
-    folder = Path(snapshot_download(repo, revision=revision or None, allow_patterns=wanted))
+    folder = Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
     if not any((folder / f"model.safetensors{ending}").is_file() for ending in ("", ".index.json")):
-        folder = Path(snapshot_download(repo, revision=revision or None, allow_patterns=[*wanted, "*.bin"]))
+        folder = Path(snapshot_download(repo, revision=revision, allow_patterns=[*wanted, "*.bin"]))
     return folder
 
 
 def hub_id(name: str) -> str:
-    """Return the Hub id in `org/name` or `org/name@revision`; the empty string for a folder or file."""
-    return "" if Path(name).exists() else name.partition("@")[0]
+    """Return the Hub id in a name, as `local_path` takes it; the empty string for a folder or file here."""
+    found = HUB_NAME.fullmatch(name)
+    if found is None or Path(name).exists():
+        return ""
+    return found[1]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""Tensors that a conversion derives from others, each when it is read: recovered from a delta, renamed, joined."""
+"""Tensors that a conversion derives from others, each when it is read: recovered, renamed, changed, joined."""
 
-from collections.abc import Iterable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -188,6 +188,49 @@ class OriginalTensors:
         """Build one tensor."""
         origin = self.origins[name]
         return origin.rule.take_back(self.ours.read(origin.name))
+
+
+class RelabeledTensors:
+    """Tensors under other names.
+
+    Args:
+        source: tensors under their stored names.
+        stored: the stored name of each.
+    """
+
+    def __init__(self, source: Tensors, stored: Mapping[str, str]):
+        self.source = source
+        self.stored = stored
+        self.specs = {name: source.specs[stored[name]] for name in stored}
+
+    def read(self, name: str) -> Tensor:
+        """Read one of them."""
+        return self.source.read(self.stored[name])
+
+
+class Change(NamedTuple):
+    """How a tensor gets another shape."""
+
+    shape: tuple[int, ...]
+    apply: Callable[[Tensor], Tensor]
+
+
+class ChangedTensors:
+    """Tensors of a source, some of them changed when they are read."""
+
+    def __init__(self, source: Tensors, changes: Mapping[str, Change]):
+        self.source = source
+        self.changes = changes
+        self.specs = dict(source.specs)
+        for name, change in changes.items():
+            self.specs[name] = TensorSpec(change.shape, source.specs[name].dtype)
+
+    def read(self, name: str) -> Tensor:
+        """Read one of them."""
+        tensor = self.source.read(name)
+        if name in self.changes:
+            return self.changes[name].apply(tensor)
+        return tensor
 
 
 class SelectedTensors:

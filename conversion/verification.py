@@ -10,6 +10,8 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForImageTextToText
 
 from hmba_hf import HMBAConfig
+from hmba_hf.models import modeling_videomamba
+from hmba_hf.models.configuration_videomamba import VideoMambaConfig
 from hmba_hf.models.joining_hmba import build_adapter
 from hmba_hf.models.loading_checkpoints import load_with_report, refuse_lacking
 from original_adapter import original_adapter
@@ -94,13 +96,57 @@ def compare_recorded(folder: Path, recorded: Path) -> dict[str, float]:
         ours["out.logits"] = output.logits
         if output.loss is not None:
             ours["out.loss"] = output.loss[None]
-    if ours.keys().isdisjoint(numbers):
-        raise ValueError(f"{recorded} must hold inputs and outputs of the original, got {sorted(numbers)[:5]} ...")
-    errors = {}
-    for name, tensor in ours.items():
-        if name in numbers:
-            errors[name] = _compare(name, tensor, numbers[name], tolerance=RECORDED_TOLERANCE)
-    return errors
+    return _compare_recorded_names(ours, numbers, recorded)
+
+
+@torch.no_grad()
+def compare_videomamba(folder: Path, recorded: Path) -> dict[str, float]:
+    """Compare a converted VideoMamba with recorded numbers of the original code, in float32.
+
+    Args:
+        folder: checkpoint of this package.
+        recorded: safetensors file with `in.video`, `(b, channels, t, height, width)`, or `in.image`, `(b, channels,
+            height, width)`, and any of `out.last_hidden_state`, `out.features` (the class token), `out.logits` and
+            `out.loss` (with `in.labels`); or of pre-training `in.mask`, `(b, 1 + patches)` with the class token, and
+            any of `out.clip`, features of any length, and `out.uta_loss` (with `in.teacher`).
+
+    Returns:
+        The largest differences, by the names of the recorded outputs.
+
+    Raises:
+        ValueError: if one exceeds rounding, or if there is nothing to compare.
+    """
+    numbers = load_file(recorded)
+    if "out.clip" in numbers:  # the multi-modal stage brings them to length one in its loss
+        numbers["out.clip"] = torch.nn.functional.normalize(numbers["out.clip"], dim=-1)
+    config: Any = VideoMambaConfig.from_pretrained(folder)
+    architecture = getattr(modeling_videomamba, config.architectures[0])
+    model = architecture.from_pretrained(folder, dtype=torch.float32).eval()
+    clips = numbers.get("in.video")
+    if clips is None and "in.image" in numbers:
+        clips = numbers["in.image"][:, :, None]
+    ours: dict[str, Tensor] = {}
+    if clips is not None:
+        ours = videomamba_outputs(model, clips.transpose(1, 2), numbers)
+    return _compare_recorded_names(ours, numbers, recorded)
+
+
+def videomamba_outputs(model: Any, clips: Tensor, numbers: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return what a VideoMamba makes of clips, `(b, t, channels, height, width)`, by the names of recorded numbers."""
+    encoded = model.videomamba(clips)
+    ours = {"out.last_hidden_state": encoded.last_hidden_state, "out.features": encoded.pooler_output}
+    if hasattr(model, "classifier"):
+        pixels = clips[:, 0] if clips.shape[1] == 1 else clips
+        output = model(pixels, labels=numbers.get("in.labels"))
+        ours["out.logits"] = output.logits
+        if output.loss is not None:
+            ours["out.loss"] = output.loss[None]
+    elif "in.mask" in numbers:
+        output = model(clips, numbers["in.mask"][:, 1:], numbers.get("in.teacher"))
+        ours["out.clip"] = output.aligned_features
+        if output.loss is not None:
+            ours["out.uta_loss"] = output.loss[None]
+    return ours
 
 
 @torch.no_grad()
@@ -133,6 +179,16 @@ def compare_with_llava(folder: Path, source: Path) -> float:
     logits = ours(input_ids=ids, pixel_values_videos=picture[:, None, :, :height, :width].to(ours.dtype)).logits
     rounding = {torch.float32: 1e-5}.get(ours.dtype, wanted.abs().max().item() / 128)
     return _compare("logits", logits[..., : wanted.shape[-1]], wanted, tolerance=rounding)
+
+
+def _compare_recorded_names(ours: dict[str, Tensor], numbers: dict[str, Tensor], recorded: Path) -> dict[str, float]:
+    if ours.keys().isdisjoint(numbers):
+        raise ValueError(f"{recorded} must hold inputs and outputs of the original, got {sorted(numbers)[:5]} ...")
+    errors = {}
+    for name, tensor in ours.items():
+        if name in numbers:
+            errors[name] = _compare(name, tensor, numbers[name], tolerance=RECORDED_TOLERANCE)
+    return errors
 
 
 def _compare(name: str, ours: Tensor, wanted: Tensor, tolerance: float) -> float:

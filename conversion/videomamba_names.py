@@ -1,8 +1,23 @@
 """Names of VideoMamba's original tensors, and of ours."""
 
+from collections.abc import Iterable
+
 from rename_keys import Rule
 
 BASE = "videomamba."
+# In front of all names in the files of some training scripts.
+PREFIXES = ("backbone.", "encoder.")
+# In front of the vision half's names in the files of the multi-modal stage.
+VISION_HALF = "vision_encoder."
+# What those files hold beside the backbone: for retrieval, which needs both halves.
+OF_RETRIEVAL = (
+    "pool_norm.*",
+    "text_encoder.*",
+    "vision_proj.*",
+    "text_proj.*",
+    "temp",
+    "itm_head.*",
+)
 # Parts of one direction's state space, and what the original calls them in the other direction.
 _OF_STATE_SPACE = {
     "conv1d.weight": "conv1d_b.weight",
@@ -15,14 +30,47 @@ _OF_STATE_SPACE = {
 }
 
 
-def videomamba_rules(base: str = BASE) -> list[Rule]:
-    """Return the rules of all original models of one modality.
+def bare_names(stored: Iterable[str]) -> dict[str, str]:
+    """Return the stored names by the names that the original model has for them, without a prefix.
+
+    Raises:
+        ValueError: if two tensors have one name.
+
+    Source: OpenGVLab/VideoMamba, `run_class_finetuning.py`.
+    """
+    found: dict[str, str] = {}
+    for name in stored:
+        bare = name
+        for prefix in (*PREFIXES, VISION_HALF):
+            if name.startswith(prefix):
+                bare = name.removeprefix(prefix)
+        if bare in found:
+            raise ValueError(f"{bare} must be one tensor, got {found[bare]} and {name}")
+        found[bare] = name
+    return found
+
+
+def is_multi_modal(stored: Iterable[str]) -> bool:
+    """Return whether names are those of the multi-modal stage."""
+    return any(name.startswith(VISION_HALF) for name in stored)
+
+
+def unused_rules(patterns: Iterable[str]) -> list[Rule]:
+    """Return the first rules of a table for a model without these parts; no model has the teacher, a CLIP."""
+    return [Rule(pattern) for pattern in ("clip_teacher.*", *patterns)]
+
+
+def videomamba_rules(base: str = BASE, final_norm: str = "norm_f") -> list[Rule]:
+    """Return the rules of all original models of one modality, and of the vision half of the multi-modal one.
 
     Args:
         base: prefix of the base model's names here; empty for `VideoMambaModel`.
+        final_norm: its first name on the way back, `"norm_f"` in classifiers and `"norm"` in pre-training.
 
     Source: OpenGVLab/VideoMamba, `videomamba.py`, `videomamba_pretrain.py`, `videomamba_distill.py`.
     """
+    norms = ["norm_f", "norm"]
+    norms.sort(key=lambda name: name != final_norm)
     rules = [
         Rule("cls_token", (f"{base}embeddings.cls_token",)),
         Rule("pos_embed", (f"{base}embeddings.position_embeddings",)),
@@ -35,11 +83,11 @@ def videomamba_rules(base: str = BASE) -> list[Rule]:
         rules.append(Rule(f"layers.*.mixer.{reversed_name}", (f"{mixer}reverse_ssm.{ours}",)))
     for projection in ("in_proj", "out_proj"):
         rules.append(Rule(f"layers.*.mixer.{projection}.weight", (f"{mixer}{projection}.weight",)))
+    rules.append(Rule("layers.*.norm.weight", (f"{base}encoder.layers.*.norm.weight",)))
+    for norm in norms:
+        rules.append(Rule(f"{norm}.weight", (f"{base}norm.weight",)))
     return [
         *rules,
-        Rule("layers.*.norm.weight", (f"{base}encoder.layers.*.norm.weight",)),
-        Rule("norm_f.weight", (f"{base}norm.weight",)),
-        Rule("norm.weight", (f"{base}norm.weight",)),  # of pre-training
         Rule("head.*", ("classifier.*",)),
         Rule("distill_head.0.weight", ("distillation_head.norm.weight",)),
         Rule("distill_head.1.*", ("distillation_head.projection.*",)),

@@ -1,0 +1,603 @@
+"""VideoMamba by the command line: equal to the original's numbers, there and back without loss."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.testing import assert_close
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForPreTraining,
+    AutoModelForVideoClassification,
+)
+
+from hmba_hf.models.configuration_videomamba import VideoMambaConfig
+from hmba_hf.models.modeling_videomamba import VideoMambaForVideoClassification
+from original_checkpoints import run_conversion
+
+CLASSIFIER = ("videomamba_small", "w.")
+LAYOUTS = ["bare", "model", "module", "backbone.", "encoder.", "module.", "before torch 1.6", "safetensors"]
+
+
+def convert(checkpoint, output_dir, *options):
+    """Convert by the command line; return the folder of the result."""
+    run_conversion("convert_videomamba.py", "--checkpoint", checkpoint, "--output_dir", output_dir, *options)
+    return output_dir
+
+
+def weights_of(tensors, prefix):
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def save_layout(path, weights, layout="bare"):
+    """Save weights in one of the layouts of the original's files; return the path of the file."""
+    if layout == "safetensors":
+        path = path.with_suffix(".safetensors")
+        save_file(weights, path)
+    elif layout in ("model", "module"):
+        torch.save({layout: weights, "epoch": 3, "optimizer": {"state": {}}}, path)
+    elif layout == "before torch 1.6":
+        torch.save(weights, path, _use_new_zipfile_serialization=False)
+    else:
+        prefix = "" if layout == "bare" else layout
+        torch.save({f"{prefix}{name}": tensor for name, tensor in weights.items()}, path)
+    return path
+
+
+@pytest.fixture
+def original(golden, tmp_path):
+    """Rebuild an original file: `original(name, prefix, layout) -> (path, weights, all golden tensors)`."""
+
+    def build(name="videomamba_small", prefix="w.", layout="bare", **changes):
+        tensors, _ = golden(name)
+        weights = {**weights_of(tensors, prefix), **changes}
+        return save_layout(tmp_path / "original.pth", weights, layout), weights, tensors
+
+    return build
+
+
+def refused(path, *options, match, error=ValueError):
+    """See that a conversion is refused and leaves nothing behind."""
+    before = sorted(path.parent.rglob("*"))
+    with pytest.raises(error, match=match):
+        convert(path, path.parent / "ours", *options)
+    assert sorted(path.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_classifier_in_any_layout_gives_the_originals_logits(layout, original, tmp_path):
+    path, _, tensors = original(layout=layout)
+    convert(path, tmp_path / "ours")
+    model, info = AutoModelForVideoClassification.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values())
+    output = model(tensors["in.video"].transpose(1, 2), labels=tensors["in.labels"])
+    assert_close(output.logits, tensors["out.logits"], atol=2e-5, rtol=0)
+    assert_close(output.loss, tensors["out.loss"][0], atol=2e-5, rtol=0)
+
+
+def test_tubelets_of_two_frames_are_read_off_the_shapes(original, tmp_path):
+    path, _, tensors = original(prefix="w_tubelet2.")
+    convert(path, tmp_path / "ours")
+    model = AutoModelForVideoClassification.from_pretrained(tmp_path / "ours")
+    logits = model(tensors["in.video"].transpose(1, 2)).logits
+    assert_close(logits, tensors["out_tubelet2.logits"], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("part", "prefix"), [("image", "w_image."), ("student", "w_student."), ("teacher", "w_teacher.")]
+)
+def test_a_classifier_of_pictures_gives_the_originals_logits(part, prefix, original, tmp_path):
+    path, _, tensors = original("videomamba_image_small", prefix)
+    convert(path, tmp_path / "ours")
+    model, info = AutoModelForImageClassification.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values())
+    output = model(tensors["in.image"])
+    assert_close(output.logits, tensors[f"out.{part}_logits"], atol=2e-5, rtol=0)
+    if part == "student":
+        assert_close(output.distillation_features, tensors["out.student_feats"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("prefix", "case"), [("w_pt.", "out_pt"), ("w_pt2.", "out_pt2")])
+def test_masked_pre_training_gives_the_originals_features(prefix, case, original, tmp_path):
+    path, _, tensors = original("videomamba_pretrain_small", prefix)
+    convert(path, tmp_path / "ours")
+    model, info = AutoModelForPreTraining.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values())
+    output = model(tensors["in.video"].transpose(1, 2), tensors["in.mask"][:, 1:])
+    assert_close(output.aligned_features, tensors[f"{case}.clip"], atol=1e-5, rtol=0)
+
+
+def multi_modal(weights):
+    """The state dict of the multi-modal stage around its vision half."""
+    named = {f"vision_encoder.{name}": tensor for name, tensor in weights.items()}
+    named |= {
+        "text_encoder.bert.embeddings.position_ids": torch.arange(4)[None],
+        "text_encoder.bert.encoder.layer.0.output.dense.weight": torch.randn(6, 6),
+        "text_encoder.cls.predictions.bias": torch.randn(9),
+        "vision_proj.weight": torch.randn(5, 48),
+        "text_proj.bias": torch.randn(5),
+        "temp": torch.tensor(0.07),
+        "itm_head.weight": torch.randn(2, 6),
+        "clip_teacher.visual_projection": torch.randn(8, 4),
+    }
+    return named
+
+
+def test_the_vision_half_of_the_multi_modal_stage_gives_the_originals_features(golden, tmp_path, capsys):
+    tensors, _ = golden("videomamba_mm_small")
+    weights = multi_modal(weights_of(tensors, "w."))
+    path = save_layout(tmp_path / "original.pth", weights, "module")
+    convert(path, tmp_path / "ours", "--keep_unused")
+    told = capsys.readouterr().out
+    assert "only the vision half is converted" in told and "not used and kept: 10 tensors" in told
+    for name in ("temp", "vision_encoder.pool_norm.weight", "clip_teacher.visual_projection"):
+        assert f"\n  {name}\n" in told
+    model, info = AutoModelForPreTraining.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values())
+    clips = tensors["in.video"].transpose(1, 2)
+    output = model(clips, tensors["in.mask"][:, 1:], tensors["in.teacher"])
+    wanted = nn.functional.normalize(tensors["out.clip"], dim=-1)  # there the loss does it
+    assert_close(output.aligned_features, wanted, atol=1e-5, rtol=0)
+    assert_close(output.loss, tensors["out.uta_loss"][0], atol=2e-5, rtol=0)
+    assert_close(model.videomamba(clips).last_hidden_state[:, 1:], tensors["out.vis"], atol=1e-5, rtol=0)
+    back = convert(tmp_path / "ours", tmp_path / "back", "--to_original")
+    written = {}
+    for file in back.glob("*.safetensors"):
+        written |= load_file(file)
+    assert_identical(written, weights)
+
+
+def assert_identical(tensors, wanted):
+    """See that names, dtypes and bytes are the same."""
+    assert tensors.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        assert tensors[name].dtype == tensor.dtype, name
+        assert tensors[name].shape == tensor.shape, name
+        assert tensors[name].numpy().tobytes() == tensor.contiguous().numpy().tobytes(), name
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix"),
+    [
+        ("videomamba_small", "w."),
+        ("videomamba_small", "w_tubelet2."),
+        ("videomamba_image_small", "w_image."),
+        ("videomamba_image_small", "w_student."),
+        ("videomamba_pretrain_small", "w_pt."),
+        ("videomamba_pretrain_small", "w_pt2."),
+    ],
+)
+def test_back_to_the_original_names_and_forth_again_nothing_is_lost(name, prefix, original, tmp_path):
+    path, weights, _ = original(name, prefix)
+    ours = convert(path, tmp_path / "ours")
+    back = convert(ours, tmp_path / "back", "--to_original", "--verify")
+    assert_identical(load_file(back / "model.safetensors"), weights)
+    again = convert(back, tmp_path / "again")
+    for file in ("model.safetensors", "config.json"):
+        assert (again / file).read_bytes() == (ours / file).read_bytes()
+
+
+def test_what_a_training_of_ours_saves_goes_back_to_the_original_names(tmp_path):
+    config = VideoMambaConfig(
+        hidden_size=32, num_hidden_layers=2, image_size=16, patch_size=8, num_frames=2, num_labels=3
+    )
+    model = VideoMambaForVideoClassification(config)
+    model.save_pretrained(tmp_path / "ours")
+    back = convert(tmp_path / "ours", tmp_path / "back", "--to_original")
+    convert(back, tmp_path / "again")
+    again = AutoModelForVideoClassification.from_pretrained(tmp_path / "again")
+    assert_close(again.state_dict(), model.state_dict(), atol=0, rtol=0)
+    AutoModel.from_pretrained(tmp_path / "ours").save_pretrained(tmp_path / "bare")
+    names = load_file(convert(tmp_path / "bare", tmp_path / "bare_back", "--to_original") / "model.safetensors").keys()
+    assert names == {name for name in load_file(back / "model.safetensors") if not name.startswith("head.")}
+
+
+def test_the_configuration_is_that_of_the_original(original, tmp_path):
+    path, _, _ = original()
+    config = AutoConfig.from_pretrained(convert(path, tmp_path / "ours"))
+    assert (config.hidden_size, config.num_hidden_layers, config.num_labels) == (48, 3, 10)
+    assert (config.image_size, config.patch_size, config.num_frames, config.tubelet_size) == (32, 8, 4, 1)
+    assert config.architectures == ["VideoMambaForVideoClassification"]
+
+
+def test_the_checkpoint_carries_its_code(original, tmp_path):
+    path, _, _ = original()
+    ours = convert(path, tmp_path / "ours")
+    saved = tmp_path / "saved"
+    AutoModelForVideoClassification.from_pretrained(ours).save_pretrained(saved)
+    code = {file.name for file in saved.glob("*.py")}
+    assert code and {file.name for file in ours.glob("*.py")} == code
+    assert json.loads((ours / "config.json").read_text()) == json.loads((saved / "config.json").read_text())
+
+
+@pytest.mark.parametrize("tubelet_size", [1, 2, 3])
+def test_pictures_become_clips_by_a_kernel_in_the_centre(tubelet_size, original, tmp_path, capsys):
+    path, weights, _ = original("videomamba_image_small", "w_image.")
+    frames = 2 * tubelet_size
+    ours = convert(path, tmp_path / "ours", "--num_frames", frames, "--tubelet_size", tubelet_size)
+    model = AutoModelForVideoClassification.from_pretrained(ours)
+    kernel = model.videomamba.embeddings.patch_embeddings.projection.weight
+    centre = tubelet_size // 2
+    assert torch.equal(kernel[:, :, centre], weights["patch_embed.proj.weight"])
+    assert kernel.count_nonzero() == weights["patch_embed.proj.weight"].count_nonzero()
+    times = model.videomamba.embeddings.temporal_embeddings
+    assert times.shape == (1, 2, 32) and not times.any()
+    assert torch.equal(model.classifier.weight, weights["head.weight"])
+    assert "new and zero: temporal_pos_embedding" in capsys.readouterr().out
+
+
+def test_a_clip_of_one_picture_is_classified_as_the_picture_where_order_does_not_matter(original, tmp_path):
+    path, _, tensors = original("videomamba_image_small", "w_image.")
+    model = AutoModelForVideoClassification.from_pretrained(convert(path, tmp_path / "ours", "--num_frames", 4))
+    logits = model(tensors["in.image"][:, None]).logits
+    assert_close(logits, tensors["out.image_logits"], atol=2e-5, rtol=0)
+
+
+def test_the_head_of_a_distillation_has_done_its_work_when_pictures_become_clips(original, tmp_path, capsys):
+    path, _, _ = original("videomamba_image_small", "w_student.")
+    ours = convert(path, tmp_path / "ours", "--num_frames", 2)
+    assert "\n  distill_head.0.weight\n" in capsys.readouterr().out
+    assert AutoConfig.from_pretrained(ours).distillation_size is None
+
+
+@pytest.mark.parametrize("sides", [(48,), (24, 64)])
+def test_another_size_of_frames_resizes_the_table_of_places(sides, original, tmp_path):
+    path, weights, _ = original()
+    ours = convert(path, tmp_path / "ours", "--image_size", *sides)
+    model = AutoModelForVideoClassification.from_pretrained(ours)
+    height, width = sides[0], sides[-1]
+    assert model.config.frame_size == (height, width)
+    table = weights["pos_embed"]
+    places = table[:, 1:].reshape(1, 4, 4, 48).permute(0, 3, 1, 2)
+    wanted = nn.functional.interpolate(places, size=(height // 8, width // 8), mode="bicubic", align_corners=False)
+    got = model.videomamba.embeddings.position_embeddings
+    assert torch.equal(got[:, :1], table[:, :1])
+    assert_close(got[:, 1:], wanted.flatten(2).transpose(1, 2), atol=1e-6, rtol=0)
+    model(torch.randn(1, 4, 3, height, width))
+
+
+def test_another_number_of_frames_resizes_the_table_of_times(original, tmp_path):
+    path, weights, tensors = original()
+    ours = convert(path, tmp_path / "ours", "--num_frames", 6)
+    model = AutoModelForVideoClassification.from_pretrained(ours)
+    times = weights["temporal_pos_embedding"].transpose(1, 2)
+    wanted = nn.functional.interpolate(times, size=6, mode="linear", align_corners=False).transpose(1, 2)
+    assert_close(model.videomamba.embeddings.temporal_embeddings, wanted, atol=1e-6, rtol=0)
+    original_model = AutoModelForVideoClassification.from_pretrained(convert(path, tmp_path / "same"))
+    clips = torch.randn(1, 6, 3, 32, 32)
+    assert_close(model(clips).logits, original_model(clips, interpolate_pos_encoding=True).logits, atol=1e-5, rtol=0)
+
+
+def test_a_missing_table_of_times_starts_at_zero_when_frames_are_named(golden, tmp_path, capsys):
+    weights = weights_of(golden("videomamba_small")[0], "w.")
+    del weights["temporal_pos_embedding"]
+    path = save_layout(tmp_path / "original.pth", weights)
+    refused(path, match="must hold temporal_pos_embedding, got none: --num_frames N starts one at zero")
+    model = AutoModelForVideoClassification.from_pretrained(convert(path, tmp_path / "ours", "--num_frames", 4))
+    assert not model.videomamba.embeddings.temporal_embeddings.any()
+    assert "new and zero: temporal_pos_embedding" in capsys.readouterr().out
+
+
+def head_of(folder):
+    model = AutoModelForVideoClassification.from_pretrained(folder)
+    return model.classifier.weight, model.classifier.bias
+
+
+@pytest.fixture
+def of_kinetics_710(original):
+    """A file of 710 classes, and its head."""
+    head = {"head.weight": torch.randn(710, 48), "head.bias": torch.randn(710)}
+    path, _, _ = original(**head)
+    return path, head["head.weight"], head["head.bias"]
+
+
+def test_the_first_400_of_710_classes_are_kinetics_400(of_kinetics_710, tmp_path):
+    path, weight, bias = of_kinetics_710
+    got = head_of(convert(path, tmp_path / "ours", "--num_labels", 400))
+    assert_close(got, (weight[:400], bias[:400]), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("count", [600, 700])
+def test_600_or_700_of_710_classes_need_a_label_map(count, of_kinetics_710, tmp_path):
+    path, weight, bias = of_kinetics_710
+    rows = torch.randperm(710)[:count].tolist()
+    label_map = tmp_path / "map.json"
+    label_map.write_text(json.dumps(rows))
+    refused(
+        path, "--num_labels", count, match=f"--label_map must name the {count} classes among the head's 710, got n"
+    )
+    got = head_of(convert(path, tmp_path / "ours", "--num_labels", count, "--label_map", label_map))
+    assert_close(got, (weight[rows], bias[rows]), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ([0, 710], [], "--label_map must be of the 710 classes of the head, got class 710"),
+        ([0, -1], [], "must be a JSON list of the numbers of classes, got -1 in it"),
+        ({"0": 1}, [], "must be a JSON list of the numbers of classes, got dict"),
+        ([0, 1], ["--num_labels", 3], "--label_map must hold 3 classes, got 2"),
+        ([0, 1], ["--new_head"], "--label_map must be for a head that is kept, got none"),
+    ],
+)
+def test_a_label_map_that_does_not_fit_is_refused(content, options, message, of_kinetics_710, tmp_path):
+    (tmp_path / "map.json").write_text(json.dumps(content))
+    refused(of_kinetics_710[0], "--label_map", tmp_path / "map.json", *options, match=message)
+
+
+def test_a_head_of_other_classes_is_drawn_anew_by_its_seed(original, tmp_path, capsys):
+    path, weights, _ = original()
+    words = ["--num_labels", 174]
+    weight, bias = head_of(convert(path, tmp_path / "first", *words))
+    assert "new and not trained: a classifier of 174 classes" in capsys.readouterr().out
+    assert weight.shape == (174, 48) and not bias.any()
+    assert 0.015 < weight.std() < 0.025
+    again, _ = head_of(convert(path, tmp_path / "again", *words))
+    other, _ = head_of(convert(path, tmp_path / "other", *words, "--seed", 1))
+    assert torch.equal(weight, again) and not torch.equal(weight, other)
+    fresh, _ = head_of(convert(path, tmp_path / "fresh", "--new_head"))
+    assert fresh.shape == weights["head.weight"].shape and not torch.equal(fresh, weights["head.weight"])
+
+
+def test_fine_tuning_starts_from_masked_pre_training_with_its_norm(original, tmp_path, capsys):
+    path, weights, _ = original("videomamba_pretrain_small", "w_pt.")
+    ours = convert(path, tmp_path / "ours", "--num_labels", 5)
+    told = capsys.readouterr().out
+    assert "\n  clip_decoder.0.head.weight\n" in told and "new and not trained: a classifier of 5 classes" in told
+    model = AutoModelForVideoClassification.from_pretrained(ours)
+    assert torch.equal(model.videomamba.norm.weight, weights["norm.weight"])
+    assert model.classifier.weight.shape == (5, 48)
+
+
+def test_a_file_without_a_head_is_refused_unless_classes_are_asked_for(golden, tmp_path):
+    weights = weights_of(golden("videomamba_small")[0], "w.")
+    bare = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}
+    path = save_layout(tmp_path / "original.pth", bare)
+    refused(path, match="must hold head.weight or, of pre-training, clip_decoder.0.head.weight, got neither")
+    assert head_of(convert(path, tmp_path / "ours", "--num_labels", 3))[0].shape == (3, 48)
+
+
+LABELS = {
+    "labels.json": json.dumps([f"action {number}" for number in range(10)]),
+    "by_number.json": json.dumps({str(number): f"action {number}" for number in range(10)}),
+    "by_name.json": json.dumps({f"action {number}": str(number) for number in reversed(range(10))}),
+    "labels.txt": "".join(f"action {number}\n" for number in range(10)),
+}
+
+
+@pytest.mark.parametrize("name", LABELS)
+def test_labels_of_any_form_become_those_of_the_configuration(name, original, tmp_path):
+    path, _, _ = original()
+    (tmp_path / name).write_text(LABELS[name])
+    config = AutoConfig.from_pretrained(convert(path, tmp_path / "ours", "--labels", tmp_path / name))
+    assert config.id2label == {number: f"action {number}" for number in range(10)}
+    assert config.label2id["action 7"] == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("nine.txt", "a\nb\n", "must name 10 classes, got 2"),
+        ("twice.json", '["a", "b", "a"]', "must name each class differently, got 'a' twice"),
+        ("gap.json", '{"0": "a", "2": "b"}', "must give the classes the numbers from 0 to 1, got others"),
+        ("shared.json", '{"a": 0, "b": 0}', "must give the classes the numbers from 0 to 1, got others"),
+        ("number.json", "3", "must be a JSON list or object, got int"),
+        ("nameless.txt", "a\n\nb\n", "must name each class, got '' for class 1"),
+        ("cut.json", '["a", ', "must be a whole JSON file, got one that cannot be read"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(name, content, message, original, tmp_path):
+    (tmp_path / name).write_text(content)
+    refused(original()[0], "--labels", tmp_path / name, match=message)
+
+
+class Malicious:
+    """Something that runs a command when it is unpickled."""
+
+    def __reduce__(self):
+        return os.system, (f"touch {Path(os.environ['HF_HOME']) / 'was_run_too'}",)
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("layout", ["bare", "model"])
+def test_a_pickle_that_runs_something_is_refused_and_not_run(layout, is_zip, golden, tmp_path):
+    weights = {**weights_of(golden("videomamba_small")[0], "w."), "norm_f.weight": Malicious()}
+    content = weights if layout == "bare" else {layout: weights}
+    torch.save(content, tmp_path / "original.pth", _use_new_zipfile_serialization=is_zip)
+    refused(tmp_path / "original.pth", match=r"must hold only tensors, got one that would run .*\.system")
+    assert not (Path(os.environ["HF_HOME"]) / "was_run_too").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.update({"strange.weight": torch.ones(1)}), "must have names in the table, got strange.weight"),
+        (lambda w: w.update({"pool_norm.weight": torch.ones(48)}), "must have names in the table, got pool_norm.weig"),
+        (lambda w: w.pop("layers.1.mixer.A_b_log"), r"must hold an origin of .*layers\.1\.mixer\.reverse_ssm\.A_log"),
+        (lambda w: w.pop("head.bias"), r"must hold an origin of classifier\.bias"),
+        (lambda w: w.pop("norm_f.weight"), r"must hold an origin of videomamba\.norm\.weight"),
+        (lambda w: w.update({"norm.weight": torch.ones(48)}), r"must come from one tensor, got \['norm_f.weight', 'n"),
+        (lambda w: w.update({"backbone.cls_token": torch.ones(1, 1, 48)}), "cls_token must be one tensor, got "),
+        (lambda w: w.update({"norm_f.weight": torch.ones(47)}), r"norm_f.weight must be \(48,\), got \(47,\)"),
+        (lambda w: w.update({"layers.4.norm.weight": torch.ones(48)}), r"layers.* without gaps, got none of 3"),
+        (lambda w: w.update({"cls_token": torch.ones(48)}), r"cls_token must be \(1, 1, 48\), got \(48,\)"),
+        (lambda w: w.update({"pos_embed": torch.ones(17, 48)}), r"pos_embed must have 3 axes, got \(17, 48\)"),
+        (lambda w: w.update({"pos_embed": torch.ones(1, 16, 48)}), "--image_size must be height and width of frames"),
+        (lambda w: w.update({"head.weight": w["head.weight"].half()}), "must be torch.float32 as most tensors are"),
+        (lambda w: w["cls_token"].fill_(float("nan")), "cls_token must be finite, got NaN"),
+    ],
+)
+def test_a_tensor_that_is_not_as_the_table_says_is_named(change, message, golden, tmp_path):
+    weights = {name: tensor.clone() for name, tensor in weights_of(golden("videomamba_small")[0], "w.").items()}
+    change(weights)
+    refused(save_layout(tmp_path / "original.pth", weights), match=message)
+
+
+def test_the_teacher_of_masked_pre_training_is_dropped_by_name(original, tmp_path, capsys):
+    teacher = {"clip_teacher.class_embedding": torch.randn(8)}
+    path, _, tensors = original("videomamba_pretrain_small", "w_pt.", **teacher)
+    ours = convert(path, tmp_path / "ours")
+    assert "not used and dropped: 1 tensors\n  clip_teacher.class_embedding\n" in capsys.readouterr().out
+    assert not any("teacher" in name for name in load_file(ours / "model.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--size", "tiny"], "must be of the size 'tiny', 24 blocks of width 192, got 3 of width 48"),
+        (["--tubelet_size", 2], "--tubelet_size must be the checkpoint's, 1, got 2"),
+        (["--num_frames", 1], "--num_frames must be at least 2 for a checkpoint of clips"),
+        (["--num_frames", 0], "num_frames must be at least 1, got 0"),
+        (["--image_size", 30], "image_size must be a multiple of patch_size=8, got 30"),
+        (["--image_size", 32, 32, 32], "--image_size must be one number or height and width"),
+        (["--num_labels", 0], "--num_labels must be at least 1, got 0"),
+        (["--alignment_interval", 2], "--alignment_interval must be absent for a classifier, got 2"),
+    ],
+)
+def test_an_option_that_does_not_fit_the_checkpoint_is_refused(options, message, original):
+    refused(original()[0], *options, match=message)
+
+
+def test_frames_that_are_no_squares_need_their_size(golden, tmp_path):
+    weights = weights_of(golden("videomamba_small")[0], "w.")
+    weights["pos_embed"] = torch.randn(1, 1 + 8, 48)
+    path = save_layout(tmp_path / "original.pth", weights)
+    refused(path, "--image_size", 32, match="must be height and width of frames of 8 patches, .* got .32, 32.")
+    ours = convert(path, tmp_path / "ours", "--image_size", 16, 32)
+    assert AutoConfig.from_pretrained(ours).frame_size == (16, 32)
+    assert torch.equal(
+        load_file(ours / "model.safetensors")["videomamba.embeddings.position_embeddings"], weights["pos_embed"]
+    )
+
+
+@pytest.mark.parametrize(
+    "weights",
+    [
+        {
+            "encoder.patch_embed.proj.weight": torch.ones(4, 3, 2, 8, 8),
+            "encoder.blocks.0.attn.qkv.weight": torch.ones(12, 4),
+        },
+        {"model.embed_tokens.weight": torch.ones(7, 4), "model.layers.0.mlp.up_proj.weight": torch.ones(8, 4)},
+    ],
+)
+def test_a_checkpoint_of_another_family_is_refused(weights, tmp_path):
+    path = save_layout(tmp_path / "original.pth", weights)
+    refused(path, match="the checkpoint must be of a VideoMamba, which has .*layers.0.mixer.A_b_log, got ")
+
+
+def test_verification_compares_tensors_and_recorded_numbers(original, tmp_path, capsys):
+    path, weights, tensors = original()
+    save_file(tensors, tmp_path / "recorded.safetensors")
+    convert(path, tmp_path / "ours", "--verify", tmp_path / "recorded.safetensors")
+    told = capsys.readouterr().out
+    assert f"verified: {len(weights)} tensors equal their origins" in told
+    for name in ("out.last_hidden_state", "out.features", "out.logits", "out.loss"):
+        assert f"verified: {name} of the original to" in told
+
+
+def test_verification_of_pictures_and_of_pre_training_reads_their_numbers(original, tmp_path, capsys):
+    path, _, tensors = original("videomamba_image_small", "w_image.")
+    recorded = {"in.image": tensors["in.image"], "out.logits": tensors["out.image_logits"]}
+    save_file(recorded, tmp_path / "pictures.safetensors")
+    convert(path, tmp_path / "pictures", "--verify", tmp_path / "pictures.safetensors")
+    path, _, tensors = original("videomamba_mm_small", "vision_encoder.", **multi_modal({}))
+    recorded = {name: tensor for name, tensor in tensors.items() if name.startswith(("in.", "out."))}
+    path = save_layout(path, multi_modal(weights_of(tensors, "w.")))
+    save_file(recorded, tmp_path / "masked.safetensors")
+    convert(path, tmp_path / "masked", "--verify", tmp_path / "masked.safetensors")
+    told = capsys.readouterr().out
+    for name in ("out.logits", "out.clip", "out.uta_loss"):
+        assert f"verified: {name} of the original to" in told
+
+
+def test_a_model_whose_numbers_are_not_the_recorded_ones_is_not_left_behind(original, tmp_path):
+    path, weights, tensors = original()
+    save_layout(path, {**weights, "norm_f.weight": weights["norm_f.weight"] * 1.01})
+    save_file(tensors, tmp_path / "recorded.safetensors")
+    recorded = tmp_path / "recorded.safetensors"
+    refused(path, "--verify", recorded, match=r"out\.\w+ must match the original's to 2e-05, got a difference")
+    save_file({"strange": torch.ones(1)}, recorded)
+    refused(path, "--verify", recorded, match="must hold inputs and outputs of the original, got")
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_another_dtype_may_be_asked_for(dtype, original, tmp_path):
+    path, weights, _ = original()
+    ours = convert(path, tmp_path / "ours", "--dtype", dtype)
+    written = load_file(ours / "model.safetensors")
+    dtypes = {tensor.dtype for name, tensor in written.items() if not name.endswith("A_log")}
+    assert dtypes == {getattr(torch, dtype)}
+    assert json.loads((ours / "config.json").read_text())["dtype"] == dtype
+    decay = written["videomamba.encoder.layers.0.mixer.reverse_ssm.A_log"]
+    assert torch.equal(decay, weights["layers.0.mixer.A_b_log"])
+
+
+def test_half_precision_with_wide_decay_rates_is_one_dtype(golden, tmp_path):
+    wide = ("A_log", "A_b_log", ".D", ".D_b")
+    weights = {}
+    for name, tensor in weights_of(golden("videomamba_small")[0], "w.").items():
+        weights[name] = tensor if name.endswith(wide) else tensor.half()
+    ours = convert(save_layout(tmp_path / "original.pth", weights), tmp_path / "ours")
+    assert json.loads((ours / "config.json").read_text())["dtype"] == "float16"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            {"scan_type": "temporal_first"},
+            "scan_type must be 'spatial_first', as in the original code, got 'temporal_f",
+        ),
+        (
+            {"architectures": ["VideoMambaOfTomorrow"]},
+            "architectures must be of .*, which the original code has, got V",
+        ),
+        ({"model_type": "hmba"}, "must be of a VideoMamba, got one of 'hmba'"),
+    ],
+)
+def test_a_model_that_the_original_code_cannot_hold_is_not_exported(change, message, original, tmp_path):
+    path, _, _ = original()
+    ours = convert(path, tmp_path / "ours")
+    settings = json.loads((ours / "config.json").read_text())
+    (ours / "config.json").write_text(json.dumps({**settings, **change}))
+    with pytest.raises(ValueError, match=message):
+        convert(ours, tmp_path / "back", "--to_original")
+    assert not (tmp_path / "back").exists()
+
+
+@pytest.mark.parametrize("words", [["--num_labels", "3"], ["--new_head"], ["--keep_unused"], ["--verify", "file"]])
+def test_the_way_back_takes_no_option_that_would_do_nothing(words, capsys):
+    with pytest.raises(SystemExit):
+        convert("ours", "back", "--to_original", *words)
+    assert f"--to_original must be without {words[0]}" in capsys.readouterr().err
+
+
+def test_a_file_of_a_repository_may_be_named(original, tmp_path, monkeypatch):
+    path, _, _ = original()
+    asked = []
+
+    def download(repo, file, revision):
+        asked.append((repo, file, revision))
+        return str(path)
+
+    monkeypatch.setattr("tensor_files.hf_hub_download", download)
+    ours = convert("OpenGVLab/VideoMamba/videomamba_t16_k400_f8_res224.pth", tmp_path / "ours")
+    convert("OpenGVLab/VideoMamba@0123abc/videomamba_t16_k400_f8_res224.pth", tmp_path / "pinned")
+    file = "videomamba_t16_k400_f8_res224.pth"
+    assert asked == [("OpenGVLab/VideoMamba", file, None), ("OpenGVLab/VideoMamba", file, "0123abc")]
+    assert (ours / "config.json").is_file()
+
+
+def test_two_files_of_a_folder_are_not_taken_for_one_checkpoint(original, tmp_path):
+    path, weights, _ = original()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("videomamba_t16.pth", "videomamba_s16.pth"):
+        torch.save(weights, folder / name)
+    refused(folder, match="a folder must hold the files of one checkpoint, got .*: name one of them")
