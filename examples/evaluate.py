@@ -1,19 +1,21 @@
-"""Let a fine-tuned H-MBA answer about held-out clips, and score the answers.
+"""Let a fine-tuned model predict for held-out clips, and score the predictions.
 
     python examples/evaluate.py --model hmba-drama --dataset_name org/drama --split test --output_dir hmba-drama/test
     python examples/evaluate.py --predictions hmba-drama/test/predictions.jsonl --output_dir hmba-drama/test
 
-With `--model` it generates the answers itself before scoring, with the options of `predict.py`. `--predictions` names
-a file of answers instead. It prints a table and writes three files:
+With `--model` it makes the predictions itself before scoring, with the options of `predict.py`. `--predictions` names
+a file of them instead. It prints a table and writes three files:
 
 - `metrics.json`: the scores with bootstrap intervals, for the whole set, by split and by tag;
 - `per_sample.jsonl`: the scores of every clip;
-- `eval_results.json`: the results for the model's card, if `recipe.json` lies beside the answers.
+- `eval_results.json`: the results for the model's card, if `recipe.json` lies beside the predictions.
 
-The scores are mIoU, Acc@0.5 and the share of answers without a readable box. The micro-world adds the share of clips
-with the right road user picked. Captions get BLEU-1 to 4, ROUGE-L and CIDEr, and with Java METEOR and SPICE. BDD-X's
-action and justification are scored apart. Published caption metrics need Java; without it another rule splits words,
-and the results record this. The micro-world's numbers do not transfer to real roads.
+The scores of classes are top-1, top-5 and mean class accuracy, and `metrics.json` holds their table of confusions.
+
+The scores of answers are mIoU, Acc@0.5 and the share of answers without a readable box. The micro-world adds the share
+of clips with the right road user picked. Captions get BLEU-1 to 4, ROUGE-L and CIDEr, and with Java METEOR and SPICE.
+BDD-X's action and justification are scored apart. Published caption metrics need Java; without it another rule splits
+words, and the results record this. The micro-world's numbers do not transfer to real roads.
 """
 
 import argparse
@@ -28,27 +30,26 @@ from accelerate import PartialState
 from transformers import HfArgumentParser
 
 import hmba_hf  # noqa: F401 - registers the model
+from hmba_hf.evaluation.predicting import SplitArguments, find_task_of_words, predict_splits
 from hmba_hf.evaluation.records import read_records
 from hmba_hf.evaluation.results import card_results, format_table, run_metrics, to_model_index
-from hmba_hf.evaluation.scoring import ScoredRecords
+from hmba_hf.evaluation.scoring import ScoredRecords, only_task
 from hmba_hf.files import explained_write_errors, read_json_object, write_json, written_whole
 from hmba_hf.messages import show_messages
 from hmba_hf.metrics.bootstrap import Bootstrap
 from hmba_hf.metrics.caption_tokens import TOKENIZERS, MetricUnavailable, require_java
-from hmba_hf.tasks.answering.prediction import PredictionArguments, predict
 
 CARD_RESULTS = "eval_results.json"
-SCORING = ("predictions", "output_dir", "tokenizer", "confidence", "draws", "seed")
 
 
 @dataclass
-class EvaluationArguments(PredictionArguments):
-    """Which answers to score, and how."""
+class ScoringArguments:
+    """Which predictions to score, and how."""
 
-    output_dir: str = field(default="evaluation", metadata={"help": "folder of answers and scores"})
-    predictions: str | None = field(default=None, metadata={"help": "score the answers of this file"})
+    predictions: str | None = field(default=None, metadata={"help": "score the predictions of this file"})
     tokenizer: str | None = field(
-        default=None, metadata={"help": "of captions; ptb where Java runs when absent", "choices": TOKENIZERS}
+        default=None,
+        metadata={"help": "of captions, for answers; ptb where Java runs when absent", "choices": TOKENIZERS},
     )
     confidence: float = field(default=0.95, metadata={"help": "of the intervals"})
     draws: int = field(default=1000, metadata={"help": "resampled corpora for the intervals"})
@@ -56,56 +57,73 @@ class EvaluationArguments(PredictionArguments):
 
 
 def main() -> None:
-    """Answer, score, write, print."""
+    """Predict, score, write, print."""
     show_messages()
+    scoring, bootstrap = read_scoring()
+    task = find_task_of_words([] if scoring.predictions else sys.argv[1:])
     parser = HfArgumentParser(
-        EvaluationArguments, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        (task.arguments or SplitArguments, ScoringArguments),
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    (args,) = parser.parse_args_into_dataclasses()
-    if (args.model is None) == (args.predictions is None):
+    parser.set_defaults(output_dir="evaluation")
+    args, _ = parser.parse_args_into_dataclasses()
+    if (args.model is None) == (scoring.predictions is None):
         parser.error("give either --model or --predictions")
-    if args.predictions is not None and (others := options_of_answering(args)):
-        parser.error(f"--predictions must come without options of generation, got {', '.join(others)}")
-    try:  # before the work, not after it
-        bootstrap = Bootstrap(args.confidence, args.draws, args.seed)
-        if args.tokenizer == "ptb":
-            require_java("the PTB tokenizer")
-    except (ValueError, MetricUnavailable) as error:
-        parser.error(str(error))
-    predictions = Path(args.predictions or predict(args))
+    if scoring.predictions is not None and (others := options_of_predicting(args)):
+        parser.error(f"--predictions must come without options of predicting, got {', '.join(others)}")
+    predictions = Path(scoring.predictions or predict_splits(args, task))
     if not PartialState().is_main_process:
         return
-    scored = ScoredRecords(read_records(predictions), bootstrap, tokenizer=args.tokenizer)
-    file = predictions.parent / "recipe.json"  # written by predict beside its answers
+    records = read_records(predictions)
+    settings = {}
+    if "tokenizer" in only_task(records).settings:
+        settings["tokenizer"] = scoring.tokenizer
+    elif scoring.tokenizer is not None:
+        parser.error(f"--tokenizer must be absent where no caption is scored, got {scoring.tokenizer!r}")
+    scored = ScoredRecords(records, bootstrap, **settings)
+    file = predictions.parent / "recipe.json"  # written by predict beside its predictions
     recipe = {}
     if file.exists():
         recipe = read_json_object(file, model=str)
-    used = asdict(args)
-    if args.predictions is not None:
-        used = {name: getattr(args, name) for name in SCORING}
+    used = {"output_dir": args.output_dir, **asdict(scoring)}
+    if args.model is not None:
+        used |= asdict(args)
     command = shlex.join(["python", "examples/evaluate.py", *sys.argv[1:]])
     metrics = run_metrics(scored, {**used, **recipe}, command)
     folder = Path(args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    with explained_write_errors(folder, "The answers are safe: make room and start the same command again."):
+    with explained_write_errors(folder, "The predictions are safe: make room and start the same command again."):
         write(folder, metrics, scored, recipe)
     if not recipe:
         print(f"No {CARD_RESULTS} for a card: {predictions} has no recipe.json beside it with its model and data.")
     if metrics["scores"]:
         print(format_table(metrics))
     else:
-        print(f"There is nothing to score: no answer of {predictions} has a true box or a reference with a word.")
+        print(f"There is nothing to score: no prediction of {predictions} has anything to compare with.")
         for reason in metrics["absent"].values():
             print(reason)
 
 
-def options_of_answering(args: EvaluationArguments) -> list[str]:
-    """Name the given options that concern the generation of answers."""
-    default = EvaluationArguments()
+def read_scoring() -> tuple[ScoringArguments, Bootstrap]:
+    """Read how predictions are scored, before the work and not after it."""
+    parser = HfArgumentParser(ScoringArguments, add_help=False, allow_abbrev=False)
+    scoring, _ = parser.parse_args_into_dataclasses(return_remaining_strings=True)
+    try:
+        if scoring.tokenizer == "ptb":
+            require_java("the PTB tokenizer")
+        return scoring, Bootstrap(scoring.confidence, scoring.draws, scoring.seed)
+    except (ValueError, MetricUnavailable) as error:
+        parser.error(str(error))
+
+
+def options_of_predicting(args: Any) -> list[str]:
+    """Name the given options that concern the making of predictions."""
+    default = type(args)()
     given = []
     for option in fields(args):
         is_default = getattr(args, option.name) == getattr(default, option.name)
-        if option.name not in SCORING and not is_default:
+        if option.name != "output_dir" and not is_default:
             given.append(f"--{option.name}")
     return given
 

@@ -11,7 +11,7 @@ from hmba_hf.data.bad_samples import BadSamples
 from hmba_hf.data.encoded_samples import EncodedSamples
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.evaluation.batches import predict_batches
-from hmba_hf.evaluation.predicting import SplitArguments, load_predictor, write_predictions
+from hmba_hf.evaluation.predicting import SplitArguments, load_predictor, predict_splits, write_predictions
 from hmba_hf.evaluation.records import read_records
 from hmba_hf.evaluation.results import format_table, run_metrics
 from hmba_hf.evaluation.scoring import ScoredRecords
@@ -158,6 +158,25 @@ def test_a_learning_rate_of_an_unknown_group_is_refused(toy, tmp_path):
     trainer = ResumableTrainer(model=toy.ToyModel(toy.ToyConfig()), args=args, learning_rates={"hat": 0.1})
     with pytest.raises(ValueError, match=r"learning_rates must be of \['head'\], got \['hat'\]"):
         trainer.create_optimizer()
+
+
+def test_a_rule_by_names_scales_the_learning_rates_of_parts(toy, tmp_path):
+    args = ResumableArguments(output_dir=str(tmp_path), use_cpu=True, learning_rate=0.01)
+    model = toy.ToyModel(toy.ToyConfig())
+
+    def scale(name):
+        return 0.5 if name == "head.bias" else 1.0
+
+    for rates, wanted in (({}, 0.01), ({"head": 0.1}, 0.1)):
+        trainer = ResumableTrainer(model=model, args=args, learning_rates=rates, rate_scale=scale)
+        groups = trainer.create_optimizer().param_groups
+        found = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
+        assert found == {id(model.head.weight): wanted, id(model.head.bias): wanted / 2}
+
+
+def test_a_task_without_a_way_to_load_splits_says_so(toy):
+    with pytest.raises(ValueError, match="task 'toy' must have load to predict for splits by their names"):
+        predict_splits(SplitArguments(model="toy"), find_task("toy"))
 
 
 def test_a_record_of_a_row_that_cannot_be_read_is_of_the_task_of_the_others(toy):

@@ -368,7 +368,7 @@ def test_a_dataset_with_nothing_to_score_is_answered_and_said_so(finetuned, tmp_
     Dataset.from_list(rows, features=drama_features()).to_parquet(tmp_path / "data" / "test-00000-of-00001.parquet")
     words = ["--dataset_name", tmp_path, "--max_new_tokens", 4, *QUICK, "--output_dir", tmp_path / "out"]
     call("evaluate.py", "--model", finetuned[0], *words)
-    assert "There is nothing to score: no answer of" in capsys.readouterr().out
+    assert "There is nothing to score: no prediction of" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["scores"] == {}
     assert json.loads((tmp_path / "out" / "eval_results.json").read_text()) == {"model-index": []}
     assert len(read_lines(tmp_path / "out" / "predictions.jsonl")) == 2
@@ -411,7 +411,7 @@ def test_answers_of_unknown_origin_are_scored_and_credited_to_nobody(tmp_path, c
         (
             "evaluate.py",
             ["--predictions", "b", "--split", "test", "train", "--max_samples", 3],
-            "--predictions must come without options of generation, got --split, --max_samples",
+            "--predictions must come without options of predicting, got --split, --max_samples",
         ),
         ("evaluate.py", ["--model", "a", "--confidence", 95], "confidence must be in (0, 1)"),
         ("evaluate.py", ["--model", "a", "--draws", 0], "draws at least 1, got 0.95 and 0"),

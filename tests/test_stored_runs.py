@@ -55,7 +55,7 @@ def test_scores_that_could_not_be_written_leave_no_older_ones_behind(run, monkey
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("hmba_hf.files.flush_to_disk", full)
-    with pytest.raises(OSError, match="The answers are safe: make room"):
+    with pytest.raises(OSError, match="The predictions are safe: make room"):
         words = ["--predictions", run / "predictions.jsonl", "--output_dir", run]
         run_example("evaluate.py", *words, "--draws", 20, "--tokenizer", "words")
     assert not (run / "metrics.json").exists() and (run / "predictions.jsonl").exists()

@@ -245,7 +245,16 @@ def load_model(checkpoint: str | Path, **options: Any) -> Any:
     """
     if Path(checkpoint).is_dir():
         find_weights(Path(checkpoint))  # raises for files of which transformers would load nothing
-    return auto_class(family_of(_read_config(str(checkpoint), options))).from_pretrained(checkpoint, **options)
+    return auto_class(read_family(checkpoint, **options)).from_pretrained(checkpoint, **options)
+
+
+def read_family(checkpoint: str | Path, **options: Any) -> Family:
+    """Return the family of a checkpoint, of which its configuration alone is read; arguments as in `load_model`.
+
+    Raises:
+        ValueError: if it is of no family.
+    """
+    return family_of(_read_config(str(checkpoint), options))
 
 
 def _read_config(checkpoint: str, options: Mapping[str, Any]) -> Any:

@@ -4,6 +4,7 @@ Samples go through the model in batches that depend on the recipe alone, and a b
 on disk. So the predictions are those of a run that nothing has disturbed, whatever happens in between.
 """
 
+import argparse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -22,7 +23,7 @@ from ..data.micro_world.world import MOTIONS
 from ..data.samples import Sample
 from ..data.video_options import VideoOptions
 from ..digests import fingerprint
-from ..families import load_model
+from ..families import TASK_OF_VERSION_0_1, find_task, load_model, read_family
 from ..files import parse_json, split_lines
 from ..messages import logger
 from ..repositories import check_revision
@@ -60,6 +61,10 @@ class SplitArguments(VideoOptions):
     output_dir: str = field(default="predictions", metadata={"help": "folder of the predictions"})
     overwrite: bool = field(default=False, metadata={"help": "drop the predictions of another recipe in output_dir"})
 
+    def options(self) -> dict[str, Any]:
+        """The options of `Task.predict`."""
+        return {}
+
     def recipe(self) -> dict[str, Any]:
         """The options that predictions depend on; `on_error` may change between runs."""
         names = ["model", "dataset_name", "split", "max_samples", "batch_size", "dtype"]
@@ -68,6 +73,36 @@ class SplitArguments(VideoOptions):
         if self.model_revision is not None:
             names.append("model_revision")
         return {name: getattr(self, name) for name in names} | self.stated()
+
+
+def find_task_of_words(words: Sequence[str]) -> Task:
+    """Return the task of the model that the words of a command line name; that of version 0.1 if they name none."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--model")
+    parser.add_argument("--model_revision")
+    named, _ = parser.parse_known_args(words)
+    if named.model is None:
+        return find_task(TASK_OF_VERSION_0_1)
+    arguments = SplitArguments(model=named.model, model_revision=named.model_revision)
+    return find_task(read_family(named.model, **_revision(arguments)).task)
+
+
+def predict_splits(arguments: SplitArguments, task: Task) -> Path:
+    """Predict for the splits that options name; see `write_predictions`.
+
+    Args:
+        arguments: of the class `task.arguments`.
+        task: with `load`.
+
+    Raises:
+        ValueError: if the task has no `load`, if two samples of a split have the same id, or as `load_predictor` and
+            `write_predictions`.
+    """
+    if task.load is None:
+        raise ValueError(f"task {task.name!r} must have load to predict for splits by their names, got None")
+    model, processor = load_predictor(arguments)
+    samples = task.load(arguments, model, processor)
+    return write_predictions(arguments, task, model, processor, samples, arguments.options())
 
 
 def load_predictor(arguments: SplitArguments) -> tuple[Any, Any]:

@@ -49,10 +49,10 @@ class ScoredRecords:
 
         Returns:
             `task`; `scores` and `intervals` by name, empty where there is nothing to score; `absent`, why a score is
-            not there; the task's settings and `bootstrap`; the number of `samples` that were answered, skipped, and
-            scored; `tags`, with scores, intervals and what is absent of each; and, of more than one split, `splits`,
-            all of this for each. A split is a corpus of its own. A tag is a slice of the corpus, whose n-gram weights
-            CIDEr keeps.
+            not there; the task's settings and details, and `bootstrap`; the number of `samples` that were answered,
+            skipped, and scored; `tags`, with scores, intervals and what is absent of each; and, of more than one
+            split, `splits`, all of this for each. A split is a corpus of its own. A tag is a slice of the corpus,
+            whose n-gram weights CIDEr keeps.
         """
         splits: dict[str | None, list[Record]] = {}
         for record in self.given:
@@ -63,6 +63,7 @@ class ScoredRecords:
             **self.scores(),
             "absent": self.absent,
             **self._scorer.settings(),
+            **self._scorer.details(),
             "bootstrap": asdict(self.bootstrap),
             "samples": {
                 "answered": len(self.records),

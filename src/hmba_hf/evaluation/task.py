@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from ..data.samples import Sample
 from ..metrics.bootstrap import Bootstrap
 
 Record = dict[str, Any]
@@ -52,6 +51,10 @@ class Scorer:
         """Count records that have something to score, by what it is; nothing by default."""
         return {}
 
+    def details(self) -> Mapping[str, Any]:
+        """Return what a summary holds besides scores, such as a table of confusions; nothing by default."""
+        return {}
+
     def settings(self) -> Mapping[str, Any]:
         """Return what the scores depend on besides the records, by the names of `Task.settings`."""
         return {}
@@ -92,16 +95,21 @@ class Task(NamedTuple):
         versions: returns the versions of what scores depend on besides this package, torch and transformers.
         draw: draws a prediction for a card as an image of Pillow, of a sample that can be read, its prediction, a
             processor and the name of the model's family; `None` for cards without a picture.
+        arguments: the class of its options of predictions for splits, a `SplitArguments`; that when absent.
+        load: returns the `Splits` that its options name, of the options, a model and its processor, which it may set
+            up by the options. It is needed to predict for splits that options name.
     """
 
     name: str
     hub_task: str
-    encode: Callable[[Sequence[Sample], Any], Any]
+    encode: Callable[[Sequence[Any], Any], Any]
     predict: Callable[[Any, Any, Any, Mapping[str, Any]], Sequence[Any]]
-    record: Callable[[Sample], Record]
+    record: Callable[[Any], Record]
     scorer: Callable[..., Scorer]
     metrics: Mapping[str, CardMetric]
     check_record: Callable[[Record], None] = _take_any
     settings: Mapping[str, str] = MappingProxyType({})
     versions: Callable[[], Mapping[str, str | None]] = dict
-    draw: Callable[[Sample, Any, Any, str], Any] | None = None
+    draw: Callable[[Any, Any, Any, str], Any] | None = None
+    arguments: type | None = None
+    load: Callable[[Any, Any, Any], Any] | None = None

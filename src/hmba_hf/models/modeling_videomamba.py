@@ -42,6 +42,7 @@ class VideoMambaPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     _no_split_modules = ["VideoEmbeddings", "MambaBlock"]
     _keep_in_fp32_modules_strict = ["A_log"]
+    accepts_loss_kwargs = False  # else `Trainer` takes the mean loss of a batch for a part of a sum over several
     _can_compile_fullgraph = True
     _input_embed_layer = "patch_embeddings"
 

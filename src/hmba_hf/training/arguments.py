@@ -40,16 +40,27 @@ class TrainedModelArguments:
     model: str = field(metadata={"help": "folder or Hub id of a model or base"})
     model_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of it on the Hub"})
     learns: list[str] = field(default_factory=list, metadata={"help": "parts that learn"})
+
+    def config(self) -> dict[str, Any]:
+        """Return the options that change the model's configuration."""
+        return {}
+
+    @property
+    def low_rank(self) -> str | None:
+        """The way of `LOW_RANK` in which a part learns, if one does."""
+        return None
+
+
+@dataclass
+class LowRankModelArguments(TrainedModelArguments):
+    """Which model, and what of it learns, maybe by low-rank updates."""
+
     lora_rank: int = field(default=16, metadata={"help": "of the low-rank updates"})
     lora_alpha: float = field(default=32.0, metadata={"help": "updates are scaled by it over the rank"})
     lora_dropout: float = field(default=0.0, metadata={"help": "of what goes into the low-rank updates"})
     lora_targets: list[str] | None = field(
         default=None, metadata={"help": "linear layers that get updates, such as q_proj v_proj; all when absent"}
     )
-
-    def config(self) -> dict[str, Any]:
-        """Return the options that change the model's configuration."""
-        return {}
 
     @property
     def low_rank(self) -> str | None:
@@ -87,12 +98,6 @@ class RunDataArguments(SourceArguments):
     dataset_weights: list[float] | None = field(
         default=None, metadata={"help": "the share drawn from each dataset; without it each sample is drawn once"}
     )
-    streaming: bool = field(
-        default=False,
-        metadata={
-            "help": "read the datasets as they come in; needs --max_steps; what is evaluated on is held in memory"
-        },
-    )
     eval_split: str = field(default="validation", metadata={"help": "split to evaluate on, with --eval_strategy"})
     max_eval_samples: int | None = field(default=None, metadata={"help": "only this many of each, from the start"})
 
@@ -110,6 +115,18 @@ class RunDataArguments(SourceArguments):
         for option in dataclasses.fields(VideoOptions):
             del kept[option.name]
         return kept | self.stated()
+
+
+@dataclass
+class StreamableDataArguments(RunDataArguments):
+    """Which clips a model learns from, held or streamed."""
+
+    streaming: bool = field(
+        default=False,
+        metadata={
+            "help": "read the datasets as they come in; needs --max_steps; what is evaluated on is held in memory"
+        },
+    )
 
 
 @dataclass
@@ -163,7 +180,7 @@ def parse_options(
 def recipe(model_args: TrainedModelArguments, data_args: RunDataArguments, args: TrainingArguments) -> dict[str, Any]:
     """Return everything that a result depends on, by the names of the options."""
     names = list(_RECIPE)
-    if data_args.streaming:
+    if is_streamed(data_args):
         names.append("dataloader_num_workers")
     if args.load_best_model_at_end:
         names += _CHOICE_OF_THE_BEST
@@ -184,9 +201,14 @@ def check_run_options(args: TrainingArguments) -> None:
         raise ValueError("resume_from_checkpoint must be a folder, got True: the same command resumes by itself")
 
 
+def is_streamed(data_args: RunDataArguments) -> bool:
+    """Return whether a run reads its datasets as they come in."""
+    return isinstance(data_args, StreamableDataArguments) and data_args.streaming
+
+
 def check_data_options(data_args: RunDataArguments, args: TrainingArguments) -> None:
     """Raise a `ValueError` for options of the clips that do not go together."""
-    if data_args.streaming and args.max_steps < 1:
+    if is_streamed(data_args) and args.max_steps < 1:
         raise ValueError("a streamed dataset has no length: --streaming needs --max_steps")
     if data_args.dataset_weights is not None and len(data_args.dataset_weights) != len(data_args.dataset_name):
         raise ValueError(

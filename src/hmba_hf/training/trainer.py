@@ -51,6 +51,7 @@ class ResumableTrainer(PushingTrainer):
     Args:
         learning_rates: by the names of `Family.rates`; `args.learning_rate` for all other parameters. Errors call the
             rate of `"gate"` gate_learning_rate.
+        rate_scale: factor of the learning rate of a parameter, by its name; 1 for all when absent.
         recipe: what the result depends on, kept with each checkpoint.
         predict: yields samples with their predictions, of a model, its processor, samples and a batch size.
         score: turns predictions about the samples of `eval_dataset`, an `EncodedSamples` or `Sample`s, into metrics
@@ -67,6 +68,7 @@ class ResumableTrainer(PushingTrainer):
         self,
         *args: Any,
         learning_rates: Mapping[str, float] | None = None,
+        rate_scale: Callable[[str], float] | None = None,
         recipe: Mapping[str, Any] | None = None,
         predict: PredictSamples | None = None,
         score: ScorePredictions | None = None,
@@ -78,6 +80,7 @@ class ResumableTrainer(PushingTrainer):
         super().__init__(*args, card=card or CardDetails(training=dict(recipe or {})), **kwargs)
         _check_sampling(self.args, self.train_dataset)
         self.learning_rates = dict(learning_rates or {})
+        self.rate_scale = rate_scale
         self.recipe = dict(recipe or {})
         self.predict_samples = predict
         self.score_predictions = score
@@ -165,15 +168,18 @@ class ResumableTrainer(PushingTrainer):
                 has one for all.
         """
         optimizer = super().create_optimizer(model)
-        rates = self._own_rates(self.model if model is None else model)
+        learning = self.model if model is None else model
+        rates = self._own_rates(learning)
+        scales = self._rate_scales(learning)
         name = OptimizerNames(self.args.optim).value
-        if rates and (name in _OF_ONE_RATE or name.endswith("layerwise")):
+        if (rates or scales) and (name in _OF_ONE_RATE or name.endswith("layerwise")):
             raise ValueError(f"learning rates of parts need an optimizer that has several, got --optim {name}")
         groups = []
         for group in optimizer.param_groups:
             by_rate: dict[float, list[torch.nn.Parameter]] = {}
             for parameter in group["params"]:
-                by_rate.setdefault(rates.get(parameter, group["lr"]), []).append(parameter)
+                rate = rates.get(parameter, group["lr"]) * scales.get(parameter, 1.0)
+                by_rate.setdefault(rate, []).append(parameter)
             groups += [{**group, "params": parameters, "lr": rate} for rate, parameters in by_rate.items()]
         optimizer.param_groups[:] = groups
         return optimizer
@@ -199,6 +205,16 @@ class ResumableTrainer(PushingTrainer):
                 raise ValueError(f"{option} must be the rate of something that learns, got {rate} for no parameter")
             rates.update(dict.fromkeys(parameters, rate))
         return rates
+
+    def _rate_scales(self, model: Any) -> dict[torch.nn.Parameter, float]:
+        """The factor of the learning rate of every parameter that learns, where there is such a rule."""
+        scales: dict[torch.nn.Parameter, float] = {}
+        if self.rate_scale is None:
+            return scales
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                scales[parameter] = self.rate_scale(unwrapped_name(name))
+        return scales
 
     def get_train_dataloader(self) -> DataLoader:
         """Return the batches to learn from; each process reads and decodes its own share of a streamed dataset."""

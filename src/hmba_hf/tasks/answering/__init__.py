@@ -7,6 +7,7 @@ from ...evaluation.task import Task
 from ...metrics.caption_tokens import java_version
 from .generation import encode_questions, generate_answers
 from .pictures import draw_answered
+from .prediction import PredictionArguments, load_clips
 from .records import check_record, sample_record
 from .scores import CARD_METRICS, AnswerScorer
 
@@ -27,4 +28,6 @@ TASK = Task(
     settings={"tokenizer": "captions in words of the tokenizer {!r}"},
     versions=_versions,
     draw=draw_answered,
+    arguments=PredictionArguments,
+    load=load_clips,
 )

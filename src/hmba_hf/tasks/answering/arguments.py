@@ -7,10 +7,10 @@ from typing import Any
 from ...families import FAMILIES
 from ...training.arguments import (
     CHECKPOINTING,
+    LowRankModelArguments,
     ResumableArguments,
-    RunDataArguments,
     SourceArguments,
-    TrainedModelArguments,
+    StreamableDataArguments,
     check_data_options,
     check_run_options,
     parse_options,
@@ -45,7 +45,7 @@ _PARTS = list(dict.fromkeys(part for family in FAMILIES if family.task == "answe
 
 
 @dataclass
-class ModelArguments(TrainedModelArguments):
+class ModelArguments(LowRankModelArguments):
     """Which model, which adapter on it, and what of it learns; what is not given stays as the checkpoint has it."""
 
     adapter: str | None = field(default=None, metadata={"help": "mamba, none, mean or transformer"})
@@ -91,7 +91,7 @@ class ClipArguments(SourceArguments):
 
 
 @dataclass
-class DataArguments(RunDataArguments, ClipArguments):
+class DataArguments(StreamableDataArguments, ClipArguments):
     """Which clips to learn from and to evaluate on, and how."""
 
     max_new_tokens: int = field(default=128, metadata={"help": "most tokens of an answer in an evaluation"})
@@ -103,7 +103,7 @@ class DataArguments(RunDataArguments, ClipArguments):
     )
 
     def recipe(self, is_best_chosen: bool) -> dict[str, Any]:
-        """Return what a result depends on; arguments as in `RunDataArguments`."""
+        """Return what a result depends on; arguments as in `StreamableDataArguments`."""
         kept = super().recipe(is_best_chosen)
         del kept["feature_cache"]  # the same result, faster
         if not is_best_chosen:

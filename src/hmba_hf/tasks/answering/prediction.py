@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...evaluation.predicting import SplitArguments, load_predictor, write_predictions
-from ...evaluation.splits import load_splits
-from . import TASK
+from ...evaluation.predicting import SplitArguments, predict_splits
+from ...evaluation.splits import Splits, load_splits
+from ...families import find_task
 
 
 @dataclass
@@ -17,7 +17,11 @@ class PredictionArguments(SplitArguments):
 
     def recipe(self) -> dict[str, Any]:
         """The options that decide what the answers are."""
-        return {**super().recipe(), "max_new_tokens": self.max_new_tokens}
+        return {**super().recipe(), **self.options()}
+
+    def options(self) -> dict[str, Any]:
+        """The options of generation."""
+        return {"max_new_tokens": self.max_new_tokens}
 
 
 def predict(arguments: PredictionArguments) -> Path:
@@ -26,15 +30,17 @@ def predict(arguments: PredictionArguments) -> Path:
     Raises:
         ValueError: if two samples of a split have the same id, or as `write_predictions`.
     """
-    model, processor = load_predictor(arguments)
+    return predict_splits(arguments, find_task("answering"))
+
+
+def load_clips(arguments: PredictionArguments, model: Any, processor: Any) -> Splits:
+    """Load the clips that options name, those of the micro-world as the model reads them."""
     world: dict[str, Any] = {
         "seed": arguments.world_seed,
         "motion": arguments.motion,
         "frame_size": processor.video_processor.size["height"],
         "num_frames": model.config.num_frames,
     }
-    samples = load_splits(
+    return load_splits(
         arguments.dataset_name, arguments.split, arguments.max_samples, limits=arguments.limits, **world
     )
-    options = {"max_new_tokens": arguments.max_new_tokens}
-    return write_predictions(arguments, TASK, model, processor, samples, options)
