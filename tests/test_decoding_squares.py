@@ -60,3 +60,17 @@ def test_a_long_frame_takes_the_memory_of_its_pixels_and_not_of_its_square(shape
     tracemalloc.stop()
     assert pixels.shape == (1, 1, 3, *size)
     assert peak < 25_000_000  # bytes; the square would take at least 192,000,000
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_picture_of_one_column_is_resized_in_the_work_of_its_pixels(channels, monkeypatch):
+    sizes = []
+    resize = decoding_squares._resize
+    monkeypatch.setattr(decoding_squares, "_resize", lambda *args: sizes.append(args[0].size) or resize(*args))
+    frame = noise(20_000, 1, channels)
+    small = resize_squared(frame, (28, 28), 3, 255)
+    assert sum(sizes) < 50 * frame.size  # each of its rows on the square would make 20,000 times as many
+    whole = resize_squared(noise(4_000, 1, channels), (28, 28), 3, 255)
+    turned = resize_squared(noise(4_000, 1, channels).swapaxes(0, 1), (28, 28), 3, 255).swapaxes(0, 1)
+    assert small.shape == (28, 28, channels)
+    assert np.abs(whole.astype(int) - turned).max() <= 1  # rounded in another order

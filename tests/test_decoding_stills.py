@@ -7,7 +7,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageOps
 
 from hmba_hf.data.driving.bddx import find_videos
 from hmba_hf.data.driving.drama_rows import RecordError, read_frames, read_picture_size
@@ -230,3 +230,32 @@ def test_the_name_of_a_large_picture_leads_nowhere_but_to_its_content(kind, name
     expected = np.asarray(read_picture(data), dtype=float)
     correlation = np.corrcoef(frames[0].ravel(), expected.ravel())[0, 1]
     assert frames.shape == (1, 96, 96, 3) and correlation > 0.9
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+
+
+def test_a_picture_that_is_a_program_is_never_run(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **options: started.append(args))
+    path = tmp_path / "a.jpg"
+    path.write_bytes(POSTSCRIPT)
+    for source in (path, POSTSCRIPT, BytesIO(POSTSCRIPT)):
+        with pytest.raises(VideoDecodeError, match="cannot be read as a picture"):
+            read_picture(source)
+        with pytest.raises(VideoDecodeError):
+            read_picture_header(source)
+    opened = Image.open(path)
+    for door in (upright_rgb, lambda picture: HMBAVideoProcessor(**PLAIN)([picture])):
+        with pytest.raises(VideoDecodeError, match="must hold pixels, got PostScript"):
+            door(opened)
+    assert not started
+
+
+def test_a_gray_picture_of_floats_is_rounded_or_refused_by_its_scale():
+    values = np.linspace(0, 255, 12, dtype=np.float32).reshape(3, 4)
+    shown = upright_rgb(Image.fromarray(values))
+    assert np.array_equal(np.asarray(shown)[..., 0], np.rint(values))
+    for odd in (values / 255, values * 257, values - 1, np.where(values > 200, np.nan, values)):
+        with pytest.raises(VideoDecodeError, match="must have pixels between 0 and 255, got floats from"):
+            upright_rgb(Image.fromarray(odd.astype(np.float32)))

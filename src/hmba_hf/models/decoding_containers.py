@@ -7,6 +7,7 @@ format of a camera or of another live source.
 import bz2
 import errno
 import gzip
+import http.client
 import lzma
 import os
 import re
@@ -25,6 +26,7 @@ from typing import Any
 import av
 from huggingface_hub.utils import httpx
 
+from .decoding_headers import picture_size
 from .decoding_joined import NOT_READ, NextFile, next_file
 
 # PyAV before 19 refuses tags that are not UTF-8 without this option, and PyAV from 19 on has no such option.
@@ -69,8 +71,17 @@ _LISTS = {b"#EXTM3U": "hls", b"v=0\r\n": "sdp", b"v=0\n": "sdp"}
 # Files whose seeks read all again from the front, or fail although `seekable()` is true.
 _STREAMED = (gzip.GzipFile, bz2.BZ2File, lzma.LZMAFile, zipfile.ZipExtFile, tarfile.ExFileObject)
 # The errors of a damaged file of those kinds, of a network or of a disk.
-_READ_TROUBLE = (OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile)
+_READ_TROUBLE = (
+    OSError,
+    EOFError,
+    zlib.error,
+    lzma.LZMAError,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    http.client.HTTPException,
+)
 _CHUNK = 2**20
+_HEAD = 2**20  # bytes of a picture that hold its size, behind EXIF data and a preview, too
 
 
 @dataclass(frozen=True)
@@ -251,16 +262,16 @@ def _check_head(source: "ReadableFile", name: str, source_format: str | None) ->
 
 
 def _claimed_size(source: "ReadableFile", name: str, source_format: str | None) -> tuple[int, int]:
-    """Width and height of a header, found without memory for a picture; zeros where it states none."""
+    """Width and height of a header, found without memory for a picture; zeros where it states none.
+
+    FFmpeg states no size that it could not hold itself, nor that of a JPEG file beyond the limit.
+    """
     with _open(source, name, source_format, {"skip_frame": "all"}) as container:
         codec = container.streams.best("video").codec_context
         if codec.width and codec.height:
             return codec.width, codec.height
     source.seek(0)
-    head = source.read(10)
-    if head.startswith(b"GIF8"):  # FFmpeg states no size that it could not hold itself
-        return int.from_bytes(head[6:8], "little"), int.from_bytes(head[8:10], "little")
-    return 0, 0
+    return picture_size(source.read(_HEAD))
 
 
 class ReadableFile:

@@ -7,6 +7,10 @@ from PIL import Image
 
 # Pixels of a stretch of rows or columns that is resized at once.
 _BAND = 2**17
+# A picture of more rows, and 16 times as many rows as columns, is turned first: its rows would be padded to as many
+# columns, so that a file of one column and a million rows would take days.
+_TALL = 2**12
+_NARROW = 16
 
 
 def expand_to_square(image: Any, fill: float = 255) -> Any:
@@ -35,7 +39,7 @@ def resize_squared(frame: np.ndarray, size: tuple[int, int], resample: int, fill
     """Pad a frame to a square as `expand_to_square` does, and resize it with Pillow: the same pixels, less memory.
 
     Pillow resizes the rows first and then the columns, each by itself. So rows are padded and resized a few at a time,
-    and then columns are.
+    and then columns are. Pictures of one column or a few are resized the other way round, with other roundings.
 
     Args:
         frame: `(h, w, channels)`, uint8, of 1 or 3 channels.
@@ -47,6 +51,9 @@ def resize_squared(frame: np.ndarray, size: tuple[int, int], resample: int, fill
         `(*size, channels)`, uint8.
     """
     height, width, channels = frame.shape
+    if height > max(_TALL, _NARROW * width):
+        turned = resize_squared(frame.swapaxes(0, 1), size[::-1], resample, fill)
+        return np.ascontiguousarray(turned.swapaxes(0, 1))
     side = max(height, width)
     top = (side - height) // 2
     left = (side - width) // 2

@@ -15,6 +15,11 @@ from PIL import Image
 
 from .decoding_containers import LIMITS, SourceLimits, VideoDecodeError, opened
 
+PICTURE_FORMATS = tuple(
+    "AVIF BMP DIB GIF HEIF ICO JPEG JPEG2000 JXL MPO PCX PNG PPM QOI SGI SUN TGA TIFF WEBP XBM XPM".split()
+)
+"""Pillow's names of the accepted formats, which hold pixels alone: for PostScript it would start another program."""
+
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """How names of pictures in a folder end, in small letters."""
 
@@ -111,8 +116,10 @@ def read_picture_header(source: Any, limits: SourceLimits = LIMITS) -> PictureHe
 
 
 def _open_picture(file: Any, name: str) -> Image.Image:
+    Image.init()
+    formats = [known for known in PICTURE_FORMATS if known in Image.OPEN]  # packages add some of them
     with _errors_named(name):
-        return Image.open(file.file)
+        return Image.open(file.file, formats=formats)
 
 
 def upright_rgb(picture: Image.Image, limits: SourceLimits = LIMITS, name: str = "a picture") -> Image.Image:
@@ -131,6 +138,8 @@ def decode_picture(picture: Image.Image, limits: SourceLimits = LIMITS, name: st
         VideoDecodeError: it is damaged or larger than `limits` allow.
     """
     limits.check_size(*picture.size, name)
+    if picture.format == "EPS":
+        raise VideoDecodeError(f"{name} must hold pixels, got PostScript, which Pillow runs in another program")
     with _errors_named(name):
         picture.load()
     return eight_bits(upright(picture, name), name)
@@ -163,8 +172,11 @@ def _orientation(picture: Image.Image) -> int:
 def eight_bits(picture: Image.Image, name: str = "a picture") -> Image.Image:
     """Bring a gray picture of 16 bits to 8, as FFmpeg does for videos: `min((x + 128) // 256, 255)`.
 
-    Pillow's mode `I`, of 32 bits, holds 16 of them where a value exceeds 255 or the file is a PNG.
+    Pillow's mode `I`, of 32 bits, holds 16 of them where a value exceeds 255 or the file is a PNG. Its mode `F` has no
+    scale of its own: values are rounded, unless they show that they are none of 8 bits.
     """
+    if picture.mode == "F":
+        return _rounded(picture, name)
     if not picture.mode.startswith("I"):
         return picture
     values = np.asarray(picture).astype(np.int32)
@@ -173,6 +185,17 @@ def eight_bits(picture: Image.Image, name: str = "a picture") -> Image.Image:
     if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
         raise VideoDecodeError(f"{name} must have pixels between 0 and 65535, got {values.min()} to {values.max()}")
     return Image.fromarray(np.minimum((values + 128) >> 8, 255).astype(np.uint8))
+
+
+def _rounded(picture: Image.Image, name: str) -> Image.Image:
+    """Round a gray picture of floats, and refuse one of another scale, such as 0 to 1, or with a NaN."""
+    values = np.asarray(picture)
+    low = values.min(initial=0)
+    high = values.max(initial=0)
+    is_of_one = high <= 1 and bool((values % 1).any())
+    if not (low >= 0 and high <= 255) or is_of_one:
+        raise VideoDecodeError(f"{name} must have pixels between 0 and 255, got floats from {low} to {high}")
+    return Image.fromarray(np.rint(values).astype(np.uint8))
 
 
 @contextmanager
