@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.testing import assert_close
 from transformers import (
     AutoModel,
@@ -432,3 +433,24 @@ def test_features_that_cannot_be_the_towers_are_refused(features, message):
         tiny_model()(**inputs, frame_features=features)
     with pytest.raises(ValueError, match=message):
         tiny_model().generate(**inputs, frame_features=features)
+
+
+@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
+def test_tangents_of_a_whole_model_are_its_finite_differences(implementation):
+    torch.manual_seed(0)
+    model = open_gate(tiny_model()).double()
+    model.set_attn_implementation(implementation)
+    inputs = tiny_inputs()
+    pixels = inputs.pop("pixel_values_videos").double()
+    direction = torch.randn_like(pixels)
+
+    def logits(pixels):
+        return model(**inputs, pixel_values_videos=pixels, use_cache=False).logits
+
+    step = 1e-3  # some layers compute in float32
+    wanted = (logits(pixels + step * direction) - logits(pixels - step * direction)) / (2 * step)
+    _, tangent = torch.func.jvp(logits, (pixels,), (direction,))
+    assert_close(tangent, wanted, rtol=1e-3, atol=1e-3)
+    with forward_ad.dual_level():
+        dual = logits(forward_ad.make_dual(pixels, direction))
+        assert_close(forward_ad.unpack_dual(dual).tangent, wanted, rtol=1e-3, atol=1e-3)

@@ -6,7 +6,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.testing import assert_close
-from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, FalconH1Config
 
 from hmba_hf import HMBAForConditionalGeneration, HMBAModel
 from hmba_hf.hub import save_checkpoint
@@ -206,3 +206,23 @@ def test_names_that_a_key_mapping_has_renamed_are_saved_as_ours(base, tmp_path):
     model = HMBAForConditionalGeneration.from_pretrained(base, key_mapping=mapping)
     model.save_pretrained(tmp_path / "saved")
     assert_equal_weights(HMBAForConditionalGeneration.from_pretrained(tmp_path / "saved"), model)
+
+
+def test_a_head_that_is_tied_by_hand_is_saved_with_a_weight_of_its_own(tmp_path):
+    model = tiny_model(text_config=tiny_text(tie_word_embeddings=False))
+    model.lm_head.weight = model.get_input_embeddings().weight
+    model.save_pretrained(tmp_path)
+    assert_equal_weights(model, HMBAForConditionalGeneration.from_pretrained(tmp_path))
+
+
+def test_buffers_that_a_part_sets_in_its_layers_are_set_when_a_model_is_loaded(tmp_path):
+    mixer = {"mamba_d_ssm": 64, "mamba_n_heads": 8, "mamba_d_head": 8, "mamba_n_groups": 1, "mamba_d_state": 8}
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    text = FalconH1Config(**sizes, **mixer, vocab_size=104, num_key_value_heads=2, ssm_multipliers=[0.5] * 5)
+    model = tiny_model(text_config=text)
+    model.save_pretrained(tmp_path)
+    loaded = HMBAForConditionalGeneration.from_pretrained(tmp_path)
+    buffers = dict(loaded.named_buffers())
+    for name, buffer in model.named_buffers():
+        assert torch.equal(buffers[name], buffer), name
+    assert_close(answer(loaded), answer(model))

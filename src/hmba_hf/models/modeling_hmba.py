@@ -19,6 +19,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 
 from .joining_hmba import build_adapter, build_projector, join_pretrained
 from .layers_adapter_state import AdapterState, check_frame_mask, require
+from .layers_baseline_adapters import differentiable_attention
 from .loading_transformers import (
     CACHE_NAME,
     check_language_model,
@@ -130,7 +131,8 @@ class HMBAModel(HMBAPreTrainedModel):
         """Run the vision tower; return its output, and the patches of one layer as `(videos, t, p, d)`."""
         frames = pixel_values_videos.flatten(0, 1).to(self.vision_tower.dtype)
         wants = output_hidden_states or layer  # some towers return hidden states down to one layer
-        tower = self.vision_tower(frames, output_hidden_states=wants, return_dict=True, **kwargs)
+        with differentiable_attention():
+            tower = self.vision_tower(frames, output_hidden_states=wants, return_dict=True, **kwargs)
         frame_features = self._select_patches(tower.hidden_states[layer])
         frame_features = frame_features.unflatten(0, pixel_values_videos.shape[:2])  # (videos, t, p, d)
         # A tower may have a dtype of its own. The projector's weight may be quantised, but never its bias.
@@ -243,15 +245,16 @@ class HMBAModel(HMBAPreTrainedModel):
             inputs_embeds, features = self._fill_in(input_ids, inputs_embeds, video)
         elif cache is None or mm_encoder_outputs is not None:
             self.get_placeholder_mask(input_ids, inputs_embeds, None)
-        outputs = self.language_model(
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            return_dict=True,
-            **{self._cache_name: cache},
-            **kwargs,
-        )
+        with differentiable_attention():
+            outputs = self.language_model(
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                inputs_embeds=inputs_embeds,
+                use_cache=use_cache,
+                return_dict=True,
+                **{self._cache_name: cache},
+                **kwargs,
+            )
         return HMBAModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,
             **{CACHE_NAME: getattr(outputs, CACHE_NAME)},

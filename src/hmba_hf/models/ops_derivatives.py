@@ -32,6 +32,11 @@ def wants_plain_torch(*tensors: Tensor | None) -> bool:
     return any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors)
 
 
+def may_want_tangents() -> bool:
+    """Return whether forward mode or a transform of `torch.func` is at work, whatever the tensors."""
+    return is_transformed() or forward_ad._current_level >= 0
+
+
 def wants_plain_gradients(*gradients: Tensor | None) -> bool:
     """Return, in a backward pass, whether its result is differentiated again (`create_graph`) or mapped by `vmap`.
 

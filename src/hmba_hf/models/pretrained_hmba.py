@@ -158,6 +158,8 @@ class HMBAPreTrainedModel(PreTrainedModel):
                     f"the folder of a whole model must be without low-rank updates, got {save_directory}: loading "
                     "would put them into the model"
                 )
+            if state_dict is None:
+                state_dict = _with_own_memory(self)
         super().save_pretrained(
             save_directory, is_main_process, state_dict, max_shard_size=max_shard_size, variant=variant, **kwargs
         )
@@ -295,6 +297,21 @@ class HMBAPreTrainedModel(PreTrainedModel):
         self._set_attention_of_adapter()
         self._no_split_modules &= {type(module).__name__ for module in self.modules()}  # type: ignore[operator]
 
+    def initialize_weights(self) -> None:
+        """Initialise weights and buffers that no checkpoint has given, those of the parts by their own rules.
+
+        Differs: transformers takes the parts for custom code, as the whole model is, and passes over modules without
+        weights of their own. So buffers that FalconH1 sets in its layers would stay empty memory.
+        """
+        within: str | None = None
+        for name, module in self.named_modules():
+            if within is not None and name.startswith(within):
+                continue
+            if isinstance(module, PreTrainedModel) and not module.is_custom_code():
+                within = f"{name}."
+                module.initialize_weights()
+        super().initialize_weights()
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
@@ -310,6 +327,23 @@ def _refuse_pickles(use_safetensors: bool | None) -> None:
     """Raise a `ValueError` if the caller wants pickles."""
     if use_safetensors is False:
         raise ValueError("weights must be in safetensors, got use_safetensors=False: pickles can hold programs")
+
+
+def _with_own_memory(model: Any) -> dict[str, Tensor] | None:
+    """Return all weights, with a copy of those tied by hand; `None` if the configuration knows of all that are tied.
+
+    Transformers would leave out a head that shares its memory with the embeddings, whatever the configuration says.
+    """
+    known = model.all_tied_weights_keys
+    seen: dict[tuple[Any, ...], str] = {}
+    copies = {}
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        if weight.is_meta or type(weight.data) is not Tensor or name in known:
+            continue
+        memory = (weight.device, weight.data_ptr(), weight.shape)
+        if seen.setdefault(memory, name) != name:
+            copies[name] = weight.detach().clone()
+    return {**model.state_dict(), **copies} if copies else None
 
 
 def _odd_weights(model: Any, state_dict: dict[str, Tensor] | None) -> str:
