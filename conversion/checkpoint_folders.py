@@ -16,7 +16,6 @@ from transformers import GenerationConfig, PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 
 from hmba_hf import HMBAConfig, HMBAForConditionalGeneration
-from hmba_hf.families import FAMILIES
 from hmba_hf.files import explained_write_errors, write_json
 from hmba_hf.hub import CardDetails
 from hmba_hf.hub.checkpoints import write_card
@@ -170,8 +169,7 @@ def write_checkpoint(folder: Path, name: str, checkpoint: Checkpoint, max_shard_
         checkpoint.generation_config.save_pretrained(folder)
     if checkpoint.processor is not None:
         checkpoint.processor.save_pretrained(folder)
-    if any(family.model_type == config.model_type for family in FAMILIES):
-        write_card(folder, checkpoint.model, (), checkpoint.card, name)
+    write_card(folder, checkpoint.model, (), checkpoint.card, name)
     config.save_pretrained(folder)
 
 

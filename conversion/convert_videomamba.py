@@ -22,8 +22,8 @@
 A checkpoint is a file (.pth, .pt, .bin or .safetensors), a folder, or on the Hub `org/name`, `org/name/file.pth` or
 `org/name@revision/file.pth`. No code in it is run. Names may begin with `backbone.` or `encoder.`, which the way back
 leaves out. The result holds code and card, and is written one tensor at a time, whole or not at all. `--verify` reads
-it again and compares every tensor with its origin. `--verify RECORDED` also compares the model with recorded numbers
-of the original code (see `verification.py`).
+it again, and compares every tensor with its origin and the backbone with a plain restatement of the original.
+`--verify RECORDED` also compares the model with recorded numbers of the original code (see `verification.py`).
 """
 
 import argparse
@@ -55,7 +55,7 @@ from tensor_sources import (
     RenamedTensors,
     Tensors,
 )
-from verification import compare_tensors, compare_videomamba
+from verification import compare_backbones, compare_tensors, compare_videomamba
 from videomamba_fitting import Head, fit, plan_head
 from videomamba_names import (
     BASE,
@@ -353,17 +353,29 @@ def origin(args: argparse.Namespace, plan: Plan) -> str:
     return text
 
 
-def verify(folder: Path, recorded: str, tensors: Tensors) -> None:
+def verify(folder: Path, recorded: str, tensors: RenamedTensors) -> None:
     """Compare the written checkpoint with the original, and print the result.
 
     Raises:
         ValueError: if they differ.
     """
     print(f"verified: {compare_tensors(folder, tensors)} tensors equal their origins")
+    error = compare_backbones(folder, backbone_weights(tensors))
+    print(f"verified: the backbone reproduces the original's tokens to {error:.1e} in double precision")
     if not recorded:
         return
     for name, error in compare_videomamba(folder, Path(recorded)).items():
         print(f"verified: {name} of the original to {error:.1e}")
+
+
+def backbone_weights(tensors: RenamedTensors) -> dict[str, torch.Tensor]:
+    """Read the backbone under the original's names, rounded as the conversion rounds it."""
+    weights = {}
+    for ours, origins in tensors.renaming.origins.items():
+        if ours.startswith(BASE):
+            (original,) = origins
+            weights[original.name] = tensors.source.read(original.name).to(tensors.specs[ours].dtype)
+    return weights
 
 
 def export(args: argparse.Namespace) -> None:

@@ -56,14 +56,23 @@ def _norm(weights: Weights, x: Tensor) -> Tensor:
 
 
 def _mixer(weights: Weights, name: str, x: Tensor) -> Tensor:
+    return original_mixer(part_of(weights, f"{name}."), x)
+
+
+def part_of(weights: Weights, prefix: str) -> dict[str, Tensor]:
+    """Return the tensors of a part by their names in it."""
+    found = {}
+    for name, tensor in weights.items():
+        if name.startswith(prefix):
+            found[name.removeprefix(prefix)] = tensor
+    return found
+
+
+def original_mixer(w: Weights, x: Tensor) -> Tensor:
     """Run one Mamba mixer over `(b, l, d)`, step by step.
 
     Source: Gu & Dao 2023, arXiv:2312.00752, algorithm 2 and figure 3.
     """
-    w = {}
-    for key, tensor in weights.items():
-        if key.startswith(f"{name}."):
-            w[key.removeprefix(f"{name}.")] = tensor
     length = x.shape[1]
     channels, n = w["A_log"].shape
     x, z = functional.linear(x, w["in_proj.weight"]).chunk(2, dim=-1)

@@ -15,6 +15,7 @@ from hmba_hf.models.configuration_videomamba import VideoMambaConfig
 from hmba_hf.models.joining_hmba import build_adapter
 from hmba_hf.models.loading_checkpoints import load_with_report, refuse_lacking
 from original_adapter import original_adapter
+from original_videomamba import original_videomamba
 from rename_keys import ADAPTER
 from tensor_files import FileTensors
 from tensor_sources import Tensors
@@ -129,6 +130,34 @@ def compare_videomamba(folder: Path, recorded: Path) -> dict[str, float]:
     if clips is not None:
         ours = videomamba_outputs(model, clips.transpose(1, 2), numbers)
     return _compare_recorded_names(ours, numbers, recorded)
+
+
+@torch.no_grad()
+def compare_backbones(folder: Path, original: dict[str, Tensor]) -> float:
+    """Compare a converted VideoMamba with a plain restatement of the original, in double, on a clip of few patches.
+
+    Args:
+        folder: checkpoint of this package.
+        original: the original's tensors by their names without a prefix.
+
+    Returns:
+        The largest difference of the tokens.
+
+    Raises:
+        ValueError: if it exceeds rounding.
+    """
+    config: Any = VideoMambaConfig.from_pretrained(folder)
+    architecture = getattr(modeling_videomamba, config.architectures[0])
+    backbone = architecture.from_pretrained(folder).videomamba.double().eval()
+    frames = min(3 * config.tubelet_size, config.num_frames)
+    height, width = config.patch_shape
+    grid = (config.frame_size[0] // height, config.frame_size[1] // width)
+    shape = (1, frames, config.num_channels, 2 * height, 3 * width)
+    clips = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weights = {name: tensor.double() for name, tensor in original.items()}
+    wanted = original_videomamba(weights, clips.transpose(1, 2), grid)
+    ours = backbone(clips, interpolate_pos_encoding=True).last_hidden_state
+    return _compare("last_hidden_state", ours, wanted, tolerance=DOUBLE_TOLERANCE)
 
 
 def videomamba_outputs(model: Any, clips: Tensor, numbers: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -17,9 +17,15 @@ from transformers import (
     AutoModelForVideoClassification,
 )
 
-from hmba_hf.models.configuration_videomamba import VideoMambaConfig
+from checkpoint_folders import blank_model, wanted_tensors
+from conftest import GOLDEN
+from hmba_hf.models.configuration_videomamba import SIZES, VideoMambaConfig
 from hmba_hf.models.modeling_videomamba import VideoMambaForVideoClassification
 from original_checkpoints import run_conversion
+from original_videomamba import original_videomamba
+from rename_keys import TensorSpec, plan_renaming
+from videomamba_names import videomamba_rules
+from videomamba_sizes import read_sizes
 
 CLASSIFIER = ("videomamba_small", "w.")
 LAYOUTS = ["bare", "model", "module", "backbone.", "encoder.", "module.", "before torch 1.6", "safetensors"]
@@ -198,6 +204,14 @@ def test_what_a_training_of_ours_saves_goes_back_to_the_original_names(tmp_path)
     assert names == {name for name in load_file(back / "model.safetensors") if not name.startswith("head.")}
 
 
+def test_the_card_names_the_file_and_says_whether_the_classifier_is_new(original, tmp_path):
+    path, _, _ = original()
+    card = (convert(path, tmp_path / "ours", "--license", "apache-2.0") / "README.md").read_text()
+    assert "Made of `original.pth` by `conversion/convert_videomamba.py`" in card and "license: apache-2.0" in card
+    assert "Its classifier is new" not in card and str(tmp_path) not in card
+    assert "Its classifier is new" in (convert(path, tmp_path / "new", "--new_head") / "README.md").read_text()
+
+
 def test_the_configuration_is_that_of_the_original(original, tmp_path):
     path, _, _ = original()
     config = AutoConfig.from_pretrained(convert(path, tmp_path / "ours"))
@@ -206,13 +220,38 @@ def test_the_configuration_is_that_of_the_original(original, tmp_path):
     assert config.architectures == ["VideoMambaForVideoClassification"]
 
 
+@pytest.mark.parametrize("size", SIZES)
+def test_the_real_sizes_are_read_off_their_shapes(size):
+    facts = json.loads((GOLDEN / "videomamba_full_shapes.json").read_text())[size]
+    shapes = dict(facts["top"])
+    depth = SIZES[size][1]
+    for layer in range(depth):
+        shapes |= {f"layers.{layer}.{name}": shape for name, shape in facts["per_layer"].items()}
+    specs = {name: TensorSpec(tuple(shape), torch.float32) for name, shape in shapes.items()}
+    sizes = read_sizes(specs)
+    config = VideoMambaConfig.of_size(size, num_labels=400)
+    for name in (
+        "hidden_size",
+        "num_hidden_layers",
+        "state_size",
+        "conv_kernel",
+        "expand",
+        "tubelet_size",
+        "num_labels",
+    ):
+        assert getattr(sizes, name) == getattr(config, name), name
+    assert (sizes.patch_size, sizes.grid(), sizes.num_times) == ((16, 16), (14, 14), 8)
+    model = blank_model(VideoMambaForVideoClassification, config)
+    plan_renaming(specs, videomamba_rules(), wanted_tensors(model))
+
+
 def test_the_checkpoint_carries_its_code(original, tmp_path):
     path, _, _ = original()
     ours = convert(path, tmp_path / "ours")
     saved = tmp_path / "saved"
     AutoModelForVideoClassification.from_pretrained(ours).save_pretrained(saved)
-    code = {file.name for file in saved.glob("*.py")}
-    assert code and {file.name for file in ours.glob("*.py")} == code
+    code = {file.name: file.read_bytes() for file in saved.glob("*.py")}
+    assert code and {file.name: file.read_bytes() for file in ours.glob("*.py")} == code
     assert json.loads((ours / "config.json").read_text()) == json.loads((saved / "config.json").read_text())
 
 
@@ -497,8 +536,43 @@ def test_verification_compares_tensors_and_recorded_numbers(original, tmp_path, 
     convert(path, tmp_path / "ours", "--verify", tmp_path / "recorded.safetensors")
     told = capsys.readouterr().out
     assert f"verified: {len(weights)} tensors equal their origins" in told
+    assert "verified: the backbone reproduces the original's tokens to" in told
     for name in ("out.last_hidden_state", "out.features", "out.logits", "out.loss"):
         assert f"verified: {name} of the original to" in told
+
+
+def test_the_plain_restatement_gives_the_originals_tokens(golden):
+    tensors, _ = golden("videomamba_small")
+    weights = weights_of(tensors, "w.")
+    tokens = original_videomamba(weights, tensors["in.video"], (4, 4))
+    assert_close(tokens, tensors["out.last_hidden_state"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "prefix", "options"),
+    [
+        ("videomamba_small", "w.", ["--image_size", 24, 40, "--num_frames", 3]),
+        ("videomamba_small", "w_tubelet2.", ["--new_head"]),
+        ("videomamba_image_small", "w_student.", []),
+        ("videomamba_image_small", "w_image.", ["--num_frames", 4, "--tubelet_size", 2, "--dtype", "bfloat16"]),
+        ("videomamba_pretrain_small", "w_pt2.", []),
+    ],
+)
+def test_every_kind_of_file_is_verified_by_the_restatement(name, prefix, options, original, tmp_path, capsys):
+    path, _, _ = original(name, prefix)
+    convert(path, tmp_path / "ours", "--verify", *options)
+    assert "verified: the backbone reproduces the original's tokens to" in capsys.readouterr().out
+
+
+def test_a_model_that_computes_something_else_fails_its_verification(original, monkeypatch, tmp_path):
+    def swapped(weights, clips, grid):
+        turned = {name: weights[name.replace("x_proj.", "x_proj_b.")] for name in weights}
+        return original_videomamba(turned, clips, grid)
+
+    monkeypatch.setattr("verification.original_videomamba", swapped)
+    refused(
+        original()[0], "--verify", match="last_hidden_state must match the original's to 1e-09, got a difference of"
+    )
 
 
 def test_verification_of_pictures_and_of_pre_training_reads_their_numbers(original, tmp_path, capsys):

@@ -118,7 +118,8 @@ def interpolate_places(table: Tensor, grid: tuple[int, int], wanted: tuple[int, 
     if grid == wanted:
         return table
     places = table[:, 1:].unflatten(1, grid).permute(0, 3, 1, 2)
-    resized = nn.functional.interpolate(places.float(), size=wanted, mode="bicubic", align_corners=False)
+    places = places.to(torch.promote_types(table.dtype, torch.float32))
+    resized = nn.functional.interpolate(places, size=wanted, mode="bicubic", align_corners=False)
     resized = resized.to(table.dtype).flatten(2).transpose(1, 2)
     return torch.cat([table[:, :1], resized], dim=1)
 
@@ -127,7 +128,7 @@ def interpolate_times(table: Tensor, wanted: int) -> Tensor:
     """Resize a table of times, `(1, t, d)`, to another number of them, linearly."""
     if table.shape[1] == wanted:
         return table
-    times = table.float().transpose(1, 2)
+    times = table.to(torch.promote_types(table.dtype, torch.float32)).transpose(1, 2)
     resized = nn.functional.interpolate(times, size=wanted, mode="linear", align_corners=False)
     return resized.to(table.dtype).transpose(1, 2)
 
