@@ -48,6 +48,13 @@ FLOORS = (
         travels_with="model",
         families=True,
     ),
+    Floor(
+        "retrieving",
+        ("layers", "loading", "configuration", "outputs", "pretrained", "modeling"),
+        "ops, another family",
+        travels_with="model",
+        families=True,
+    ),
     Floor("decoding", ("decoding", "sampling"), "models", travels_with="processor"),
     Floor("sampling", ("sampling",), "models", travels_with="processor"),
     Floor("reading", ("loading", "decoding", "sampling"), "models", travels_with="processor"),

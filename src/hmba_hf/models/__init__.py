@@ -14,7 +14,7 @@ from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_hmba import HMBAConfig
-from .configuration_videomamba import VideoMambaConfig
+from .configuration_videomamba import VideoMambaConfig, VideoMambaRetrievalConfig
 from .modeling_hmba import HMBAForConditionalGeneration, HMBAModel
 from .modeling_videomamba import (
     VideoMambaForImageClassification,
@@ -24,6 +24,7 @@ from .modeling_videomamba import (
 )
 from .pipeline_hmba import VideoTextToTextPipeline
 from .processing_hmba import HMBAProcessor
+from .retrieving_videomamba import VideoMambaForVideoTextRetrieval
 from .video_processing_hmba import HMBAVideoProcessor
 
 AutoConfig.register("hmba", HMBAConfig)
@@ -39,6 +40,8 @@ AutoModel.register(VideoMambaConfig, VideoMambaModel)
 AutoModelForImageClassification.register(VideoMambaConfig, VideoMambaForImageClassification)
 AutoModelForPreTraining.register(VideoMambaConfig, VideoMambaForPreTraining)
 AutoModelForVideoClassification.register(VideoMambaConfig, VideoMambaForVideoClassification)
+AutoConfig.register("videomamba_retrieval", VideoMambaRetrievalConfig)
+AutoModel.register(VideoMambaRetrievalConfig, VideoMambaForVideoTextRetrieval)
 PIPELINE_REGISTRY.register_pipeline(
     "video-text-to-text",
     pipeline_class=VideoTextToTextPipeline,

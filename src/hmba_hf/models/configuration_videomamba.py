@@ -6,6 +6,7 @@ from .loading_checkpoints import check_quantization_config, unknown_private_keys
 
 # isort: split
 from huggingface_hub.dataclasses import strict
+from transformers import BertConfig
 from transformers.configuration_utils import PreTrainedConfig
 
 SCAN_TYPES = (
@@ -29,6 +30,10 @@ AUTO_MAP = {
     "AutoModelForImageClassification": "modeling_videomamba.VideoMambaForImageClassification",
     "AutoModelForPreTraining": "modeling_videomamba.VideoMambaForPreTraining",
     "AutoModelForVideoClassification": "modeling_videomamba.VideoMambaForVideoClassification",
+}
+RETRIEVAL_AUTO_MAP = {
+    "AutoConfig": "configuration_videomamba.VideoMambaRetrievalConfig",
+    "AutoModel": "retrieving_videomamba.VideoMambaForVideoTextRetrieval",
 }
 
 
@@ -165,6 +170,65 @@ class VideoMambaConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """Return the config as a dict, with the code that a checkpoint of it carries."""
         return {**super().to_dict(), "auto_map": dict(AUTO_MAP)}
+
+
+@strict
+class VideoMambaRetrievalConfig(PreTrainedConfig):
+    """Configuration of a VideoMamba beside a BERT, for videos and texts.
+
+    Args:
+        vision_config: of the VideoMamba, as a config or a dict; the middle size on 8 frames when absent.
+        text_config: of the BERT, likewise; the base size when absent.
+        num_fusion_layers: last layers of the BERT, which also attend to a video.
+        projection_size: channels of the space that videos and texts share.
+        temperature: first value of the learned temperature.
+        initializer_range: standard deviation of new linear layers between the two.
+
+    Raises:
+        ValueError: if a value is out of range.
+
+    Source: arXiv:2403.06977, section 4.3; OpenGVLab/VideoMamba, `video_mm`.
+    """
+
+    model_type = "videomamba_retrieval"
+    _auto_class = "AutoConfig"
+    sub_configs = {"vision_config": VideoMambaConfig, "text_config": BertConfig}
+
+    vision_config: Any = None
+    text_config: Any = None
+    num_fusion_layers: int = 3
+    projection_size: int = 512
+    temperature: float = 0.07
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.vision_config is None:
+            self.vision_config = VideoMambaConfig()
+        elif isinstance(self.vision_config, dict):
+            self.vision_config = VideoMambaConfig(**self.vision_config)
+        if self.text_config is None:
+            self.text_config = BertConfig()
+        elif isinstance(self.text_config, dict):
+            self.text_config = BertConfig(**self.text_config)
+        super().__post_init__(**kwargs)
+        if not 1 <= self.num_fusion_layers < self.text_config.num_hidden_layers:
+            raise ValueError(
+                f"num_fusion_layers must be from 1 up to but without {self.text_config.num_hidden_layers} layers of "
+                f"the text model, got {self.num_fusion_layers}"
+            )
+        if self.projection_size < 1:
+            raise ValueError(f"projection_size must be at least 1, got {self.projection_size}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be greater than zero, got {self.temperature}")
+
+    @property
+    def num_text_layers(self) -> int:
+        """Layers of the BERT that read texts alone."""
+        return self.text_config.num_hidden_layers - self.num_fusion_layers
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the config as a dict, with the code that a checkpoint of it carries."""
+        return {**super().to_dict(), "auto_map": dict(RETRIEVAL_AUTO_MAP)}
 
 
 _COUNTS = (

@@ -1,16 +1,13 @@
 """VideoMamba: a bidirectional Mamba over the patches of a clip, its classifiers, and its masked pre-training."""
 
-import math
 from typing import Any
 
-from .loading_checkpoints import check_index  # first: it refuses an old transformers
+from .pretrained_videomamba import VideoMambaPreTrainedModel  # first: it refuses an old transformers
 
 # isort: split
 import torch
 from torch import Tensor, nn
-from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.modeling_utils import PreTrainedModel
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_videomamba import VideoMambaConfig
@@ -19,81 +16,12 @@ from .layers_mamba import DropPath, MambaBlock, ResidualNorm, add_residual
 from .layers_scan_orders import (
     SCANS,
     BidirectionalMambaMixer,
-    OutputProjection,
     Reordering,
     orders_of_layers,
     temporal_order,
 )
-from .layers_state_space import StateSpace
 from .layers_video_embeddings import VideoEmbeddings, sinusoidal_positions
 from .outputs_videomamba import VideoMambaClassifierOutput, VideoMambaPreTrainingOutput
-
-
-class VideoMambaPreTrainedModel(PreTrainedModel):
-    """The base class of all VideoMamba models: loading and initialisation.
-
-    Names with an underscore are those of transformers, which has no public way to set or extend them.
-    """
-
-    config: VideoMambaConfig
-    base_model_prefix = "videomamba"
-    main_input_name = "pixel_values_videos"
-    input_modalities = ["video", "image"]
-    supports_gradient_checkpointing = True
-    _no_split_modules = ["VideoEmbeddings", "MambaBlock"]
-    _keep_in_fp32_modules_strict = ["A_log"]
-    accepts_loss_kwargs = False  # else `Trainer` takes the mean loss of a batch for a part of a sum over several
-    _can_compile_fullgraph = True
-    _input_embed_layer = "patch_embeddings"
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a model as every model of transformers is loaded, but from safetensors alone.
-
-        Raises:
-            ValueError: if pickled weights are wanted, or if a list of shards leads out of the checkpoint.
-            OSError: if weights are missing, or not in safetensors.
-        """
-        if kwargs.get("use_safetensors") is False:
-            raise ValueError("weights must be in safetensors, got use_safetensors=False: pickles can hold programs")
-        kwargs["use_safetensors"] = True
-        if pretrained_model_name_or_path is not None:
-            check_index(pretrained_model_name_or_path, kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        """Initialise as the released code does, where every linear layer is drawn anew, `dt_proj` among them.
-
-        Transformers passes modules with parameters of their own, each before the module that holds it.
-        """
-        std = self.config.initializer_range
-        if isinstance(module, OutputProjection):
-            bound = 1 / math.sqrt(module.in_features * self.config.num_hidden_layers)
-            init.uniform_(module.weight, -bound, bound)
-        elif isinstance(module, nn.Linear):
-            init.trunc_normal_(module.weight, std=std)
-            if module.bias is not None:
-                init.zeros_(module.get_parameter("bias"))
-        elif isinstance(module, (nn.RMSNorm, nn.LayerNorm)):
-            init.ones_(module.weight)
-            if getattr(module, "bias", None) is not None:
-                init.zeros_(module.get_parameter("bias"))
-        elif isinstance(module, nn.Conv3d):
-            bound = 1 / math.sqrt(module.weight[0].numel())
-            init.uniform_(module.weight, -bound, bound)
-            init.uniform_(module.get_parameter("bias"), -bound, bound)
-        elif isinstance(module, VideoEmbeddings):
-            init.zeros_(module.cls_token)
-            init.trunc_normal_(module.position_embeddings, std=std)
-            if module.temporal_embeddings is not None:
-                init.zeros_(module.temporal_embeddings)
-        elif isinstance(module, StateSpace):
-            module.reset_parameters()
-            if self.config.step_initialization == "released":
-                for layer in (module.x_proj, module.dt_proj):
-                    init.trunc_normal_(layer.weight, std=std)
-                init.zeros_(module.dt_proj.bias)
 
 
 class VideoMambaEncoder(nn.Module):
@@ -423,15 +351,8 @@ class VideoMambaForPreTraining(VideoMambaPreTrainedModel):
 
     def _loss(self, features: Tensor, teacher_features: Tensor, tokens: Tensor) -> Tensor:
         """Return the distance of the visible tokens' features; `tokens` are their numbers."""
-        layers, batch, visible, channels = features.shape
-        shape = tuple(teacher_features.shape)
-        is_of_all = len(shape) == 4 and shape[2] > int(tokens.max()) and shape[2] > visible
-        if is_of_all:
-            teacher_features = teacher_features.take_along_dim(tokens[None, ..., None], dim=2)
-        if teacher_features.shape != features.shape:
-            wanted = f"({layers}, {batch}, {visible} visible tokens or all, {channels})"
-            raise ValueError(f"teacher_features must be {wanted}, got {shape}")
-        return alignment_distance(features, teacher_features, self.config.alignment_loss)
+        wanted = visible_features(features, teacher_features, tokens)
+        return alignment_distance(features, wanted, self.config.alignment_loss)
 
 
 def as_clips(pixel_values_videos: Tensor | None, pixel_values: Tensor | None) -> Tensor:
@@ -471,3 +392,24 @@ def visible_tokens(bool_masked_pos: Tensor, wanted: tuple[int, int]) -> Tensor:
     if counts[0] == 1:
         raise ValueError("bool_masked_pos must leave a patch visible in each clip, got all hidden")
     return is_visible.nonzero()[:, 1].unflatten(0, (len(is_visible), -1))
+
+
+def visible_features(features: Tensor, teacher_features: Tensor, tokens: Tensor) -> Tensor:
+    """Return a teacher's features of the tokens that a student sees.
+
+    Args:
+        features: the student's, `(k, b, visible, c)`.
+        teacher_features: of all tokens or of the visible ones, `(k, b, l, c)`.
+        tokens: numbers of the visible ones, `(b, visible)`.
+
+    Raises:
+        ValueError: if they have another shape.
+    """
+    layers, batch, visible, channels = features.shape
+    shape = tuple(teacher_features.shape)
+    if len(shape) == 4 and shape[2] > int(tokens.max()) and shape[2] > visible:
+        teacher_features = teacher_features.take_along_dim(tokens[None, ..., None], dim=2)
+    if teacher_features.shape != features.shape:
+        wanted = f"({layers}, {batch}, {visible} visible tokens or all, {channels})"
+        raise ValueError(f"teacher_features must be {wanted}, got {shape}")
+    return teacher_features
