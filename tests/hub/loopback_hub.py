@@ -5,6 +5,7 @@ import hmac
 import secrets
 import socket
 import threading
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,8 @@ class LoopbackHub:
     `url` is what `HF_ENDPOINT` must be. Three tokens are valid: `token` may write to `name/...` and `org/...`,
     `read_token` is of the same user and may not write, `other_token` is of another user, who may write to
     `other/...`. `requests` remembers what was asked; `unhandled` what no route answers; `leaks` what brought a token
-    to another origin than `url`. `reset` forgets everything but the files of the Xet client.
+    to another origin than `url`. `reset` forgets everything but the files of the Xet client, and makes new tokens, so
+    that nobody answers a request that is still on its way.
 
     Args:
         bound: a socket that is bound to an address and does not listen yet.
@@ -38,15 +40,11 @@ class LoopbackHub:
     def __init__(self, bound: socket.socket, xet_folder: Path) -> None:
         port = bound.getsockname()[1]
         self.url, self.storage_url = f"http://{API_HOST}:{port}", f"http://{STORAGE_HOST}:{port}"
-        self.token, self.read_token, self.other_token = ("hf_" + secrets.token_hex(17) for _ in range(3))
-        self.users = {
-            self.token: User("name", "write", ("org",)),
-            self.read_token: User("name", "read", ("org",)),
-            self.other_token: User("other", "write"),
-        }
         self.xet = XetFiles(xet_folder)
         self.lock = threading.RLock()
-        self._key = secrets.token_bytes(16)
+        self.users: dict[str, User] = {}
+        self._signatures: set[str] = set()
+        self._outdated: set[str] = set()
         self.reset()
         self._server = ThreadingHTTPServer((API_HOST, port), Connection, bind_and_activate=False)
         self._server.socket.close()
@@ -57,14 +55,32 @@ class LoopbackHub:
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     def reset(self) -> None:
-        """Forget repositories, files, requests and faults."""
-        self.repositories: dict[tuple[str, str], Repository] = {}
-        self.large_files: dict[str, bytes] = {}
-        self.requests: list[Request] = []
-        self.unhandled: list[str] = []
-        self.leaks: list[str] = []
-        self.page_size = 1000
-        self.faults = Faults({route.name for route in ROUTES})
+        """Forget repositories, files, requests and faults; from now on, older tokens and links get no answer."""
+        with self.lock:
+            self._outdated |= {*self.users, *self._signatures}
+            self._signatures = set()
+            self._key = secrets.token_bytes(16)
+            self.token = new_token()
+            self.read_token = new_token()
+            self.other_token = new_token()
+            self.users = {
+                self.token: User("name", "write", ("org",)),
+                self.read_token: User("name", "read", ("org",)),
+                self.other_token: User("other", "write"),
+            }
+            self.repositories: dict[tuple[str, str], Repository] = {}
+            self.large_files: dict[str, bytes] = {}
+            self.requests: list[Request] = []
+            self.unhandled: list[str] = []
+            self.leaks: list[str] = []
+            self.page_size = 1000
+            self.faults = Faults({route.name for route in ROUTES})
+
+    def is_outdated(self, path: str, headers: Message) -> bool:
+        """Return whether a request is of a time before `reset`, as of a killed process: by its token or its link."""
+        token = headers.get("Authorization", "").removeprefix("Bearer ")
+        signatures = parse_qs(urlsplit(path).query).get("signature", [])
+        return not self._outdated.isdisjoint([token, *signatures])
 
     def close(self) -> None:
         """Stop listening."""
@@ -104,7 +120,9 @@ class LoopbackHub:
 
     def storage_link(self, method: str, sha256: str) -> str:
         """Write an address at which whoever knows it may read or write one large file."""
-        return f"{self.storage_url}/large/{sha256}?signature={self.signature(method, sha256)}"
+        signature = self.signature(method, sha256)
+        self._signatures.add(signature)
+        return f"{self.storage_url}/large/{sha256}?signature={signature}"
 
     def signature(self, method: str, sha256: str) -> str:
         """Sign the right to read or write one large file."""
@@ -124,8 +142,9 @@ class Connection(BaseHTTPRequestHandler):
         host = self.headers.get("Host", "").rsplit(":", 1)[0]
         request = Request(self.command, host, self.path, range=self.headers.get("Range"))
         request.authorized = "Authorization" in self.headers
-        hub.requests.append(request)
         try:
+            self.check_is_of_now(hub)
+            hub.requests.append(request)
             answer, fault = self.answer(hub, request)
             request.status = answer.status
             self.write(answer, None if fault is None else fault.cut_response)
@@ -133,6 +152,11 @@ class Connection(BaseHTTPRequestHandler):
             self.close_connection = True
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = do_PATCH = do_CONNECT = serve  # names of http.server
+
+    def check_is_of_now(self, hub: LoopbackHub) -> None:
+        """End the connection of a client that another test has left."""
+        if hub.is_outdated(self.path, self.headers):
+            raise Cut
 
     def answer(self, hub: LoopbackHub, request: Request) -> tuple[Answer, Fault | None]:
         """Find the route of a request and let it answer."""
@@ -168,11 +192,12 @@ class Connection(BaseHTTPRequestHandler):
         """Let a route answer; a mistake of the route itself is as bad as a missing route."""
         try:
             with call.hub.lock:
+                self.check_is_of_now(call.hub)
                 return route.answer(call)
         except NotHere as missing:
             call.hub.unhandled.append(f"{call.method} {self.path}: {missing}")
             return Answer.json({"error": str(missing)}, 501)
-        except Refusal:
+        except (Cut, Refusal):
             raise
         except Exception as error:
             call.hub.unhandled.append(f"{call.method} {self.path}: {error!r}")
@@ -216,6 +241,11 @@ class Connection(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: `LoopbackHub.requests` remembers."""
+
+
+def new_token() -> str:
+    """Make a token that no process has been told before."""
+    return "hf_" + secrets.token_hex(17)
 
 
 def refused(refusal: Refusal) -> Answer:

@@ -1,7 +1,9 @@
 """The Hub on this machine does for its clients what the real one does: checked with plain huggingface_hub."""
 
+import hashlib
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ from huggingface_hub import (
     CommitOperationDelete,
     HfApi,
     HfFileSystem,
+    get_session,
     hf_hub_download,
     snapshot_download,
 )
@@ -292,8 +295,6 @@ def test_storage_takes_no_token_and_needs_a_signature(hub, api, folder):
     assert {request.route for request in moved} == {"upload", "download"}
     assert not any(request.authorized for request in moved)
 
-    from huggingface_hub import get_session
-
     [request] = hub.asked("download")
     link = hub.storage_url + request.path
     assert get_session().get(link).status_code == 200
@@ -375,3 +376,28 @@ def test_a_shard_that_goes_while_the_store_is_read_is_passed_over(tmp_path):
     (tmp_path / "shards" / "whole.mdb").write_bytes(header + file + segment + sha256 + bytes(16) + b"\xff" * 48)
     files = XetFiles(tmp_path)
     assert files.size_of("0" * 64) == 7 and files.hash_of("0" * 64) == hash_text(content_hash)
+
+
+def test_nobody_answers_what_an_earlier_test_has_sent(hub, api):
+    """A process that a test has killed, or a thread that it has left, takes no fault of the next test."""
+    api.create_repo("org/tiny")
+    api.upload_file(path_or_fileobj=bytes(9), path_in_repo="a.bin", repo_id="org/tiny")
+    link = hub.storage_link("GET", hashlib.sha256(bytes(9)).hexdigest())
+    token = hub.token
+    held = hub.faults.hold("download")
+    with ThreadPoolExecutor(1) as threads:
+        late = threads.submit(get_session().get, link)
+        held.wait_until_reached()
+        hub.reset()
+        held.release()
+        with pytest.raises(Exception, match="disconnected"):
+            late.result()
+    fault = hub.faults.fail("download")
+    with pytest.raises(Exception, match="disconnected"):
+        get_session().get(link)
+    with pytest.raises(Exception, match="disconnected"):
+        api.whoami(token=token)
+    assert api.whoami(token=hub.token)["name"] == "name"
+    assert [request.route for request in hub.requests] == ["whoami"]
+    assert hub.unhandled == []
+    assert hub.faults.clear() == [fault]
