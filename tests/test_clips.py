@@ -5,6 +5,7 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
 from hmba_hf import VideoDecodeError, decode_frames
 from hmba_hf.data.clips import ClipWriter, cut_clips, even_size, video_duration, write_video
@@ -146,6 +147,57 @@ def test_damage_hurts_only_the_spans_in_it(monkeypatch):
         pytest.approx([100, 120, 140, 160, 180], abs=3),
     ]
     assert str(across) == str(inside) == "a hole"
+
+
+class Watched:
+    """A file that is written, and whether it has been closed."""
+
+    def __init__(self, container):
+        self.container = container
+        self.is_closed = False
+
+    def __getattr__(self, name):
+        return getattr(self.container, name)
+
+    def close(self):
+        self.container.close()
+        self.is_closed = True
+
+
+@pytest.fixture
+def written(monkeypatch):
+    """The files that are written."""
+    written = []
+    open_any = av.open
+
+    def watched(file, mode="r", **options):
+        container = open_any(file, mode, **options)
+        if mode != "w":
+            return container
+        written.append(Watched(container))
+        return written[-1]
+
+    monkeypatch.setattr(av, "open", watched)
+    return written
+
+
+def test_no_file_stays_open_where_a_clip_ends_in_an_error(written, monkeypatch):
+    def broken(*rules):
+        yield 0.0, np.zeros((32, 32, 3), np.uint8)
+        yield 0.1, np.zeros((32, 32, 3), np.uint8)
+        yield 0.2, VideoDecodeError("a hole")
+        if rules[0] == "ends":
+            raise TypeError("a mistake")
+
+    monkeypatch.setattr("hmba_hf.data.clips.iter_frames", broken)
+    monkeypatch.setattr("hmba_hf.data.clips.video_duration", lambda *_: 1.0)
+    [clip] = cut_clips("hole", [(0, 1)], fps=10)
+    assert str(clip) == "a hole"
+    with pytest.raises(TypeError):
+        cut_clips("ends", [(0, 1)], fps=10)
+    with pytest.raises(AttributeError):
+        write_video(io.BytesIO(), [Image.new("RGB", (32, 32)), None])
+    assert [file.is_closed for file in written] == [True, True, True]
 
 
 @pytest.mark.parametrize("name", ["broken_empty.mp4", "broken_text.mp4", "broken_header_only.mp4", "audio_only.mp4"])

@@ -75,6 +75,22 @@ class ClipWriter:
         self._container.mux(self._stream.encode(None))
         self._container.close()
 
+    def abandon(self) -> None:
+        """Let go of a file that nobody will read; one that has been ended stays as it is.
+
+        PyAV 15 can crash where a file is never closed.
+        """
+        self._container.close()
+
+    def __enter__(self) -> "ClipWriter":
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
+        if error is None:
+            self.close()
+        else:
+            self.abandon()
+
 
 def write_video(target: str | Path | BinaryIO, frames: Sequence[Image.Image], fps: float = 2.0) -> None:
     """Write frames as an MP4 file that shows each of them for `1 / fps` seconds.
@@ -88,11 +104,10 @@ def write_video(target: str | Path | BinaryIO, frames: Sequence[Image.Image], fp
     rate = Fraction(fps).limit_denominator(100) * hold
     if not frames or frames[0].width % 2 or frames[0].height % 2:
         raise ValueError(f"frames must have an even width and height, got {[frame.size for frame in frames]}")
-    writer = ClipWriter(target, frames[0].size, rate, _NEARLY_LOSSLESS)
-    for frame in frames:
-        for _ in range(hold):
-            writer.write(av.VideoFrame.from_image(frame))
-    writer.close()
+    with ClipWriter(target, frames[0].size, rate, _NEARLY_LOSSLESS) as writer:
+        for frame in frames:
+            for _ in range(hold):
+                writer.write(av.VideoFrame.from_image(frame))
 
 
 def even_size(width: int, height: int, most: int | None) -> tuple[int, int]:
@@ -130,6 +145,18 @@ def cut_clips(
         VideoDecodeError: if it holds no video.
     """
     cuts = [_Cut(path, start, end, fps, height) for start, end in spans]
+    try:
+        _fill(cuts, path, limits, source_fps, only_whole)
+        return [cut.close() for cut in cuts]
+    finally:
+        for cut in cuts:
+            cut.abandon()
+
+
+def _fill(
+    cuts: Sequence["_Cut"], path: str | Path, limits: SourceLimits, source_fps: float | None, only_whole: bool
+) -> None:
+    """Show the frames of a video to all clips until each of them is done."""
     shown: np.ndarray | VideoDecodeError | None = None
     last = 0.0
     for seconds, frame in iter_frames(path, None, limits, source_fps, only_whole):
@@ -154,7 +181,6 @@ def cut_clips(
         for cut in cuts:
             if shown is not None:
                 cut.show(shown, max(end, last + 2 * LONGEST_ROUNDING))
-    return [cut.close() for cut in cuts]
 
 
 class _Cut:
@@ -206,6 +232,11 @@ class _Cut:
                 keyframe_every = max(round(2 * self.fps), 1)
                 self.writer = ClipWriter(self.file, size, rate, _GOOD, keyframe_every=keyframe_every)
             self.writer.write(av.VideoFrame.from_ndarray(np.ascontiguousarray(shown), format="rgb24"))
+
+    def abandon(self) -> None:
+        """Let go of a file that has not been ended."""
+        if self.writer is not None:
+            self.writer.abandon()
 
     def close(self) -> bytes | VideoDecodeError:
         """End the file and return it, or what is wrong with the clip."""
