@@ -79,6 +79,34 @@ def test_half_a_picture_is_none(kind):
     assert streamed(data)[1:] == ([*range(30)], [])
 
 
+@pytest.fixture
+def no_index(monkeypatch):
+    """PyAV shows no index, as PyAV 15."""
+    monkeypatch.setattr(VideoPackets, "_index", ())
+    monkeypatch.setattr(VideoPackets, "_hides_index", True)
+
+
+def test_a_cut_mp4_file_is_named_by_its_header_where_pyav_shows_no_index(no_index):
+    data = numbered_video(50, movflags="faststart")
+    position, size = packets_of(data)[32]
+    cut = data[: position + size]
+    assert numbers(cut, 3.2)[-1] == 32
+    for timestamp in (None, 3.3, 4.9):
+        with pytest.raises(VideoDecodeError, match="is damaged: .* cannot be decoded, because decoding stopped after"):
+            decode_frames(cut, timestamp)
+    assert streamed(data)[1:] == ([*range(50)], [])
+    fragmented = numbered_video(50, movflags="frag_keyframe+empty_moov")
+    assert streamed(fragmented)[1:] == ([*range(50)], [])
+
+
+def test_chunks_of_an_avi_file_are_not_counted_as_pictures_where_pyav_shows_no_index(no_index):
+    data = numbered_video(50, container="avi")
+    _, metadata = decode_frames(data, 2.0)
+    assert (metadata.duration, metadata.total_num_frames) == (None, None)
+    _, metadata = decode_frames(data)
+    assert (metadata.duration, metadata.total_num_frames) == (5.0, 50)
+
+
 @pytest.mark.parametrize("codec", ["mjpeg", "mpeg4"])
 def test_a_lost_block_of_an_avi_file_does_not_move_later_pictures(codec):
     if not hasattr(av.stream.Stream, "index_entries") and not hasattr(av.video.stream.VideoStream, "index_entries"):

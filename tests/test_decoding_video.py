@@ -76,10 +76,13 @@ def test_frames_of_a_varying_rate_are_chosen_by_their_times():
     assert metadata.timestamps == [0.6, 0.6, 0.6, 0.6, 1.5]
 
 
-@pytest.mark.parametrize("container", ["matroska", "mp4", "nut"])
+# FFmpeg 7 writes an MP4 file whose pictures begin with the first packet: earlier ones are not shown.
+@pytest.mark.parametrize(
+    ("container", "order"), [("matroska", (2, 0, 3, 1)), ("mp4", (0, 3, 1, 2)), ("nut", (2, 0, 3, 1))]
+)
 @pytest.mark.parametrize("timestamp", [None, 0.0, 0.5, 3.2, 3.33, 5.0, 7.9])
-def test_frames_out_of_order_are_put_in_order(container, timestamp):
-    times = [(index // 4 * 4 + (2, 0, 3, 1)[index % 4]) / RATE for index in range(80)]
+def test_frames_out_of_order_are_put_in_order(container, order, timestamp):
+    times = [(index // 4 * 4 + order[index % 4]) / RATE for index in range(80)]
     shuffled = numbered_video(80, times=times, codec="mjpeg", container=container)
     wanted = causal_timestamps(7.9 if timestamp is None else timestamp, 5, 5.0)
     assert numbers(shuffled, timestamp, 5, 5.0) == latest_frames(times, wanted)
@@ -320,6 +323,10 @@ def upright():
     return picture
 
 
+@pytest.mark.skipif(
+    not hasattr(av.VideoStream, "set_display_rotation"),
+    reason="PyAV 15 writes no rotation; test_real_video has files with one",
+)
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
 @pytest.mark.parametrize("hflip", [False, True])
 def test_the_display_matrix_turns_and_mirrors_frames(degrees, hflip, monkeypatch):

@@ -243,7 +243,12 @@ class VideoPackets:
 
     @property
     def _index(self) -> Any:
-        return getattr(self.stream, "index_entries", ())  # PyAV 15, which lmms-eval asks for, does not show it
+        return getattr(self.stream, "index_entries", ())
+
+    @property
+    def _hides_index(self) -> bool:
+        """Whether PyAV shows no index: PyAV 15, which lmms-eval asks for, has none."""
+        return not hasattr(self.stream, "index_entries")
 
     def is_torn(self, packet: Any) -> bool:
         """Return whether a packet is half a picture, which the decoder would complete with old memory."""
@@ -406,11 +411,18 @@ class VideoPackets:
         if is_indexed and last is not None and last < self._index[len(self._index) - 1].timestamp:
             indexed = (self._index[len(self._index) - 1].timestamp + 1) * self.stream.time_base - origin
             return Shortfall(max(self.header_duration(origin) or 0.0, float(indexed)), came, is_indexed=True)
-        promised = self.promised_duration(origin) if format_name in {*DECLARED_DURATION, "asf", "avi"} else None
+        promised = self.promised_duration(origin) if self._is_bound_by_header else None
         step = 1 / Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
         if promised is None or promised <= came + float(LAST_STEPS * step):
             return None
         return Shortfall(promised, came, is_indexed=False)
+
+    @property
+    def _is_bound_by_header(self) -> bool:
+        """Whether the duration in the header is a promise by itself; that of MP4 is one where its index is hidden."""
+        if self.container.format.name == MP4:
+            return self._hides_index and self.stream.frames > 0
+        return self.container.format.name in {*DECLARED_DURATION, "asf", "avi"}
 
     def header_duration(self, origin: Fraction) -> float | None:
         """Seconds that the header gives for the video stream, or for the whole file; `None` where it gives none."""
@@ -445,8 +457,11 @@ class VideoPackets:
     def describes_pictures(self, origin: Fraction) -> bool:
         """Return whether the duration in the header is that of the pictures, not of longer sound beside them.
 
-        That of a fragment of an MP4 file counts from the start of the recording.
+        That of a fragment of an MP4 file counts from the start of the recording, and that of an AVI file counts chunks
+        without a picture, which the index alone tells from others.
         """
+        if self.container.format.name == "avi" and self._hides_index:
+            return False
         if self.stream.duration is None:
             return len(self.container.streams) == 1
         is_fragment = self.states_average_rate and self.stream.frames == 0
