@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch.testing import assert_close
-from transformers import LlamaModel
+from transformers import DynamicCache, LlamaModel
 
 from hmba_hf.models.loading_transformers import CACHE_NAME, CACHE_NAMES, slice_logits_to_keep
 from tiny_models import lively_model, open_gate, tiny_inputs, tiny_model
@@ -47,6 +47,25 @@ def test_a_language_model_without_a_cache_is_refused(monkeypatch):
     monkeypatch.setattr(LlamaModel, "forward", takes_no_cache)
     with pytest.raises(ValueError, match=r"got LlamaModel, which does not take \['cache'\]"):
         tiny_model()
+
+
+@pytest.mark.parametrize("part", ["whole", "base"])
+def test_the_cache_of_continuous_batching_keeps_its_name(monkeypatch, part):
+    """Attention takes it as `cache`, also where the language model calls its own cache `past_key_values`."""
+    seen = []
+
+    def forward(self, attention_mask=None, position_ids=None, past_key_values=None, inputs_embeds=None, **kwargs):
+        seen.append((past_key_values, kwargs.pop("cache", None)))
+        return takes_past_key_values(self, attention_mask, position_ids, None, inputs_embeds, **kwargs)
+
+    monkeypatch.setattr(LlamaModel, "forward", forward)
+    model = tiny_model() if part == "whole" else tiny_model().model
+    paged = object()
+    own = object()
+    plain = DynamicCache()
+    for cache in ({"cache": paged}, {"past_key_values": own}, {"cache": plain}):
+        model(input_ids=torch.tensor([[1, 2]]), **cache)
+    assert seen == [(None, paged), (own, None), (plain, None)]
 
 
 @torch.no_grad()

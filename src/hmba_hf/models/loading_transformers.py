@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, Pipeline, __version__
+from transformers import AutoConfig, Cache, Pipeline, __version__
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPast
 
@@ -64,6 +64,14 @@ def one_cache(past_key_values: Any, cache: Any) -> Any:
     if past_key_values is not None and cache is not None:
         raise ValueError(f"one of {' and '.join(CACHE_NAMES)} must be given, got both")
     return past_key_values if cache is None else cache
+
+
+def is_for_attention(cache: Any) -> bool:
+    """Return whether what came as `cache` is that of continuous batching, which is no `Cache`.
+
+    Attention takes it under this name, also where the language model calls its own cache `past_key_values`.
+    """
+    return cache is not None and not isinstance(cache, Cache)
 
 
 def rename_cache(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from .loading_transformers import (
     CACHE_NAME,
     check_language_model,
     check_prefill,
+    is_for_attention,
     one_cache,
     rename_cache,
     slice_logits_to_keep,
@@ -231,6 +232,7 @@ class HMBAModel(HMBAPreTrainedModel):
             ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given, if videos come in several forms
                 or a cache under both names, or if the prompt's video tokens do not match the videos.
         """
+        cache_name = "cache" if is_for_attention(cache) else self._cache_name
         cache = one_cache(past_key_values, cache)
         inputs_embeds = self._embed(input_ids, inputs_embeds)
         video = self._read_videos(
@@ -252,7 +254,7 @@ class HMBAModel(HMBAPreTrainedModel):
                 inputs_embeds=inputs_embeds,
                 use_cache=use_cache,
                 return_dict=True,
-                **{self._cache_name: cache},
+                **{cache_name: cache},
                 **kwargs,
             )
         return HMBAModelOutputWithPast(
@@ -447,7 +449,8 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
             frame_mask=frame_mask,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            cache=one_cache(past_key_values, cache),
+            past_key_values=past_key_values,
+            cache=cache,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
             mm_encoder_outputs=mm_encoder_outputs,
