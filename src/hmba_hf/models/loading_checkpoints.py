@@ -214,7 +214,11 @@ def check_quantised(model: Any, checkpoint: Any) -> None:
         weight = getattr(layer, "weight", None)
         if weight is None or weight.is_meta or not type(layer).__module__.startswith("bitsandbytes."):
             continue
-        is_packed = not weight.is_floating_point() or getattr(weight, "quant_state", None) is not None
+        # Those of 4 bits, of 8 bits, and of 8 bits in a layer that has been used. The dtype tells nothing:
+        # transformers 5.19 casts plain weights to whole numbers.
+        scales = [getattr(weight, "quant_state", None), getattr(weight, "SCB", None)]
+        scales.append(getattr(getattr(layer, "state", None), "SCB", None))
+        is_packed = any(scale is not None for scale in scales)
         if not is_packed and type(layer).__name__ in _QUANTISED_LAYERS:
             raise ValueError(
                 f"{checkpoint} must hold weights as its quantization_config says, got plain ones of {weight.dtype} "
