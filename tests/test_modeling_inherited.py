@@ -10,6 +10,7 @@ from transformers import (
     ContinuousBatchingConfig,
     GenerationConfig,
     MixtralConfig,
+    PreTrainedModel,
     StoppingCriteria,
     StoppingCriteriaList,
     TextStreamer,
@@ -163,9 +164,10 @@ def test_what_a_config_compiles_is_kept_until_another_comes(model, monkeypatch):
 @pytest.mark.skipif(is_kernels_available(), reason="what is refused without the package `kernels`")
 def test_kernels_of_others_need_their_package(model):
     for trusts in (False, True):
-        with pytest.raises(ImportError, match="kernels"):
+        # transformers 5.19 knows no such attention at all
+        with pytest.raises((ImportError, ValueError), match='kernels|"someone/attention"` is not supported'):
             model.set_attn_implementation("someone/attention", allow_all_kernels=trusts)
-    assert model.config._attn_implementation == "sdpa"
+    assert model.model.language_model.config._attn_implementation == "sdpa"
     with pytest.raises(ValueError, match="Kernels are not available"):
         model.set_use_kernels(True, kernel_config=None, mode=None)
     model.set_use_kernels(False)
@@ -264,6 +266,9 @@ def test_ids_that_look_padded_are_warned_of(model, monkeypatch):
     assert len(warned) == 2 and "attention_mask" in warned[0]
 
 
+@pytest.mark.skipif(
+    not hasattr(PreTrainedModel, "activation_checkpointing_enable"), reason="this transformers recomputes all layers"
+)
 def test_layers_may_be_recomputed_by_turns(model):
     inputs = tiny_inputs()
     model.train()

@@ -238,7 +238,7 @@ def test_nothing_is_spread_over_one_process(model, tmp_path):
     for none in (None, config):
         assert model.gather_sharded_state_dict_for_save(model, weights, none, save_on_this_rank=True) is weights
         model.barrier_after_gathered_checkpoint_save(none)
-    with pytest.raises(ValueError, match="requires an FSDP- or TP-sharded model"):
+    with pytest.raises(ValueError, match="distributed_checkpoint=True. .* FSDP-"):
         model.save_pretrained(tmp_path, distributed_checkpoint=True)
     with pytest.raises(ValueError, match="push_to_hub must be False for a distributed checkpoint"):
         model.save_distributed_checkpoint(
@@ -251,13 +251,14 @@ def test_a_model_may_be_spread_over_two_processes(saved, tmp_path):
     script = """
 import multiprocessing, os, sys
 from pathlib import Path
-import torch, torch.distributed as dist
+import torch, torch.distributed as dist, transformers
 from transformers.distributed import DistributedConfig
 from hmba_hf import HMBAForConditionalGeneration
 from tiny_models import tiny_inputs
 
 saved, folder = Path(sys.argv[1]), Path(sys.argv[2])
 torch.set_num_threads(1)
+saves_tensors_in_parts = not transformers.__version__.startswith(("5.19.", "5.20.", "5.21.", "5.22."))
 
 def whole(tensor):
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
@@ -279,6 +280,8 @@ def work(rank):
         assert any(weight.to_local().numel() < weight.numel() for weight in held)
         torch.testing.assert_close(whole(parts(**inputs).logits), wanted, rtol=1e-4, atol=1e-4)
         for name, in_parts in (("whole", False), ("parts", True)):
+            if in_parts and (config.tp_size or 1) > 1 and not saves_tensors_in_parts:
+                continue
             place = folder / f"{name}-{config.tp_size}"
             parts.save_pretrained(place, distributed_checkpoint=in_parts)
             again = load(place, distributed_config=config if in_parts else None)
