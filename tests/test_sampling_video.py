@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from hmba_hf.models.decoding_video import VideoDecodeError, decode_frames, decode_segments
-from hmba_hf.models.sampling_video import segment_times
+from hmba_hf.models.decoding_reader import VideoReader
+from hmba_hf.models.decoding_video import VideoDecodeError, decode_frames, decode_segments, decode_times
+from hmba_hf.models.sampling_video import consecutive_times, segment_times
 from numbered_videos import numbered_video, read_numbers
 
 
@@ -76,3 +77,80 @@ def test_a_cut_video_has_no_segments():
     whole = numbered_video(40, rate=10)
     with pytest.raises(VideoDecodeError):
         decode_segments(whole[: len(whole) // 2], num_frames=4)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Count the frames that are decoded."""
+    counted = []
+    read = VideoReader.read
+
+    def counting(reader, start):
+        for moment in read(reader, start):
+            counted.append(moment.time)
+            yield moment
+
+    monkeypatch.setattr(VideoReader, "read", counting)
+    return counted
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts", "avi"])
+def test_frames_of_a_long_file_cost_no_more_than_those_of_a_short_one(container, decoded):
+    counts = []
+    for length in (100, 800):
+        decoded.clear()
+        numbers, _ = chosen(numbered_video(length, rate=10, container=container), num_frames=4)
+        assert numbers == [length * (2 * segment + 1) // 8 for segment in range(4)]
+        counts.append(len(decoded))
+    assert counts[1] <= 1.2 * counts[0] < 120
+
+
+def test_frames_near_each_other_are_decoded_in_one_stretch(decoded):
+    assert chosen(numbered_video(200, rate=10, gop=300), num_frames=8)[0] == [12, 37, 62, 87, 112, 137, 162, 187]
+    assert len(decoded) < 3 * 200, "each frame is read about once, beside the search for the end"
+
+
+def test_times_are_chosen_from_duration_and_rate_and_come_in_their_order():
+    seen = []
+
+    def choose(duration, rate):
+        seen.append((duration, rate))
+        return [3.0, 0.5, 0.5, 100.0]
+
+    frames, metadata = decode_times(numbered_video(40, rate=10), choose)
+    assert read_numbers(frames) == metadata.frames_indices == [30, 5, 5, 39]
+    assert metadata.timestamps == [3.0, 0.5, 0.5, 3.9] and seen == [(4.0, 10.0)]
+
+
+def test_consecutive_frames_keep_their_step_and_stay_within_the_video():
+    def numbers(*arguments, **options):
+        return [round(time * 10 - 0.5) for time in consecutive_times(4.0, 10.0, *arguments, **options)]
+
+    assert numbers(3) == [19, 20, 21]
+    assert numbers(4, 5, position=0.0) == [0, 5, 10, 15]
+    assert numbers(4, 5, position=0.999) == [24, 29, 34, 39]
+    assert numbers(3, 15) == [5, 20, 35]
+    assert numbers(4, 20) == [0, 20, 39, 39], "the last frame stands for those after the end"
+    assert numbers(3, 2, start=1.0) == [10, 12, 14] and numbers(2, 2, start=3.9) == [39, 39]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"position": 1.0}, "position must be from 0 up to but without 1, got 1.0"),
+        ({"start": 5}, "start must be from 0 to 4 s, the end of the video, got 5"),
+        ({"start": -1}, "zero or more, got -1"),
+    ],
+)
+def test_consecutive_frames_out_of_the_video_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        consecutive_times(4.0, 10.0, 3, **options)
+
+
+def test_frames_of_two_sizes_make_no_clip():
+    joined = numbered_video(60, rate=10, container="mpegts", size=(64, 48))
+    with pytest.raises(VideoDecodeError, match="changes its frame size"):
+        decode_segments(joined + numbered_video(60, rate=10, container="mpegts", size=(32, 32), times=LATER), 4)
+
+
+LATER = [6 + number / 10 for number in range(60)]

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Any
 
 import av
@@ -134,9 +134,8 @@ class VideoReader:
             video.close()
             video.open()
         else:
-            ticks = int((self.origin + Fraction(start + TIME_TOLERANCE)) / video.stream.time_base)
             try:
-                video.container.seek(ticks, stream=video.stream)
+                self._seek(start)
             except av.FFmpegError:
                 return
             video.start_reading(video.packets)
@@ -157,6 +156,11 @@ class VideoReader:
             del moment  # before the next one is decoded
         if start is None and video.packets.has_ended:
             self.count = count
+
+    def _seek(self, time: float) -> None:
+        """Let the container stand at the keyframe before a time."""
+        ticks = int((self.origin + Fraction(time + TIME_TOLERANCE)) / self.video.stream.time_base)
+        self.video.container.seek(ticks, stream=self.video.stream)
 
     def _is_next(self, before: Moment, moment: Moment) -> bool:
         step = moment.time - before.time
@@ -254,6 +258,55 @@ class VideoReader:
                 break
         self._check_reached(scan, wanted[-1], is_last)
         return scan
+
+    def clip_of_stretches(self, wanted: list[float], last: float, only_whole: bool) -> tuple[np.ndarray, ClipMetadata]:
+        """Return the frames at times that ascend, and their metadata, reading only what they need.
+
+        Args:
+            wanted: times up to `last`.
+            last: time of the last frame.
+            only_whole: as in `clip`.
+        """
+        if self.may_have_breaks:
+            return self.clip(self.select(wanted, is_last=True), only_whole)
+        rows: np.ndarray | None = None
+        size: tuple[int, int] | None = None
+        times: list[float] = []
+        for stretch in self._stretches(wanted):
+            scan = self.select(stretch, is_last=stretch[-1] == last)
+            frames, described = self.clip(scan, only_whole)
+            if rows is None:
+                rows = np.empty((len(wanted), *frames.shape[1:]), frames.dtype)
+                size = scan.clip.size
+            if scan.clip.size != size:
+                raise VideoDecodeError(f"{self.name} changes its frame size within the clip, to {scan.clip.size}")
+            rows[len(times) : len(times) + len(frames)] = frames
+            times += described.timestamps
+        assert rows is not None, "a clip has a frame"
+        return rows, self.metadata(size, times)
+
+    def _stretches(self, wanted: list[float]) -> list[list[float]]:
+        """Part times where so much is left out by a seek to a keyframe between them that it is worth the seek."""
+        least = self.tolerance + float(REORDER_FRAMES / self.video.rate)  # what is read after each stretch
+        stretches = [wanted[:1]]
+        for before, time in pairwise(wanted):
+            keyframe = self._keyframe_before(time) if time > before + least else None
+            if keyframe is not None and keyframe > before + least:
+                stretches.append([])
+            stretches[-1].append(time)
+        return stretches
+
+    def _keyframe_before(self, time: float) -> float | None:
+        """Time of the picture to which a seek leads, from the first packet there; `None` where it is not known."""
+        if not self.can_seek:
+            return None
+        try:
+            self._seek(time)
+            packet = next(self.video.container.demux(self.video.stream), None)
+        except (av.FFmpegError, OSError):  # damage, which is raised where it is read
+            return None
+        stamp = None if packet is None else self.video.stamp_of(packet)
+        return None if stamp is None else float(stamp - self.origin)
 
     def _scan(self, start: float | None, wanted: list[float], is_last: bool) -> Scan:
         """Read from `start` to a little after the last wanted time, keeping only the frames that are wanted.

@@ -15,6 +15,7 @@ from .sampling_video import (
     causal_timestamps,
     check_sampling,
     latest_frames,
+    metadata_of,
     segment_times,
 )
 
@@ -81,29 +82,56 @@ def decode_segments(
 ) -> tuple[np.ndarray, ClipMetadata]:
     """Decode frames that spread evenly over a whole video, one of each of `num_frames` equal segments.
 
-    Of a file of several recordings, the last one counts.
-
     Args:
         num_frames: number of segments.
         position: of a frame in its segment, as in `segment_times`.
+        source, limits, source_fps, only_whole, prepare: as in `decode_times`, which this is otherwise.
+    """
+    segment_times(1.0, num_frames, position)  # before anything is opened
+
+    def choose(duration: float, rate: float) -> list[float]:
+        return segment_times(duration, num_frames, position)
+
+    return decode_times(source, choose, limits, source_fps, only_whole, prepare)
+
+
+def decode_times(
+    source: Any,
+    choose: Callable[[float, float], Sequence[float]],
+    limits: SourceLimits = LIMITS,
+    source_fps: float | None = None,
+    only_whole: bool = False,
+    prepare: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> tuple[np.ndarray, ClipMetadata]:
+    """Decode the frames at times that are chosen once the length of the video is known.
+
+    Of a file of several recordings, the last one counts. Where a keyframe lies between two times, the frames before it
+    are not decoded, so that the cost of a frame does not depend on the length of a file in which one can seek.
+
+    Args:
+        choose: returns seconds since the first frame, in any order, from the duration of the video in seconds and
+            its frames per second, the average where the rate varies. A time after the last frame stands for that one.
         source, limits, source_fps, only_whole, prepare: as in `decode_frames`.
 
     Returns:
-        As `decode_frames`.
+        As `decode_frames`, the frames in the order of the chosen times.
 
     Raises:
         FileNotFoundError: a path leads to no file.
         VideoDecodeError: `source` holds no video, or its end or a wanted frame lies in or after damage.
     """
-    segment_times(1.0, num_frames, position)  # before anything is opened
     check_source_fps(source_fps)
     with opened(source, limits) as (file, name), VideoReader(file, name, limits, source_fps) as reader:
         reader.prepare = prepare
         first, last, end = reader.span()
-        duration = max(end - first, TIME_TOLERANCE)
-        wanted = [min(first + time, last) for time in segment_times(duration, num_frames, position)]
-        is_last = reader.may_have_breaks or wanted[-1] == last
-        return reader.clip(reader.select(wanted, is_last), only_whole)
+        chosen = choose(max(end - first, TIME_TOLERANCE), float(reader.video.rate))
+        wanted = [min(first + time, last) for time in chosen]
+        order = np.argsort(wanted, kind="stable")
+        frames, metadata = reader.clip_of_stretches(sorted(wanted), last, only_whole)
+    places = np.argsort(order)
+    if (places == np.arange(len(places))).all():
+        return frames, metadata
+    return frames[places], metadata_of(metadata, places)
 
 
 def video_duration(source: Any, limits: SourceLimits = LIMITS, source_fps: float | None = None) -> float:
@@ -130,6 +158,7 @@ __all__ = [
     "check_sampling",
     "decode_frames",
     "decode_segments",
+    "decode_times",
     "iter_frames",
     "latest_frames",
     "segment_times",

@@ -96,6 +96,43 @@ def segment_times(duration: float, num_segments: int, position: float | Sequence
     return [float((number + place) * length) for number, place in enumerate(positions)]
 
 
+def consecutive_times(
+    duration: float,
+    rate: float,
+    num_frames: int,
+    frame_step: int = 1,
+    position: float = 0.5,
+    start: float | None = None,
+) -> list[float]:
+    """Times of frames that follow each other at a step, each in the middle of the time for which its frame is shown.
+
+    Args:
+        duration: of the video in seconds.
+        rate: frames per second.
+        num_frames: number of frames.
+        frame_step: frames from one to the next.
+        position: of the clip among all that fit into the video, from 0 for the first up to but without 1. Frames
+            after the end of a video that is too short stand for its last one.
+        start: seconds at which the first frame is shown, instead.
+
+    Raises:
+        ValueError: if a value is out of its range, or if `start` lies after the video.
+    """
+    check_sampling(start, num_frames, rate)
+    check_sampling(None, frame_step, duration)
+    if not (_is_number(position) and 0 <= position < 1):
+        raise ValueError(f"position must be from 0 up to but without 1, got {position!r}")
+    count = max(round(duration * rate), 1)
+    if start is None:
+        slack = max(count - 1 - (num_frames - 1) * frame_step, 0)
+        first = int(position * (slack + 1))
+    else:
+        if start > duration:
+            raise ValueError(f"start must be from 0 to {duration:g} s, the end of the video, got {start}")
+        first = int((start + TIME_TOLERANCE) * rate)
+    return [(min(first + number * frame_step, count - 1) + 0.5) / rate for number in range(num_frames)]
+
+
 def latest_frames(
     frame_times: Sequence[float], wanted: Sequence[float], tolerance: float = TIME_TOLERANCE
 ) -> list[int]:
