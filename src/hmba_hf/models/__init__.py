@@ -26,6 +26,7 @@ from .pipeline_hmba import VideoTextToTextPipeline
 from .processing_hmba import HMBAProcessor
 from .retrieving_videomamba import VideoMambaForVideoTextRetrieval
 from .video_processing_hmba import HMBAVideoProcessor
+from .video_processing_videomamba import VideoMambaVideoProcessor
 
 AutoConfig.register("hmba", HMBAConfig)
 AutoModel.register(HMBAConfig, HMBAModel)
@@ -42,6 +43,10 @@ AutoModelForPreTraining.register(VideoMambaConfig, VideoMambaForPreTraining)
 AutoModelForVideoClassification.register(VideoMambaConfig, VideoMambaForVideoClassification)
 AutoConfig.register("videomamba_retrieval", VideoMambaRetrievalConfig)
 AutoModel.register(VideoMambaRetrievalConfig, VideoMambaForVideoTextRetrieval)
+AutoVideoProcessor.register(
+    VideoMambaConfig,
+    video_processor_classes={"torchvision": VideoMambaVideoProcessor, "pil": VideoMambaVideoProcessor},
+)
 PIPELINE_REGISTRY.register_pipeline(
     "video-text-to-text",
     pipeline_class=VideoTextToTextPipeline,
