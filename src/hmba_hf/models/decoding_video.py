@@ -105,8 +105,9 @@ def decode_times(
 ) -> tuple[np.ndarray, ClipMetadata]:
     """Decode the frames at times that are chosen once the length of the video is known.
 
-    Of a file of several recordings, the last one counts. Where a keyframe lies between two times, the frames before it
-    are not decoded, so that the cost of a frame does not depend on the length of a file in which one can seek.
+    Where a keyframe lies between two times, the frames before it are not decoded, so that the cost of a frame does not
+    depend on the length of a file in which one can seek. Of a file of several recordings, the last one counts, if what
+    is read shows them; MPEG streams always do.
 
     Args:
         choose: returns seconds since the first frame, in any order, from the duration of the video in seconds and
@@ -123,11 +124,21 @@ def decode_times(
     check_source_fps(source_fps)
     with opened(source, limits) as (file, name), VideoReader(file, name, limits, source_fps) as reader:
         reader.prepare = prepare
-        first, last, end = reader.span()
-        chosen = choose(max(end - first, TIME_TOLERANCE), float(reader.video.rate))
-        wanted = [min(first + time, last) for time in chosen]
-        order = np.argsort(wanted, kind="stable")
-        frames, metadata = reader.clip_of_stretches(sorted(wanted), last, only_whole)
+        knew_breaks = reader.may_have_breaks
+        frames, metadata = _read_times(reader, choose, only_whole)
+        if reader.may_have_breaks and not knew_breaks:  # what was read holds several recordings
+            frames, metadata = _read_times(reader, choose, only_whole)
+        return frames, metadata
+
+
+def _read_times(
+    reader: VideoReader, choose: Callable[[float, float], Sequence[float]], only_whole: bool
+) -> tuple[np.ndarray, ClipMetadata]:
+    first, last, end = reader.span()
+    chosen = choose(max(end - first, TIME_TOLERANCE), float(reader.video.rate))
+    wanted = [min(first + time, last) for time in chosen]
+    order = np.argsort(wanted, kind="stable")
+    frames, metadata = reader.clip_of_stretches(sorted(wanted), last, only_whole)
     places = np.argsort(order)
     if (places == np.arange(len(places))).all():
         return frames, metadata
