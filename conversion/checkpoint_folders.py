@@ -167,8 +167,7 @@ def write_checkpoint(folder: Path, name: str, checkpoint: Checkpoint, max_shard_
     if checkpoint.generation_config is not None:
         complete_special_ids(checkpoint)
         checkpoint.generation_config.save_pretrained(folder)
-    if checkpoint.processor is not None:
-        checkpoint.processor.save_pretrained(folder)
+    checkpoint.processor.save_pretrained(folder)
     write_card(folder, checkpoint.model, (), checkpoint.card, name)
     config.save_pretrained(folder)
 

@@ -21,9 +21,10 @@
 
 A checkpoint is a file (.pth, .pt, .bin or .safetensors), a folder, or on the Hub `org/name`, `org/name/file.pth` or
 `org/name@revision/file.pth`. No code in it is run. Names may begin with `backbone.` or `encoder.`, which the way back
-leaves out. The result holds code and card, and is written one tensor at a time, whole or not at all. `--verify` reads
-it again, and compares every tensor with its origin and the backbone with a plain restatement of the original.
-`--verify RECORDED` also compares the model with recorded numbers of the original code (see `verification.py`).
+leaves out. The result holds processor, code and card, and is written one tensor at a time, whole or not at all.
+`--verify` reads it again, and compares every tensor with its origin and the backbone with a plain restatement of the
+original. `--verify RECORDED` also compares the model with recorded numbers of the original code (see
+`verification.py`).
 """
 
 import argparse
@@ -43,6 +44,7 @@ from hmba_hf.models.modeling_videomamba import (
     VideoMambaForVideoClassification,
     VideoMambaModel,
 )
+from hmba_hf.models.video_processing_videomamba import VideoMambaVideoProcessor, image_processor_of
 from rename_keys import plan_originals, plan_renaming, single_dtype
 from tensor_files import FileTensors, hub_id, local_path, parse_hashes, read_json
 from tensor_sources import (
@@ -182,7 +184,7 @@ def convert(args: argparse.Namespace) -> None:
         model=model,
         tensors=tensors,
         dtype=asked or single_dtype(fitted.specs, renaming),
-        processor=None,
+        processor=build_processor(plan),
         card=CardDetails(license=args.license, origin=origin(args, plan)),
     )
     unused = [original.stored[name] for name in renaming.unused]
@@ -330,6 +332,23 @@ def named_classes(path: Path, count: int) -> dict[int, str]:
     if len(names) != count:
         raise ValueError(f"{path} must name {count} classes, got {len(names)}")
     return dict(enumerate(names))
+
+
+def build_processor(plan: Plan) -> Any:
+    """Build the processor of pictures or of clips, as the original's evaluation prepares them.
+
+    Frames that are no squares are cut out of ones that are at least as high and as wide.
+    """
+    height, width = plan.config.frame_size
+    longer = max(height, width)
+    crop_size = {"height": height, "width": width}
+    if plan.model_class is VideoMambaForImageClassification:
+        processor = image_processor_of(longer)
+        processor.crop_size = crop_size
+        return processor
+    return VideoMambaVideoProcessor(
+        num_frames=plan.config.num_frames, size={"shortest_edge": longer}, crop_size=crop_size
+    )
 
 
 def report(original: Original, plan: Plan, unused: list[str], are_kept: bool) -> None:

@@ -4,8 +4,10 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.testing import assert_close
@@ -15,12 +17,16 @@ from transformers import (
     AutoModelForImageClassification,
     AutoModelForPreTraining,
     AutoModelForVideoClassification,
+    pipeline,
 )
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 from checkpoint_folders import blank_model, wanted_tensors
 from conftest import GOLDEN
 from hmba_hf.models.configuration_videomamba import SIZES, VideoMambaConfig
 from hmba_hf.models.modeling_videomamba import VideoMambaForVideoClassification
+from numbered_videos import numbered_video
 from original_checkpoints import run_conversion
 from original_videomamba import original_videomamba
 from rename_keys import TensorSpec, plan_renaming
@@ -220,6 +226,41 @@ def test_the_configuration_is_that_of_the_original(original, tmp_path):
     assert config.architectures == ["VideoMambaForVideoClassification"]
 
 
+def test_the_stock_pipeline_names_the_class_of_a_file(original, tmp_path):
+    path, _, _ = original()
+    (tmp_path / "labels.txt").write_text(LABELS["labels.txt"])
+    ours = convert(path, tmp_path / "ours", "--labels", tmp_path / "labels.txt")
+    (tmp_path / "clip.mp4").write_bytes(numbered_video(12))
+    found = pipeline("video-classification", model=str(ours))(str(tmp_path / "clip.mp4"), top_k=10)
+    assert {one["label"] for one in found} == set(LABELS["labels.txt"].splitlines())
+    clips = AutoVideoProcessor.from_pretrained(ours)(tmp_path / "clip.mp4", return_tensors="pt")
+    logits = AutoModelForVideoClassification.from_pretrained(ours)(**clips).logits[0]
+    assert found[0]["label"] == f"action {logits.argmax().item()}"
+
+
+def test_the_stock_pipeline_names_the_class_of_a_picture(original, tmp_path):
+    path, _, _ = original("videomamba_image_small", "w_image.")
+    ours = convert(path, tmp_path / "ours")
+    picture = Image.new("RGB", (50, 40), (200, 30, 90))
+    found = pipeline("image-classification", model=str(ours))(picture, top_k=7)
+    pixels = AutoImageProcessor.from_pretrained(ours)(picture, return_tensors="pt")
+    assert pixels["pixel_values"].shape == (1, 3, 32, 32)
+    logits = AutoModelForImageClassification.from_pretrained(ours)(**pixels).logits[0]
+    assert found[0]["label"] == f"LABEL_{logits.argmax().item()}"
+
+
+def test_frames_that_are_no_squares_are_cut_out_of_larger_ones(original, tmp_path):
+    frames = np.zeros((2, 20, 30, 3), dtype=np.uint8)
+    path, _, _ = original()
+    ours = convert(path, tmp_path / "clips", "--image_size", 16, 40, "--num_frames", 2)
+    pixels = AutoVideoProcessor.from_pretrained(ours)(frames, return_tensors="pt")["pixel_values_videos"]
+    assert AutoModelForVideoClassification.from_pretrained(ours)(pixels).logits.shape == (1, 10)
+    path, _, _ = original("videomamba_image_small", "w_image.")
+    ours = convert(path, tmp_path / "pictures", "--image_size", 16, 40)
+    pixels = AutoImageProcessor.from_pretrained(ours)(frames[0], return_tensors="pt")["pixel_values"]
+    assert AutoModelForImageClassification.from_pretrained(ours)(pixels).logits.shape == (1, 7)
+
+
 @pytest.mark.parametrize("size", SIZES)
 def test_the_real_sizes_are_read_off_their_shapes(size):
     facts = json.loads((GOLDEN / "videomamba_full_shapes.json").read_text())[size]
@@ -250,6 +291,7 @@ def test_the_checkpoint_carries_its_code(original, tmp_path):
     ours = convert(path, tmp_path / "ours")
     saved = tmp_path / "saved"
     AutoModelForVideoClassification.from_pretrained(ours).save_pretrained(saved)
+    AutoVideoProcessor.from_pretrained(ours).save_pretrained(saved)
     code = {file.name: file.read_bytes() for file in saved.glob("*.py")}
     assert code and {file.name: file.read_bytes() for file in ours.glob("*.py")} == code
     assert json.loads((ours / "config.json").read_text()) == json.loads((saved / "config.json").read_text())
@@ -665,7 +707,7 @@ def test_a_file_of_a_repository_may_be_named(original, tmp_path, monkeypatch):
     convert("OpenGVLab/VideoMamba@0123abc/videomamba_t16_k400_f8_res224.pth", tmp_path / "pinned")
     file = "videomamba_t16_k400_f8_res224.pth"
     assert asked == [("OpenGVLab/VideoMamba", file, None), ("OpenGVLab/VideoMamba", file, "0123abc")]
-    assert (ours / "config.json").is_file()
+    assert "base_model:\n- OpenGVLab/VideoMamba\n" in (ours / "README.md").read_text()
 
 
 def test_two_files_of_a_folder_are_not_taken_for_one_checkpoint(original, tmp_path):
