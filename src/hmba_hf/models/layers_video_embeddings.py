@@ -100,6 +100,29 @@ class VideoEmbeddings(nn.Module):
         cls_token = (self.cls_token + places[:, :1]).expand(len(patches), -1, -1)
         return torch.cat([cls_token, patches.flatten(1, 2)], dim=1)
 
+    @torch.no_grad()
+    def resize(self, num_frames: int, frame_size: tuple[int, int]) -> None:
+        """Take clips of another length and size from now on, and interpolate both tables for them.
+
+        A model of pictures gets a table of times, of zeros.
+
+        Args:
+            num_frames: a multiple of `tubelet_size`.
+            frame_size: height and width in pixels, multiples of the patch size.
+        """
+        _, height, width = self.patch_embeddings.kernel_size
+        grid = (frame_size[0] // height, frame_size[1] // width)
+        self.position_embeddings = nn.Parameter(interpolate_places(self.position_embeddings, self.grid, grid).clone())
+        self.grid = grid
+        times = num_frames // self.tubelet_size
+        if num_frames == 1:
+            self.temporal_embeddings = None
+        elif self.temporal_embeddings is None:
+            self.temporal_embeddings = nn.Parameter(self.cls_token.new_zeros(1, times, self.cls_token.shape[-1]))
+        else:
+            self.temporal_embeddings = nn.Parameter(interpolate_times(self.temporal_embeddings, times).clone())
+        self.num_frames = num_frames
+
     def _check_size(self, num_frames: int, grid: tuple[int, int], is_picture: bool) -> None:
         if num_frames != self.num_frames and not is_picture:
             raise ValueError(

@@ -93,6 +93,23 @@ class VideoMambaModel(VideoMambaPreTrainedModel):
         """Return the projection of patches."""
         return self.embeddings.patch_embeddings
 
+    def resize_clips(self, num_frames: int | None = None, image_size: int | list[int] | None = None) -> None:
+        """Take clips of another length or size from now on; the tables of times and places are interpolated.
+
+        Args:
+            num_frames: frames of a clip; as many as before when absent.
+            image_size: side of a frame in pixels, or height and width; as before when absent.
+
+        Raises:
+            ValueError: if a value is no multiple of what a patch covers.
+        """
+        changed = {"num_frames": num_frames, "image_size": image_size}
+        given = {name: value for name, value in changed.items() if value is not None}
+        wanted = type(self.config).from_dict({**self.config.to_dict(), **given})  # checks the values
+        self.embeddings.resize(wanted.num_frames, wanted.frame_size)
+        self.config.num_frames = wanted.num_frames
+        self.config.image_size = wanted.image_size
+
     @can_return_tuple
     def forward(
         self,

@@ -1,0 +1,55 @@
+"""Scores of classes: how often the right one is the most likely, over all samples and class by class."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .bootstrap import Bootstrap
+
+
+def top_k(probabilities: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Return the share of samples whose right class is among the `k` most likely ones.
+
+    Of equally likely classes the first goes first.
+
+    Args:
+        probabilities: of the classes, or logits, `(n, c)`.
+        labels: the right classes, `(n,)`.
+
+    Raises:
+        ValueError: if shapes do not fit, or if a label is no class.
+    """
+    if probabilities.ndim != 2 or labels.shape != probabilities.shape[:1]:
+        raise ValueError(f"probabilities must be (n, c) and labels (n,), got {probabilities.shape} and {labels.shape}")
+    count = probabilities.shape[1]
+    if len(labels) and not (labels.min() >= 0 and labels.max() < count):
+        raise ValueError(f"labels must be from 0 to {count - 1}, got {labels.min()} to {labels.max()}")
+    order = np.argsort(-probabilities, axis=1, kind="stable")
+    return float((order[:, :k] == labels[:, None]).any(axis=1).mean())
+
+
+def mean_class_accuracy(is_right: np.ndarray, labels: np.ndarray) -> float:
+    """Return the mean over the classes that occur of the share of their samples that are right."""
+    shares = [is_right[labels == label].mean() for label in np.unique(labels)]
+    return float(np.mean(shares))
+
+
+def class_accuracies(is_right: np.ndarray, labels: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
+    """Return the mean class accuracy of each resampled corpus, `(draws,)`."""
+    classes = np.unique(labels)
+    is_of_class = (labels[:, None] == classes).astype(float)  # (n, c)
+    sums = bootstrap.sums(np.concatenate([is_of_class, is_of_class * is_right[:, None]], axis=1))
+    counts = sums[:, : len(classes)]
+    right = sums[:, len(classes) :]
+    shares = np.divide(right, counts, out=np.full_like(right, np.nan), where=counts > 0)
+    return np.nanmean(shares, axis=1)
+
+
+def confusion(predicted: Sequence[str], wanted: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Count how often each class is taken for which, `{right class: {predicted class: count}}`, in order of names."""
+    counts: dict[str, dict[str, int]] = {}
+    for name in sorted(set(wanted)):
+        counts[name] = {}
+    for taken, right in sorted(zip(predicted, wanted, strict=True)):
+        counts[right][taken] = counts[right].get(taken, 0) + 1
+    return counts

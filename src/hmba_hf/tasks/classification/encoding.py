@@ -1,0 +1,91 @@
+"""Clips and their classes as inputs of a classifier, in training changed at random."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ...data.actions.samples import ActionSample
+from ...data.actions.training_clips import to_pixels
+from .augmentation import Augmentation
+
+# How a processor gives frames that are to be changed before they are cut and normalised.
+_UNCHANGED = {"do_resize": False, "do_center_crop": False, "do_normalize": False}
+_SEEDS = 2**62
+
+
+@dataclass
+class ClipEncoder:
+    """Turns a sample into clips and their classes.
+
+    Args:
+        processor: a `VideoMambaVideoProcessor`. Its sampling, rules for files and colours are those of training, too.
+        num_labels: number of classes.
+        augmentation: how clips are changed; without it a sample gives the one clip of a prediction.
+        num_draws: clips that are drawn of each sample, which the released recipes call repeated sampling.
+    """
+
+    processor: Any
+    num_labels: int
+    augmentation: Augmentation | None = None
+    num_draws: int = 1
+
+    def encode(self, sample: ActionSample, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+        """Return `pixel_values_videos`, `(draws, t, 3, h, w)`, and `labels`, `(draws,)`.
+
+        Args:
+            generator: draws frames and changes; needed with an augmentation.
+
+        Raises:
+            ValueError: if the class of the sample is not known or not one of the model's, or if its video cannot be
+                read.
+        """
+        if sample.label is None or sample.label >= self.num_labels:
+            raise ValueError(
+                f"sample {sample.id} must have a label from 0 to {self.num_labels - 1}, got {sample.label}"
+            )
+        if self.augmentation is None:
+            pixels = read_views([sample], self.processor)[0]
+        else:
+            assert generator is not None
+            clips = [self._draw(sample, self.augmentation, generator) for _ in range(self.num_draws)]
+            pixels = torch.stack(clips)
+        return {"pixel_values_videos": pixels, "labels": torch.full((len(pixels),), sample.label)}
+
+    def _draw(self, sample: ActionSample, augmentation: Augmentation, generator: torch.Generator) -> torch.Tensor:
+        """Draw a clip, `(t, 3, h, w)`, all of its frames changed alike."""
+        seed = int(torch.randint(_SEEDS, (), generator=generator))
+        read = self.processor(videos=[_video(sample)], generator=seed, return_tensors="np", **_UNCHANGED)
+        values = np.round(read["pixel_values_videos"][0] * 255).astype(np.uint8)  # (t, 3, h, w)
+        frames = [Image.fromarray(frame) for frame in values.transpose(0, 2, 3, 1)]
+        size = self.processor.crop_size
+        changed = augmentation.change_frames(frames, (size["height"], size["width"]), generator)
+        pixels = to_pixels(changed, self.processor.image_mean, self.processor.image_std)
+        return augmentation.erase(pixels, generator)
+
+
+def read_views(samples: Sequence[ActionSample], processor: Any) -> torch.Tensor:
+    """Return the views of samples, `(b, views, t, 3, h, w)`; how many there are is an attribute of the processor.
+
+    Raises:
+        ValueError: if a video cannot be read.
+    """
+    videos = [_video(sample) for sample in samples]
+    # Of frames that come as pictures, all would be taken without an option of sampling in the call.
+    read = processor(videos=videos, num_frames=processor.num_frames, return_tensors="pt")
+    return read["pixel_values_videos"].unflatten(0, (len(samples), -1))
+
+
+def _video(sample: ActionSample) -> Any:
+    """Return the video of a sample as a processor takes it."""
+    if isinstance(sample.video, tuple):
+        return list(sample.video)
+    return sample.video
+
+
+def join(encoded: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Put the clips of several samples into one batch, `(b, t, 3, h, w)`, with labels, `(b,)`."""
+    return {name: torch.cat([one[name] for one in encoded]) for name in encoded[0]}

@@ -1,0 +1,272 @@
+"""A VideoMamba learns classes of drawn clips, resumes exactly, and starts from bases of other shapes."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from hmba_hf.data.actions.samples import ActionSample
+from hmba_hf.families import load_model
+from hmba_hf.models.configuration_videomamba import VideoMambaConfig
+from hmba_hf.models.modeling_videomamba import VideoMambaForPreTraining, VideoMambaForVideoClassification
+from hmba_hf.models.video_processing_videomamba import VideoMambaVideoProcessor
+from hmba_hf.tasks.classification import run as classification_run
+from hmba_hf.tasks.classification.arguments import (
+    PRESETS,
+    DataArguments,
+    FinetuningArguments,
+    ModelArguments,
+    check_options,
+    parse_arguments,
+    scale_learning_rate,
+)
+from hmba_hf.tasks.classification.run import finetune
+
+NAMES = ["left", "right", "still"]
+SIDE = 16
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "image_size": SIDE, "patch_size": 8, "state_size": 4}
+CHANGED = {
+    "num_draws": 2,
+    "rand_augment": 7.0,
+    "erasing": 0.5,
+    "mixup": 0.8,
+    "cutmix": 1.0,
+}
+
+
+class Rows:
+    """Stands for the rows of a dataset, which name its classes."""
+
+    def __init__(self, names):
+        self.features = {"label": type("Label", (), {"names": names})}
+
+
+class Clips(list):
+    """Drawn clips of a square that moves, or stands still."""
+
+    def __init__(self, count, names=NAMES):
+        super().__init__(self.draw(number, names) for number in range(count))
+        self.rows = Rows(names)
+
+    @staticmethod
+    def draw(number, names):
+        label = number % len(names)
+        frames = []
+        for step in range(4):
+            picture = np.full((20, 24, 3), 30 + number, dtype=np.uint8)
+            left = 10 + (step * (-2, 2, 0)[label % 3])
+            picture[8:14, left : left + 5] = (200, 80, 40)
+            frames.append(Image.fromarray(picture))
+        return ActionSample(f"clip {number}", tuple(frames), label, names[label])
+
+
+def save_base(folder, kind=VideoMambaForVideoClassification, names=NAMES, **changes):
+    torch.manual_seed(0)
+    values = {**SIZES, "num_frames": 2, "drop_path_rate": 0.2, "id2label": dict(enumerate(names)), **changes}
+    kind(VideoMambaConfig(**values)).save_pretrained(folder)
+    size = {"height": SIDE, "width": SIDE}
+    processor = VideoMambaVideoProcessor(num_frames=2, size={"shortest_edge": SIDE}, crop_size=size)
+    processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return save_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def clips(monkeypatch):
+    """Let all datasets be drawn clips."""
+
+    def load(name, split, size, limits):
+        return Clips(size or 8)
+
+    monkeypatch.setattr(classification_run, "load_samples", load)
+
+
+def arguments(base, folder, data=None, **options):
+    model = {name: options.pop(name) for name in list(options) if name in ModelArguments.__dataclass_fields__}
+    given = {
+        "output_dir": str(folder),
+        "max_steps": 4,
+        "per_device_train_batch_size": 4,
+        "learning_rate": 1e-3,
+        "save_strategy": "steps",
+        "save_steps": 2,
+        "save_total_limit": 3,
+        "use_cpu": True,
+        "disable_tqdm": True,
+        **options,
+    }
+    return ModelArguments(model=str(base), **model), DataArguments(**(data or {})), FinetuningArguments(**given)
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def equal(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_resumed_run_ends_where_an_undisturbed_one_does(base, clips, tmp_path, workers):
+    options = {"label_smoothing_factor": 0.1, "dataloader_num_workers": workers, "layer_decay": 0.5}
+    finetune(*arguments(base, tmp_path / "whole", CHANGED, **options))
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "again" / "checkpoint-2")
+    finetune(*arguments(base, tmp_path / "again", CHANGED, **options))
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "again"))
+    assert not equal(weights(tmp_path / "whole"), weights(tmp_path / "whole" / "checkpoint-2"))
+
+
+def test_steps_in_parts_equal_whole_steps(base, clips, tmp_path):
+    kept = {"min_area": 1.0, "flip": 0.0}
+    whole = arguments(base, tmp_path / "whole", kept, drop_path_rate=0.0, max_steps=2)
+    finetune(*whole)
+    parts = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "drop_path_rate": 0.0}
+    finetune(*arguments(base, tmp_path / "parts", kept, max_steps=2, **parts))
+    first = weights(tmp_path / "whole")
+    second = weights(tmp_path / "parts")
+    assert all(torch.allclose(first[name], second[name], atol=1e-5) for name in first)
+
+
+def test_a_run_evaluates_and_names_the_classes_of_its_data(base, clips, tmp_path):
+    trainer = finetune(*arguments(base, tmp_path, eval_strategy="steps", eval_steps=2))
+    logged = [entry for entry in trainer.state.log_history if "eval_top_1" in entry]
+    assert len(logged) == 2 and logged[-1]["eval_top_5"] == 1.0 and 0 <= logged[-1]["eval_top_1"] <= 1
+    model = load_model(tmp_path)
+    assert [model.config.id2label[number] for number in range(3)] == NAMES
+    assert model.config.architectures == ["VideoMambaForVideoClassification"]
+
+
+def test_weight_decay_spares_vectors_tables_and_the_class_token(base, clips, tmp_path):
+    trainer = finetune(*arguments(base, tmp_path, max_steps=1, learns=["embeddings", "encoder", "head"]))
+    decayed = trainer.get_decay_parameter_names(trainer.model)
+    endings = {name.rpartition(".")[2] for name in decayed}
+    assert endings == {"weight", "A_log"} and "classifier.weight" in decayed
+    assert "videomamba.embeddings.patch_embeddings.projection.weight" in decayed
+    assert not any("norm" in name for name in decayed)
+
+
+def test_layer_decay_and_decay_of_weights_part_the_optimizer(base, clips, tmp_path):
+    options = {"layer_decay": 0.5, "layer_decay_kind": "blocks", "weight_decay": 0.1, "lr_scheduler_type": "constant"}
+    trainer = finetune(*arguments(base, tmp_path, max_steps=1, **options))
+    found = {}
+    for group in trainer.optimizer.param_groups:
+        for parameter in group["params"]:
+            found[id(parameter)] = (group["lr"], group["weight_decay"])
+    model = trainer.model
+    assert found[id(model.classifier.weight)] == (1e-3, 0.1)
+    first, second = model.videomamba.encoder.layers
+    assert found[id(second.mixer.in_proj.weight)] == (0.5e-3, 0.1)
+    assert found[id(first.norm.weight)] == (0.25e-3, 0.0)
+    assert found[id(model.videomamba.embeddings.position_embeddings)] == (0.125e-3, 0.0)
+
+
+def test_a_teacher_is_heard_in_training_and_its_head_is_dropped(base, clips, tmp_path):
+    teacher = save_base(tmp_path / "teacher", hidden_size=8)
+    trainer = finetune(*arguments(base, tmp_path / "run", CHANGED, teacher=str(teacher)))
+    assert trainer.teacher.config.hidden_size == 8
+    assert "distillation_head.projection.weight" in weights(tmp_path / "run" / "checkpoint-4")
+    held = weights(tmp_path / "run")
+    assert not any("distillation" in name for name in held)
+    assert load_model(tmp_path / "run").config.distillation_size is None
+    batch = {"pixel_values_videos": torch.randn(2, 2, 3, SIDE, SIDE), "labels": torch.tensor([0, 1])}
+    mixed = trainer.mix(batch)
+    wanted = trainer.teacher(mixed["pixel_values_videos"]).last_hidden_state
+    assert torch.equal(mixed["teacher_features"], wanted)
+    finetune(*arguments(base, tmp_path / "alone", CHANGED))
+    assert not equal(held, weights(tmp_path / "alone"))
+
+
+def test_other_classes_get_a_new_head_and_the_same_ones_keep_theirs(base, clips, tmp_path):
+    other = save_base(tmp_path / "other", names=["a", "b", "c"])
+    more = save_base(tmp_path / "more", names=["a", "b", "c", "d"])
+    options = {"max_steps": 1, "learning_rate": 0.0}
+    for folder in (other, more):
+        finetune(*arguments(folder, tmp_path / f"from {folder.name}", **options))
+        held = weights(tmp_path / f"from {folder.name}")["classifier.weight"]
+        assert held.shape == (3, 16) and not torch.equal(held, weights(folder)["classifier.weight"][:3])
+    finetune(*arguments(base, tmp_path / "same", **options))
+    assert equal(weights(tmp_path / "same"), weights(base))
+
+
+def test_a_base_of_masked_pre_training_on_other_clips_is_fine(clips, tmp_path):
+    base = save_base(tmp_path / "base", VideoMambaForPreTraining, alignment_size=8)
+    options = {"num_frames": 4, "image_size": 32, "max_steps": 1, "learning_rate": 0.0}
+    finetune(*arguments(base, tmp_path / "run", **options))
+    held = weights(tmp_path / "run")
+    assert held["videomamba.embeddings.temporal_embeddings"].shape == (1, 4, 16)
+    assert held["videomamba.embeddings.position_embeddings"].shape == (1, 17, 16)
+    assert torch.equal(held["videomamba.norm.weight"], weights(base)["videomamba.norm.weight"])
+    assert load_model(tmp_path / "run").config.image_size == 32
+
+
+def test_a_base_of_pictures_gets_a_table_of_times_of_zeros(clips, tmp_path):
+    base = save_base(tmp_path / "base", num_frames=1)
+    finetune(*arguments(base, tmp_path / "run", num_frames=2, max_steps=1, learning_rate=0.0))
+    assert weights(tmp_path / "run")["videomamba.embeddings.temporal_embeddings"].count_nonzero() == 0
+
+
+def test_a_broken_clip_stops_a_run_or_is_left_out(base, tmp_path, monkeypatch):
+    def load(name, split, size, limits):
+        clips = Clips(8)
+        clips[3] = replace(clips[3], video=b"no video")
+        return clips
+
+    monkeypatch.setattr(classification_run, "load_samples", load)
+    with pytest.raises(ValueError, match=r"clip 3.*--on_error skip leaves such samples out"):
+        finetune(*arguments(base, tmp_path / "stop"))
+    finetune(*arguments(base, tmp_path / "skip", {"on_error": "skip"}))
+    assert "clip 3" in (tmp_path / "skip" / "history.json").read_text()
+
+
+def test_a_preset_sets_the_recipe_and_the_learning_rate_follows_the_batch(tmp_path):
+    words = ["--model", "m", "--preset", "ssv2-tiny", "--output_dir", str(tmp_path), "--use_cpu", "True"]
+    model_args, data_args, args = parse_arguments("", words)
+    assert (data_args.flip, data_args.rand_augment, data_args.rand_augment_operations) == (0.0, 5.0, 2)
+    assert (model_args.layer_decay, model_args.layer_decay_kind, model_args.drop_path_rate) == (0.75, "released", 0.1)
+    assert (args.num_train_epochs, args.weight_decay, args.warmup_steps) == (35, 0.1, 5 / 35)
+    scale_learning_rate(args, data_args.num_draws)
+    assert args.learning_rate == pytest.approx(4e-4 * 8 * 2 / 256)
+    assert args.lr_scheduler_kwargs == pytest.approx({"min_lr_rate": 1e-6 / 4e-4, "warmup_lr_rate": 1e-6 / 4e-4})
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_of_options_that_are_there(name, tmp_path):
+    words = ["--model", "m", "--preset", name, "--output_dir", str(tmp_path), "--use_cpu", "True"]
+    parsed = parse_arguments("", words)
+    check_options(*parsed)
+    for option, value in PRESETS[name].items():
+        assert any(getattr(part, option, None) == value for part in parsed), option
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "message"),
+    [
+        ({"num_draws": 0}, {}, "num_draws must be at least 1"),
+        ({"rand_augment": -1.0}, {}, "rand_augment must be at least 0"),
+        ({"min_area": 2.0}, {}, "min_area must be above 0"),
+        ({"mixup": 0.8}, {"per_device_train_batch_size": 1}, "mixup and cutmix must have at least 2 clips"),
+        ({}, {"layer_decay": 2.0}, "layer_decay must be above 0 and at most 1"),
+        ({}, {"learns": ["adapter"]}, "what learns must be of"),
+        ({}, {"num_frames": 3, "image_size": 20}, "image_size must be a multiple of patch_size=8, got 20"),
+    ],
+)
+def test_options_that_cannot_hold_are_refused(base, clips, tmp_path, data, options, message):
+    with pytest.raises(ValueError, match=message):
+        finetune(*arguments(base, tmp_path, data, **options))
+
+
+def test_datasets_of_other_classes_than_the_first_are_refused(base, tmp_path, monkeypatch):
+    def load(name, split, size, limits):
+        return Clips(6, NAMES if name == "a" else ["left", "up", "down"])
+
+    monkeypatch.setattr(classification_run, "load_samples", load)
+    with pytest.raises(ValueError, match="class 1 of the model must be 'up', as in the dataset, got 'right'"):
+        finetune(*arguments(base, tmp_path, {"dataset_name": ["a", "b"]}))
