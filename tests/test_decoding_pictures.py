@@ -238,7 +238,7 @@ def test_of_pictures_that_are_made_smaller_one_is_in_memory_at_a_time():
     data = numbered_video(12, codec="ffv1", container="matroska", prepare=deep)
     whole, _ = decode_frames(data, None, 8, 10.0)
     small, metadata = decode_frames(data, None, 8, 10.0, prepare=shrunk)
-    assert len(pictures) == 8
+    assert len(pictures) == 9  # the frame before the clip might have been the first one in it
     assert np.array_equal(small, whole[:, ::2, ::2].mean(-1))
     assert (metadata.width, metadata.height) == (64, 48)
 
@@ -268,3 +268,23 @@ def test_a_clip_that_repeats_a_frame_converts_it_once(monkeypatch):
     monkeypatch.setattr("hmba_hf.models.decoding_pictures.to_rgb", counted)
     frames, _ = decode_frames(numbered_video(3), 0.1, 40, 100.0)
     assert len(frames) == 40 and len(converted) == 2
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_heavy_frame_becomes_a_picture_only_if_it_may_be_the_latest_one(passes, monkeypatch):
+    """Where the next one is late, the frame before it is needed after all, and the stretch is read once more."""
+    times = [number / 10 if number < 8 or passes == 1 else number / 10 + 1 for number in range(20)]
+    data = numbered_video(20, times=times, codec="ffv1", container="matroska", prepare=deep)
+    converted = []
+
+    def counted(frame, *args):
+        converted.append(frame.pts)
+        return to_rgb(frame, *args)
+
+    monkeypatch.setattr("hmba_hf.models.decoding_pictures.to_rgb", counted)
+    wanted = [0.3, 0.95, 1.6]
+    frames, metadata = decode_frames(data, wanted[-1], 3, 1 / 0.65)
+    latest = [max(time for time in times if time <= wish) for wish in wanted]
+    assert read_numbers(frames) == [times.index(time) for time in latest]
+    assert metadata.frame_times == pytest.approx(latest)
+    assert len(converted) <= 2 * len(wanted) if passes == 1 else len(converted) >= 8

@@ -8,27 +8,42 @@ from typing import Any
 from .decoding_pictures import ClipPictures, weight_of
 from .decoding_timeline import Moment
 
+# Durations of a frame after which the next one has come, unless frames lack.
+LONGEST_STEP = 1.5
+
 
 class Choice:
     """The latest frame not after each wanted time, of those that are offered; the first where there is none.
 
     One frame at most is kept, until the next one shows for which times it stands. Then it becomes a picture of `clip`.
-    A frame that outweighs its picture becomes one at once, and the clip holds it.
+    A frame that outweighs its picture becomes one at once, and the clip holds it. If the next one should replace it
+    for all times, it is passed over instead.
 
     Args:
         wanted: times of the clip, in ascending order.
         tolerance: seconds by which a frame may come later.
         convert: makes a picture, or an error, of a frame.
         clip: takes the pictures.
+        passes_over: whether frames may be passed over; then the choice may lack a picture.
     """
 
-    def __init__(self, wanted: list[float], tolerance: float, convert: Callable[[Any], Any], clip: ClipPictures):
+    def __init__(
+        self,
+        wanted: list[float],
+        tolerance: float,
+        convert: Callable[[Any], Any],
+        clip: ClipPictures,
+        passes_over: bool = True,
+    ):
         self._limits = [time + tolerance for time in wanted]
         self._convert = convert
         self._chosen: list[Moment | None] = [None for _ in wanted]
         self._times = [math.inf for _ in wanted]  # of the chosen ones
         self._waiting: Any = None  # a frame
         self._places: list[int] = []  # for which it waits
+        self._passes_over = passes_over
+        self._is_passed_over = False  # whether the last frame is
+        self.lacks_picture = False  # since a frame was passed over that none has replaced
         self.clip = clip
         self.first_time = math.inf
 
@@ -37,8 +52,8 @@ class Choice:
         """Whether no frame was offered."""
         return math.isinf(self.first_time)
 
-    def offer(self, moment: Moment) -> None:
-        """Take a frame where it stands for a wanted time better than those before."""
+    def offer(self, moment: Moment, shown_for: float) -> None:
+        """Take a frame, shown for so many seconds, where it stands for a wanted time better than those before."""
         time = float(moment.time)
         self.first_time = min(self.first_time, time)
         places = [place for place in range(len(self._limits)) if self._is_better(time, place)]
@@ -47,10 +62,13 @@ class Choice:
         taken = set(places)
         self._places = [place for place in self._places if place not in taken]
         self._settle()
-        if weight_of(moment.frame.format) > 1:
-            self.clip.hold(places[0], self._convert(moment.frame))
-        else:
+        is_heavy = weight_of(moment.frame.format) > 1
+        is_replaced = time + LONGEST_STEP * shown_for <= self._limits[places[0]]
+        self._is_passed_over = is_heavy and is_replaced and self._passes_over
+        if not is_heavy:
             self._waiting = moment.frame
+        elif not self._is_passed_over:
+            self.clip.hold(places[0], self._convert(moment.frame))
         self._places = places
         for place in places:
             self._chosen[place] = moment._replace(frame=None)
@@ -69,7 +87,9 @@ class Choice:
         self._waiting = None
         if not self._places:
             return
-        if waiting is None:
+        if self._is_passed_over:
+            self.lacks_picture = True
+        elif waiting is None:
             self.clip.put_held(self._places)
         else:
             self.clip.put(self._places, self._convert(waiting))

@@ -1,7 +1,7 @@
 """From a decoded frame to an upright RGB picture with square pixels, and from arrays to frames of RGB."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -71,6 +71,13 @@ def weight_of(pixel_format: Any) -> float:
     return float(pixel_format.padded_bits_per_pixel / _RGB_BITS)
 
 
+class _Kept(NamedTuple):
+    """What is kept of a picture, and its height and width; or an error, and none."""
+
+    picture: np.ndarray | VideoDecodeError
+    size: tuple[int, int] | None
+
+
 class ClipPictures:
     """The pictures of a clip in one array, into which each is put as it comes.
 
@@ -93,18 +100,45 @@ class ClipPictures:
         self._expected = expected
         self._prepare = prepare
         self._rows: np.ndarray | None = None
-        self._held: np.ndarray | VideoDecodeError | None = None
+        self._held: _Kept | None = None
         self._errors: dict[int, VideoDecodeError] = {}
         self.size: tuple[int, int] | None = None  # height and width of the pictures
 
     def put(self, places: list[int], picture: np.ndarray | VideoDecodeError) -> None:
         """Put a picture, `(h, w, 3)`, or an error into places, in the stead of what was there."""
+        self._put(places, self._kept(picture))
+
+    def hold(self, place: int, picture: np.ndarray | VideoDecodeError) -> None:
+        """Keep a picture for `put_held`, unless another one comes before: if it can be, in the memory of its place."""
+        self._held = self._kept(picture)
+        kept = self._held.picture
+        if isinstance(kept, VideoDecodeError) or self._count is None:
+            return
+        if self._rows is None or self._rows.shape[1:] == kept.shape:
+            row = self._row(place, kept)
+            row[...] = kept
+            self._held = self._held._replace(picture=row)
+
+    def put_held(self, places: list[int]) -> None:
+        """Put the picture that is held into places."""
+        assert self._held is not None
+        self._put(places, self._held)
+        self._held = None
+
+    def _kept(self, picture: np.ndarray | VideoDecodeError) -> "_Kept":
+        if isinstance(picture, VideoDecodeError):
+            return _Kept(picture, None)
+        size = picture.shape[0], picture.shape[1]
+        return _Kept(picture if self._prepare is None else self._prepare(picture), size)
+
+    def _put(self, places: list[int], kept: "_Kept") -> None:
+        picture = kept.picture
         if isinstance(picture, np.ndarray):
-            height, width = picture.shape[:2]
             if self.size is None and self._rows is not None and self._rows.shape[1:] != picture.shape:
                 self._rows = None  # for a picture that was held and is not wanted
-            self.size = self.size or (height, width)
-            if self.size != (height, width):
+            self.size = self.size or kept.size
+            if self.size != kept.size:
+                height, width = kept.size or (0, 0)
                 what = f"changes its frame size within the clip, to {(width, height)}"
                 picture = VideoDecodeError(f"{self._name} {what}")
         for place in places:
@@ -112,23 +146,10 @@ class ClipPictures:
         if isinstance(picture, VideoDecodeError):
             self._errors |= dict.fromkeys(places, picture)
             return
-        kept = picture if self._prepare is None else self._prepare(picture)
         for place in places:
-            self._row(place, kept)[...] = kept
-
-    def hold(self, place: int, picture: np.ndarray | VideoDecodeError) -> None:
-        """Keep a picture for `put_held`, unless another one comes before: if it can be, in the memory of its place."""
-        self._held = picture
-        is_alike = self._rows is None or self._rows.shape[1:] == getattr(picture, "shape", None)
-        if isinstance(picture, np.ndarray) and self._prepare is None and self._count is not None and is_alike:
-            self._held = self._row(place, picture)
-            self._held[...] = picture
-
-    def put_held(self, places: list[int]) -> None:
-        """Put the picture that is held into places."""
-        assert self._held is not None
-        self.put(places, self._held)
-        self._held = None
+            row = self._row(place, picture)
+            if row is not picture:
+                row[...] = picture
 
     def _row(self, place: int, like: np.ndarray) -> np.ndarray:
         if self._rows is None:

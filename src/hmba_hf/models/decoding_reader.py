@@ -308,36 +308,41 @@ class VideoReader:
         stamp = None if packet is None else self.video.stamp_of(packet)
         return None if stamp is None else float(stamp - self.origin)
 
-    def _scan(self, start: float | None, wanted: list[float], is_last: bool) -> Scan:
+    def _scan(self, start: float | None, wanted: list[float], is_last: bool, passes_over: bool = True) -> Scan:
         """Read from `start` to a little after the last wanted time, keeping only the frames that are wanted.
 
-        Where another recording begins, the frames before it are forgotten unless they are all that is wanted.
+        Where another recording begins, the frames before it are forgotten unless they are all that is wanted. With
+        `passes_over`, frames that the next ones should replace are; where one is missing, all is read again.
         """
-        choice = self._choice(wanted)
+        choice = self._choice(wanted, passes_over)
         last, until, in_order, beyond, recording = -math.inf, -math.inf, True, 0, 0
         for moment in self.read(start):
             time = float(moment.time)
             if moment.recording > recording:
                 if not is_last and wanted[-1] < until:
                     break
-                choice = self._choice(wanted)
+                choice = self._choice(wanted, passes_over)
                 last, until, in_order, beyond, recording = -math.inf, -math.inf, True, 0, moment.recording
             elif choice.is_empty and start is not None and time > wanted[0] + TIME_TOLERANCE and not is_last:
                 return Scan([], choice.clip, math.inf, time, time, False, True, False)
-            choice.offer(moment)
+            shown_for = float(self.video.shown_for(moment.frame))
+            choice.offer(moment, shown_for)
             in_order = in_order and time >= last
             if time >= last:
                 last = time
-                until = time + float(self.video.shown_for(moment.frame))
+                until = time + shown_for
             beyond += time > wanted[-1] + self.tolerance
             if beyond > REORDER_FRAMES and not is_last:
                 break
             del moment  # before the next one is decoded
         chosen = choice.made()
+        if choice.lacks_picture:
+            return self._scan(start, wanted, is_last, passes_over=False)
         return Scan(chosen, choice.clip, choice.first_time, last, until, beyond > 0, in_order, recording > 0)
 
-    def _choice(self, wanted: list[float]) -> Choice:
-        return Choice(wanted, self.tolerance, self._picture, self._pictures(count=len(wanted)))
+    def _choice(self, wanted: list[float], passes_over: bool) -> Choice:
+        pictures = self._pictures(count=len(wanted))
+        return Choice(wanted, self.tolerance, self._picture, pictures, passes_over)
 
     def _pictures(self, **numbers: int) -> ClipPictures:
         return ClipPictures(self.name, prepare=self.prepare, **numbers)

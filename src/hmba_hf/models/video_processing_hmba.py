@@ -118,14 +118,15 @@ class HMBAVideoProcessor(VideoFileProcessor):
         check_sampling(timestamp, None, None)
         if is_file(clip):
             wanted = None if options["do_sample_frames"] is False else num_frames or self.num_frames
-            return decode_frames(
+            shaped, metadata = decode_frames(
                 clip,
                 timestamp,
                 wanted,
                 fps or self.fps,
-                prepare=lambda picture: self._preprocess_frame(picture.transpose(2, 0, 1), **options),
+                prepare=lambda picture: self._shape_frame(picture.transpose(2, 0, 1), **options),
                 **rules_of(options),
             )
+            return self._scale_frames(shaped, **options), metadata
         frames = stack_frames(
             clip,
             options["input_data_format"],
@@ -143,7 +144,8 @@ class HMBAVideoProcessor(VideoFileProcessor):
                 )
             chosen = self.sample_frames(metadata, num_frames, fps, timestamp)
             frames, metadata = frames[chosen], metadata_of(metadata, chosen)
-        return np.stack([self._preprocess_frame(frame, **options) for frame in frames]), metadata
+        shaped = np.stack([self._shape_frame(frame, **options) for frame in frames])
+        return self._scale_frames(shaped, **options), metadata
 
     def sample_frames(
         self,
@@ -177,8 +179,8 @@ class HMBAVideoProcessor(VideoFileProcessor):
             )
         return np.arange(count - num_frames, count)
 
-    def _preprocess_frame(self, frame: np.ndarray, **options: Any) -> np.ndarray:
-        """Preprocess one frame, `(c, h, w)`, in the order and with the arithmetic of `CLIPImageProcessor`."""
+    def _shape_frame(self, frame: np.ndarray, **options: Any) -> np.ndarray:
+        """Square, resize and crop one frame, `(c, h, w)`, as `CLIPImageProcessor` does."""
         size = _size_from_square(frame, options)
         if size is not None:
             squared = resize_squared(np.moveaxis(frame, 0, -1), size, options["resample"], fill=255)
@@ -190,11 +192,21 @@ class HMBAVideoProcessor(VideoFileProcessor):
                 frame = self.resize(frame, options["size"], options["resample"])
         if options["do_center_crop"]:
             frame = self.center_crop(frame, options["crop_size"])
-        if options["do_rescale"]:
-            frame = self.rescale(frame, options["rescale_factor"])
-        if options["do_normalize"]:
-            frame = self.normalize(frame, options["image_mean"], options["image_std"])
         return frame
+
+    def _scale_frames(self, frames: np.ndarray, **options: Any) -> np.ndarray:
+        """Rescale and normalise shaped frames, `(t, c, h, w)`, with the arithmetic of `CLIPImageProcessor`."""
+        clip: np.ndarray | None = None
+        for place, frame in enumerate(frames):
+            if options["do_rescale"]:
+                frame = self.rescale(frame, options["rescale_factor"])
+            if options["do_normalize"]:
+                frame = self.normalize(frame, options["image_mean"], options["image_std"])
+            if clip is None:
+                clip = np.empty((len(frames), *frame.shape), frame.dtype)
+            clip[place] = frame
+        assert clip is not None, "a clip holds a frame"
+        return clip
 
 
 def _size_from_square(frame: np.ndarray, options: Mapping[str, Any]) -> tuple[int, int] | None:
