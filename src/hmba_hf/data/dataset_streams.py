@@ -13,7 +13,7 @@ BUFFER_SIZE = 1000  # rows among which streamed rows are shuffled
 
 
 class SampleStream:
-    """Rows of a `datasets.IterableDataset` in the DRAMA or the BDD-X schema, or in both, read as samples."""
+    """Rows of a `datasets.IterableDataset` of `SCHEMAS`, one or several, read as samples."""
 
     def __init__(self, rows: Any, split: str, limits: SourceLimits = LIMITS):
         self.rows = rows
@@ -40,7 +40,7 @@ def open_stream(
     """Open datasets for streaming in one shuffled order, of which each process reads a share.
 
     Args:
-        names: folders or Hub ids of datasets in the DRAMA or the BDD-X schema.
+        names: folders or Hub ids of datasets of one of `SCHEMAS`.
         split: such as `"train"`.
         weights: the share that is drawn from each; a pass ends when all have been seen as a whole. Without weights
             a pass has each row once.
@@ -51,7 +51,7 @@ def open_stream(
         limits: of the pictures of rows.
 
     Raises:
-        ValueError: if a dataset or split does not exist, if its columns are of neither schema, or if the weights are
+        ValueError: if a dataset or split does not exist, if its columns are of no schema, or if the weights are
             not one positive number for each dataset.
     """
     datasets = import_datasets()

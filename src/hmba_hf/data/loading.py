@@ -6,9 +6,10 @@ from typing import Any
 from ..models.decoding_containers import LIMITS, SourceLimits
 from ..repositories import check_revision, split_revision
 from .bad_samples import READ_ERRORS, UnreadableSample
+from .micro_world.actions import MICRO_ACTIONS, MicroActions, MicroActionsConfig
 from .micro_world.world import MicroWorld, MicroWorldConfig, TwoTaskWorld
 from .preparing.parquet_shards import check_finished
-from .samples import Sample, SampleSequence, import_datasets
+from .samples import SampleSequence, import_datasets
 from .schemas import join_name, name_of_row, schema_of_columns, schema_of_row
 
 MICRO_WORLD = "micro-world"
@@ -16,8 +17,8 @@ TWO_TASKS = "micro-world-two-tasks"
 _CLIPS = 10_000  # of the micro-world, which has no end of its own
 
 
-class RowSamples(SampleSequence):
-    """Undecoded rows in the DRAMA or the BDD-X schema, read as samples on demand, their pictures within `limits`."""
+class RowSamples(SampleSequence[Any]):
+    """Undecoded rows of one of `SCHEMAS`, read as samples on demand, their pictures within `limits`."""
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], split: str, limits: SourceLimits = LIMITS):
         self.rows = rows
@@ -27,7 +28,7 @@ class RowSamples(SampleSequence):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def read_sample(self, index: int) -> Sample:
+    def read_sample(self, index: int) -> Any:
         """Read row `index`."""
         return read_row(self.rows[index], self.split, self.limits)
 
@@ -40,7 +41,7 @@ class RowSamples(SampleSequence):
         columns = [rows[name][:] for name in names]
         return [join_name(parts) for parts in zip(*columns, strict=True)]
 
-    def without_pictures(self, index: int) -> tuple[Sample, list[Any]]:
+    def without_pictures(self, index: int) -> tuple[Any, list[Any]]:
         """Read row `index` undecoded: its sample with an empty video, and its files, `{"bytes", "path"}` each."""
         row = self.rows[index]
         return _read(schema_of_row(row).read_without_pictures, row, self.split)
@@ -55,7 +56,7 @@ def undecoded(rows: Any) -> Any:
     return schema_of_columns(set(rows.column_names or ())).undecoded(rows)
 
 
-def read_row(row: Mapping[str, Any], split: str, limits: SourceLimits = LIMITS) -> Sample:
+def read_row(row: Mapping[str, Any], split: str, limits: SourceLimits = LIMITS) -> Any:
     """Read an undecoded row, its pictures within `limits`.
 
     In a mixture of schemas it may have empty columns of another one.
@@ -83,22 +84,23 @@ def load_samples(
     streaming: bool = False,
     limits: SourceLimits = LIMITS,
     **world: Any,
-) -> Sequence[Sample]:
+) -> Sequence[Any]:
     """Load one split of a dataset.
 
     Args:
-        name: `"micro-world"`, `"micro-world-two-tasks"` for its risk and its ego questions by turns, or a folder or
-            Hub id of a dataset in the DRAMA or the BDD-X schema. `org/drama@v1` is its branch, tag or commit `v1`.
+        name: `"micro-world"`, `"micro-world-two-tasks"` for its risk and its ego questions by turns,
+            `"micro-actions"`, or a folder or Hub id of a dataset of one of `SCHEMAS`. `org/drama@v1` is its branch,
+            tag or commit `v1`.
         split: `"train"`, `"validation"` or `"test"`.
         size: this many samples from the start. When absent, all of a dataset, or 10,000 clips of the micro-world.
         streaming: read only the rows that are asked for and hold them in memory, their files encoded. Otherwise
             `datasets` downloads all splits of a dataset on the Hub.
         limits: of the pictures of rows.
-        world: values of `MicroWorldConfig`, for the micro-world alone.
+        world: values of `MicroWorldConfig` or of `MicroActionsConfig`, for what is drawn alone.
 
     Raises:
         ValueError: if there is no such dataset or split, if it is empty or not finished, or if the columns are of
-            neither schema.
+            no schema.
     """
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
@@ -107,6 +109,8 @@ def load_samples(
         if name == TWO_TASKS:
             return TwoTaskWorld(clips)
         return clips
+    if name == MICRO_ACTIONS:
+        return MicroActions(MicroActionsConfig(**world), split, _CLIPS if size is None else size)
     rows = load_rows(name, split, streaming)
     if streaming:
         if size is not None:

@@ -8,7 +8,7 @@ import numpy as np
 from .samples import Sample, SampleSequence, import_datasets
 
 
-class MixedSamples(SampleSequence):
+class MixedSamples(SampleSequence[Sample]):
     """Sequences of samples, one after the other, or with weights in a random order.
 
     With weights, the mixture ends when every source has been seen as a whole, and shorter sources are repeated. This

@@ -8,7 +8,7 @@ import numpy as np
 from .samples import Sample, SampleSequence
 
 
-class SamplesWithPast(SampleSequence):
+class SamplesWithPast(SampleSequence[Sample]):
     """Samples with up to `longest` past frames before their own, a number drawn for each.
 
     A model trained on them answers after any number of frames. One trained on clips of one length does not.

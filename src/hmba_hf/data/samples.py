@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from PIL import Image
 
@@ -97,18 +97,21 @@ class Sample:
         self.size = sizes.pop()
 
 
-class SampleSequence(Sequence[Sample]):
+AnySample = TypeVar("AnySample")
+
+
+class SampleSequence(Sequence[AnySample]):
     """Samples that are made on demand, by index, also from the end, or several by a slice."""
 
     @abstractmethod
-    def read_sample(self, index: int) -> Sample:
+    def read_sample(self, index: int) -> AnySample:
         """Make sample `index`, from 0 on."""
 
     @overload
-    def __getitem__(self, index: int) -> Sample: ...
+    def __getitem__(self, index: int) -> AnySample: ...
     @overload
-    def __getitem__(self, index: slice) -> list[Sample]: ...
-    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+    def __getitem__(self, index: slice) -> list[AnySample]: ...
+    def __getitem__(self, index: int | slice) -> AnySample | list[AnySample]:
         """Read sample `index`, or a list of them for a slice."""
         if isinstance(index, slice):
             return [self.read_sample(number) for number in range(len(self))[index]]

@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..models.decoding_containers import SourceLimits
-from .samples import Sample, from_bddx_row, from_drama_row, from_drama_row_without_pictures, import_datasets
+from .actions.samples import from_action_row
+from .samples import from_bddx_row, from_drama_row, from_drama_row_without_pictures, import_datasets
 
 Row = Mapping[str, Any]
 
@@ -28,8 +29,8 @@ class Schema(NamedTuple):
     media: str
     names: tuple[str, ...]
     undecoded: Callable[[Any], Any]
-    read: Callable[[Row, str, SourceLimits], Sample]
-    read_without_pictures: Callable[[Row, str], tuple[Sample, list[Any]]]
+    read: Callable[[Row, str, SourceLimits], Any]
+    read_without_pictures: Callable[[Row, str], tuple[Any, list[Any]]]
 
 
 def _undecoded_drama(rows: Any) -> Any:
@@ -37,43 +38,60 @@ def _undecoded_drama(rows: Any) -> Any:
     return rows.cast_column("frames", datasets.List(datasets.Image(decode=False)))
 
 
-def _undecoded_bddx(rows: Any) -> Any:
+def _undecoded_video(rows: Any) -> Any:
     return rows.cast_column("video", import_datasets().Video(decode=False))
 
 
-def _read_bddx(row: Row, split: str, limits: SourceLimits) -> Sample:
+def _read_bddx(row: Row, split: str, limits: SourceLimits) -> Any:
     """Read a row; its video is decoded later, within the limits of then."""
     return from_bddx_row(row, split)
 
 
-def _drama_without_pictures(row: Row, split: str) -> tuple[Sample, list[Any]]:
+def _drama_without_pictures(row: Row, split: str) -> tuple[Any, list[Any]]:
     return from_drama_row_without_pictures(row, split), row["frames"]
 
 
-def _bddx_without_pictures(row: Row, split: str) -> tuple[Sample, list[Any]]:
+def _bddx_without_pictures(row: Row, split: str) -> tuple[Any, list[Any]]:
     return replace(from_bddx_row(row, split), video=b""), [row["video"]]
 
 
-SCHEMAS = (
-    Schema(
-        name="BDD-X",
-        columns=frozenset({"video", "video_id", "segment", "action", "justification"}),
-        media="video",
-        names=("video_id", "segment"),
-        undecoded=_undecoded_bddx,
-        read=_read_bddx,
-        read_without_pictures=_bddx_without_pictures,
-    ),
-    Schema(
-        name="DRAMA",
-        columns=frozenset({"id", "frames", "width", "height", "question", "answer", "objects"}),
-        media="frames",
-        names=("id",),
-        undecoded=_undecoded_drama,
-        read=from_drama_row,
-        read_without_pictures=_drama_without_pictures,
-    ),
+def _read_action(row: Row, split: str, limits: SourceLimits) -> Any:
+    """Read a row; its video is decoded later, within the limits of then."""
+    return from_action_row(row, split)
+
+
+def _action_without_pictures(row: Row, split: str) -> tuple[Any, list[Any]]:
+    return replace(from_action_row(row, split), video=b""), [row["video"]]
+
+
+BDDX = Schema(
+    name="BDD-X",
+    columns=frozenset({"video", "video_id", "segment", "action", "justification"}),
+    media="video",
+    names=("video_id", "segment"),
+    undecoded=_undecoded_video,
+    read=_read_bddx,
+    read_without_pictures=_bddx_without_pictures,
 )
+DRAMA = Schema(
+    name="DRAMA",
+    columns=frozenset({"id", "frames", "width", "height", "question", "answer", "objects"}),
+    media="frames",
+    names=("id",),
+    undecoded=_undecoded_drama,
+    read=from_drama_row,
+    read_without_pictures=_drama_without_pictures,
+)
+ACTIONS = Schema(
+    name="actions",
+    columns=frozenset({"id", "video", "label"}),
+    media="video",
+    names=("id",),
+    undecoded=_undecoded_video,
+    read=_read_action,
+    read_without_pictures=_action_without_pictures,
+)
+SCHEMAS = (BDDX, DRAMA, ACTIONS)
 
 
 def schema_of_columns(columns: set[str]) -> Schema:
@@ -85,20 +103,23 @@ def schema_of_columns(columns: set[str]) -> Schema:
     for schema in SCHEMAS:
         if schema.columns <= columns:
             return schema
-    known = [f"{schema.name} {sorted(schema.columns)}" for schema in reversed(SCHEMAS)]
+    known = [f"{schema.name} {sorted(schema.columns)}" for schema in (DRAMA, BDDX, ACTIONS)]
     wanted = " or ".join(known)
     raise ValueError(f"the dataset must have the columns of {wanted}, got {sorted(columns)}")
 
 
 def schema_of_row(row: Row) -> Schema:
     """Return the schema of a row, which in a mixture of schemas may have empty columns of another one."""
-    for schema in SCHEMAS:
-        if row.get(schema.media) is not None:
-            return schema
-    for schema in SCHEMAS:
-        if schema.media in row:
-            return schema
-    return SCHEMAS[-1]
+    whole = [schema for schema in SCHEMAS if schema.columns <= row.keys()]
+    for schemas in (whole, SCHEMAS):
+        for schema in schemas:
+            if row.get(schema.media) is not None:
+                return schema
+    for schemas in (whole, SCHEMAS):
+        for schema in schemas:
+            if schema.media in row:
+                return schema
+    return DRAMA
 
 
 def name_of_row(row: Row) -> str | None:

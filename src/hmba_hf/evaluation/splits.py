@@ -9,7 +9,7 @@ from ..data.loading import RowSamples, load_samples
 from ..data.samples import Sample, SampleSequence
 
 
-class Splits(SampleSequence):
+class Splits(SampleSequence[Any]):
     """Several splits of a dataset, by name, one after the other."""
 
     def __init__(self, splits: Mapping[str, Sequence[Sample]]):

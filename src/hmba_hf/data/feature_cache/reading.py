@@ -122,7 +122,7 @@ class FeatureCache:
             return file.get_tensor(content)
 
 
-class CachedSamples(SampleSequence):
+class CachedSamples(SampleSequence[Any]):
     """Samples with the features of their frames from a cache.
 
     Every clip is hashed when this is built, each process a share of them, so that features of a changed clip are never

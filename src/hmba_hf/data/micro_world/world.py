@@ -192,7 +192,7 @@ class Scene:
         return [user.box() for user in self.users]
 
 
-class MicroWorld(SampleSequence):
+class MicroWorld(SampleSequence[Sample]):
     """Clips of one split as `Sample`s of the risk task.
 
     With the same versions of numpy and pillow, a config, a split and an index give the same clip.
@@ -346,7 +346,7 @@ class MicroWorld(SampleSequence):
         return np.random.Generator(np.random.SFC64(np.random.SeedSequence(self.config.seed, spawn_key=key)))
 
 
-class TwoTaskWorld(SampleSequence):
+class TwoTaskWorld(SampleSequence[Sample]):
     """The clips of a world, by turns with the question for the risk and the question about the ego car."""
 
     def __init__(self, world: MicroWorld):
