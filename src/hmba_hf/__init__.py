@@ -1,19 +1,30 @@
-"""H-MBA for Hugging Face: a driving-video language model that loads, answers and fine-tunes like any other.
+"""Video models on Mamba for Hugging Face: H-MBA, which answers questions about drives, and VideoMamba.
 
 Importing this package registers its models with the Auto classes and the `video-text-to-text` pipeline.
 """
 
 from typing import Any
 
+from transformers.modeling_utils import PreTrainedModel
+
 from .models.configuration_hmba import HMBAConfig
+from .models.configuration_videomamba import VideoMambaConfig, VideoMambaRetrievalConfig
 from .models.decoding_containers import SourceLimits
 from .models.decoding_video import VideoDecodeError, decode_frames, iter_frames
 from .models.layers_adapter_state import AdapterState
 from .models.modeling_hmba import HMBAForConditionalGeneration, HMBAModel, HMBAPreTrainedModel
+from .models.modeling_videomamba import (
+    VideoMambaForImageClassification,
+    VideoMambaForPreTraining,
+    VideoMambaForVideoClassification,
+    VideoMambaModel,
+)
 from .models.ops_backends import show_backends
 from .models.ops_selective_scan import selective_scan
 from .models.pipeline_hmba import VideoTextToTextPipeline
+from .models.pretrained_videomamba import VideoMambaPreTrainedModel
 from .models.processing_hmba import HMBAProcessor
+from .models.retrieving_videomamba import VideoMambaForVideoTextRetrieval
 from .models.video_processing_hmba import HMBAVideoProcessor
 from .streaming import FrameError, TimeJump, VideoStream
 
@@ -29,6 +40,13 @@ __all__ = [
     "SourceLimits",
     "TimeJump",
     "VideoDecodeError",
+    "VideoMambaConfig",
+    "VideoMambaForImageClassification",
+    "VideoMambaForPreTraining",
+    "VideoMambaForVideoClassification",
+    "VideoMambaForVideoTextRetrieval",
+    "VideoMambaModel",
+    "VideoMambaRetrievalConfig",
     "VideoStream",
     "VideoTextToTextPipeline",
     "decode_frames",
@@ -38,7 +56,7 @@ __all__ = [
 ]
 
 
-def _push_model(model: HMBAPreTrainedModel, repo_id: str, **options: Any) -> Any:
+def _push_model(model: PreTrainedModel, repo_id: str, **options: Any) -> Any:
     """Upload the model as `hmba_hf.hub.push_checkpoint` does; arguments as in `hmba_hf.hub.push_model`."""
     from .hub import push_model  # what loading a model does not need
 
@@ -57,7 +75,7 @@ def _push_processor(processor: HMBAProcessor | HMBAVideoProcessor, repo_id: str,
     return push_processor(processor, repo_id, **options)
 
 
-def _check_model_push(model: HMBAPreTrainedModel, **options: Any) -> None:
+def _check_model_push(model: PreTrainedModel, **options: Any) -> None:
     """Refuse what the model's `push_to_hub` would; arguments as in `hmba_hf.hub.push_model`."""
     from .hub.checkpoints import check_model_push
 
@@ -78,10 +96,12 @@ def _check_processor_push(processor: HMBAProcessor | HMBAVideoProcessor, **optio
 
 # A checkpoint carries the classes without this package, and then pushes as transformers does.
 HMBAPreTrainedModel.push_to_hub = _push_model  # type: ignore[assignment]
+VideoMambaPreTrainedModel.push_to_hub = _push_model  # type: ignore[assignment]
 VideoTextToTextPipeline.push_to_hub = _push_pipeline  # type: ignore[assignment]
 HMBAProcessor.push_to_hub = _push_processor  # type: ignore[assignment]
 HMBAVideoProcessor.push_to_hub = _push_processor  # type: ignore[assignment]
 HMBAPreTrainedModel.check_push = _check_model_push  # type: ignore[attr-defined]
+VideoMambaPreTrainedModel.check_push = _check_model_push  # type: ignore[attr-defined]
 VideoTextToTextPipeline.check_push = _check_pipeline_push  # type: ignore[attr-defined]
 HMBAProcessor.check_push = _check_processor_push  # type: ignore[attr-defined]
 HMBAVideoProcessor.check_push = _check_processor_push  # type: ignore[attr-defined]

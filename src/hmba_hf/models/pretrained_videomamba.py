@@ -3,7 +3,11 @@
 import math
 from typing import Any
 
-from .loading_checkpoints import check_index  # first: it refuses an old transformers
+from .loading_checkpoints import (  # first: it refuses an old transformers
+    OPTIONS_OF_PUSHES,
+    check_index,
+    pushing_options,
+)
 
 # isort: split
 import torch
@@ -18,7 +22,7 @@ from .layers_video_embeddings import VideoEmbeddings
 
 
 class VideoMambaPreTrainedModel(PreTrainedModel):
-    """The base class of all VideoMamba models: loading and initialisation.
+    """The base class of all VideoMamba models: loading, saving, initialisation.
 
     Names with an underscore are those of transformers, which has no public way to set or extend them.
     """
@@ -48,6 +52,28 @@ class VideoMambaPreTrainedModel(PreTrainedModel):
         if pretrained_model_name_or_path is not None:
             check_index(pretrained_model_name_or_path, kwargs)
         return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+
+    def save_pretrained(  # type: ignore[override]
+        self,
+        save_directory: Any,
+        is_main_process: bool = True,
+        state_dict: Any = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Save a model as every model of transformers is saved.
+
+        Differs: `push_to_hub=True` calls the method of that name with its options. So it pushes to a private
+        repository unless `private=False` is given; `repo_id` is the folder's name when absent.
+        """
+        of_push: dict[str, Any] = {}
+        if push_to_hub:
+            others = {name: kwargs.pop(name) for name in OPTIONS_OF_PUSHES if name in kwargs}
+            of_push = pushing_options(self, save_directory, push_to_hub, others)
+            of_push["private"] = of_push.get("private") is not False
+        super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+        if push_to_hub and self.should_save_on_this_rank(is_main_process):
+            self.push_to_hub(**of_push)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
