@@ -107,6 +107,22 @@ def test_a_dataset_is_found_through_the_environment(tmp_path, monkeypatch):
     assert Path(clip).read_bytes()[4:8] == b"ftyp" and documents.doc_to_visual(rows[0]) == [clip]
 
 
+def test_limits_of_the_model_hold_for_the_documents_of_its_tasks(plugin, checkpoint, tmp_path, monkeypatch):
+    write_drama(tmp_path, MicroWorldConfig(frame_size=32), {"test": 1})
+    monkeypatch.setenv("HMBA_DRAMA", str(tmp_path))
+    source = [{"dataset_name": "$HMBA_DRAMA", "split": "test", "size": None}]
+    plugin.HMBA(str(checkpoint), device="cpu", max_pixels="100")
+    with pytest.raises(ValueError, match="max_pixels=100, got 32 x 32"):
+        documents.open_documents(source)
+    plugin.HMBA(str(checkpoint), device="cpu")
+    (row,) = documents.open_documents(source)
+    plugin.HMBA(str(checkpoint), device="cpu", max_pixels=100)
+    with pytest.raises(ValueError, match="max_pixels=100, got 32 x 32"):
+        documents.doc_to_messages(row)
+    plugin.HMBA(str(checkpoint), device="cpu")
+    assert len(documents.doc_to_visual(row)) == 5
+
+
 def test_scores_are_those_of_our_own_evaluation(java):
     rows = documents.open_documents(MICRO_WORLD)
     answers = ["The red car[0.100,0.100,0.500,0.500] is cutting in from the left.", "A dog.", "", "A van[0.9,0.1,"]

@@ -20,12 +20,21 @@ from ..evaluation.predicting import to_record
 from ..evaluation.scoring import ScoredRecords
 from ..evaluation.splits import Splits, load_splits
 from ..messages import logger
+from ..models.decoding_containers import LIMITS, SourceLimits
 from ..tasks.answering import TASK
 
 Document = dict[str, Any]
 CAPTION_SCORES = ("bleu_4", "meteor", "rouge_l", "cider")
 SCORES = ("mean_iou", "accuracy", "unparsed", "picked", *CAPTION_SCORES)
 BDDX_SCORES = tuple(f"{part}_{name}" for part in BDDX_PARTS for name in CAPTION_SCORES)
+
+_limits = LIMITS  # of pictures in documents
+
+
+def set_limits(limits: SourceLimits) -> None:
+    """Set the limits on the pictures of documents that are read from now on: lmms-eval gives tasks no options."""
+    global _limits
+    _limits = limits
 
 
 def open_documents(sources: Any) -> Any:
@@ -44,7 +53,7 @@ def open_documents(sources: Any) -> Any:
         if not name:
             raise ValueError(f"set {variable} to the folder or Hub id of the dataset of this task")
     source = {"dataset_name": name, "split": source["split"], "size": source["size"]}
-    samples = _open_samples(**source)
+    samples = _open_samples(**source, limits=_limits)
     documents = []
     for index in tqdm(range(len(samples)), desc="documents"):
         record = to_record(Outcome(index, samples[index]), samples, TASK)
@@ -53,12 +62,12 @@ def open_documents(sources: Any) -> Any:
 
 
 @cache
-def _open_samples(dataset_name: str, split: str, size: int | None) -> Splits:
-    return load_splits(dataset_name, [split], size)
+def _open_samples(dataset_name: str, split: str, size: int | None, limits: SourceLimits) -> Splits:
+    return load_splits(dataset_name, [split], size, limits=limits)
 
 
 def _sample_of(document: Document) -> Sample:
-    return _open_samples(**document["source"])[document["index"]]
+    return _open_samples(**document["source"], limits=_limits)[document["index"]]
 
 
 def doc_to_messages(document: Document) -> list[dict[str, Any]]:

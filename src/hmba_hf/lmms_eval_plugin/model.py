@@ -11,6 +11,7 @@ from transformers import AutoProcessor
 from ..data.video_options import VideoOptions
 from ..families import load_model
 from ..tasks.answering.generation import generate_answers
+from .documents import set_limits
 
 try:
     from lmms_eval.api.model import lmms
@@ -28,6 +29,7 @@ class HMBA(lmms):
         batch_size: requests that are answered at once.
         device, device_map, dtype: where and in what precision it runs; the process's own device when absent.
         video_options: rules for files, by the names of `VideoOptions`, such as `source_fps=20` or `only_whole=True`.
+            Limits hold for the pictures of our tasks' documents, too.
     """
 
     is_simple = False
@@ -52,6 +54,7 @@ class HMBA(lmms):
         self.model = load_model(pretrained, dtype=dtype, device_map=place).eval()
         self.processor = AutoProcessor.from_pretrained(pretrained)
         self.processor.video_processor.set_source_rules(**rules)
+        set_limits(rules["limits"])
         self.batch_size = int(batch_size)
 
     @property
