@@ -130,12 +130,26 @@ FAMILIES = [
         pipeline_tag="image-classification",
         **_VIDEOMAMBA,
     ),
+    Family(
+        model_type="videomamba",
+        name="VideoMamba",
+        task="pretraining",
+        auto_class="AutoModelForPreTraining",
+        architectures=("VideoMambaForPreTraining",),
+        pipeline_tag="feature-extraction",
+        **{
+            **_VIDEOMAMBA,
+            "parts": {**_VIDEOMAMBA["parts"], "head": "alignment_heads."},
+            "card": "videomamba_pretraining.md",
+        },
+    ),
 ]
 
 # A task's room holds it as `TASK`, and is imported when it is asked for.
 TASKS: dict[str, Any] = {
     "answering": "hmba_hf.tasks.answering",
     "classification": "hmba_hf.tasks.classification",
+    "pretraining": "hmba_hf.tasks.pretraining",
 }
 TASK_OF_VERSION_0_1 = "answering"  # its records and results name none
 
