@@ -9,11 +9,25 @@ from unittest import mock
 import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForImageTextToText,
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from tiny_models import tiny_tower
 
 CONVERSION = Path(__file__).parents[1] / "conversion"
 PICTURES = {"image_processor_type": "CLIPImageProcessor", "image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.3, 0.2]}
 SHIKRA_TOKENS = ["<im_patch>", "<im_start>", "<im_end>"]
+LLAVA_WORDS = 60
+IMAGE_TOKEN_ID = LLAVA_WORDS
+LLAVA_SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+LLAVA_TEXT = {**LLAVA_SIZES, "num_key_value_heads": 4, "vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2}
 
 
 def run_conversion(script, *words):
@@ -107,3 +121,60 @@ def write_shards(folder, halves, name, kind, write):
     weight_map = {key: file for half, file in zip(halves, files, strict=True) for key in half}
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / f"{name}.{kind}.index.json").write_text(json.dumps(index))
+
+
+def without_adapter(weights):
+    return {name: tensor for name, tensor in weights.items() if not name.startswith("model.hmba.")}
+
+
+def deltas(weights, base):
+    """Make what Shikra published: weights less their base, in float16."""
+    made = {}
+    for name, tensor in weights.items():
+        made[name] = tensor.half()
+        if name in base:
+            made[name] = made[name].clone()
+            made[name][: len(base[name])] -= base[name].half()
+    return made
+
+
+def save_shikra_delta(folder, weights, llama_folder):
+    """Save a delta to a Llama of three rows less, tuned by a little, and the Llama; return both state dicts."""
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+    llama = LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=67)).half()
+    llama.save_pretrained(llama_folder)
+    base = llama.state_dict()
+    tuned = {k: v.half() for k, v in without_adapter(weights).items()}
+    for name, tensor in base.items():
+        tuned[name] = tuned[name].clone()
+        tuned[name][: len(tensor)] = (tensor.float() + 0.002 * torch.randn(tensor.shape)).half()
+    save_weights(folder, deltas(tuned, base), "sharded bin")
+    return base, tuned
+
+
+def llava_config(model_type="llava", vision=None, text="llama", **kwargs):
+    """Build the configuration of a tiny LLaVA."""
+    sizes = {**LLAVA_SIZES, "image_size": 28, "patch_size": 14, **kwargs.pop("vision_values", {})}
+    vision = tiny_tower() if vision is None else AutoConfig.for_model(vision, **sizes)
+    return AutoConfig.for_model(
+        model_type,
+        vision_config=vision,
+        text_config=AutoConfig.for_model(text, **{**LLAVA_TEXT, **kwargs.pop("text_values", {})}),
+        image_token_id=IMAGE_TOKEN_ID,
+        image_token_index=IMAGE_TOKEN_ID,
+        **kwargs,
+    )
+
+
+def save_llava(folder, config, template=None):
+    """Save a LLaVA of random weights with tokenizer and processor settings; return it."""
+    model = AutoModelForImageTextToText.from_config(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn_like(parameter) * 0.2)
+    model.save_pretrained(folder)
+    save_tokenizer(folder, LLAVA_WORDS, ["<image>"], pad_token="</s>")
+    (folder / "preprocessor_config.json").write_text(json.dumps(PICTURES))
+    if template is not None:
+        (folder / "chat_template.jinja").write_text(template)
+    return model

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from documented import PROGRAMS, SMALL, name_of, split_program
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -16,6 +18,13 @@ def run(*words):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     return done.stdout
+
+
+def run_documented(script, *words):
+    """Run the benchmark as the one command of docs/ does, with the smallest sizes."""
+    (line,) = [line for line in PROGRAMS if name_of(line) == script]
+    _, documented = split_program(line)
+    return run(script, *documented, *SMALL[script], *words)
 
 
 def columns(printed):
@@ -51,15 +60,13 @@ def test_the_scan_benchmark_measures_memory_in_a_fresh_process():
 
 
 def test_the_scan_benchmark_gives_the_cost_of_a_token():
-    printed = run("selective_scan.py", "--lengths", 16, 32, "--hidden_size", 32, "--repeats", 1)
+    printed = run_documented("selective_scan.py")
     assert columns(printed) == [["length", "scan, us/token", "mixer, us/token", "attention, us/token", "ratio"]]
     assert "attention costs" in printed
 
 
 def test_the_adapter_benchmark_compares_the_forms_and_the_tower(tmp_path):
-    printed = run(
-        "temporal_adapter.py", "--quick", "--frames", 3, "--backward", "--repeats", 1, "--output_dir", tmp_path
-    )
+    printed = run_documented("temporal_adapter.py", "--output_dir", tmp_path)
     assert columns(printed)[0][:6] == ["preset", "frames", "pass", "pruned (ours)", "full", "full / pruned"]
     assert columns(printed)[1][:4] == ["preset", "tower, a frame", "next frame, passed", "next frame, read"]
     for record in json.loads((tmp_path / "results.json").read_text())["tower"]:
@@ -68,8 +75,7 @@ def test_the_adapter_benchmark_compares_the_forms_and_the_tower(tmp_path):
 
 
 def test_the_streaming_benchmark_compares_four_ways(tmp_path):
-    words = "--frames 3 6 --around 2 --repeats 1 --real_tower 4 --max_seconds 100".split()
-    printed = run("streaming.py", *words, "--output_dir", tmp_path)
+    printed = run_documented("streaming.py", "--output_dir", tmp_path)
     assert "the modes' tower: random features" in printed
     assert columns(printed) == [["way", "frames", "frame, unread", "frame, read", "first token", "memory", "note"]]
     records = json.loads((tmp_path / "results.json").read_text())["records"]
@@ -79,7 +85,7 @@ def test_the_streaming_benchmark_compares_four_ways(tmp_path):
 
 
 def test_the_benchmark_of_long_streams_trains_two_models_and_asks_them(tmp_path):
-    printed = run("recurrent_length.py", "--quick", "--output_dir", tmp_path)
+    printed = run_documented("recurrent_length.py", "--output_dir", tmp_path)
     assert columns(printed) == [["learned on", "frames", "mIoU", "right object"]]
     records = json.loads((tmp_path / "results.json").read_text())["records"]
     assert [(r["model"], r["frames"]) for r in records] == [
@@ -97,8 +103,7 @@ def test_the_benchmark_of_cached_features_checks_the_losses_and_compares_epochs(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_a_conversion_holds_a_small_part_of_a_file_in_memory(tmp_path):
-    words = ["--mib", 320, "--shards", 2, "--forms", "safetensors", "bin"]
-    printed = run("conversion_memory.py", *words, "--scratch", tmp_path, "--output_dir", tmp_path / "results")
+    printed = run_documented("conversion_memory.py", "--scratch", tmp_path, "--output_dir", tmp_path / "results")
     assert columns(printed)[0][:4] == ["form", "files", "size", "largest file"]
     records = json.loads((tmp_path / "results" / "results.json").read_text())["records"]
     assert [(record["form"], record["files"]) for record in records] == [("safetensors", 2), ("bin", 2)]

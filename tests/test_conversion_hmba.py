@@ -16,12 +16,15 @@ from transformers import AutoModel, AutoModelForImageTextToText, AutoProcessor, 
 from hmba_hf.hub import CardDetails, save_checkpoint
 from original_checkpoints import (
     SHIKRA_TOKENS,
+    deltas,
     golden_weights,
     pretend_hub,
     run_conversion,
     save_original,
+    save_shikra_delta,
     save_tokenizer,
     save_weights,
+    without_adapter,
 )
 
 FORMS = ["safetensors", "bin", "pt", "fsdp", "before torch 1.6", "sharded safetensors", "sharded bin"]
@@ -42,10 +45,6 @@ def with_adapter_of_its_own(whole, golden):
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith("model.hmba.")}
     weights |= {f"model.kbmamba.{k.removeprefix('w.')}": v for k, v in recorded.items() if k.startswith("w.")}
     return folder, weights, recorded
-
-
-def without_adapter(weights):
-    return {name: tensor for name, tensor in weights.items() if not name.startswith("model.hmba.")}
 
 
 def pixels_of(tensors):
@@ -278,31 +277,11 @@ def test_a_clip_has_frames(whole, tmp_path):
         run_conversion("convert_hmba.py", "--checkpoint", folder, "--output_dir", tmp_path / "ours", "--num_frames", 0)
 
 
-def deltas(weights, base):
-    """Make what Shikra published: weights less their base, in float16."""
-    made = {}
-    for name, tensor in weights.items():
-        made[name] = tensor.half()
-        if name in base:
-            made[name] = made[name].clone()
-            made[name][: len(base[name])] -= base[name].half()
-    return made
-
-
 @pytest.fixture
 def shikra_delta(whole, tmp_path):
     """Shikra as a delta of a Llama of three rows less, tuned by a little; the Llama; and what comes out."""
     folder, weights, _ = whole
-    rows = 67
-    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-    llama = LlamaForCausalLM(LlamaConfig(**sizes, vocab_size=rows)).half()
-    llama.save_pretrained(tmp_path / "llama")
-    base = llama.state_dict()
-    tuned = {k: v.half() for k, v in without_adapter(weights).items()}
-    for name, tensor in base.items():
-        tuned[name] = tuned[name].clone()
-        tuned[name][: len(tensor)] = (tensor.float() + 0.002 * torch.randn(tensor.shape)).half()
-    save_weights(folder, deltas(tuned, base), "sharded bin")
+    base, tuned = save_shikra_delta(folder, weights, tmp_path / "llama")
     return folder, base, tuned
 
 

@@ -18,41 +18,19 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from original_checkpoints import PICTURES, pretend_hub, run_conversion, save_tokenizer, save_weights
+from original_checkpoints import (
+    IMAGE_TOKEN_ID,
+    LLAVA_TEXT,
+    LLAVA_WORDS,
+    PICTURES,
+    llava_config,
+    pretend_hub,
+    run_conversion,
+    save_llava,
+    save_tokenizer,
+    save_weights,
+)
 from tiny_models import tiny_tower
-
-WORDS = 60
-IMAGE_TOKEN_ID = WORDS
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-TEXT = {**SIZES, "num_key_value_heads": 4, "vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2}
-
-
-def llava_config(model_type="llava", vision=None, text="llama", **kwargs):
-    """Build the configuration of a tiny LLaVA."""
-    sizes = {**SIZES, "image_size": 28, "patch_size": 14, **kwargs.pop("vision_values", {})}
-    vision = tiny_tower() if vision is None else AutoConfig.for_model(vision, **sizes)
-    return AutoConfig.for_model(
-        model_type,
-        vision_config=vision,
-        text_config=AutoConfig.for_model(text, **{**TEXT, **kwargs.pop("text_values", {})}),
-        image_token_id=IMAGE_TOKEN_ID,
-        image_token_index=IMAGE_TOKEN_ID,
-        **kwargs,
-    )
-
-
-def save_llava(folder, config, template=None):
-    """Save a LLaVA of random weights with tokenizer and processor settings; return it."""
-    model = AutoModelForImageTextToText.from_config(config).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn_like(parameter) * 0.2)
-    model.save_pretrained(folder)
-    save_tokenizer(folder, WORDS, ["<image>"], pad_token="</s>")
-    (folder / "preprocessor_config.json").write_text(json.dumps(PICTURES))
-    if template is not None:
-        (folder / "chat_template.jinja").write_text(template)
-    return model
 
 
 def convert(source, output, *words):
@@ -155,7 +133,7 @@ def test_what_would_see_otherwise_is_refused(values, message, tmp_path):
     folder = tmp_path / "llava"
     folder.mkdir()
     llava_config(**values).save_pretrained(folder)
-    save_tokenizer(folder, WORDS, ["<image>"])
+    save_tokenizer(folder, LLAVA_WORDS, ["<image>"])
     save_file({"lm_head.weight": torch.zeros(1)}, folder / "model.safetensors")
     with pytest.raises(ValueError, match=message):
         convert(folder, tmp_path / "ours")
@@ -188,9 +166,9 @@ def test_the_names_of_older_transformers_are_known(tmp_path):
     assert_close(model(prompt(), pixel_values_videos=picture[:, None]).logits, wanted, atol=1e-5, rtol=0)
 
 
-def save_original_llava(folder, clip, projector="mlp2x_gelu", holds_tower=False, words=WORDS, **settings):
+def save_original_llava(folder, clip, projector="mlp2x_gelu", holds_tower=False, words=LLAVA_WORDS, **settings):
     """Save a LLaVA as its own code does, its tower beside it, and return what transformers' class makes of it."""
-    text = {**TEXT, "vocab_size": words}
+    text = {**LLAVA_TEXT, "vocab_size": words}
     config = LlavaConfig(vision_config=tiny_tower(), text_config=AutoConfig.for_model("llama", **text))
     llava = LlavaForConditionalGeneration(config).eval()
     with torch.no_grad():
@@ -234,12 +212,12 @@ def test_llavas_own_layout_gives_the_same_logits(projector, holds_tower, tmp_pat
     embeddings = llava.get_input_embeddings()
     wanted = llava(inputs_embeds=torch.cat([embeddings(text[0]), features, embeddings(text[1])], dim=1)).logits
     model = convert(source, tmp_path / "ours", "--verify")
-    assert model.config.video_token_id == WORDS and model.config.text_config.vocab_size == WORDS + 1
-    ids = torch.cat([text[0], torch.full((1, 4), WORDS), text[1]], dim=1)
+    assert model.config.video_token_id == LLAVA_WORDS and model.config.text_config.vocab_size == LLAVA_WORDS + 1
+    ids = torch.cat([text[0], torch.full((1, 4), LLAVA_WORDS), text[1]], dim=1)
     logits = model(ids, pixel_values_videos=picture[:, None]).logits
-    assert_close(logits[..., :WORDS], wanted, atol=1e-5, rtol=0)
+    assert_close(logits[..., :LLAVA_WORDS], wanted, atol=1e-5, rtol=0)
     for matrix in (model.get_input_embeddings().weight, model.lm_head.weight):
-        assert_close(matrix[WORDS], matrix[:WORDS].mean(0))
+        assert_close(matrix[LLAVA_WORDS], matrix[:LLAVA_WORDS].mean(0))
 
 
 @pytest.mark.parametrize("settings", [{"mm_projector_type": "mlp3x_gelu"}, {"mm_vision_select_feature": "cls_patch"}])

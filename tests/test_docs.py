@@ -1,4 +1,7 @@
-"""The commands and the Python of README.md and docs/: run where a tiny model will do, else parsed by their program."""
+"""The commands and the Python of README.md and docs/ run on tiny models.
+
+Commands that push run in tests/hub, benchmarks in tests/test_benchmarks.py.
+"""
 
 import argparse
 import json
@@ -6,35 +9,51 @@ import re
 import runpy
 import shlex
 import shutil
-import sys
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import tomllib
 
+from documented import (
+    COMMANDS,
+    PAGES,
+    PROGRAMS,
+    PUSHES,
+    QUICK,
+    ROOT,
+    SMALL,
+    blocks,
+    maker_of,
+    name_of,
+    run_program,
+    split_program,
+    words_read,
+)
 from hmba_hf.data.micro_world.parquet import write_bddx, write_drama, write_video
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
+from hmba_hf.studies import catalogue
+from original_checkpoints import (
+    golden_weights,
+    llava_config,
+    save_llava,
+    save_original,
+    save_shikra_delta,
+    save_weights,
+)
 from synthetic_downloads import drama_record, write_bddx_download, write_drama_download, write_pictures
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 WORLD = MicroWorldConfig(frame_size=32)
-QUICK_ANSWERS = ["--max_new_tokens", "2"]
-# What is run, with the options that make it quick; all other programs only parse their options.
-ONE_STEP = ["--max_steps", "1", "--per_device_train_batch_size", "2", "--use_cpu", "True", "--disable_tqdm", "True"]
-QUICK = {
-    "cache_features.py": ["--use_cpu"],
-    "finetune.py": [*ONE_STEP, "--dataloader_num_workers", "0", "--save_strategy", "no"],
-    "prepare_bddx.py": [],
-    "prepare_drama.py": [],
-    "describe_video.py": QUICK_ANSWERS,
-    "stream_video.py": QUICK_ANSWERS,
-    "predict.py": [*QUICK_ANSWERS, "--max_samples", "2", "--device_map", "cpu"],
-    "evaluate.py": ["--tokenizer", "words", "--draws", "5"],
-}
 # What they make goes elsewhere, since other commands read the folders that they name.
-MAKERS = {"cache_features.py", "finetune.py", "prepare_bddx.py", "prepare_drama.py"}
+MAKERS = {
+    "cache_features.py",
+    "convert_hmba.py",
+    "convert_llava.py",
+    "finetune.py",
+    "prepare_bddx.py",
+    "prepare_drama.py",
+}
 # Commands of other projects, and of the shell's.
 FOREIGN = {"hf", "lmms-eval", "python3"}
 MODULES = {"pycocoevalcap.spice.get_stanford_models"}
@@ -44,36 +63,20 @@ class Parsed(Exception):
     """A program has read its options."""
 
 
-def blocks(language):
-    """All fenced blocks of a language, each with the name of its page."""
-    found = []
-    for page in PAGES:
-        for kind, text in FENCE.findall(page.read_text()):
-            if kind == language:
-                found.append((page.name, text))
-    return found
-
-
-def commands():
-    """All lines of the shell blocks, each with the name of its page."""
-    return [(page, line) for page, text in blocks("sh") for line in text.splitlines()]
-
-
-COMMANDS = commands()
 PYTHON = blocks("python")
-PROGRAMS = [(page, line) for page, line in COMMANDS if re.search(r"(examples|conversion|benchmarks)/\w+\.py", line)]
-OTHERS = [(page, line) for page, line in COMMANDS if (page, line) not in PROGRAMS]
+OTHERS = [(page, line) for page, line in COMMANDS if line not in PROGRAMS]
 
 
 @pytest.fixture(scope="module")
-def sandbox(stored_model, tmp_path_factory):
-    """A folder that holds what the pages name: models, datasets, clips."""
+def sandbox(stored_model, golden, tmp_path_factory):
+    """A folder that holds what the pages name: models, foreign checkpoints, datasets, clips."""
     folder = tmp_path_factory.mktemp("docs")
     for name in ("hmba-base", "hmba-drama", "runs/demo/mamba-300"):
         shutil.copytree(stored_model, folder / name)
     write_drama(folder / "DRAMA_FOLDER", WORLD, {"train": 2, "test": 2})
     write_bddx(folder / "BDDX_FOLDER", WORLD, {"train": 2, "test": 2})
     write_downloads(folder)
+    write_foreign_checkpoints(folder, tmp_path_factory.mktemp("originals"), *golden("hmba_e2e_small"))
     frames = MicroWorld(WORLD, "test", 1)[0].frames
     for name in ("dashcam.mp4", "runs/demo/held_out_0.mp4"):
         write_video(folder / name, frames)
@@ -95,18 +98,26 @@ def write_downloads(folder):
         write_pictures(folder / "format", split, count=5, size=(32, 24))
 
 
+def write_foreign_checkpoints(folder, scratch, tensors, facts):
+    """Write what the converters read: a Shikra as a delta, its Llama, an H-MBA of the released code, a LLaVA."""
+    weights = golden_weights(tensors)
+    for name in ("shikra", "hmba"):
+        (scratch / name).mkdir()
+    shikra = save_original(scratch / "shikra", tensors, facts)
+    save_shikra_delta(shikra, weights, folder / "LLAMA_7B")
+    hmba = save_original(scratch / "hmba", tensors, facts)
+    save_weights(hmba, weights)
+    for place in ("shikras", "llava-hf"):
+        (folder / place).mkdir()
+    shikra.rename(folder / "shikras" / "shikra-7b-delta-v1")
+    hmba.rename(folder / "ORIGINAL_HMBA")
+    save_llava(folder / "llava-hf" / "llava-1.5-7b-hf", llava_config())
+
+
 @pytest.fixture
 def start(monkeypatch, sandbox):
     """Run a program of the repository inside this process, in the sandbox."""
-
-    def start_here(script, words):
-        monkeypatch.setattr(sys, "argv", [str(script), *words])
-        monkeypatch.chdir(sandbox)
-        for folder in ("examples", "benchmarks", "conversion"):
-            monkeypatch.syspath_prepend(ROOT / folder)
-        runpy.run_path(str(ROOT / script), run_name="__main__")
-
-    return start_here
+    return partial(run_program, monkeypatch, sandbox)
 
 
 @pytest.fixture
@@ -124,43 +135,37 @@ def only_parse(monkeypatch):
     monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", read_and_end)
 
 
-def split_program(line):
-    """The script of a command and the words behind it."""
-    words = shlex.split(line)
-    place = next(index for index, word in enumerate(words) if word.endswith(".py"))
-    return words[place], words[place + 1 :]
+@pytest.fixture
+def one_variant(monkeypatch):
+    """Studies of one variant each, the same for most of them."""
+    few = {}
+    for name, study in catalogue.STUDIES.items():
+        usual = [label for label, options in study.variants.items() if not options]
+        label = (usual or list(study.variants))[0]
+        few[name] = replace(study, variants={label: study.variants[label]}, expected=[])
+    monkeypatch.setattr(catalogue, "STUDIES", few)
 
 
-@pytest.mark.parametrize("page, line", PROGRAMS)
-def test_a_documented_command_has_only_options_of_its_program(page, line, start, only_parse):
+@pytest.mark.parametrize("line", PROGRAMS)
+def test_a_documented_command_has_only_options_of_its_program(line, start, only_parse):
     script, words = split_program(line)
     with pytest.raises(Parsed):
         start(script, words)
 
 
-def is_run(line):
-    """Whether a command is run; pushes are run against the Hub of tests/hub."""
+@pytest.mark.parametrize("line", [line for line in PROGRAMS if line not in PUSHES and name_of(line) not in SMALL])
+def test_a_documented_command_runs(line, start, sandbox, tmp_path, one_variant):
     script, words = split_program(line)
-    return Path(script).name in QUICK and "--push_to_hub" not in words
-
-
-@pytest.mark.parametrize("page, line", [row for row in PROGRAMS if is_run(row[1])])
-def test_a_documented_command_runs(page, line, start, sandbox, tmp_path):
-    script, words = split_program(line)
-    if "--feature_cache" in words:
-        features = sandbox / words[words.index("--feature_cache") + 1]
-        if not features.exists():
-            asked = ["--model", "hmba-base", "--dataset_name", "DRAMA_FOLDER", "--output_dir", str(features)]
-            start("examples/cache_features.py", [*asked, *QUICK["cache_features.py"]])
-    if Path(script).name in MAKERS:
+    for word in words_read(line):
+        maker = maker_of(word)
+        if maker is not None and not (sandbox / word).exists():
+            program, options = split_program(maker)
+            start(program, options + QUICK[name_of(maker)])
+    if script.endswith("ablate.py") and "page" in words and not (sandbox / "runs" / "studies" / "baselines").exists():
+        start(script, ["baselines", *QUICK["ablate.py"]])
+    if name_of(line) in MAKERS:
         words += ["--output_dir", str(tmp_path / "made")]
-    if "--predictions" in words:
-        predictions = sandbox / words[words.index("--predictions") + 1]
-        if not predictions.exists():
-            folder = str(predictions.parent)
-            asked = ["--model", "hmba-drama", "--dataset_name", "DRAMA_FOLDER", "--output_dir", folder]
-            start("examples/predict.py", asked + QUICK["predict.py"])
-    options = list(QUICK[Path(script).name])
+    options = list(QUICK[name_of(line)])
     if script.endswith("evaluate.py") and "--model" in words:
         options += QUICK["predict.py"]
     start(script, words + options)
