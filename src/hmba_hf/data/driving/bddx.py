@@ -4,7 +4,6 @@ The raw download is a CSV file and three lists of its rows, which `bddx_annotati
 out of which the clips are cut here.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -27,6 +26,7 @@ from ..preparing.converting import (
     prepare,
     refuse_unused,
 )
+from ..preparing.finding import list_videos
 from ..preparing.parquet_shards import LICENSE_FILE, Dropped
 from ..preparing.publishing import CardText
 from ..samples import bddx_features
@@ -144,20 +144,7 @@ def find_videos(folder: str | Path) -> dict[str, Path]:
 
     Where several have one name, the first path counts.
     """
-    found: list[Path] = []
-    seen: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:  # a link leads back
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in names:
-            path = Path(place) / name
-            if not name.startswith(".") and path.suffix.lower() in VIDEO_SUFFIXES:
-                found.append(path)
-    return {path.stem: path for path in sorted(found, reverse=True)}
+    return {path.stem: path for path in reversed(list_videos(folder, VIDEO_SUFFIXES))}
 
 
 def widen_span(start: float, end: float, duration: float) -> tuple[float, float]:

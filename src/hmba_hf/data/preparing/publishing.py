@@ -12,7 +12,7 @@ from ...repositories import claim_repository, commit_files, commit_with_card
 from ..samples import import_datasets
 from .parquet_shards import CARD_FILE, LICENSE_FILE, REPORT_FILE, check_finished
 
-_LIMITS = """\
+LIMITS_OF_DRIVING = """\
 - For research on video-language models. **Not for driving:** no vehicle or person on a road may depend on it.
 - A few cars have recorded it in a few places, and a few people have described it. What is rare on a road is rare here,
   and what they have overlooked is missing.
@@ -30,6 +30,9 @@ class CardText:
         tags: of the Hub.
         licence_name: name of these terms, for the metadata.
         licence_link: address of these terms.
+        task: the Hub's word for what models do with it.
+        program: in `examples/`, which trains on it.
+        limits: of the dataset, as lines of a list.
     """
 
     title: str
@@ -38,6 +41,9 @@ class CardText:
     tags: tuple[str, ...] = ()
     licence_name: str | None = None
     licence_link: str | None = None
+    task: str = "video-text-to-text"
+    program: str = "finetune.py"
+    limits: str = LIMITS_OF_DRIVING
 
 
 @dataclass
@@ -87,7 +93,7 @@ revision = {pin}
 rows = load_dataset(repository, split="{next(iter(report["rows"]), "train")}", revision=revision)
 ```
 ```
-accelerate launch examples/finetune.py --dataset_name {dataset_name} ...
+accelerate launch examples/{text.program} --dataset_name {dataset_name} ...
 ```
 
 ## Rows
@@ -100,7 +106,7 @@ Prepared by hmba-hf with {_options(report)}.
 
 ## Limits
 
-{_LIMITS}
+{text.limits}
 ## Licence
 
 {text.licence}
@@ -114,7 +120,7 @@ def _metadata(text: CardText) -> huggingface_hub.DatasetCardData:
         license="other",
         license_name=text.licence_name,
         license_link=text.licence_link,
-        task_categories=["video-text-to-text"],
+        task_categories=[text.task],
         tags=list(text.tags),
     )
 
