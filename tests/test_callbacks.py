@@ -1,6 +1,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -95,6 +97,21 @@ def test_workers_of_a_loader_outlive_the_signal_that_stops_their_run(
     assert trainer.has_stopped
     step = trainer.state.global_step
     assert last_whole_checkpoint(tmp_path / "out") == tmp_path / "out" / f"checkpoint-{step}"
+
+
+def test_a_run_ends_although_an_error_keeps_a_worker_that_outlives_the_signal():
+    """Python sends SIGTERM to the worker, which an uncaught error holds, and waits for it."""
+    script = """
+from torch.utils.data import DataLoader
+from hmba_hf.training.callbacks import spared_by_signals
+
+batches = iter(DataLoader(range(100), num_workers=1, worker_init_fn=spared_by_signals(None)))
+next(batches)
+raise ValueError("a mistake")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.strip().endswith("ValueError: a mistake")
 
 
 @pytest.fixture

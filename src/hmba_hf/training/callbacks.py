@@ -1,9 +1,12 @@
 """What happens between the steps of a run: it logs and evaluates before it saves, and it stops when SIGTERM comes."""
 
+import atexit
+import multiprocessing
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,9 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import IntervalStrategy
 
 from ..data.encoded_samples import EncodedSamples
+
+# Seconds in which children may end by SIGTERM when this process ends.
+GRACE = 1.0
 
 
 class ExactResume(TrainerCallback):
@@ -163,10 +169,30 @@ class SignalledStop(TrainerCallback):
 def spared_by_signals(prepare: Callable[[int], None] | None) -> Callable[[int], None]:
     """Prepare a worker of a data loader, and let it outlive SIGTERM, which clusters send to all processes of a job.
 
+    It does not outlive this process, which ends the workers that are left after an error.
+
     Args:
         prepare: what else a worker does when it starts, with its number.
     """
+    _end_children_at_exit()
     return partial(_ignore_signals, prepare)
+
+
+@cache
+def _end_children_at_exit() -> None:
+    """Let this process end: Python would send SIGTERM to its workers and wait for ever."""
+    atexit.register(_end_children)
+
+
+def _end_children() -> None:
+    children = [child for child in multiprocessing.active_children() if child.daemon]
+    for child in children:
+        child.terminate()
+    deadline = time.monotonic() + GRACE
+    for child in children:
+        child.join(max(deadline - time.monotonic(), 0))
+        if child.is_alive():
+            child.kill()
 
 
 def _ignore_signals(prepare: Callable[[int], None] | None, worker: int) -> None:
