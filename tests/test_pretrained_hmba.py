@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from accelerate import cpu_offload, disk_offload
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -226,3 +227,23 @@ def test_buffers_that_a_part_sets_in_its_layers_are_set_when_a_model_is_loaded(t
     for name, buffer in model.named_buffers():
         assert torch.equal(buffers[name], buffer), name
     assert_close(answer(loaded), answer(model))
+
+
+@pytest.mark.parametrize("offload", ["cpu", "disk"])
+def test_a_model_that_accelerate_has_offloaded_is_saved_whole(offload, base, tmp_path):
+    model = HMBAForConditionalGeneration.from_pretrained(base)
+    if offload == "cpu":
+        cpu_offload(model, torch.device("cpu"))
+    else:
+        disk_offload(model, str(tmp_path / "offloaded"), torch.device("cpu"))
+    model.save_pretrained(tmp_path / "saved")
+    wanted = load_file(base / WEIGHTS)
+    saved = load_file(tmp_path / "saved" / WEIGHTS)
+    assert wanted.keys() == saved.keys() and all(torch.equal(saved[name], wanted[name]) for name in wanted)
+
+
+def test_a_model_without_values_is_not_saved(tmp_path):
+    with torch.device("meta"):
+        model = tiny_model()
+    with pytest.raises(ValueError, match="must have values to be saved, got .* without, such as "):
+        model.save_pretrained(tmp_path)

@@ -194,7 +194,7 @@ def _assemble(model_class: Any, config: HMBAConfig, vision_tower: PreTrainedMode
     model.tie_weights()
     model.generation_config = causal.generation_config
     _carry_quantiser(model, [vision_tower, causal])
-    places = _places(model)
+    places = device_map_of(model)
     if len(set(places.values())) > 1:
         model.hf_device_map = places
     return model
@@ -254,7 +254,7 @@ def _is_whole(weight: torch.Tensor) -> bool:
     return type(weight.data) is torch.Tensor and weight.dtype in (torch.float16, torch.bfloat16, torch.float32)
 
 
-def _places(model: nn.Module) -> dict[str, Any]:
+def device_map_of(model: nn.Module) -> dict[str, Any]:
     """Return the device of each layer in the form of transformers' `hf_device_map`; offloaded layers are on `disk`."""
     places: dict[str, Any] = {}
     for name, parameter in model.named_parameters():

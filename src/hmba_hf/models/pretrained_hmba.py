@@ -23,7 +23,7 @@ from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_hmba import HMBAConfig
-from .joining_hmba import build_without_weights, keep_scales
+from .joining_hmba import build_without_weights, device_map_of, keep_scales
 from .layers_baseline_adapters import SelfAttention, TransformerAdapter
 from .layers_context_fusion import AddFusion, CosineFusion, CrossAttentionFusion
 from .layers_state_space import StateSpace
@@ -160,6 +160,7 @@ class HMBAPreTrainedModel(PreTrainedModel):
                 )
             if state_dict is None:
                 state_dict = _with_own_memory(self)
+                _tell_places(self)
         super().save_pretrained(
             save_directory, is_main_process, state_dict, max_shard_size=max_shard_size, variant=variant, **kwargs
         )
@@ -327,6 +328,24 @@ def _refuse_pickles(use_safetensors: bool | None) -> None:
     """Raise a `ValueError` if the caller wants pickles."""
     if use_safetensors is False:
         raise ValueError("weights must be in safetensors, got use_safetensors=False: pickles can hold programs")
+
+
+def _tell_places(model: Any) -> None:
+    """Tell transformers where the layers of a model lie that accelerate has offloaded by hand, so that it reads them.
+
+    Raises:
+        ValueError: if a weight has no value anywhere.
+    """
+    empty = {name for name, weight in model.named_parameters() if weight.is_meta}
+    for name, module in model.named_modules():
+        if hasattr(module, "_hf_hook"):
+            empty -= {f"{name}.{weight}" for weight, _ in module.named_parameters(recurse=False)}
+    if empty:
+        raise ValueError(
+            f"weights must have values to be saved, got none for {sorted(empty)[0]} and {len(empty)} in all"
+        )
+    if getattr(model, "hf_device_map", None) is None and any(weight.is_meta for weight in model.parameters()):
+        model.hf_device_map = device_map_of(model)
 
 
 def _with_own_memory(model: Any) -> dict[str, Tensor] | None:
