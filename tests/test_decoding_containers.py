@@ -304,6 +304,9 @@ class Endless(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         if self.path == "/large":
             self.send_header("Content-Length", str(2**40))
+        if self.path == "/packed":
+            self.send_header("Content-Encoding", "gzip")
+            self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         try:
             for _ in range(repeat):
@@ -325,6 +328,7 @@ def address(video):
         server.answers = {
             "/live": ("video/mp2t", live, 10**6),
             "/large": ("video/mp4", video, 1),
+            "/packed": ("video/mp4", gzip.compress(video + bytes(10**6)), 1),
             "/camera": ("multipart/x-mixed-replace; boundary=frame", part, 10**6),
             "/list": ("application/vnd.apple.mpegurl", HLS.format("a.ts").encode(), 1),
             "/text": ("text/plain", HLS.format("a.ts").encode(), 1),
@@ -349,6 +353,9 @@ def test_a_download_ends_with_its_time_and_its_size(address):
         decode_frames(f"{address}/live", limits=SourceLimits(max_seconds=0.01))
     with pytest.raises(VideoDecodeError, match=f"at most max_bytes={LIMITS.max_bytes}, got {2**40}"):
         decode_frames(f"{address}/large")
+    with pytest.raises(VideoDecodeError, match="states no length and has not ended"):
+        decode_frames(f"{address}/packed", limits=SourceLimits(max_unstated_bytes=10**5))
+    assert len(decode_frames(f"{address}/packed")[0]) == 5
 
 
 @pytest.mark.parametrize(("path", "source_format"), [("/live", "mpegts"), ("/camera", "mpjpeg")])

@@ -5,10 +5,10 @@ import torch
 
 from hmba_hf.models.decoding_video import ClipMetadata
 from hmba_hf.models.processing_hmba import HMBAProcessor
-from hmba_hf.models.prompting_hmba import write_time
+from hmba_hf.models.prompting_hmba import default_chat_templates, write_time
 from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor
 from tiny_processors import clip, save_sources, tiny_processor, tiny_tokenizer, user, video
-from tiny_templates import BRACKETED_QUESTIONS, FORCED_THOUGHT, MARKED_TURNS, THINKING
+from tiny_templates import BLOCKS_ALONE, BRACKETED_QUESTIONS, FORCED_THOUGHT, MARKED_TURNS, THINKING
 
 SYSTEM = (
     "A chat between a curious user and an artificial intelligence assistant. "
@@ -139,6 +139,15 @@ def test_a_template_without_a_generation_block_marks_what_it_writes_more_than_th
     first = [user("Hi ", video(clip()), video(clip()), "?"), answer("A car[0.1,0.2,0.3,0.4].")]
     second = [user("c"), answer("d"), user("e", video(clip())), answer("f")]
     assert marked_answers(template, [first, second], side) == wanted
+
+
+def test_a_template_that_reads_lists_of_blocks_alone_takes_videos_and_texts():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = BLOCKS_ALONE
+    processor = tiny_processor(chat_template=default_chat_templates(tokenizer, "<video>"))
+    chat = [user("a", video(clip()), "b"), {"role": "assistant", "content": "c"}, user("d"), answer("e")]
+    assert processor.apply_chat_template(chat) == "<user>a<video>b|<assistant>c|<user>d|<assistant>e|"
+    assert marked_answers(processor.chat_template, [chat]) == ["c|e|"]
 
 
 def test_a_generation_block_says_more_exactly_than_the_difference_what_to_learn(processor):

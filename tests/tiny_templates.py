@@ -41,3 +41,21 @@ THINKING = """\
 
 # The prompt opens a thought that an answer in a chat does not have.
 FORCED_THOUGHT = THINKING.replace("'<assistant>'", "'<assistant>(open'")
+
+# Reads lists of blocks alone, as those of vision-text models do, and knows no block of a video.
+BLOCKS_ALONE = """\
+{%- for message in messages -%}
+    {{- '<' ~ message['role'] ~ '>' -}}
+    {%- for block in message['content'] -%}
+        {%- if block['type'] == 'text' -%}
+            {{- block['text'] -}}
+        {%- elif block['type'] == 'image' -%}
+            {{- '<image>' -}}
+        {%- endif -%}
+    {%- endfor -%}
+    {{- '|' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+    {{- '<assistant>' -}}
+{%- endif -%}
+"""

@@ -488,6 +488,8 @@ def _download(url: str, file: Any, limits: SourceLimits) -> None:
             if length.isdecimal() and int(length) > limits.max_bytes:
                 raise VideoDecodeError(f"{url} must have at most max_bytes={limits.max_bytes}, got {length}")
             chunks = response.iter_bytes()
-            _keep(chunks if length.isdecimal() else _ending(chunks, url, limits), file, url, limits)
+            # The length of compressed content says nothing of what it unpacks to.
+            states_length = length.isdecimal() and "content-encoding" not in response.headers
+            _keep(chunks if states_length else _ending(chunks, url, limits), file, url, limits)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise VideoDecodeError(f"cannot fetch {url}: {error}") from error

@@ -341,9 +341,7 @@ def _tell_places(model: Any) -> None:
         if hasattr(module, "_hf_hook"):
             empty -= {f"{name}.{weight}" for weight, _ in module.named_parameters(recurse=False)}
     if empty:
-        raise ValueError(
-            f"weights must have values to be saved, got none for {sorted(empty)[0]} and {len(empty)} in all"
-        )
+        raise ValueError(f"weights must have values to be saved, got {len(empty)} without, such as {min(empty)}")
     if getattr(model, "hf_device_map", None) is None and any(weight.is_meta for weight in model.parameters()):
         model.hf_device_map = device_map_of(model)
 

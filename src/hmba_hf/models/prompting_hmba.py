@@ -3,6 +3,11 @@
 import json
 from typing import Any
 
+try:
+    from jinja2 import TemplateError
+except ImportError:  # no chat template is rendered then
+    TemplateError = ValueError  # type: ignore[assignment,misc]
+
 # This turns content blocks into plain text, so that any chat template for strings alone can follow. Checkpoints hold
 # these templates: a changed word would make two versions of one.
 _FLATTEN_BLOCKS = """\
@@ -22,6 +27,18 @@ _FLATTEN_BLOCKS = """\
             {%- endfor -%}
         {%- endset -%}
         {%- set message = dict(message, content=content) -%}
+    {%- endif -%}
+    {%- set flat.messages = flat.messages + [message] -%}
+{%- endfor -%}
+{%- set messages = flat.messages -%}
+"""
+
+# Some templates read lists of blocks alone; this makes one block of each text for them.
+_TEXTS_TO_BLOCKS = """\
+{%- set flat.messages = [] -%}
+{%- for message in messages -%}
+    {%- if message['content'] is string -%}
+        {%- set message = dict(message, content=[{'type': 'text', 'text': message['content']}]) -%}
     {%- endif -%}
     {%- set flat.messages = flat.messages + [message] -%}
 {%- endfor -%}
@@ -63,15 +80,31 @@ def default_chat_templates(tokenizer: Any, video_token: str) -> str | dict[str, 
     """Return the tokenizer's own chat templates, extended to accept videos, or vicuna v1.1 if it has none."""
     own = getattr(tokenizer, "chat_template", None) or _VICUNA
     if isinstance(own, dict):
-        return {name: _accept_videos(template, video_token) for name, template in own.items()}
-    return _accept_videos(own, video_token)
+        return {name: _accept_videos(tokenizer, template, video_token) for name, template in own.items()}
+    return _accept_videos(tokenizer, own, video_token)
 
 
-def _accept_videos(template: str, video_token: str) -> str:
+def _accept_videos(tokenizer: Any, template: str, video_token: str) -> str:
     flatten = _FLATTEN_BLOCKS.replace("VIDEO_TOKEN", json.dumps(video_token))
     if template.startswith(flatten):
         return template
-    return flatten + template
+    of_texts = flatten + template
+    of_blocks = flatten + _TEXTS_TO_BLOCKS + template
+    if not _shows_video(tokenizer, of_texts, video_token) and _shows_video(tokenizer, of_blocks, video_token):
+        return of_blocks
+    return of_texts
+
+
+def _shows_video(tokenizer: Any, template: str, video_token: str) -> bool:
+    """Return whether a chat template writes the video token of a user's turn."""
+    if not hasattr(tokenizer, "apply_chat_template"):
+        return True
+    turn = {"role": "user", "content": [{"type": "video"}]}
+    try:
+        text = tokenizer.apply_chat_template([turn], chat_template=template, tokenize=False)
+    except TemplateError:  # it wants more than one turn, or tools
+        return False
+    return video_token in text
 
 
 def check_time_format(time_format: Any) -> None:
