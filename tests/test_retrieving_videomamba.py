@@ -5,40 +5,14 @@ from torch.testing import assert_close
 from transformers import AutoModel, BertConfig, BertForMaskedLM
 from transformers.models.bert.modeling_bert import BertLayer
 
-from hmba_hf.models.configuration_videomamba import VideoMambaConfig, VideoMambaRetrievalConfig
+from hmba_hf import VideoMambaConfig
 from hmba_hf.models.layers_alignment import alignment_distance
 from hmba_hf.models.layers_contrast import contrastive_loss, hard_negatives, similarities
 from hmba_hf.models.modeling_videomamba import VideoMambaForPreTraining, visible_features, visible_tokens
 from hmba_hf.models.retrieving_videomamba import VideoMambaForVideoTextRetrieval
 from rename_keys import rename_tensors
+from tiny_pairs import TEXT, VISION, tiny_pair_config, tiny_retrieval
 from videomamba_names import videomamba_rules
-
-TEXT = {
-    "vocab_size": 40,
-    "hidden_size": 24,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "intermediate_size": 32,
-    "max_position_embeddings": 16,
-}
-VISION = {
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "state_size": 4,
-    "image_size": 16,
-    "patch_size": 8,
-    "num_frames": 3,
-    "alignment_size": 6,
-}
-
-
-def tiny_config(**options):
-    sizes = {"vision_config": VISION, "text_config": TEXT, "num_fusion_layers": 2, "projection_size": 10}
-    return VideoMambaRetrievalConfig(**{**sizes, **options})
-
-
-def tiny_retrieval(**options):
-    return VideoMambaForVideoTextRetrieval(tiny_config(**options)).eval()
 
 
 def tiny_pairs(batch=3):
@@ -253,4 +227,4 @@ def test_arguments_that_do_not_fit_are_refused(changes, message):
 )
 def test_unknown_values_of_a_configuration_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        tiny_config(**options)
+        tiny_pair_config(**options)

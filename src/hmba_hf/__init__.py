@@ -24,8 +24,10 @@ from .models.ops_selective_scan import selective_scan
 from .models.pipeline_hmba import VideoTextToTextPipeline
 from .models.pretrained_videomamba import VideoMambaPreTrainedModel
 from .models.processing_hmba import HMBAProcessor
+from .models.processing_videomamba import VideoMambaProcessor
 from .models.retrieving_videomamba import VideoMambaForVideoTextRetrieval
 from .models.video_processing_hmba import HMBAVideoProcessor
+from .models.video_processing_videomamba import VideoMambaVideoProcessor
 from .streaming import FrameError, TimeJump, VideoStream
 
 __version__ = "0.1.0"
@@ -46,7 +48,9 @@ __all__ = [
     "VideoMambaForVideoClassification",
     "VideoMambaForVideoTextRetrieval",
     "VideoMambaModel",
+    "VideoMambaProcessor",
     "VideoMambaRetrievalConfig",
+    "VideoMambaVideoProcessor",
     "VideoStream",
     "VideoTextToTextPipeline",
     "decode_frames",
@@ -68,7 +72,7 @@ def _push_pipeline(pipeline: VideoTextToTextPipeline, repo_id: str, **options: A
     return _push_model(pipeline.model, repo_id, processor=pipeline.processor, **options)
 
 
-def _push_processor(processor: HMBAProcessor | HMBAVideoProcessor, repo_id: str, **options: Any) -> Any:
+def _push_processor(processor: Any, repo_id: str, **options: Any) -> Any:
     """Upload the processor; arguments as in `hmba_hf.hub.push_processor`."""
     from .hub import push_processor
 
@@ -87,7 +91,7 @@ def _check_pipeline_push(pipeline: VideoTextToTextPipeline, **options: Any) -> N
     _check_model_push(pipeline.model, **options)
 
 
-def _check_processor_push(processor: HMBAProcessor | HMBAVideoProcessor, **options: Any) -> None:
+def _check_processor_push(processor: Any, **options: Any) -> None:
     """Refuse what the processor's `push_to_hub` would; arguments as in `hmba_hf.hub.push_processor`."""
     from .hub.checkpoints import check_processor_push
 
@@ -95,13 +99,13 @@ def _check_processor_push(processor: HMBAProcessor | HMBAVideoProcessor, **optio
 
 
 # A checkpoint carries the classes without this package, and then pushes as transformers does.
-HMBAPreTrainedModel.push_to_hub = _push_model  # type: ignore[assignment]
-VideoMambaPreTrainedModel.push_to_hub = _push_model  # type: ignore[assignment]
+_MODELS: tuple[Any, ...] = (HMBAPreTrainedModel, VideoMambaPreTrainedModel)
+_PROCESSORS: tuple[Any, ...] = (HMBAProcessor, HMBAVideoProcessor, VideoMambaProcessor, VideoMambaVideoProcessor)
+for _class in _MODELS:
+    _class.push_to_hub = _push_model
+    _class.check_push = _check_model_push
+for _class in _PROCESSORS:
+    _class.push_to_hub = _push_processor
+    _class.check_push = _check_processor_push
 VideoTextToTextPipeline.push_to_hub = _push_pipeline  # type: ignore[assignment]
-HMBAProcessor.push_to_hub = _push_processor  # type: ignore[assignment]
-HMBAVideoProcessor.push_to_hub = _push_processor  # type: ignore[assignment]
-HMBAPreTrainedModel.check_push = _check_model_push  # type: ignore[attr-defined]
-VideoMambaPreTrainedModel.check_push = _check_model_push  # type: ignore[attr-defined]
 VideoTextToTextPipeline.check_push = _check_pipeline_push  # type: ignore[attr-defined]
-HMBAProcessor.check_push = _check_processor_push  # type: ignore[attr-defined]
-HMBAVideoProcessor.check_push = _check_processor_push  # type: ignore[attr-defined]

@@ -24,6 +24,7 @@ from .modeling_videomamba import (
 )
 from .pipeline_hmba import VideoTextToTextPipeline
 from .processing_hmba import HMBAProcessor
+from .processing_videomamba import VideoMambaProcessor
 from .retrieving_videomamba import VideoMambaForVideoTextRetrieval
 from .video_processing_hmba import HMBAVideoProcessor
 from .video_processing_videomamba import VideoMambaVideoProcessor
@@ -43,6 +44,7 @@ AutoModelForPreTraining.register(VideoMambaConfig, VideoMambaForPreTraining)
 AutoModelForVideoClassification.register(VideoMambaConfig, VideoMambaForVideoClassification)
 AutoConfig.register("videomamba_retrieval", VideoMambaRetrievalConfig)
 AutoModel.register(VideoMambaRetrievalConfig, VideoMambaForVideoTextRetrieval)
+AutoProcessor.register(VideoMambaRetrievalConfig, VideoMambaProcessor)
 AutoVideoProcessor.register(
     VideoMambaConfig,
     video_processor_classes={"torchvision": VideoMambaVideoProcessor, "pil": VideoMambaVideoProcessor},
