@@ -1,35 +1,44 @@
 """Clips for training: frames drawn at random times, and frames as normalised pixels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from ...models.decoding_video import decode_segments
+# How a processor gives frames that are to be changed before they are cut and normalised.
+_UNCHANGED = {"do_resize": False, "do_center_crop": False, "do_normalize": False}
+_SEEDS = 2**62
 
 
-def draw_frames(
-    video: Any, num_frames: int, rules: Mapping[str, Any], generator: torch.Generator
-) -> list[Image.Image]:
-    """Draw one frame of each of as many equal segments of a video, at a random time of each, in RGB.
+def video_of(sample: Any) -> Any:
+    """Return the video of a sample as a processor takes it: a path, bytes, or a list of pictures.
 
     Args:
-        video: path or bytes of a file, or its frames as pictures, oldest first.
-        num_frames: number of segments.
-        rules: for files, as `LocalVideoOptions.rules` has them.
+        sample: an `ActionSample`, or one with `frames`.
+    """
+    frames = getattr(sample, "frames", None)
+    if frames is None and not isinstance(sample.video, tuple):
+        return sample.video
+    return list(sample.video if frames is None else frames)
+
+
+def draw_frames(sample: Any, processor: Any, generator: torch.Generator) -> list[Image.Image]:
+    """Draw the frames of a clip at random times, as a processor samples them, whole and in RGB.
+
+    Args:
+        sample: as in `video_of`.
+        processor: a `VideoMambaVideoProcessor`. Its sampling and rules for files are those of training.
         generator: draws the times.
 
     Raises:
-        OSError, ValueError: if the video cannot be read, as in `decode_segments`.
+        OSError, ValueError: if the video cannot be read.
     """
-    positions = torch.rand(num_frames, generator=generator, dtype=torch.float64)
-    if isinstance(video, Sequence) and not isinstance(video, str | bytes):
-        places = (torch.arange(num_frames) + positions) * (len(video) / num_frames)
-        return [video[int(place)].convert("RGB") for place in places]
-    frames, _ = decode_segments(video, num_frames, positions.tolist(), **rules)
-    return [Image.fromarray(frame) for frame in frames]
+    seed = int(torch.randint(_SEEDS, (), generator=generator))
+    read = processor(videos=[video_of(sample)], generator=seed, return_tensors="np", **_UNCHANGED)
+    values = np.round(read["pixel_values_videos"][0] * 255).astype(np.uint8)  # (t, 3, h, w)
+    return [Image.fromarray(frame) for frame in values.transpose(0, 2, 3, 1)]
 
 
 def to_pixels(frames: Sequence[Image.Image], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:

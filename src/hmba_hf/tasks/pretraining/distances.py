@@ -17,7 +17,7 @@ from ...models.layers_video_masks import MASKINGS
 from ...models.modeling_videomamba import visible_tokens
 from ...training.clip_teacher import ClipTeacher
 from .arguments import TEACHER
-from .encoding import ClipEncoder, join
+from .encoding import ClipEncoder, join, world_of
 from .masking import Masking
 
 CARD_METRICS = {"distance": CardMetric("distance", "distance from the teacher")}
@@ -44,13 +44,8 @@ class DistanceArguments(SplitArguments):
 
 
 def load_clips(arguments: DistanceArguments, model: Any, processor: Any) -> Splits:
-    """Load the clips that options name, those of the micro-world as the model reads them."""
-    world = {
-        "seed": arguments.world_seed,
-        "motion": arguments.motion,
-        "frame_size": processor.crop_size["height"],
-        "num_frames": processor.num_frames,
-    }
+    """Load the clips that options name, drawn ones as the model reads them."""
+    world = world_of(arguments.dataset_name, arguments, processor)
     return load_splits(
         arguments.dataset_name, arguments.split, arguments.max_samples, limits=arguments.limits, **world
     )

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 
-from ...data.actions.training_clips import draw_frames, to_pixels
+from ...data.actions.training_clips import draw_frames, to_pixels, video_of
+from ...data.micro_world.actions import MICRO_ACTIONS
 from ...digests import digest_text
 from ...training.teacher_cache import digest_clip
 from .augmentation import MultiScaleCrop
@@ -62,18 +63,25 @@ class ClipEncoder:
         if self.num_views is not None:
             view = int(torch.randint(self.num_views, (), generator=generator))
             generator = torch.Generator().manual_seed(_seed_of(f"{self.seed} {sample.id} {view}"))
-        frames = draw_frames(video_of(sample), self.processor.num_frames, self.processor.source_rules, generator)
+        frames = draw_frames(sample, self.processor, generator)
         size = self.processor.crop_size
         changed = augmentation.change(frames, (size["height"], size["width"]), generator)
         return to_pixels(changed, self.processor.image_mean, self.processor.image_std)
 
 
-def video_of(sample: Any) -> Any:
-    """Return the video of a sample as a processor takes it: a path, bytes, or a list of pictures."""
-    frames = getattr(sample, "frames", None)
-    if frames is None and not isinstance(sample.video, tuple):
-        return sample.video
-    return list(sample.video if frames is None else frames)
+def world_of(name: str, options: Any, processor: Any) -> dict[str, Any]:
+    """Return what a drawn dataset depends on, so that a processor takes its frames as they are.
+
+    Args:
+        name: of the dataset.
+        options: with `world_seed` and `motion`.
+        processor: of the model.
+    """
+    world = {"seed": options.world_seed, "frame_size": processor.crop_size["height"]}
+    world["num_frames"] = processor.num_frames
+    if name != MICRO_ACTIONS:
+        world["motion"] = options.motion
+    return world
 
 
 def join(encoded: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

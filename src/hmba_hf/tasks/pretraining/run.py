@@ -22,7 +22,7 @@ from ...training.pushing import check_push
 from ...training.run import train_to_end
 from ...training.teacher_cache import TeacherCache
 from .arguments import DataArguments, ModelArguments, PretrainingArguments, check_options
-from .encoding import ClipEncoder, join
+from .encoding import ClipEncoder, join, world_of
 from .student import load_student
 from .trainer import PretrainingTrainer
 
@@ -136,6 +136,8 @@ def evaluation_dataset(data_args: DataArguments, encoder: ClipEncoder, bad: BadS
 
 
 def _named_samples(data_args: DataArguments, split: str, size: int | None, processor: Any) -> list[Sequence[Any]]:
-    world: dict[str, Any] = {"seed": data_args.world_seed, "motion": data_args.motion}
-    world |= {"frame_size": processor.crop_size["height"], "num_frames": processor.num_frames}
-    return [load_samples(name, split, size, limits=data_args.limits, **world) for name in data_args.dataset_name]
+    sources = []
+    for name in data_args.dataset_name:
+        world = world_of(name, data_args, processor)
+        sources.append(load_samples(name, split, size, limits=data_args.limits, **world))
+    return sources

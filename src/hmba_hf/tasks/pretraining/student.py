@@ -1,5 +1,7 @@
 """The model that a pre-training starts from: drawn anew in one of the paper's sizes, or a checkpoint."""
 
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +29,23 @@ def load_student(arguments: ModelArguments, run: Path, is_resumed: bool) -> tupl
             crop_size={"height": height, "width": width},
         )
         return VideoMambaForPreTraining(config), processor, None
-    rules = BaseRules(task="pretraining", may_lack=("head",), check=_accept, prepare=_prepare)
-    return base_model.load_base(arguments, run, is_resumed, rules)
+    # The tables of a checkpoint are those that it holds, until they are resized.
+    held = replace(arguments, num_frames=None, image_size=None)
+    check = partial(_resize, wanted=arguments)
+    rules = BaseRules(task="pretraining", may_lack=("head",), check=check, prepare=_prepare)
+    return base_model.load_base(held, run, is_resumed, rules)
 
 
-def _accept(model: Any, loading: dict[str, Any], arguments: Any, path: str) -> None:
-    """Take heads of any shape: those that do not fit the teacher are drawn anew."""
+def _resize(model: Any, loading: dict[str, Any], arguments: Any, path: str, wanted: ModelArguments) -> None:
+    """Let a model take the clips of the run; heads that do not fit the teacher have been drawn anew."""
+    if wanted.num_frames is not None or wanted.image_size is not None:
+        model.base_model.resize_clips(wanted.num_frames, wanted.image_size)
 
 
 def _prepare(processor: Any, model: Any, arguments: Any) -> None:
-    """Let the processor take the frames of the model."""
+    """Let the processor make the clips that the model takes."""
     processor.num_frames = model.config.num_frames
+    height, width = model.config.frame_size
+    if (processor.crop_size["height"], processor.crop_size["width"]) != (height, width):
+        processor.crop_size = {"height": height, "width": width}
+        processor.size = {"shortest_edge": max(height, width)}
