@@ -72,16 +72,17 @@ def main() -> None:
         parser.error("give either --model or --predictions")
     if scoring.predictions is not None and (others := options_of_predicting(args)):
         parser.error(f"--predictions must come without options of predicting, got {', '.join(others)}")
-    predictions = Path(scoring.predictions or predict_splits(args, task))
-    if not PartialState().is_main_process:
-        return
-    records = read_records(predictions)
+    if scoring.predictions is not None:
+        task = only_task(read_records(scoring.predictions))
     settings = {}
-    if "tokenizer" in only_task(records).settings:
+    if "tokenizer" in task.settings:
         settings["tokenizer"] = scoring.tokenizer
     elif scoring.tokenizer is not None:
         parser.error(f"--tokenizer must be absent where no caption is scored, got {scoring.tokenizer!r}")
-    scored = ScoredRecords(records, bootstrap, **settings)
+    predictions = Path(scoring.predictions or predict_splits(args, task))
+    if not PartialState().is_main_process:
+        return
+    scored = ScoredRecords(read_records(predictions), bootstrap, **settings)
     file = predictions.parent / "recipe.json"  # written by predict beside its predictions
     recipe = {}
     if file.exists():

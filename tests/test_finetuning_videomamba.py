@@ -1,16 +1,24 @@
 """A VideoMamba learns classes of drawn clips, resumes exactly, and starts from bases of other shapes."""
 
+import io
+import json
 import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from PIL import Image
 from safetensors.torch import load_file
 
-from hmba_hf.data.actions.samples import ActionSample
+from hmba_hf.data.actions.samples import ActionSample, action_features, to_action_row
+from hmba_hf.data.clips import write_video
+from hmba_hf.data.micro_world.actions import ACTION_NAMES
+from hmba_hf.data.micro_world.world import MicroWorld
+from hmba_hf.evaluation.records import read_records
 from hmba_hf.families import load_model
+from hmba_hf.hub import save_checkpoint
 from hmba_hf.models.configuration_videomamba import VideoMambaConfig
 from hmba_hf.models.modeling_videomamba import VideoMambaForPreTraining, VideoMambaForVideoClassification
 from hmba_hf.models.video_processing_videomamba import VideoMambaVideoProcessor
@@ -25,6 +33,7 @@ from hmba_hf.tasks.classification.arguments import (
     scale_learning_rate,
 )
 from hmba_hf.tasks.classification.run import finetune
+from tiny_runs import run_example
 
 NAMES = ["left", "right", "still"]
 SIDE = 16
@@ -83,7 +92,7 @@ def base(tmp_path_factory):
 def clips(monkeypatch):
     """Let all datasets be drawn clips."""
 
-    def load(name, split, size, limits):
+    def load(name, split, size, **options):
         return Clips(size or 8)
 
     monkeypatch.setattr(classification_run, "load_samples", load)
@@ -214,7 +223,7 @@ def test_a_base_of_pictures_gets_a_table_of_times_of_zeros(clips, tmp_path):
 
 
 def test_a_broken_clip_stops_a_run_or_is_left_out(base, tmp_path, monkeypatch):
-    def load(name, split, size, limits):
+    def load(name, split, size, **options):
         clips = Clips(8)
         clips[3] = replace(clips[3], video=b"no video")
         return clips
@@ -254,6 +263,8 @@ def test_every_preset_is_of_options_that_are_there(name, tmp_path):
         ({"min_area": 2.0}, {}, "min_area must be above 0"),
         ({"mixup": 0.8}, {"per_device_train_batch_size": 1}, "mixup and cutmix must have at least 2 clips"),
         ({}, {"layer_decay": 2.0}, "layer_decay must be above 0 and at most 1"),
+        ({"motion": "order"}, {}, "motion must be absent"),
+        ({"dataset_name": ["a"], "world_seed": 3}, {}, "world_seed must be 0 where no clip is drawn, as in 'a'"),
         ({}, {"learns": ["adapter"]}, "what learns must be of"),
         ({}, {"num_frames": 3, "image_size": 20}, "image_size must be a multiple of patch_size=8, got 20"),
     ],
@@ -263,8 +274,70 @@ def test_options_that_cannot_hold_are_refused(base, clips, tmp_path, data, optio
         finetune(*arguments(base, tmp_path, data, **options))
 
 
+def write_dataset(folder, clips):
+    """Write drawn clips as files in rows of the Hub's schema; the last one is broken."""
+    rows = []
+    for clip in clips:
+        file = io.BytesIO()
+        write_video(file, clip.video, 4)
+        rows.append(to_action_row(replace(clip, video=file.getvalue()), f"{clip.id}.mp4"))
+    rows[-1]["video"]["bytes"] = b"no video"
+    (folder / "data").mkdir(parents=True)
+    path = folder / "data" / "test-00000-of-00001.parquet"
+    Dataset.from_list(rows, features=action_features(NAMES)).to_parquet(path)
+
+
+def test_files_are_classified_scored_and_shown_on_the_card_by_the_same_programs(base, tmp_path, capsys):
+    write_dataset(tmp_path / "data", Clips(5))
+    words = ["--model", base, "--dataset_name", tmp_path / "data", "--batch_size", 2, "--device_map", "cpu"]
+    words += ["--num_temporal_views", 2, "--num_spatial_views", 3, "--output_dir", tmp_path / "test"]
+    with pytest.raises(ValueError, match=r"\(clip 4\) cannot be read, and on_error is not 'skip'"):
+        run_example("predict.py", *words)
+    words += ["--on_error", "skip"]
+    run_example("predict.py", *words)
+    records = read_records(tmp_path / "test" / "predictions.jsonl")
+    assert [record["reference"] for record in records] == [0, 1, 2, 0, 1]
+    assert [bool(record["error"]) for record in records] == [False] * 4 + [True]
+    assert sum(item["score"] for item in records[0]["answer"]) == pytest.approx(1)
+    run_example("evaluate.py", *words, "--draws", 10)
+    right = [record["answer"][0]["class"] == record["reference"] for record in records[:4]]
+    assert f"top_1  {sum(right) / 4:.3f}" in capsys.readouterr().out
+    metrics = json.loads((tmp_path / "test" / "metrics.json").read_text())
+    assert set(metrics["confusion"]) == set(NAMES) and metrics["samples"]["with_label"] == 4
+    model = load_model(base)
+    folder = save_checkpoint(tmp_path / "shown", model, None, results=[tmp_path / "test"])
+    card = (folder / "README.md").read_text()
+    assert "pipeline_tag: video-classification" in card and "of 4 predictions, 1 clips skipped, 2 x 3 views" in card
+    assert f"| test | top-1 accuracy | {sum(right) / 4:.4f} |" in card
+    assert "no streaming is claimed" in card
+
+
+def test_drawn_actions_are_learned_from_and_classified_by_their_name(base, tmp_path):
+    run = arguments(base, tmp_path / "run", {"max_train_samples": 4, "flip": 0.0}, max_steps=1, num_frames=4)
+    finetune(*run)
+    words = ["--model", tmp_path / "run", "--max_samples", 2, "--device_map", "cpu", "--output_dir", tmp_path / "test"]
+    run_example("evaluate.py", *words, "--draws", 2)
+    (first, _) = read_records(tmp_path / "test" / "predictions.jsonl")
+    assert first["reference_name"] in ACTION_NAMES and first["answer"][0]["label"] in ACTION_NAMES
+    recipe = json.loads((tmp_path / "test" / "recipe.json").read_text())
+    assert recipe["world_seed"] == 0 and recipe["num_spatial_views"] == 1
+
+
+def test_a_tokenizer_of_captions_is_refused_for_classes(base, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run_example("evaluate.py", "--model", base, "--output_dir", tmp_path / "test", "--tokenizer", "words")
+    assert not (tmp_path / "test").exists()
+    assert "--tokenizer must be absent where no caption is scored, got 'words'" in capsys.readouterr().err
+
+
+def test_clips_of_another_task_end_a_run_under_either_policy(base, tmp_path, monkeypatch):
+    monkeypatch.setattr(classification_run, "load_samples", lambda *_, **__: MicroWorld(size=4))
+    with pytest.raises(TypeError, match="must be an ActionSample, got a Sample of another task"):
+        finetune(*arguments(base, tmp_path, {"on_error": "skip"}))
+
+
 def test_datasets_of_other_classes_than_the_first_are_refused(base, tmp_path, monkeypatch):
-    def load(name, split, size, limits):
+    def load(name, split, size, **options):
         return Clips(6, NAMES if name == "a" else ["left", "up", "down"])
 
     monkeypatch.setattr(classification_run, "load_samples", load)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ...data.micro_world.actions import MICRO_ACTIONS
 from ...families import FAMILIES
 from ...training.arguments import (
     ResumableArguments,
@@ -62,6 +63,10 @@ class ModelArguments(TrainedModelArguments):
 class DataArguments(RunDataArguments):
     """Which clips to learn from and to evaluate on, and how they are changed at random."""
 
+    dataset_name: list[str] = field(
+        default_factory=lambda: [MICRO_ACTIONS],
+        metadata={"help": f"one or more of: a folder, a Hub id (org/name, org/name@revision), {MICRO_ACTIONS}"},
+    )
     num_draws: int = field(
         default=1, metadata={"help": "clips that are drawn of each video; a batch holds so many times as many clips"}
     )

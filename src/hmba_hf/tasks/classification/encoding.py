@@ -42,7 +42,9 @@ class ClipEncoder:
         Raises:
             ValueError: if the class of the sample is not known or not one of the model's, or if its video cannot be
                 read.
+            TypeError: if it is a sample of another task.
         """
+        video = _video(sample)
         if sample.label is None or sample.label >= self.num_labels:
             raise ValueError(
                 f"sample {sample.id} must have a label from 0 to {self.num_labels - 1}, got {sample.label}"
@@ -51,14 +53,14 @@ class ClipEncoder:
             pixels = read_views([sample], self.processor)[0]
         else:
             assert generator is not None
-            clips = [self._draw(sample, self.augmentation, generator) for _ in range(self.num_draws)]
+            clips = [self._draw(video, self.augmentation, generator) for _ in range(self.num_draws)]
             pixels = torch.stack(clips)
         return {"pixel_values_videos": pixels, "labels": torch.full((len(pixels),), sample.label)}
 
-    def _draw(self, sample: ActionSample, augmentation: Augmentation, generator: torch.Generator) -> torch.Tensor:
+    def _draw(self, video: Any, augmentation: Augmentation, generator: torch.Generator) -> torch.Tensor:
         """Draw a clip, `(t, 3, h, w)`, all of its frames changed alike."""
         seed = int(torch.randint(_SEEDS, (), generator=generator))
-        read = self.processor(videos=[_video(sample)], generator=seed, return_tensors="np", **_UNCHANGED)
+        read = self.processor(videos=[video], generator=seed, return_tensors="np", **_UNCHANGED)
         values = np.round(read["pixel_values_videos"][0] * 255).astype(np.uint8)  # (t, 3, h, w)
         frames = [Image.fromarray(frame) for frame in values.transpose(0, 2, 3, 1)]
         size = self.processor.crop_size
@@ -80,7 +82,13 @@ def read_views(samples: Sequence[ActionSample], processor: Any) -> torch.Tensor:
 
 
 def _video(sample: ActionSample) -> Any:
-    """Return the video of a sample as a processor takes it."""
+    """Return the video of a sample as a processor takes it.
+
+    Raises:
+        TypeError: if it is a sample of another task, which is a mistake of the whole dataset.
+    """
+    if not isinstance(sample, ActionSample):
+        raise TypeError(f"sample {sample.id} must be an ActionSample, got a {type(sample).__name__} of another task")
     if isinstance(sample.video, tuple):
         return list(sample.video)
     return sample.video

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from ...data.actions.samples import ActionSample
+from ...data.micro_world.actions import MICRO_ACTIONS
+from ...data.micro_world.world import MOTIONS
 from ...evaluation.predicting import SplitArguments
 from ...evaluation.splits import Splits, load_splits
 from .encoding import read_views
@@ -17,6 +19,9 @@ from .records import NUM_KEPT
 class PredictionArguments(SplitArguments):
     """Which model classifies which clips, and over which views."""
 
+    dataset_name: str = field(
+        default=MICRO_ACTIONS, metadata={"help": f"folder, Hub id (org/name, org/name@revision) or {MICRO_ACTIONS}"}
+    )
     num_temporal_views: int = field(
         default=1, metadata={"help": "clips of each video; the paper takes 4, for Something-Something 2, for COIN 10"}
     )
@@ -32,8 +37,10 @@ class PredictionArguments(SplitArguments):
 
     def recipe(self) -> dict[str, Any]:
         """The options that predictions depend on."""
-        views = {"num_temporal_views": self.num_temporal_views, "num_spatial_views": self.num_spatial_views}
-        return {**super().recipe(), **views}
+        names = ["num_temporal_views", "num_spatial_views"]
+        if self.dataset_name == MICRO_ACTIONS:
+            names.append("world_seed")
+        return {**super().recipe(), **{name: getattr(self, name) for name in names}}
 
 
 def load_clips(arguments: PredictionArguments, model: Any, processor: Any) -> Splits:
@@ -44,10 +51,28 @@ def load_clips(arguments: PredictionArguments, model: Any, processor: Any) -> Sp
     """
     processor.num_temporal_views = arguments.num_temporal_views
     processor.num_spatial_views = arguments.num_spatial_views
-    samples = load_splits(arguments.dataset_name, arguments.split, arguments.max_samples, limits=arguments.limits)
+    options = drawn_options(arguments.dataset_name, arguments.world_seed, arguments.motion)
+    samples = load_splits(
+        arguments.dataset_name, arguments.split, arguments.max_samples, limits=arguments.limits, **options
+    )
     for split in samples.splits:
         check_class_names(class_names(split), model.config)
     return samples
+
+
+def drawn_options(name: str, seed: int, motion: str) -> dict[str, Any]:
+    """Return the options of a dataset's clips, where they are drawn.
+
+    Raises:
+        ValueError: for options of the micro-world, whose clips have no classes.
+    """
+    if motion != MOTIONS[0]:
+        raise ValueError(f"motion must be absent, since clips of the micro-world have no classes, got {motion!r}")
+    if name == MICRO_ACTIONS:
+        return {"seed": seed}
+    if seed:
+        raise ValueError(f"world_seed must be 0 where no clip is drawn, as in {name!r}, got {seed}")
+    return {}
 
 
 def encode_clips(samples: Sequence[ActionSample], processor: Any) -> torch.Tensor:

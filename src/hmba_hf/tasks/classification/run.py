@@ -30,7 +30,7 @@ from .arguments import (
 )
 from .base_model import load_base, load_teacher
 from .encoding import ClipEncoder, join
-from .prediction import check_class_names, class_names
+from .prediction import check_class_names, class_names, drawn_options
 from .rates import layer_scale
 from .trainer import ClassificationTrainer
 
@@ -91,7 +91,11 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
 
 def load_sources(arguments: DataArguments, split: str, size: int | None) -> list[Sequence[Any]]:
     """Load a split of each dataset."""
-    return [load_samples(name, split, size, limits=arguments.limits) for name in arguments.dataset_name]
+    sources = []
+    for name in arguments.dataset_name:
+        options = drawn_options(name, arguments.world_seed, arguments.motion)
+        sources.append(load_samples(name, split, size, limits=arguments.limits, **options))
+    return sources
 
 
 def training_dataset(
