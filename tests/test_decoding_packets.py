@@ -79,6 +79,29 @@ def test_half_a_picture_is_none(kind):
     assert streamed(data)[1:] == ([*range(30)], [])
 
 
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_half_of_the_only_picture_of_a_gif_is_none(share):
+    file = BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(file, format="GIF")
+    data = file.getvalue()
+    for only_whole in (False, True):
+        with pytest.raises(VideoDecodeError):
+            decode_frames(data[: int(share * len(data))], num_frames=1, only_whole=only_whole)
+    assert decode_frames(data, num_frames=1, only_whole=True)[0].shape == (1, 48, 64, 3)
+
+
+@pytest.mark.parametrize("container", ["mp4", "mov", "ismv"])
+@pytest.mark.parametrize("kind", [b"moof", b"mdat"])
+def test_fragments_that_end_within_a_box_are_named(container, kind, caplog):
+    fragments = {} if container == "ismv" else {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
+    data = numbered_video(50, container=container, codec="libx264", **fragments)
+    assert streamed(data)[1:] == ([*range(50)], []) and "cut short" not in caplog.text
+    cut = data[: data.rindex(kind) + 20]
+    streamed(cut)
+    assert f"is cut short: it ends at byte {len(cut)}, in a box that ends at byte" in caplog.text
+
+
 @pytest.fixture
 def no_index(monkeypatch):
     """PyAV shows no index, as PyAV 15."""

@@ -22,6 +22,10 @@ LARGEST_FILE = 2**53  # bytes: larger numbers are no lengths
 OGG_PAGE = b"OggS"
 OGG_PAGE_HEADER = 27  # bytes, of which the sixth holds flags and the last one counts the lengths that follow
 OGG_LAST = 4
+MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
+# Kinds of the outermost boxes of an MP4 file; what is of no known kind is no box.
+MP4_BOXES = (*b"ftyp moov moof mdat mfra sidx styp ssix emsg prft free skip wide udta meta uuid pdin".split(),)
+MOST_BOXES = 2**15
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
 
 
@@ -76,6 +80,8 @@ def torn_bytes(format_name: str, bytes_at: Callable[[int, int], bytes], size: in
         return _torn_matroska(bytes_at(0, LONGEST_HEAD), size)
     if format_name == "flv":
         return _torn_flv(bytes_at, size)
+    if format_name == MP4:
+        return _torn_box(bytes_at, size)
     if format_name not in ("ogg", "apng", "mxf"):
         return None
     tail = bytes_at(max(size - LONGEST_TAIL, 0), LONGEST_TAIL)
@@ -92,6 +98,24 @@ def _torn_matroska(head: bytes, size: int) -> str | None:
     """Compare where the segment ends with the size of the file."""
     end = _segment_end(head)
     return None if end is None or end <= size else f"it ends at byte {size} of {end}"
+
+
+def _torn_box(bytes_at: Callable[[int, int], bytes], size: int) -> str | None:
+    """Follow the outermost boxes of an MP4 file to the last one: fragments tell nothing of those that are missing."""
+    place = 0
+    for _ in range(MOST_BOXES):
+        header = bytes_at(place, 16)
+        if header[4:8] not in MP4_BOXES:
+            return None
+        length = int.from_bytes(header[:4], "big")
+        if length == 1:
+            length = int.from_bytes(header[8:], "big")
+        if length < 8:  # zero: the box is open to the end of the file
+            return None
+        place += length
+        if place > size:
+            return f"it ends at byte {size}, in a box that ends at byte {place}"
+    return None
 
 
 def _segment_end(head: bytes) -> int | None:

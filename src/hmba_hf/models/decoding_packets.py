@@ -262,7 +262,7 @@ class VideoPackets:
             return False
         has_mark = bytes(packet).endswith(ends)
         if self._is_ended_by_mark is None:
-            self._is_ended_by_mark = has_mark
+            self._is_ended_by_mark = has_mark or codec.name == "gif"  # some cameras leave out the mark of JPEG
         length = self.container.size or 0  # for a source without end `None` in PyAV 19, a negative number before
         is_last = packet.pos is not None and 0 < length <= packet.pos + packet.size
         return self._is_ended_by_mark and not has_mark and (is_last or codec.intra_only)
