@@ -35,7 +35,7 @@ class Checkpoint(NamedTuple):
         tensors: the weights.
         dtype: of the weights.
         processor: of the model's inputs.
-        card: details of its card beyond the model's.
+        card: details of its card beyond the model's; `None` for a model of no family, which has no card.
         generation_config: of a model that generates text.
     """
 
@@ -43,7 +43,7 @@ class Checkpoint(NamedTuple):
     tensors: Tensors
     dtype: torch.dtype
     processor: Any
-    card: CardDetails
+    card: CardDetails | None
     generation_config: GenerationConfig | None = None
 
 
@@ -134,10 +134,10 @@ def blank_model(model_class: Any, config: Any) -> Any:
 
 
 def wanted_tensors(model: PreTrainedModel) -> dict[str, TensorSpec]:
-    """Return the tensors of a model's checkpoint, without a tied head."""
+    """Return the tensors of a model's checkpoint, without those that are tied to others."""
     state: dict[str, Tensor] = model.state_dict()
-    if getattr(model.config, "tie_word_embeddings", False):
-        state.pop("lm_head.weight", None)
+    for name in model.all_tied_weights_keys:
+        state.pop(name, None)
     return tensor_specs(state)
 
 
@@ -168,7 +168,8 @@ def write_checkpoint(folder: Path, name: str, checkpoint: Checkpoint, max_shard_
         complete_special_ids(checkpoint)
         checkpoint.generation_config.save_pretrained(folder)
     checkpoint.processor.save_pretrained(folder)
-    write_card(folder, checkpoint.model, (), checkpoint.card, name)
+    if checkpoint.card is not None:
+        write_card(folder, checkpoint.model, (), checkpoint.card, name)
     config.save_pretrained(folder)
 
 

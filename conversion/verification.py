@@ -7,11 +7,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from hmba_hf import HMBAConfig
-from hmba_hf.models import modeling_videomamba
-from hmba_hf.models.configuration_videomamba import VideoMambaConfig
+from hmba_hf.models import modeling_videomamba, retrieving_videomamba
 from hmba_hf.models.joining_hmba import build_adapter
 from hmba_hf.models.loading_checkpoints import load_with_report, refuse_lacking
 from original_adapter import original_adapter
@@ -108,8 +107,9 @@ def compare_videomamba(folder: Path, recorded: Path) -> dict[str, float]:
         folder: checkpoint of this package.
         recorded: safetensors file with `in.video`, `(b, channels, t, height, width)`, or `in.image`, `(b, channels,
             height, width)`, and any of `out.last_hidden_state`, `out.features` (the class token), `out.logits` and
-            `out.loss` (with `in.labels`); or of pre-training `in.mask`, `(b, 1 + patches)` with the class token, and
-            any of `out.clip`, features of any length, and `out.uta_loss` (with `in.teacher`).
+            `out.loss` (with `in.labels`); of pre-training `in.mask`, `(b, 1 + patches)` with the class token, and any
+            of `out.clip`, features of any length, and `out.uta_loss` (with `in.teacher`); of the whole multi-modal
+            model also any of `out.vis`, `out.pool`, `out.pool_temporal`, `out.vis_masked` and `out.pool_masked`.
 
     Returns:
         The largest differences, by the names of the recorded outputs.
@@ -120,15 +120,16 @@ def compare_videomamba(folder: Path, recorded: Path) -> dict[str, float]:
     numbers = load_file(recorded)
     if "out.clip" in numbers:  # the multi-modal stage brings them to length one in its loss
         numbers["out.clip"] = torch.nn.functional.normalize(numbers["out.clip"], dim=-1)
-    config: Any = VideoMambaConfig.from_pretrained(folder)
-    architecture = getattr(modeling_videomamba, config.architectures[0])
-    model = architecture.from_pretrained(folder, dtype=torch.float32).eval()
+    model = load_videomamba(folder, dtype=torch.float32)
     clips = numbers.get("in.video")
     if clips is None and "in.image" in numbers:
         clips = numbers["in.image"][:, :, None]
     ours: dict[str, Tensor] = {}
     if clips is not None:
-        ours = videomamba_outputs(model, clips.transpose(1, 2), numbers)
+        clips = clips.transpose(1, 2)
+        ours = videomamba_outputs(getattr(model, "vision_model", model), clips, numbers)
+        if hasattr(model, "vision_model"):
+            ours |= pooled_outputs(model, clips, numbers.get("in.mask"))
     return _compare_recorded_names(ours, numbers, recorded)
 
 
@@ -146,9 +147,9 @@ def compare_backbones(folder: Path, original: dict[str, Tensor]) -> float:
     Raises:
         ValueError: if it exceeds rounding.
     """
-    config: Any = VideoMambaConfig.from_pretrained(folder)
-    architecture = getattr(modeling_videomamba, config.architectures[0])
-    backbone = architecture.from_pretrained(folder).videomamba.double().eval()
+    model = load_videomamba(folder)
+    backbone = getattr(model, "vision_model", model).videomamba.double()
+    config = backbone.config
     frames = min(3 * config.tubelet_size, config.num_frames)
     height, width = config.patch_shape
     grid = (config.frame_size[0] // height, config.frame_size[1] // width)
@@ -158,6 +159,15 @@ def compare_backbones(folder: Path, original: dict[str, Tensor]) -> float:
     wanted = original_videomamba(weights, clips.transpose(1, 2), grid)
     ours = backbone(clips, interpolate_pos_encoding=True).last_hidden_state
     return _compare("last_hidden_state", ours, wanted, tolerance=DOUBLE_TOLERANCE)
+
+
+def load_videomamba(folder: Path, **options: Any) -> Any:
+    """Load a checkpoint of VideoMamba in the class that its configuration names."""
+    config: Any = AutoConfig.from_pretrained(folder)
+    for module in (modeling_videomamba, retrieving_videomamba):
+        if hasattr(module, config.architectures[0]):
+            return getattr(module, config.architectures[0]).from_pretrained(folder, **options).eval()
+    raise ValueError(f"architectures must be of a VideoMamba, got {config.architectures}")
 
 
 def videomamba_outputs(model: Any, clips: Tensor, numbers: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -175,6 +185,20 @@ def videomamba_outputs(model: Any, clips: Tensor, numbers: dict[str, Tensor]) ->
         ours["out.clip"] = output.aligned_features
         if output.loss is not None:
             ours["out.uta_loss"] = output.loss[None]
+    return ours
+
+
+def pooled_outputs(model: Any, clips: Tensor, mask: Tensor | None) -> dict[str, Tensor]:
+    """Return the features that a model of videos and texts makes of clips, by the names of recorded numbers."""
+    by_frame = model.get_video_features(clips)
+    ours = {
+        "out.vis": by_frame.last_hidden_state,
+        "out.pool_temporal": by_frame.pooler_output,
+        "out.pool": model.get_video_features(clips, per_frame=False).pooler_output,
+    }
+    if mask is not None:
+        visible = model.get_video_features(clips, mask[:, 1:])
+        ours |= {"out.vis_masked": visible.last_hidden_state, "out.pool_masked": visible.pooler_output}
     return ours
 
 

@@ -9,7 +9,7 @@ BASE = "videomamba."
 PREFIXES = ("backbone.", "encoder.")
 # In front of the vision half's names in the files of the multi-modal stage.
 VISION_HALF = "vision_encoder."
-# What those files hold beside the backbone: for retrieval, which needs both halves.
+# What those files hold beside the backbone and its pre-training.
 OF_RETRIEVAL = (
     "pool_norm.*",
     "text_encoder.*",
@@ -18,6 +18,7 @@ OF_RETRIEVAL = (
     "temp",
     "itm_head.*",
 )
+TEXT_HALF = "text_encoder.bert."
 # Parts of one direction's state space, and what the original calls them in the other direction.
 _OF_STATE_SPACE = {
     "conv1d.weight": "conv1d_b.weight",
@@ -95,4 +96,39 @@ def videomamba_rules(base: str = BASE, final_norm: str = "norm_f") -> list[Rule]
         Rule("clip_decoder.*.head.bias", ("alignment_heads.*.projection.bias",)),
         Rule("clip_decoder.*.norm.weight", ("alignment_heads.*.norm.weight",)),
         Rule("clip_decoder.*.norm.bias", ("alignment_heads.*.norm.bias",)),
+    ]
+
+
+def retrieval_rules(num_text_layers: int, num_fusion_layers: int, vision: str = "") -> list[Rule]:
+    """Return the rules of the whole model of the multi-modal stage.
+
+    Args:
+        num_text_layers: first layers of the text half, which see no video.
+        num_fusion_layers: its others.
+        vision: prefix of the vision half's original names.
+
+    Source: OpenGVLab/VideoMamba, `umt_videomamba.py`; its BERT with cross-attention is that of salesforce/ALBEF.
+    """
+    rules = []
+    for rule in videomamba_rules(final_norm="norm"):
+        ours = tuple(f"vision_model.{our}" for our in rule.ours)
+        rules.append(Rule(f"{vision}{rule.original}", ours))
+    for layer in range(num_fusion_layers):
+        original = f"{TEXT_HALF}encoder.layer.{num_text_layers + layer}.crossattention.*"
+        rules.append(Rule(original, (f"cross_attentions.{layer}.*",)))
+    head = "text_encoder.cls.predictions"
+    words = "text_model.bert.embeddings.word_embeddings.weight"
+    return [
+        *rules,
+        Rule(f"{vision}pool_norm.*", ("pooler.norm.*",)),
+        Rule(f"{TEXT_HALF}embeddings.position_ids"),  # counts from 0
+        # The head of masked language has the table of words, and one bias under two names.
+        Rule(f"{head}.decoder.weight", (words,), is_alias=True),
+        Rule(f"{head}.decoder.bias", ("text_model.cls.predictions.bias",), is_alias=True),
+        Rule(f"{TEXT_HALF}*", ("text_model.bert.*",)),
+        Rule("text_encoder.cls.*", ("text_model.cls.*",)),
+        Rule("vision_proj.*", ("vision_projection.*",)),
+        Rule("text_proj.*", ("text_projection.*",)),
+        Rule("itm_head.*", ("matching_head.*",)),
+        Rule("temp", ("logit_temperature",)),
     ]

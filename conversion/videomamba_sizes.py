@@ -2,15 +2,18 @@
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
 from rename_keys import TensorSpec, shape_of
+from videomamba_names import TEXT_HALF
 
 PATCHES = "patch_embed.proj.weight"
 PLACES = "pos_embed"
 TIMES = "temporal_pos_embedding"
 LAYER = re.compile(r"layers\.(\d+)\.")
+TEXT_LAYER = re.compile(rf"{re.escape(TEXT_HALF)}encoder\.layer\.(\d+)\.")
+FUSION = re.compile(rf"{re.escape(TEXT_HALF)}encoder\.layer\.(\d+)\.crossattention\.")
 DECODER = re.compile(r"clip_decoder\.(\d+)\.")
 # Tensors that no other family has together.
 SIGNS = (PATCHES, PLACES, "layers.0.mixer.A_log", "layers.0.mixer.A_b_log")
@@ -111,6 +114,53 @@ def read_sizes(specs: Mapping[str, TensorSpec]) -> OriginalSizes:
     )
 
 
+class TextSizes(NamedTuple):
+    """Sizes of the text half of the multi-modal stage.
+
+    Args:
+        num_fusion_layers: its last layers, which also attend to a video.
+        projection_size: channels of the space that videos and texts share.
+    """
+
+    vocab_size: int
+    hidden_size: int
+    num_hidden_layers: int
+    intermediate_size: int
+    max_position_embeddings: int
+    type_vocab_size: int
+    num_fusion_layers: int
+    projection_size: int
+
+
+def read_text_sizes(specs: Mapping[str, TensorSpec]) -> TextSizes:
+    """Read the sizes of the text half.
+
+    Args:
+        specs: as in `read_sizes`.
+
+    Raises:
+        ValueError: if a tensor is missing or has another number of axes, or if other layers than the last ones attend
+            to a video.
+    """
+    embeddings = f"{TEXT_HALF}embeddings."
+    vocab_size, hidden_size = shape_of(specs, f"{embeddings}word_embeddings.weight", 2)
+    num_hidden_layers = count_parts(specs, TEXT_LAYER)
+    fusing = sorted({int(found[1]) for name in specs if (found := FUSION.match(name))})
+    first = num_hidden_layers - len(fusing)
+    if fusing != list(range(first, num_hidden_layers)):
+        raise ValueError(f"the last of {num_hidden_layers} layers must have crossattention, got it in {fusing}")
+    return TextSizes(
+        vocab_size=vocab_size,
+        hidden_size=hidden_size,
+        num_hidden_layers=num_hidden_layers,
+        intermediate_size=shape_of(specs, f"{TEXT_HALF}encoder.layer.0.intermediate.dense.weight", 2)[0],
+        max_position_embeddings=shape_of(specs, f"{embeddings}position_embeddings.weight", 2)[0],
+        type_vocab_size=shape_of(specs, f"{embeddings}token_type_embeddings.weight", 2)[0],
+        num_fusion_layers=len(fusing),
+        projection_size=shape_of(specs, "vision_proj.weight", 2)[0],
+    )
+
+
 def check_family(names: Iterable[str]) -> None:
     """Raise a `ValueError` unless names are of a VideoMamba."""
     held = set(names)
@@ -120,7 +170,7 @@ def check_family(names: Iterable[str]) -> None:
         raise ValueError(f"the checkpoint must be of a VideoMamba, which has {', '.join(missing)}, got {few} ...")
 
 
-def count_parts(names: Iterable[str], pattern: re.Pattern[str]) -> int:
+def count_parts(names: Collection[str], pattern: re.Pattern[str]) -> int:
     """Count the parts that a number in the name tells apart, from 0 without gaps.
 
     Raises:
@@ -129,8 +179,8 @@ def count_parts(names: Iterable[str], pattern: re.Pattern[str]) -> int:
     numbers = {int(found[1]) for name in names if (found := pattern.match(name))}
     missing = set(range(len(numbers))) - numbers
     if missing:
-        part = pattern.pattern.partition("\\")[0]
-        raise ValueError(f"{part}.* must be numbered from 0 without gaps, got none of {min(missing)}")
+        part = next(found[0] for name in names if (found := pattern.match(name)))
+        raise ValueError(f"parts like {part}* must be numbered from 0 without gaps, got none of {min(missing)}")
     return len(numbers)
 
 

@@ -1,0 +1,163 @@
+"""The multi-modal stage of VideoMamba by the command line: both halves, or the vision half alone."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.testing import assert_close
+from transformers import AutoModel, AutoModelForPreTraining
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+
+from hmba_hf.models.configuration_videomamba import VideoMambaRetrievalConfig
+from hmba_hf.models.retrieving_videomamba import VideoMambaForVideoTextRetrieval
+from videomamba_files import assert_identical, convert, rebuild, refused, save_layout, weights_of
+
+TEXT = {"hidden_size": 24, "num_attention_heads": 4, "intermediate_size": 40, "vocab_size": 30}
+
+
+@pytest.fixture(scope="module")
+def retrieval():
+    """A tiny model of the multi-modal stage in ours, whose vision half is of the size of the recorded one."""
+    torch.manual_seed(0)
+    vision = {"hidden_size": 48, "num_hidden_layers": 3, "image_size": 32, "patch_size": 8, "num_frames": 4}
+    text = {**TEXT, "num_hidden_layers": 3, "max_position_embeddings": 12}
+    config = VideoMambaRetrievalConfig(
+        vision_config={**vision, "alignment_size": 20}, text_config=text, num_fusion_layers=2, projection_size=10
+    )
+    model = VideoMambaForVideoTextRetrieval(config).eval()
+    for parameter in model.parameters():
+        nn.init.normal_(parameter, std=0.1)
+    nn.init.constant_(model.logit_temperature, 0.2)
+    return model
+
+
+def multi_modal(model, vision):
+    """The state dict of the multi-modal stage: the vision half of the original, all else of a model of ours."""
+    weights = {f"vision_encoder.{name}": tensor for name, tensor in vision.items()}
+    for name, tensor in model.text_model.state_dict().items():
+        weights[f"text_encoder.{name}"] = tensor.clone()
+    for layer, attention in enumerate(model.cross_attentions, start=1):
+        for name, tensor in attention.state_dict().items():
+            weights[f"text_encoder.bert.encoder.layer.{layer}.crossattention.{name}"] = tensor.clone()
+    for ours, theirs in (("vision_projection", "vision_proj"), ("text_projection", "text_proj")):
+        for name, tensor in getattr(model, ours).state_dict().items():
+            weights[f"{theirs}.{name}"] = tensor.clone()
+    weights["itm_head.weight"] = model.matching_head.weight.detach().clone()
+    weights["itm_head.bias"] = model.matching_head.bias.detach().clone()
+    weights["temp"] = model.logit_temperature.detach().clone()
+    weights["text_encoder.bert.embeddings.position_ids"] = torch.arange(12)[None]
+    weights["clip_teacher.visual_projection"] = torch.randn(8, 4)
+    return weights
+
+
+@pytest.fixture
+def of_both_halves(retrieval, golden, tmp_path):
+    """A file of the multi-modal stage, its weights, and the recorded numbers of its vision half."""
+    tensors, _ = golden("videomamba_mm_small")
+    weights = multi_modal(retrieval, weights_of(tensors, "w."))
+    return save_layout(tmp_path / "original.pth", weights, "module"), weights, tensors
+
+
+def test_the_multi_modal_stage_becomes_a_model_of_videos_and_texts(of_both_halves, retrieval, tmp_path, capsys):
+    path, _, tensors = of_both_halves
+    save_file(tensors, tmp_path / "recorded.safetensors")
+    words = ["--num_attention_heads", 4, "--verify", tmp_path / "recorded.safetensors"]
+    ours = convert(path, tmp_path / "ours", *words)
+    told = capsys.readouterr().out
+    for name in ("clip", "uta_loss", "vis", "pool", "pool_temporal", "vis_masked", "pool_masked"):
+        assert f"verified: out.{name} of the original to" in told
+    assert "verified: the backbone reproduces the original's tokens to" in told
+    model, info = AutoModel.from_pretrained(ours, output_loading_info=True)
+    assert type(model) is VideoMambaForVideoTextRetrieval and not any(info.values())
+    ids = torch.randint(1, 30, (2, 7))
+    for asked in ("get_text_features", "match"):
+        wanted = text_outputs(retrieval, ids)[asked]
+        assert_close(text_outputs(model, ids)[asked], wanted, atol=1e-6, rtol=0)
+    assert model.temperature.item() == pytest.approx(0.2)
+    masked = model.text_model.cls(text_outputs(model, ids)["fuse"])
+    assert_close(masked, retrieval.text_model.cls(text_outputs(retrieval, ids)["fuse"]), atol=1e-6, rtol=0)
+    assert AutoVideoProcessor.from_pretrained(ours).num_frames == 4
+
+
+def text_outputs(model, ids):
+    """What a model makes of texts, alone and beside the same patches."""
+    text = model.get_text_features(ids)
+    patches = torch.linspace(-1, 1, 2 * 5 * 48).reshape(2, 5, 48)
+    return {
+        "get_text_features": text.text_embeds,
+        "fuse": model.fuse(text.last_hidden_state, patches),
+        "match": model.match(text.last_hidden_state, patches),
+    }
+
+
+def test_the_multi_modal_stage_goes_back_to_the_original_names_without_loss(of_both_halves, tmp_path, capsys):
+    path, weights, _ = of_both_halves
+    ours = convert(path, tmp_path / "ours", "--num_attention_heads", 4, "--keep_unused")
+    assert "not used and kept: 2 tensors" in capsys.readouterr().out
+    back = convert(ours, tmp_path / "back", "--to_original", "--verify")
+    assert_identical(load_file(back / "model.safetensors"), weights)
+    again = convert(back, tmp_path / "again", "--num_attention_heads", 4, "--keep_unused")
+    for file in ("model.safetensors", "unused_tensors.safetensors", "config.json"):
+        assert (again / file).read_bytes() == (ours / file).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop("temp"), "must hold an origin of logit_temperature"),
+        (
+            lambda w: w.pop("text_encoder.bert.embeddings.LayerNorm.bias"),
+            r"must hold an origin of text_model\.bert\.emb",
+        ),
+        (lambda w: w.update({"text_encoder.bert.pooler.dense.bias": torch.ones(24)}), "it has none such"),
+        (lambda w: w["text_encoder.cls.predictions.decoder.weight"].add_(1), "must equal its alias .*word_embeddings"),
+        (
+            lambda w: w.update({"text_encoder.bert.encoder.layer.0.crossattention.self.key.bias": torch.ones(24)}),
+            "num_fusion_layers must be from 1 up to but without 3 layers of the text model, got 3",
+        ),
+        (
+            lambda w: [w.pop(name) for name in list(w) if "layer.2.crossattention" in name],
+            r"the last of 3 layers must have crossattention, got it in \[1\]",
+        ),
+        (
+            lambda w: w.update({"itm_head.weight": torch.ones(3, 24)}),
+            r"itm_head.weight must be \(2, 24\), got \(3, 24\)",
+        ),
+    ],
+)
+def test_a_text_half_that_is_not_as_the_table_says_is_named(change, message, of_both_halves):
+    path, weights, _ = of_both_halves
+    change(weights)
+    refused(save_layout(path, weights), "--num_attention_heads", 4, match=message)
+
+
+def test_attention_heads_of_the_text_half_must_divide_its_width(of_both_halves, golden, tmp_path):
+    refused(of_both_halves[0], match="--num_attention_heads must divide the text half's width 24, got 0")
+    refused(of_both_halves[0], "--num_attention_heads", 7, match="must divide the text half's width 24, got 7")
+    path, _, _ = rebuild(golden, tmp_path)
+    refused(path, "--num_attention_heads", 4, match="--num_attention_heads must be absent without a text half")
+    refused(path, "--vision_half", match="--vision_half must be for a checkpoint of the multi-modal stage")
+
+
+def test_the_vision_half_of_the_multi_modal_stage_gives_the_originals_features(of_both_halves, tmp_path, capsys):
+    path, weights, tensors = of_both_halves
+    convert(path, tmp_path / "ours", "--vision_half", "--keep_unused")
+    told = capsys.readouterr().out
+    assert (
+        "only the vision half is converted, without text, fusion and pooling" in told and "not used and kept" in told
+    )
+    for name in ("temp", "vision_encoder.pool_norm.weight", "clip_teacher.visual_projection"):
+        assert f"\n  {name}\n" in told
+    model, info = AutoModelForPreTraining.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(info.values())
+    clips = tensors["in.video"].transpose(1, 2)
+    output = model(clips, tensors["in.mask"][:, 1:], tensors["in.teacher"])
+    wanted = nn.functional.normalize(tensors["out.clip"], dim=-1)  # there the loss does it
+    assert_close(output.aligned_features, wanted, atol=1e-5, rtol=0)
+    assert_close(output.loss, tensors["out.uta_loss"][0], atol=2e-5, rtol=0)
+    assert_close(model.videomamba(clips).last_hidden_state[:, 1:], tensors["out.vis"], atol=1e-5, rtol=0)
+    back = convert(tmp_path / "ours", tmp_path / "back", "--to_original")
+    written = {}
+    for file in back.glob("*.safetensors"):
+        written |= load_file(file)
+    assert_identical(written, weights)
