@@ -18,6 +18,7 @@ QUICK = {
     "cache_features.py": ["--use_cpu"],
     "convert_hmba.py": [],
     "convert_llava.py": [],
+    "convert_videomamba.py": [],
     "describe_video.py": QUICK_ANSWERS,
     "evaluate.py": ["--tokenizer", "words", "--draws", "5"],
     "finetune.py": [*ONE_STEP, "--dataloader_num_workers", "0", "--save_strategy", "no"],

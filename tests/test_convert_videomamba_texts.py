@@ -8,46 +8,24 @@ from torch.testing import assert_close
 from transformers import AutoModel, AutoModelForPreTraining
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
-from hmba_hf.models.configuration_videomamba import VideoMambaRetrievalConfig
 from hmba_hf.models.retrieving_videomamba import VideoMambaForVideoTextRetrieval
-from videomamba_files import assert_identical, convert, rebuild, refused, save_layout, weights_of
-
-TEXT = {"hidden_size": 24, "num_attention_heads": 4, "intermediate_size": 40, "vocab_size": 30}
+from videomamba_files import (
+    assert_identical,
+    convert,
+    multi_modal,
+    rebuild,
+    refused,
+    save_layout,
+    tiny_retrieval,
+    weights_of,
+)
 
 
 @pytest.fixture(scope="module")
 def retrieval():
-    """A tiny model of the multi-modal stage in ours, whose vision half is of the size of the recorded one."""
+    """A tiny model of the multi-modal stage in ours."""
     torch.manual_seed(0)
-    vision = {"hidden_size": 48, "num_hidden_layers": 3, "image_size": 32, "patch_size": 8, "num_frames": 4}
-    text = {**TEXT, "num_hidden_layers": 3, "max_position_embeddings": 12}
-    config = VideoMambaRetrievalConfig(
-        vision_config={**vision, "alignment_size": 20}, text_config=text, num_fusion_layers=2, projection_size=10
-    )
-    model = VideoMambaForVideoTextRetrieval(config).eval()
-    for parameter in model.parameters():
-        nn.init.normal_(parameter, std=0.1)
-    nn.init.constant_(model.logit_temperature, 0.2)
-    return model
-
-
-def multi_modal(model, vision):
-    """The state dict of the multi-modal stage: the vision half of the original, all else of a model of ours."""
-    weights = {f"vision_encoder.{name}": tensor for name, tensor in vision.items()}
-    for name, tensor in model.text_model.state_dict().items():
-        weights[f"text_encoder.{name}"] = tensor.clone()
-    for layer, attention in enumerate(model.cross_attentions, start=1):
-        for name, tensor in attention.state_dict().items():
-            weights[f"text_encoder.bert.encoder.layer.{layer}.crossattention.{name}"] = tensor.clone()
-    for ours, theirs in (("vision_projection", "vision_proj"), ("text_projection", "text_proj")):
-        for name, tensor in getattr(model, ours).state_dict().items():
-            weights[f"{theirs}.{name}"] = tensor.clone()
-    weights["itm_head.weight"] = model.matching_head.weight.detach().clone()
-    weights["itm_head.bias"] = model.matching_head.bias.detach().clone()
-    weights["temp"] = model.logit_temperature.detach().clone()
-    weights["text_encoder.bert.embeddings.position_ids"] = torch.arange(12)[None]
-    weights["clip_teacher.visual_projection"] = torch.randn(8, 4)
-    return weights
+    return tiny_retrieval(width=24, heads=4)
 
 
 @pytest.fixture

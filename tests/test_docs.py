@@ -43,6 +43,7 @@ from original_checkpoints import (
     save_weights,
 )
 from synthetic_downloads import drama_record, write_bddx_download, write_drama_download, write_pictures
+from videomamba_files import write_videomambas
 
 WORLD = MicroWorldConfig(frame_size=32)
 # What they make goes elsewhere, since other commands read the folders that they name.
@@ -50,6 +51,7 @@ MAKERS = {
     "cache_features.py",
     "convert_hmba.py",
     "convert_llava.py",
+    "convert_videomamba.py",
     "finetune.py",
     "prepare_bddx.py",
     "prepare_drama.py",
@@ -77,6 +79,7 @@ def sandbox(stored_model, golden, tmp_path_factory):
     write_bddx(folder / "BDDX_FOLDER", WORLD, {"train": 2, "test": 2})
     write_downloads(folder)
     write_foreign_checkpoints(folder, tmp_path_factory.mktemp("originals"), *golden("hmba_e2e_small"))
+    write_videomambas(folder, golden)
     frames = MicroWorld(WORLD, "test", 1)[0].frames
     for name in ("dashcam.mp4", "runs/demo/held_out_0.mp4"):
         write_video(folder / name, frames)
