@@ -69,16 +69,20 @@ tags: [hmba, micro-world]
 ---
 # The micro-world's base model
 
-An H-MBA model of {count:,} parameters with the adapter `none`: it sees one picture, names road users and prints their
-boxes, and knows nothing of motion. `make demo` and the studies fine-tune it. It was trained from nothing on drawn
-pictures of the micro-world, by
+An H-MBA model of {count:,} parameters without a temporal adapter (`adapter="none"`). It names the road users of one
+drawn picture and gives their boxes, and knows nothing of motion. `make demo` and the studies fine-tune it.
+
+This command trained it from random weights on drawn pictures of the micro-world:
 
     python examples/train_micro_base.py --output_dir examples/micro_base
 
-which also asked it "Where is the red truck?" and the like on {scores.count} held-out pictures: mIoU
-{scores.mean_iou:.3f}, Acc@0.5 {scores.accuracy:.3f}, unparsed answers {scores.unparsed:.3f}.
+It was evaluated on {scores.count} held-out pictures with questions such as "Where is the red truck?":
 
-These are the micro-world's numbers. What the model says about real roads is worth nothing.
+| mIoU | Acc@0.5 | share of unparsed answers |
+|---|---|---|
+| {scores.mean_iou:.3f} | {scores.accuracy:.3f} | {scores.unparsed:.3f} |
+
+These numbers hold for the micro-world alone. The model's answers about real roads are worth nothing.
 """
 
 

@@ -4,6 +4,7 @@ Of the benchmarks, only that they start.
 """
 
 import json
+import re
 import runpy
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -502,6 +504,18 @@ def test_the_demo_refuses_what_is_no_video_before_it_trains(name, call, monkeypa
     with pytest.raises(SystemExit):
         call("demo.py", "--video", EXAMPLES / name)
     assert "error: --video: " in capsys.readouterr().err
+
+
+def test_the_card_of_the_shipped_base_is_what_its_training_writes():
+    module = runpy.run_path(str(EXAMPLES / "train_micro_base.py"))
+    shipped = (EXAMPLES / "micro_base" / "README.md").read_text()
+    count = int(re.search(r"([\d,]+) parameters", shipped)[1].replace(",", ""))
+    pictures = int(re.search(r"on (\d+) held-out", shipped)[1])
+    numbers = [float(text) for text in re.findall(r"0\.\d{3}", shipped)]
+    scores = SimpleNamespace(count=pictures, mean_iou=numbers[0], accuracy=numbers[1], unparsed=numbers[2])
+    assert module["CARD"].format(count=count, scores=scores) == shipped
+    model = AutoModelForImageTextToText.from_pretrained(EXAMPLES / "micro_base")
+    assert count == model.num_parameters()
 
 
 def test_the_shipped_base_is_small_and_finds_road_users_in_pictures():
