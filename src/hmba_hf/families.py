@@ -143,12 +143,28 @@ FAMILIES = [
             "card": "videomamba_pretraining.md",
         },
     ),
+    Family(
+        model_type="videomamba_retrieval",
+        name="VideoMamba",
+        task="retrieval",
+        auto_class="AutoModel",
+        parts={
+            "vision_model": ("vision_model.", "pooler."),
+            "text_model": "text_model.",
+            "fusion": ("cross_attentions.", "vision_projection.", "text_projection.", "matching_head.", "logit_"),
+        },
+        no_weight_decay=("cls_token", "position_embeddings"),
+        pipeline_tag="feature-extraction",
+        tags=("mamba", "video", "text-to-video-retrieval"),
+        card="videomamba_retrieval.md",
+    ),
 ]
 
 # A task's room holds it as `TASK`, and is imported when it is asked for.
 TASKS: dict[str, Any] = {
     "answering": "hmba_hf.tasks.answering",
     "classification": "hmba_hf.tasks.classification",
+    "retrieval": "hmba_hf.tasks.retrieval",
     "pretraining": "hmba_hf.tasks.pretraining",
 }
 TASK_OF_VERSION_0_1 = "answering"  # its records and results name none

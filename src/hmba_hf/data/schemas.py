@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from ..models.decoding_containers import SourceLimits
 from .actions.samples import from_action_row
+from .captions.samples import from_caption_row
 from .samples import from_bddx_row, from_drama_row, from_drama_row_without_pictures, import_datasets
 
 Row = Mapping[str, Any]
@@ -64,6 +65,15 @@ def _action_without_pictures(row: Row, split: str) -> tuple[Any, list[Any]]:
     return replace(from_action_row(row, split), video=b""), [row["video"]]
 
 
+def _read_caption(row: Row, split: str, limits: SourceLimits) -> Any:
+    """Read a row; its video is decoded later, within the limits of then."""
+    return from_caption_row(row, split)
+
+
+def _caption_without_pictures(row: Row, split: str) -> tuple[Any, list[Any]]:
+    return replace(from_caption_row(row, split), video=b""), [row["video"]]
+
+
 BDDX = Schema(
     name="BDD-X",
     columns=frozenset({"video", "video_id", "segment", "action", "justification"}),
@@ -91,7 +101,16 @@ ACTIONS = Schema(
     read=_read_action,
     read_without_pictures=_action_without_pictures,
 )
-SCHEMAS = (BDDX, DRAMA, ACTIONS)
+CAPTIONS = Schema(
+    name="captions",
+    columns=frozenset({"id", "video", "caption"}),
+    media="video",
+    names=("id",),
+    undecoded=_undecoded_video,
+    read=_read_caption,
+    read_without_pictures=_caption_without_pictures,
+)
+SCHEMAS = (BDDX, DRAMA, ACTIONS, CAPTIONS)
 
 
 def schema_of_columns(columns: set[str]) -> Schema:
@@ -103,7 +122,7 @@ def schema_of_columns(columns: set[str]) -> Schema:
     for schema in SCHEMAS:
         if schema.columns <= columns:
             return schema
-    known = [f"{schema.name} {sorted(schema.columns)}" for schema in (DRAMA, BDDX, ACTIONS)]
+    known = [f"{schema.name} {sorted(schema.columns)}" for schema in (DRAMA, BDDX, ACTIONS, CAPTIONS)]
     wanted = " or ".join(known)
     raise ValueError(f"the dataset must have the columns of {wanted}, got {sorted(columns)}")
 
