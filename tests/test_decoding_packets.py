@@ -145,12 +145,14 @@ def test_a_lost_block_of_an_avi_file_does_not_move_later_pictures(codec):
     assert numbers(bytes(data), None, 4) == [61, 74, 86, 99]
 
 
-def test_a_passing_shortage_is_not_the_end():
+def test_a_passing_shortage_is_not_the_end(caplog):
     data = numbered_video(100, rate=25, gop=25, container="mpegts", codec="mpeg2video")
     middle = len(data) // 2 // 188 * 188
     holed = data[:middle] + bytes(300_000) + data[middle:]
     assert streamed(holed)[1:] == ([*range(100)], [])
     assert numbers(holed) == [49, 61, 74, 86, 99] and numbers(holed, 3.0, 3, 25.0) == [73, 74, 75]
+    assert "cut short" not in caplog.text
+    assert streamed(holed[:-100]) and "is cut short: it ends within a packet" in caplog.text
 
 
 def test_a_source_that_gives_nothing_for_long_has_ended(monkeypatch):

@@ -352,8 +352,11 @@ class VideoPackets:
             return False
         head = self._bytes_at(start, 2 * TS_PACKETS[-1][0])
         for length, place in TS_PACKETS:
-            if head[place::length][:2] == bytes([TS_SYNC, TS_SYNC]):
-                return (end - start) % length > 0
+            marks = bytes([TS_SYNC, TS_SYNC])
+            if head[place::length][:2] == marks:
+                tail = self._bytes_at(end - 2 * length, 2 * length)
+                # What is no packet may lie before, and then the last ones still end where the file does.
+                return (end - start) % length > 0 and tail[place::length][:2] != marks
         return False
 
     def _missing_pictures(self) -> int:
