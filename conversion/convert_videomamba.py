@@ -101,7 +101,7 @@ def parse_arguments() -> argparse.Namespace:
         "--tubelet_size", type=int, help="frames of a token, for pictures that become clips; default: 1"
     )
     parser.add_argument("--num_labels", type=int, help="classes; default: the checkpoint's")
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="names of the classes, JSON or one a line")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="names of the classes: JSON, CSV or one a line")
     parser.add_argument("--label_map", type=Path, metavar="FILE", help="classes to keep, a JSON list of their numbers")
     parser.add_argument("--new_head", action="store_true", help="draw a new classifier in any case")
     parser.add_argument(

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from transformers import BertConfig
 
-from class_labels import read_label_map, read_labels
+from hmba_hf.data.actions.lists import read_class_names
+from hmba_hf.files import parse_json
 from hmba_hf.models.configuration_videomamba import VideoMambaConfig, VideoMambaRetrievalConfig
 from hmba_hf.models.modeling_videomamba import (
     VideoMambaForImageClassification,
@@ -194,7 +195,7 @@ def head_of(args: argparse.Namespace, sizes: OriginalSizes) -> Head | None:
     """
     asked = args.num_labels
     if asked is None and args.labels is not None and (args.new_head or sizes.num_labels is None):
-        asked = len(read_labels(args.labels))
+        asked = len(read_class_names(args.labels))
     label_map = None
     if args.label_map is not None:
         label_map = read_label_map(args.label_map)
@@ -215,10 +216,28 @@ def named_classes(path: Path, count: int) -> dict[int, str]:
     Raises:
         ValueError: if there are more or fewer of them.
     """
-    names = read_labels(path)
+    names = read_class_names(path)
     if len(names) != count:
         raise ValueError(f"{path} must name {count} classes, got {len(names)}")
     return dict(enumerate(names))
+
+
+def read_label_map(path: Path) -> list[int]:
+    """Read which classes of a model are kept, in their new order: a JSON list of their numbers.
+
+    Raises:
+        ValueError: if the file is damaged or holds anything else.
+    """
+    try:
+        rows: Any = parse_json(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} must be a JSON file, got one that cannot be read: {error}") from error
+    if not isinstance(rows, list) or not rows:
+        raise ValueError(f"{path} must be a JSON list of the numbers of classes, got {type(rows).__name__}")
+    for row in rows:
+        if type(row) is not int or row < 0:
+            raise ValueError(f"{path} must be a JSON list of the numbers of classes, got {row!r} in it")
+    return rows
 
 
 def build_processor(plan: Plan) -> Any:

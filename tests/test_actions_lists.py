@@ -113,9 +113,10 @@ def test_folders_are_classes_and_may_lie_in_folders_of_splits(tmp_path):
         read_folders(tmp_path / "plain" / "run" / "deep")
 
 
-def test_names_of_classes_come_from_any_of_three_files(tmp_path):
+def test_names_of_classes_come_from_files_of_many_forms(tmp_path):
     for name, content in {
         "labels.json": {"jump": "1", "run, fast": "0"},
+        "by_number.json": {"1": "jump", "0": "run, fast"},
         "list.json": ["run, fast", "jump"],
         "labels.csv": 'id,name\n0,"run, fast"\n1,jump\n',
         "labels.txt": "run, fast\njump\n",

@@ -211,8 +211,8 @@ def read_class_names(path: str | Path) -> list[str]:
     """Read the names of classes in the order of their numbers.
 
     Args:
-        path: JSON, an object of numbers by names or a list of names; CSV with the columns `id` and `name`; or a text
-            with one name a line.
+        path: JSON, an object of numbers by names or of names by numbers, or a list of names; CSV with the columns `id`
+            and `name`; or a text with one name a line.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -251,7 +251,10 @@ def _read_classes(path: Path) -> Any:
     return numbers
 
 
-def _by_number(numbers: Mapping[str, Any], path: str) -> list[str]:
+def _by_number(numbers: Mapping[str, Any], path: str) -> list[Any]:
+    wanted = [str(number) for number in range(len(numbers))]
+    if numbers.keys() == set(wanted):  # names by numbers
+        return [numbers[number] for number in wanted]
     try:
         by_number = {int(number): name for name, number in numbers.items()}
     except (TypeError, ValueError) as error:
