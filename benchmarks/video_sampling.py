@@ -1,8 +1,8 @@
-"""Does a clip from the end of a ten-minute file cost more than one from the end of a ten-second file?
+"""Does a clip of a ten-minute file cost more than one of a ten-second file?
 
 Makes both files, checks that they give the same number of frames of the right times, then samples five frames that
-end at the last second of each, every time in a fresh process and in turns, and prints time and memory. Fails if the
-long file costs more than twice as much of either.
+end at the last second of each, and eight that spread over each, every time in a fresh process and in turns, and prints
+time and memory. Fails if the long file costs more than twice as much of either.
 
     python benchmarks/video_sampling.py
 """
@@ -21,10 +21,11 @@ from pathlib import Path
 import av
 import numpy as np
 
-from hmba_hf.models.decoding_video import decode_frames
+from hmba_hf.models.decoding_video import decode_frames, decode_segments
 
 RATE, GOP, SIZE = 25, 50, (320, 180)
 MAX_RATIO = 2.0
+SPREAD = "spread"  # over the whole file, in the place of a timestamp
 
 
 def write_video(path: Path, seconds: int) -> None:
@@ -48,11 +49,14 @@ def memory(field: str) -> float:
     return int(status[status.index(f"{field}:") + 1]) / 1024
 
 
-def sample(path: str, timestamp: float | None) -> dict:
+def sample(path: str, timestamp: float | str | None) -> dict:
     """Sample one clip and tell its cost: seconds, and how far memory rose above what the process held before."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before, start = memory("VmRSS"), time.perf_counter()
-    frames, metadata = decode_frames(path, timestamp)
+    if timestamp == SPREAD:
+        frames, metadata = decode_segments(path, num_frames=8)
+    else:
+        frames, metadata = decode_frames(path, timestamp)
     seconds = time.perf_counter() - start
     return {
         "seconds": seconds,
@@ -62,7 +66,17 @@ def sample(path: str, timestamp: float | None) -> dict:
     }
 
 
-def sample_apart(path: Path, timestamp: float | None) -> dict:
+def check(run: dict, seconds: int, timestamp: float | str | None) -> None:
+    """Fail unless a clip has the frames that were asked for."""
+    if timestamp == SPREAD:
+        expected = [(2 * segment + 1) * seconds / 16 for segment in range(8)]
+    else:
+        last = seconds - 1 / RATE if timestamp is None else float(timestamp)
+        expected = [last - step / 2 for step in range(4, -1, -1)]
+    assert np.allclose(run["times"], expected, atol=1 / RATE) and run["frames"] == len(expected), run
+
+
+def sample_apart(path: Path, timestamp: float | str | None) -> dict:
     """Sample one clip in a process of its own."""
     command = [sys.executable, __file__, "--path", str(path), "--timestamp", json.dumps(timestamp)]
     return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -76,17 +90,20 @@ def main(repeats: int) -> None:
         for seconds, path in paths.items():
             write_video(path, seconds)
         ratios: dict[str, list[float]] = {}
-        cases = {"at the last second": lambda seconds: seconds - 1.0, "at the last frame": lambda seconds: None}
+        cases = {
+            "5, to the last second": lambda seconds: seconds - 1.0,
+            "5, to the last frame": lambda seconds: None,
+            "8, over the whole file": lambda seconds: SPREAD,
+        }
         print(f"{platform.platform()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores")
         print(f"Python {platform.python_version()}, PyAV {av.__version__}, medians of {repeats} interleaved runs\n")
-        print("| clip of 5 frames ending | file | size | time | extra memory |\n|---|---|---|---|---|")
+        print("| frames | file | size | time | extra memory |\n|---|---|---|---|---|")
         for label, timestamp in cases.items():
             runs: dict[int, list[dict]] = {seconds: [] for seconds in lengths}
             for _ in range(repeats):
                 for seconds, path in paths.items():
                     run = sample_apart(path, timestamp(seconds))
-                    last = seconds - 1 / RATE if timestamp(seconds) is None else timestamp(seconds)
-                    assert run["frames"] == 5 and abs(run["times"][-1] - last) < 1e-6, run
+                    check(run, seconds, timestamp(seconds))
                     runs[seconds].append(run)
             medians = {
                 seconds: [statistics.median(run[key] for run in runs[seconds]) for key in ("seconds", "memory")]

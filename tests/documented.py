@@ -24,6 +24,7 @@ QUICK = {
     "finetune.py": [*ONE_STEP, "--dataloader_num_workers", "0", "--save_strategy", "no"],
     "full_size.py": ["--quick"],
     "predict.py": [*QUICK_ANSWERS, "--max_samples", "2", "--device_map", "cpu"],
+    "prepare_actions.py": [],
     "prepare_bddx.py": [],
     "prepare_drama.py": [],
     "push.py": [],

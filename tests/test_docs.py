@@ -53,6 +53,7 @@ MAKERS = {
     "convert_llava.py",
     "convert_videomamba.py",
     "finetune.py",
+    "prepare_actions.py",
     "prepare_bddx.py",
     "prepare_drama.py",
 }
@@ -87,7 +88,8 @@ def sandbox(stored_model, golden, tmp_path_factory):
 
 
 def write_downloads(folder):
-    """Write what the programs that prepare datasets read: two downloads, and the layout of the released code."""
+    """Write what the programs that prepare datasets read: downloads, and the layout of the released code."""
+    write_actions(folder)
     clips = {f"clip_{number}": range(1, 7) for number in range(8)}
     records = [drama_record(clip, key=6) for clip in clips]
     write_drama_download(folder / "drama", records, clips).rename(folder / "integrated_output_v2.json")
@@ -99,6 +101,18 @@ def write_downloads(folder):
         line = {"image_id": split, "boxes": [[4, 3, 12, 9]], "sentence": "<ph_st>A van<ph_ed>.", "boxes_seq": [[0]]}
         (folder / f"drama_{split}_SC.jsonl").write_text(json.dumps(line) + "\n")
         write_pictures(folder / "format", split, count=5, size=(32, 24))
+
+
+def write_actions(folder):
+    """Write a video and its class in the layouts of Kinetics and of Something-Something, and in a folder."""
+    frames = MicroWorld(WORLD, "test", 1)[0].frames
+    for name in ("k400/a_000000_000010.mp4", "ssv2/1.mp4", "actions/run/1.mp4"):
+        (folder / name).parent.mkdir(parents=True)
+        write_video(folder / name, frames)
+    for name, split in (("train.csv", "train"), ("val.csv", "test")):
+        (folder / name).write_text(f"label,youtube_id,time_start,time_end,split\nrun,a,0,10,{split}\n")
+    (folder / "labels.json").write_text('{"Running": "0"}')
+    (folder / "train.json").write_text('[{"id": "1", "template": "Running"}]')
 
 
 def write_foreign_checkpoints(folder, scratch, tensors, facts):
