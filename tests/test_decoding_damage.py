@@ -155,6 +155,44 @@ def test_where_bytes_are_missing_inside_a_file_frames_are_not_whole(container, c
     check_that_whole_frames_are_right(data, cut_out(data, GROUP + 5), caplog)
 
 
+@pytest.mark.parametrize(
+    ("codec", "sound"), [("rawvideo", False), ("libx264", False), ("libx264", True), ("msmpeg4", True)]
+)
+def test_bytes_that_are_missing_inside_an_avi_file_are_named(codec, sound, caplog):
+    """Its pictures are counted, so that those behind the gap may come too early."""
+    data = textured_video("avi", codec)
+    if sound:  # chunks of which FFmpeg makes several packets
+        data = with_sound(data)
+    assert whole_frames(data) == [*range(COUNT)] and not caplog.records
+    picture = pictures_of(data)[GROUP + 5]
+    end = data.index(picture) + len(picture)
+    damaged = data[: end - 8] + data[end + 60 :]
+
+    shown = [frame for _, frame in iter_frames(damaged)]
+
+    assert len(shown) >= GROUP
+    assert "frames from there on may look wrong or be missing" in caplog.text
+
+
+def with_sound(data):
+    """The same video with noise beside it."""
+    file = BytesIO()
+    with av.open(BytesIO(data)) as source, av.open(file, "w", format="avi") as output:
+        pictures = output.add_stream_from_template(source.streams.video[0])
+        sound = output.add_stream("pcm_s16le", rate=44100)
+        sound.layout = "stereo"
+        for number, packet in enumerate(source.demux(video=0)):
+            if packet.size == 0:
+                continue
+            noise = av.AudioFrame.from_ndarray(np.full((1, 2 * 3528), number, np.int16), layout="stereo")
+            noise.rate = 44100
+            noise.pts = 3528 * number
+            output.mux(sound.encode(noise))
+            packet.stream = pictures
+            output.mux(packet)
+    return file.getvalue()
+
+
 def test_pictures_that_are_lost_behind_the_last_one_are_told(caplog):
     data = textured_video("ogg", "libvpx")
     last = data.rindex(b"OggS")

@@ -1,5 +1,6 @@
 """How the bytes of a file show that some were changed or lost: checksums that fail, and parts that do not join up."""
 
+import re
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,11 @@ _FFV1_END = 8  # bytes behind a slice: three of its length, one of its state, fo
 _FLV_TAG = 11  # bytes before the content of a tag, three of them its length; four bytes follow
 _FLV_BACK = 4
 _FLV_KINDS = (b"\x08", b"\x09", b"\x12")  # of tags: sound, pictures, metadata
+# What may begin between two chunks of an AVI file: a part of a stream, of an index, of nothing, or a list.
+_AVI_PART = re.compile(rb"\d\d[a-z]{2}|ix\d\d|JUNK|idx1|LIST....[ -~]{4}|RIFF....AVI", re.DOTALL)
+_AVI_OUTER = re.compile(rb"LIST....(?:rec |movi)|RIFF", re.DOTALL)
+_AVI_HEADER = 8  # bytes, of which the last four hold the length of what follows
+_AVI_LIST = 12  # bytes before the parts of a list
 _OGG_PAGE = b"OggS"
 _OGG_HEADER = 27  # bytes, of which the last one counts the lengths that follow
 _OGG_LONGEST = _OGG_HEADER + 255 + 255 * 255
@@ -112,7 +118,13 @@ class Continuity:
     """
 
     def __init__(self, format_name: str, bytes_at: BytesAt):
-        self._walk = {"flv": self._flv, "matroska,webm": self._matroska, "ogg": self._ogg}.get(format_name)
+        walks = {
+            "avi": self._avi,
+            "flv": self._flv,
+            "matroska,webm": self._matroska,
+            "ogg": self._ogg,
+        }
+        self._walk = walks.get(format_name)
         self._read_at = bytes_at
         self._block = b""
         self._block_place = 0
@@ -162,6 +174,31 @@ class Continuity:
     def _end_of_tag(self, place: int) -> int:
         header = self._bytes_at(place, _FLV_TAG)
         return place + _FLV_TAG + int.from_bytes(header[1:4], "big") + _FLV_BACK
+
+    def _avi(self, start: int | None, packet: Any) -> tuple[bool, int]:
+        wanted = packet.pos - _AVI_HEADER
+        place = wanted if start is None else start
+        if packet.pos < place:  # one more packet of a chunk of sound
+            return True, place
+        is_met = True  # also where too many parts lie between, as in files that are not interleaved
+        for _ in range(_STEPS):
+            # Some writers leave out the byte that makes a length even.
+            places = (place, place - 1) if place <= wanted + 1 else ()
+            found = [at for at in places if _AVI_PART.match(self._bytes_at(at, _AVI_LIST))]
+            is_met = wanted in found
+            if is_met or not found:
+                break
+            place = self._end_of_chunk(found[0])
+        return is_met, self._end_of_chunk(wanted)
+
+    def _end_of_chunk(self, place: int) -> int:
+        header = self._bytes_at(place, _AVI_LIST)
+        if not _AVI_PART.match(header):
+            return -1
+        if _AVI_OUTER.match(header):
+            return place + _AVI_LIST
+        length = int.from_bytes(header[4:_AVI_HEADER], "little")
+        return place + _AVI_HEADER + length + length % 2
 
     def _matroska(self, start: int | None, packet: Any) -> tuple[bool, int]:
         place = self._first_cluster(packet) if start is None else start
