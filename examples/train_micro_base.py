@@ -130,7 +130,7 @@ def world_texts(world: MicroWorld) -> Iterator[str]:
 
 
 def build_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
-    """Train a byte-level BPE in which every digit and punctuation mark of a box is a token of its own."""
+    """Train a byte-level BPE in which each digit and punctuation mark of a box is one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -195,7 +195,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, frame_size: int) -> HMBAForC
 
 
 class Patches(torch.utils.data.Dataset):
-    """Pictures with, for each patch, which road user stands in it (0 for none) and its box."""
+    """Pictures, and for each patch the number of the road user in it (0 for none) and its box."""
 
     def __init__(self, world: MicroWorld, processor: HMBAProcessor):
         self.world = world
@@ -224,7 +224,7 @@ class Patches(torch.utils.data.Dataset):
 
 
 def train_tower(model: HMBAForConditionalGeneration, patches: Patches, steps: int) -> None:
-    """Teach the vision tower names and boxes of what stands in its patches; give the projector unit outputs."""
+    """Train the vision tower to name and box the content of its patches; scale the projector to unit outputs."""
     tower = model.model.vision_tower
     config = model.config
     width = config.vision_config.hidden_size

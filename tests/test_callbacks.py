@@ -242,5 +242,5 @@ def test_a_signal_before_the_first_step_ends_a_run_that_has_nothing_to_save(
     signalled_in_the_evaluation(monkeypatch, "prediction_step")
     words = ["--max_steps", 2, "--eval_strategy", "steps", "--eval_on_start", "True", *QUICK, *STOPPABLE]
     assert tune(stored_model, tmp_path / "out", *words).has_stopped
-    assert "stopped by SIGTERM: the same command begins anew" in capsys.readouterr().out
+    assert "stopped by SIGTERM: the same command starts from the beginning" in capsys.readouterr().out
     assert not list((tmp_path / "out").glob("*"))

@@ -261,7 +261,7 @@ def test_each_preset_trains_a_base_whose_adapter_has_never_learned(preset, tmp_p
     assert trainer.model.config.num_frames == frames
     learned = dict(trainer.model.model.temporal_adapter.named_parameters())
     assert next(x for name, x in learned.items() if name.endswith("temporal_position_embedding")).shape[0] == frames
-    assert ("has never learned, and a new one takes its place" in capsys.readouterr().out) == (preset == "bddx")
+    assert ("is untrained, and a new one replaces it" in capsys.readouterr().out) == (preset == "bddx")
 
 
 def test_a_base_without_an_adapter_is_told_where_one_should_learn(base, tmp_path):

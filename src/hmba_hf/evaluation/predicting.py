@@ -1,7 +1,7 @@
 """Predictions for whole splits, in any number of processes, that survive a kill.
 
 Samples go through the model in batches that depend on the recipe alone, and a batch counts when all of its lines are
-on disk. So the predictions are those of a run that nothing has disturbed, whatever happens in between.
+on disk. So the predictions match those of an undisturbed run.
 """
 
 import argparse

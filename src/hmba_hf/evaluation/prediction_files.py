@@ -1,4 +1,4 @@
-"""Predictions as files: shared among processes, kept whenever they are killed.
+"""Files of predictions, which several processes write and which survive a kill.
 
 A folder of predictions holds `recipe.json`, the options that they depend on. While it grows, it holds one file
 `predictions-*.jsonl` of each process and run. In the end it holds `predictions.jsonl`, a line for each sample in the

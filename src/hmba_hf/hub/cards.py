@@ -114,7 +114,7 @@ def compose_card(
     Args:
         model: a model of this package, or a `PeftModel` around one.
         runs: with the scores of the card.
-        repo_id: where the checkpoint goes, or its folder.
+        repo_id: repository of the checkpoint, or its folder.
         revision: commit that holds the checkpoint; a card cannot name the commit that it comes with.
 
     Raises:
@@ -213,7 +213,7 @@ def _config(model: Any) -> Any:
 
 def _template(model: Any) -> str:
     family = family_of(model)
-    path = files("hmba_hf") / "model_cards" / family.card  # a path of its own where `card` is one
+    path = files("hmba_hf") / "model_cards" / family.card  # an absolute `card` replaces the folder
     return path.read_text(encoding="utf-8")
 
 

@@ -112,7 +112,7 @@ def push_checkpoint(
     Raises:
         ValueError: if the repository is public, if low-rank updates belong to a base that is not on the Hub, or as
             `save_checkpoint`.
-        RuntimeError: if somebody else pushes at the same time.
+        RuntimeError: if another push changes the repository meanwhile.
     """
     unknown = sorted(commit.keys() - _PLACE)
     if unknown:
@@ -168,7 +168,7 @@ def push_model(model: Any, repo_id: str, processor: Any = None, **options: Any) 
 
 
 def check_model_push(model: Any, **options: Any) -> None:
-    """Raise a `ValueError` for options that `push_model` refuses, or for updates that nobody else could load."""
+    """Raise a `ValueError` for options that `push_model` refuses, or for updates whose base is not on the Hub."""
     refused = []
     for name in _NOT_OFFERED:
         value = options.get(name)
@@ -210,7 +210,7 @@ def push_processor(
 
     Raises:
         ValueError: if the repository is public, if `max_shard_size` is given, or a branch for a pull request.
-        RuntimeError: if somebody else pushes at the same time.
+        RuntimeError: if another push changes the repository meanwhile.
     """
     known = {"commit_description", "create_pr"}
     unknown = sorted(details.keys() - known)
@@ -294,7 +294,7 @@ def commit_checkpoint(folder: Path, repo_id: str, message: str, **commit: Any) -
 
 
 def check_base(model: Any) -> None:
-    """Raise a `ValueError` if low-rank updates belong to a base that nobody else can load."""
+    """Raise a `ValueError` if low-rank updates belong to a base that is not on the Hub."""
     for settings in (getattr(model, "peft_config", None) or {}).values():
         base = settings.base_model_name_or_path
         if base is None or Path(base).exists():

@@ -25,7 +25,7 @@ class LoraSettings:
     Args:
         rank: of each update.
         alpha: an update is scaled by `alpha / rank`.
-        dropout: of what goes into an update, in training.
+        dropout: of the input of an update, in training.
         targets: names of the linear layers that are updated, such as `q_proj`; all of them but the head when empty.
         base_commit: of the base on the Hub, which the updates remember.
     """

@@ -1,4 +1,4 @@
-"""A run from its first step to what it leaves."""
+"""A run from its first step to its history, and the picture of its card."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ def train_to_end(
     options: Mapping[str, Any],
     bad: BadSamples,
 ) -> bool:
-    """Train, and leave the model and the history of the run in its folder.
+    """Train, and save the model and the history of the run in its folder.
 
     Args:
         trainer: of the run.
@@ -32,7 +32,7 @@ def train_to_end(
         bad: what has been skipped, for its history.
 
     Returns:
-        Whether the run has ended; a run that SIGTERM has stopped leaves a checkpoint alone.
+        Whether the run has ended; a run that SIGTERM stops saves only a checkpoint.
     """
     run = Path(str(trainer.args.output_dir))
     if trainer.is_world_process_zero():
@@ -44,7 +44,7 @@ def train_to_end(
     if trainer.has_stopped:
         if trainer.is_world_process_zero():
             kept = last_whole_checkpoint(run)
-            rest = "the same command begins anew"
+            rest = "the same command starts from the beginning"
             if kept is not None:
                 rest = f"{kept} is whole, and the same command resumes from it"
             logger.info(f"stopped by SIGTERM: {rest}")

@@ -56,7 +56,7 @@ class ResumableTrainer(PushingTrainer):
         predict: yields samples with their predictions, of a model, its processor, samples and a batch size.
         score: turns predictions about the samples of `eval_dataset`, an `EncodedSamples` or `Sample`s, into metrics
             by name. The samples come without their pictures.
-        card: what the card of a push tells; the recipe when absent.
+        card: details for the card of a push; the recipe when absent.
         args, kwargs: of `Trainer`.
 
     Raises:
@@ -115,11 +115,11 @@ class ResumableTrainer(PushingTrainer):
         trial: Any = None,
         ignore_keys_for_eval: list[str] | None = None,
     ) -> TrainOutput:
-        """Train as `Trainer` does, with `args.enable_jit_checkpoint` until SIGTERM comes.
+        """Train as `Trainer` does; with `args.enable_jit_checkpoint`, SIGTERM ends it by a checkpoint.
 
         Args:
             resume_from_checkpoint: a folder; `True` for the last whole checkpoint in that of the run.
-            trial, ignore_keys_for_eval: as in `Trainer`. A search that SIGTERM has come to ends, and the process too.
+            trial, ignore_keys_for_eval: as in `Trainer`. SIGTERM ends a search and its process.
 
         Raises:
             ValueError: if the folder of the run has no whole checkpoint to resume from.
@@ -185,7 +185,7 @@ class ResumableTrainer(PushingTrainer):
         return optimizer
 
     def _own_rates(self, model: Any) -> dict[torch.nn.Parameter, float]:
-        """The learning rate of every parameter that has one of its own."""
+        """Return the learning rate of each parameter that `learning_rates` concerns."""
         rates: dict[torch.nn.Parameter, float] = {}
         if not self.learning_rates:
             return rates
@@ -251,7 +251,7 @@ class ResumableTrainer(PushingTrainer):
         return super().get_batch_samples(epoch_iterator, num_batches, device)
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        """Log, evaluate and save as `Trainer` does; once SIGTERM has come, save and leave the evaluation to later."""
+        """Log, evaluate and save as `Trainer` does; after SIGTERM, save and postpone the evaluation."""
         if not self._stop.is_agreed:
             try:
                 return super()._maybe_log_save_evaluate(*args, **kwargs)

@@ -190,7 +190,7 @@ def read_annotations(path: str | Path) -> list[Any]:
 def plan_clips(records: Sequence[Any], split_rule: str, keep_without_risk: bool) -> Plan:
     """Put raw records into splits, and list those that become no row.
 
-    A kept record that the rule does not count goes into the split of its neighbours.
+    A kept record that the rule does not count has the split of its neighbours.
     """
     rule = SPLIT_RULES[split_rule]
     annotations = [_read_annotation(record) for record in records]

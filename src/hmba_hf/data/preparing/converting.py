@@ -112,7 +112,7 @@ class RunOptions:
         default=False, metadata={"help": "convert again the files that lack rows with unreadable media"}
     )
     overwrite: bool = field(
-        default=False, metadata={"help": "start anew, whatever output_dir holds; to resume, leave it out"}
+        default=False, metadata={"help": "delete what output_dir holds and start from the beginning"}
     )
 
     def __post_init__(self) -> None:

@@ -48,7 +48,7 @@ class CardText:
 
 @dataclass
 class PushOptions:
-    """Whether the finished dataset goes to the Hub, with the token of `hf auth login`."""
+    """Whether the finished dataset is pushed to the Hub, with the token of `hf auth login`."""
 
     push_to_hub: str | None = field(default=None, metadata={"help": "repository, such as name/dataset; private"})
     public: bool = field(default=False, metadata={"help": "let everybody see it: only what you may redistribute"})
@@ -67,7 +67,7 @@ def write_card(
     its cache of another folder of the same name.
 
     Args:
-        repo_id: where the dataset goes.
+        repo_id: repository of the dataset.
         revision: commit that holds it; a card cannot name the commit that it comes with.
     """
     pin = "None  # or a commit, which never changes"
@@ -158,7 +158,7 @@ def push_folder(folder: str | Path, options: PushOptions) -> str:
     Raises:
         ValueError: if the folder holds no finished dataset, if its report does not match its files, or if the dataset
             is to stay private and the repository is public already.
-        RuntimeError: if somebody else pushes at the same time.
+        RuntimeError: if another push changes the repository meanwhile.
     """
     if options.push_to_hub is None:
         raise ValueError("push_to_hub must name a repository, got None")

@@ -17,7 +17,7 @@ from .arguments import ModelArguments
 def load_base(arguments: ModelArguments, run: Path, is_resumed: bool) -> tuple[PreTrainedModel, Any, str | None]:
     """Load the base with the adapter that is asked for; arguments as in `hmba_hf.training.base_model.load_base`.
 
-    An adapter that has never learned gives way to a new one of another shape or kind; one that has learned does not.
+    An untrained adapter is replaced by one of another shape or kind. A trained one is not.
 
     Raises:
         ValueError: if the base holds an adapter that has learned and does not fit what is asked for.
@@ -34,7 +34,7 @@ def _prepare_processor(processor: Any, model: Any, arguments: ModelArguments) ->
 
 
 def _check_adapter(model: Any, loading: dict[str, Any], arguments: ModelArguments, path: str) -> None:
-    """Refuse to cut down or to fill up an adapter that has learned; one that has not is drawn anew."""
+    """Raise a `ValueError` for a trained adapter of another shape; an untrained one is initialised again."""
     part_of = family_of(model).part_of
     wanted = [name for name, _ in model.named_parameters() if part_of(name) == "adapter"]
     odd: dict[str, str] = {}
@@ -53,4 +53,4 @@ def _check_adapter(model: Any, loading: dict[str, Any], arguments: ModelArgument
             f"{path} holds an adapter that does not fit {arguments.config()}: {name} {odd[name]}; leave out what "
             "differs from its adapter, or start from a base without one"
         )
-    logger.info(f"the adapter of {path} has never learned, and a new one takes its place")
+    logger.info(f"the adapter of {path} is untrained, and a new one replaces it")

@@ -64,7 +64,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
     processor.video_processor.set_source_rules(**data_args.rules)
     cache = open_cache(data_args.feature_cache, model, processor, args)
     collator = SampleCollator(processor, data_args.max_length)
-    set_seed(args.seed)  # low-rank updates start alike in all processes, whatever each has drawn by now
+    set_seed(args.seed)  # low-rank updates start equal in all processes
     learning, counts = choose_what_learns(model_args, args, model, commit)
     trainer = AdapterTrainer(
         model=learning,
@@ -92,7 +92,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
 def choose_what_learns(
     model_args: ModelArguments, args: FinetuningArguments, model: PreTrainedModel, commit: str | None
 ) -> tuple[Any, dict[str, int]]:
-    """Let parts of the model learn as the options say, and return it with the number of parameters of each part.
+    """Make the parts that the options name trainable; return the model and the number of parameters of each part.
 
     Raises:
         ValueError: as `learn`, or if updates could not be pushed.
@@ -111,7 +111,7 @@ def choose_what_learns(
 
 
 def training_sources(arguments: ClipArguments, seed: int, processor: Any) -> list[Sequence[Sample]]:
-    """Load the clips to learn from, dataset by dataset, with past frames before each if the options say so."""
+    """Load the training clips of each dataset, with past frames where the options ask for them."""
     sources = _named_samples(arguments, arguments.train_split, arguments.max_train_samples, processor)
     if arguments.stream_frames:
         return [SamplesWithPast(source, arguments.stream_frames, seed) for source in sources]
@@ -125,7 +125,7 @@ def training_dataset(
     bad: BadSamples,
     cache: FeatureCache | None = None,
 ) -> EncodedSamples | EncodedStream:
-    """Build the samples to learn from: held or streamed, mixed, with pictures or cached features, as options say."""
+    """Build the training samples: held or streamed, mixed, with pictures or cached features."""
     names = arguments.dataset_name
     weights = arguments.dataset_weights
     seed = args.seed if args.data_seed is None else args.data_seed

@@ -12,7 +12,7 @@ ScoreAnswers = Callable[[Sequence[str], Sequence[Sample]], Mapping[str, float]]
 
 
 class AdapterTrainer(ResumableTrainer):
-    """A `ResumableTrainer` whose temporal adapter has learning rates of its own, and which answers while it learns.
+    """A `ResumableTrainer` with separate learning rates for the temporal adapter and scored answers in evaluations.
 
     Args:
         adapter_learning_rate: of adapter and projector; `args.learning_rate` when absent.
