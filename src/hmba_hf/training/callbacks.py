@@ -186,6 +186,8 @@ def _end_children_at_exit() -> None:
 
 def _end_children() -> None:
     children = [child for child in multiprocessing.active_children() if child.daemon]
+    if children:
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch would raise an error for each worker that is killed
     for child in children:
         child.terminate()
     deadline = time.monotonic() + GRACE
