@@ -2,7 +2,7 @@
 
 import unittest
 
-from hmba_hf import HMBAProcessor, HMBAVideoProcessor
+from hmba_hf import HMBAProcessor, HMBAVideoProcessor, VideoMambaVideoProcessor
 from tiny_processors import tiny_tokenizer
 from upstream_suites import ProcessorTesterMixin, VideoProcessingTestMixin, account_for, prepare_video_inputs
 
@@ -89,4 +89,24 @@ class HMBAVideoProcessorTest(VideoProcessingTestMixin, unittest.TestCase):
     def test_call_sample_frames(self):
         # Everything holds up to where `fps` is to set the length of a clip; here it sets the time between its frames.
         with self.assertRaisesRegex(AssertionError, "5 != 6"):
+            super().test_call_sample_frames()
+
+
+class VideoMambaVideoProcessorTester(HMBAVideoProcessorTester):
+    """The same for squares that are cut out."""
+
+
+@account_for({}, VIDEO_PROCESSOR_SKIPS)
+class VideoMambaVideoProcessorTest(VideoProcessingTestMixin, unittest.TestCase):
+    fast_video_processing_class = VideoMambaVideoProcessor
+    video_processor_dict = {"size": {"shortest_edge": 20}, "crop_size": {"height": 18, "width": 18}}
+    test_cast_dtype = True
+
+    def setUp(self):
+        super().setUp()
+        self.video_processor_tester = VideoMambaVideoProcessorTester()
+
+    def test_call_sample_frames(self):
+        # Everything holds up to where `fps` is to set the length of a clip; here no option of that name is read.
+        with self.assertRaisesRegex(ValueError, "fps must be absent"):
             super().test_call_sample_frames()

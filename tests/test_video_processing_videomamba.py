@@ -150,7 +150,7 @@ def test_rows_are_videos_then_views_over_time_then_over_space(processor, video):
         ({"num_temporal_views": 0}, "num_temporal_views must be a whole number, one or more, got 0"),
         ({"num_spatial_views": 2}, r"num_spatial_views must be one of \[1, 3\], got 2"),
         ({"num_spatial_views": 3, "do_center_crop": False}, "num_spatial_views must be 1 without do_center_crop"),
-        ({"num_frames": 4, "do_sample_frames": False}, "do_sample_frames must be true for options of sampling"),
+        ({"generator": 0, "do_sample_frames": False}, "do_sample_frames must be true for options of sampling"),
         ({"num_frames": 0}, "num_frames must be a whole number, one or more, got 0"),
         ({"fps": 2}, "fps must be absent, since frame_step parts the frames of a clip"),
         ({"do_pad": True}, "do_pad must be false, since a scan would see padding"),

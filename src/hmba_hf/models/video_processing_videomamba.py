@@ -63,8 +63,8 @@ class VideoMambaVideoProcessor(VideoFileProcessor):
     averaged by `logits.softmax(-1).unflatten(0, (-1, views)).mean(1)`.
 
     Frames that come as images or arrays are taken as they are; an option of sampling, in the call, samples from them
-    by the same rules. `do_sample_frames=False` takes every frame of a file. All clips of a call must have as many
-    frames, for the scan would see padding.
+    by the same rules. `do_sample_frames=False` takes every frame, whatever `num_frames` is. All clips of a call must
+    have as many frames, for the scan would see padding.
 
     Source: evaluation of OpenGVLab/VideoMamba, `video_sm/datasets`.
     Differs: frames are resized by Pillow's bilinear filter, which averages where it shrinks.
@@ -113,7 +113,7 @@ class VideoMambaVideoProcessor(VideoFileProcessor):
         starts = kwargs.pop("start", None)
         options = self._options(kwargs)
         _check_read(options, asked)
-        if asked:
+        if asked and options["do_sample_frames"] is None:
             options["do_sample_frames"] = True
         if options["generator"] is not None:
             options["generator"] = np.random.default_rng(options["generator"])
@@ -190,9 +190,12 @@ class VideoMambaVideoProcessor(VideoFileProcessor):
             return decode_frames(source, num_frames=None, **rules)
         return decode_times(source, lambda duration, rate: _times_of_views(duration, rate, start, options), **rules)
 
-    def sample_frames(self, metadata: VideoMetadata, num_frames: int | None = None, **kwargs: Any) -> np.ndarray:
+    def sample_frames(
+        self, metadata: VideoMetadata, num_frames: int | None = None, fps: float | None = None, **kwargs: Any
+    ) -> np.ndarray:
         """Indices of the frames of one view, `(num_frames,)`; a repeated index stands for a repeated frame."""
-        options = self._options({"num_frames": num_frames})
+        options = self._options({"num_frames": num_frames, "fps": fps})
+        _check_read(options, [])
         count = metadata.total_num_frames if metadata.frames_indices is None else len(metadata.frames_indices)
         return _choose_frames(metadata, count, None, options)
 
@@ -309,8 +312,8 @@ def _check_read(options: Mapping[str, Any], asked: list[str]) -> None:
         raise ValueError("do_pad must be false, since a scan would see padding, got True")
     if options["fps"] is not None:
         raise ValueError(f"fps must be absent, since frame_step parts the frames of a clip, got {options['fps']}")
-    if options["do_sample_frames"] is False and asked:
-        raise ValueError(f"do_sample_frames must be true for options of sampling, got False and {asked}")
+    if options["do_sample_frames"] is False and (unread := [name for name in asked if name != "num_frames"]):
+        raise ValueError(f"do_sample_frames must be true for options of sampling, got False and {unread}")
     if options["num_spatial_views"] > 1 and not options["do_center_crop"]:
         raise ValueError(f"num_spatial_views must be 1 without do_center_crop, got {options['num_spatial_views']}")
     if options["sampling"] != "dense" and (of_dense := {"frame_step", "start"} & {*asked}):
