@@ -9,10 +9,9 @@ from torch.testing import assert_close
 
 from hmba_hf.data.actions.samples import ActionSample
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
-from hmba_hf.models.layers_video_masks import MASKINGS, draw_mask
+from hmba_hf.models.layers_video_masks import MASKINGS, Masking, draw_mask
 from hmba_hf.tasks.pretraining.augmentation import MultiScaleCrop
 from hmba_hf.tasks.pretraining.encoding import ClipEncoder, join
-from hmba_hf.tasks.pretraining.masking import Masking
 from hmba_hf.training.teacher_cache import digest_clip
 from numbered_videos import numbered_video
 from tiny_pretraining import tiny_processor

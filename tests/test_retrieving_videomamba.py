@@ -161,6 +161,21 @@ def test_equal_pairs_are_no_negatives_of_one_another():
         hard_negatives(scaled, torch.ones(3, 3).bool())
 
 
+@pytest.mark.parametrize("pair_ids", [[5, 5, 5], [5, 5, 6]])
+def test_a_batch_of_equal_pairs_is_learned_from(pair_ids):
+    model = tiny_retrieval().train()
+    output = model(**tiny_pairs(), pair_ids=torch.tensor(pair_ids), return_loss=True)
+    output.loss.backward()
+    assert output.matching_loss.isfinite() and output.contrastive_loss.isfinite()
+
+
+def test_texts_without_hidden_tokens_add_no_loss():
+    pairs = tiny_pairs()
+    labels = torch.full_like(pairs["input_ids"], -100)
+    output = tiny_retrieval()(**pairs, masked_input_ids=pairs["input_ids"], labels=labels)
+    assert output.masked_language_loss.item() == output.loss.item() == 0
+
+
 def test_similar_texts_are_drawn_more_often():
     scaled = torch.tensor([[9.0, 2.0, 0.0]])
     is_match = torch.tensor([[True, False, False]])

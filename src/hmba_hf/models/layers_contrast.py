@@ -42,6 +42,8 @@ def hard_negatives(scaled: Tensor, is_match: Tensor) -> Tensor:
     Raises:
         ValueError: if a row has none.
     """
+    if not len(is_match):
+        return torch.zeros(0, dtype=torch.long, device=is_match.device)
     if is_match.all(dim=1).any():
         raise ValueError("each row must have a column that does not match, got rows without")
     chances = scaled.detach().float().softmax(dim=1).clamp(min=1e-5)

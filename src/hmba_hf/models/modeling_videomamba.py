@@ -34,18 +34,26 @@ class VideoMambaEncoder(nn.Module):
     def __init__(self, config: VideoMambaConfig):
         super().__init__()
         depth = config.num_hidden_layers
-        # The output of block `i` is dropped where block `i + 1` adds it.
-        rates = [0.0, *torch.linspace(0, config.drop_path_rate, depth, device="cpu").tolist()]
         orders = orders_of_layers(config.scan_type, depth)
         self.layers = nn.ModuleList()
-        for order, rate in zip(orders, rates[:depth], strict=True):
+        for order in orders:
             mixer = BidirectionalMambaMixer(
                 config.hidden_size, config.state_size, config.conv_kernel, config.expand, order
             )
             norm = ResidualNorm(config.hidden_size, config.layer_norm_eps)
-            self.layers.append(MambaBlock(norm, mixer, rate))
-        self.drop_path = DropPath(config.drop_path_rate)
+            self.layers.append(MambaBlock(norm, mixer))
+        self.drop_path = DropPath()
+        self.set_drop_path(config.drop_path_rate)
         self.needs_temporal_order = any(scan.temporal for order in orders for scan in SCANS[order])
+
+    def set_drop_path(self, rate: float) -> None:
+        """Drop the last block's output for this share of the samples in training, and earlier ones' for less."""
+        depth = len(self.layers)
+        # The output of block `i` is dropped where block `i + 1` adds it.
+        later: Any = self.layers[1:]
+        for number, layer in enumerate(later):
+            layer.drop_path.rate = rate * number / max(depth - 1, 1)
+        self.drop_path.rate = rate
 
     def forward(self, hidden_states: Tensor, temporal: Reordering | None = None) -> tuple[Tensor, list[Tensor]]:
         """Run all blocks.

@@ -254,9 +254,7 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
             hidden: Any = self.get_text_features(masked_input_ids, attention_mask).last_hidden_state
             fused = self.fuse(hidden, video.last_hidden_state, attention_mask)
             logits = self.text_model.cls(fused)
-            losses["masked_language_loss"] = nn.functional.cross_entropy(
-                logits.flatten(0, 1).float(), labels.flatten()
-            )
+            losses["masked_language_loss"] = _guessing_loss(logits, labels)
         if teacher_features is not None:
             losses["alignment_loss"] = self._alignment(video, teacher_features, bool_masked_pos)
         for name, loss in losses.items():
@@ -293,14 +291,16 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
     ) -> Tensor:
         """Return the loss over the pairs, each text with another video, and each video with another text."""
         is_match = pair_ids[:, None] == pair_ids[None]
-        other_texts = hard_negatives(scaled, is_match)
-        other_videos = hard_negatives(scaled.T, is_match)
+        # A pair that all others equal is learned from as it is.
+        rows = (~is_match).any(dim=1).nonzero()[:, 0]
+        other_texts = hard_negatives(scaled[rows], is_match[rows])
+        other_videos = hard_negatives(scaled.T[rows], is_match[rows])
         own = torch.arange(len(states), device=states.device)
-        texts = torch.cat([own, own, other_texts])
-        videos = torch.cat([own, other_videos, own])
+        texts = torch.cat([own, rows, other_texts])
+        videos = torch.cat([own, other_videos, rows])
         mask = None if attention_mask is None else attention_mask[texts]
         logits = self.match(states[texts], patches[videos], mask)
-        fits = torch.cat([torch.ones_like(own), torch.zeros_like(own), torch.zeros_like(own)])
+        fits = (torch.arange(len(texts), device=states.device) < len(own)).long()
         return nn.functional.cross_entropy(logits.float(), fits)
 
     def _alignment(
@@ -320,6 +320,12 @@ def _cross_attention(text_config: Any, width: int) -> BertAttention:
     attention.self.key = nn.Linear(width, text_config.hidden_size)
     attention.self.value = nn.Linear(width, text_config.hidden_size)
     return attention
+
+
+def _guessing_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross entropy over labels other than -100; zero where there is none."""
+    total = nn.functional.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), reduction="sum")
+    return total / (labels != -100).sum().clamp(min=1)
 
 
 def _first(output: Any) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...models.configuration_videomamba import ALIGNMENT_LOSSES, SCAN_TYPES, SIZES
-from ...models.layers_video_masks import MASKINGS
+from ...models.layers_video_masks import MASKINGS, Masking
 from ...training.arguments import (
     ResumableArguments,
     RunDataArguments,
@@ -15,7 +15,6 @@ from ...training.arguments import (
     parse_options,
 )
 from .augmentation import SCALES, MultiScaleCrop
-from .masking import Masking
 
 TEACHER = "openai/clip-vit-base-patch16"
 PRESETS: dict[str, dict[str, Any]] = {

@@ -13,12 +13,11 @@ from ...evaluation.task import CardMetric, Record, Scorer, Scores
 from ...files import check_fields
 from ...metrics.bootstrap import bootstrap_interval
 from ...models.layers_alignment import alignment_distance
-from ...models.layers_video_masks import MASKINGS
+from ...models.layers_video_masks import MASKINGS, Masking
 from ...models.modeling_videomamba import visible_tokens
 from ...training.clip_teacher import ClipTeacher
 from .arguments import TEACHER
 from .encoding import ClipEncoder, join, world_of
-from .masking import Masking
 
 CARD_METRICS = {"distance": CardMetric("distance", "distance from the teacher")}
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
+from ...models.layers_video_masks import Masking
 from ...training.clip_teacher import ClipTeacher, TeacherOutput
 from ...training.teacher_cache import TeacherCache
 from ...training.trainer import ResumableTrainer
-from .masking import Masking
 
 
 class PretrainingTrainer(ResumableTrainer):

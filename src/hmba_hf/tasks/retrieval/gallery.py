@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ...data.actions.training_clips import video_of
 from ...data.bad_samples import READ_ERRORS, BadSamples
 from ...metrics.retrieval import retrieval_ranks
 from ...models.layers_contrast import similarities
-from .pairs import caption_of, video_name_of, video_of
+from .pairs import caption_of, video_name_of
 
 UNREAD = -100.0  # score of a pair that is not read together, as in the released code
 NUM_KEPT = 5  # best items of a prediction

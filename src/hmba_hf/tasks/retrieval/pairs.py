@@ -18,10 +18,3 @@ def caption_of(sample: Any) -> str:
 def video_name_of(sample: Any) -> str:
     """Return the name of a sample's video, which samples with other captions may share."""
     return getattr(sample, "video_id", None) or sample.id
-
-
-def video_of(sample: Any) -> Any:
-    """Return the video of a sample as a processor takes it."""
-    if isinstance(sample.video, tuple):
-        return list(sample.video)
-    return sample.video
