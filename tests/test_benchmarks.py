@@ -108,3 +108,12 @@ def test_a_conversion_holds_a_small_part_of_a_file_in_memory(tmp_path):
     records = json.loads((tmp_path / "results" / "results.json").read_text())["records"]
     assert [(record["form"], record["files"]) for record in records] == [("safetensors", 2), ("bin", 2)]
     assert all(record["peak"] - record["before"] < 0.9 * record["largest"] for record in records)
+
+
+def test_the_benchmark_of_drawn_actions_trains_each_model_once(tmp_path):
+    printed = run("action_learning.py", "--quick", "--cpu", "--only", "teacher", "--output_dir", tmp_path)
+    assert columns(printed) == [["model", "mean", "seed 0"]]
+    held = json.loads((tmp_path / "runs.json").read_text())
+    assert set(held) == {"teacher, seed 0", "temporal_first, seed 0", "with teacher, seed 0"}
+    results = json.loads((tmp_path / "results.json").read_text())["teacher"]
+    assert results["with the teacher"] == [held["with teacher, seed 0"]]

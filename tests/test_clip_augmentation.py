@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hmba_hf.tasks.classification.augmentation import Augmentation, Box, draw_crop, draw_erased
+from hmba_hf.tasks.classification.augmentation import Augmentation, Box, draw_crop, draw_erased, names_direction
 from hmba_hf.tasks.classification.rand_augment import RandAugment
 
 KEPT = Augmentation(min_area=1.0, flip=0.0)
@@ -33,6 +33,12 @@ def test_a_flip_mirrors_all_frames():
     given = frames()
     changed = Augmentation(min_area=1.0, flip=1.0).change_frames(given, (24, 32), generator())
     assert all(np.array_equal(one, np.asarray(other)[:, ::-1]) for one, other in zip(changed, given, strict=True))
+
+
+def test_a_class_that_names_a_direction_is_found():
+    assert names_direction(["falling", "Pulling [something] from left to right"])
+    assert names_direction(["turns clockwise"])
+    assert not names_direction(["righting wrongs", "bright light", "copyright"])
 
 
 def test_all_frames_of_a_clip_are_changed_alike_and_the_next_clip_otherwise():

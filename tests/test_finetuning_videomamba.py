@@ -235,6 +235,12 @@ def test_a_broken_clip_stops_a_run_or_is_left_out(base, tmp_path, monkeypatch):
     assert "clip 3" in (tmp_path / "skip" / "history.json").read_text()
 
 
+def test_clips_are_mirrored_unless_a_class_names_a_direction_or_the_command_says():
+    assert DataArguments().augmentation(["run", "sit"]).flip == 0.5
+    assert DataArguments().augmentation(["run", "turn left"]).flip == 0.0
+    assert DataArguments(flip=0.3).augmentation(["run", "turn left"]).flip == 0.3
+
+
 def test_a_preset_sets_the_recipe_and_the_learning_rate_follows_the_batch(tmp_path):
     words = ["--model", "m", "--preset", "ssv2-tiny", "--output_dir", str(tmp_path), "--use_cpu", "True"]
     model_args, data_args, args = parse_arguments("", words)

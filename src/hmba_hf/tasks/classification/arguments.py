@@ -14,7 +14,7 @@ from ...training.arguments import (
     check_run_options,
     parse_options,
 )
-from .augmentation import Augmentation
+from .augmentation import Augmentation, names_direction
 from .mixing import Mixing
 from .rand_augment import RandAugment
 from .rates import DECAYS
@@ -71,8 +71,9 @@ class DataArguments(RunDataArguments):
         default=1, metadata={"help": "clips that are drawn of each video; a batch holds so many times as many clips"}
     )
     min_area: float = field(default=0.08, metadata={"help": "least share of a frame that a random crop keeps"})
-    flip: float = field(
-        default=0.5, metadata={"help": "probability of a mirrored clip; 0 where a class has a direction"}
+    flip: float | None = field(
+        default=None,
+        metadata={"help": "probability of a mirrored clip; when absent 0.5, and 0 where a class names a direction"},
     )
     rand_augment: float = field(
         default=0.0, metadata={"help": "magnitude of RandAugment, from 0, which is none, to 10"}
@@ -83,17 +84,19 @@ class DataArguments(RunDataArguments):
     mixup: float = field(default=0.0, metadata={"help": "parameter of mixup's distribution; 0 for none"})
     cutmix: float = field(default=0.0, metadata={"help": "parameter of cutmix's distribution; 0 for none"})
 
-    @property
-    def augmentation(self) -> Augmentation:
-        """How single clips are changed.
+    def augmentation(self, names: Sequence[str]) -> Augmentation:
+        """Return how single clips of classes of these names are changed.
 
         Raises:
             ValueError: if a value is out of range.
         """
+        flip = self.flip
+        if flip is None:
+            flip = 0.0 if names_direction(names) else 0.5
         operations = None
         if self.rand_augment:
             operations = RandAugment(self.rand_augment, self.rand_augment_operations, self.rand_augment_spread)
-        return Augmentation(self.min_area, self.flip, operations, self.erasing)
+        return Augmentation(self.min_area, flip, operations, self.erasing)
 
 
 @dataclass
@@ -152,7 +155,7 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Fi
         raise ValueError(f"num_draws must be at least 1, got {data_args.num_draws}")
     if data_args.rand_augment < 0:
         raise ValueError(f"rand_augment must be at least 0, got {data_args.rand_augment}")
-    _ = data_args.augmentation
+    data_args.augmentation(())
     mixing = mixing_of(data_args, args)
     clips = args.per_device_train_batch_size * data_args.num_draws
     if (mixing.mixup or mixing.cutmix) and clips < 2:
@@ -200,7 +203,7 @@ _VIDEO: dict[str, Any] = {
 }
 _TINY: dict[str, Any] = {"rand_augment": 5.0, "rand_augment_operations": 2, "rand_augment_spread": 0.25}
 _MASKED: dict[str, Any] = {"layer_decay": 0.8}  # from masked pre-training
-_DIRECTED: dict[str, Any] = {"flip": 0.0}  # "left" and "right" are in the names of classes
+_DIRECTED: dict[str, Any] = {"flip": 0.0}
 
 
 def _of_pictures(warmup: int, drop_path_rate: float, weight_decay: float = 0.05, **others: Any) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Random changes of a clip in training, each drawn once for all of its frames."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -14,6 +15,8 @@ _TRIES = 10
 _RATIOS = (3 / 4, 4 / 3)  # width over height of crops
 _ERASED_AREAS = (0.02, 1 / 3)
 _ERASED_RATIOS = (0.3, 1 / 0.3)
+# Words of classes that a mirror would make wrong.
+_DIRECTIONS = frozenset("left right leftwards rightwards clockwise anticlockwise counterclockwise".split())
 
 
 class Box(NamedTuple):
@@ -31,7 +34,7 @@ class Augmentation:
 
     Args:
         min_area: least share of a frame that a random crop keeps; 1 keeps the whole frame, whatever its shape.
-        flip: probability of a mirrored clip. Leave it at 0 where a class has a direction, as in Something-Something.
+        flip: probability of a mirrored clip; see `names_direction`.
         rand_augment: operations on the frames, if there are any.
         erasing: probability that noise takes the place of a random rectangle, the same one in all frames.
 
@@ -85,6 +88,14 @@ class Augmentation:
         part = erased[..., box.top : box.top + box.height, box.left : box.left + box.width]
         part.copy_(torch.randn(part.shape, generator=generator))
         return erased
+
+
+def names_direction(names: Sequence[str]) -> bool:
+    """Return whether a class has a direction in its name, as `"pulling something from left to right"` has."""
+    for name in names:
+        if _DIRECTIONS & set(re.findall(r"[a-z]+", name.lower())):
+            return True
+    return False
 
 
 def draw_crop(width: int, height: int, min_area: float, generator: torch.Generator) -> Box:

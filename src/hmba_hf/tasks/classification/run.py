@@ -72,7 +72,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
     trainer = ClassificationTrainer(
         model=learning,
         args=args,
-        train_dataset=training_dataset(data_args, args, sources, processor, config.num_labels, bad),
+        train_dataset=training_dataset(data_args, args, sources, processor, config, bad),
         eval_dataset=evaluation_dataset(data_args, args, processor, config, bad),
         data_collator=join,
         processing_class=processor,
@@ -103,7 +103,7 @@ def training_dataset(
     args: FinetuningArguments,
     sources: Sequence[Sequence[ActionSample]],
     processor: Any,
-    num_labels: int,
+    config: Any,
     bad: BadSamples,
 ) -> EncodedSamples:
     """Build the clips to learn from, mixed and changed at random as the options say."""
@@ -111,7 +111,8 @@ def training_dataset(
     samples: Any = sources[0]
     if len(sources) > 1 or arguments.dataset_weights is not None:
         samples = MixedSamples(sources, arguments.dataset_weights, seed)  # type: ignore[arg-type]
-    encoder = ClipEncoder(processor, num_labels, arguments.augmentation, arguments.num_draws)
+    augmentation = arguments.augmentation(list(config.id2label.values()))
+    encoder = ClipEncoder(processor, config.num_labels, augmentation, arguments.num_draws)
     return EncodedSamples(samples, encoder, bad, seed=seed)
 
 
