@@ -35,7 +35,7 @@ class Checkpoint(NamedTuple):
         tensors: the weights.
         dtype: of the weights.
         processor: of the model's inputs.
-        card: details of its card beyond the model's; `None` for a model of no family, which has no card.
+        card: details of its card beyond the model's.
         generation_config: of a model that generates text.
     """
 
@@ -43,7 +43,7 @@ class Checkpoint(NamedTuple):
     tensors: Tensors
     dtype: torch.dtype
     processor: Any
-    card: CardDetails | None
+    card: CardDetails
     generation_config: GenerationConfig | None = None
 
 
@@ -168,8 +168,7 @@ def write_checkpoint(folder: Path, name: str, checkpoint: Checkpoint, max_shard_
         complete_special_ids(checkpoint)
         checkpoint.generation_config.save_pretrained(folder)
     checkpoint.processor.save_pretrained(folder)
-    if checkpoint.card is not None:
-        write_card(folder, checkpoint.model, (), checkpoint.card, name)
+    write_card(folder, checkpoint.model, (), checkpoint.card, name)
     config.save_pretrained(folder)
 
 

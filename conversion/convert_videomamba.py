@@ -36,7 +36,6 @@ import torch
 
 from checkpoint_folders import Checkpoint, blank_model, wanted_tensors, whole_folder, write_checkpoint, write_shards
 from foreign_checkpoints import card_name, conversion_parser
-from hmba_hf.families import FAMILIES
 from hmba_hf.hub import CardDetails
 from hmba_hf.models.configuration_videomamba import SIZES, VideoMambaConfig, VideoMambaRetrievalConfig
 from rename_keys import Rule, plan_originals, plan_renaming, single_dtype
@@ -54,7 +53,7 @@ from tensor_sources import (
 from verification import compare_backbones, compare_tensors, compare_videomamba
 from videomamba_fitting import fit
 from videomamba_names import BASE, VISION_HALF, bare_names, is_multi_modal, retrieval_rules, videomamba_rules
-from videomamba_plans import Original, Plan, build_processor, plan_model
+from videomamba_plans import BERT, Original, Plan, build_processor, plan_model
 from videomamba_sizes import PATCHES, read_sizes
 
 UNUSED = "unused_tensors"
@@ -71,6 +70,7 @@ ONE_WAY = (
     "alignment_interval",
     "vision_half",
     "num_attention_heads",
+    "tokenizer",
     "dtype",
     "license",
     "keep_unused",
@@ -109,6 +109,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--vision_half", action="store_true", help="of the multi-modal stage, for pre-training")
     parser.add_argument("--num_attention_heads", type=int, help="of the text half; default: one for 64 channels")
+    parser.add_argument("--tokenizer", help=f"of the text half, a folder or Hub id; default: {BERT}")
     parser.add_argument("--keep_unused", action="store_true", help=f"keep unused tensors in {UNUSED}.safetensors")
     parser.add_argument("--verify", nargs="?", const="", metavar="RECORDED", help="see above")
     parser.add_argument("--to_original", action="store_true", help="write the original's names")
@@ -146,8 +147,8 @@ def convert(args: argparse.Namespace) -> None:
         model=model,
         tensors=tensors,
         dtype=asked or single_dtype(fitted.specs, renaming),
-        processor=build_processor(plan),
-        card=card_of(args, plan),
+        processor=build_processor(args, plan),
+        card=CardDetails(license=args.license, origin=origin(args, plan)),
     )
     unused = [original.stored[name] for name in renaming.unused]
     report(original, plan, unused, args.keep_unused)
@@ -191,13 +192,6 @@ def report(original: Original, plan: Plan, unused: list[str], are_kept: bool) ->
         print(f"new and not trained: a classifier of {plan.head.num_labels} classes")
     if original.sizes.num_times is None and plan.vision.num_frames > 1:
         print("new and zero: temporal_pos_embedding")
-
-
-def card_of(args: argparse.Namespace, plan: Plan) -> CardDetails | None:
-    """Return the details of the card; `None` for a model of no family."""
-    if all(family.model_type != plan.config.model_type for family in FAMILIES):
-        return None
-    return CardDetails(license=args.license, origin=origin(args, plan))
 
 
 def origin(args: argparse.Namespace, plan: Plan) -> str:

@@ -9,11 +9,13 @@ from transformers import BertConfig
 from hmba_hf.data.actions.lists import read_class_names
 from hmba_hf.files import parse_json
 from hmba_hf.models.configuration_videomamba import VideoMambaConfig, VideoMambaRetrievalConfig
+from hmba_hf.models.loading_checkpoints import load_tokenizer
 from hmba_hf.models.modeling_videomamba import (
     VideoMambaForImageClassification,
     VideoMambaForPreTraining,
     VideoMambaForVideoClassification,
 )
+from hmba_hf.models.processing_videomamba import VideoMambaProcessor
 from hmba_hf.models.retrieving_videomamba import VideoMambaForVideoTextRetrieval
 from hmba_hf.models.video_processing_videomamba import VideoMambaVideoProcessor, image_processor_of
 from rename_keys import Rule
@@ -23,6 +25,7 @@ from videomamba_fitting import Head, plan_head
 from videomamba_names import OF_RETRIEVAL, retrieval_rules, unused_rules, videomamba_rules
 from videomamba_sizes import OriginalSizes, read_text_sizes
 
+BERT = "google-bert/bert-base-uncased"  # of the original, for its tokenizer
 CHANNELS_OF_A_HEAD = 64  # in every published BERT
 
 
@@ -71,8 +74,9 @@ def plan_model(args: argparse.Namespace, original: Original) -> Plan:
     is_whole = original.is_multi_modal and head is None and not args.vision_half
     if args.vision_half and not original.is_multi_modal:
         raise ValueError("--vision_half must be for a checkpoint of the multi-modal stage, got one of another")
-    if args.num_attention_heads is not None and not is_whole:
-        raise ValueError(f"--num_attention_heads must be absent without a text half, got {args.num_attention_heads}")
+    for name in ("num_attention_heads", "tokenizer"):
+        if getattr(args, name) is not None and not is_whole:
+            raise ValueError(f"--{name} must be absent without a text half, got {getattr(args, name)}")
     if head is not None:
         return plan_classifier(args, original, values, head)
     config = VideoMambaConfig(**values, **alignment(args, original.sizes))
@@ -240,10 +244,13 @@ def read_label_map(path: Path) -> list[int]:
     return rows
 
 
-def build_processor(plan: Plan) -> Any:
-    """Build the processor of pictures or of clips, as the original's evaluation prepares them.
+def build_processor(args: argparse.Namespace, plan: Plan) -> Any:
+    """Build the processor of pictures, of clips, or of clips and texts, as the original's evaluation prepares them.
 
     Frames that are no squares are cut out of ones that are at least as high and as wide.
+
+    Raises:
+        ValueError: if a tokenizer does not fit the text half.
     """
     height, width = plan.vision.frame_size
     longer = max(height, width)
@@ -252,9 +259,30 @@ def build_processor(plan: Plan) -> Any:
         processor = image_processor_of(longer)
         processor.crop_size = crop_size
         return processor
-    return VideoMambaVideoProcessor(
+    processor = VideoMambaVideoProcessor(
         num_frames=plan.vision.num_frames, size={"shortest_edge": longer}, crop_size=crop_size
     )
+    if plan.model_class is not VideoMambaForVideoTextRetrieval:
+        return processor
+    return VideoMambaProcessor(processor, text_tokenizer(args.tokenizer or BERT, plan.config.text_config.vocab_size))
+
+
+def text_tokenizer(name: str, rows: int) -> Any:
+    """Load the tokenizer of a text half.
+
+    Args:
+        name: of a folder, or on the Hub.
+        rows: of the table of its words.
+
+    Raises:
+        ValueError: if it has more tokens, or none that hides others.
+    """
+    tokenizer = load_tokenizer(name)
+    if len(tokenizer) > rows:
+        raise ValueError(f"{name} must have at most {rows} tokens, the rows of the text half, got {len(tokenizer)}")
+    if tokenizer.mask_token_id is None:
+        raise ValueError(f"{name} must have a mask, such as BERT's tokenizer, got one without")
+    return tokenizer
 
 
 def _first(value: int | None, default: int) -> int:

@@ -1,22 +1,23 @@
 """The multi-modal stage of VideoMamba by the command line: both halves, or the vision half alone."""
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.testing import assert_close
-from transformers import AutoModel, AutoModelForPreTraining
-from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+from transformers import AutoModel, AutoModelForPreTraining, AutoProcessor
 
 from hmba_hf.models.retrieving_videomamba import VideoMambaForVideoTextRetrieval
+from tiny_pairs import tiny_pair_tokenizer
 from videomamba_files import (
     assert_identical,
+    both_halves,
     convert,
     multi_modal,
     rebuild,
     refused,
     save_layout,
-    tiny_retrieval,
     weights_of,
 )
 
@@ -25,7 +26,15 @@ from videomamba_files import (
 def retrieval():
     """A tiny model of the multi-modal stage in ours."""
     torch.manual_seed(0)
-    return tiny_retrieval(width=24, heads=4)
+    return both_halves()
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    """Options that the shapes of a tiny file do not tell."""
+    folder = tmp_path_factory.mktemp("bert")
+    tiny_pair_tokenizer().save_pretrained(folder)
+    return ["--num_attention_heads", 4, "--tokenizer", folder]
 
 
 @pytest.fixture
@@ -36,25 +45,29 @@ def of_both_halves(retrieval, golden, tmp_path):
     return save_layout(tmp_path / "original.pth", weights, "module"), weights, tensors
 
 
-def test_the_multi_modal_stage_becomes_a_model_of_videos_and_texts(of_both_halves, retrieval, tmp_path, capsys):
+def test_the_multi_modal_stage_becomes_a_model_of_videos_and_texts(
+    of_both_halves, retrieval, options, tmp_path, capsys
+):
     path, _, tensors = of_both_halves
     save_file(tensors, tmp_path / "recorded.safetensors")
-    words = ["--num_attention_heads", 4, "--verify", tmp_path / "recorded.safetensors"]
-    ours = convert(path, tmp_path / "ours", *words)
+    ours = convert(path, tmp_path / "ours", *options, "--verify", tmp_path / "recorded.safetensors")
     told = capsys.readouterr().out
     for name in ("clip", "uta_loss", "vis", "pool", "pool_temporal", "vis_masked", "pool_masked"):
         assert f"verified: out.{name} of the original to" in told
     assert "verified: the backbone reproduces the original's tokens to" in told
     model, info = AutoModel.from_pretrained(ours, output_loading_info=True)
     assert type(model) is VideoMambaForVideoTextRetrieval and not any(info.values())
-    ids = torch.randint(1, 30, (2, 7))
+    ids = torch.randint(1, 40, (2, 7))
     for asked in ("get_text_features", "match"):
         wanted = text_outputs(retrieval, ids)[asked]
         assert_close(text_outputs(model, ids)[asked], wanted, atol=1e-6, rtol=0)
     assert model.temperature.item() == pytest.approx(0.2)
     masked = model.text_model.cls(text_outputs(model, ids)["fuse"])
     assert_close(masked, retrieval.text_model.cls(text_outputs(retrieval, ids)["fuse"]), atol=1e-6, rtol=0)
-    assert AutoVideoProcessor.from_pretrained(ours).num_frames == 4
+    processor = AutoProcessor.from_pretrained(ours)
+    pairs = processor(videos=np.zeros((4, 40, 50, 3), dtype=np.uint8), text="the square moves left")
+    assert model(**pairs).logits_per_video.shape == (1, 1)
+    assert "Made of `original.pth` by" in (ours / "README.md").read_text()
 
 
 def text_outputs(model, ids):
@@ -68,13 +81,13 @@ def text_outputs(model, ids):
     }
 
 
-def test_the_multi_modal_stage_goes_back_to_the_original_names_without_loss(of_both_halves, tmp_path, capsys):
+def test_the_multi_modal_stage_goes_back_to_the_original_names_without_loss(of_both_halves, options, tmp_path, capsys):
     path, weights, _ = of_both_halves
-    ours = convert(path, tmp_path / "ours", "--num_attention_heads", 4, "--keep_unused")
+    ours = convert(path, tmp_path / "ours", *options, "--keep_unused")
     assert "not used and kept: 2 tensors" in capsys.readouterr().out
     back = convert(ours, tmp_path / "back", "--to_original", "--verify")
     assert_identical(load_file(back / "model.safetensors"), weights)
-    again = convert(back, tmp_path / "again", "--num_attention_heads", 4, "--keep_unused")
+    again = convert(back, tmp_path / "again", *options, "--keep_unused")
     for file in ("model.safetensors", "unused_tensors.safetensors", "config.json"):
         assert (again / file).read_bytes() == (ours / file).read_bytes()
 
@@ -91,11 +104,11 @@ def test_the_multi_modal_stage_goes_back_to_the_original_names_without_loss(of_b
         (lambda w: w["text_encoder.cls.predictions.decoder.weight"].add_(1), "must equal its alias .*word_embeddings"),
         (
             lambda w: w.update({"text_encoder.bert.encoder.layer.0.crossattention.self.key.bias": torch.ones(24)}),
-            "num_fusion_layers must be from 1 up to but without 3 layers of the text model, got 3",
+            r"the last of 4 layers must have crossattention, got it in \[0, 2, 3\]",
         ),
         (
-            lambda w: [w.pop(name) for name in list(w) if "layer.2.crossattention" in name],
-            r"the last of 3 layers must have crossattention, got it in \[1\]",
+            lambda w: [w.pop(name) for name in list(w) if "layer.3.crossattention" in name],
+            r"the last of 4 layers must have crossattention, got it in \[2\]",
         ),
         (
             lambda w: w.update({"itm_head.weight": torch.ones(3, 24)}),
@@ -103,10 +116,10 @@ def test_the_multi_modal_stage_goes_back_to_the_original_names_without_loss(of_b
         ),
     ],
 )
-def test_a_text_half_that_is_not_as_the_table_says_is_named(change, message, of_both_halves):
+def test_a_text_half_that_is_not_as_the_table_says_is_named(change, message, of_both_halves, options):
     path, weights, _ = of_both_halves
     change(weights)
-    refused(save_layout(path, weights), "--num_attention_heads", 4, match=message)
+    refused(save_layout(path, weights), *options, match=message)
 
 
 def test_attention_heads_of_the_text_half_must_divide_its_width(of_both_halves, golden, tmp_path):
@@ -114,7 +127,20 @@ def test_attention_heads_of_the_text_half_must_divide_its_width(of_both_halves, 
     refused(of_both_halves[0], "--num_attention_heads", 7, match="must divide the text half's width 24, got 7")
     path, _, _ = rebuild(golden, tmp_path)
     refused(path, "--num_attention_heads", 4, match="--num_attention_heads must be absent without a text half")
+    refused(path, "--tokenizer", "bert", match="--tokenizer must be absent without a text half, got bert")
     refused(path, "--vision_half", match="--vision_half must be for a checkpoint of the multi-modal stage")
+
+
+def test_a_tokenizer_must_fit_the_text_half(of_both_halves, tmp_path):
+    path, weights, _ = of_both_halves
+    tokenizer = tiny_pair_tokenizer()
+    tokenizer.mask_token = None
+    tokenizer.save_pretrained(tmp_path / "bert")
+    words = ["--num_attention_heads", 4, "--tokenizer", tmp_path / "bert"]
+    refused(path, *words, match="must have a mask, such as BERT's tokenizer, got one without")
+    tokenizer.add_tokens([f"word{number}" for number in range(40)])
+    tokenizer.save_pretrained(tmp_path / "bert")
+    refused(path, *words, match="must have at most 40 tokens, the rows of the text half, got ")
 
 
 def test_the_vision_half_of_the_multi_modal_stage_gives_the_originals_features(of_both_halves, tmp_path, capsys):

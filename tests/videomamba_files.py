@@ -7,9 +7,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from hmba_hf.models.configuration_videomamba import VideoMambaRetrievalConfig
-from hmba_hf.models.retrieving_videomamba import VideoMambaForVideoTextRetrieval
 from original_checkpoints import run_conversion
+from tiny_pairs import TEXT, tiny_pair_tokenizer, tiny_retrieval
 
 
 def convert(checkpoint, output_dir, *options):
@@ -61,7 +60,7 @@ def assert_identical(tensors, wanted):
         assert tensors[name].numpy().tobytes() == tensor.contiguous().numpy().tobytes(), name
 
 
-def tiny_retrieval(width, heads):
+def both_halves(width=24, heads=4):
     """Return a tiny model of the multi-modal stage, whose vision half is of the size of the recorded one.
 
     Args:
@@ -69,14 +68,8 @@ def tiny_retrieval(width, heads):
         heads: likewise, of its attention.
     """
     vision = {"hidden_size": 48, "num_hidden_layers": 3, "image_size": 32, "patch_size": 8, "num_frames": 4}
-    text = {"hidden_size": width, "num_attention_heads": heads, "intermediate_size": 40, "num_hidden_layers": 3}
-    config = VideoMambaRetrievalConfig(
-        vision_config={**vision, "alignment_size": 20},
-        text_config={**text, "vocab_size": 30, "max_position_embeddings": 12},
-        num_fusion_layers=2,
-        projection_size=10,
-    )
-    model = VideoMambaForVideoTextRetrieval(config).eval()
+    text = {**TEXT, "hidden_size": width, "num_attention_heads": heads}
+    model = tiny_retrieval(vision_config={**vision, "alignment_size": 20}, text_config=text)
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.1)
     nn.init.constant_(model.logit_temperature, 0.2)
@@ -88,7 +81,7 @@ def multi_modal(model, vision):
     weights = {f"vision_encoder.{name}": tensor for name, tensor in vision.items()}
     for name, tensor in model.text_model.state_dict().items():
         weights[f"text_encoder.{name}"] = tensor.clone()
-    for layer, attention in enumerate(model.cross_attentions, start=1):
+    for layer, attention in enumerate(model.cross_attentions, start=model.config.num_text_layers):
         for name, tensor in attention.state_dict().items():
             weights[f"text_encoder.bert.encoder.layer.{layer}.crossattention.{name}"] = tensor.clone()
     for ours, theirs in (("vision_projection", "vision_proj"), ("text_projection", "text_proj")):
@@ -97,7 +90,7 @@ def multi_modal(model, vision):
     weights["itm_head.weight"] = model.matching_head.weight.detach().clone()
     weights["itm_head.bias"] = model.matching_head.bias.detach().clone()
     weights["temp"] = model.logit_temperature.detach().clone()
-    weights["text_encoder.bert.embeddings.position_ids"] = torch.arange(12)[None]
+    weights["text_encoder.bert.embeddings.position_ids"] = torch.arange(TEXT["max_position_embeddings"])[None]
     weights["clip_teacher.visual_projection"] = torch.randn(8, 4)
     return weights
 
@@ -115,5 +108,6 @@ def write_videomambas(folder, golden):
         save_layout(path, weights_of(golden(name)[0], prefix), "model")
     (folder / "k400.json").write_text(json.dumps([f"action {number}" for number in range(10)]))
     vision = weights_of(golden("videomamba_mm_small")[0], "w.")
-    weights = multi_modal(tiny_retrieval(width=64, heads=1), vision)
+    weights = multi_modal(both_halves(width=64, heads=1), vision)
     save_layout(folder / "videomamba_m16_25M_f8_res224.pth", weights, "model")
+    tiny_pair_tokenizer().save_pretrained(folder / "google-bert" / "bert-base-uncased")
