@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 from datasets import Dataset, Video
 
+from hmba_hf.data.actions.samples import ActionSample, action_features, to_action_row
+from hmba_hf.data.dataset_streams import open_stream
 from hmba_hf.data.loading import MICRO_WORLD, RowSamples, load_samples, undecoded
 from hmba_hf.data.micro_world.parquet import write_bddx, write_drama
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.samples import drama_features
+from hmba_hf.data.schemas import ACTIONS, QUESTIONS
 from hmba_hf.tasks.answering.collator import SampleCollator
 from tiny_processors import tiny_processor
 
@@ -145,3 +148,17 @@ def test_a_dataset_that_is_not_there_is_an_error_that_says_what_would_do(tmp_pat
     for name in ("no/such-folder", str(tmp_path), str(tmp_path / "nowhere")):
         with pytest.raises(ValueError, match=f"a dataset must be 'micro-world', a folder or a Hub id, got '{name}'"):
             load_samples(name, "train")
+
+
+def test_samples_of_another_kind_than_a_task_reads_are_refused(drama, tmp_path):
+    row = to_action_row(ActionSample("clip", b"video", 0, "run"))
+    Dataset.from_list([row], features=action_features(["run"])).to_parquet(tmp_path / "train.parquet")
+    assert load_samples(str(tmp_path), "train")[0].label_name == "run"
+    for name in (str(tmp_path), "micro-actions"):
+        for options in ({}, {"streaming": True}):
+            with pytest.raises(ValueError, match=r"must (be of|have the columns of).*DRAMA.*, got .*"):
+                load_samples(name, "train", schemas=QUESTIONS, **options)
+    with pytest.raises(ValueError, match=r"must have the columns of DRAMA .* or BDD-X .*, got \['id', 'label'"):
+        open_stream([str(tmp_path)], "train", schemas=QUESTIONS)
+    with pytest.raises(ValueError, match=r"must have the columns of actions \['id', 'label', 'video'\], got"):
+        load_samples(drama, "train", schemas=[ACTIONS])

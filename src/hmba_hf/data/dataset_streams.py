@@ -6,8 +6,10 @@ from typing import Any
 
 from ..models.decoding_containers import LIMITS, SourceLimits
 from .loading import MICRO_WORLD, TWO_TASKS, load_rows, read_row
+from .micro_world.actions import MICRO_ACTIONS
 from .mixing import shares
 from .samples import Sample, import_datasets
+from .schemas import SCHEMAS, Schema
 
 BUFFER_SIZE = 1000  # rows among which streamed rows are shuffled
 
@@ -36,6 +38,7 @@ def open_stream(
     process_index: int = 0,
     num_processes: int = 1,
     limits: SourceLimits = LIMITS,
+    schemas: Sequence[Schema] = SCHEMAS,
 ) -> SampleStream:
     """Open datasets for streaming in one shuffled order, of which each process reads a share.
 
@@ -49,13 +52,14 @@ def open_stream(
         seed: of the order.
         process_index, num_processes: whose share this is.
         limits: of the pictures of rows.
+        schemas: that the caller can use.
 
     Raises:
         ValueError: if a dataset or split does not exist, if its columns are of no schema, or if the weights are
             not one positive number for each dataset.
     """
     datasets = import_datasets()
-    sources = [_open(name, split, size) for name in names]
+    sources = [_open(name, split, size, schemas) for name in names]
     if len(sources) > 1 and weights is not None:
         rows = datasets.interleave_datasets(
             sources, probabilities=shares(weights, len(names)), seed=seed, stopping_strategy="all_exhausted"
@@ -72,10 +76,10 @@ def open_stream(
     return SampleStream(rows, split, limits)
 
 
-def _open(name: str, split: str, size: int | None) -> Any:
-    if name in (MICRO_WORLD, TWO_TASKS):
+def _open(name: str, split: str, size: int | None, schemas: Sequence[Schema]) -> Any:
+    if name in (MICRO_WORLD, TWO_TASKS, MICRO_ACTIONS):
         raise ValueError(f"a streamed dataset must be a folder or a Hub id, got {name!r}, which is drawn, not read")
-    rows = load_rows(name, split, streaming=True)
+    rows = load_rows(name, split, streaming=True, schemas=schemas)
     # Row by row, since tables with the columns of different schemas cannot be joined.
     rows = rows.map(dict, features=rows.features)
     if size is not None:

@@ -10,7 +10,7 @@ from .micro_world.actions import MICRO_ACTIONS, MicroActions, MicroActionsConfig
 from .micro_world.world import MicroWorld, MicroWorldConfig, TwoTaskWorld
 from .preparing.parquet_shards import check_finished
 from .samples import SampleSequence, import_datasets
-from .schemas import join_name, name_of_row, schema_of_columns, schema_of_row
+from .schemas import ACTIONS, SCHEMAS, Schema, join_name, name_of_row, schema_of_columns, schema_of_row
 
 MICRO_WORLD = "micro-world"
 TWO_TASKS = "micro-world-two-tasks"
@@ -47,13 +47,13 @@ class RowSamples(SampleSequence[Any]):
         return _read(schema_of_row(row).read_without_pictures, row, self.split)
 
 
-def undecoded(rows: Any) -> Any:
-    """Return the rows of a dataset, whole or streamed, with their files undecoded.
+def undecoded(rows: Any, schemas: Sequence[Schema] = SCHEMAS) -> Any:
+    """Return the rows of a dataset of one of `schemas`, whole or streamed, with their files undecoded.
 
     Raises:
         ValueError: if the columns are of no schema.
     """
-    return schema_of_columns(set(rows.column_names or ())).undecoded(rows)
+    return schema_of_columns(set(rows.column_names or ()), schemas).undecoded(rows)
 
 
 def read_row(row: Mapping[str, Any], split: str, limits: SourceLimits = LIMITS) -> Any:
@@ -83,6 +83,7 @@ def load_samples(
     size: int | None = None,
     streaming: bool = False,
     limits: SourceLimits = LIMITS,
+    schemas: Sequence[Schema] = SCHEMAS,
     **world: Any,
 ) -> Sequence[Any]:
     """Load one split of a dataset.
@@ -96,11 +97,12 @@ def load_samples(
         streaming: read only the rows that are asked for and hold them in memory, their files encoded. Otherwise
             `datasets` downloads all splits of a dataset on the Hub.
         limits: of the pictures of rows.
+        schemas: that the caller can use.
         world: values of `MicroWorldConfig` or of `MicroActionsConfig`, for what is drawn alone.
 
     Raises:
         ValueError: if there is no such dataset or split, if it is empty or not finished, or if the columns are of
-            no schema.
+            none of `schemas`.
     """
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
@@ -110,8 +112,10 @@ def load_samples(
             return TwoTaskWorld(clips)
         return clips
     if name == MICRO_ACTIONS:
+        if ACTIONS not in schemas:
+            raise ValueError(f"a dataset must be of {[schema.name for schema in schemas]}, got actions, {name!r}")
         return MicroActions(MicroActionsConfig(**world), split, _CLIPS if size is None else size)
-    rows = load_rows(name, split, streaming)
+    rows = load_rows(name, split, streaming, schemas)
     if streaming:
         if size is not None:
             rows = rows.take(size)
@@ -124,7 +128,7 @@ def load_samples(
     return RowSamples(rows, split, limits)
 
 
-def load_rows(name: str, split: str, streaming: bool = False) -> Any:
+def load_rows(name: str, split: str, streaming: bool = False, schemas: Sequence[Schema] = SCHEMAS) -> Any:
     """Load one split of a dataset as undecoded rows, whole or streamed, as in `load_samples`."""
     repository, revision = split_revision(name)
     check_revision(repository, revision)
@@ -133,4 +137,4 @@ def load_rows(name: str, split: str, streaming: bool = False) -> Any:
         rows = import_datasets().load_dataset(repository, split=split, streaming=streaming, revision=revision)
     except (FileNotFoundError, ConnectionError) as error:
         raise ValueError(f"a dataset must be {MICRO_WORLD!r}, a folder or a Hub id, got {name!r}: {error}") from error
-    return undecoded(rows)
+    return undecoded(rows, schemas)

@@ -111,18 +111,23 @@ CAPTIONS = Schema(
     read_without_pictures=_caption_without_pictures,
 )
 SCHEMAS = (BDDX, DRAMA, ACTIONS, CAPTIONS)
+QUESTIONS = (BDDX, DRAMA)
+"""The schemas of questions with answers, which are read as `Sample`s."""
 
 
-def schema_of_columns(columns: set[str]) -> Schema:
-    """Return the schema of a dataset.
+def schema_of_columns(columns: set[str], schemas: Sequence[Schema] = SCHEMAS) -> Schema:
+    """Return the schema of a dataset, one of `schemas`.
 
     Raises:
         ValueError: if its columns are of none.
     """
-    for schema in SCHEMAS:
+    for schema in schemas:
         if schema.columns <= columns:
             return schema
-    known = [f"{schema.name} {sorted(schema.columns)}" for schema in (DRAMA, BDDX, ACTIONS, CAPTIONS)]
+    known = []
+    for schema in (DRAMA, BDDX, ACTIONS, CAPTIONS):
+        if schema in schemas:
+            known.append(f"{schema.name} {sorted(schema.columns)}")
     wanted = " or ".join(known)
     raise ValueError(f"the dataset must have the columns of {wanted}, got {sorted(columns)}")
 

@@ -40,7 +40,7 @@ def load_splits(dataset_name: str, names: Sequence[str], max_samples: int | None
 
     Args:
         max_samples: this many from the start of each split; all when absent.
-        options: `limits`, and those of the micro-world.
+        options: `limits`, `schemas`, and those of the micro-world.
 
     Raises:
         ValueError: if two samples of a split have the same id, or as `load_samples`.

@@ -15,6 +15,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..data.samples import BDDX_PARTS, Sample, import_datasets
+from ..data.schemas import QUESTIONS
 from ..evaluation.batches import Outcome
 from ..evaluation.predicting import to_record
 from ..evaluation.scoring import ScoredRecords
@@ -63,7 +64,7 @@ def open_documents(sources: Any) -> Any:
 
 @cache
 def _open_samples(dataset_name: str, split: str, size: int | None, limits: SourceLimits) -> Splits:
-    return load_splits(dataset_name, [split], size, limits=limits)
+    return load_splits(dataset_name, [split], size, limits=limits, schemas=QUESTIONS)
 
 
 def _sample_of(document: Document) -> Sample:

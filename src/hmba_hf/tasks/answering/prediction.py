@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ...data.schemas import QUESTIONS
 from ...evaluation.predicting import SplitArguments, predict_splits
 from ...evaluation.splits import Splits, load_splits
 from ...families import find_task
@@ -42,5 +43,10 @@ def load_clips(arguments: PredictionArguments, model: Any, processor: Any) -> Sp
         "num_frames": model.config.num_frames,
     }
     return load_splits(
-        arguments.dataset_name, arguments.split, arguments.max_samples, limits=arguments.limits, **world
+        arguments.dataset_name,
+        arguments.split,
+        arguments.max_samples,
+        limits=arguments.limits,
+        schemas=QUESTIONS,
+        **world,
     )

@@ -19,6 +19,7 @@ from ...data.loading import load_samples
 from ...data.mixing import MixedSamples
 from ...data.past_frames import SamplesWithPast
 from ...data.samples import Sample
+from ...data.schemas import QUESTIONS
 from ...evaluation.results import package_versions
 from ...evaluation.scoring import ScoredRecords
 from ...hub import CardDetails
@@ -131,7 +132,7 @@ def training_dataset(
     seed = args.seed if args.data_seed is None else args.data_seed
     if arguments.streaming:
         share = {"process_index": args.process_index, "num_processes": args.world_size}
-        options: dict[str, Any] = {**share, "seed": seed, "limits": arguments.limits}
+        options: dict[str, Any] = {**share, "seed": seed, "limits": arguments.limits, "schemas": QUESTIONS}
         stream = open_stream(names, arguments.train_split, weights, arguments.max_train_samples, **options)
         return EncodedStream(stream, collator, bad)
     sources = training_sources(arguments, args.seed, collator.processor)
@@ -201,4 +202,7 @@ def _named_samples(
     video_processor = processor.video_processor
     world: dict[str, Any] = {"seed": arguments.world_seed, "motion": arguments.motion}
     world |= {"frame_size": video_processor.size["height"], "num_frames": video_processor.num_frames}
-    return [load_samples(name, split, size, streaming, arguments.limits, **world) for name in arguments.dataset_name]
+    sources = []
+    for name in arguments.dataset_name:
+        sources.append(load_samples(name, split, size, streaming, arguments.limits, QUESTIONS, **world))
+    return sources
