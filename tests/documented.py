@@ -26,6 +26,11 @@ QUICK = {
     "predict.py": [*QUICK_ANSWERS, "--max_samples", "2", "--device_map", "cpu"],
     "prepare_actions.py": [],
     "prepare_bddx.py": [],
+    "pretrain_videomamba.py": [
+        *(*ONE_STEP, "--model", "videomamba", "--teacher", "clip", "--dataset_name", "micro-actions"),
+        *("--max_train_samples", "2", "--max_eval_samples", "2", "--save_strategy", "no"),
+        *("--dataloader_num_workers", "0", "--bf16", "False"),
+    ],
     "prepare_drama.py": [],
     "push.py": [],
     "stream_video.py": QUICK_ANSWERS,
@@ -33,6 +38,7 @@ QUICK = {
 # Likewise of benchmarks, which tests/test_benchmarks.py runs in processes of their own.
 SMALL = {
     "conversion_memory.py": "--mib 320 --shards 2 --forms safetensors bin".split(),
+    "masked_step.py": ["--quick"],
     "recurrent_length.py": ["--quick"],
     "selective_scan.py": "--lengths 16 32 --hidden_size 32 --repeats 1".split(),
     "streaming.py": "--frames 3 6 --around 2 --repeats 1 --real_tower 4 --max_seconds 100".split(),

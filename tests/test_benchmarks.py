@@ -117,3 +117,12 @@ def test_the_benchmark_of_drawn_actions_trains_each_model_once(tmp_path):
     assert set(held) == {"teacher, seed 0", "temporal_first, seed 0", "with teacher, seed 0"}
     results = json.loads((tmp_path / "results.json").read_text())["teacher"]
     assert results["with the teacher"] == [held["with teacher, seed 0"]]
+
+
+def test_the_benchmark_of_masked_steps_compares_blocks_and_students(tmp_path):
+    printed = run("masked_step.py", "--quick", "--masked", 0.5, 0.8, "--output_dir", tmp_path)
+    assert columns(printed) == [["part", "masked", "tokens", "of all", "forward + backward", "time / unmasked"]]
+    records = json.loads((tmp_path / "results.json").read_text())["records"]
+    parts = ["encoder", "student"]
+    assert [(r["part"], r["tokens"]) for r in records] == [(part, n) for part in parts for n in (201, 101, 41)]
+    assert [r["ratio"] for r in records if r["masked"] == 0] == [1, 1]

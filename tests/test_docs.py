@@ -43,6 +43,7 @@ from original_checkpoints import (
     save_weights,
 )
 from synthetic_downloads import drama_record, write_bddx_download, write_drama_download, write_pictures
+from tiny_pretraining import save_student, save_teacher
 from videomamba_files import write_videomambas
 
 WORLD = MicroWorldConfig(frame_size=32)
@@ -56,6 +57,7 @@ MAKERS = {
     "prepare_actions.py",
     "prepare_bddx.py",
     "prepare_drama.py",
+    "pretrain_videomamba.py",
 }
 # Commands of other projects, and of the shell's.
 FOREIGN = {"hf", "lmms-eval", "python3"}
@@ -76,6 +78,8 @@ def sandbox(stored_model, golden, tmp_path_factory):
     folder = tmp_path_factory.mktemp("docs")
     for name in ("hmba-base", "hmba-drama", "runs/demo/mamba-300"):
         shutil.copytree(stored_model, folder / name)
+    save_student(folder / "videomamba")
+    save_teacher(folder / "clip")
     write_drama(folder / "DRAMA_FOLDER", WORLD, {"train": 2, "test": 2})
     write_bddx(folder / "BDDX_FOLDER", WORLD, {"train": 2, "test": 2})
     write_downloads(folder)

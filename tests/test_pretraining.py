@@ -95,6 +95,14 @@ def test_a_run_that_breaks_down_ends_as_one_that_does_not(student, teacher, tmp_
     }
 
 
+def test_a_batch_in_two_parts_teaches_what_the_whole_does(student, teacher, tmp_path):
+    words = ["--max_steps", 2, "--save_strategy", "no", "--max_train_samples", 8]
+    whole = pretrain_tiny(student, teacher, tmp_path / "whole", *words, "--per_device_train_batch_size", 4)
+    parts = pretrain_tiny(student, teacher, tmp_path / "parts", *words, "--gradient_accumulation_steps", 2)
+    for name, weight in whole.model.state_dict().items():
+        assert_close(parts.model.state_dict()[name], weight, atol=1e-5, rtol=0, msg=name)
+
+
 def test_cached_features_give_the_same_run_and_the_teacher_looks_once(student, teacher, tmp_path, monkeypatch):
     words = ["--num_train_epochs", 2, "--save_strategy", "no", "--num_views", 1, *EVALUATED]
     pretrain_tiny(student, teacher, tmp_path / "plain", *words)
