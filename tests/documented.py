@@ -12,6 +12,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 QUICK_ANSWERS = ["--max_new_tokens", "2"]
 ONE_STEP = ["--max_steps", "1", "--per_device_train_batch_size", "2", "--use_cpu", "True", "--disable_tqdm", "True"]
+CLIPS = ["--dataloader_num_workers", "0", "--save_strategy", "no", "--max_train_samples", "4"]
 # Options behind those of a documented command, which make it quick.
 QUICK = {
     "ablate.py": "--seeds 0 --steps 1 --batch_size 2 --clips 2 --page studies.md".split(),
@@ -22,6 +23,7 @@ QUICK = {
     "describe_video.py": QUICK_ANSWERS,
     "evaluate.py": ["--tokenizer", "words", "--draws", "5"],
     "finetune.py": [*ONE_STEP, "--dataloader_num_workers", "0", "--save_strategy", "no"],
+    "finetune_videomamba.py": [*ONE_STEP, *CLIPS],
     "full_size.py": ["--quick"],
     "predict.py": [*QUICK_ANSWERS, "--max_samples", "2", "--device_map", "cpu"],
     "prepare_actions.py": [],
@@ -34,6 +36,7 @@ QUICK = {
     "prepare_drama.py": [],
     "push.py": [],
     "stream_video.py": QUICK_ANSWERS,
+    "train_retrieval.py": [*ONE_STEP, *CLIPS],
 }
 # Likewise of benchmarks, which tests/test_benchmarks.py runs in processes of their own.
 SMALL = {

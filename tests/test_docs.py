@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import tomllib
+from transformers import BertConfig, BertForMaskedLM
 
 from documented import (
     COMMANDS,
@@ -44,6 +45,7 @@ from original_checkpoints import (
 )
 from synthetic_downloads import drama_record, write_bddx_download, write_drama_download, write_pictures
 from tiny_pretraining import save_student, save_teacher
+from tiny_pairs import TEXT, tiny_pair_tokenizer
 from videomamba_files import write_videomambas
 
 WORLD = MicroWorldConfig(frame_size=32)
@@ -54,10 +56,12 @@ MAKERS = {
     "convert_llava.py",
     "convert_videomamba.py",
     "finetune.py",
+    "finetune_videomamba.py",
     "prepare_actions.py",
     "prepare_bddx.py",
     "prepare_drama.py",
     "pretrain_videomamba.py",
+    "train_retrieval.py",
 }
 # Commands of other projects, and of the shell's.
 FOREIGN = {"hf", "lmms-eval", "python3"}
@@ -85,6 +89,7 @@ def sandbox(stored_model, golden, tmp_path_factory):
     write_downloads(folder)
     write_foreign_checkpoints(folder, tmp_path_factory.mktemp("originals"), *golden("hmba_e2e_small"))
     write_videomambas(folder, golden)
+    write_parents(folder)
     frames = MicroWorld(WORLD, "test", 1)[0].frames
     for name in ("dashcam.mp4", "runs/demo/held_out_0.mp4"):
         write_video(folder / name, frames)
@@ -135,6 +140,13 @@ def write_foreign_checkpoints(folder, scratch, tensors, facts):
     save_llava(folder / "llava-hf" / "llava-1.5-7b-hf", llava_config())
 
 
+def write_parents(folder):
+    """Write a tiny model under the name of one that a VideoMamba is joined with."""
+    bert = folder / "google-bert" / "bert-base-uncased"
+    BertForMaskedLM(BertConfig(**TEXT)).save_pretrained(bert)
+    tiny_pair_tokenizer().save_pretrained(bert)
+
+
 @pytest.fixture
 def start(monkeypatch, sandbox):
     """Run a program of the repository inside this process, in the sandbox."""
@@ -174,14 +186,20 @@ def test_a_documented_command_has_only_options_of_its_program(line, start, only_
         start(script, words)
 
 
+def make_what_is_read(line, start, sandbox):
+    """Run the documented commands that make the folders that a command reads, and those before them."""
+    for word in words_read(line):
+        maker = maker_of(word)
+        if maker is not None and maker != line and not (sandbox / word).exists():
+            make_what_is_read(maker, start, sandbox)
+            program, options = split_program(maker)
+            start(program, options + QUICK[name_of(maker)])
+
+
 @pytest.mark.parametrize("line", [line for line in PROGRAMS if line not in PUSHES and name_of(line) not in SMALL])
 def test_a_documented_command_runs(line, start, sandbox, tmp_path, one_variant):
     script, words = split_program(line)
-    for word in words_read(line):
-        maker = maker_of(word)
-        if maker is not None and not (sandbox / word).exists():
-            program, options = split_program(maker)
-            start(program, options + QUICK[name_of(maker)])
+    make_what_is_read(line, start, sandbox)
     if script.endswith("ablate.py") and "page" in words and not (sandbox / "runs" / "studies" / "baselines").exists():
         start(script, ["baselines", *QUICK["ablate.py"]])
     if name_of(line) in MAKERS:
