@@ -44,8 +44,8 @@ from original_checkpoints import (
     save_weights,
 )
 from synthetic_downloads import drama_record, write_bddx_download, write_drama_download, write_pictures
-from tiny_pretraining import save_student, save_teacher
 from tiny_pairs import TEXT, tiny_pair_tokenizer
+from tiny_pretraining import save_student, save_teacher
 from videomamba_files import write_videomambas
 
 WORLD = MicroWorldConfig(frame_size=32)
