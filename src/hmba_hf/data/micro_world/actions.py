@@ -26,6 +26,7 @@ from ..samples import SampleSequence
 from .drawing import COLOURS
 from .world import SPLITS
 
+LEAST_FRAMES = 4  # of a clip whose action shows
 MICRO_ACTIONS = "micro-actions"
 _OPPOSITES = {
     "moves left": "moves right",
@@ -62,7 +63,7 @@ class MicroActionsConfig:
     nuisance: float = 1.0
 
     def __post_init__(self) -> None:
-        for name, least in (("seed", 0), ("frame_size", 16), ("num_frames", 4)):
+        for name, least in (("seed", 0), ("frame_size", 16), ("num_frames", LEAST_FRAMES)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise ValueError(f"{name} must be a whole number from {least} on, got {value!r}")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from ...data.actions.training_clips import draw_frames, to_pixels, video_of
-from ...data.micro_world.actions import MICRO_ACTIONS
+from ...data.micro_world.actions import LEAST_FRAMES, MICRO_ACTIONS
 from ...digests import digest_text
 from ...training.teacher_cache import digest_clip
 from .augmentation import MultiScaleCrop
@@ -79,7 +79,9 @@ def world_of(name: str, options: Any, processor: Any) -> dict[str, Any]:
     """
     world = {"seed": options.world_seed, "frame_size": processor.crop_size["height"]}
     world["num_frames"] = processor.num_frames
-    if name != MICRO_ACTIONS:
+    if name == MICRO_ACTIONS:
+        world["num_frames"] = max(processor.num_frames, LEAST_FRAMES)  # of more, a processor takes some
+    else:
         world["motion"] = options.motion
     return world
 
