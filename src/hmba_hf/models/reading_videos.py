@@ -202,7 +202,7 @@ class VideoFileProcessor(VideoProcessorMixin, PilBackend):
     def to_dict(self) -> dict[str, Any]:
         """The options as they are saved, with the class of Auto classes, and rules of sources only if set."""
         options = super().to_dict()
-        for name in ("limits", "_wants_whole"):  # no file may raise them
+        for name in (*self.options_of_calls, "_wants_whole"):  # among them limits, which no file may raise
             options.pop(name, None)
         # Files of older versions, and keys of cached features, lack the following options.
         options = {name: x for name, x in options.items() if x is not None or name not in _LEFT_OUT_IF_ABSENT}
