@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from hmba_hf.data.actions.samples import ActionSample
-from hmba_hf.data.actions.training_clips import draw_frames, to_pixels
+from hmba_hf.data.actions.training_clips import draw_frames, to_pixels, video_of
 from hmba_hf.data.samples import Sample
 from hmba_hf.models.video_processing_videomamba import VideoMambaVideoProcessor
 from numbered_videos import numbered_video, read_numbers
@@ -22,25 +22,24 @@ def numbers_of(frames):
 
 def test_one_frame_of_each_segment_is_drawn_whole():
     processor = VideoMambaVideoProcessor(num_frames=4)
-    sample = ActionSample("a", PICTURES)
-    drawn = [draw_frames(sample, processor, generator(seed)) for seed in range(40)]
+    drawn = [draw_frames(list(PICTURES), processor, generator(seed)) for seed in range(40)]
     assert {frame.size for frames in drawn for frame in frames} == {(4, 3)}
     seen = [numbers_of(frames) for frames in drawn]
     for segment in range(4):
         assert {numbers[segment] for numbers in seen} == {3 * segment, 3 * segment + 1, 3 * segment + 2}
-    assert numbers_of(draw_frames(sample, processor, generator(7))) == seen[7]
+    assert numbers_of(draw_frames(list(PICTURES), processor, generator(7))) == seen[7]
 
 
 def test_dense_clips_are_drawn_where_the_processor_takes_them():
     processor = VideoMambaVideoProcessor(num_frames=3, sampling="dense", frame_step=2)
-    seen = {tuple(numbers_of(draw_frames(ActionSample("a", PICTURES), processor, generator(n)))) for n in range(40)}
+    seen = {tuple(numbers_of(draw_frames(list(PICTURES), processor, generator(n)))) for n in range(40)}
     assert len(seen) > 4
     assert all((second - first, third - second) == (2, 2) for first, second, third in seen)
 
 
 def test_frames_of_files_and_of_samples_with_frames_are_drawn_likewise():
     processor = VideoMambaVideoProcessor(num_frames=3)
-    video = ActionSample("a", numbered_video(12, rate=1))
+    video = video_of(ActionSample("a", numbered_video(12, rate=1)))
     seen = set()
     for seed in range(10):
         frames = draw_frames(video, processor, generator(seed))
@@ -48,10 +47,9 @@ def test_frames_of_files_and_of_samples_with_frames_are_drawn_likewise():
         assert [number // 4 for number in numbers] == [0, 1, 2]
         seen.update(numbers)
     assert len(seen) > 6
-    question = Sample("b", "Q?", "A", frames=PICTURES)
-    assert numbers_of(draw_frames(question, processor, generator())) == numbers_of(
-        draw_frames(ActionSample("b", PICTURES), processor, generator())
-    )
+    for sample in (Sample("b", "Q?", "A", frames=PICTURES), ActionSample("b", PICTURES)):
+        drawn = numbers_of(draw_frames(video_of(sample), processor, generator()))
+        assert drawn == numbers_of(draw_frames(list(PICTURES), processor, generator()))
 
 
 def test_pixels_are_normalised_by_colour():

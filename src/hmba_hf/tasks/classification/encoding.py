@@ -4,17 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 
 from ...data.actions.samples import ActionSample
-from ...data.actions.training_clips import to_pixels
+from ...data.actions.training_clips import draw_frames, to_pixels, video_of
 from .augmentation import Augmentation
-
-# How a processor gives frames that are to be changed before they are cut and normalised.
-_UNCHANGED = {"do_resize": False, "do_center_crop": False, "do_normalize": False}
-_SEEDS = 2**62
 
 
 @dataclass
@@ -59,10 +53,7 @@ class ClipEncoder:
 
     def _draw(self, video: Any, augmentation: Augmentation, generator: torch.Generator) -> torch.Tensor:
         """Draw a clip, `(t, 3, h, w)`, all of its frames changed alike."""
-        seed = int(torch.randint(_SEEDS, (), generator=generator))
-        read = self.processor(videos=[video], generator=seed, return_tensors="np", **_UNCHANGED)
-        values = np.round(read["pixel_values_videos"][0] * 255).astype(np.uint8)  # (t, 3, h, w)
-        frames = [Image.fromarray(frame) for frame in values.transpose(0, 2, 3, 1)]
+        frames = draw_frames(video, self.processor, generator)
         size = self.processor.crop_size
         changed = augmentation.change_frames(frames, (size["height"], size["width"]), generator)
         pixels = to_pixels(changed, self.processor.image_mean, self.processor.image_std)
@@ -89,9 +80,7 @@ def _video(sample: ActionSample) -> Any:
     """
     if not isinstance(sample, ActionSample):
         raise TypeError(f"sample {sample.id} must be an ActionSample, got a {type(sample).__name__} of another task")
-    if isinstance(sample.video, tuple):
-        return list(sample.video)
-    return sample.video
+    return video_of(sample)
 
 
 def join(encoded: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

@@ -63,7 +63,7 @@ class ClipEncoder:
         if self.num_views is not None:
             view = int(torch.randint(self.num_views, (), generator=generator))
             generator = torch.Generator().manual_seed(_seed_of(f"{self.seed} {sample.id} {view}"))
-        frames = draw_frames(sample, self.processor, generator)
+        frames = draw_frames(video_of(sample), self.processor, generator)
         size = self.processor.crop_size
         changed = augmentation.change(frames, (size["height"], size["width"]), generator)
         return to_pixels(changed, self.processor.image_mean, self.processor.image_std)
