@@ -1,27 +1,20 @@
 """A VideoMamba learns classes of drawn clips, resumes exactly, and starts from bases of other shapes."""
 
-import io
 import json
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from datasets import Dataset
-from PIL import Image
 from safetensors.torch import load_file
 
-from hmba_hf.data.actions.samples import ActionSample, action_features, to_action_row
-from hmba_hf.data.clips import write_video
+from drawn_clips import NAMES, SIDE, Clips, save_base, write_dataset
 from hmba_hf.data.micro_world.actions import ACTION_NAMES
 from hmba_hf.data.micro_world.world import MicroWorld
 from hmba_hf.evaluation.records import read_records
 from hmba_hf.families import load_model
 from hmba_hf.hub import save_checkpoint
-from hmba_hf.models.configuration_videomamba import VideoMambaConfig
-from hmba_hf.models.modeling_videomamba import VideoMambaForPreTraining, VideoMambaForVideoClassification
-from hmba_hf.models.video_processing_videomamba import VideoMambaVideoProcessor
+from hmba_hf.models.modeling_videomamba import VideoMambaForPreTraining
 from hmba_hf.tasks.classification import run as classification_run
 from hmba_hf.tasks.classification.arguments import (
     PRESETS,
@@ -35,9 +28,6 @@ from hmba_hf.tasks.classification.arguments import (
 from hmba_hf.tasks.classification.run import finetune
 from tiny_runs import run_example
 
-NAMES = ["left", "right", "still"]
-SIDE = 16
-SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "image_size": SIDE, "patch_size": 8, "state_size": 4}
 CHANGED = {
     "num_draws": 2,
     "rand_augment": 7.0,
@@ -45,42 +35,6 @@ CHANGED = {
     "mixup": 0.8,
     "cutmix": 1.0,
 }
-
-
-class Rows:
-    """Stands for the rows of a dataset, which name its classes."""
-
-    def __init__(self, names):
-        self.features = {"label": type("Label", (), {"names": names})}
-
-
-class Clips(list):
-    """Drawn clips of a square that moves, or stands still."""
-
-    def __init__(self, count, names=NAMES):
-        super().__init__(self.draw(number, names) for number in range(count))
-        self.rows = Rows(names)
-
-    @staticmethod
-    def draw(number, names):
-        label = number % len(names)
-        frames = []
-        for step in range(4):
-            picture = np.full((20, 24, 3), 30 + number, dtype=np.uint8)
-            left = 10 + (step * (-2, 2, 0)[label % 3])
-            picture[8:14, left : left + 5] = (200, 80, 40)
-            frames.append(Image.fromarray(picture))
-        return ActionSample(f"clip {number}", tuple(frames), label, names[label])
-
-
-def save_base(folder, kind=VideoMambaForVideoClassification, names=NAMES, **changes):
-    torch.manual_seed(0)
-    values = {**SIZES, "num_frames": 2, "drop_path_rate": 0.2, "id2label": dict(enumerate(names)), **changes}
-    kind(VideoMambaConfig(**values)).save_pretrained(folder)
-    size = {"height": SIDE, "width": SIDE}
-    processor = VideoMambaVideoProcessor(num_frames=2, size={"shortest_edge": SIDE}, crop_size=size)
-    processor.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +133,9 @@ def test_layer_decay_and_decay_of_weights_part_the_optimizer(base, clips, tmp_pa
 
 def test_a_teacher_is_heard_in_training_and_its_head_is_dropped(base, clips, tmp_path):
     teacher = save_base(tmp_path / "teacher", hidden_size=8)
-    trainer = finetune(*arguments(base, tmp_path / "run", CHANGED, teacher=str(teacher)))
+    options = {"teacher": str(teacher), "eval_strategy": "steps", "eval_steps": 4}
+    trainer = finetune(*arguments(base, tmp_path / "run", CHANGED, **options))
+    assert any("eval_top_1" in entry for entry in trainer.state.log_history)
     assert trainer.teacher.config.hidden_size == 8
     assert "distillation_head.projection.weight" in weights(tmp_path / "run" / "checkpoint-4")
     held = weights(tmp_path / "run")
@@ -280,21 +236,8 @@ def test_options_that_cannot_hold_are_refused(base, clips, tmp_path, data, optio
         finetune(*arguments(base, tmp_path, data, **options))
 
 
-def write_dataset(folder, clips):
-    """Write drawn clips as files in rows of the Hub's schema; the last one is broken."""
-    rows = []
-    for clip in clips:
-        file = io.BytesIO()
-        write_video(file, clip.video, 4)
-        rows.append(to_action_row(replace(clip, video=file.getvalue()), f"{clip.id}.mp4"))
-    rows[-1]["video"]["bytes"] = b"no video"
-    (folder / "data").mkdir(parents=True)
-    path = folder / "data" / "test-00000-of-00001.parquet"
-    Dataset.from_list(rows, features=action_features(NAMES)).to_parquet(path)
-
-
 def test_files_are_classified_scored_and_shown_on_the_card_by_the_same_programs(base, tmp_path, capsys):
-    write_dataset(tmp_path / "data", Clips(5))
+    write_dataset(tmp_path / "data", Clips(5), broken="clip 4")
     words = ["--model", base, "--dataset_name", tmp_path / "data", "--batch_size", 2, "--device_map", "cpu"]
     words += ["--num_temporal_views", 2, "--num_spatial_views", 3, "--output_dir", tmp_path / "test"]
     with pytest.raises(ValueError, match=r"\(clip 4\) cannot be read, and on_error is not 'skip'"):

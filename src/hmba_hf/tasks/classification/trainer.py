@@ -12,6 +12,8 @@ from ...metrics.classification import top_k
 from ...training.trainer import ResumableTrainer
 from .mixing import Mixing
 
+_NO_LOGITS = ("hidden_states", "attentions", "distillation_features")  # of a classifier's output
+
 
 class ClassificationTrainer(ResumableTrainer):
     """A `ResumableTrainer` that mixes the clips of a batch with each other, and may learn from a smaller model.
@@ -69,6 +71,13 @@ class ClassificationTrainer(ResumableTrainer):
             self._num_mixed = 0
         self._num_mixed += 1
         return np.random.default_rng([self.args.seed, step, self._num_mixed, self.args.process_index])
+
+    def prediction_step(
+        self, model: Any, inputs: Any, prediction_loss_only: bool, ignore_keys: list[str] | None = None
+    ) -> tuple[Any, Any, Any]:
+        """Evaluate a batch as `Trainer` does, of whose outputs the logits alone are kept."""
+        ignored = [*(ignore_keys or ()), *_NO_LOGITS]
+        return super().prediction_step(model, inputs, prediction_loss_only, ignored)
 
     def train(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """Train as `ResumableTrainer` does, and drop the head for the teacher's features at the end."""
