@@ -13,10 +13,12 @@ from PIL import Image, ImageOps
 from transformers.image_transforms import convert_to_rgb
 
 from hmba_hf.data.clips import cut_clips
+from hmba_hf.models import decoding_pictures, decoding_squares
 from hmba_hf.models.decoding_containers import SourceLimits, VideoDecodeError, open_container, opened
 from hmba_hf.models.decoding_packets import VideoPackets
 from hmba_hf.models.decoding_pictures import ClipPictures, over_white, to_rgb
 from hmba_hf.models.decoding_video import decode_frames, iter_frames, video_duration
+from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor
 from numbered_videos import numbered_video, read_numbers
 
 SQUARE = SimpleNamespace(sample_aspect_ratio=None)
@@ -150,7 +152,7 @@ def alive(monkeypatch):
     def counted(packets, packet):
         things = gc.get_objects()
         formats = [thing.format.name for thing in things if type(thing) is av.VideoFrame and thing.width]
-        for name in ("yuv444p16le", "yuv420p"):
+        for name in ("yuv444p16le", "yuv444p10le", "yuv420p"):
             counts[name] = [*counts.get(name, []), formats.count(name)]
         decoders = sum(type(thing) is av.VideoCodecContext for thing in things)
         assert decoders == 1, "a decoder keeps frames until it is gone"
@@ -188,6 +190,62 @@ def test_a_frame_is_let_go_before_the_next_one_is_decoded(door, alive):
 def test_one_ordinary_frame_waits_for_the_next_one(num_frames, alive):
     decode_frames(numbered_video(20, codec="libx264"), None, num_frames, 10.0)
     assert max(alive["yuv420p"]) <= 2
+
+
+def test_deep_frames_that_come_late_wait_as_pictures(alive):
+    times = [(index // 4 * 4 + (2, 0, 3, 1)[index % 4]) / 10 for index in range(20)]
+    consumed(iter_frames(numbered_video(20, times=times, codec="ffv1", container="nut", prepare=deep)))
+    assert max(alive["yuv444p16le"]) <= 2
+
+
+def stretched_and_deep(stream):
+    stream.pix_fmt = "yuv444p10le"
+    stream.sample_aspect_ratio = Fraction(29, 10)
+
+
+@pytest.fixture
+def converted(monkeypatch):
+    """Take down how many rows are converted at a time, of one picture in memory at the most."""
+    rows = []
+    pictures = []
+    convert = decoding_pictures._converted
+
+    def counted(frame, width):
+        assert all(other() is None for other in pictures)
+        pixels = convert(frame, width)
+        rows.append(len(pixels))
+        pictures.append(weakref.ref(pixels))
+        return pixels
+
+    monkeypatch.setattr(decoding_pictures, "_converted", counted)
+    monkeypatch.setattr(decoding_pictures, "_STRETCHED_BAND", 20 * 186)
+    monkeypatch.setattr(decoding_squares, "_BAND", 20 * 186)
+    return rows
+
+
+@pytest.mark.parametrize(
+    "door",
+    [
+        lambda data: decode_frames(data, 1.9, 5, 4.0)[0],
+        lambda data: decode_frames(data, None, None)[0],
+        lambda data: HMBAVideoProcessor()(data, num_frames=5)["pixel_values_videos"],
+    ],
+    ids=["clip", "all", "processor"],
+)
+def test_a_deep_frame_is_stretched_a_few_rows_at_a_time_to_the_same_pixels(door, converted, alive, monkeypatch):
+    data = numbered_video(20, codec="libx264", prepare=stretched_and_deep)
+    by_rows = door(data)
+    assert max(converted) == 20
+    assert max(alive["yuv444p10le"]) <= 2
+    monkeypatch.setattr(decoding_pictures, "stretches_rows", lambda *args: False)
+    assert np.array_equal(by_rows, door(data))
+    assert max(converted) == 48
+
+
+def test_a_frame_whose_rows_cannot_be_stretched_alone_is_stretched_as_a_whole():
+    for pixels, ratio in (("yuv420p16le", 2), ("yuv444p16le", 1), ("yuv444p", 2)):
+        stream = SimpleNamespace(sample_aspect_ratio=Fraction(ratio))
+        assert not decoding_pictures.stretches_rows(av.VideoFrame(64, 48, pixels), stream), pixels
 
 
 def test_deep_frames_that_come_late_are_put_in_order():

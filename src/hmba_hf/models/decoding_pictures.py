@@ -1,5 +1,6 @@
 """From a decoded frame to an upright RGB picture with square pixels, and from arrays to frames of RGB."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ _UNKNOWN_MATRICES = {
 _UNSPECIFIED_MATRIX = 2
 _RESERVED_MATRIX = 3
 _BAND = 2**18  # pixels that are composited at once
+_STRETCHED_BAND = 2**19  # pixels of a stretched picture that are converted at once
 _RGB_BITS = 24
 _RESERVE = 2**30  # bytes to which the array of a clip may grow without being moved
 
@@ -43,24 +45,77 @@ def to_rgb(frame: av.VideoFrame, stream: Any, name: str, limits: SourceLimits = 
             the message has the `name` of its file and the reason.
     """
     width = _square_width(frame, stream, name, limits)
-    trouble = f"has a picture of {frame.width} x {frame.height} pixels, {frame.format.name}, that cannot become RGB"
-    with errors_named(name, trouble):
+    with errors_named(name, _trouble(frame)):
         _check_matrix(frame)
-        has_alpha = any(component.is_alpha for component in frame.format.components)
-        pixels: np.ndarray = frame.to_ndarray(
-            format="rgba" if has_alpha else "rgb24", width=width, interpolation="BICUBIC"
-        )
+        pixels = _converted(frame, width)
         matrix = _display_matrix(frame)
-    if has_alpha:
-        pixels = over_white(pixels)
     return pixels if matrix is None else _apply_display_matrix(pixels, matrix)
 
 
+def _trouble(frame: av.VideoFrame) -> str:
+    return f"has a picture of {frame.width} x {frame.height} pixels, {frame.format.name}, that cannot become RGB"
+
+
+def _converted(frame: av.VideoFrame, width: int) -> np.ndarray:
+    """The pixels of a frame as they are stored, stretched to a width, `(h, width, 3)`."""
+    has_alpha = any(component.is_alpha for component in frame.format.components)
+    pixels: np.ndarray = frame.to_ndarray(
+        format="rgba" if has_alpha else "rgb24", width=width, interpolation="BICUBIC"
+    )
+    return over_white(pixels) if has_alpha else pixels
+
+
+class PictureRows:
+    """The picture that `to_rgb` makes of a frame, `(h, w, 3)`, some rows of which are converted at a time.
+
+    `rows[top:bottom]` are those rows, `np.asarray(rows)` is the whole picture.
+
+    Args:
+        frame: with colours for each row, and upright; see `stretches_rows`.
+        stream, name, limits: as for `to_rgb`, which raises the same errors.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(self, frame: av.VideoFrame, stream: Any, name: str, limits: SourceLimits):
+        self._frame = frame
+        self._name = name
+        self.shape = (frame.height, _square_width(frame, stream, name, limits), 3)
+        with errors_named(name, _trouble(frame)):
+            _check_matrix(frame)
+        _ = self[:1]  # raises the errors of all rows
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        top, bottom, _ = rows.indices(self.shape[0])
+        with errors_named(self._name, _trouble(self._frame)):
+            return _converted(_cropped(self._frame, top, bottom - top), self.shape[1])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        picture = np.empty(self.shape, dtype or self.dtype)
+        self.write_into(picture)
+        return picture
+
+    def write_into(self, picture: np.ndarray) -> None:
+        """Write the whole picture into an array of its shape."""
+        step = max(_STRETCHED_BAND // self.shape[1], 1)
+        for top in range(0, self.shape[0], step):
+            picture[top : top + step] = self[top : top + step]
+
+
+def stretches_rows(frame: av.VideoFrame, stream: Any) -> bool:
+    """Return whether a frame is heavier than its picture, and rows of it can be stretched one by one."""
+    has_all_rows = all(component.height == frame.height for component in frame.format.components)
+    is_stretched = (stream.sample_aspect_ratio or 1) > 1 + SQUARE_PIXEL_TOLERANCE
+    return has_all_rows and is_stretched and weight_of(frame.format) > 1 and _display_matrix(frame) is None
+
+
 def picture_or_error(
-    frame: av.VideoFrame, stream: Any, name: str, limits: SourceLimits
-) -> np.ndarray | VideoDecodeError:
-    """Convert a frame as `to_rgb` does, and return the error where it cannot be."""
+    frame: av.VideoFrame, stream: Any, name: str, limits: SourceLimits, may_be_rows: bool = False
+) -> Any:
+    """Convert a frame as `to_rgb` does, and return the error where it cannot be; `PictureRows` if these may come."""
     try:
+        if may_be_rows and stretches_rows(frame, stream):
+            return PictureRows(frame, stream, name, limits)
         return to_rgb(frame, stream, name, limits)
     except VideoDecodeError as error:
         return error
@@ -74,7 +129,7 @@ def weight_of(pixel_format: Any) -> float:
 class _Kept(NamedTuple):
     """What is kept of a picture, and its height and width; or an error, and none."""
 
-    picture: np.ndarray | VideoDecodeError
+    picture: np.ndarray | PictureRows | VideoDecodeError
     size: tuple[int, int] | None
 
 
@@ -93,7 +148,7 @@ class ClipPictures:
         name: str,
         count: int | None = None,
         expected: int = 1,
-        prepare: Callable[[np.ndarray], np.ndarray] | None = None,
+        prepare: Callable[[Any], np.ndarray] | None = None,
     ):
         self._name = name
         self._count = count
@@ -104,11 +159,11 @@ class ClipPictures:
         self._errors: dict[int, VideoDecodeError] = {}
         self.size: tuple[int, int] | None = None  # height and width of the pictures
 
-    def put(self, places: list[int], picture: np.ndarray | VideoDecodeError) -> None:
+    def put(self, places: list[int], picture: np.ndarray | PictureRows | VideoDecodeError) -> None:
         """Put a picture, `(h, w, 3)`, or an error into places, in the stead of what was there."""
         self._put(places, self._kept(picture))
 
-    def hold(self, place: int, picture: np.ndarray | VideoDecodeError) -> None:
+    def hold(self, place: int, picture: np.ndarray | PictureRows | VideoDecodeError) -> None:
         """Keep a picture for `put_held`, unless another one comes before: if it can be, in the memory of its place."""
         self._held = self._kept(picture)
         kept = self._held.picture
@@ -116,8 +171,10 @@ class ClipPictures:
             return
         if self._rows is None or self._rows.shape[1:] == kept.shape:
             row = self._row(place, kept)
-            row[...] = kept
+            _write(kept, row)
             self._held = self._held._replace(picture=row)
+        elif isinstance(kept, PictureRows):
+            self._held = self._held._replace(picture=np.asarray(kept))
 
     def put_held(self, places: list[int]) -> None:
         """Put the picture that is held into places."""
@@ -125,7 +182,7 @@ class ClipPictures:
         self._put(places, self._held)
         self._held = None
 
-    def _kept(self, picture: np.ndarray | VideoDecodeError) -> "_Kept":
+    def _kept(self, picture: np.ndarray | PictureRows | VideoDecodeError) -> "_Kept":
         if isinstance(picture, VideoDecodeError):
             return _Kept(picture, None)
         size = picture.shape[0], picture.shape[1]
@@ -133,7 +190,7 @@ class ClipPictures:
 
     def _put(self, places: list[int], kept: "_Kept") -> None:
         picture = kept.picture
-        if isinstance(picture, np.ndarray):
+        if not isinstance(picture, VideoDecodeError):
             if self.size is None and self._rows is not None and self._rows.shape[1:] != picture.shape:
                 self._rows = None  # for a picture that was held and is not wanted
             self.size = self.size or kept.size
@@ -148,12 +205,13 @@ class ClipPictures:
             return
         for place in places:
             row = self._row(place, picture)
-            if row is not picture:
-                row[...] = picture
+            _write(picture, row)
+            picture = row
 
-    def _row(self, place: int, like: np.ndarray) -> np.ndarray:
+    def _row(self, place: int, like: np.ndarray | PictureRows) -> np.ndarray:
         if self._rows is None:
-            count = self._count or min(self._expected, max(_RESERVE // like.nbytes, 1))
+            size = math.prod(like.shape) * like.dtype.itemsize
+            count = self._count or min(self._expected, max(_RESERVE // size, 1))
             self._rows = np.empty((count, *like.shape), like.dtype)
         if place >= len(self._rows):
             self._rows.resize((place + 1, *like.shape), refcheck=False)  # nothing else sees it
@@ -173,6 +231,13 @@ class ClipPictures:
         clip = self._rows[: len(order)]
         _arrange(clip, order)
         return clip
+
+
+def _write(picture: np.ndarray | PictureRows, row: np.ndarray) -> None:
+    if isinstance(picture, PictureRows):
+        picture.write_into(row)
+    else:
+        row[...] = picture
 
 
 def _arrange(rows: np.ndarray, order: list[int]) -> None:
@@ -238,14 +303,25 @@ def _display_matrix(frame: av.VideoFrame) -> np.ndarray | None:
 
 def _without_young_side_data(frame: av.VideoFrame) -> Any:
     """Copy a frame without the side data that PyAV may not know; the pixels are shared."""
+    kinds = range(_FIRST_YOUNG_SIDE_DATA, _LAST_YOUNG_SIDE_DATA + 1)
+    return _filtered(frame, [("sidedata", f"mode=delete:type={kind}") for kind in kinds])
+
+
+def _cropped(frame: av.VideoFrame, top: int, height: int) -> Any:
+    """Some rows of a frame; the pixels are shared."""
+    return _filtered(frame, [("crop", f"w=iw:h={height}:x=0:y={top}:exact=1")])
+
+
+def _filtered(frame: av.VideoFrame, filters: list[tuple[str, str]]) -> Any:
+    """The frame that comes out of a chain of FFmpeg's filters, each with its options."""
     graph = Graph()
     last = source = graph.add_buffer(
         width=frame.width, height=frame.height, format=frame.format, time_base=frame.time_base
     )
-    for kind in range(_FIRST_YOUNG_SIDE_DATA, _LAST_YOUNG_SIDE_DATA + 1):
-        deletion = graph.add("sidedata", f"mode=delete:type={kind}")
-        last.link_to(deletion)
-        last = deletion
+    for name, options in filters:
+        following = graph.add(name, options)
+        last.link_to(following)
+        last = following
     sink = graph.add("buffersink")
     last.link_to(sink)
     graph.configure()

@@ -29,7 +29,8 @@ class VideoReader:
     def __init__(self, source: Any, name: str, limits: SourceLimits, source_fps: float | None) -> None:
         self.name = name
         self.limits = limits
-        self.prepare: Callable[[np.ndarray], np.ndarray] | None = None  # makes of a picture what is kept of it
+        self.prepare: Callable[[Any], np.ndarray] | None = None  # makes of a picture what is kept of it
+        self.prepares_rows = False  # whether it takes `PictureRows`, too
         self.damage: Exception | None = None
         self.concealed_from: Fraction | float = math.inf
         self.end: float | None = None  # of the last frame, once it has been decoded
@@ -347,8 +348,9 @@ class VideoReader:
     def _pictures(self, **numbers: int) -> ClipPictures:
         return ClipPictures(self.name, prepare=self.prepare, **numbers)
 
-    def _picture(self, frame: av.VideoFrame) -> np.ndarray | VideoDecodeError:
-        return picture_or_error(frame, self.video.stream, self.name, self.limits)
+    def _picture(self, frame: av.VideoFrame) -> Any:
+        may_be_rows = self.prepare is None or self.prepares_rows
+        return picture_or_error(frame, self.video.stream, self.name, self.limits, may_be_rows)
 
     def read_all(self, end: float, is_last: bool) -> Scan:
         """Read every frame up to `end`, of the recording which shows that time or, with `is_last`, of the last one."""

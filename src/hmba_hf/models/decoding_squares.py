@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 # Pixels of a stretch of rows or columns that is resized at once.
-_BAND = 2**17
+_BAND = 2**18
 # A picture of more rows, and 16 times as many rows as columns, is turned first: its rows would be padded to as many
 # columns, so that a file of one column and a million rows would take days.
 _TALL = 2**12
@@ -35,14 +35,14 @@ def expand_to_square(image: Any, fill: float = 255) -> Any:
     return padded
 
 
-def resize_squared(frame: np.ndarray, size: tuple[int, int], resample: int, fill: int) -> np.ndarray:
+def resize_squared(frame: Any, size: tuple[int, int], resample: int, fill: int) -> np.ndarray:
     """Pad a frame to a square as `expand_to_square` does, and resize it with Pillow: the same pixels, less memory.
 
     Pillow resizes the rows first and then the columns, each by itself. So rows are padded and resized a few at a time,
     and then columns are. Pictures of one column or a few are resized the other way round, with other roundings.
 
     Args:
-        frame: `(h, w, channels)`, uint8, of 1 or 3 channels.
+        frame: `(h, w, channels)`, uint8, of 1 or 3 channels; or `PictureRows`, of which a few are made at a time.
         size: height and width of the result.
         resample: Pillow's number of a filter.
         fill: value of the padding in every channel.
@@ -52,7 +52,7 @@ def resize_squared(frame: np.ndarray, size: tuple[int, int], resample: int, fill
     """
     height, width, channels = frame.shape
     if height > max(_TALL, _NARROW * width):
-        turned = resize_squared(frame.swapaxes(0, 1), size[::-1], resample, fill)
+        turned = resize_squared(np.asarray(frame).swapaxes(0, 1), size[::-1], resample, fill)
         return np.ascontiguousarray(turned.swapaxes(0, 1))
     side = max(height, width)
     top = (side - height) // 2

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -252,6 +252,24 @@ class OpenVideo:
         return Fraction(frame.duration * self.stream.time_base)
 
 
+class _Picture(NamedTuple):
+    """What a frame became, a picture or an error, and its mark of not being whole."""
+
+    picture: Any
+    opaque: Any
+
+
+def _with_pictures(moments: Iterator[Moment], video: OpenVideo, limits: SourceLimits) -> Iterator[Moment]:
+    """Make a picture of each frame, so that several of them may wait."""
+    for moment in moments:
+        if not isinstance(moment.frame, Exception):
+            picture = picture_or_error(moment.frame, video.stream, video.name, limits)
+            moment = moment._replace(frame=_Picture(picture, moment.frame.opaque))
+            del picture  # with the moment, before the next one is decoded
+        yield moment
+        del moment
+
+
 def iter_frames(
     source: Any,
     source_format: str | None = None,
@@ -284,7 +302,7 @@ def iter_frames(
         comes_late = source_format is None and not (video.is_heavy and video.starts_in_order())
         moments = video.timeline().place(video.decode(), Fraction(0))
         if comes_late:
-            moments = in_order(moments)
+            moments = in_order(_with_pictures(moments, video, limits) if video.is_heavy else moments)
         origin: Fraction | None = None
         seconds = 0.0
         for moment in moments:
@@ -298,6 +316,8 @@ def iter_frames(
                 video.warn_of_damage(seconds)
             if only_whole and not is_whole:
                 yield seconds, video.mended_error(seconds)
+            elif isinstance(moment.frame, _Picture):
+                yield seconds, moment.frame.picture
             else:
                 yield seconds, picture_or_error(moment.frame, video.stream, name, limits)
             del moment  # before the next one is decoded

@@ -28,7 +28,8 @@ def decode_frames(
     limits: SourceLimits = LIMITS,
     source_fps: float | None = None,
     only_whole: bool = False,
-    prepare: Callable[[np.ndarray], np.ndarray] | None = None,
+    prepare: Callable[[Any], np.ndarray] | None = None,
+    prepares_rows: bool = False,
 ) -> tuple[np.ndarray, ClipMetadata]:
     """Decode the clip of `num_frames` frames that ends at `timestamp`, `1 / fps` seconds apart.
 
@@ -49,6 +50,7 @@ def decode_frames(
         source_fps: frames per second of a stream without timestamps, instead of the rate that its headers declare.
         only_whole: make a frame that the decoder has mended, or that depends on one, an error instead of a warning.
         prepare: makes of each frame, `(h, w, 3)`, what is returned of it, such as a smaller one, as soon as it comes.
+        prepares_rows: hand heavy frames to `prepare` as `decoding_pictures.PictureRows`, which takes less memory.
 
     Returns:
         Frames `(t, h, w, 3)`, uint8 RGB, upright and with square pixels, and their metadata. Beside them at most 16
@@ -63,6 +65,7 @@ def decode_frames(
     check_source_fps(source_fps)
     with opened(source, limits) as (file, name), VideoReader(file, name, limits, source_fps) as reader:
         reader.prepare = prepare
+        reader.prepares_rows = prepares_rows
         end = reader.last_time() if timestamp is None else float(timestamp)
         if num_frames is None:
             scan = reader.read_all(end, is_last=timestamp is None)

@@ -123,7 +123,8 @@ class HMBAVideoProcessor(VideoFileProcessor):
                 timestamp,
                 wanted,
                 fps or self.fps,
-                prepare=lambda picture: self._shape_frame(picture.transpose(2, 0, 1), **options),
+                prepare=lambda picture: self._shape_frame(picture, **options),
+                prepares_rows=True,
                 **rules_of(options),
             )
             return self._scale_frames(shaped, **options), metadata
@@ -144,7 +145,7 @@ class HMBAVideoProcessor(VideoFileProcessor):
                 )
             chosen = self.sample_frames(metadata, num_frames, fps, timestamp)
             frames, metadata = frames[chosen], metadata_of(metadata, chosen)
-        shaped = np.stack([self._shape_frame(frame, **options) for frame in frames])
+        shaped = np.stack([self._shape_frame(np.moveaxis(frame, 0, -1), **options) for frame in frames])
         return self._scale_frames(shaped, **options), metadata
 
     def sample_frames(
@@ -179,13 +180,14 @@ class HMBAVideoProcessor(VideoFileProcessor):
             )
         return np.arange(count - num_frames, count)
 
-    def _shape_frame(self, frame: np.ndarray, **options: Any) -> np.ndarray:
-        """Square, resize and crop one frame, `(c, h, w)`, as `CLIPImageProcessor` does."""
-        size = _size_from_square(frame, options)
+    def _shape_frame(self, picture: Any, **options: Any) -> np.ndarray:
+        """Square, resize and crop one picture, `(h, w, c)`, or its rows, into `(c, h, w)`, as `CLIPImageProcessor`."""
+        size = _size_from_square(picture, options)
         if size is not None:
-            squared = resize_squared(np.moveaxis(frame, 0, -1), size, options["resample"], fill=255)
+            squared = resize_squared(picture, size, options["resample"], fill=255)
             frame = np.moveaxis(squared, -1, 0)
         else:
+            frame = np.moveaxis(np.asarray(picture), -1, 0)
             if options["do_expand_to_square"]:
                 frame = expand_to_square(frame, fill=255 if frame.dtype == np.uint8 else 1.0)
             if options["do_resize"]:
@@ -209,10 +211,10 @@ class HMBAVideoProcessor(VideoFileProcessor):
         return clip
 
 
-def _size_from_square(frame: np.ndarray, options: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Height and width to which `resize_squared` brings a frame, `(c, h, w)`; `None` for the plain way."""
+def _size_from_square(picture: Any, options: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Height and width to which `resize_squared` brings a picture, `(h, w, c)`; `None` for the plain way."""
     is_squared = options["do_expand_to_square"] and options["do_resize"] and isinstance(options["resample"], int)
-    if not is_squared or frame.dtype != np.uint8 or len(frame) not in (1, 3):
+    if not is_squared or picture.dtype != np.uint8 or picture.shape[2] not in (1, 3):
         return None
     size = options["size"]
     if size.shortest_edge and not size.longest_edge:
@@ -220,7 +222,7 @@ def _size_from_square(frame: np.ndarray, options: Mapping[str, Any]) -> tuple[in
     if not (size.height and size.width):
         return None
     # Pillow may resize columns first where the sides of the result differ, and then rounds otherwise.
-    is_long = max(frame.shape[1:]) > _LONG * min(frame.shape[1:])
+    is_long = max(picture.shape[:2]) > _LONG * min(picture.shape[:2])
     return (size.height, size.width) if size.height == size.width or is_long else None
 
 
