@@ -261,7 +261,7 @@ def test_a_damaged_end_is_an_error_that_names_the_last_time_one_can_ask_for(trun
 def test_a_frame_that_the_decoder_mends_is_given_with_a_warning(caplog):
     half_a_frame_more = cut_after(32, extra=20)
     assert numbers(half_a_frame_more, 3.2)[-1] == 32
-    assert not caplog.messages
+    assert "damaged" not in caplog.text
     decode_frames(half_a_frame_more, 3.3)
     assert "damaged at 3.300 s" in caplog.text
 
