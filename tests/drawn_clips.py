@@ -55,16 +55,22 @@ def save_base(folder, kind=VideoMambaForVideoClassification, names=NAMES, **chan
     return folder
 
 
-def write_dataset(folder, clips, split="test", broken=None):
-    """Write drawn clips as files in rows of the Hub's schema; `broken` is the id of one that is none."""
+def write_dataset(folder, clips, split="test", broken=None, kind="mp4"):
+    """Write drawn clips as files in rows of the Hub's schema; `broken` is the id of one that is none.
+
+    With `kind="png"`, they are pictures.
+    """
     rows = []
     for clip in clips:
         file = io.BytesIO()
-        write_video(file, clip.video, 4)
+        if kind == "png":
+            clip.video[0].save(file, kind)
+        else:
+            write_video(file, clip.video, 4)
         content = file.getvalue()
         if clip.id == broken:
             content = b"no video"
-        rows.append(to_action_row(replace(clip, video=content), f"{clip.id}.mp4"))
+        rows.append(to_action_row(replace(clip, video=content), f"{clip.id}.{kind}"))
     (folder / "data").mkdir(parents=True)
     path = folder / "data" / f"{split}-00000-of-00001.parquet"
     Dataset.from_list(rows, features=action_features(NAMES)).to_parquet(path)

@@ -14,7 +14,12 @@ from hmba_hf.data.micro_world.world import MicroWorld
 from hmba_hf.evaluation.records import read_records
 from hmba_hf.families import load_model
 from hmba_hf.hub import save_checkpoint
-from hmba_hf.models.modeling_videomamba import VideoMambaForPreTraining
+from hmba_hf.models.modeling_videomamba import (
+    VideoMambaForImageClassification,
+    VideoMambaForPreTraining,
+    VideoMambaForVideoClassification,
+)
+from hmba_hf.models.video_processing_videomamba import VideoMambaVideoProcessor, image_processor_of
 from hmba_hf.tasks.classification import run as classification_run
 from hmba_hf.tasks.classification.arguments import (
     PRESETS,
@@ -172,9 +177,33 @@ def test_a_base_of_masked_pre_training_on_other_clips_is_fine(clips, tmp_path):
     assert load_model(tmp_path / "run").config.image_size == 32
 
 
+def save_pictures(folder):
+    """Save a model of pictures as the converter does, with transformers' image processor."""
+    save_base(folder, VideoMambaForImageClassification, num_frames=1)
+    (folder / "video_preprocessor_config.json").unlink()
+    image_processor_of(SIDE).save_pretrained(folder)
+    return folder
+
+
+def test_pictures_are_learned_from_and_classified_as_clips_of_one_frame(clips, tmp_path):
+    base = save_pictures(tmp_path / "base")
+    finetune(*arguments(base, tmp_path / "run", max_steps=1))
+    assert VideoMambaVideoProcessor.from_pretrained(tmp_path / "run").num_frames == 1
+    write_dataset(tmp_path / "data", Clips(3), kind="png")
+    for folder in (base, tmp_path / "run"):
+        words = ["--model", folder, "--dataset_name", tmp_path / "data", "--device_map", "cpu", "--on_error", "skip"]
+        run_example("predict.py", *words, "--output_dir", folder / "test")
+        assert len(read_records(folder / "test" / "predictions.jsonl")[0]["answer"]) == 3
+    with pytest.raises(ValueError, match="views of a picture must be 1, got 3"):
+        run_example("predict.py", *words[:1], base, *words[2:], "--num_spatial_views", 3)
+
+
 def test_a_base_of_pictures_gets_a_table_of_times_of_zeros(clips, tmp_path):
-    base = save_base(tmp_path / "base", num_frames=1)
+    base = save_pictures(tmp_path / "base")
     finetune(*arguments(base, tmp_path / "run", num_frames=2, max_steps=1, learning_rate=0.0))
+    assert isinstance(load_model(tmp_path / "run"), VideoMambaForVideoClassification)
+    processor = VideoMambaVideoProcessor.from_pretrained(tmp_path / "run")
+    assert processor.num_frames == 2 and processor.crop_size["height"] == SIDE
     assert weights(tmp_path / "run")["videomamba.embeddings.temporal_embeddings"].count_nonzero() == 0
 
 

@@ -10,10 +10,13 @@ from transformers import AutoConfig, PreTrainedModel
 
 from ...families import family_of, load_model
 from ...messages import logger
+from ...models.video_processing_videomamba import VideoMambaVideoProcessor
 from ...training import base_model
 from ...training.base_model import BaseRules
 from .arguments import ModelArguments
 from .prediction import own_class_names
+
+_TRAINED = "VideoMambaForVideoClassification"  # whatever class of the base
 
 
 @dataclass
@@ -31,7 +34,8 @@ def load_base(
 ) -> tuple[PreTrainedModel, Any]:
     """Load the base and its processor; other arguments as in `hmba_hf.training.base_model.load_base`.
 
-    A head for other classes gives way to a new one. The head for a teacher's features is always new.
+    Pictures are clips of one frame. A head for other classes gives way to a new one. The head for a teacher's features
+    is always new.
 
     Args:
         arguments: of the run.
@@ -42,7 +46,7 @@ def load_base(
         ValueError: if a weight is missing that is of no head, or if sizes do not fit.
     """
     held = AutoConfig.from_pretrained(arguments.model, revision=arguments.model_revision)
-    changes: dict[str, Any] = {"distillation_size": None}
+    changes: dict[str, Any] = {"distillation_size": None, "architectures": [_TRAINED]}
     if arguments.drop_path_rate is not None:
         changes["drop_path_rate"] = arguments.drop_path_rate
     if teacher is not None:
@@ -55,6 +59,9 @@ def load_base(
     rules = BaseRules(task="classification", may_lack=("head",), check=check, prepare=_prepare_processor)
     changed = _ChangedArguments(**vars(arguments), changes=changes)
     model, processor, _ = base_model.load_base(changed, run, is_resumed, rules)
+    if not isinstance(processor, VideoMambaVideoProcessor):  # of a model of pictures
+        processor = VideoMambaVideoProcessor()
+        _prepare_processor(processor, model, arguments)
     return model, processor
 
 
@@ -94,7 +101,9 @@ def _prepare_model(
 
 
 def _prepare_processor(processor: Any, model: Any, arguments: ModelArguments) -> None:
-    """Let the processor make the clips that the model takes."""
+    """Let a processor of clips make those that the model takes."""
+    if not isinstance(processor, VideoMambaVideoProcessor):
+        return
     processor.num_frames = model.config.num_frames
     height, width = model.config.frame_size
     if (processor.crop_size["height"], processor.crop_size["width"]) != (height, width):

@@ -5,9 +5,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 
 from ...data.actions.samples import ActionSample
 from ...data.actions.training_clips import draw_frames, to_pixels, video_of
+from ...models.decoding_containers import LIMITS
+from ...models.decoding_stills import read_picture
+from ...models.video_processing_videomamba import VideoMambaVideoProcessor
 from .augmentation import Augmentation
 
 
@@ -63,10 +67,16 @@ class ClipEncoder:
 def read_views(samples: Sequence[ActionSample], processor: Any) -> torch.Tensor:
     """Return the views of samples, `(b, views, t, 3, h, w)`; how many there are is an attribute of the processor.
 
+    Args:
+        processor: a `VideoMambaVideoProcessor`, or an image processor, which takes the first frame.
+
     Raises:
         ValueError: if a video cannot be read.
     """
     videos = [_video(sample) for sample in samples]
+    if not isinstance(processor, VideoMambaVideoProcessor):
+        pictures = [_picture(video) for video in videos]
+        return processor(images=pictures, return_tensors="pt")["pixel_values"][:, None, None]
     # Of frames that come as pictures, all would be taken without an option of sampling in the call.
     read = processor(videos=videos, num_frames=processor.num_frames, return_tensors="pt")
     return read["pixel_values_videos"].unflatten(0, (len(samples), -1))
@@ -81,6 +91,13 @@ def _video(sample: ActionSample) -> Any:
     if not isinstance(sample, ActionSample):
         raise TypeError(f"sample {sample.id} must be an ActionSample, got a {type(sample).__name__} of another task")
     return video_of(sample)
+
+
+def _picture(video: Any) -> Image.Image:
+    """Return the first frame of a video in RGB, or the picture that a file holds."""
+    if isinstance(video, list):
+        return video[0].convert("RGB")
+    return read_picture(video, LIMITS)
 
 
 def join(encoded: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

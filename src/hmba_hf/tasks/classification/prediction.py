@@ -11,6 +11,7 @@ from ...data.micro_world.actions import MICRO_ACTIONS
 from ...data.micro_world.world import MOTIONS
 from ...evaluation.predicting import SplitArguments
 from ...evaluation.splits import Splits, load_splits
+from ...models.video_processing_videomamba import VideoMambaVideoProcessor
 from .encoding import read_views
 from .records import NUM_KEPT
 
@@ -47,8 +48,12 @@ def load_clips(arguments: PredictionArguments, model: Any, processor: Any) -> Sp
     """Load the clips that options name, and let the processor take as many views of each as they say.
 
     Raises:
-        ValueError: if the classes of a split are not those of the model, or as `load_splits`.
+        ValueError: if the classes of a split are not those of the model, if there are to be several views of a
+            picture, or as `load_splits`.
     """
+    num_views = arguments.num_temporal_views * arguments.num_spatial_views
+    if num_views > 1 and not isinstance(processor, VideoMambaVideoProcessor):
+        raise ValueError(f"views of a picture must be 1, got {num_views}")
     processor.num_temporal_views = arguments.num_temporal_views
     processor.num_spatial_views = arguments.num_spatial_views
     options = drawn_options(arguments.dataset_name, arguments.world_seed, arguments.motion)
