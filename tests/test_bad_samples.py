@@ -191,8 +191,8 @@ LINES = [
 def test_a_line_of_a_release_with_values_of_other_types_is_dropped(line, tmp_path):
     path = tmp_path / "lines.jsonl"
     path.write_text(line)
-    assert plan_actions({"train": [path, path]}).records == []
-    assert plan_sentences({"train": path}).records == []
+    assert plan_actions({"train": [path, path]}).entries == []
+    assert plan_sentences({"train": path}).entries == []
 
 
 @pytest.mark.parametrize("error", MISTAKES)
@@ -214,5 +214,5 @@ def test_pictures_that_no_encoder_takes_are_dropped_by_name(tmp_path):
     turns = '[{"from": "human", "value": "<image> why?"}, {"from": "gpt", "value": "green"}]'
     (tmp_path / "lines.jsonl").write_text(f'{{"id": 1, "image": "1.jpg", "conversations": {turns}}}')
     plan = plan_actions({"train": [tmp_path / "lines.jsonl"] * 2})
-    (outcome,) = DriveConverter(tmp_path, 2, 2.0, None, False)(plan.records)
+    (outcome,) = DriveConverter(tmp_path, 2, 2.0, None, False)(plan.entries)
     assert outcome.reason == MEDIA_UNREADABLE and "8 x 16400 pixels" in outcome.detail

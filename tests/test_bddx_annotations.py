@@ -84,8 +84,8 @@ def test_ranges_are_those_of_adapt(tmp_path):
     """One segment a row, where the real file has several: 5,594, 701 and 701 rows."""
     path = write_bddx_annotations(tmp_path, RANKED, {})
     plan = plan_segments(read_annotations(path), None)
-    assert Counter(record.split for record in plan.records) == {"train": 5594, "validation": 701, "test": 701}
-    by_rank = {record.content.rank: record.split for record in plan.records}
+    assert Counter(record.split for record in plan.entries) == {"train": 5594, "validation": 701, "test": 701}
+    by_rank = {record.content.rank: record.split for record in plan.entries}
     assert [by_rank[rank] for rank in (1, 5594, 5595, 6295, 6296, 6996)] == [
         *("train", "train", "validation", "validation", "test", "test")
     ]

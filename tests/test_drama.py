@@ -18,7 +18,7 @@ from hmba_hf.data.driving.drama import (
     prepare_drama,
     read_annotations,
 )
-from hmba_hf.data.driving.drama_rows import QUESTIONS, RecordError, choose_question, fit_box, read_frames
+from hmba_hf.data.driving.drama_rows import QUESTIONS, EntryError, choose_question, fit_box, read_frames
 from hmba_hf.data.loading import load_samples
 from hmba_hf.data.preparing.converting import RunOptions
 from synthetic_downloads import (
@@ -213,7 +213,7 @@ def test_every_split_reads_back_as_samples(prepared):
 
 
 def captions(records, *rule):
-    return {record.id: record.split for record in plan_clips(records, *rule).records}
+    return {record.id: record.split for record in plan_clips(records, *rule).entries}
 
 
 def test_the_official_rule_splits_by_the_order_of_records_with_risk_caption_and_box():
@@ -232,9 +232,9 @@ def test_the_captioned_rule_splits_by_the_order_of_records_with_caption_and_gif(
     ]
     plan = plan_clips([*bad, *good], "captioned", False)
     # int(0.7 * 21) = 14 and int(0.15 * 21) = 3, where the official rule ends validation at int(0.85 * 21) = 17.
-    assert Counter(record.split for record in plan.records) == {"train": 14, "validation": 3, "test": 4}
+    assert Counter(record.split for record in plan.entries) == {"train": 14, "validation": 3, "test": 4}
     assert [item.reason for item in plan.dropped] == ["no_caption", "no_gif"]
-    assert plan.records[0].content.boxes == () and plan.records[0].content.risk
+    assert plan.entries[0].content.boxes == () and plan.entries[0].content.risk
     larger = [drama_record(f"a/{number}", number) for number in range(13)]
     counts = [Counter(captions(larger, rule, False).values()) for rule in ("official", "captioned")]
     assert counts == [
@@ -250,7 +250,7 @@ def test_the_captioned_rule_keeps_all_that_it_counts_whatever_the_risk(tmp_path)
         drama_record("a/3", 3, Risk="No", Caption=""),
     ]
     plan = plan_clips(records, "captioned", False)
-    assert [record.content.risk for record in plan.records] == [False, True]
+    assert [record.content.risk for record in plan.entries] == [False, True]
     assert [item.reason for item in plan.dropped] == ["no_caption"]
     with pytest.raises(ValueError, match="keep_without_risk would have no effect: split_rule captioned keeps"):
         DramaOptions(str(tmp_path), "a.json", split_rule="captioned", keep_without_risk=True)
@@ -260,8 +260,8 @@ def test_records_without_risk_are_kept_where_their_neighbours_go():
     records = [drama_record(f"a/{number}", number) for number in range(20)]
     quiet = [drama_record("q/1", 1, Risk="No", Caption="N/A", geometry=[]), drama_record("q/2", 2, Risk="No")]
     plan = plan_clips([quiet[0], *records, quiet[1]], "official", True)
-    assert [record.split for record in plan.records] == 15 * ["train"] + 3 * ["validation"] + 4 * ["test"]
-    first, last = plan.records[0].content, plan.records[-1].content
+    assert [record.split for record in plan.entries] == 15 * ["train"] + 3 * ["validation"] + 4 * ["test"]
+    first, last = plan.entries[0].content, plan.entries[-1].content
     assert (first.answer, first.risk, first.boxes) == (NO_RISK_ANSWER, False, ())
     assert last.answer == "A black car is driving ahead of the ego car." and not last.boxes
 
@@ -314,7 +314,7 @@ def test_a_box_of_less_than_a_pixel_is_refused():
     assert fit_box((2, 2, 4, 8), (8, 16)) == ((0.25, 0.125, 0.5, 0.5), False)
     assert fit_box((4, 8, -2, 2), (8, 16)) == ((0, 0.125, 0.5, 0.5), True)
     for corners in ((2, 2, 2.5, 8), (9, 2, 12, 8), (2, -5, 4, 0.5), (2, 2, float("nan"), 8)):
-        with pytest.raises(RecordError, match="box_empty"):
+        with pytest.raises(EntryError, match="box_empty"):
             fit_box(corners, (8, 16))
 
 
@@ -323,7 +323,7 @@ def test_a_jpeg_file_is_taken_as_it_is_and_a_broken_one_refused(tmp_path):
     Image.effect_noise((32, 24), 60).convert("RGB").save(path, quality=50)
     assert read_frames([path, path], None) == ([path.read_bytes()] * 2, (32, 24))
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(RecordError, match="media_unreadable"):
+    with pytest.raises(EntryError, match="media_unreadable"):
         read_frames([path], None)
 
 
@@ -349,7 +349,7 @@ def test_the_folder_combined_may_be_named_itself(download, prepared, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "cannot be read as JSON"), ("{}", "a list of records, got dict")]
+    ("content", "message"), [("{", "cannot be read as JSON"), ("{}", "a list of entries, got dict")]
 )
 def test_what_is_no_list_of_records_is_refused(tmp_path, content, message):
     (tmp_path / "a.json").write_text(content)

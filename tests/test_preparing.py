@@ -22,9 +22,9 @@ from hmba_hf.data.preparing.converting import (
     MEDIA_MISSING,
     Converted,
     Dropped,
+    Entry,
     Plan,
     Preparation,
-    Record,
     RunOptions,
     format_report,
     name_differently,
@@ -39,7 +39,7 @@ CARD = CardText("Letters", "One row for each letter.", "For everybody.")
 
 
 def records(count=7, split="train", media=None):
-    return [Record(f"{split}{n}", split, media or f"file{n}", n) for n in range(count)]
+    return [Entry(f"{split}{n}", split, media or f"file{n}", n) for n in range(count)]
 
 
 def preparation(plan=None, convert=None, settings=None, rows_per_file=2):
@@ -81,7 +81,7 @@ def test_an_unfinished_folder_of_version_0_1_is_resumed_whatever_the_classes_are
         Segment(0, 1, "a", 0.0, 2.5, "It goes", "for it's free"),
         Drive("a.jpg", 3, "It stops", "for a dog"),
     ]
-    plan = [Record(f"a{number}", "train", "a", content) for number, content in enumerate(contents)]
+    plan = [Entry(f"a{number}", "train", "a", content) for number, content in enumerate(contents)]
 
     def convert(group):
         return [Converted({"name": record.id, "number": 0}) for record in group]
@@ -103,7 +103,7 @@ def test_a_folder_in_which_no_media_are_found_is_an_error_and_the_right_one_mend
     plan = Plan(3, records(3), [])
     lost = Counting(missing=[record.id for record in records(3)])
     with pytest.raises(
-        ValueError, match=r"none of 3 records has media .* train0: media_missing \(no file0\).*--retry_dropped"
+        ValueError, match=r"none of 3 entries has media .* train0: media_missing \(no file0\).*--retry_dropped"
     ):
         prepare(preparation(plan, lost), run_options(tmp_path))
     assert not (tmp_path / "report.json").exists()
@@ -190,7 +190,7 @@ def test_neighbours_that_share_their_media_are_converted_together(tmp_path):
         groups.append([record.id for record in group])
         return to_rows(group)
 
-    shared = [Record("a", "train", "x", 0), Record("b", "train", "x", 1), Record("c", "train", "y", 2)]
+    shared = [Entry("a", "train", "x", 0), Entry("b", "train", "x", 1), Entry("c", "train", "y", 2)]
     prepare(preparation(Plan(3, shared, []), convert, rows_per_file=10), run_options(tmp_path, num_workers=1))
     assert groups == [["a", "b"], ["c"]]
 

@@ -76,7 +76,7 @@ def test_marks_become_markers_with_their_words_as_labels(tmp_path):
         sentence_line("many", boxes_seq=[[0, 1], []]),
         sentence_line("unmarked", sentence="A van<ph_ed> stops", boxes_seq=[[0]]),
     ]
-    contents = [record.content for record in plan_sentences({"train": write_lines(tmp_path / "a", lines)}).records]
+    contents = [record.content for record in plan_sentences({"train": write_lines(tmp_path / "a", lines)}).entries]
     assert contents[0].answer == "A van<box> is near a dog<box>." and contents[0].labels == ("A van", "a dog")
     assert contents[1].boxes == ((1, 1, 30, 20), (4, 3, 12, 9))
     assert contents[2].answer == "A van<box><box> is near a dog." and contents[2].labels == ("A van", "A van")
@@ -101,7 +101,7 @@ def test_lines_that_are_none_are_named(tmp_path):
         sentence_line("good"),
     ]
     plan = plan_sentences({"train": write_lines(tmp_path / "train.jsonl", lines)})
-    assert [record.id for record in plan.records] == ["good", "good-2"]
+    assert [record.id for record in plan.entries] == ["good", "good-2"]
     assert {item.id: item.reason for item in plan.dropped} == {
         "train.jsonl, line 3": "line_malformed",
         "train.jsonl, line 4": "line_malformed",
@@ -123,7 +123,7 @@ def test_only_the_end_of_a_line_ends_it(tmp_path):
     line = json.dumps(sentence_line("a", sentence=sentence, boxes_seq=[[0]]), ensure_ascii=False)
     (tmp_path / "a").write_bytes(b"\xef\xbb\xbf" + f"{line}\r\n".encode() + b'{"image_id": "caf\xe9"}')
     plan = plan_sentences({"train": tmp_path / "a"})
-    assert [record.content.answer for record in plan.records] == ["A van<box> is\u2028near\x85it."]
+    assert [record.content.answer for record in plan.entries] == ["A van<box> is\u2028near\x85it."]
     assert [(item.id, item.reason) for item in plan.dropped] == [("a, line 2", "line_malformed")]
 
 
@@ -229,7 +229,7 @@ def test_the_mini_set_of_actions_is_prepared(shared_data, tmp_path):
 
 def test_an_id_in_two_splits_is_told_apart(tmp_path):
     files = [write_lines(tmp_path / name, [action_line("a", "x")]) for name in ("1", "2")]
-    assert [record.id for record in plan_actions({"train": files, "test": files}).records] == ["a_0", "a_1"]
+    assert [record.id for record in plan_actions({"train": files, "test": files}).entries] == ["a_0", "a_1"]
 
 
 def test_actions_need_justifications(tmp_path):

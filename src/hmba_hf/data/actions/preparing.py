@@ -13,9 +13,9 @@ from ..preparing.converting import (
     MEDIA_MISSING,
     MEDIA_UNREADABLE,
     Converted,
+    Entry,
     Plan,
     Preparation,
-    Record,
     RunOptions,
     name_differently,
     prepare,
@@ -120,34 +120,34 @@ class VideoIndex:
 
 
 def convert_actions(
-    records: Sequence[Record], index: VideoIndex, by_path: bool, rules: Mapping[str, Any]
+    entries: Sequence[Entry], index: VideoIndex, by_path: bool, rules: Mapping[str, Any]
 ) -> list[Converted | Dropped]:
-    """Make rows of records that share their video; its start, its middle and its end are decoded once.
+    """Make rows of entries that share their video; its start, its middle and its end are decoded once.
 
     Args:
-        records: each with an `ActionContent`.
+        entries: each with an `ActionContent`.
         index: of the videos.
         by_path: keep the path of the video instead of its bytes.
         rules: of `decode_times`.
     """
-    name = records[0].media
+    name = entries[0].media
     paths = index.find(name)
     if len(paths) != 1:
         reason = SEVERAL_VIDEOS if paths else MEDIA_MISSING
         places = ", ".join(str(path.relative_to(index.folder)) for path in paths[:3])
         detail = f"{len(paths)} videos {name}: {places}" if paths else f"no video {name}"
-        return [Dropped(record.id, reason, detail) for record in records]
+        return [Dropped(entry.id, reason, detail) for entry in entries]
     path = paths[0]
     try:
         decode_times(path, lambda duration, rate: [duration / 2], prepare=lambda picture: picture[:1, :1], **rules)
         content = None if by_path else path.read_bytes()
     except (VideoDecodeError, FileNotFoundError) as error:
         detail = str(error).replace(str(path), path.name)
-        return [Dropped(record.id, MEDIA_UNREADABLE, detail) for record in records]
+        return [Dropped(entry.id, MEDIA_UNREADABLE, detail) for entry in entries]
     video = {"bytes": content, "path": str(path.absolute()) if by_path else path.name}
     rows: list[Converted | Dropped] = []
-    for record in records:
-        row = {"id": record.id, "video": video, "label": record.content.label, "label_name": record.content.label_name}
+    for entry in entries:
+        row = {"id": entry.id, "video": video, "label": entry.content.label, "label_name": entry.content.label_name}
         rows.append(Converted(row))
     return rows
 
@@ -204,7 +204,7 @@ def plan_actions(lists: Mapping[str, Sequence[ListedVideo | Dropped]], names: Se
     """
     taken: Counter[str] = Counter()
     numbers = {name: number for number, name in enumerate(names)}
-    records: list[Record] = []
+    entries: list[Entry] = []
     dropped: list[Dropped] = []
     for split, videos in lists.items():
         for video in videos:
@@ -218,5 +218,5 @@ def plan_actions(lists: Mapping[str, Sequence[ListedVideo | Dropped]], names: Se
                 dropped.append(Dropped(name, UNKNOWN_CLASS, str(error)))
                 continue
             content = ActionContent(label, None if label is None else names[label])
-            records.append(Record(name, split, video.video, content))
-    return Plan(len(records) + len(dropped), records, dropped)
+            entries.append(Entry(name, split, video.video, content))
+    return Plan(len(entries) + len(dropped), entries, dropped)

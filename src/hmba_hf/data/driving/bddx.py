@@ -19,9 +19,9 @@ from ..preparing.converting import (
     MEDIA_UNREADABLE,
     Convert,
     Converted,
+    Entry,
     Plan,
     Preparation,
-    Record,
     RunOptions,
     prepare,
     refuse_unused,
@@ -175,7 +175,7 @@ def widen_span(start: float, end: float, duration: float) -> tuple[float, float]
 
 
 def convert_segments(
-    records: Sequence[Record],
+    entries: Sequence[Entry],
     videos: Mapping[str, Path],
     fps: float,
     height: int | None,
@@ -184,33 +184,33 @@ def convert_segments(
     only_whole: bool = False,
 ) -> list[Converted | Dropped]:
     """Cut the segments of one video out of it; its options are those of `cut_clips`."""
-    name = records[0].media
+    name = entries[0].media
     if name not in videos:
-        return [Dropped(record.id, MEDIA_MISSING, f"no video {name}") for record in records]
+        return [Dropped(entry.id, MEDIA_MISSING, f"no video {name}") for entry in entries]
     outcomes: dict[str, Converted | Dropped] = {}
     try:
         duration = video_duration(videos[name], limits, source_fps)
         spans = {}
-        for record in records:
-            problem = _span_problem(record.content, duration)
+        for entry in entries:
+            problem = _span_problem(entry.content, duration)
             if problem is None:
-                spans[record.id] = widen_span(record.content.start, record.content.end, duration)
+                spans[entry.id] = widen_span(entry.content.start, entry.content.end, duration)
             else:
-                outcomes[record.id] = Dropped(record.id, *problem)
+                outcomes[entry.id] = Dropped(entry.id, *problem)
         clips = []
         if spans:
             rules: dict[str, Any] = {"limits": limits, "source_fps": source_fps, "only_whole": only_whole}
             clips = cut_clips(videos[name], list(spans.values()), fps, height, **rules)
     except (VideoDecodeError, FileNotFoundError) as error:
-        return [_unreadable(record, videos[name], error) for record in records]
-    by_id = {record.id: record for record in records}
-    for (record_id, span), clip in zip(spans.items(), clips, strict=True):
-        record = by_id[record_id]
+        return [_unreadable(entry, videos[name], error) for entry in entries]
+    by_id = {entry.id: entry for entry in entries}
+    for (entry_id, span), clip in zip(spans.items(), clips, strict=True):
+        entry = by_id[entry_id]
         if isinstance(clip, bytes):
-            outcomes[record_id] = Converted(_row(record, clip), _notes(record.content, span))
+            outcomes[entry_id] = Converted(_row(entry, clip), _notes(entry.content, span))
         else:
-            outcomes[record_id] = _unreadable(record, videos[name], clip)
-    return [outcomes[record.id] for record in records]
+            outcomes[entry_id] = _unreadable(entry, videos[name], clip)
+    return [outcomes[entry.id] for entry in entries]
 
 
 def _span_problem(segment: Segment, duration: float) -> tuple[str, str] | None:
@@ -221,8 +221,8 @@ def _span_problem(segment: Segment, duration: float) -> tuple[str, str] | None:
     return None
 
 
-def _unreadable(record: Record, path: Path, error: Exception) -> Dropped:
-    return Dropped(record.id, MEDIA_UNREADABLE, str(error).replace(str(path), path.name))
+def _unreadable(entry: Entry, path: Path, error: Exception) -> Dropped:
+    return Dropped(entry.id, MEDIA_UNREADABLE, str(error).replace(str(path), path.name))
 
 
 def _notes(segment: Segment, span: tuple[float, float]) -> tuple[str, ...]:
@@ -234,11 +234,11 @@ def _notes(segment: Segment, span: tuple[float, float]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _row(record: Record, clip: bytes | None) -> dict[str, Any]:
-    segment: Segment = record.content
+def _row(entry: Entry, clip: bytes | None) -> dict[str, Any]:
+    segment: Segment = entry.content
     video = None
     if clip is not None:
-        video = {"bytes": clip, "path": f"{record.id}.mp4"}
+        video = {"bytes": clip, "path": f"{entry.id}.mp4"}
     return {
         "video": video,
         "video_id": segment.video_id,
@@ -250,8 +250,8 @@ def _row(record: Record, clip: bytes | None) -> dict[str, Any]:
     }
 
 
-def _without_clips(records: Sequence[Record]) -> list[Converted | Dropped]:
-    return [Converted(_row(record, None)) for record in records]
+def _without_clips(entries: Sequence[Entry]) -> list[Converted | Dropped]:
+    return [Converted(_row(entry, None)) for entry in entries]
 
 
 def prepare_bddx(options: BDDXOptions, run: RunOptions) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import ClassVar
 from urllib.parse import urlparse
 
-from ..preparing.converting import Plan, Record
+from ..preparing.converting import Entry, Plan
 from ..preparing.parquet_shards import Dropped
 
 CELLS = ("start", "end", "action", "justification")
@@ -207,7 +207,7 @@ def plan_segments(read: Annotations, listed: Mapping[int, tuple[str, str]] | Non
                 f"row {rank} of the annotations must be about {video_id}, as in the list of the {list_name} split, "
                 f"got {known}: annotations and split files do not belong together, or the annotations are cut off"
             )
-    records = []
+    entries = []
     dropped = list(read.dropped)
     for segment in read.segments:
         name = f"{segment.video_id}_{segment.index}"
@@ -216,8 +216,8 @@ def plan_segments(read: Annotations, listed: Mapping[int, tuple[str, str]] | Non
             reason = "row_in_no_range" if listed is None else "row_in_no_split_file"
             dropped.append(Dropped(name, reason, f"row {segment.rank}"))
         else:
-            records.append(Record(name, split, segment.video_id, segment))
-    return Plan(read.found, records, dropped)
+            entries.append(Entry(name, split, segment.video_id, segment))
+    return Plan(read.found, entries, dropped)
 
 
 def _split_of(rank: int, listed: Mapping[int, tuple[str, str]] | None) -> str | None:

@@ -1,7 +1,7 @@
 """DRAMA: which object in a two-second clip is a risk for the ego car, where it is, and why.
 
-The raw download is `integrated_output_v2.json`, a list with one record for each clip, and a folder `combined` with the
-clips' frames; the box of a record belongs to the key frame that it names. The intention of the ego car, which records
+The raw download is `integrated_output_v2.json`, a list with one entry for each clip, and a folder `combined` with the
+clips' frames; the box of an entry belongs to the key frame that it names. The intention of the ego car, which entries
 hold too, has no place in the schema; the suggestion to it can become a tag.
 
 Source: the official loader, a copy of which is `drama.py` in github.com/Sranc3/H-MBA at 9a8645d.
@@ -19,9 +19,9 @@ from ...digests import digest_file
 from ...files import parse_json
 from ..preparing.converting import (
     MEDIA_MISSING,
+    Entry,
     Plan,
     Preparation,
-    Record,
     RunOptions,
     name_differently,
     prepare,
@@ -31,7 +31,7 @@ from ..preparing.parquet_shards import Dropped
 from ..preparing.publishing import CardText
 from ..samples import BOX_MARKER, drama_features
 from ..video_options import PictureOptions
-from .drama_rows import UNNAMED_OBJECT, ClipAnnotation, ClipConverter, RecordError, read_numbers
+from .drama_rows import UNNAMED_OBJECT, ClipAnnotation, ClipConverter, EntryError, read_numbers
 from .released_layout import find_released_frames, plan_sentences
 
 NO_RISK_ANSWER = "No object is at risk."
@@ -71,12 +71,12 @@ class DramaOptions(PictureOptions):
     split_rule: Literal["official", "captioned"] = field(
         default="official",
         metadata={
-            "help": "70/15/15 by order, of records with risk, caption and box, or of those with caption and gif"
+            "help": "70/15/15 by order, of entries with risk, caption and box, or of those with caption and gif"
         },
     )
     keep_without_risk: bool = field(
         default=False,
-        metadata={"help": "keep records whose Risk is No, without a box; `captioned` counts them anyway"},
+        metadata={"help": "keep entries whose Risk is No, without a box; `captioned` counts them anyway"},
     )
     num_frames: int = field(default=5, metadata={"help": "frames of a clip, the current one included"})
     frame_step: int | None = field(
@@ -126,7 +126,7 @@ class DramaOptions(PictureOptions):
 
 @dataclass(frozen=True)
 class _SplitRule:
-    """Which records are counted, and where in their order validation and test begin."""
+    """Which entries are counted, and where in their order validation and test begin."""
 
     problem: Callable[["_Annotation"], str | None]
     cuts: Callable[[int], tuple[int, int]]
@@ -134,7 +134,7 @@ class _SplitRule:
 
 @dataclass(frozen=True)
 class _Annotation:
-    """The fields of one raw record that matter; `key_frame` is the path below `combined`."""
+    """The fields of one raw entry that matter; `key_frame` is the path below `combined`."""
 
     key_frame: str | None
     reference: str
@@ -163,7 +163,7 @@ def _captioned_problem(annotation: _Annotation) -> str | None:
 
 
 # Products and not fractions, which gives the rounding of the originals.
-# Differs: the official loader leaves out missing files before it counts. Here the split of a record does not depend on
+# Differs: the official loader leaves out missing files before it counts. Here the split of an entry does not depend on
 # how much has been downloaded.
 # Source of `captioned`: the preparation of DRAMA in a copy of SwinBERT's repository.
 SPLIT_RULES = {
@@ -179,26 +179,26 @@ def read_annotations(path: str | Path) -> list[Any]:
         ValueError: if it is no list in JSON.
     """
     try:
-        records = parse_json(Path(path).read_text(encoding="utf-8-sig"))
+        entries = parse_json(Path(path).read_text(encoding="utf-8-sig"))
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(records, list):
-        raise ValueError(f"{path} must hold a list of records, got {type(records).__name__}")
-    return records
+    if not isinstance(entries, list):
+        raise ValueError(f"{path} must hold a list of entries, got {type(entries).__name__}")
+    return entries
 
 
-def plan_clips(records: Sequence[Any], split_rule: str, keep_without_risk: bool) -> Plan:
-    """Put raw records into splits, and list those that become no row.
+def plan_clips(entries: Sequence[Any], split_rule: str, keep_without_risk: bool) -> Plan:
+    """Put raw entries into splits, and list those that become no row.
 
-    A kept record that the rule does not count has the split of its neighbours.
+    A kept entry that the rule does not count has the split of its neighbours.
     """
     rule = SPLIT_RULES[split_rule]
-    annotations = [_read_annotation(record) for record in records]
+    annotations = [_read_annotation(entry) for entry in entries]
     counted = []
     for annotation in annotations:
         counted.append(annotation is not None and rule.problem(annotation) is None)
     validation, test = rule.cuts(sum(counted))
-    planned: list[Record] = []
+    planned: list[Entry] = []
     dropped: list[Dropped] = []
     taken: Counter[str] = Counter()
     before = 0
@@ -212,38 +212,38 @@ def plan_clips(records: Sequence[Any], split_rule: str, keep_without_risk: bool)
         name = f"record {number}"
         try:
             if annotation is None:
-                raise RecordError("record_malformed", "it is no object of names and values")
+                raise EntryError("record_malformed", "it is no object of names and values")
             key_frame = _key_frame(annotation)
             name = name_differently("_".join(PurePosixPath(key_frame).with_suffix("").parts), taken)
             content = _clip_annotation(annotation, rule, keep_without_risk)
-            planned.append(Record(name, split, key_frame, content))
-        except RecordError as error:
+            planned.append(Entry(name, split, key_frame, content))
+        except EntryError as error:
             dropped.append(Dropped(name, error.reason, error.detail))
-    return Plan(len(records), planned, dropped)
+    return Plan(len(entries), planned, dropped)
 
 
-def _read_annotation(record: Any) -> _Annotation | None:
-    if not isinstance(record, Mapping):
+def _read_annotation(entry: Any) -> _Annotation | None:
+    if not isinstance(entry, Mapping):
         return None
-    url = str(record.get("s3_fileUrl") or "")
+    url = str(entry.get("s3_fileUrl") or "")
     path = PurePosixPath(url.partition("/combined/")[2])
     is_frame = len(path.parts) > 1 and ".." not in path.parts and _FRAME_NAME.fullmatch(path.name)
-    geometry = record.get("geometry") or ()
+    geometry = entry.get("geometry") or ()
     if not isinstance(geometry, (list, tuple)):
         geometry = (geometry,)
     return _Annotation(
         key_frame=str(path) if is_frame else None,
-        reference=str(record.get("s3_instructionReference") or ""),
-        risk=str(record.get("Risk") or "").strip().lower(),
-        caption=_text(record, "Caption"),
+        reference=str(entry.get("s3_instructionReference") or ""),
+        risk=str(entry.get("Risk") or "").strip().lower(),
+        caption=_text(entry, "Caption"),
         geometry=tuple(geometry),
-        suggestion=_text(record, "Suggestions (to the ego car)"),
+        suggestion=_text(entry, "Suggestions (to the ego car)"),
     )
 
 
-def _text(record: Mapping[str, Any], name: str) -> str:
+def _text(entry: Mapping[str, Any], name: str) -> str:
     """Read a text without stray spaces; an empty one where there is none."""
-    text = " ".join(str(record.get(name) or "").split())
+    text = " ".join(str(entry.get(name) or "").split())
     if text.upper() == "N/A":
         return ""
     return text
@@ -251,18 +251,18 @@ def _text(record: Mapping[str, Any], name: str) -> str:
 
 def _key_frame(annotation: _Annotation) -> str:
     if annotation.key_frame is None:
-        raise RecordError("key_frame_unknown", "s3_fileUrl does not end in /combined/.../frame_<number>.png")
+        raise EntryError("key_frame_unknown", "s3_fileUrl does not end in /combined/.../frame_<number>.png")
     return annotation.key_frame
 
 
 def _clip_annotation(annotation: _Annotation, rule: _SplitRule, keep_without_risk: bool) -> ClipAnnotation:
     if annotation.risk not in ("yes", "no"):
-        raise RecordError("risk_unknown", f"Risk is {annotation.risk!r}, neither yes nor no")
+        raise EntryError("risk_unknown", f"Risk is {annotation.risk!r}, neither yes nor no")
     if annotation.caption.count(BOX_MARKER):
-        raise RecordError("caption_holds_a_marker", annotation.caption)
+        raise EntryError("caption_holds_a_marker", annotation.caption)
     problem = rule.problem(annotation)
     if problem is not None and not (problem == "no_risk" and keep_without_risk):
-        raise RecordError(problem, f"left out by the split rule: {annotation.caption or 'no caption'}")
+        raise EntryError(problem, f"left out by the split rule: {annotation.caption or 'no caption'}")
     tags: tuple[str, ...] = ()
     if annotation.suggestion:
         tags = (f"suggestion: {annotation.suggestion}",)
@@ -281,7 +281,7 @@ def _corners(geometry: Sequence[Any]) -> tuple[float, float, float, float]:
         numbers = read_numbers(point) or []
         corners += numbers[:2]
     if len(corners) != 4 or not all(map(math.isfinite, corners)):
-        raise RecordError("box_malformed", f"geometry is {list(geometry)!r}")
+        raise EntryError("box_malformed", f"geometry is {list(geometry)!r}")
     x1, y1, x2, y2 = corners
     return x1, y1, x2, y2
 
@@ -326,17 +326,17 @@ def choose_frames(numbers: Sequence[int], key: int, num_frames: int, frame_step:
 
 @dataclass(frozen=True)
 class _RawFrames:
-    """Finds the frames of a raw record in the folder of its clip."""
+    """Finds the frames of a raw entry in the folder of its clip."""
 
     combined: Path
     num_frames: int
     frame_step: int | None
 
-    def __call__(self, record: Record) -> tuple[list[Path], tuple[str, ...]]:
-        key_frame = self.combined / record.media
+    def __call__(self, entry: Entry) -> tuple[list[Path], tuple[str, ...]]:
+        key_frame = self.combined / entry.media
         match = _FRAME_NAME.fullmatch(key_frame.name)
         if match is None or not key_frame.is_file():
-            raise RecordError(MEDIA_MISSING, record.media)
+            raise EntryError(MEDIA_MISSING, entry.media)
         by_number: dict[int, Path] = {}
         for path in key_frame.parent.iterdir():
             name = _FRAME_NAME.fullmatch(path.name)
@@ -366,8 +366,8 @@ def prepare_drama(options: DramaOptions, run: RunOptions) -> dict[str, Any]:
         settings |= {"layout": "raw", "files": {"annotations": digest_file(options.annotations)}}
         settings |= {"split_rule": options.split_rule, "keep_without_risk": options.keep_without_risk}
         settings |= {"frame_step": options.frame_step, "tags": options.tags}
-        records = read_annotations(options.annotations)
-        plan = plan_clips(records, options.split_rule, options.keep_without_risk)
+        entries = read_annotations(options.annotations)
+        plan = plan_clips(entries, options.split_rule, options.keep_without_risk)
         root = images / "combined"
         if not root.is_dir():
             root = images

@@ -11,7 +11,7 @@ from PIL import Image
 
 from ...models.decoding_containers import LIMITS, SourceLimits, VideoDecodeError
 from ...models.decoding_stills import read_picture, read_picture_header
-from ..preparing.converting import MEDIA_MISSING, MEDIA_UNREADABLE, Converted, Record
+from ..preparing.converting import MEDIA_MISSING, MEDIA_UNREADABLE, Converted, Entry
 from ..preparing.parquet_shards import Dropped
 from ..samples import BOX_MARKER, Box
 
@@ -26,8 +26,8 @@ UNNAMED_OBJECT = "important object"  # the label of a box whose words in the tex
 JPEG_QUALITY = 95
 
 
-class RecordError(ValueError):
-    """A record that cannot become a row: a short name of the reason, and the details."""
+class EntryError(ValueError):
+    """An entry that cannot become a row: a short name of the reason, and the details."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(f"{reason}: {detail}")
@@ -58,19 +58,19 @@ class ClipAnnotation:
     def __post_init__(self) -> None:
         markers = self.answer.count(BOX_MARKER)
         if markers != len(self.boxes) or len(self.labels) != len(self.boxes):
-            raise RecordError("boxes_do_not_fit_the_text", f"{markers} places for {len(self.boxes)} boxes")
+            raise EntryError("boxes_do_not_fit_the_text", f"{markers} places for {len(self.boxes)} boxes")
         for text in (self.answer, *self.labels, *self.tags):
             if not is_unicode(text):
-                raise RecordError("text_is_no_unicode", ascii(text))
+                raise EntryError("text_is_no_unicode", ascii(text))
 
 
 @dataclass(frozen=True)
 class ClipConverter:
-    """Turns records whose content is a `ClipAnnotation` into rows.
+    """Turns entries whose content is a `ClipAnnotation` into rows.
 
     Args:
-        find_frames: the paths of a record's pictures, oldest first and current last, and remarks about them; raises
-            `RecordError`.
+        find_frames: the paths of an entry's pictures, oldest first and current last, and remarks about them; raises
+            `EntryError`.
         root: folder of the pictures, which messages leave out.
         height: most rows of a picture; those of the original when absent.
         annotations_only: leave out the pictures, but read the size of the current one.
@@ -78,21 +78,21 @@ class ClipConverter:
         limits: within which pictures are read.
     """
 
-    find_frames: Callable[[Record], tuple[list[Path], tuple[str, ...]]]
+    find_frames: Callable[[Entry], tuple[list[Path], tuple[str, ...]]]
     root: Path
     height: int | None
     annotations_only: bool
     tags: bool
     limits: SourceLimits = LIMITS
 
-    def __call__(self, records: Sequence[Record]) -> list[Converted | Dropped]:
-        """Convert each record by itself."""
-        return [self._convert(record) for record in records]
+    def __call__(self, entries: Sequence[Entry]) -> list[Converted | Dropped]:
+        """Convert each entry by itself."""
+        return [self._convert(entry) for entry in entries]
 
-    def _convert(self, record: Record) -> Converted | Dropped:
-        annotation: ClipAnnotation = record.content
+    def _convert(self, entry: Entry) -> Converted | Dropped:
+        annotation: ClipAnnotation = entry.content
         try:
-            paths, notes = self.find_frames(record)
+            paths, notes = self.find_frames(entry)
             size = read_picture_size(paths[-1], self.limits)
             fitted = [fit_box(box, size) for box in annotation.boxes]
             frames = None
@@ -100,8 +100,8 @@ class ClipConverter:
                 notes = ()
             else:
                 frames, size = read_frames(paths, self.height, self.limits)
-        except RecordError as error:
-            return Dropped(record.id, error.reason, error.detail.replace(f"{self.root}/", ""))
+        except EntryError as error:
+            return Dropped(entry.id, error.reason, error.detail.replace(f"{self.root}/", ""))
         boxes = []
         is_any_cut = False
         for box, is_cut in fitted:
@@ -109,28 +109,28 @@ class ClipConverter:
             is_any_cut = is_any_cut or is_cut
         if is_any_cut:
             notes = (*notes, "box_cut_at_the_edge")
-        row = _row(record, boxes, frames, size)
+        row = _row(entry, boxes, frames, size)
         if self.tags:
             row["tags"] = list(annotation.tags)
         return Converted(row, notes)
 
 
-def _row(record: Record, boxes: Sequence[Box], frames: list[bytes] | None, size: tuple[int, int]) -> dict[str, Any]:
-    annotation: ClipAnnotation = record.content
+def _row(entry: Entry, boxes: Sequence[Box], frames: list[bytes] | None, size: tuple[int, int]) -> dict[str, Any]:
+    annotation: ClipAnnotation = entry.content
     pictures = None
     if frames is not None:
         pictures = []
         for number, content in enumerate(frames):
-            pictures.append({"bytes": content, "path": f"{record.id}_{number}.jpg"})
+            pictures.append({"bytes": content, "path": f"{entry.id}_{number}.jpg"})
     objects = []
     for box, label in zip(boxes, annotation.labels, strict=True):
         objects.append({"bbox": list(box), "category": label})
     return {
-        "id": record.id,
+        "id": entry.id,
         "frames": pictures,
         "width": size[0],
         "height": size[1],
-        "question": choose_question(record.id),
+        "question": choose_question(entry.id),
         "answer": annotation.answer,
         "caption": annotation.answer.replace(BOX_MARKER, ""),
         "risk": "Yes" if annotation.risk else "No",
@@ -181,14 +181,14 @@ def fit_box(corners: Sequence[float], size: tuple[int, int]) -> tuple[Box, bool]
         corners: `x, y, x, y` of two opposite corners.
 
     Raises:
-        RecordError: if less than a pixel of it lies in the picture.
+        EntryError: if less than a pixel of it lies in the picture.
     """
     edges = []
     for first, second, length in ((corners[0], corners[2], size[0]), (corners[1], corners[3], size[1])):
         low, high = sorted((first, second))
         inside = max(low, 0.0), min(high, float(length))
         if not inside[1] - inside[0] >= 1:
-            raise RecordError("box_empty", f"{list(corners)} in a picture of {size[0]} x {size[1]}")
+            raise EntryError("box_empty", f"{list(corners)} in a picture of {size[0]} x {size[1]}")
         edges.append((inside[0] / length, inside[1] / length, inside != (low, high)))
     (x1, x2, cut_x), (y1, y2, cut_y) = edges
     return (x1, y1, x2, y2), cut_x or cut_y
@@ -207,12 +207,12 @@ def read_frames(
     A JPEG file that needs no scaling or turning stays as it is.
 
     Raises:
-        RecordError: if a picture is missing, cannot be read, or differs in size.
+        EntryError: if a picture is missing, cannot be read, or differs in size.
     """
     read = {path: _read_jpeg(path, height, limits) for path in dict.fromkeys(paths)}
     sizes = {size for _, size in read.values()}
     if len(sizes) > 1:
-        raise RecordError(MEDIA_UNREADABLE, f"{paths[-1]} and frames before it differ in size: {sorted(sizes)}")
+        raise EntryError(MEDIA_UNREADABLE, f"{paths[-1]} and frames before it differ in size: {sorted(sizes)}")
     return [read[path][0] for path in paths], sizes.pop()
 
 
@@ -230,10 +230,10 @@ def _read_jpeg(path: Path, height: int | None, limits: SourceLimits) -> tuple[by
 
 
 def _read(reader: Callable[[Path, SourceLimits], Any], path: Path, limits: SourceLimits) -> Any:
-    """Read a file by a function of `decoding_stills`, or raise `RecordError`."""
+    """Read a file by a function of `decoding_stills`, or raise `EntryError`."""
     try:
         return reader(path, limits)
     except FileNotFoundError as error:
-        raise RecordError(MEDIA_MISSING, str(path)) from error
+        raise EntryError(MEDIA_MISSING, str(path)) from error
     except VideoDecodeError as error:
-        raise RecordError(MEDIA_UNREADABLE, str(error)) from error
+        raise EntryError(MEDIA_UNREADABLE, str(error)) from error

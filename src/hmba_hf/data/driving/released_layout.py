@@ -17,10 +17,10 @@ from ...files import parse_json, split_lines
 from ...models.decoding_containers import LIMITS, SourceLimits, VideoDecodeError, errors_named
 from ...models.decoding_stills import read_picture
 from ..clips import even_size, write_video
-from ..preparing.converting import MEDIA_UNREADABLE, Converted, Plan, Record, name_differently
+from ..preparing.converting import MEDIA_UNREADABLE, Converted, Entry, Plan, name_differently
 from ..preparing.parquet_shards import Dropped
 from ..samples import BOX_MARKER
-from .drama_rows import UNNAMED_OBJECT, ClipAnnotation, RecordError, is_unicode, read_frames, read_numbers
+from .drama_rows import UNNAMED_OBJECT, ClipAnnotation, EntryError, is_unicode, read_frames, read_numbers
 
 PHRASE_START = "<ph_st>"
 PHRASE_END = "<ph_ed>"
@@ -42,7 +42,7 @@ class Drive:
 
 def plan_sentences(files: Mapping[str, str | Path]) -> Plan:
     """Read DRAMA's lines, a file for each split: a picture, boxes in pixels, and a sentence that marks their words."""
-    records: list[Record] = []
+    entries: list[Entry] = []
     dropped: list[Dropped] = []
     taken: Counter[str] = Counter()
     found = 0
@@ -52,10 +52,10 @@ def plan_sentences(files: Mapping[str, str | Path]) -> Plan:
             try:
                 image_id, sentence, boxes, places = _fields(line, "image_id", "sentence", "boxes", "boxes_seq")
                 name = name_differently(str(image_id), taken)
-                records.append(Record(name, split, str(image_id), _read_sentence(sentence, boxes, places)))
-            except RecordError as error:
+                entries.append(Entry(name, split, str(image_id), _read_sentence(sentence, boxes, places)))
+            except EntryError as error:
                 dropped.append(Dropped(name, error.reason, error.detail))
-    return Plan(found, records, dropped)
+    return Plan(found, entries, dropped)
 
 
 def _read_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
@@ -70,20 +70,20 @@ def _read_lines(path: str | Path) -> Iterator[tuple[str, Any]]:
 
 def _fields(line: Any, *names: str) -> list[Any]:
     if not isinstance(line, Mapping) or not all(name in line for name in names):
-        raise RecordError("line_malformed", f"expected an object in JSON with {', '.join(names)}")
+        raise EntryError("line_malformed", f"expected an object in JSON with {', '.join(names)}")
     return [line[name] for name in names]
 
 
 def _read_sentence(sentence: Any, boxes: Any, places: Any) -> ClipAnnotation:
     """Turn `<ph_st>words<ph_ed>` into `words<box>`, with a marker for each box that belongs to the words."""
     if not isinstance(sentence, str) or BOX_MARKER in sentence:
-        raise RecordError("line_malformed", f"the sentence is {sentence!r}")
+        raise EntryError("line_malformed", f"the sentence is {sentence!r}")
     if not sentence.strip():
-        raise RecordError("no_caption", "the sentence is empty")
+        raise EntryError("no_caption", "the sentence is empty")
     *pieces, rest = sentence.split(PHRASE_END)
     chosen = _choose_boxes(boxes, places)
     if chosen is None or len(chosen) != len(pieces):
-        raise RecordError("boxes_do_not_fit_the_text", f"boxes {boxes!r} at {places!r} for {sentence!r}")
+        raise EntryError("boxes_do_not_fit_the_text", f"boxes {boxes!r} at {places!r} for {sentence!r}")
     answer = ""
     labels: list[str] = []
     corners: list[tuple[float, float, float, float]] = []
@@ -123,7 +123,7 @@ def plan_actions(files: Mapping[str, Sequence[str | Path]]) -> Plan:
     A clip has the id `{id}_{segment}`, where the segment is 0 unless the id occurs in another split, too. Clips and
     lines without one count as found.
     """
-    records: list[Record] = []
+    entries: list[Entry] = []
     dropped: list[Dropped] = []
     taken: Counter[str] = Counter()
     found = 0
@@ -151,8 +151,8 @@ def plan_actions(files: Mapping[str, Sequence[str | Path]]) -> Plan:
                 continue
             taken[name] += 1
             drive = Drive(picture, taken[name] - 1, action, justification)
-            records.append(Record(f"{name}_{drive.segment}", split, name, drive))
-    return Plan(found, records, dropped)
+            entries.append(Entry(f"{name}_{drive.segment}", split, name, drive))
+    return Plan(found, entries, dropped)
 
 
 def _read_answers(path: str | Path, dropped: list[Dropped]) -> dict[str, tuple[str, str]]:
@@ -163,9 +163,9 @@ def _read_answers(path: str | Path, dropped: list[Dropped]) -> dict[str, tuple[s
             clip, picture, turns = _fields(line, "id", "image", "conversations")
             answer = _read_turns(turns)
             if str(clip) in answers:
-                raise RecordError("id_repeated", str(clip))
+                raise EntryError("id_repeated", str(clip))
             answers[str(clip)] = (str(picture), answer)
-        except RecordError as error:
+        except EntryError as error:
             dropped.append(Dropped(name, error.reason, error.detail))
     return answers
 
@@ -180,7 +180,7 @@ def _read_turns(turns: Any) -> str:
         answer = said[1][1]
         if PICTURE in question and PICTURE not in answer and answer.split() and is_unicode(answer):
             return " ".join(answer.split())
-    raise RecordError("line_malformed", f"expected a question about {PICTURE} and its answer, got {turns!r}")
+    raise EntryError("line_malformed", f"expected a question about {PICTURE} and its answer, got {turns!r}")
 
 
 def _read_turn(turn: Any) -> tuple[str, str]:
@@ -190,17 +190,17 @@ def _read_turn(turn: Any) -> tuple[str, str]:
     return turn["from"], turn["value"]
 
 
-def find_released_frames(folder: Path, num_frames: int) -> Callable[[Record], tuple[list[Path], tuple[str, ...]]]:
+def find_released_frames(folder: Path, num_frames: int) -> Callable[[Entry], tuple[list[Path], tuple[str, ...]]]:
     """Return a function that finds the frames of a clip, oldest first, among the pictures in `folder`."""
 
-    def find(record: Record) -> tuple[list[Path], tuple[str, ...]]:
-        names = [f"{record.media}_p{number}.jpg" for number in range(1, num_frames)]
-        if isinstance(record.content, Drive):
-            names.append(record.content.picture)
+    def find(entry: Entry) -> tuple[list[Path], tuple[str, ...]]:
+        names = [f"{entry.media}_p{number}.jpg" for number in range(1, num_frames)]
+        if isinstance(entry.content, Drive):
+            names.append(entry.content.picture)
         else:
-            names.append(f"{record.media}.jpg")
+            names.append(f"{entry.media}.jpg")
         place = folder
-        for name in _FOLDERS[record.split]:
+        for name in _FOLDERS[entry.split]:
             if (folder / name).is_dir():
                 place = folder / name
                 break
@@ -211,7 +211,7 @@ def find_released_frames(folder: Path, num_frames: int) -> Callable[[Record], tu
 
 @dataclass(frozen=True)
 class DriveConverter:
-    """Turns records whose content is a `Drive` into rows, the frames of each as a video that shows `fps` a second.
+    """Turns entries whose content is a `Drive` into rows, the frames of each as a video that shows `fps` a second.
 
     Differs: the released code reads frames; rows of BDD-X hold a video, from which frames are sampled.
     """
@@ -223,24 +223,24 @@ class DriveConverter:
     annotations_only: bool
     limits: SourceLimits = LIMITS
 
-    def __call__(self, records: Sequence[Record]) -> list[Converted | Dropped]:
-        """Convert each record by itself."""
-        return [self._convert(record) for record in records]
+    def __call__(self, entries: Sequence[Entry]) -> list[Converted | Dropped]:
+        """Convert each entry by itself."""
+        return [self._convert(entry) for entry in entries]
 
-    def _convert(self, record: Record) -> Converted | Dropped:
+    def _convert(self, entry: Entry) -> Converted | Dropped:
         video = None
         if not self.annotations_only:
             try:
-                paths, _ = find_released_frames(self.folder, self.num_frames)(record)
+                paths, _ = find_released_frames(self.folder, self.num_frames)(entry)
                 frames, size = read_frames(paths, self.height, self.limits)
                 content = self._to_video(frames, f"{paths[-1]}, {size[0]} x {size[1]} pixels,")
-            except RecordError as error:
-                return Dropped(record.id, error.reason, error.detail.replace(f"{self.folder}/", ""))
-            video = {"bytes": content, "path": f"{record.id}.mp4"}
-        drive: Drive = record.content
+            except EntryError as error:
+                return Dropped(entry.id, error.reason, error.detail.replace(f"{self.folder}/", ""))
+            video = {"bytes": content, "path": f"{entry.id}.mp4"}
+        drive: Drive = entry.content
         row = {
             "video": video,
-            "video_id": record.media,
+            "video_id": entry.media,
             "segment": drive.segment,
             "start": 0.0,
             "end": self.num_frames / self.fps,
@@ -262,5 +262,5 @@ class DriveConverter:
             with errors_named(name, "cannot be encoded"):
                 write_video(file, even, self.fps)
         except VideoDecodeError as error:
-            raise RecordError(MEDIA_UNREADABLE, str(error)) from error
+            raise EntryError(MEDIA_UNREADABLE, str(error)) from error
         return file.getvalue()

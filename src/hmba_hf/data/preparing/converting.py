@@ -1,4 +1,4 @@
-"""From annotations to parquet files for `load_dataset`: parallel, resumable, with every record accounted for."""
+"""From annotations to parquet files for `load_dataset`: parallel, resumable, with every entry accounted for."""
 
 import itertools
 import os
@@ -22,7 +22,7 @@ _ANNOTATION_ROWS_PER_FILE = 100_000  # rows without media are small
 
 
 @dataclass(frozen=True)
-class Record:
+class Entry:
     """One annotation that is to become one row.
 
     Args:
@@ -50,29 +50,29 @@ class Converted:
 
 @dataclass
 class Plan:
-    """Every annotation of the input, as a record to convert or as a dropped one.
+    """Every annotation of the input, as an entry to convert or as a dropped one.
 
     Args:
         found: number of annotations in the input.
-        records: in the order of their rows within each split.
+        entries: in the order of their rows within each split.
         dropped: those that become no row whatever their media, in the order of the input.
     """
 
     found: int
-    records: list[Record]
+    entries: list[Entry]
     dropped: list[Dropped]
 
     def __post_init__(self) -> None:
-        assert self.found == len(self.records) + len(self.dropped), "an annotation was lost while planning"
+        assert self.found == len(self.entries) + len(self.dropped), "an annotation was lost while planning"
         seen: set[str] = set()
-        for record in self.records:
-            assert record.split in SPLITS, f"a split must be of {SPLITS}, got {record.split!r}"
-            if record.id in seen:
-                raise ValueError(f"every record must have an id of its own, got more than one of {record.id!r}")
-            seen.add(record.id)
+        for entry in self.entries:
+            assert entry.split in SPLITS, f"a split must be of {SPLITS}, got {entry.split!r}"
+            if entry.id in seen:
+                raise ValueError(f"every entry must have an id of its own, got more than one of {entry.id!r}")
+            seen.add(entry.id)
 
 
-Convert = Callable[[Sequence[Record]], Sequence[Converted | Dropped]]
+Convert = Callable[[Sequence[Entry]], Sequence[Converted | Dropped]]
 
 
 @dataclass
@@ -81,11 +81,11 @@ class Preparation:
 
     Args:
         plan: the annotations.
-        convert: turns records that share their media into rows or dropped records; called from several threads.
+        convert: turns entries that share their media into rows or dropped entries; called from several threads.
         features: the `datasets.Features` of a row.
         settings: name of the dataset, hashes of its input and options, as JSON.
         card: text of the dataset card.
-        rows_per_file: records of one parquet file.
+        rows_per_file: entries of one parquet file.
         licence_file: copied beside them.
     """
 
@@ -103,7 +103,7 @@ class RunOptions:
     """Where a dataset is written, and how; only `rows_per_file` changes the written bytes."""
 
     output_dir: str = field(metadata={"help": "folder of the finished dataset; the same command resumes there"})
-    rows_per_file: int | None = field(default=None, metadata={"help": "records of one parquet file"})
+    rows_per_file: int | None = field(default=None, metadata={"help": "entries of one parquet file"})
     num_workers: int | None = field(default=None, metadata={"help": "threads; one for each core when absent"})
     on_error: Literal["skip", "stop"] = field(
         default="skip", metadata={"help": "what to do about missing or unreadable pictures and videos"}
@@ -122,7 +122,7 @@ class RunOptions:
                 raise ValueError(f"{name} must be at least 1, got {value}")
 
     def file_size(self, usual: int, annotations_only: bool) -> int:
-        """Return the number of records of one file: as given, or the usual one."""
+        """Return the number of entries of one file: as given, or the usual one."""
         if self.rows_per_file is not None:
             return self.rows_per_file
         return _ANNOTATION_ROWS_PER_FILE if annotations_only else usual
@@ -130,14 +130,14 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class _Shard:
-    """A parquet file to write: its name and its records, those that share their media in one group."""
+    """A parquet file to write: its name and its entries, those that share their media in one group."""
 
     name: str
-    groups: list[list[Record]]
+    groups: list[list[Entry]]
 
 
 def prepare(preparation: Preparation, run: RunOptions) -> dict[str, Any]:
-    """Convert the remaining records, and write parquet files, `report.json` and the dataset card.
+    """Convert the remaining entries, and write parquet files, `report.json` and the dataset card.
 
     The same call resumes a stopped or killed run and ends with the same files.
 
@@ -149,11 +149,11 @@ def prepare(preparation: Preparation, run: RunOptions) -> dict[str, Any]:
             `"stop"`.
         OSError: if the disk is full; complete files stay.
     """
-    shards = list(_shards(preparation.plan.records, preparation.rows_per_file))
+    shards = list(_shards(preparation.plan.entries, preparation.rows_per_file))
     identity = {
         **preparation.settings,
         "rows_per_file": preparation.rows_per_file,
-        "plan": digest_text(_written_for_digest(preparation.plan.records)),
+        "plan": digest_text(_written_for_digest(preparation.plan.entries)),
     }
     with ShardFolder(run.output_dir).opened(identity, run.overwrite) as folder:
         complete: dict[str, ShardResult] = {}
@@ -176,7 +176,7 @@ def prepare(preparation: Preparation, run: RunOptions) -> dict[str, Any]:
 
 
 def _written_for_digest(value: Any) -> str:
-    """Write records as a `repr` with fixed names of classes, since unfinished folders hold the digest of this text."""
+    """Write entries as a `repr` with fixed names of classes, since unfinished folders hold the digest of this text."""
     if isinstance(value, list):
         return f"[{', '.join(map(_written_for_digest, value))}]"
     if not is_dataclass(value):
@@ -186,28 +186,28 @@ def _written_for_digest(value: Any) -> str:
     return f"{content.fingerprint_name}({', '.join(written)})"
 
 
-def _shards(records: Sequence[Record], rows_per_file: int) -> Iterator[_Shard]:
+def _shards(entries: Sequence[Entry], rows_per_file: int) -> Iterator[_Shard]:
     for split in SPLITS:
-        chosen = [record for record in records if record.split == split]
+        chosen = [entry for entry in entries if entry.split == split]
         total = -(-len(chosen) // rows_per_file)
         for number in range(total):
             part = chosen[number * rows_per_file : (number + 1) * rows_per_file]
-            groups = [list(group) for _, group in itertools.groupby(part, key=lambda record: record.media)]
+            groups = [list(group) for _, group in itertools.groupby(part, key=lambda entry: entry.media)]
             yield _Shard(f"{split}-{number:05d}-of-{total:05d}", groups)
 
 
 def _convert_shards(
     preparation: Preparation, todo: Sequence[_Shard], folder: ShardFolder, run: RunOptions
 ) -> dict[str, ShardResult]:
-    """Convert and write the files that are missing, with a progress bar over all records."""
+    """Convert and write the files that are missing, with a progress bar over all entries."""
     done: dict[str, ShardResult] = {}
-    groups: list[list[Record]] = []
+    groups: list[list[Entry]] = []
     for shard in todo:
         groups += shard.groups
-    total = len(preparation.plan.records)
+    total = len(preparation.plan.entries)
     remaining = sum(map(len, groups))
     outcomes = _in_parallel(preparation.convert, groups, run.num_workers or os.cpu_count() or 1)
-    bar = tqdm(total=total, initial=total - remaining, unit=" records", desc=preparation.settings["dataset"])
+    bar = tqdm(total=total, initial=total - remaining, unit=" rows", desc=preparation.settings["dataset"])
     try:
         for shard in todo:
             rows: list[dict[str, Any]] = []
@@ -231,20 +231,20 @@ def _convert_shards(
 
 
 def _collect(
-    group: Sequence[Record], outcomes: Sequence[Converted | Dropped], rows: list[dict[str, Any]], result: ShardResult
+    group: Sequence[Entry], outcomes: Sequence[Converted | Dropped], rows: list[dict[str, Any]], result: ShardResult
 ) -> None:
-    for record, outcome in zip(group, outcomes, strict=True):
+    for entry, outcome in zip(group, outcomes, strict=True):
         if isinstance(outcome, Dropped):
             result.dropped.append(outcome)
         else:
             rows.append(outcome.row)
             for note in outcome.notes:
-                result.notes.append((record.id, note))
+                result.notes.append((entry.id, note))
     result.rows = len(rows)
 
 
 def _bad_media(result: ShardResult) -> list[Dropped]:
-    """Return the records of a file that are left out because their media are missing or cannot be read."""
+    """Return the entries of a file that are left out because their media are missing or cannot be read."""
     return [item for item in result.dropped if item.reason in (MEDIA_MISSING, MEDIA_UNREADABLE)]
 
 
@@ -253,7 +253,7 @@ def _check_media(result: ShardResult, run: RunOptions) -> None:
         bad = found[0]
         raise ValueError(
             f"{bad.id}: {bad.reason} ({bad.detail}); put it right and run the same command with --retry_dropped, or "
-            "leave such records out with --on_error skip"
+            "leave such entries out with --on_error skip"
         )
 
 
@@ -263,13 +263,13 @@ def _check_any_media(results: dict[str, ShardResult]) -> None:
         bad += _bad_media(result)
     if bad and not any(result.rows for result in results.values()):
         raise ValueError(
-            f"none of {len(bad)} records has media that can be read; the first one, {bad[0].id}: {bad[0].reason} "
+            f"none of {len(bad)} entries has media that can be read; the first one, {bad[0].id}: {bad[0].reason} "
             f"({bad[0].detail}); name the right folder, and run the command with --retry_dropped"
         )
 
 
 def _in_parallel(
-    convert: Convert, groups: Iterable[list[Record]], num_workers: int
+    convert: Convert, groups: Iterable[list[Entry]], num_workers: int
 ) -> Generator[Sequence[Converted | Dropped], None, None]:
     """Yield the outcomes of groups in their order, with a bounded number of groups in progress.
 
@@ -294,7 +294,7 @@ def build_report(preparation: Preparation, results: dict[str, ShardResult]) -> d
 
     Returns:
         `settings`; `card`, the text of the card; `found`, `written` and `dropped`, numbers; `rows`, their number for
-        each split; `reasons`, the number of dropped records for each; `dropped_records`, each with its id, reason and
+        each split; `reasons`, the number of dropped entries for each; `dropped_records`, each with its id, reason and
         detail; `notes`, the ids of rows for each note.
     """
     plan = preparation.plan
@@ -307,7 +307,7 @@ def build_report(preparation: Preparation, results: dict[str, ShardResult]) -> d
         dropped += result.dropped
         for name, note in result.notes:
             notes.setdefault(note, []).append(name)
-    assert plan.found == sum(rows.values()) + len(dropped), "a record was lost"
+    assert plan.found == sum(rows.values()) + len(dropped), "an entry was lost"
     return {
         "settings": preparation.settings,
         "card": {**asdict(preparation.card), "tags": list(preparation.card.tags)},

@@ -25,7 +25,7 @@ _BYTES_PER_PART = 1 << 29  # an Arrow array of bytes ends at 2 GiB
 
 @dataclass(frozen=True)
 class Dropped:
-    """A record that becomes no row, and why."""
+    """An entry that becomes no row, and why."""
 
     id: str
     reason: str
@@ -34,9 +34,9 @@ class Dropped:
 
 @dataclass
 class ShardResult:
-    """The outcome of the records of one file: the number of rows, dropped records, and notes.
+    """The outcome of the entries of one file: the number of rows, dropped entries, and notes.
 
-    `notes` holds pairs of a record's id and a note about its row.
+    `notes` holds pairs of an entry's id and a note about its row.
     """
 
     rows: int = 0
@@ -95,20 +95,20 @@ class ShardFolder:
             path.unlink(missing_ok=True)
 
     def result(self, name: str) -> ShardResult | None:
-        """Return the outcome of the records of file `name`; `None` unless the file is complete."""
-        record = self.state / f"{name}.json"
-        if not (record.exists() and self._parquet(name).exists()):
+        """Return the outcome of the entries of file `name`; `None` unless the file is complete."""
+        outcome = self.state / f"{name}.json"
+        if not (outcome.exists() and self._parquet(name).exists()):
             return None
-        values = read_json_object(record, rows=int, dropped=list, notes=list)
+        values = read_json_object(outcome, rows=int, dropped=list, notes=list)
         try:
             dropped = [Dropped(**item) for item in values["dropped"]]
             notes = [(id, note) for id, note in values["notes"]]
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{record} must list dropped records and notes, got {error}: overwrite it") from error
+            raise ValueError(f"{outcome} must list dropped entries and notes, got {error}: overwrite it") from error
         return ShardResult(values["rows"], dropped, notes)
 
     def write(self, name: str, rows: Sequence[dict[str, Any]], result: ShardResult, features: Any) -> None:
-        """Write one parquet file and the outcome of its records; an earlier file stays until both are on the disk."""
+        """Write one parquet file and the outcome of its entries; an earlier file stays until both are on the disk."""
         datasets = import_datasets()
         tables = []
         for part in _parts(rows):
@@ -116,15 +116,15 @@ class ShardFolder:
             tables.append(datasets.Dataset.from_dict(columns, features=features))
         table = datasets.concatenate_datasets(tables)
         parquet = self._parquet(name)
-        record = self.state / f"{name}.json"
+        outcome = self.state / f"{name}.json"
         with (
             _no_bars(),
             self._filled(parquet, table.to_parquet) as new_parquet,
-            self._filled(record, lambda file: file.write(_json(asdict(result)))) as new_record,
+            self._filled(outcome, lambda file: file.write(_json(asdict(result)))) as new_outcome,
         ):
             (self.folder / REPORT_FILE).unlink(missing_ok=True)
             parquet.unlink(missing_ok=True)
-            os.replace(new_record, record)
+            os.replace(new_outcome, outcome)
             os.replace(new_parquet, parquet)
 
     def _parquet(self, name: str) -> Path:
