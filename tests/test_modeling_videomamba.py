@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
+from transformers import BertConfig, BertModel
 
 from conftest import GOLDEN
 from hmba_hf import HMBAForConditionalGeneration
@@ -329,8 +330,13 @@ def test_features_of_another_teacher_are_refused():
     mask = torch.arange(16).expand(2, -1) % 2 == 0
     model = VideoMambaForPreTraining(tiny_config())
     assert model(tiny_clips(), mask, torch.randn(1, 2, 9, 6)).loss.isfinite()
-    with pytest.raises(ValueError, match="9 visible tokens or all, 6\\), got \\(1, 2, 17, 7\\)"):
+    with pytest.raises(ValueError, match="9 visible tokens or all 17, 6\\), got \\(1, 2, 17, 7\\)"):
         model(tiny_clips(), mask, torch.randn(1, 2, 17, 7))
+    for hidden in (mask, None):  # more tokens than the clip has: of a finer grid, or of more frames
+        with pytest.raises(ValueError, match="tokens or all 17, 6\\), got \\(1, 2, 37, 6\\)"):
+            model(tiny_clips(), hidden, torch.randn(1, 2, 37, 6))
+    with pytest.raises(ValueError, match="tokens or all 17, 6\\), got \\(1, 2, 16, 6\\)"):  # no class token
+        model(tiny_clips(), mask, torch.randn(1, 2, 16, 6))
     student = VideoMambaForVideoClassification(tiny_config(distillation_size=5))
     with pytest.raises(ValueError, match="teacher_features must be \\(2, 17, 5\\), got \\(2, 17, 6\\)"):
         student(tiny_clips(), teacher_features=torch.randn(2, 17, 6))
@@ -345,6 +351,7 @@ def test_features_of_another_teacher_are_refused():
         ({"hidden_size": 0}, "hidden_size must be at least 1, got 0"),
         ({"image_size": 20}, "image_size must be a multiple of patch_size=8, got 20"),
         ({"image_size": [16, 16, 16]}, "image_size must be one number or height and width"),
+        ({"layer_norm_eps": -1e-5}, "layer_norm_eps must be greater than zero, got -1e-05"),
         ({"drop_path_rate": 1.0}, "drop_path_rate must be from 0 up to but without 1"),
         ({"num_alignment_layers": 3}, "must stay within 2 layers, got 3 and 1"),
         ({"_name": 1}, "no private keys"),
@@ -401,6 +408,52 @@ def test_probabilities_of_classes_are_labels_too():
     assert_close(soft, hard)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_pixels_that_are_not_finite_are_refused_by_name(value):
+    clips = tiny_clips()
+    clips[1, 2, 0, 3, 4] = value
+    for model_class in (VideoMambaModel, VideoMambaForVideoClassification, VideoMambaForPreTraining):
+        with pytest.raises(ValueError, match="pixel_values_videos must be finite, got NaN or infinity"):
+            model_class(tiny_config())(clips)
+
+
+@pytest.mark.parametrize(
+    ("labels", "options", "message"),
+    [
+        (torch.tensor([0, 5]), {}, "labels must be classes from 0 to 4, or -100, got others"),
+        (torch.tensor([-1, 0]), {}, "labels must be classes from 0 to 4, or -100, got others"),
+        (torch.tensor([0, 1, 2]), {}, "labels must be \\(2,\\) for classes, got \\(3,\\)"),
+        (torch.ones(2, 5, dtype=torch.long), {}, "labels must be \\(2,\\) for classes, got \\(2, 5\\)"),
+        (torch.tensor([0.0, 1.0]), {}, "labels must be \\(2, 5\\) for values, got \\(2,\\)"),
+        (torch.rand(2, 4), {}, "labels must be \\(2, 5\\) for values, got \\(2, 4\\)"),
+        (torch.rand(2), {"problem_type": "regression"}, "labels must be \\(2, 5\\) for values, got \\(2,\\)"),
+        (torch.rand(2, 2), {"num_labels": 1}, "labels must be \\(2, 1\\) for values, got \\(2, 2\\)"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels, options, message):
+    model = VideoMambaForVideoClassification(tiny_config(**{"num_labels": 5, **options}))
+    with pytest.raises(ValueError, match=message):
+        model(tiny_clips(), labels=labels)
+
+
+def test_values_and_several_classes_are_labels_too():
+    clips = tiny_clips()
+    model = VideoMambaForVideoClassification(tiny_config(num_labels=1)).eval()
+    values = torch.tensor([[0.5], [2.0]])
+    squared = (model(clips).logits - values).square().mean()
+    assert_close(model(clips, labels=values).loss, squared)
+    assert_close(model(clips, labels=values[:, 0]).loss, squared)
+    model = VideoMambaForVideoClassification(tiny_config(num_labels=3, problem_type="multi_label_classification"))
+    several = torch.tensor([[1, 0, 1], [0, 0, 1]])
+    wanted = nn.functional.binary_cross_entropy_with_logits(model(clips).logits, several.float())
+    assert_close(model(clips, labels=several).loss, wanted)
+
+
+def test_a_classifier_without_classes_is_refused():
+    with pytest.raises(ValueError, match="num_labels must be at least 1, got 0"):
+        VideoMambaForVideoClassification(tiny_config(num_labels=0))
+
+
 def test_a_compiled_model_gives_the_same_logits():
     model = VideoMambaForVideoClassification(tiny_config(scan_type="alternating")).eval()
     clips = tiny_clips()
@@ -419,6 +472,29 @@ def test_a_classifier_starts_from_pretraining_and_from_a_student(tmp_path):
     clips = tiny_clips()
     assert torch.equal(alone(clips).logits, student(clips).logits)
     assert not [name for name, _ in alone.named_parameters() if "distillation" in name]
+
+
+def test_a_checkpoint_of_another_family_depth_or_scan_is_refused(tmp_path):
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    BertModel(BertConfig(vocab_size=9, **sizes)).save_pretrained(tmp_path / "bert")
+    VideoMambaForVideoClassification(tiny_config()).save_pretrained(tmp_path / "clips")
+    for model_class in (VideoMambaModel, VideoMambaForVideoClassification, VideoMambaForPreTraining):
+        with pytest.raises(ValueError, match="cls_token"):
+            model_class.from_pretrained(tmp_path / "bert")
+        with pytest.raises(ValueError, match=r"layers\.2\.mixer"):
+            model_class.from_pretrained(tmp_path / "clips", num_hidden_layers=3)
+        with pytest.raises(ValueError, match="temporal_forward_ssm"):
+            model_class.from_pretrained(tmp_path / "clips", scan_type="spatiotemporal_v2")
+    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
+        VideoMambaForVideoClassification.from_pretrained(tmp_path / "clips", hidden_size=32)
+
+
+def test_other_classes_and_clips_for_pictures_get_new_weights(tmp_path):
+    VideoMambaForVideoClassification(tiny_config(num_frames=1)).save_pretrained(tmp_path)
+    options = {"num_labels": 5, "num_frames": 4, "ignore_mismatched_sizes": True}
+    model = VideoMambaForVideoClassification.from_pretrained(tmp_path, **options)
+    assert model.classifier.weight.shape == (5, 16)
+    assert not model.videomamba.embeddings.temporal_embeddings.any()
 
 
 def test_pickled_weights_are_refused(tmp_path):

@@ -58,7 +58,7 @@ def test_visible_patches_are_encoded_pooled_and_aligned_as_by_the_original(relea
     wanted = nn.functional.normalize(tensors["out.clip"], dim=-1)
     assert_close(features.aligned_features, wanted, atol=1e-5, rtol=0)
     tokens = visible_tokens(mask, tuple(mask.shape))
-    wanted = visible_features(features.aligned_features, tensors["in.teacher"], tokens)
+    wanted = visible_features(features.aligned_features, tensors["in.teacher"], tokens, 1 + mask.shape[1])
     distance = alignment_distance(features.aligned_features, wanted)
     assert_close(distance, tensors["out.uta_loss"][0], atol=2e-5, rtol=0)
 
@@ -225,6 +225,8 @@ def test_a_saved_model_comes_back_with_its_tied_table(tmp_path):
         ({"input_ids": torch.ones(2, 7, dtype=torch.long)}, "a text for each of 3 videos, got 2"),
         ({"labels": torch.zeros(3, 7, dtype=torch.long)}, "must be given together"),
         ({"teacher_features": torch.zeros(1, 3, 13, 6)}, "bool_masked_pos must say"),
+        ({"attention_mask": torch.ones(3, 5)}, "attention_mask must be \\(3, 7\\), as input_ids are, got \\(3, 5\\)"),
+        ({"pair_ids": torch.arange(2)}, "pair_ids must be \\(3,\\), as input_ids are, got \\(2,\\)"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(changes, message):
@@ -243,3 +245,9 @@ def test_arguments_that_do_not_fit_are_refused(changes, message):
 def test_unknown_values_of_a_configuration_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         tiny_pair_config(**options)
+
+
+def test_a_checkpoint_of_videos_alone_is_refused(tmp_path):
+    tiny_retrieval().vision_model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="must hold every weight that is read"):
+        VideoMambaForVideoTextRetrieval.from_pretrained(tmp_path, config=tiny_retrieval().config)

@@ -1,7 +1,7 @@
 """What every adapter takes and returns: frames, and the state of a video stream between two calls."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,8 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
-from transformers.utils import torch_compilable_check
+
+from .layers_conditions import require
 
 WIDE = ("ssm", "sum")  # endings of the names of sums over the whole stream
 KIND = {"format": "pt", "kind": "hmba adapter state"}
@@ -111,23 +111,6 @@ class AdapterOutput(NamedTuple):
     features: Tensor | None
     state: AdapterState | None
     attentions: dict[str, Tensor]
-
-
-def require(condition: Tensor, message: str | Callable[[], str]) -> None:
-    """Raise a `ValueError` unless a condition holds, also in a compiled graph; meta and fake tensors pass.
-
-    Torch has no public name for the wrapper of `torch.func`, for fake tensors, or for an assertion in a graph that
-    raises a `ValueError`.
-    """
-    if not torch.compiler.is_compiling():
-        while torch._C._functorch.is_functorch_wrapped_tensor(condition):  # a mapped condition is checked as a whole
-            condition = torch._C._functorch.get_unwrapped(condition)
-        if condition.is_meta or isinstance(condition, FakeTensor):
-            return
-    elif isinstance(message, str) and not torch.compiler.is_exporting():
-        torch._check_tensor_all_with(ValueError, condition, lambda: message)  # transformers' check drops the message
-        return
-    torch_compilable_check(condition, message)
 
 
 def check_frames(frame_features: Tensor, frame_mask: Tensor | None, state: AdapterState | None = None) -> None:

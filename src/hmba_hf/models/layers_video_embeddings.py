@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from .layers_conditions import require
+
 
 class PatchEmbeddings(nn.Module):
     """Cut a clip into tubelets and project each to a token, frame after frame, row after row.
@@ -23,7 +25,8 @@ class PatchEmbeddings(nn.Module):
         """Embed clips, `(b, t, channels, height, width)`, as `(b, t / tubelet_size, rows, columns, d)`.
 
         Raises:
-            ValueError: if the clips have another shape, or if patches or tubelets would not cover them.
+            ValueError: if the clips have another shape or are not finite, or if patches or tubelets would not cover
+                them.
         """
         shape = tuple(pixel_values_videos.shape)
         channels = self.projection.in_channels
@@ -34,6 +37,7 @@ class PatchEmbeddings(nn.Module):
             if side % step:
                 size = "tubelet_size" if name == "frames" else "patch_size"
                 raise ValueError(f"pixel_values_videos must have {name} in multiples of {size}={step}, got {side}")
+        require(torch.isfinite(pixel_values_videos).all(), "pixel_values_videos must be finite, got NaN or infinity")
         embedded = self.projection(pixel_values_videos.transpose(1, 2).to(self.projection.weight.dtype))
         return embedded.permute(0, 2, 3, 4, 1)
 

@@ -18,8 +18,9 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
 from .joining_hmba import build_adapter, build_projector, join_pretrained
-from .layers_adapter_state import AdapterState, check_frame_mask, require
+from .layers_adapter_state import AdapterState, check_frame_mask
 from .layers_baseline_adapters import differentiable_attention
+from .layers_conditions import require
 from .loading_transformers import (
     CACHE_NAME,
     check_language_model,

@@ -12,6 +12,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_videomamba import VideoMambaConfig
 from .layers_alignment import AlignmentHead, DistillationHead, alignment_distance
+from .layers_conditions import require
 from .layers_mamba import DropPath, MambaBlock, ResidualNorm, add_residual
 from .layers_scan_orders import (
     SCANS,
@@ -22,6 +23,8 @@ from .layers_scan_orders import (
 )
 from .layers_video_embeddings import VideoEmbeddings, sinusoidal_positions
 from .outputs_videomamba import VideoMambaClassifierOutput, VideoMambaPreTrainingOutput
+
+IGNORED_LABEL = -100  # of samples that have none, as in torch
 
 
 class VideoMambaEncoder(nn.Module):
@@ -144,7 +147,7 @@ class VideoMambaModel(VideoMambaPreTrainedModel):
             in float32 or wider, and the last one, normed.
 
         Raises:
-            ValueError: if shapes do not fit, or if a mask hides all patches of a clip.
+            ValueError: if shapes do not fit, if pixels are not finite, or if a mask hides all patches of a clip.
         """
         clips = as_clips(pixel_values_videos, pixel_values)
         hidden_states = self.embeddings(clips, interpolate_pos_encoding)
@@ -186,6 +189,8 @@ class VideoMambaForVideoClassification(VideoMambaPreTrainedModel):
         super().__init__(config)
         self.videomamba = VideoMambaModel(config)
         num_labels: Any = config.num_labels
+        if num_labels < 1:
+            raise ValueError(f"num_labels must be at least 1, got {num_labels}")
         self.classifier = nn.Linear(config.hidden_size, num_labels)
         self.distillation_head = None
         if config.distillation_size is not None:
@@ -215,7 +220,7 @@ class VideoMambaForVideoClassification(VideoMambaPreTrainedModel):
             teacher_features: the teacher's `last_hidden_state`, `(b, l, distillation_size)`.
 
         Raises:
-            ValueError: as `VideoMambaModel`, or if the teacher's features do not fit.
+            ValueError: as `VideoMambaModel`, or if labels or the teacher's features do not fit.
         """
         outputs = self.videomamba(
             pixel_values_videos,
@@ -239,9 +244,13 @@ class VideoMambaForVideoClassification(VideoMambaPreTrainedModel):
         )
 
     def _label_loss(self, labels: Tensor, logits: Tensor) -> Tensor:
-        is_mixed = labels.ndim == 2 and labels.is_floating_point()
-        if is_mixed and self.config.problem_type in (None, "single_label_classification"):
+        problem = self.config.problem_type
+        check_labels(labels, logits, problem)
+        is_mixed = labels.ndim == 2 and labels.is_floating_point() and logits.shape[1] > 1
+        if is_mixed and problem in (None, "single_label_classification"):
             return nn.functional.cross_entropy(logits.float(), labels.float())
+        if problem == "multi_label_classification":
+            labels = labels.to(logits.dtype)
         return self.loss_function(labels, logits, self.config)
 
     def _distance(self, features: Tensor | None, teacher_features: Tensor) -> Tensor:
@@ -337,7 +346,11 @@ class VideoMambaForPreTraining(VideoMambaPreTrainedModel):
         features = self._align(outputs.hidden_states, tokens)
         loss = None
         if teacher_features is not None:
-            loss = self._loss(features, teacher_features, tokens)
+            num_tokens = last.shape[1]
+            if bool_masked_pos is not None:
+                num_tokens = 1 + bool_masked_pos.shape[1]
+            wanted = visible_features(features, teacher_features, tokens, num_tokens)
+            loss = alignment_distance(features, wanted, self.config.alignment_loss)
         if output_hidden_states is None:
             output_hidden_states = self.config.output_hidden_states
         hidden_states = outputs.hidden_states if output_hidden_states else None
@@ -373,11 +386,6 @@ class VideoMambaForPreTraining(VideoMambaPreTrainedModel):
         if is_last:
             return hidden_states[layer]
         return self.videomamba.norm(hidden_states[layer + 1])
-
-    def _loss(self, features: Tensor, teacher_features: Tensor, tokens: Tensor) -> Tensor:
-        """Return the distance of the visible tokens' features; `tokens` are their numbers."""
-        wanted = visible_features(features, teacher_features, tokens)
-        return alignment_distance(features, wanted, self.config.alignment_loss)
 
 
 def as_clips(pixel_values_videos: Tensor | None, pixel_values: Tensor | None) -> Tensor:
@@ -419,22 +427,43 @@ def visible_tokens(bool_masked_pos: Tensor, wanted: tuple[int, int]) -> Tensor:
     return is_visible.nonzero()[:, 1].unflatten(0, (len(is_visible), -1))
 
 
-def visible_features(features: Tensor, teacher_features: Tensor, tokens: Tensor) -> Tensor:
+def visible_features(features: Tensor, teacher_features: Tensor, tokens: Tensor, num_tokens: int) -> Tensor:
     """Return a teacher's features of the tokens that a student sees.
 
     Args:
         features: the student's, `(k, b, visible, c)`.
         teacher_features: of all tokens or of the visible ones, `(k, b, l, c)`.
         tokens: numbers of the visible ones, `(b, visible)`.
+        num_tokens: how many the clip has, with those that are hidden.
 
     Raises:
         ValueError: if they have another shape.
     """
     layers, batch, visible, channels = features.shape
     shape = tuple(teacher_features.shape)
-    if len(shape) == 4 and shape[2] > int(tokens.max()) and shape[2] > visible:
+    if len(shape) == 4 and shape[2] == num_tokens:
         teacher_features = teacher_features.take_along_dim(tokens[None, ..., None], dim=2)
     if teacher_features.shape != features.shape:
-        wanted = f"({layers}, {batch}, {visible} visible tokens or all, {channels})"
+        wanted = f"({layers}, {batch}, {visible} visible tokens or all {num_tokens}, {channels})"
         raise ValueError(f"teacher_features must be {wanted}, got {shape}")
     return teacher_features
+
+
+def check_labels(labels: Tensor, logits: Tensor, problem_type: str | None) -> None:
+    """Raise a `ValueError` unless labels fit logits.
+
+    Args:
+        labels: classes, `(b,)`, or a value for each logit, `(b, num_labels)`.
+        logits: `(b, num_labels)`.
+        problem_type: of the configuration.
+    """
+    batch, num_labels = logits.shape
+    shape = tuple(labels.shape)
+    if num_labels == 1 or labels.is_floating_point() or problem_type in ("regression", "multi_label_classification"):
+        if shape != (batch, num_labels) and (num_labels > 1 or shape != (batch,)):
+            raise ValueError(f"labels must be {(batch, num_labels)} for values, got {shape}")
+        return
+    if shape not in ((batch,), (batch, 1)):
+        raise ValueError(f"labels must be {(batch,)} for classes, got {shape}")
+    is_known = ((labels >= 0) & (labels < num_labels)) | (labels == IGNORED_LABEL)
+    require(is_known.all(), f"labels must be classes from 0 to {num_labels - 1}, or {IGNORED_LABEL}, got others")

@@ -1,12 +1,15 @@
 """The base class of all VideoMamba models: loading them from safetensors, and initialising new weights."""
 
 import math
+import re
+from itertools import filterfalse
 from typing import Any
 
 from .loading_checkpoints import (  # first: it refuses an old transformers
     OPTIONS_OF_PUSHES,
     check_index,
     pushing_options,
+    refuse_lacking,
 )
 
 # isort: split
@@ -19,6 +22,9 @@ from .configuration_videomamba import VideoMambaConfig
 from .layers_scan_orders import OutputProjection
 from .layers_state_space import StateSpace
 from .layers_video_embeddings import VideoEmbeddings
+
+# Weights that a model may draw anew: heads, and the table of times of a model of pictures that is to take clips.
+_NEW = re.compile(r"^(classifier|distillation_head|alignment_heads)\.|\btemporal_embeddings$")
 
 
 class VideoMambaPreTrainedModel(PreTrainedModel):
@@ -42,8 +48,12 @@ class VideoMambaPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load a model as every model of transformers is loaded, but from safetensors alone.
 
+        Only heads and a table of times may be drawn anew. `output_loading_info=True` returns the report in place of
+        the check of missing weights.
+
         Raises:
-            ValueError: if pickled weights are wanted, or if a list of shards leads out of the checkpoint.
+            ValueError: if pickled weights are wanted, if a list of shards leads out of the checkpoint, or if the
+                checkpoint lacks weights, as one of another family or depth does.
             OSError: if weights are missing, or not in safetensors.
         """
         if kwargs.get("use_safetensors") is False:
@@ -51,7 +61,14 @@ class VideoMambaPreTrainedModel(PreTrainedModel):
         kwargs["use_safetensors"] = True
         if pretrained_model_name_or_path is not None:
             check_index(pretrained_model_name_or_path, kwargs)
-        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        wants_report = kwargs.pop("output_loading_info", False)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model, report = loaded
+        if wants_report:
+            return model, report
+        if pretrained_model_name_or_path is not None:  # else the caller passed the weights, and may leave some out
+            refuse_lacking(pretrained_model_name_or_path, filterfalse(_NEW.search, report["missing_keys"]))
+        return model
 
     def save_pretrained(  # type: ignore[override]
         self,

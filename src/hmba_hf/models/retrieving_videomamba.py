@@ -223,7 +223,7 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
 
         Raises:
             ValueError: as `VideoMambaModel` and `VideoMambaForPreTraining`, if there are not as many texts as videos,
-                or if only one of `masked_input_ids` and `labels` is given.
+                if an argument has another shape, or if only one of `masked_input_ids` and `labels` is given.
         """
         if len(input_ids) != len(pixel_values_videos):
             raise ValueError(
@@ -231,6 +231,11 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
             )
         if (masked_input_ids is None) != (labels is None):
             raise ValueError("masked_input_ids and labels must be given together, got one of them")
+        whole = tuple(input_ids.shape)
+        _check_shape("attention_mask", attention_mask, whole)
+        _check_shape("masked_input_ids", masked_input_ids, whole)
+        _check_shape("labels", labels, whole)
+        _check_shape("pair_ids", pair_ids, whole[:1])
         video: Any = self.get_video_features(
             pixel_values_videos, bool_masked_pos, interpolate_pos_encoding=interpolate_pos_encoding
         )
@@ -309,8 +314,9 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
         if bool_masked_pos is None:
             raise ValueError("bool_masked_pos must say which patches teacher_features are compared of, got None")
         features: Any = video.aligned_features
-        tokens = visible_tokens(bool_masked_pos, (features.shape[1], bool_masked_pos.shape[-1]))
-        wanted = visible_features(features, teacher_features, tokens)
+        num_patches = bool_masked_pos.shape[-1]
+        tokens = visible_tokens(bool_masked_pos, (features.shape[1], num_patches))
+        wanted = visible_features(features, teacher_features, tokens, 1 + num_patches)
         return alignment_distance(features, wanted, self.config.vision_config.alignment_loss)
 
 
@@ -320,6 +326,11 @@ def _cross_attention(text_config: Any, width: int) -> BertAttention:
     attention.self.key = nn.Linear(width, text_config.hidden_size)
     attention.self.value = nn.Linear(width, text_config.hidden_size)
     return attention
+
+
+def _check_shape(name: str, given: Tensor | None, wanted: tuple[int, ...]) -> None:
+    if given is not None and tuple(given.shape) != wanted:
+        raise ValueError(f"{name} must be {wanted}, as input_ids are, got {tuple(given.shape)}")
 
 
 def _guessing_loss(logits: Tensor, labels: Tensor) -> Tensor:
