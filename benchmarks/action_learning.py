@@ -33,28 +33,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from drawn_teacher import CLIP_SIZE, PATCH, SIDE, as_pixels, train_tower
 from filelock import FileLock
 from measuring import hardware, markdown, save
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import trange
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, TrainingArguments, set_seed
+from transformers import TrainingArguments, set_seed
 
-from hmba_hf.data.actions.training_clips import to_pixels
-from hmba_hf.data.micro_world.actions import (
-    ACTION_NAMES,
-    Disc,
-    MicroActions,
-    MicroActionsConfig,
-    draw_disc,
-    draw_scene,
-)
-from hmba_hf.data.micro_world.drawing import COLOURS
+from hmba_hf.data.micro_world.actions import ACTION_NAMES, MicroActions, MicroActionsConfig
 from hmba_hf.models.configuration_videomamba import SCAN_TYPES, VideoMambaConfig
 from hmba_hf.models.layers_video_masks import Masking
 from hmba_hf.models.modeling_videomamba import VideoMambaForPreTraining, VideoMambaForVideoClassification
-from hmba_hf.models.video_processing_videomamba import VideoMambaVideoProcessor
 from hmba_hf.tasks.classification.mixing import Mixing
 from hmba_hf.tasks.classification.trainer import ClassificationTrainer
 from hmba_hf.tasks.pretraining.encoding import join
@@ -62,11 +52,7 @@ from hmba_hf.tasks.pretraining.trainer import PretrainingTrainer
 from hmba_hf.training.clip_teacher import ClipTeacher
 
 PARTS = ("motion", "pretraining", "teacher", "orders")
-SIDE = 32  # of a frame in pixels
-PATCH = 16
 ORDER = "temporal_first"  # of all models but those that compare orders
-CLIP_SIZE = 64  # channels of the features of the tower
-PALETTE = list(COLOURS.values())
 TITLE = "drawn world, tiny models"
 COLUMNS = {"top_1": "top-1", "pair": "pair of actions", "direction": "direction within a right pair"}
 QUICK = {
@@ -87,11 +73,6 @@ OF_TOWER = ("tower_steps", "pictures")
 OF_PRETRAINING = (*OF_TOWER, "few", "pretraining_steps", "mask_ratio")
 
 Scores = Mapping[str, float]
-
-
-def as_pixels(frames: Sequence[Image.Image]) -> Tensor:
-    """Return frames as VideoMamba's processor normalises them, `(t, 3, h, w)`."""
-    return to_pixels(frames, VideoMambaVideoProcessor.image_mean, VideoMambaVideoProcessor.image_std)
 
 
 class HeldClips(Dataset):
@@ -144,86 +125,6 @@ class HeldClips(Dataset):
         if self.are_labelled:
             return {"pixel_values_videos": clip, "labels": self.labels[index]}
         return {"pixel_values_videos": clip, "mask_seed": torch.randint(2**62, ())}
-
-
-class Pictures(NamedTuple):
-    """Drawn pictures, and what there is to tell about each.
-
-    Attributes:
-        pixels: `(n, 3, h, w)`.
-        colours: numbers of the colours of background and pattern, `(n, 2)`. The two of a pattern have one number.
-        phases: place, turn and growth as points on circles, `(n, 8)`.
-    """
-
-    pixels: Tensor
-    colours: Tensor
-    phases: Tensor
-
-    @classmethod
-    def draw(cls, count: int, seed: int) -> "Pictures":
-        """Draw pictures of discs, with the noise of clips."""
-        rng = np.random.default_rng(seed)
-        pictures = []
-        colours = []
-        discs = []
-        for _ in trange(count, desc="drawing pictures", leave=False):
-            scene = draw_scene(rng)
-            disc = Disc(*rng.random(4).tolist())
-            noisy = draw_disc(scene, disc, SIDE) + 5 * rng.standard_normal((SIDE, SIDE, 3))
-            pictures.append(Image.fromarray(np.clip(noisy, 0, 255).astype(np.uint8)))
-            background, *pattern = [PALETTE.index(colour) for colour in scene.colours]
-            colours.append((background, min(pattern) * len(PALETTE) + max(pattern)))
-            discs.append(disc)
-        pixels = as_pixels(pictures)
-        angles = 2 * math.pi * torch.tensor(discs)
-        return cls(pixels, torch.tensor(colours), torch.cat([angles.sin(), angles.cos()], dim=1))
-
-    def some(self, count: int) -> "Pictures":
-        """Draw a batch of them."""
-        chosen = torch.randint(len(self.pixels), (count,))
-        return Pictures(self.pixels[chosen], self.colours[chosen], self.phases[chosen])
-
-
-class PictureTeller(nn.Module):
-    """A tiny CLIP tower with linear heads, by which each of its tokens learns to tell what the picture shows."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        config = CLIPVisionConfig(
-            hidden_size=CLIP_SIZE,
-            intermediate_size=2 * CLIP_SIZE,
-            projection_dim=CLIP_SIZE,
-            num_hidden_layers=3,
-            num_attention_heads=4,
-            image_size=SIDE,
-            patch_size=PATCH,
-        )
-        self.tower = CLIPVisionModelWithProjection(config)
-        self.background = nn.Linear(CLIP_SIZE, len(PALETTE))
-        self.pattern = nn.Linear(CLIP_SIZE, len(PALETTE) ** 2)
-        self.phases = nn.Linear(CLIP_SIZE, 8)
-
-    def forward(self, pictures: Pictures) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss, and what the class token gets right."""
-        hidden_states = self.tower.vision_model(pictures.pixels).last_hidden_state
-        features = nn.functional.normalize(self.tower.visual_projection(hidden_states), dim=-1)  # (n, 1 + p, c)
-        features = features * CLIP_SIZE**0.5
-        phases = self.phases(features)
-        loss = nn.functional.mse_loss(phases, pictures.phases[:, None].expand_as(phases))
-        right = {}
-        heads = {"background": self.background, "pattern": self.pattern}
-        for place, (name, head) in enumerate(heads.items()):
-            logits = head(features)
-            wanted = pictures.colours[:, place]
-            every = wanted[:, None].expand(logits.shape[:2])
-            loss = loss + 0.2 * nn.functional.cross_entropy(logits.flatten(0, 1), every.flatten())
-            hits = logits[:, 0].argmax(dim=-1) == wanted
-            right[name] = hits.float().mean().item()
-        missed = (phases[:, 0] - pictures.phases).square().mean(dim=0) / pictures.phases.var(dim=0)
-        explained = 1 - missed.unflatten(0, (2, 4)).mean(dim=0)
-        for name, share in zip(Disc._fields, explained.tolist(), strict=True):
-            right[name] = share
-        return loss, right
 
 
 class Lesson:
@@ -353,21 +254,8 @@ class Lesson:
         return self.learn(seed, model, self.clips, self.tests, teacher.base_model)
 
     def train_tower(self) -> Scores:
-        """Train the CLIP tower, and keep it; return what its class token tells about new pictures."""
-        set_seed(0)
-        teller = PictureTeller()
-        pictures = Pictures.draw(self.args.pictures, seed=1)
-        optimizer = torch.optim.AdamW(teller.parameters(), lr=2e-3, weight_decay=0.05)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=self.args.tower_steps)
-        for _ in trange(self.args.tower_steps, desc="tower", leave=False):
-            loss, _ = teller(pictures.some(64))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        teller.tower.save_pretrained(self.folder / "clip")
-        with torch.no_grad():
-            return teller.eval()(Pictures.draw(500, seed=2))[1]
+        """Train the CLIP tower, and keep it; return what it tells about new pictures."""
+        return train_tower(self.folder / "clip", self.args.tower_steps, self.args.pictures)
 
 
 def score(told: np.ndarray, labels: np.ndarray) -> Scores:
