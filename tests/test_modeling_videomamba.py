@@ -1,4 +1,5 @@
 import json
+import weakref
 
 import pytest
 import torch
@@ -516,3 +517,17 @@ def test_hmba_sees_through_a_videomamba(layer, tmp_path):
     model.save_pretrained(tmp_path)
     again = HMBAForConditionalGeneration.from_pretrained(tmp_path)
     assert_close(again.get_frame_features(clips), features)
+
+
+def test_residuals_are_freed_unless_they_are_wanted():
+    model = VideoMambaModel(tiny_config(num_hidden_layers=4)).eval()
+    alive = []
+    for layer in model.encoder.layers:
+        layer.register_forward_hook(lambda module, args, output: alive.append(weakref.ref(output[1])))
+    with torch.no_grad():
+        model(tiny_clips())
+        assert not any(residual() is not None for residual in alive)
+        alive.clear()
+        kept = model(tiny_clips(), output_hidden_states=True)
+    assert all(residual() is not None for residual in alive)
+    assert len(kept.hidden_states) == 5

@@ -58,22 +58,26 @@ class VideoMambaEncoder(nn.Module):
             layer.drop_path.rate = rate * number / max(depth - 1, 1)
         self.drop_path.rate = rate
 
-    def forward(self, hidden_states: Tensor, temporal: Reordering | None = None) -> tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, hidden_states: Tensor, temporal: Reordering | None = None, keeps_residuals: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
         """Run all blocks.
 
         Args:
             hidden_states: the embeddings, `(b, l, d)`.
             temporal: how to order the tokens by place first.
+            keeps_residuals: return all residuals, which would otherwise be freed.
 
         Returns:
-            The residual with the last block's output, and the residual that entered each block, in float32 or wider,
-            each `(b, l, d)`.
+            The residual with the last block's output, and if they are kept the residual that entered each block, in
+            float32 or wider, each `(b, l, d)`.
         """
         residual = None
         residuals = []
         for layer in self.layers:
             hidden_states, residual = layer(hidden_states, residual, temporal=temporal)
-            residuals.append(residual)
+            if keeps_residuals:
+                residuals.append(residual)
         return add_residual(self.drop_path(hidden_states), residual), residuals
 
 
@@ -160,10 +164,10 @@ class VideoMambaModel(VideoMambaPreTrainedModel):
         temporal = None
         if self.encoder.needs_temporal_order:
             temporal = temporal_order(num_times, num_patches, tokens)
-        residual, residuals = self.encoder(hidden_states, temporal)
-        normed = self.norm(residual).to(hidden_states.dtype)
         if output_hidden_states is None:
-            output_hidden_states = self.config.output_hidden_states
+            output_hidden_states = bool(self.config.output_hidden_states)
+        residual, residuals = self.encoder(hidden_states, temporal, keeps_residuals=output_hidden_states)
+        normed = self.norm(residual).to(hidden_states.dtype)
         return BaseModelOutputWithPooling(
             last_hidden_state=normed,
             pooler_output=normed[:, 0],
