@@ -174,6 +174,42 @@ def test_bytes_that_are_missing_inside_an_avi_file_are_named(codec, sound, caplo
     assert "frames from there on may look wrong or be missing" in caplog.text
 
 
+def without(data, *holes):
+    """The bytes without those in the holes: start and length, in ascending order."""
+    for start, length in reversed(holes):
+        data = data[:start] + data[start + length :]
+    return data
+
+
+@pytest.mark.parametrize("change", ["one hole", "two holes", "more bytes", "overwritten"])
+@pytest.mark.parametrize(("codec", "sound"), [("rawvideo", False), ("mpeg4", False), ("libx264", True)])
+def test_pictures_behind_a_gap_in_an_avi_file_have_the_times_of_its_index(codec, sound, change):
+    data = textured_video("avi", codec)
+    if sound:
+        data = with_sound(data)
+    right = [frame for _, frame in iter_frames(data)]
+    places = [data.index(picture) for picture in pictures_of(data)[:-1]]
+    start = places[GROUP + 5] + 9
+    length = places[GROUP + 8] + 21 - start
+    later = (places[2 * GROUP + 3] + 9, 50)
+    damaged = {
+        "one hole": without(data, (start, length)),
+        "two holes": without(data, (start, length), later),
+        "more bytes": data[:start] + bytes(length) + data[start:],
+        "overwritten": overwritten(data, start, length),
+    }[change]
+
+    whole = {}
+    for time, frame in iter_frames(damaged, only_whole=True):
+        if not isinstance(frame, VideoDecodeError):
+            whole[round(RATE * time)] = frame
+
+    assert all(np.array_equal(frame, right[number]) for number, frame in whole.items())
+    assert {*range(GROUP + 5), *range(3 * GROUP, COUNT)} <= set(whole)
+    clip, _ = decode_frames(damaged, (COUNT - 2) / RATE, 3, RATE, only_whole=True)
+    assert np.array_equal(clip, right[COUNT - 4 : COUNT - 1])
+
+
 def with_sound(data):
     """The same video with noise beside it."""
     file = BytesIO()

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import av
 from av.format import Flags
 
+from .decoding_avi import moved_pictures
 from .decoding_damage import Continuity, SliceChecksums, meets_another_recording
 from .decoding_endings import LONGEST_HEAD, asf_properties, torn_bytes
 from .decoding_joined import LONGEST_TRAILER, NOT_READ, NextFile, is_header, start_in
@@ -144,6 +145,10 @@ class VideoPackets:
         self._bytes_at = partial(bytes_of, source)
         self._continuity = Continuity(container.format.name if can_look else "", self._bytes_at)
         self._checksums = SliceChecksums() if stream.codec_context.name == "ffv1" else None
+        # The number of each picture by its place, in an AVI file that has lost bytes.
+        self._moved: dict[int, int] = {} if before is None else before._moved
+        if before is None and can_look and container.format.name == "avi":
+            self._moved = moved_pictures(self._bytes_at, container.size or 0, stream.index)
         self._fails = False  # whether a checksum around the packet does
         self._is_broken = False  # whether the packets before and behind it do not join up
         self._is_doubtful = False  # whether the packet is, since the one before was damaged
@@ -163,7 +168,8 @@ class VideoPackets:
                 if held is not None:
                     yield self._judged(held)
                 held = packet
-                self._fails = self._continuity.holds_damage(held)
+                is_lost = bool(self._moved) and held.size > 0 and held.pos not in self._moved
+                self._fails = self._continuity.holds_damage(held) or is_lost
                 if not self._continuity.is_followed:
                     yield self._judged(held)
                     held = None
@@ -234,6 +240,9 @@ class VideoPackets:
 
     def _correct(self, packet: Any) -> None:
         """Take the time of an AVI file's packet from the index: after a lost one, FFmpeg counts wrongly."""
+        if packet.pos in self._moved:
+            packet.dts = self._moved[packet.pos]
+            return
         if self.container.format.name != "avi" or packet.pos is None or len(self._index) == 0:
             return
         place = bisect_right(self._index, packet.pos, key=lambda entry: entry.pos) - 1
