@@ -347,3 +347,17 @@ def test_a_vocabulary_keeps_the_video_token(size, llava, text):
             resized.resize_token_embeddings(**size)
     assert model.resize_token_embeddings(49, pad_to_multiple_of=8).num_embeddings == 56
     assert model.config.text_config.vocab_size == 56
+
+
+@pytest.mark.parametrize("given", ["input_ids", "inputs_embeds"])
+def test_a_language_model_that_has_lost_the_video_token_is_refused_by_the_first_call(given, llava, text):
+    model = join(llava, text)
+    inputs = {"input_ids": torch.tensor([[1, 2]])}
+    if given == "inputs_embeds":
+        inputs = {"inputs_embeds": model.get_input_embeddings()(inputs["input_ids"])}
+    model(**inputs)
+    model.model.language_model.resize_token_embeddings(50)
+    with pytest.raises(ValueError, match="must keep the video token 50, got 50 tokens"):
+        model(**inputs)
+    with pytest.raises(ValueError, match="must keep the video token 50"):
+        model.generate(**inputs, max_new_tokens=1)

@@ -279,9 +279,9 @@ class HMBAModel(HMBAPreTrainedModel):
         """Return the embeddings of ids, or those given in their place."""
         if (input_ids is None) == (inputs_embeds is None):
             raise ValueError("exactly one of input_ids and inputs_embeds must be given, got both or neither")
-        if inputs_embeds is None:
-            inputs_embeds = self.get_input_embeddings()(input_ids)
-        return inputs_embeds
+        embeddings = self.get_input_embeddings()
+        self._check_vocabulary(getattr(embeddings, "num_embeddings", None))
+        return embeddings(input_ids) if inputs_embeds is None else inputs_embeds
 
     def _read_videos(
         self,

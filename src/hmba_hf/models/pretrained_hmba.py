@@ -275,12 +275,15 @@ class HMBAPreTrainedModel(PreTrainedModel):
         """
         if new_num_tokens is not None:
             multiple = pad_to_multiple_of or 1
-            size = -(-new_num_tokens // multiple) * multiple
-            if size <= self.config.video_token_id:
-                raise ValueError(
-                    f"the vocabulary must keep the video token {self.config.video_token_id}, got {size} tokens"
-                )
+            self._check_vocabulary(-(-new_num_tokens // multiple) * multiple)
         return super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, *args, **kwargs)
+
+    def _check_vocabulary(self, size: int | None) -> None:
+        """Refuse a number of tokens that lacks the video token; embeddings of others may not tell theirs."""
+        if size is not None and size <= self.config.video_token_id:
+            raise ValueError(
+                f"the vocabulary must keep the video token {self.config.video_token_id}, got {size} tokens"
+            )
 
     def set_attn_implementation(self, attn_implementation: str | dict, *args: Any, **kwargs: Any) -> None:
         """Choose the attention of a model and its parts as transformers does, also that of its adapter."""
