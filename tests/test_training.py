@@ -1,5 +1,6 @@
 import copy
 import inspect
+import json
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import HPSearchBackend
 
@@ -296,6 +298,22 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(tmp_path):
     resumed = trainer_for(interrupted, tmp_path, **options)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert resumed.state.global_step == 4
+    expected = weights(begun)
+    for name, weight in weights(interrupted).items():
+        torch.testing.assert_close(weight, expected[name], rtol=0, atol=0, msg=name)
+
+
+def test_a_run_resumes_from_the_newer_single_file_beside_older_shards(tmp_path):
+    begun = learning_model()
+    interrupted = copy.deepcopy(begun)
+    options = {"save_strategy": "steps", "save_steps": 2}
+    trainer_for(begun, tmp_path, **options).train()
+    start = tmp_path / "checkpoint-2"
+    older = {name: torch.zeros_like(weight) for name, weight in load_file(start / "model.safetensors").items()}
+    save_file(older, start / "model-00001-of-00001.safetensors", {"format": "pt"})
+    index = {"metadata": {}, "weight_map": dict.fromkeys(older, "model-00001-of-00001.safetensors")}
+    (start / "model.safetensors.index.json").write_text(json.dumps(index))
+    trainer_for(interrupted, tmp_path, **options).train(resume_from_checkpoint=str(start))
     expected = weights(begun)
     for name, weight in weights(interrupted).items():
         torch.testing.assert_close(weight, expected[name], rtol=0, atol=0, msg=name)
