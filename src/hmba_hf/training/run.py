@@ -10,9 +10,36 @@ from ..data.loading import MICRO_WORLD
 from ..data.samples import Sample
 from ..families import family_of, find_task
 from ..messages import logger
-from .checkpoints import last_whole_checkpoint
+from .arguments import ResumableArguments
+from .checkpoints import checkpoint_to_resume, last_whole_checkpoint
 from .history import save_history
+from .pushing import check_push
 from .trainer import ResumableTrainer
+
+
+def begin(args: ResumableArguments, wanted: Mapping[str, Any], on_error: str) -> tuple[Path, Path | None, BadSamples]:
+    """Find where a run goes on, before anything is loaded.
+
+    Args:
+        args: of the run.
+        wanted: its recipe.
+        on_error: policy for samples that cannot be read.
+
+    Returns:
+        The folder of the run, the checkpoint to resume from, if there is one, and the policy with its record, which a
+        new run clears.
+
+    Raises:
+        ValueError: if the folder holds checkpoints of another recipe, or if a push at the end would be refused.
+    """
+    if args.push_to_hub:
+        check_push(args)
+    run = Path(str(args.output_dir))
+    checkpoint = checkpoint_to_resume(run, wanted, args.resume_from_checkpoint)
+    bad = BadSamples(on_error, run / "bad_samples.jsonl")
+    if checkpoint is None and args.process_index == 0:
+        bad.forget()
+    return run, checkpoint, bad
 
 
 def train_to_end(

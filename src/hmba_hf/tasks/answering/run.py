@@ -4,7 +4,6 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,10 +25,8 @@ from ...hub import CardDetails
 from ...hub.checkpoints import check_base
 from ...metrics.bootstrap import Bootstrap
 from ...training.arguments import recipe
-from ...training.checkpoints import checkpoint_to_resume
 from ...training.parts import gathered, learn
-from ...training.pushing import check_push
-from ...training.run import draw_example, train_to_end
+from ...training.run import begin, draw_example, train_to_end
 from ...training.updates import find_updates
 from .arguments import ClipArguments, DataArguments, FinetuningArguments, ModelArguments, check_options
 from .base_model import load_base
@@ -52,14 +49,8 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
         OSError: if something cannot be written, as on a full disk; the last whole checkpoint stays.
     """
     check_options(model_args, data_args, args)
-    if args.push_to_hub:
-        check_push(args)
-    run = Path(str(args.output_dir))
     wanted = recipe(model_args, data_args, args)
-    checkpoint = checkpoint_to_resume(run, wanted, args.resume_from_checkpoint)
-    bad = BadSamples(data_args.on_error, run / "bad_samples.jsonl")
-    if checkpoint is None and args.process_index == 0:
-        bad.forget()
+    run, checkpoint, bad = begin(args, wanted, data_args.on_error)
     set_seed(args.seed)  # for an adapter that starts fresh
     model, processor, commit = load_base(model_args, run, checkpoint is not None)
     processor.video_processor.set_source_rules(**data_args.rules)

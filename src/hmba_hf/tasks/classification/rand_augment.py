@@ -1,7 +1,6 @@
 """RandAugment of a clip: a few random operations, the same ones with the same strengths for all of its frames.
 
-Neither of the maintained libraries does what the published recipes name: kornia's has no spread of magnitudes, and
-albumentations has none at all.
+It stands here since torchvision and timm are no requirements of this package, and since all frames are changed alike.
 """
 
 from collections.abc import Callable, Sequence

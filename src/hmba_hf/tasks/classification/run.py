@@ -1,7 +1,6 @@
 """Training a model that classifies, from its options to its history."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Subset
@@ -16,10 +15,8 @@ from ...evaluation.results import package_versions
 from ...hub import CardDetails
 from ...hub.checkpoints import check_base
 from ...training.arguments import recipe
-from ...training.checkpoints import checkpoint_to_resume
 from ...training.parts import learn
-from ...training.pushing import check_push
-from ...training.run import train_to_end
+from ...training.run import begin, train_to_end
 from .arguments import (
     DataArguments,
     FinetuningArguments,
@@ -49,14 +46,8 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
     """
     check_options(model_args, data_args, args)
     scale_learning_rate(args, data_args.num_draws)
-    if args.push_to_hub:
-        check_push(args)
-    run = Path(str(args.output_dir))
     wanted = recipe(model_args, data_args, args)
-    checkpoint = checkpoint_to_resume(run, wanted, args.resume_from_checkpoint)
-    bad = BadSamples(data_args.on_error, run / "bad_samples.jsonl")
-    if checkpoint is None and args.process_index == 0:
-        bad.forget()
+    run, checkpoint, bad = begin(args, wanted, data_args.on_error)
     sources = load_sources(data_args, data_args.train_split, data_args.max_train_samples)
     names = model_args.class_names or class_names(sources[0])
     teacher = load_teacher(model_args)

@@ -69,10 +69,9 @@ class PairEncoder:
 
     def _clip(self, sample: Any, generator: torch.Generator | None) -> Tensor:
         video_processor = self.processor.video_processor
-        if generator is None:
-            video = video_of(sample)
-        else:
-            video = draw_frames(sample, video_processor, generator)
+        video = video_of(sample)
+        if generator is not None:
+            video = draw_frames(video, video_processor, generator)
         options = {"num_frames": video_processor.num_frames, "return_tensors": "pt"}
         clip = video_processor(videos=[video], **options)["pixel_values_videos"][0]
         if generator is not None and torch.rand((), generator=generator) < self.flip:

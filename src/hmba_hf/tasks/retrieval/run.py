@@ -1,7 +1,6 @@
 """Training a model of videos and texts, from its options to its history."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Subset
@@ -15,11 +14,9 @@ from ...data.mixing import MixedSamples
 from ...evaluation.results import package_versions
 from ...hub import CardDetails
 from ...training.arguments import recipe
-from ...training.checkpoints import checkpoint_to_resume
 from ...training.clip_teacher import ClipTeacher
 from ...training.parts import learn
-from ...training.pushing import check_push
-from ...training.run import train_to_end
+from ...training.run import begin, train_to_end
 from .arguments import DataArguments, ModelArguments, RetrievalArguments, check_options
 from .base_model import load_base
 from .encoding import PairCollator, PairEncoder
@@ -39,14 +36,8 @@ def train(model_args: ModelArguments, data_args: DataArguments, args: RetrievalA
         OSError: if something cannot be written, as on a full disk; the last whole checkpoint stays.
     """
     check_options(model_args, data_args, args)
-    if args.push_to_hub:
-        check_push(args)
-    run = Path(str(args.output_dir))
     wanted = recipe(model_args, data_args, args)
-    checkpoint = checkpoint_to_resume(run, wanted, args.resume_from_checkpoint)
-    bad = BadSamples(data_args.on_error, run / "bad_samples.jsonl")
-    if checkpoint is None and args.process_index == 0:
-        bad.forget()
+    run, checkpoint, bad = begin(args, wanted, data_args.on_error)
     set_seed(args.seed)  # for what is new between two halves
     model, processor = load_base(model_args, run, checkpoint is not None)
     processor.video_processor.set_source_rules(**data_args.rules)
