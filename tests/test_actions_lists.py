@@ -134,6 +134,8 @@ def test_names_of_classes_come_from_files_of_many_forms(tmp_path):
         ("a.json", 3, "must be a list or an object of classes, got int"),
         ("a.csv", "id,name\n0\n", "line 2, must have an id and a name"),
         ("a.txt", "", "must have lines"),
+        ("a.json", [], "must name classes, got none"),
+        ("a.json", {}, "must name classes, got none"),
     ],
 )
 def test_names_of_classes_that_make_no_sense_are_refused(tmp_path, name, content, message):

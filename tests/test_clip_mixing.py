@@ -81,7 +81,12 @@ def test_nothing_is_mixed_without_a_parameter():
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"mixup": -1}, "mixup must be"), ({"cutmix": -1}, "cutmix must be"), ({"smoothing": 1.0}, "smoothing must be")],
+    [
+        ({"mixup": -1}, "mixup must be"),
+        ({"cutmix": -1}, "cutmix must be"),
+        ({"cutmix": float("nan")}, "cutmix must be at least 0, got nan"),
+        ({"smoothing": 1.0}, "smoothing must be"),
+    ],
 )
 def test_values_out_of_range_are_refused(values, message):
     with pytest.raises(ValueError, match=message):

@@ -257,6 +257,8 @@ def test_every_preset_is_of_options_that_are_there(name, tmp_path):
         ({"motion": "order"}, {}, "motion must be absent"),
         ({"dataset_name": ["a"], "world_seed": 3}, {}, "world_seed must be 0 where no clip is drawn, as in 'a'"),
         ({}, {"learns": ["adapter"]}, "what learns must be of"),
+        ({}, {"teacher_revision": "main"}, "teacher_revision must come with a teacher, got 'main' alone"),
+        ({}, {"class_names": ["jump", "jump"]}, "class_names must name each class once"),
         ({}, {"num_frames": 3, "image_size": 20}, "image_size must be a multiple of patch_size=8, got 20"),
     ],
 )

@@ -10,6 +10,7 @@ from transformers import BertConfig, BertForMaskedLM
 from hmba_hf import VideoMambaConfig, VideoMambaForPreTraining
 from hmba_hf.data.loading import load_samples
 from hmba_hf.tasks.retrieval.arguments import parse_arguments
+from hmba_hf.tasks.retrieval.base_model import set_drop_path
 from hmba_hf.tasks.retrieval.encoding import PairCollator, PairEncoder, hide_tokens
 from hmba_hf.tasks.retrieval.run import train
 from tiny_pairs import TEXT, VISION, WORDS, tiny_pair_processor, tiny_pair_tokenizer, tiny_retrieval
@@ -106,12 +107,19 @@ def test_halves_are_joined_and_learn_from_a_teacher(tmp_path):
         assert torch.equal(again.state_dict()[name], weight), name
 
 
+def test_stochastic_depth_out_of_range_is_refused():
+    with pytest.raises(ValueError, match="drop_path_rate must be from 0 up to but without 1, got 1.5"):
+        set_drop_path(tiny_retrieval(), 1.5)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         ([], "one of --model and of --vision with --text"),
         (["--vision", "a"], "one of --model and of --vision with --text"),
         (["--model", "a", "--vision", "b", "--text", "c"], "one of --model and of --vision with --text"),
+        (["--model", "a", "--teacher_revision", "main"], "teacher_revision must come with --teacher"),
+        (["--vision", "a", "--text", "b", "--model_revision", "main"], "model_revision must come with --model"),
         (["--model", "a", "--mask_ratio", "1"], "mask_ratio must be above 0 and below 1"),
         (["--model", "a", "--per_device_train_batch_size", "1"], "must be at least 2"),
     ],

@@ -228,6 +228,8 @@ def read_class_names(path: str | Path) -> list[str]:
         if not isinstance(name, str) or not name or name in names:
             raise ValueError(f"{path} must name each class once, got {name!r}")
         names.append(name)
+    if not names:
+        raise ValueError(f"{path} must name classes, got none")
     return names
 
 

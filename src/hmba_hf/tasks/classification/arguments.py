@@ -155,6 +155,11 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Fi
         raise ValueError(f"num_draws must be at least 1, got {data_args.num_draws}")
     if data_args.rand_augment < 0:
         raise ValueError(f"rand_augment must be at least 0, got {data_args.rand_augment}")
+    if model_args.teacher is None and model_args.teacher_revision is not None:
+        raise ValueError(f"teacher_revision must come with a teacher, got {model_args.teacher_revision!r} alone")
+    names = model_args.class_names
+    if names is not None and len({*names}) < len(names):
+        raise ValueError(f"class_names must name each class once, got {names}")
     data_args.augmentation(())
     mixing = mixing_of(data_args, args)
     clips = args.per_device_train_batch_size * data_args.num_draws

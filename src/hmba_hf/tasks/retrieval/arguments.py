@@ -127,6 +127,10 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Re
             "one of --model and of --vision with --text must be given, got "
             f"{model_args.model!r}, {model_args.vision!r} and {model_args.text!r}"
         )
+    for name in ("model", "teacher"):
+        revision = getattr(model_args, f"{name}_revision")
+        if getattr(model_args, name) is None and revision is not None:
+            raise ValueError(f"{name}_revision must come with --{name}, got {revision!r} alone")
     _ = data_args.chosen_masking  # raises for a wrong one
     if args.per_device_train_batch_size < 2:
         raise ValueError(

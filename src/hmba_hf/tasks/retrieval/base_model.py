@@ -46,9 +46,14 @@ def load_base(arguments: ModelArguments, run: Path, is_resumed: bool) -> tuple[P
 
 
 def set_drop_path(model: Any, rate: float | None) -> None:
-    """Set the stochastic depth of a model's vision half; `None` leaves it as it is."""
+    """Set the stochastic depth of a model's vision half; `None` leaves it as it is.
+
+    Raises:
+        ValueError: if the rate is out of range.
+    """
     if rate is not None:
         model.config.vision_config.drop_path_rate = rate
+        model.config.vision_config.check()
         model.vision_model.videomamba.encoder.set_drop_path(rate)
 
 
