@@ -178,6 +178,14 @@ def meta(case):
     assert all(x.is_meta for x in torch.autograd.grad(y.sum(), leaves))
 
 
+def sparse(case):
+    for i in range(len(case.inputs)):
+        inputs = list(case.inputs)
+        inputs[i] = inputs[i].detach().to_sparse()
+        with pytest.raises(ValueError, match="must be dense, got a tensor in torch.sparse_coo"):
+            case.run(*inputs)
+
+
 def several_devices(case):
     for i in range(len(case.inputs)):
         inputs = list(case.inputs)
@@ -203,6 +211,7 @@ MODES = {
     "fake": fake,
     "meta": meta,
     "several devices": several_devices,
+    "sparse": sparse,
 }
 REFUSED = {
     ("scan", "mamba_ssm", mode): "HMBA_SCAN_BACKEND=portable has them"

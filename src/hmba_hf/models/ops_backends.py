@@ -156,11 +156,18 @@ def _try(loaded: FusedKernels | Callable, device: str) -> None:
         raise RuntimeError(f"expected {math.log(2):.4f} of one step, got {float(y):.4f}")
 
 
-def check_device(first: Tensor, **others: Tensor | None) -> None:
-    """Raise a `ValueError` that names the first tensor on another device: no operator refuses one on `meta`."""
+def check_storage(first: Tensor, **others: Tensor | None) -> None:
+    """Raise a `ValueError` that names the first tensor that is not dense, or on another device.
+
+    No operator refuses one on `meta`.
+    """
     device = first.device
-    for name, tensor in others.items():
-        if tensor is not None and tensor.device != device:
+    for name, tensor in {"the sequence": first, **others}.items():
+        if tensor is None:
+            continue
+        if tensor.layout != torch.strided:
+            raise ValueError(f"{name} must be dense, got a tensor in {tensor.layout}")
+        if tensor.device != device:
             raise ValueError(f"{name} must be on {device} as the sequence is, got a tensor on {tensor.device}")
 
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .ops_backends import FUSED, check_device, scan_backends
+from .ops_backends import FUSED, check_storage, scan_backends
 from .ops_derivatives import wants_plain_torch
 from .ops_fused import causal_conv1d_fused
 
@@ -111,7 +111,7 @@ def _check_inputs(x: Tensor, weight: Tensor, **others: Tensor | None) -> None:
         raise ValueError(f"x must be (b, l, d) and weight (d, k), got {tuple(x.shape)} and {tuple(weight.shape)}")
     b, length, d = x.shape
     kernel = weight.shape[1]
-    check_device(x, weight=weight, **others)
+    check_storage(x, weight=weight, **others)
     wanted = {"bias": (d,), "state": (b, kernel - 1, d), "mask": (b, length)}
     for name, tensor in others.items():
         if tensor is not None and tuple(tensor.shape) != wanted[name]:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .ops_backends import FUSED, check_device, scan_backends, scan_function
+from .ops_backends import FUSED, check_storage, scan_backends, scan_function
 from .ops_derivatives import plain_gradients, wants_plain_gradients, wants_plain_torch
 from .ops_fused import selective_scan_fused
 from .ops_scan_inputs import ScanInputs
@@ -404,7 +404,7 @@ def _check_inputs(scan: ScanInputs) -> None:
         "mask": (b, length),
     }
     given = {name: getattr(scan, name) for name in wanted}
-    check_device(u, A=A, **given)
+    check_storage(u, A=A, **given)
     for name, tensor in given.items():
         if tensor is not None and tuple(tensor.shape) != wanted[name]:
             raise ValueError(f"{name} must be {wanted[name]} for u {tuple(u.shape)}, got {tuple(tensor.shape)}")
