@@ -10,7 +10,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from hmba_hf.data.bad_samples import BadSamples, UnreadableSample
-from hmba_hf.data.encoded_samples import EncodedSamples, EncodedStream, readable_samples
+from hmba_hf.data.encoded_samples import EncodedSamples, EncodedStream, evaluation_samples, readable_samples
 from hmba_hf.data.feature_cache.reading import CachedSamples
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.samples import Sample
@@ -153,6 +153,10 @@ def test_only_readable_samples_are_evaluated(tmp_path):
     assert readable_samples(samples, COLLATOR, BadSamples("skip")) == [0, 5]
     with pytest.raises(ValueError, match="sample missing"):
         readable_samples(samples, COLLATOR, BadSamples("stop"))
+    assert len(evaluation_samples(samples, COLLATOR, BadSamples("skip"), "validation")) == 2
+    unreadable = Samples([*bad_ones(tmp_path).values()])
+    with pytest.raises(ValueError, match="at least one sample that can be read, got none in 'validation'"):
+        evaluation_samples(unreadable, COLLATOR, BadSamples("skip"), "validation")
 
 
 class Passages:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, Subset
 from tqdm.auto import tqdm
 
 from ..digests import digest_text
@@ -138,3 +138,15 @@ def readable_samples(samples: Sequence[Sample], encoder: SampleEncoder, bad: Bad
         else:
             found.append(index)
     return sorted(gather_object(found))
+
+
+def evaluation_samples(samples: Sequence[Any], encoder: Any, bad: BadSamples, split: str) -> EncodedSamples:
+    """Build what a training is evaluated on: the samples of a split that can be read, the same ones each time.
+
+    Raises:
+        ValueError: if none can be read, or if one cannot and is not to be skipped.
+    """
+    readable: Any = Subset(samples, readable_samples(samples, encoder, bad))  # type: ignore[arg-type]
+    if not len(readable):
+        raise ValueError(f"evaluation must have at least one sample that can be read, got none in {split!r}")
+    return EncodedSamples(readable, encoder, bad)

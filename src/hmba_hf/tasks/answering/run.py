@@ -7,12 +7,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import Subset
 from transformers import PreTrainedModel, set_seed
 
 from ...data.bad_samples import BadSamples
 from ...data.dataset_streams import open_stream
-from ...data.encoded_samples import EncodedSamples, EncodedStream, readable_samples
+from ...data.encoded_samples import EncodedSamples, EncodedStream, evaluation_samples
 from ...data.feature_cache.reading import CachedSamples, FeatureCache
 from ...data.loading import load_samples
 from ...data.mixing import MixedSamples
@@ -138,13 +137,7 @@ def evaluation_dataset(arguments: DataArguments, collator: SampleCollator, bad: 
     sources = _named_samples(
         arguments, arguments.eval_split, arguments.max_eval_samples, collator.processor, arguments.streaming
     )
-    samples = MixedSamples(sources)
-    readable: Any = Subset(samples, readable_samples(samples, collator, bad))  # type: ignore[arg-type]
-    if not len(readable):
-        raise ValueError(
-            f"evaluation must have at least one sample that can be read, got none in {arguments.eval_split!r}"
-        )
-    return EncodedSamples(readable, collator, bad)
+    return evaluation_samples(MixedSamples(sources), collator, bad, arguments.eval_split)
 
 
 def open_cache(

@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch.utils.data import Subset
 from transformers import set_seed
 
 from ...data.actions.samples import ActionSample
 from ...data.bad_samples import BadSamples
-from ...data.encoded_samples import EncodedSamples, readable_samples
+from ...data.encoded_samples import EncodedSamples, evaluation_samples
 from ...data.loading import load_samples
 from ...data.mixing import MixedSamples
 from ...evaluation.results import package_versions
@@ -116,11 +115,5 @@ def evaluation_dataset(
     sources = load_sources(arguments, arguments.eval_split, arguments.max_eval_samples)
     for source in sources:
         check_class_names(class_names(source), config)
-    samples = MixedSamples(sources)
     encoder = ClipEncoder(processor, config.num_labels)
-    readable: Any = Subset(samples, readable_samples(samples, encoder, bad))  # type: ignore[arg-type]
-    if not len(readable):
-        raise ValueError(
-            f"evaluation must have at least one sample that can be read, got none in {arguments.eval_split!r}"
-        )
-    return EncodedSamples(readable, encoder, bad)
+    return evaluation_samples(MixedSamples(sources), encoder, bad, arguments.eval_split)

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.utils.data import Subset
 from transformers import set_seed
 
 from ...data.bad_samples import BadSamples
-from ...data.encoded_samples import EncodedSamples, readable_samples
+from ...data.encoded_samples import EncodedSamples, evaluation_samples
 from ...data.loading import load_samples
 from ...data.mixing import MixedSamples
 from ...evaluation.results import package_versions
@@ -117,13 +116,7 @@ def training_dataset(
 def evaluation_dataset(data_args: DataArguments, encoder: ClipEncoder, bad: BadSamples) -> EncodedSamples:
     """Build the clips to evaluate on, those that can be read."""
     sources = _named_samples(data_args, data_args.eval_split, data_args.max_eval_samples, encoder.processor)
-    samples: Any = MixedSamples(sources)
-    readable: Any = Subset(samples, readable_samples(samples, encoder, bad))
-    if not len(readable):
-        raise ValueError(
-            f"evaluation must have at least one sample that can be read, got none in {data_args.eval_split!r}"
-        )
-    return EncodedSamples(readable, encoder, bad)
+    return evaluation_samples(MixedSamples(sources), encoder, bad, data_args.eval_split)
 
 
 def _named_samples(data_args: DataArguments, split: str, size: int | None, processor: Any) -> list[Sequence[Any]]:

@@ -3,11 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch.utils.data import Subset
 from transformers import set_seed
 
 from ...data.bad_samples import BadSamples
-from ...data.encoded_samples import EncodedSamples, readable_samples
+from ...data.encoded_samples import EncodedSamples, evaluation_samples
 from ...data.loading import load_samples
 from ...data.micro_world.actions import MICRO_ACTIONS
 from ...data.mixing import MixedSamples
@@ -89,13 +88,7 @@ def evaluation_dataset(data_args: DataArguments, encoder: PairEncoder, bad: BadS
         ValueError: if none can.
     """
     sources = load_sources(data_args, data_args.eval_split, data_args.max_eval_samples, encoder.processor)
-    samples: Any = MixedSamples(sources)
-    readable: Any = Subset(samples, readable_samples(samples, encoder, bad))
-    if not len(readable):
-        raise ValueError(
-            f"evaluation must have at least one sample that can be read, got none in {data_args.eval_split!r}"
-        )
-    return EncodedSamples(readable, encoder, bad)
+    return evaluation_samples(MixedSamples(sources), encoder, bad, data_args.eval_split)
 
 
 def load_sources(data_args: DataArguments, split: str, size: int | None, processor: Any) -> list[Sequence[Any]]:
