@@ -101,7 +101,7 @@ class VideoEmbeddings(nn.Module):
         patches = patches.flatten(2, 3) + places[:, None, 1:]  # (b, t, p, d)
         if self.temporal_embeddings is not None and not is_picture:
             patches = patches + interpolate_times(self.temporal_embeddings, patches.shape[1])[:, :, None]
-        cls_token = (self.cls_token + places[:, :1]).expand(len(patches), -1, -1)
+        cls_token = (self.cls_token + places[:, :1]).expand(patches.shape[0], -1, -1)
         return torch.cat([cls_token, patches.flatten(1, 2)], dim=1)
 
     @torch.no_grad()

@@ -157,9 +157,9 @@ class VideoMambaModel(VideoMambaPreTrainedModel):
         hidden_states = self.embeddings(clips, interpolate_pos_encoding)
         tokens = torch.arange(hidden_states.shape[1], device=hidden_states.device)
         num_times = clips.shape[1] // self.config.tubelet_size
-        num_patches = (len(tokens) - 1) // num_times
+        num_patches = (hidden_states.shape[1] - 1) // num_times
         if bool_masked_pos is not None:
-            tokens = visible_tokens(bool_masked_pos, (len(clips), num_times * num_patches))
+            tokens = visible_tokens(bool_masked_pos, (clips.shape[0], num_times * num_patches))
             hidden_states = hidden_states.take_along_dim(tokens[..., None], dim=1)
         temporal = None
         if self.encoder.needs_temporal_order:
@@ -344,9 +344,9 @@ class VideoMambaForPreTraining(VideoMambaPreTrainedModel):
             return_dict=True,
         )
         last = outputs.last_hidden_state
-        tokens = torch.arange(last.shape[1], device=last.device).expand(len(last), -1)
+        tokens = torch.arange(last.shape[1], device=last.device).expand(last.shape[0], -1)
         if bool_masked_pos is not None:
-            tokens = visible_tokens(bool_masked_pos, (len(last), bool_masked_pos.shape[-1]))
+            tokens = visible_tokens(bool_masked_pos, (last.shape[0], bool_masked_pos.shape[-1]))
         features = self._align(outputs.hidden_states, tokens)
         loss = None
         if teacher_features is not None:
