@@ -1,8 +1,9 @@
 """Videos against texts: their similarities, the contrast of matching pairs, and pairs that are hard to tell."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
 
 
 def similarities(video_features: Tensor, text_features: Tensor) -> Tensor:
@@ -50,8 +51,32 @@ def hard_negatives(scaled: Tensor, is_match: Tensor) -> Tensor:
     return torch.multinomial(chances.masked_fill(is_match, 0.0), 1)[:, 0]
 
 
+class _Gather(torch.autograd.Function):
+    """The rows of all processes; a row's gradient is the sum of what all processes have for it.
+
+    Torch's own differentiable `all_gather` mixes up gradients whose memory is not in the order of their dimensions.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        own = features.contiguous()
+        everyone = [torch.empty_like(own) for _ in range(torch.distributed.get_world_size())]
+        torch.distributed.all_gather(everyone, own)
+        return torch.cat(everyone)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(total)
+        return total.chunk(torch.distributed.get_world_size())[torch.distributed.get_rank()]
+
+
 def gathered(features: Tensor) -> Tensor:
-    """Return the rows of all processes in the order of their ranks, with gradients for each; else the rows alone."""
+    """Return the rows of all processes in the order of their ranks, with gradients for each; else the rows alone.
+
+    Each process must have as many rows.
+    """
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return features
-    return torch.cat(all_gather(features))
+    rows: Any = _Gather.apply(features)
+    return rows
