@@ -121,6 +121,7 @@ def test_stochastic_depth_out_of_range_is_refused():
         (["--model", "a", "--teacher_revision", "main"], "teacher_revision must come with --teacher"),
         (["--vision", "a", "--text", "b", "--model_revision", "main"], "model_revision must come with --model"),
         (["--model", "a", "--mask_ratio", "1"], "mask_ratio must be above 0 and below 1"),
+        (["--model", "a", "--masking", "tube"], "masking and mask_ratio must be left out without a teacher"),
         (["--model", "a", "--per_device_train_batch_size", "1"], "must be at least 2"),
     ],
 )

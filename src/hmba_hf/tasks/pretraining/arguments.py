@@ -164,5 +164,10 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Pr
         raise ValueError(
             "teacher_cache needs clips that come again, --augment False or --num_views, got crops that are always new"
         )
+    if not data_args.augment and (not data_args.flip or tuple(data_args.crop_scales) != SCALES):
+        raise ValueError(
+            "flip and crop_scales must be left out with --augment False, got "
+            f"{data_args.flip} and {data_args.crop_scales}"
+        )
     _ = data_args.chosen_masking  # raises for a wrong one
     _ = data_args.augmentation

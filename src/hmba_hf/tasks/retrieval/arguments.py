@@ -131,7 +131,11 @@ def check_options(model_args: ModelArguments, data_args: DataArguments, args: Re
         revision = getattr(model_args, f"{name}_revision")
         if getattr(model_args, name) is None and revision is not None:
             raise ValueError(f"{name}_revision must come with --{name}, got {revision!r} alone")
-    _ = data_args.chosen_masking  # raises for a wrong one
+    if model_args.teacher is None and data_args.chosen_masking != Masking():
+        raise ValueError(
+            "masking and mask_ratio must be left out without a teacher, whose features visible patches learn, got "
+            f"{data_args.masking!r} and {data_args.mask_ratio}"
+        )
     if args.per_device_train_batch_size < 2:
         raise ValueError(
             "per_device_train_batch_size must be at least 2, since each pair needs one that does not match, got 1"
