@@ -27,7 +27,7 @@ from filelock import FileLock
 
 from hmba_hf.data.micro_world.world import MOTIONS, MicroWorldConfig
 from hmba_hf.files import read_json_object, write_json
-from hmba_hf.studies.catalogue import DISCLAIMER, STUDIES, Study, write_page
+from hmba_hf.tasks.answering.studies.catalogue import DISCLAIMER, STUDIES, Study, write_page
 
 EXAMPLES = Path(__file__).parent
 BASE = EXAMPLES / "micro_base"

@@ -34,7 +34,7 @@ from documented import (
 )
 from hmba_hf.data.micro_world.parquet import write_bddx, write_drama, write_video
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
-from hmba_hf.studies import catalogue
+from hmba_hf.tasks.answering.studies import catalogue
 from original_checkpoints import (
     golden_weights,
     llava_config,

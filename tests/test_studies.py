@@ -14,10 +14,10 @@ from hmba_hf.data.loading import TWO_TASKS, load_samples
 from hmba_hf.data.micro_world.world import RISK_QUESTION, MicroWorld, MicroWorldConfig
 from hmba_hf.data.samples import BDDX_QUESTION
 from hmba_hf.models.layers_temporal_adapter import BRANCHES
-from hmba_hf.studies import catalogue
-from hmba_hf.studies.catalogue import STUDIES, Study, write_page
-from hmba_hf.studies.measuring import KINDS, adapter_memory, attention_masses
-from hmba_hf.studies.tables import compare, markdown_table, spread
+from hmba_hf.tasks.answering.studies import catalogue
+from hmba_hf.tasks.answering.studies.catalogue import STUDIES, Study, write_page
+from hmba_hf.tasks.answering.studies.measuring import KINDS, adapter_memory, attention_masses
+from hmba_hf.tasks.answering.studies.tables import compare, markdown_table, spread
 from tiny_models import open_gate, tiny_model
 from tiny_processors import tiny_processor
 

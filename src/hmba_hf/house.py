@@ -143,7 +143,6 @@ FLOORS = (
         ("lmms_eval_plugin", "tasks", "evaluation", "models", "data", "families", "messages"),
         "`training/`",
     ),
-    Floor("studies", ("studies", "tasks", "models", "data", "families", "visualization", "files")),
 )
 
 

@@ -248,15 +248,10 @@ class HMBAModel(HMBAPreTrainedModel):
             inputs_embeds, features = self._fill_in(input_ids, inputs_embeds, video)
         elif cache is None or mm_encoder_outputs is not None:
             self.get_placeholder_mask(input_ids, inputs_embeds, None)
+        of_text = {"attention_mask": attention_mask, "position_ids": position_ids, "use_cache": use_cache}
         with differentiable_attention():
             outputs = self.language_model(
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                inputs_embeds=inputs_embeds,
-                use_cache=use_cache,
-                return_dict=True,
-                **{cache_name: cache},
-                **kwargs,
+                inputs_embeds=inputs_embeds, return_dict=True, **{cache_name: cache}, **of_text, **kwargs
             )
         return HMBAModelOutputWithPast(
             last_hidden_state=outputs.last_hidden_state,

@@ -225,17 +225,13 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
             ValueError: as `VideoMambaModel` and `VideoMambaForPreTraining`, if there are not as many texts as videos,
                 if an argument has another shape, or if only one of `masked_input_ids` and `labels` is given.
         """
-        if len(input_ids) != len(pixel_values_videos):
-            raise ValueError(
-                f"input_ids must have a text for each of {len(pixel_values_videos)} videos, got {len(input_ids)}"
-            )
+        _check_pairs(pixel_values_videos, input_ids)
         if (masked_input_ids is None) != (labels is None):
             raise ValueError("masked_input_ids and labels must be given together, got one of them")
-        whole = tuple(input_ids.shape)
-        _check_shape("attention_mask", attention_mask, whole)
-        _check_shape("masked_input_ids", masked_input_ids, whole)
-        _check_shape("labels", labels, whole)
-        _check_shape("pair_ids", pair_ids, whole[:1])
+        of_tokens = {"attention_mask": attention_mask, "masked_input_ids": masked_input_ids, "labels": labels}
+        for name, given in of_tokens.items():
+            _check_shape(name, given, tuple(input_ids.shape))
+        _check_shape("pair_ids", pair_ids, (len(input_ids),))
         video: Any = self.get_video_features(
             pixel_values_videos, bool_masked_pos, interpolate_pos_encoding=interpolate_pos_encoding
         )
@@ -256,9 +252,7 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
                 video.last_hidden_state, text.last_hidden_state, attention_mask, own, pair_ids
             )
         if masked_input_ids is not None and labels is not None:
-            hidden: Any = self.get_text_features(masked_input_ids, attention_mask).last_hidden_state
-            fused = self.fuse(hidden, video.last_hidden_state, attention_mask)
-            logits = self.text_model.cls(fused)
+            logits = self._guess(masked_input_ids, video.last_hidden_state, attention_mask)
             losses["masked_language_loss"] = _guessing_loss(logits, labels)
         if teacher_features is not None:
             losses["alignment_loss"] = self._alignment(video, teacher_features, bool_masked_pos)
@@ -272,6 +266,11 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
         return create_bidirectional_mask(
             config=self.text_model.config, inputs_embeds=hidden_states, attention_mask=attention_mask
         )
+
+    def _guess(self, masked_input_ids: Tensor, patches: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """Return the logits of all tokens of texts with hidden ones, read together with their videos."""
+        states: Any = self.get_text_features(masked_input_ids, attention_mask).last_hidden_state
+        return self.text_model.cls(self.fuse(states, patches, attention_mask))
 
     def _own_ids(self, input_ids: Tensor) -> Tensor:
         """Number the pairs, differently in each process."""
@@ -331,6 +330,13 @@ def _cross_attention(text_config: Any, width: int) -> BertAttention:
 def _check_shape(name: str, given: Tensor | None, wanted: tuple[int, ...]) -> None:
     if given is not None and tuple(given.shape) != wanted:
         raise ValueError(f"{name} must be {wanted}, as input_ids are, got {tuple(given.shape)}")
+
+
+def _check_pairs(pixel_values_videos: Tensor, input_ids: Tensor) -> None:
+    if len(input_ids) != len(pixel_values_videos):
+        raise ValueError(
+            f"input_ids must have a text for each of {len(pixel_values_videos)} videos, got {len(input_ids)}"
+        )
 
 
 def _guessing_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..data.loading import TWO_TASKS
+from ....data.loading import TWO_TASKS
 from .measuring import KINDS, measure_attention, measure_cost, measure_degradation
 from .tables import ATTENTION, COST, DEGRADATION, SCORES, Records, Telling, compare, markdown_table
 

@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ..visualization import Picture, plot_bars, plot_curves
+from ....visualization import Picture, plot_bars, plot_curves
 from .measuring import KINDS
 
 Records = Mapping[str, Sequence[Mapping[str, Any]]]

@@ -15,14 +15,14 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoProcessor
 
-from ..data.micro_world.world import MicroWorld, MicroWorldConfig
-from ..data.samples import Sample
-from ..families import load_model
-from ..files import read_json_object
-from ..models.configuration_hmba import HMBAConfig
-from ..tasks.answering.boxes import score_grounding, share_picked
-from ..tasks.answering.flops import answer_flops
-from ..tasks.answering.generation import answer_samples, encode_questions
+from ....data.micro_world.world import MicroWorld, MicroWorldConfig
+from ....data.samples import Sample
+from ....families import load_model
+from ....files import read_json_object
+from ....models.configuration_hmba import HMBAConfig
+from ..boxes import score_grounding, share_picked
+from ..flops import answer_flops
+from ..generation import answer_samples, encode_questions
 
 KINDS = ("blur", "occlusion", "darkness")
 SEVERITIES = (0.25, 0.5, 1.0)
