@@ -225,12 +225,7 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
             ValueError: as `VideoMambaModel` and `VideoMambaForPreTraining`, if there are not as many texts as videos,
                 if an argument has another shape, or if only one of `masked_input_ids` and `labels` is given.
         """
-        _check_pairs(pixel_values_videos, input_ids)
-        if (masked_input_ids is None) != (labels is None):
-            raise ValueError("masked_input_ids and labels must be given together, got one of them")
-        of_tokens = {"attention_mask": attention_mask, "masked_input_ids": masked_input_ids, "labels": labels}
-        for name, given in of_tokens.items():
-            _check_shape(name, given, tuple(input_ids.shape))
+        _check_texts(len(pixel_values_videos), input_ids, attention_mask, masked_input_ids, labels)
         _check_shape("pair_ids", pair_ids, (len(input_ids),))
         video: Any = self.get_video_features(
             pixel_values_videos, bool_masked_pos, interpolate_pos_encoding=interpolate_pos_encoding
@@ -332,11 +327,21 @@ def _check_shape(name: str, given: Tensor | None, wanted: tuple[int, ...]) -> No
         raise ValueError(f"{name} must be {wanted}, as input_ids are, got {tuple(given.shape)}")
 
 
-def _check_pairs(pixel_values_videos: Tensor, input_ids: Tensor) -> None:
-    if len(input_ids) != len(pixel_values_videos):
-        raise ValueError(
-            f"input_ids must have a text for each of {len(pixel_values_videos)} videos, got {len(input_ids)}"
-        )
+def _check_texts(
+    num_videos: int,
+    input_ids: Tensor,
+    attention_mask: Tensor | None,
+    masked_input_ids: Tensor | None,
+    labels: Tensor | None,
+) -> None:
+    """Raise a `ValueError` unless there is a text for each video, and all of one shape that is about its tokens."""
+    if len(input_ids) != num_videos:
+        raise ValueError(f"input_ids must have a text for each of {num_videos} videos, got {len(input_ids)}")
+    if (masked_input_ids is None) != (labels is None):
+        raise ValueError("masked_input_ids and labels must be given together, got one of them")
+    of_tokens = {"attention_mask": attention_mask, "masked_input_ids": masked_input_ids, "labels": labels}
+    for name, given in of_tokens.items():
+        _check_shape(name, given, tuple(input_ids.shape))
 
 
 def _guessing_loss(logits: Tensor, labels: Tensor) -> Tensor:
