@@ -23,7 +23,6 @@ from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 from checkpoint_folders import blank_model, wanted_tensors
-from conftest import GOLDEN
 from hmba_hf.models.configuration_videomamba import SIZES, VideoMambaConfig
 from hmba_hf.models.modeling_videomamba import VideoMambaForVideoClassification
 from numbered_videos import numbered_video
@@ -32,6 +31,8 @@ from rename_keys import TensorSpec, plan_renaming
 from videomamba_files import assert_identical, convert, rebuild, refused, save_layout, weights_of
 from videomamba_names import videomamba_rules
 from videomamba_sizes import read_sizes
+
+GOLDEN = Path(__file__).parent / "golden"
 
 NAMES = "".join(f"action {number}\n" for number in range(10))
 LAYOUTS = ["bare", "model", "module", "backbone.", "encoder.", "module.", "before torch 1.6", "safetensors"]

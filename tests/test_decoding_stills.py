@@ -10,7 +10,7 @@ import pytest
 from PIL import EpsImagePlugin, Image, ImageOps
 
 from hmba_hf.data.driving.bddx import find_videos
-from hmba_hf.data.driving.drama_rows import RecordError, read_frames, read_picture_size
+from hmba_hf.data.driving.drama_rows import EntryError, read_frames, read_picture_size
 from hmba_hf.data.samples import Sample, from_drama_row
 from hmba_hf.models.decoding_containers import SourceLimits, VideoDecodeError
 from hmba_hf.models.decoding_stills import list_pictures, read_picture, read_picture_header, upright, upright_rgb
@@ -161,7 +161,7 @@ def test_whatever_pillow_raises_for_a_damaged_picture_names_its_file(suffix, tmp
 def read_or_none(path):
     try:
         return read_frames([path], None)
-    except RecordError as error:
+    except EntryError as error:
         assert error.reason == "media_unreadable"
         return None
 

@@ -15,7 +15,7 @@ import torch
 from hmba_hf import TimeJump, VideoDecodeError, VideoStream, decode_frames, iter_frames
 from hmba_hf.data.driving.bddx import convert_segments
 from hmba_hf.data.driving.bddx_annotations import Segment
-from hmba_hf.data.preparing.converting import MEDIA_UNREADABLE, Converted, Record
+from hmba_hf.data.preparing.converting import MEDIA_UNREADABLE, Converted, Entry
 from hmba_hf.data.preparing.parquet_shards import Dropped
 from numbered_videos import read_numbers
 from tiny_bases import SHORT_TEMPLATE
@@ -131,7 +131,7 @@ def test_a_file_is_read_through_every_door(reports, stream_video, watcher, tmp_p
 
 def records(count):
     segments = [Segment(index, 1, "a", 0.0, 2.0, "It waits", "the light is red") for index in range(count)]
-    return [Record(f"a_{segment.index}", "train", "a", segment) for segment in segments]
+    return [Entry(f"a_{segment.index}", "train", "a", segment) for segment in segments]
 
 
 def watch(stream_video, source, folder, on_error="skip"):

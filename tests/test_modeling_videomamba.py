@@ -1,5 +1,6 @@
 import json
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,7 +8,6 @@ from torch import nn
 from torch.testing import assert_close
 from transformers import BertConfig, BertModel
 
-from conftest import GOLDEN
 from hmba_hf import HMBAForConditionalGeneration
 from hmba_hf.models.configuration_videomamba import SCAN_TYPES, SIZES, VideoMambaConfig
 from hmba_hf.models.layers_mamba import DropPath
@@ -21,6 +21,8 @@ from hmba_hf.models.modeling_videomamba import (
 from rename_keys import rename_tensors
 from tiny_models import tiny_config as hmba_config
 from videomamba_names import videomamba_rules
+
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def config_of(facts, **options):

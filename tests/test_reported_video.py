@@ -12,7 +12,7 @@ from hmba_hf import VideoDecodeError, decode_frames, iter_frames
 from hmba_hf.data.clips import cut_clips, video_duration
 from hmba_hf.data.driving.bddx import convert_segments
 from hmba_hf.data.driving.bddx_annotations import Segment
-from hmba_hf.data.preparing.converting import Record
+from hmba_hf.data.preparing.converting import Entry
 from hmba_hf.data.preparing.parquet_shards import Dropped
 from numbered_videos import read_numbers
 
@@ -168,7 +168,7 @@ def test_the_pictures_of_an_avi_file_with_dropped_ones_keep_the_decoders_order(r
 def test_no_segment_of_bddx_is_lost_for_what_a_header_says(reports, name, counts):
     spans = [(0, 3), (3, 6), (6, 9.9)]
     records = [
-        Record(f"a_{index}", "train", "a", Segment(index, 1, "a", start, end, "It waits", "for long"))
+        Entry(f"a_{index}", "train", "a", Segment(index, 1, "a", start, end, "It waits", "for long"))
         for index, (start, end) in enumerate(spans)
     ]
     outcomes = convert_segments(records, {"a": reports / name}, 10.0, None)

@@ -427,8 +427,8 @@ def test_true_resumes_at_the_last_whole_checkpoint(tmp_path):
         ({"length_column_name": "tokens"}, "length_column_name names a column of a table, got 'tokens' for samples"),
         ({"train_sampling_strategy": "group_by_length"}, "order of its own, got .*'group_by_length'"),
         ({"train_sampling_strategy": "sequential"}, "order of its own, got train_sampling_strategy='sequential'"),
-        ({"accelerator_config": {"split_batches": True}}, r"share of .* its own, got .* \['split_batches'\]"),
-        ({"accelerator_config": {"dispatch_batches": True}}, r"share of .* its own, got .* \['dispatch_batches'\]"),
+        ({"accelerator_config": {"split_batches": True}}, r"its own share of .*, got .* \['split_batches'\]"),
+        ({"accelerator_config": {"dispatch_batches": True}}, r"its own share of .*, got .* \['dispatch_batches'\]"),
     ],
 )
 def test_options_of_drawing_that_a_stream_leaves_without_effect_are_refused(tmp_path, options, message):
