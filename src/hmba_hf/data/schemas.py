@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..models.decoding_containers import SourceLimits
+from .actions.questioned import from_questioned_row
 from .actions.samples import from_action_row
 from .captions.samples import from_caption_row
 from .samples import from_bddx_row, from_drama_row, from_drama_row_without_pictures, import_datasets
@@ -65,6 +66,15 @@ def _action_without_pictures(row: Row, split: str) -> tuple[Any, list[Any]]:
     return replace(from_action_row(row, split), video=b""), [row["video"]]
 
 
+def _read_questioned(row: Row, split: str, limits: SourceLimits) -> Any:
+    """Read a row; its video is decoded later, within the limits of then."""
+    return from_questioned_row(row, split)
+
+
+def _questioned_without_pictures(row: Row, split: str) -> tuple[Any, list[Any]]:
+    return replace(from_questioned_row(row, split), video=b""), [row["video"]]
+
+
 def _read_caption(row: Row, split: str, limits: SourceLimits) -> Any:
     """Read a row; its video is decoded later, within the limits of then."""
     return from_caption_row(row, split)
@@ -92,6 +102,15 @@ DRAMA = Schema(
     read=from_drama_row,
     read_without_pictures=_drama_without_pictures,
 )
+QUESTIONED_ACTIONS = Schema(
+    name="questioned actions",
+    columns=frozenset({"id", "video", "labels"}),
+    media="video",
+    names=("id",),
+    undecoded=_undecoded_video,
+    read=_read_questioned,
+    read_without_pictures=_questioned_without_pictures,
+)
 ACTIONS = Schema(
     name="actions",
     columns=frozenset({"id", "video", "label"}),
@@ -110,7 +129,7 @@ CAPTIONS = Schema(
     read=_read_caption,
     read_without_pictures=_caption_without_pictures,
 )
-SCHEMAS = (BDDX, DRAMA, ACTIONS, CAPTIONS)
+SCHEMAS = (BDDX, DRAMA, QUESTIONED_ACTIONS, ACTIONS, CAPTIONS)
 QUESTIONS = (BDDX, DRAMA)
 """The schemas of questions with answers, which are read as `Sample`s."""
 
@@ -125,7 +144,7 @@ def schema_of_columns(columns: set[str], schemas: Sequence[Schema] = SCHEMAS) ->
         if schema.columns <= columns:
             return schema
     known = []
-    for schema in (DRAMA, BDDX, ACTIONS, CAPTIONS):
+    for schema in (DRAMA, BDDX, QUESTIONED_ACTIONS, ACTIONS, CAPTIONS):
         if schema in schemas:
             known.append(f"{schema.name} {sorted(schema.columns)}")
     wanted = " or ".join(known)

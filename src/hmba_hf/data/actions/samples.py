@@ -40,15 +40,25 @@ class ActionSample:
     tags: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.id:
-            raise ValueError(f"a sample must have an id, got id={self.id!r}")
-        if isinstance(self.video, tuple) and not self.video:
-            raise ValueError(f"sample {self.id} must have a video, got no frames")
-        if self.split not in SPLITS:
-            raise ValueError(f"sample {self.id} must have a split of {SPLITS}, got {self.split!r}")
-        is_class = isinstance(self.label, Integral) and not isinstance(self.label, bool) and self.label >= 0
-        if self.label is not None and not is_class:
-            raise ValueError(f"sample {self.id} must have a label from 0 on or none, got {self.label!r}")
+        check_clip(self.id, self.video, self.split)
+        check_label(self.label, f"sample {self.id}", "a label")
+
+
+def check_clip(name: str, video: Video, split: str) -> None:
+    """Raise `ValueError` unless a sample has a name, a video and a known split."""
+    if not name:
+        raise ValueError(f"a sample must have an id, got id={name!r}")
+    if isinstance(video, tuple) and not video:
+        raise ValueError(f"sample {name} must have a video, got no frames")
+    if split not in SPLITS:
+        raise ValueError(f"sample {name} must have a split of {SPLITS}, got {split!r}")
+
+
+def check_label(label: Any, name: str, kind: str) -> None:
+    """Raise `ValueError` unless a label is the number of a class, or none."""
+    is_class = isinstance(label, Integral) and not isinstance(label, bool) and int(label) >= 0
+    if label is not None and not is_class:
+        raise ValueError(f"{name} must have {kind} from 0 on or none, got {label!r}")
 
 
 def action_features(label_names: Sequence[str], tags: bool = False) -> Any:
@@ -81,21 +91,33 @@ def to_action_row(sample: ActionSample, name: str | None = None) -> dict[str, An
     Raises:
         ValueError: if the sample has frames instead of a file.
     """
-    if isinstance(sample.video, tuple):
-        raise ValueError(f"sample {sample.id} must have a video file for a row, got frames")
-    content = sample.video
-    if not isinstance(content, bytes):
-        name = name or Path(content).name
-        content = Path(content).read_bytes()
     row: dict[str, Any] = {
         "id": sample.id,
-        "video": {"bytes": content, "path": name or sample.id},
+        "video": to_file(sample.id, sample.video, name),
         "label": sample.label,
         "label_name": sample.label_name,
     }
     if sample.tags:
         row["tags"] = list(sample.tags)
     return row
+
+
+def to_file(sample_id: str, video: Video, name: str | None = None) -> dict[str, Any]:
+    """Return a video file as a row holds it, `{"bytes", "path"}`.
+
+    Args:
+        sample_id: name of its sample.
+        video: path or bytes.
+        name: of the file in the row; the last part of its path, or the name of its sample, when absent.
+
+    Raises:
+        ValueError: if there are frames instead of a file.
+    """
+    if isinstance(video, tuple):
+        raise ValueError(f"sample {sample_id} must have a video file for a row, got frames")
+    if isinstance(video, bytes):
+        return {"bytes": video, "path": name or sample_id}
+    return {"bytes": Path(video).read_bytes(), "path": name or Path(video).name}
 
 
 def from_action_row(row: Mapping[str, Any], split: str = "train") -> ActionSample:
@@ -115,8 +137,13 @@ def from_action_row(row: Mapping[str, Any], split: str = "train") -> ActionSampl
     return ActionSample(
         id=row["id"],
         video=file_content(row["video"]),
-        label=None if label in (None, -1) else label,  # a class label of `datasets` is -1 where it is unknown
+        label=known_class(label),
         label_name=row.get("label_name"),
         split=split,
         tags=tuple(row.get("tags") or ()),
     )
+
+
+def known_class(label: int | None) -> int | None:
+    """Return the number of a class of a row; a class label of `datasets` is also -1 where it is unknown."""
+    return None if label == -1 else label
