@@ -57,7 +57,7 @@ FLOORS = (
     ),
     Floor("decoding", ("decoding", "sampling"), "models", travels_with="processor"),
     Floor("sampling", ("sampling",), "models", travels_with="processor"),
-    Floor("reading", ("loading", "decoding", "sampling"), "models", travels_with="processor"),
+    Floor("reading", ("loading", "decoding", "sampling", "reading"), "models", travels_with="processor"),
     Floor("parsing", ("parsing",), "models", travels_with="processor"),
     Floor("prompting", (), "models", travels_with="processor", families=True),
     Floor(
