@@ -5,8 +5,7 @@ from functools import partial
 from typing import Any
 
 from ..models.decoding_containers import LIMITS, SourceLimits
-from .loading import MICRO_WORLD, TWO_TASKS, load_rows, read_row
-from .micro_world.actions import MICRO_ACTIONS
+from .loading import DRAWN, load_rows, read_row
 from .mixing import shares
 from .samples import Sample, import_datasets
 from .schemas import SCHEMAS, Schema
@@ -77,7 +76,7 @@ def open_stream(
 
 
 def _open(name: str, split: str, size: int | None, schemas: Sequence[Schema]) -> Any:
-    if name in (MICRO_WORLD, TWO_TASKS, MICRO_ACTIONS):
+    if name in DRAWN:
         raise ValueError(f"a streamed dataset must be a folder or a Hub id, got {name!r}, which is drawn, not read")
     rows = load_rows(name, split, streaming=True, schemas=schemas)
     # Row by row, since tables with the columns of different schemas cannot be joined.

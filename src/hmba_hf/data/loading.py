@@ -7,13 +7,26 @@ from ..models.decoding_containers import LIMITS, SourceLimits
 from ..repositories import check_revision, split_revision
 from .bad_samples import READ_ERRORS, UnreadableSample
 from .micro_world.actions import MICRO_ACTIONS, MicroActions, MicroActionsConfig
+from .micro_world.questions import MICRO_DRIVING, MICRO_QUESTIONS, MicroDriving, MicroQuestions
 from .micro_world.world import MicroWorld, MicroWorldConfig, TwoTaskWorld
 from .preparing.parquet_shards import check_finished
 from .samples import SampleSequence, import_datasets
-from .schemas import ACTIONS, SCHEMAS, Schema, join_name, name_of_row, schema_of_columns, schema_of_row
+from .schemas import (
+    ACTIONS,
+    QUESTIONED_ACTIONS,
+    SCHEMAS,
+    Schema,
+    join_name,
+    name_of_row,
+    schema_of_columns,
+    schema_of_row,
+)
 
 MICRO_WORLD = "micro-world"
 TWO_TASKS = "micro-world-two-tasks"
+DRAWN = (MICRO_WORLD, TWO_TASKS, MICRO_ACTIONS, MICRO_QUESTIONS, MICRO_DRIVING)
+"""The datasets that are drawn, not read."""
+
 _CLIPS = 10_000  # of the micro-world, which has no end of its own
 
 
@@ -90,15 +103,16 @@ def load_samples(
 
     Args:
         name: `"micro-world"`, `"micro-world-two-tasks"` for its risk and its ego questions by turns,
-            `"micro-actions"`, or a folder or Hub id of a dataset of one of `SCHEMAS`. `org/drama@v1` is its branch,
-            tag or commit `v1`.
+            `"micro-actions"`, `"micro-questions"`, `"micro-driving"`, or a folder or Hub id of a dataset of one of
+            `SCHEMAS`. `org/drama@v1` is its branch, tag or commit `v1`.
         split: `"train"`, `"validation"` or `"test"`.
         size: this many samples from the start. When absent, all of a dataset, or 10,000 clips of the micro-world.
         streaming: read only the rows that are asked for and hold them in memory, their files encoded. Otherwise
             `datasets` downloads all splits of a dataset on the Hub.
         limits: of the pictures of rows.
         schemas: that the caller can use.
-        world: values of `MicroWorldConfig` or of `MicroActionsConfig`, for what is drawn alone.
+        world: values of `MicroWorldConfig` or of `MicroActionsConfig`, for what is drawn alone; with questions, also
+            those of `MicroQuestions` or of `MicroDriving`.
 
     Raises:
         ValueError: if there is no such dataset or split, if it is empty or not finished, or if the columns are of
@@ -106,15 +120,8 @@ def load_samples(
     """
     if size is not None and size < 1:
         raise ValueError(f"size must be at least 1, got {size}")
-    if name in (MICRO_WORLD, TWO_TASKS):
-        clips = MicroWorld(MicroWorldConfig(**world), split, _CLIPS if size is None else size)
-        if name == TWO_TASKS:
-            return TwoTaskWorld(clips)
-        return clips
-    if name == MICRO_ACTIONS:
-        if ACTIONS not in schemas:
-            raise ValueError(f"a dataset must be of {[schema.name for schema in schemas]}, got actions, {name!r}")
-        return MicroActions(MicroActionsConfig(**world), split, _CLIPS if size is None else size)
+    if name in DRAWN:
+        return _draw(name, split, _CLIPS if size is None else size, schemas, world)
     rows = load_rows(name, split, streaming, schemas)
     if streaming:
         if size is not None:
@@ -126,6 +133,32 @@ def load_samples(
     if size is not None:
         rows = rows.select(range(min(size, len(rows))))
     return RowSamples(rows, split, limits)
+
+
+def _draw(name: str, split: str, size: int, schemas: Sequence[Schema], world: dict[str, Any]) -> Sequence[Any]:
+    """Draw the clips of one of `DRAWN`; those of classes are refused where the caller can use none."""
+    needed = {MICRO_ACTIONS: ACTIONS, MICRO_QUESTIONS: QUESTIONED_ACTIONS, MICRO_DRIVING: QUESTIONED_ACTIONS}
+    schema = needed.get(name)
+    if schema is not None and schema not in schemas:
+        known = [schema.name for schema in schemas]
+        raise ValueError(f"a dataset must be of {known}, got {schema.name}, {name!r}")
+    if name == MICRO_ACTIONS:
+        return MicroActions(MicroActionsConfig(**world), split, size)
+    if name == MICRO_QUESTIONS:
+        options = _taken(world, ("bond", "predictor_errors"))
+        return MicroQuestions(MicroActionsConfig(**world), split, size, **options)
+    if name == MICRO_DRIVING:
+        options = _taken(world, ("predictor_errors",))
+        return MicroDriving(MicroWorld(MicroWorldConfig(**world), split, size), **options)
+    clips = MicroWorld(MicroWorldConfig(**world), split, size)
+    if name == TWO_TASKS:
+        return TwoTaskWorld(clips)
+    return clips
+
+
+def _taken(values: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """Take out those of some values that have one of `names`."""
+    return {name: values.pop(name) for name in names if name in values}
 
 
 def load_rows(name: str, split: str, streaming: bool = False, schemas: Sequence[Schema] = SCHEMAS) -> Any:

@@ -43,7 +43,7 @@ _RINGS = 1.5  # from half the radius to the edge; two of them are a period
 _SECTORS = 4  # two of them are a period, too
 _INNERMOST = 0.15  # of the radius: there is no pattern within
 _SAMPLES = 2  # per pixel and direction, averaged in the end
-_PURPOSES = ("label", "scene", "nuisance")  # of random numbers
+_PURPOSES = ("label", "scene", "nuisance", "bond", "prediction")  # of random numbers
 
 
 @dataclass(frozen=True)
@@ -141,28 +141,29 @@ class MicroActions(SampleSequence[ActionSample]):
         """
         if action not in (None, *ACTION_NAMES):
             raise ValueError(f"action must be of {list(ACTION_NAMES)}, got {action!r}")
-        drawn = ACTION_NAMES[self._rng(index, "label").integers(len(ACTION_NAMES))]
+        drawn = ACTION_NAMES[self.rng(index, "label").integers(len(ACTION_NAMES))]
         name = action or drawn
         return ActionSample(
             id=f"{self.split}-action-{self.config.seed}-{index:06d}",
-            video=tuple(self._frames(index, name)),
+            video=self.draw(index, name, draw_scene(self.rng(index, "scene"))),
             label=ACTION_NAMES.index(name),
             label_name=name,
             split=self.split,
         )
 
-    def _frames(self, index: int, action: str) -> list[Image.Image]:
-        scene = draw_scene(self._rng(index, "scene"))
-        rng = self._rng(index, "nuisance")
+    def draw(self, index: int, action: str, scene: ActionScene) -> tuple[Image.Image, ...]:
+        """Draw an action in a scene with the noise of clip `index`, oldest frame first."""
+        rng = self.rng(index, "nuisance")
         frames = []
         for disc in move_disc(scene, action, self.config.num_frames):
             picture = draw_disc(scene, disc, self.config.frame_size)
             exposure = 1 + 0.06 * self.config.nuisance * rng.standard_normal()
             noise = 5 * self.config.nuisance * rng.standard_normal(picture.shape)
             frames.append(Image.fromarray(np.clip(picture * exposure + noise, 0, 255).astype(np.uint8)))
-        return frames
+        return tuple(frames)
 
-    def _rng(self, index: int, purpose: str) -> np.random.Generator:
+    def rng(self, index: int, purpose: str) -> np.random.Generator:
+        """Return a generator for one clip and purpose of the split, so that no draw changes another."""
         key = (SPLITS.index(self.split), index, _PURPOSES.index(purpose))
         return np.random.Generator(np.random.SFC64(np.random.SeedSequence(self.config.seed, spawn_key=key)))
 

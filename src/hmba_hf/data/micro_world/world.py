@@ -72,7 +72,17 @@ EGO_EVENTS = {
     "stop": EgoEvent("The car is stopped", "because the {lead} ahead is standing still", (0.0, 0.0)),
 }
 
-_PURPOSES = ("scene", "motion", "road", "nuisance", "degradation", "still", "ego")  # of random numbers
+_PURPOSES = (
+    "scene",
+    "motion",
+    "road",
+    "nuisance",
+    "degradation",
+    "still",
+    "ego",
+    "event",
+    "prediction",
+)  # of random numbers
 _REACH = 0.09  # how far a road user of scale 1 moves to either side, as a fraction of the frame
 _GRID = 256  # boxes end on multiples of 1/256, so that they are exact in the drawn pictures
 _FAR = 0.5  # y of the farthest place to stand
@@ -231,7 +241,7 @@ class MicroWorld(SampleSequence[Sample]):
         """
         if task not in (None, *STILL_TASKS):
             raise ValueError(f"task must be of {STILL_TASKS}, got {task!r}")
-        rng = self._rng(index, "still")
+        rng = self.rng(index, "still")
         drawn = str(rng.choice(STILL_TASKS, p=[0.75, 0.25]))
         scene = self.scene(index)
         user = scene.users[rng.integers(self.config.num_objects)]
@@ -256,10 +266,10 @@ class MicroWorld(SampleSequence[Sample]):
         self._check(index)
         if risk is not None and not 0 <= risk < self.config.num_objects:
             raise ValueError(f"risk must be from 0 to {self.config.num_objects - 1}, got {risk}")
-        rng = self._rng(index, "scene")
+        rng = self.rng(index, "scene")
         backdrop = random_backdrop(rng)
         users = _place_users(rng, self.config.num_objects)
-        rng = self._rng(index, "motion")
+        rng = self.rng(index, "motion")
         roles = rng.permutation(self.config.num_objects).tolist()
         if risk is not None:
             place = roles.index(risk)
@@ -277,7 +287,7 @@ class MicroWorld(SampleSequence[Sample]):
         self._check(index)
         if event not in (None, *EGO_EVENTS):
             raise ValueError(f"event must be of {tuple(EGO_EVENTS)}, got {event!r}")
-        rng = self._rng(index, "ego")
+        rng = self.rng(index, "ego")
         backdrop = random_backdrop(rng)
         last_phase = float(rng.random())
         lead, pedestrian = _place_traffic(rng)
@@ -309,7 +319,7 @@ class MicroWorld(SampleSequence[Sample]):
     def _scene_picture(self, index: int, scene: Scene, number: int) -> Image.Image:
         phase = 0.0
         if self.config.nuisance:
-            phase = float(self._rng(index, "road", number).random())
+            phase = float(self.rng(index, "road", number).random())
         return self._picture(index, number, scene.backdrop, scene.figures(number), phase)
 
     def _picture(
@@ -317,7 +327,7 @@ class MicroWorld(SampleSequence[Sample]):
     ) -> Image.Image:
         config = self.config
         is_current = number == config.num_frames - 1
-        rng = self._rng(index, "nuisance", number)
+        rng = self.rng(index, "nuisance", number)
         flicker = float(rng.standard_normal())
         jitter = 0.0 if is_current else 0.006 * config.nuisance
         shift = np.clip(rng.standard_normal(2), -2, 2) * jitter
@@ -327,7 +337,7 @@ class MicroWorld(SampleSequence[Sample]):
             exposed = picture * np.float32(1 + 0.06 * flicker * config.nuisance) + noise
             picture = np.clip(exposed, 0, 255).astype(np.uint8)
         if is_current and config.degradation is not None:
-            picture = degrade(picture, config.degradation, config.severity, self._rng(index, "degradation"))
+            picture = degrade(picture, config.degradation, config.severity, self.rng(index, "degradation"))
         return Image.fromarray(picture)
 
     def _check(self, index: int) -> None:
@@ -340,7 +350,7 @@ class MicroWorld(SampleSequence[Sample]):
     def _marked(self, user: RoadUser) -> dict[str, Any]:
         return {"boxes": [user.box()], "labels": [user.name], "split": self.split}
 
-    def _rng(self, index: int, purpose: str, number: int = 0) -> np.random.Generator:
+    def rng(self, index: int, purpose: str, number: int = 0) -> np.random.Generator:
         """Return a generator for one split, clip, purpose and frame, so that no draw changes another."""
         key = (SPLITS.index(self.split), index, _PURPOSES.index(purpose), number)
         return np.random.Generator(np.random.SFC64(np.random.SeedSequence(self.config.seed, spawn_key=key)))
