@@ -24,7 +24,7 @@ class Floor(NamedTuple):
 FLOORS = (
     Floor("ops", ("ops",), "configurations, modules", travels_with="model"),
     Floor("layers", ("ops", "layers"), "configurations: a layer takes plain keywords", travels_with="model"),
-    Floor("loading", (), "torch", travels_with="model"),
+    Floor("loading", ("loading",), "layers, models", travels_with="model"),
     Floor("configuration", ("loading",), "torch", travels_with="model", families=True),
     Floor("outputs", ("layers", "loading"), travels_with="model", families=True),
     Floor(

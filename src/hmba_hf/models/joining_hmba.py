@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 from transformers.modeling_utils import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -21,8 +21,8 @@ from .loading_checkpoints import (
     load_with_report,
     refuse_lacking,
     split_options,
-    vision_half,
 )
+from .loading_towers import load_vision_tower
 
 try:
     from transformers import GgufConfig
@@ -113,7 +113,7 @@ def join_pretrained(
     tokenizer = load_tokenizer(text, **file_options(text_options))
     causal, lacking = load_with_report(AutoModelForCausalLM, text, dtype=dtype, **text_options)
     refuse_lacking(text, lacking)
-    vision_tower, lacking = _load_vision_tower(vision, whole_vision_config, causal.dtype, vision_options)
+    vision_tower, lacking = load_vision_tower(vision, whole_vision_config, causal.dtype, vision_options)
     tokenizer.add_tokens([video_token], special_tokens=True)
     video_token_id = tokenizer.get_vocab()[video_token]
     embeddings: Any = causal.get_input_embeddings()
@@ -146,34 +146,6 @@ def _unpack_gguf(options: dict[str, Any]) -> dict[str, Any]:
             "the joined model, and load it with one"
         )
     return {**options, "quantization_config": GgufConfig(dequantize=True)}
-
-
-def _load_vision_tower(vision: str, config: Any, dtype: torch.dtype, options: dict[str, Any]) -> tuple[Any, set[str]]:
-    """Load a vision tower, and name its weights that the checkpoint lacks.
-
-    The tower of a vision-text model is taken from the whole model, which reads the names of all its checkpoints, old
-    ones, too. In the dtype of the checkpoint the other weights are mapped from the files and never read: of 650 MiB
-    beside a tower of 7 MiB, memory grows by less than 10.
-    """
-    tower_config = vision_half(config)
-    is_quantised = "quantization_config" in options or getattr(config, "quantization_config", None) is not None
-    keeps_dtype = tower_config is not config and not is_quantised
-    loaded_dtype = "auto" if keeps_dtype else dtype
-    whole, lacking = load_with_report(AutoModel, vision, config=config, dtype=loaded_dtype, **options)
-    if tower_config is config:
-        return whole, lacking
-    tower = whole.get_encoder("image")
-    if getattr(tower, "config", None) is None or tower.config.model_type != tower_config.model_type:
-        raise ValueError(
-            f"a vision-text model must have a vision tower of its own, got {type(whole).__name__} in {vision}"
-        )
-    prefix = next(f"{name}." for name, module in whole.named_modules() if module is tower)
-    lacking = {name.removeprefix(prefix) for name in lacking if name.startswith(prefix)}
-    if is_quantised:
-        tower.hf_quantizer = getattr(whole, "hf_quantizer", None)
-    if keeps_dtype:
-        tower = tower.to(dtype)
-    return tower, lacking
 
 
 def _assemble(model_class: Any, config: HMBAConfig, vision_tower: PreTrainedModel, causal: Any) -> Any:

@@ -1,39 +1,30 @@
-"""The base class of all VideoMamba models: loading them from safetensors, and initialising new weights."""
+"""The base class of all VideoMamba models: what may be new in a checkpoint, and how new weights are initialised."""
 
 import math
 import re
-from itertools import filterfalse
-from typing import Any
 
-from .loading_checkpoints import (  # first: it refuses an old transformers
-    OPTIONS_OF_PUSHES,
-    check_index,
-    pushing_options,
-    refuse_lacking,
-)
+from .loading_safetensors import SafetensorsPreTrainedModel  # first: it refuses an old transformers
 
 # isort: split
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_videomamba import VideoMambaConfig
 from .layers_scan_orders import OutputProjection
 from .layers_state_space import StateSpace
 from .layers_video_embeddings import VideoEmbeddings
 
-# Weights that a model may draw anew: heads, and the table of times of a model of pictures that is to take clips.
-_NEW = re.compile(r"^(classifier|distillation_head|alignment_heads)\.|\btemporal_embeddings$")
 
-
-class VideoMambaPreTrainedModel(PreTrainedModel):
-    """The base class of all VideoMamba models: loading, saving, initialisation.
+class VideoMambaPreTrainedModel(SafetensorsPreTrainedModel):
+    """The base class of all VideoMamba models: what transformers asks of them, and initialisation.
 
     Names with an underscore are those of transformers, which has no public way to set or extend them.
     """
 
     config: VideoMambaConfig
+    # Heads, and the table of times of a model of pictures that is to take clips.
+    may_be_new = re.compile(r"^(classifier|distillation_head|alignment_heads)\.|\btemporal_embeddings$")
     base_model_prefix = "videomamba"
     main_input_name = "pixel_values_videos"
     input_modalities = ["video", "image"]
@@ -43,54 +34,6 @@ class VideoMambaPreTrainedModel(PreTrainedModel):
     accepts_loss_kwargs = False  # else `Trainer` takes the mean loss of a batch for a part of a sum over several
     _can_compile_fullgraph = True
     _input_embed_layer = "patch_embeddings"
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a model as every model of transformers is loaded, but from safetensors alone.
-
-        Only heads and a table of times may be drawn anew. `output_loading_info=True` returns the report in place of
-        the check of missing weights.
-
-        Raises:
-            ValueError: if pickled weights are wanted, if a list of shards leads out of the checkpoint, or if the
-                checkpoint lacks weights, as one of another family or depth does.
-            OSError: if weights are missing, or not in safetensors.
-        """
-        if kwargs.get("use_safetensors") is False:
-            raise ValueError("weights must be in safetensors, got use_safetensors=False: pickles can hold programs")
-        kwargs["use_safetensors"] = True
-        if pretrained_model_name_or_path is not None:
-            check_index(pretrained_model_name_or_path, kwargs)
-        wants_report = kwargs.pop("output_loading_info", False)
-        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        model, report = loaded
-        if wants_report:
-            return model, report
-        if pretrained_model_name_or_path is not None:  # else the caller passed the weights, and may leave some out
-            refuse_lacking(pretrained_model_name_or_path, filterfalse(_NEW.search, report["missing_keys"]))
-        return model
-
-    def save_pretrained(  # type: ignore[override]
-        self,
-        save_directory: Any,
-        is_main_process: bool = True,
-        state_dict: Any = None,
-        push_to_hub: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        """Save a model as every model of transformers is saved.
-
-        Differs: `push_to_hub=True` calls the method of that name with its options. So it pushes to a private
-        repository unless `private=False` is given; `repo_id` is the folder's name when absent.
-        """
-        of_push: dict[str, Any] = {}
-        if push_to_hub:
-            others = {name: kwargs.pop(name) for name in OPTIONS_OF_PUSHES if name in kwargs}
-            of_push = pushing_options(self, save_directory, push_to_hub, others)
-            of_push["private"] = of_push.get("private") is not False
-        super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
-        if push_to_hub and self.should_save_on_this_rank(is_main_process):
-            self.push_to_hub(**of_push)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
