@@ -1,12 +1,12 @@
-"""What does a clip cost in VideoMamba, next to video transformers of like width and number of parameters?
+"""What does a clip cost in VideoMamba, next to video transformers of like width and depth?
 
     python benchmarks/video_backbones.py [--frames 8 16 32 64] [--backward] [--memory] [--output_dir runs/backbones]
     python benchmarks/video_backbones.py --frames 8 --sizes 224 320 448      # longer by larger frames
     python benchmarks/video_backbones.py --quick                            # tiny sizes, to see that all is well
 
-All models have random weights, the same width, patches of 16 pixels and one frame a token. A transformer has half as
-many layers as VideoMamba has blocks, which gives both about as many parameters: `--peer_layers` sets another number.
-Calls run in turns. `scan in torch` is the same VideoMamba with the plain torch scan and convolution of transformers'
+All models have random weights, the same width, patches of 16 pixels and one frame a token. A transformer has as many
+layers as VideoMamba has blocks: `--peer_layers` sets another number, and half as many give both about as many
+parameters. Calls run in turns. `scan in torch` is the same VideoMamba with the plain torch scan and convolution of transformers'
 Mamba. It is slow, so it runs with `--scan_layers` blocks, beside ours with as many; both must give the same features.
 A candidate that would need more memory than there is, or more time than `--max_seconds` a call, is left out by name.
 `--memory` measures each peak in a process of its own.
@@ -276,7 +276,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=[224], help="sides of a frame in pixels")
     parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
-    parser.add_argument("--peer_layers", type=int, help="half of VideoMamba's blocks when absent")
+    parser.add_argument("--peer_layers", type=int, help="VideoMamba's number of blocks when absent")
     parser.add_argument("--scan_layers", type=int, default=1)
     parser.add_argument("--backward", action="store_true", help="also with gradients")
     parser.add_argument("--memory", action="store_true", help="also peak memory, each in a process of its own")
@@ -296,7 +296,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     width, blocks = (2 * HEAD, 2) if args.quick else SIZES[args.size]
     frames, sides = ([2], [2 * PATCH]) if args.quick else (args.frames, args.sizes)
-    peer_layers = args.peer_layers or blocks // 2
+    peer_layers = args.peer_layers or blocks
     print(f"{hardware()}; {args.threads} threads; width {width}, {blocks} blocks, {peer_layers} layers, batch 1\n")
     records = []
     for side in sides:
@@ -312,7 +312,12 @@ def main() -> None:
             if count == min(frames) and side == min(sides) and TORCH_SCAN in args.models:
                 print(f"largest difference of features from the torch scan's: {check(sizes):.0e}")
             records += compare(args, sizes)
+            keep(args, records)  # a run that is ended early leaves what it has measured
     print(markdown([row_of(record) for record in records]))
+
+
+def keep(args: argparse.Namespace, records: list[dict[str, Any]]) -> None:
+    """Save the records and their plots."""
     plots = {"forward": partial(draw, records, False)}
     if args.backward:
         plots["backward"] = partial(draw, records, True)
