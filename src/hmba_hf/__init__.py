@@ -1,4 +1,4 @@
-"""Video models on Mamba for Hugging Face: H-MBA, which answers questions about drives, and VideoMamba.
+"""Video models on Mamba for Hugging Face: H-MBA, which answers questions about drives, VideoMamba, and MambaVL.
 
 Importing this package registers its models with the Auto classes and the `video-text-to-text` pipeline.
 """
@@ -8,11 +8,13 @@ from typing import Any
 from transformers.modeling_utils import PreTrainedModel
 
 from .models.configuration_hmba import HMBAConfig
+from .models.configuration_mambavl import MambaVLConfig
 from .models.configuration_videomamba import VideoMambaConfig, VideoMambaRetrievalConfig
 from .models.decoding_containers import SourceLimits
 from .models.decoding_video import VideoDecodeError, decode_frames, iter_frames
 from .models.layers_adapter_state import AdapterState
 from .models.modeling_hmba import HMBAForConditionalGeneration, HMBAModel, HMBAPreTrainedModel
+from .models.modeling_mambavl import MambaVLForVideoClassification, MambaVLModel
 from .models.modeling_videomamba import (
     VideoMambaForImageClassification,
     VideoMambaForPreTraining,
@@ -22,6 +24,7 @@ from .models.modeling_videomamba import (
 from .models.ops_backends import show_backends
 from .models.ops_selective_scan import selective_scan
 from .models.pipeline_hmba import VideoTextToTextPipeline
+from .models.pretrained_mambavl import MambaVLPreTrainedModel
 from .models.pretrained_videomamba import VideoMambaPreTrainedModel
 from .models.processing_hmba import HMBAProcessor
 from .models.processing_videomamba import VideoMambaProcessor
@@ -39,6 +42,9 @@ __all__ = [
     "HMBAModel",
     "HMBAProcessor",
     "HMBAVideoProcessor",
+    "MambaVLConfig",
+    "MambaVLForVideoClassification",
+    "MambaVLModel",
     "SourceLimits",
     "TimeJump",
     "VideoDecodeError",
@@ -99,7 +105,7 @@ def _check_processor_push(processor: Any, **options: Any) -> None:
 
 
 # A checkpoint carries the classes without this package, and then pushes as transformers does.
-_MODELS: tuple[Any, ...] = (HMBAPreTrainedModel, VideoMambaPreTrainedModel)
+_MODELS: tuple[Any, ...] = (HMBAPreTrainedModel, MambaVLPreTrainedModel, VideoMambaPreTrainedModel)
 _PROCESSORS: tuple[Any, ...] = (HMBAProcessor, HMBAVideoProcessor, VideoMambaProcessor, VideoMambaVideoProcessor)
 for _class in _MODELS:
     _class.push_to_hub = _push_model

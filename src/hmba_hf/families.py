@@ -158,6 +158,35 @@ FAMILIES = [
         tags=("mamba", "video", "text-to-video-retrieval"),
         card="videomamba_retrieval.md",
     ),
+    Family(
+        model_type="mambavl",
+        name="MambaVL",
+        task="classification",
+        auto_class="AutoModelForVideoClassification",
+        architectures=("MambaVLForVideoClassification",),
+        parts={
+            "vision_model": "mambavl.vision_model.",
+            "text_model": "mambavl.text_model.",
+            "fusion": ("mambavl.fusion.", "mambavl.text_projection.", "mambavl.vision_projection."),
+            "head": "classifiers.",
+        },
+        alike=("fusion", "head"),
+        rates={
+            "video": "mambavl.vision_model.",
+            "mamba": ("mambavl.fusion.video_mixer.", "mambavl.fusion.text_mixer."),
+        },
+        no_weight_decay=(
+            "A_log",
+            "cls_token",
+            "position_embeddings",
+            "temporal_embeddings",
+            "class_tokens",
+            "modality_embeddings",
+        ),
+        pipeline_tag="video-classification",
+        tags=("mamba", "video", "visual-question-answering"),
+        card="mambavl.md",
+    ),
 ]
 
 # A task's room holds it as `TASK`, and is imported when it is asked for.

@@ -14,8 +14,10 @@ from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_hmba import HMBAConfig
+from .configuration_mambavl import MambaVLConfig
 from .configuration_videomamba import VideoMambaConfig, VideoMambaRetrievalConfig
 from .modeling_hmba import HMBAForConditionalGeneration, HMBAModel
+from .modeling_mambavl import MambaVLForVideoClassification, MambaVLModel
 from .modeling_videomamba import (
     VideoMambaForImageClassification,
     VideoMambaForPreTraining,
@@ -42,6 +44,9 @@ AutoModel.register(VideoMambaConfig, VideoMambaModel)
 AutoModelForImageClassification.register(VideoMambaConfig, VideoMambaForImageClassification)
 AutoModelForPreTraining.register(VideoMambaConfig, VideoMambaForPreTraining)
 AutoModelForVideoClassification.register(VideoMambaConfig, VideoMambaForVideoClassification)
+AutoConfig.register("mambavl", MambaVLConfig)
+AutoModel.register(MambaVLConfig, MambaVLModel)
+AutoModelForVideoClassification.register(MambaVLConfig, MambaVLForVideoClassification)
 AutoConfig.register("videomamba_retrieval", VideoMambaRetrievalConfig)
 AutoModel.register(VideoMambaRetrievalConfig, VideoMambaForVideoTextRetrieval)
 AutoProcessor.register(VideoMambaRetrievalConfig, VideoMambaProcessor)

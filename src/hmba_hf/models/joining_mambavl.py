@@ -1,0 +1,64 @@
+"""Joining a pretrained video model and a pretrained text model in a MambaVL."""
+
+from typing import Any
+
+from .loading_checkpoints import (  # first: it refuses an old transformers
+    file_options,
+    load_vision_config,
+    load_with_report,
+    refuse_lacking,
+    split_options,
+)
+
+# isort: split
+import torch
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+
+from .configuration_mambavl import MambaVLConfig
+from .loading_towers import load_vision_tower
+
+# Parts of video and text models beside the tokens that a fusion reads.
+_UNREAD = ("pooler", "predictor")
+_OF_PARTS = {"vision_config", "text_config"}
+
+
+def drop_unread(model: PreTrainedModel) -> PreTrainedModel:
+    """Return a video or text model without what the fusion does not read, such as a pooler."""
+    for name in _UNREAD:
+        if getattr(model, name, None) is not None:
+            setattr(model, name, None)
+    return model
+
+
+def join_pretrained(model_class: Any, vision: Any, text: Any, options: dict[str, Any]) -> Any:
+    """Build a model of two pretrained ones; see `MambaVLForVideoClassification.from_vision_text_pretrained`.
+
+    Args:
+        model_class: of the model, which takes a `MambaVLConfig`.
+        vision, text, options: as there.
+    """
+    vision_options, text_options, values = split_options(options)
+    dtype = values.pop("dtype", torch.float32)
+    if unknown := set(values) - (set(MambaVLConfig.__annotations__) - _OF_PARTS):
+        raise ValueError(f"options must be those of loading or values of MambaVLConfig, got {sorted(unknown)}")
+    whole_config, vision_config = load_vision_config(vision, **file_options(vision_options))
+    text_config = AutoConfig.from_pretrained(text, **file_options(text_options))
+    # This refuses what cannot be joined before any weight is loaded, and leaves out layers that are not read.
+    config = MambaVLConfig(vision_config=vision_config, text_config=text_config, **values)
+    tower, lacking = load_vision_tower(vision, whole_config, dtype, vision_options)
+    refuse_lacking(vision, _read(lacking))
+    text_model, lacking = load_with_report(AutoModel, text, config=config.text_config, dtype=dtype, **text_options)
+    refuse_lacking(text, _read(lacking))
+    model = model_class(config)
+    stay_wide = tuple(model._keep_in_fp32_modules_strict)  # transformers reads this name when it loads a model
+    for name, parameter in model.named_parameters():
+        if not name.endswith(stay_wide):
+            parameter.data = parameter.data.to(dtype)
+    model.mambavl.vision_model = drop_unread(tower)
+    model.mambavl.text_model = drop_unread(text_model)
+    return model.eval()
+
+
+def _read(names: set[str]) -> list[str]:
+    """Return the names of weights that the fusion reads."""
+    return [name for name in names if not name.startswith(_UNREAD)]

@@ -1,0 +1,77 @@
+"""The base class of all MambaVL models: what may be new in a checkpoint, and how new weights are initialised."""
+
+import re
+
+from .loading_safetensors import SafetensorsPreTrainedModel  # first: it refuses an old transformers
+
+# isort: split
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from .configuration_mambavl import MambaVLConfig
+from .layers_mamba import MambaMixer
+from .layers_question_fusion import MambaFusion, TransformerFusion
+
+
+class MambaVLPreTrainedModel(SafetensorsPreTrainedModel):
+    """The base class of all MambaVL models: what transformers asks of them, and initialisation.
+
+    Names with an underscore are those of transformers, which has no public way to set or extend them.
+    """
+
+    config: MambaVLConfig
+    may_be_new = re.compile(r"^classifiers\.")
+    base_model_prefix = "mambavl"
+    main_input_name = "pixel_values_videos"
+    input_modalities = ["video", "text"]
+    supports_gradient_checkpointing = True
+    # Both mixers of a fusion must be wrapped together, since they share a parameter.
+    _no_split_modules = ["MambaFusion", "TransformerFusion", "MlpFusion"]
+    _keep_in_fp32_modules_strict = ["A_log"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    accepts_loss_kwargs = False  # else `Trainer` takes the mean loss of a batch for a part of a sum over several
+
+    def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
+        """Return the names of tied parameters, each with the one that it is tied to.
+
+        Transformers ties nothing unless the configuration ties the embeddings of words.
+        """
+        tied: dict[str, str] = super().get_expanded_tied_weights_keys(all_submodels)
+        for name, module in self.named_modules():
+            if isinstance(module, MambaFusion) and self.config.share_A:
+                prefix = f"{name}." if name else ""
+                tied[f"{prefix}text_mixer.A_log"] = f"{prefix}video_mixer.A_log"
+        return tied
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """Initialise what is between the video and the text model, which initialise themselves.
+
+        Transformers passes modules with parameters of their own, each before the module that holds it.
+        """
+        std = self.config.initializer_range
+        if isinstance(module, nn.Linear):
+            init.trunc_normal_(module.weight, std=std)
+            if module.bias is not None:
+                init.zeros_(module.get_parameter("bias"))
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.get_parameter("bias"))
+        elif isinstance(module, TransformerFusion):
+            module.reset_parameters(std)
+        elif isinstance(module, MambaMixer):
+            module.reset_parameters()
+            if self.config.initialization == "released":
+                self._init_as_released(module)
+
+    def _init_as_released(self, mixer: MambaMixer) -> None:
+        """Draw a mixer as the released code does: Xavier for all matrices, then all linear layers anew."""
+        init.xavier_uniform_(mixer.A_log)
+        init.xavier_uniform_(mixer.conv1d.weight)
+        for layer in (mixer.in_proj, mixer.x_proj, mixer.dt_proj, mixer.out_proj):
+            init.trunc_normal_(layer.weight, std=self.config.initializer_range)
+        init.zeros_(mixer.dt_proj.bias)
