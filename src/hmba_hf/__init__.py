@@ -27,9 +27,11 @@ from .models.pipeline_hmba import VideoTextToTextPipeline
 from .models.pretrained_mambavl import MambaVLPreTrainedModel
 from .models.pretrained_videomamba import VideoMambaPreTrainedModel
 from .models.processing_hmba import HMBAProcessor
+from .models.processing_mambavl import MambaVLProcessor
 from .models.processing_videomamba import VideoMambaProcessor
 from .models.retrieving_videomamba import VideoMambaForVideoTextRetrieval
 from .models.video_processing_hmba import HMBAVideoProcessor
+from .models.video_processing_mambavl import MambaVLVideoProcessor
 from .models.video_processing_videomamba import VideoMambaVideoProcessor
 from .streaming import FrameError, TimeJump, VideoStream
 
@@ -45,6 +47,8 @@ __all__ = [
     "MambaVLConfig",
     "MambaVLForVideoClassification",
     "MambaVLModel",
+    "MambaVLProcessor",
+    "MambaVLVideoProcessor",
     "SourceLimits",
     "TimeJump",
     "VideoDecodeError",
@@ -106,7 +110,14 @@ def _check_processor_push(processor: Any, **options: Any) -> None:
 
 # A checkpoint carries the classes without this package, and then pushes as transformers does.
 _MODELS: tuple[Any, ...] = (HMBAPreTrainedModel, MambaVLPreTrainedModel, VideoMambaPreTrainedModel)
-_PROCESSORS: tuple[Any, ...] = (HMBAProcessor, HMBAVideoProcessor, VideoMambaProcessor, VideoMambaVideoProcessor)
+_PROCESSORS: tuple[Any, ...] = (
+    HMBAProcessor,
+    HMBAVideoProcessor,
+    MambaVLProcessor,
+    MambaVLVideoProcessor,
+    VideoMambaProcessor,
+    VideoMambaVideoProcessor,
+)
 for _class in _MODELS:
     _class.push_to_hub = _push_model
     _class.check_push = _check_model_push

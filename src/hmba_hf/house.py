@@ -69,7 +69,7 @@ FLOORS = (
     ),
     Floor(
         "processing",
-        ("loading", "parsing", "prompting", "video_processing"),
+        ("loading", "reading", "parsing", "prompting", "video_processing"),
         "models",
         travels_with="processor",
         families=True,

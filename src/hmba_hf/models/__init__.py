@@ -26,9 +26,11 @@ from .modeling_videomamba import (
 )
 from .pipeline_hmba import VideoTextToTextPipeline
 from .processing_hmba import HMBAProcessor
+from .processing_mambavl import MambaVLProcessor
 from .processing_videomamba import VideoMambaProcessor
 from .retrieving_videomamba import VideoMambaForVideoTextRetrieval
 from .video_processing_hmba import HMBAVideoProcessor
+from .video_processing_mambavl import MambaVLVideoProcessor
 from .video_processing_videomamba import VideoMambaVideoProcessor
 
 AutoConfig.register("hmba", HMBAConfig)
@@ -47,6 +49,10 @@ AutoModelForVideoClassification.register(VideoMambaConfig, VideoMambaForVideoCla
 AutoConfig.register("mambavl", MambaVLConfig)
 AutoModel.register(MambaVLConfig, MambaVLModel)
 AutoModelForVideoClassification.register(MambaVLConfig, MambaVLForVideoClassification)
+AutoProcessor.register(MambaVLConfig, MambaVLProcessor)
+AutoVideoProcessor.register(
+    MambaVLConfig, video_processor_classes={"torchvision": MambaVLVideoProcessor, "pil": MambaVLVideoProcessor}
+)
 AutoConfig.register("videomamba_retrieval", VideoMambaRetrievalConfig)
 AutoModel.register(VideoMambaRetrievalConfig, VideoMambaForVideoTextRetrieval)
 AutoProcessor.register(VideoMambaRetrievalConfig, VideoMambaProcessor)

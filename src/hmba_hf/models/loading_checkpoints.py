@@ -77,6 +77,14 @@ _OF_PROMPTS = {"num_virtual_tokens", "adapter_len"}
 # Layers of bitsandbytes that compute only with packed weights.
 _QUANTISED_LAYERS = {"Linear4bit", "Linear8bitLt"}
 
+# Files with the normalisation of pictures, and the part of each that holds it; the first one counts.
+_PIXEL_SETTINGS = (
+    ("processor_config.json", "image_processor"),
+    ("preprocessor_config.json", None),
+    ("processor_config.json", "video_processor"),
+    ("video_preprocessor_config.json", None),
+)
+_PIXEL_OPTIONS = ("image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor")
 # Options that `save_pretrained` passes to `push_to_hub`.
 OPTIONS_OF_PUSHES = (
     "repo_id",
@@ -151,6 +159,16 @@ def load_vision_config(vision: Any, **options: Any) -> tuple[Any, Any]:
 def vision_half(config: Any) -> Any:
     """Return the part of a configuration that describes its vision tower, or all of it."""
     return getattr(config, "vision_config", config)
+
+
+def load_pixel_options(vision: str, **options: Any) -> dict[str, Any]:
+    """Return a vision model's normalisation of pictures, whichever kind of processor its checkpoint has."""
+    for file, part in _PIXEL_SETTINGS:
+        held = read_settings(vision, file, **options)
+        settings = held if part is None else held.get(part)
+        if settings:
+            return {name: settings[name] for name in _PIXEL_OPTIONS if settings.get(name) is not None}
+    return {}
 
 
 def load_text_config(text: Any, **options: Any) -> Any:

@@ -1,34 +1,27 @@
 """H-MBA's processor: prompts and videos become model inputs, and answers become boxes."""
 
-import inspect
 import re
 from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .loading_checkpoints import (  # first: it refuses an old transformers
-    are_options_checked,
-    check_file_names,
-    checking_options,
     file_options,
+    load_pixel_options,
     load_tokenizer,
     load_vision_config,
-    pushing_options,
-    read_settings,
-    refuse_unknown_options,
     split_options,
-    tokenizer_options,
 )
 
 # isort: split
 import numpy as np
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, VideosKwargs
-from transformers.video_processing_utils import VideoProcessorMixin
 
 from .parsing_answers import answer_spans, mark_tokens
 from .parsing_boxes import ParsedBox, format_boxes, parse_boxes, post_process_boxes, strip_boxes
 from .parsing_chats import block_video, check_blocks, with_pictures_loaded, with_videos_alone
 from .prompting_hmba import check_time_format, default_chat_templates, write_time
+from .reading_texts import VideoTextProcessor
 from .video_processing_hmba import HMBAVideoProcessor, flatten_pictures, flatten_videos
 
 if TYPE_CHECKING:  # transformers copies imported files into a saved checkpoint, and so the pipeline
@@ -50,14 +43,6 @@ _OPTIONS_OF_INPUTS = {
 }
 # Options of a joined processor for its prompts; all others are for its video processor.
 _PROMPT_OPTIONS = ("chat_template", "video_start_token", "video_end_token", "time_format")
-# Files with the normalisation of pictures, and the part of each that holds it; the first one counts.
-_PIXEL_SETTINGS = (
-    ("processor_config.json", "image_processor"),
-    ("preprocessor_config.json", None),
-    ("processor_config.json", "video_processor"),
-    ("video_preprocessor_config.json", None),
-)
-_PIXEL_OPTIONS = ("image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor")
 
 
 def _frame_geometry(config: Any) -> tuple[dict[str, int], int | list[int]]:
@@ -73,16 +58,6 @@ def _frame_geometry(config: Any) -> tuple[dict[str, int], int | list[int]]:
     if patch_size[0] == patch_size[1]:
         patch_size = patch_size[0]
     return size, patch_size
-
-
-def _load_pixel_options(vision: str, **options: Any) -> dict[str, Any]:
-    """Return a vision tower's normalisation of pictures, whichever kind of processor its checkpoint has."""
-    for file, part in _PIXEL_SETTINGS:
-        held = read_settings(vision, file, **options)
-        settings = held if part is None else held.get(part)
-        if settings:
-            return {name: settings[name] for name in _PIXEL_OPTIONS if settings.get(name) is not None}
-    return {}
 
 
 def _load_picture(source: Any, limits: Any) -> Any:
@@ -111,7 +86,7 @@ class HMBAProcessorKwargs(ProcessingKwargs, total=False):
     _defaults = {}  # type: ignore[misc]  # transformers before 5.23 reads them
 
 
-class HMBAProcessor(ProcessorMixin):
+class HMBAProcessor(VideoTextProcessor):
     """Turn prompts and videos into model inputs, and answers into boxes.
 
     A prompt holds one `video_token` for each video, which becomes
@@ -132,6 +107,7 @@ class HMBAProcessor(ProcessorMixin):
     """
 
     _auto_class = "AutoProcessor"
+    own_video_processor = HMBAVideoProcessor
     valid_processor_kwargs: Any = HMBAProcessorKwargs
 
     format_boxes = staticmethod(format_boxes)
@@ -175,51 +151,6 @@ class HMBAProcessor(ProcessorMixin):
         return [*texts, *(name for name in names if name not in texts)]
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load a processor as every processor of transformers is loaded.
-
-        Raises:
-            ValueError: if it names a tokenizer's file outside of its folder, or for an option that neither loading nor
-                the processor nor its parts have. In a pipeline the model's options pass, too.
-        """
-        if kwargs.pop("return_unused_kwargs", False):
-            raise ValueError("return_unused_kwargs must be absent, since unknown options are refused, got True")
-        listed = "fast_tokenizer_files"
-        check_file_names(
-            pretrained_model_name_or_path, "tokenizer_config.json", lambda held: held.get(listed) or (), kwargs
-        )
-        with checking_options():
-            processor: Any = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        if "_from_pipeline" not in kwargs:
-            processor._check_loading_options(pretrained_model_name_or_path, kwargs)
-        return processor
-
-    @classmethod
-    def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Build a processor from its parts and the settings of a file, in which `kwargs` replace options.
-
-        Raises:
-            ValueError: for an unknown option, unless `return_unused_kwargs=True`.
-        """
-        if not are_options_checked() and not kwargs.get("return_unused_kwargs"):
-            refuse_unknown_options(kwargs, cls._own_options())
-        return super().from_args_and_dict(args, processor_dict, **kwargs)
-
-    @classmethod
-    def _own_options(cls) -> set[str]:
-        return {*inspect.signature(cls.__init__).parameters} - {"self"}
-
-    def _check_loading_options(self, checkpoint: Any, options: dict[str, Any]) -> None:
-        of_tokenizer = tokenizer_options(type(self.tokenizer))
-        of_tokenizer |= read_settings(checkpoint, "tokenizer_config.json", **file_options(options)).keys()
-        others = []
-        for name in options:
-            is_attribute = hasattr(type(self.video_processor), name) or hasattr(type(self.tokenizer), name)
-            if name not in of_tokenizer and not is_attribute and not name.endswith("_token"):
-                others.append(name)
-        refuse_unknown_options(others, self._own_options() | HMBAVideoProcessor.stored_options())
-
-    @classmethod
     def from_vision_text_pretrained(
         cls, vision: str, text: str, video_token: str = "<video>", **kwargs: Any
     ) -> "HMBAProcessor":
@@ -249,7 +180,7 @@ class HMBAProcessor(ProcessorMixin):
         files = file_options(vision_options)
         _, tower_config = load_vision_config(vision, **files)
         size, patch_size = _frame_geometry(tower_config)
-        options = {"size": size, **_load_pixel_options(vision, **files), **kwargs}
+        options = {"size": size, **load_pixel_options(vision, **files), **kwargs}
         for name in ("image_mean", "image_std"):
             if name not in options and options.get("do_normalize", True):
                 raise ValueError(
@@ -257,41 +188,14 @@ class HMBAProcessor(ProcessorMixin):
                 )
         return cls(HMBAVideoProcessor(**options), tokenizer, patch_size=patch_size, video_token=video_token, **own)
 
-    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
-        """Save the processor with its code and its own chat templates, without others of its tokenizer.
-
-        Args:
-            push_to_hub: whether to upload it, too.
-            kwargs: with `push_to_hub=True`, the arguments of the method of that name; `repo_id` is the name of the
-                folder when absent.
-
-        Raises:
-            ValueError: for an option that nothing reads.
-        """
-        of_push = pushing_options(self, save_directory, push_to_hub, kwargs)
+    def _save_files(self, folder: Any) -> Any:
+        """Write its own chat templates, without others of its tokenizer."""
         own = self.tokenizer.chat_template
         self.tokenizer.chat_template = self.chat_template
         try:
-            saved = super().save_pretrained(save_directory)
+            return super()._save_files(folder)
         finally:
             self.tokenizer.chat_template = own
-        if push_to_hub:
-            self.push_to_hub(**of_push)
-        return saved
-
-    @staticmethod
-    def get_possibly_dynamic_module(module_name: str) -> Any:
-        """Find the class of a part by its name: of transformers, of this package, or registered by other code.
-
-        Raises:
-            ValueError: if there is none.
-        """
-        if module_name == HMBAVideoProcessor.__name__:
-            return HMBAVideoProcessor
-        try:
-            return ProcessorMixin.get_possibly_dynamic_module(module_name)
-        except AttributeError as error:  # without torchvision transformers fails to look the class up
-            raise ValueError(f"the class of a part must be one that transformers has, got {module_name!r}") from error
 
     def apply_chat_template(  # type: ignore[override]
         self,
@@ -364,14 +268,6 @@ class HMBAProcessor(ProcessorMixin):
         if tensors == "auto":
             tensors = None
         return inputs.convert_to_tensors(tensor_type=tensors)
-
-    def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-        """Accept a video processor also without torchvision, when transformers does not export its base class."""
-        if argument_name != "video_processor":
-            return super().check_argument_for_proper_class(argument_name, argument)
-        if not isinstance(argument, VideoProcessorMixin):
-            raise TypeError(f"video_processor must be a video processor, got {type(argument).__name__}")
-        return VideoProcessorMixin
 
     def prepare_inputs_layout(
         self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any

@@ -2,19 +2,17 @@
 
 from typing import Any
 
-from .loading_checkpoints import pushing_options  # first: it refuses an old transformers
+from .reading_texts import VideoTextProcessor  # first: it refuses an old transformers
 
 # isort: split
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.processing_utils import ProcessorMixin
-from transformers.video_processing_utils import VideoProcessorMixin
 
 from .video_processing_videomamba import VideoMambaVideoProcessor
 
 MAX_TEXT_LENGTH = 32  # tokens, of the released model
 
 
-class VideoMambaProcessor(ProcessorMixin):
+class VideoMambaProcessor(VideoTextProcessor):
     """Turn videos and texts into inputs of `VideoMambaForVideoTextRetrieval`.
 
     Args:
@@ -24,6 +22,7 @@ class VideoMambaProcessor(ProcessorMixin):
     """
 
     _auto_class = "AutoProcessor"
+    own_video_processor = VideoMambaVideoProcessor
 
     def __init__(self, video_processor: Any = None, tokenizer: Any = None, max_text_length: int = MAX_TEXT_LENGTH):
         super().__init__(video_processor, tokenizer)
@@ -71,33 +70,3 @@ class VideoMambaProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         """Names of the model's inputs."""
         return ["pixel_values_videos", "input_ids", "attention_mask"]
-
-    @staticmethod
-    def get_possibly_dynamic_module(module_name: str) -> Any:
-        """Find the class of a part by its name: of this package, or of transformers.
-
-        Raises:
-            ValueError: if there is none.
-        """
-        if module_name == VideoMambaVideoProcessor.__name__:
-            return VideoMambaVideoProcessor
-        try:
-            return ProcessorMixin.get_possibly_dynamic_module(module_name)
-        except AttributeError as error:  # without torchvision transformers fails to look the class up
-            raise ValueError(f"the class of a part must be one that transformers has, got {module_name!r}") from error
-
-    def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
-        """Check the class of a part; that of video processors is a dummy where torchvision is missing."""
-        if argument_name != "video_processor":
-            return super().check_argument_for_proper_class(argument_name, argument)
-        if not isinstance(argument, VideoProcessorMixin):
-            raise TypeError(f"video_processor must be a video processor, got {type(argument).__name__}")
-        return type(argument)
-
-    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
-        """Save it with its code; arguments are those of transformers, of a push with `push_to_hub=True` alone."""
-        of_push = pushing_options(self, save_directory, push_to_hub, kwargs)
-        saved = super().save_pretrained(save_directory)
-        if push_to_hub:
-            self.push_to_hub(**of_push)
-        return saved
