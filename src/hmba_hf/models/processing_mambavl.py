@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from .loading_checkpoints import (  # first: it refuses an old transformers
     file_options,
@@ -14,11 +14,12 @@ from .loading_checkpoints import (  # first: it refuses an old transformers
 
 # isort: split
 from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessingKwargs
 from transformers.utils import logging
 
 from .parsing_words import hide_words, spoken
 from .reading_texts import VideoTextProcessor
-from .video_processing_mambavl import MambaVLVideoProcessor, count_videos
+from .video_processing_mambavl import ClipVideoKwargs, MambaVLVideoProcessor, count_videos
 
 logger = logging.get_logger(__name__)
 # Questions that show nothing of the answers.
@@ -28,8 +29,30 @@ GENERIC_QUESTIONS = {
 }
 MAX_TEXT_LENGTH = 40  # tokens, of the released models
 _PADDINGS = (True, "longest", "max_length")
+_OF_TEXT = {"padding", "truncation", "return_tensors"}
 _OWN_OPTIONS = ("heads", "questions", "max_text_length")
 Texts = dict[str, str | None]  # by head; `None` where there is no text
+
+
+class QuestionKwargs(TypedDict, total=False):
+    """Options of a call about its texts.
+
+    `padding` is `True`, up to the longest text, or `"max_length"`, up to `max_text_length`. `truncation` cuts longer
+    texts and logs each; otherwise they are refused. `return_tensors` is `"pt"`, `"np"`, or `None` for lists, and is
+    for videos, too.
+    """
+
+    padding: bool | str
+    truncation: bool
+    return_tensors: str | None
+
+
+class MambaVLProcessorKwargs(ProcessingKwargs, total=False):
+    """Options of a call."""
+
+    text_kwargs: QuestionKwargs  # type: ignore[misc]
+    videos_kwargs: ClipVideoKwargs  # type: ignore[misc]
+    _defaults = {}  # type: ignore[misc]  # transformers before 5.23 reads them
 
 
 class MambaVLProcessor(VideoTextProcessor):
@@ -51,6 +74,7 @@ class MambaVLProcessor(VideoTextProcessor):
 
     _auto_class = "AutoProcessor"
     own_video_processor = MambaVLVideoProcessor
+    valid_processor_kwargs: Any = MambaVLProcessorKwargs
 
     def __init__(
         self,
@@ -104,14 +128,7 @@ class MambaVLProcessor(VideoTextProcessor):
         return cls(MambaVLVideoProcessor(**options), tokenizer, **own)
 
     def __call__(
-        self,
-        videos: Any = None,
-        questions: Any = None,
-        hidden_words: Any = None,
-        padding: bool | str = True,
-        truncation: bool = False,
-        return_tensors: str | None = "pt",
-        **kwargs: Any,
+        self, videos: Any = None, questions: Any = None, hidden_words: Any = None, **kwargs: Any
     ) -> BatchFeature:
         """Process videos, questions or both; a row is a video, or a view of one.
 
@@ -121,10 +138,7 @@ class MambaVLProcessor(VideoTextProcessor):
                 absent. `False` in place of a question, of all of a video, or of all asks none.
             hidden_words: what is hidden in each head's question, in every form: a text or a list of texts by head, as
                 `words_of_others` gives them, or a list of such.
-            padding: `True` pads to the longest question, `"max_length"` to `max_text_length`.
-            truncation: cut longer questions and log each; otherwise they are refused.
-            return_tensors: `"pt"` or `"np"`; lists when absent.
-            kwargs: of the video processor.
+            kwargs: of the video processor, and those of `QuestionKwargs`, also as `videos_kwargs` and `text_kwargs`.
 
         Returns:
             `pixel_values_videos` of videos; `input_ids` and `attention_mask`, `(b, heads, l)`, of questions. The mask
@@ -136,45 +150,45 @@ class MambaVLProcessor(VideoTextProcessor):
         """
         if videos is None and questions is None:
             raise ValueError("videos or questions must be given, got neither")
-        if videos is None and kwargs:
-            raise ValueError(f"options must be of videos, got {sorted(kwargs)} without videos")
         if questions is False and hidden_words is not None:
             raise ValueError("hidden_words must be absent where no questions are asked, got some")
+        of_text, of_videos = _sorted_options(kwargs)
+        if videos is None and of_videos:
+            raise ValueError(f"options must be of questions, got {sorted(of_videos)} without videos")
         count = _count_rows(videos, questions=questions, hidden_words=hidden_words)
         asked = [self._asked(texts) for texts in _for_each(questions, count)]
         self._hide(asked, _for_each(hidden_words, count))
-        encoded = self._encoded(asked, "questions", padding=padding, truncation=truncation)
+        tensors = of_text.pop("return_tensors", "pt")
+        encoded = self._encoded(asked, "questions", **of_text)
         features: dict[str, Any] = {}
         views = 1
         if videos is not None:
-            features.update(self.video_processor(videos, return_tensors=return_tensors, **kwargs))
+            features.update(self.video_processor(videos, return_tensors=tensors, **of_videos))
             views = len(features["pixel_values_videos"]) // count
         for name, rows in encoded.items():
-            of_views = [row for row in rows for _ in range(views)]
-            features.update(BatchFeature({name: of_views}, tensor_type=return_tensors))
+            encoded[name] = [row for row in rows for _ in range(views)]
+        features.update(BatchFeature(encoded, tensor_type=tensors))
         return BatchFeature(features, tensor_type=None)
 
-    def answers(
-        self,
-        names: Any,
-        padding: bool | str = True,
-        truncation: bool = False,
-        return_tensors: str | None = "pt",
-    ) -> BatchFeature:
+    def answers(self, names: Any, **kwargs: Any) -> BatchFeature:
         """Return right answers as texts, for the question-answering objective.
 
         Args:
             names: of the classes, by head, or a list of such; `None` or absent for a head where it is unknown.
-            padding, truncation, return_tensors: as for questions.
+            kwargs: those of `QuestionKwargs`.
 
         Returns:
             `answer_input_ids` and `answer_attention_mask`, `(b, heads, l)`; the mask is zero for unknown ones.
 
         Raises:
-            ValueError: if a head is unknown, or a name is empty or too long.
+            ValueError: if a head or an option is unknown, or a name is empty or too long.
         """
+        of_text, others = _sorted_options(kwargs)
+        if others:
+            raise ValueError(f"options must be among {sorted(_OF_TEXT)}, got {sorted(others)}")
+        tensors = of_text.pop("return_tensors", "pt")
         rows = []
-        for of_row in [names] if isinstance(names, Mapping) else names:
+        for of_row in _for_each(names, _count_rows(None, names=names)):
             self._check_heads_of(of_row, "names")
             texts: Texts = {}
             for head in self.heads:
@@ -183,9 +197,9 @@ class MambaVLProcessor(VideoTextProcessor):
                     _check_text(name, f"the name for {head!r}")
                 texts[head] = None if name is None else spoken(name)
             rows.append(texts)
-        encoded = self._encoded(rows, "names", padding=padding, truncation=truncation)
+        encoded = self._encoded(rows, "names", **of_text)
         features = {f"answer_{name}": values for name, values in encoded.items()}
-        return BatchFeature(features, tensor_type=return_tensors)
+        return BatchFeature(features, tensor_type=tensors)
 
     def mask_words(self, text: str, words: str | Iterable[str]) -> str:
         """Return a text with the tokenizer's mask in place of words, in any form and case, as `hide_words` finds them.
@@ -252,12 +266,14 @@ class MambaVLProcessor(VideoTextProcessor):
                 texts[head] = self.mask_words(text, words)
                 self._check_question(texts[head], head)
 
-    def _encoded(self, rows: list[Texts], name: str, padding: bool | str, truncation: bool) -> dict[str, list]:
+    def _encoded(
+        self, rows: list[Texts], name: str, padding: bool | str = True, truncation: bool = False
+    ) -> dict[str, list]:
         """Return `input_ids` and `attention_mask` of the texts of all rows, `(b, heads, l)`, padded at their ends."""
         if padding not in _PADDINGS:
             raise ValueError(f"padding must be one of {list(_PADDINGS)}, since a batch is one array, got {padding!r}")
         encoded = [[self._tokens(texts[head], name, truncation) for head in self.heads] for texts in rows]
-        length = max((len(tokens) for row in encoded for tokens in row), default=0)
+        length = max(len(tokens) for row in encoded for tokens in row)
         if padding == "max_length":
             length = self.max_text_length
         length = max(length, 1)
@@ -295,6 +311,25 @@ def words_of_others(names: Mapping[str, str | None]) -> dict[str, list[str]]:
     for head in names:
         words[head] = [name for other, name in names.items() if other != head and name is not None]
     return words
+
+
+def _sorted_options(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Sort the options of a call into those of texts and those of videos.
+
+    Raises:
+        ValueError: if one is given in two places, or is none of texts.
+    """
+    others = dict(given)
+    of_text = dict(others.pop("text_kwargs", {}))
+    of_videos = dict(others.pop("videos_kwargs", {}))
+    if unknown := sorted(of_text.keys() - _OF_TEXT):
+        raise ValueError(f"text_kwargs must be among {sorted(_OF_TEXT)}, got {unknown}")
+    for name, value in others.items():
+        options = of_text if name in _OF_TEXT else of_videos
+        if name in options:
+            raise ValueError(f"{name} must be given once, got it by itself and among options of a part")
+        options[name] = value
+    return of_text, of_videos
 
 
 def _checked_heads(heads: Iterable[str]) -> list[str]:
@@ -349,4 +384,4 @@ def _geometry_of(config: Any) -> dict[str, Any]:
     return options
 
 
-__all__ = ["GENERIC_QUESTIONS", "MambaVLProcessor", "words_of_others"]
+__all__ = ["GENERIC_QUESTIONS", "MambaVLProcessor", "MambaVLProcessorKwargs", "QuestionKwargs", "words_of_others"]

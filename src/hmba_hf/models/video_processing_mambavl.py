@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
-from .reading_clips import ClipVideoProcessor  # first: it checks the version
+from .reading_clips import ClipVideoKwargs, ClipVideoProcessor  # first: it checks the version
 
 # isort: split
 from transformers.image_utils import (
@@ -69,4 +69,4 @@ def count_videos(videos: Any) -> int:
     return len(flatten_videos(videos))
 
 
-__all__ = ["BACKBONES", "MambaVLVideoProcessor", "count_videos"]
+__all__ = ["BACKBONES", "ClipVideoKwargs", "MambaVLVideoProcessor", "count_videos"]
