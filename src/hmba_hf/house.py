@@ -41,9 +41,10 @@ FLOORS = (
         travels_with="model",
         families=True,
     ),
+    Floor("encoding", ("loading", "configuration"), "ops, models", travels_with="model", families=True),
     Floor(
         "modeling",
-        ("layers", "loading", "configuration", "outputs", "joining", "pretrained"),
+        ("layers", "loading", "configuration", "outputs", "joining", "pretrained", "encoding"),
         "ops, another family",
         travels_with="model",
         families=True,

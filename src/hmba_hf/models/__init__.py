@@ -14,8 +14,9 @@ from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_hmba import HMBAConfig
-from .configuration_mambavl import MambaVLConfig
+from .configuration_mambavl import MambaVLConfig, MambaVLFeaturesConfig, MambaVLVisionConfig
 from .configuration_videomamba import VideoMambaConfig, VideoMambaRetrievalConfig
+from .encoding_mambavl import MambaVLVisionModel
 from .modeling_hmba import HMBAForConditionalGeneration, HMBAModel
 from .modeling_mambavl import MambaVLForVideoClassification, MambaVLModel
 from .modeling_videomamba import (
@@ -48,6 +49,9 @@ AutoModelForPreTraining.register(VideoMambaConfig, VideoMambaForPreTraining)
 AutoModelForVideoClassification.register(VideoMambaConfig, VideoMambaForVideoClassification)
 AutoConfig.register("mambavl", MambaVLConfig)
 AutoModel.register(MambaVLConfig, MambaVLModel)
+AutoConfig.register("mambavl_vision", MambaVLVisionConfig)
+AutoModel.register(MambaVLVisionConfig, MambaVLVisionModel)
+AutoConfig.register("mambavl_features", MambaVLFeaturesConfig)
 AutoModelForVideoClassification.register(MambaVLConfig, MambaVLForVideoClassification)
 AutoProcessor.register(MambaVLConfig, MambaVLProcessor)
 AutoVideoProcessor.register(

@@ -1,4 +1,4 @@
-"""Configuration of MambaVL: a video model and a text model, what fuses them, and the heads that ask."""
+"""Configurations of MambaVL: a video model and a text model, what fuses them, and the heads that ask."""
 
 from itertools import product
 from typing import Any
@@ -7,7 +7,7 @@ from .loading_checkpoints import check_quantization_config, unknown_private_keys
 
 # isort: split
 from huggingface_hub.dataclasses import strict
-from transformers import AutoConfig
+from transformers import AutoConfig, CLIPVisionConfig
 from transformers.configuration_utils import PreTrainedConfig
 
 from .loading_transformers import SubConfigSpec, make_sub_configs
@@ -25,6 +25,60 @@ AUTO_MAP = {
     "AutoModel": "modeling_mambavl.MambaVLModel",
     "AutoModelForVideoClassification": "modeling_mambavl.MambaVLForVideoClassification",
 }
+VISION_AUTO_MAP = {
+    "AutoConfig": "configuration_mambavl.MambaVLVisionConfig",
+    "AutoModel": "encoding_mambavl.MambaVLVisionModel",
+}
+
+
+@strict
+class MambaVLVisionConfig(CLIPVisionConfig):
+    """Configuration of a CLIP that reads all frames of a clip at once; the defaults are those of AVION's ViT-B/16.
+
+    Args:
+        num_frames: of a clip; a table of times is there for more than one.
+
+    Raises:
+        ValueError: if a value is out of range.
+
+    All other values are those of `CLIPVisionConfig`.
+    """
+
+    model_type = "mambavl_vision"
+    _auto_class = "AutoConfig"
+
+    image_size: int = 224
+    patch_size: int = 16
+    layer_norm_eps: float = 1e-6
+    num_frames: int = 16
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        for name in ("num_frames", "patch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.image_size < self.patch_size or self.image_size % self.patch_size:
+            raise ValueError(f"image_size must be a multiple of patch_size={self.patch_size}, got {self.image_size}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the config as a dict, with the code that a checkpoint of it carries."""
+        return {**super().to_dict(), "auto_map": dict(VISION_AUTO_MAP)}
+
+
+@strict
+class MambaVLFeaturesConfig(PreTrainedConfig):
+    """Configuration in the place of a video model for a MambaVL without one, which reads `video_features` alone.
+
+    Args:
+        hidden_size: channels of the features.
+    """
+
+    model_type = "mambavl_features"
+
+    hidden_size: int = 768
+
+
+_OF_THIS_FAMILY = {config.model_type: config for config in (MambaVLVisionConfig, MambaVLFeaturesConfig)}
 
 
 @strict
@@ -33,7 +87,7 @@ class MambaVLConfig(PreTrainedConfig):
 
     Args:
         vision_config: of the video model, any that `AutoModel` has, as a config or a dict with its `model_type`. A
-            model of pictures reads each frame by itself.
+            model of pictures reads each frame by itself. A `MambaVLFeaturesConfig` is for a model without one.
         text_config: of the text model, likewise; the size of RoBERTa base when absent.
         heads: the classes of each head by its name, as a list of names or as their number, in the order in which the
             heads' questions come.
@@ -107,6 +161,9 @@ class MambaVLConfig(PreTrainedConfig):
         check_quantization_config({**kwargs, "config": kwargs}, "a MambaVL")
         if unknown := unknown_private_keys(kwargs):
             raise ValueError(f"config must hold no private keys, which begin with an underscore, got {unknown}")
+        if isinstance(self.vision_config, dict) and self.vision_config.get("model_type") in _OF_THIS_FAMILY:
+            # These belong to this file, also where it came with a checkpoint and `AutoConfig` does not know them.
+            self.vision_config = _OF_THIS_FAMILY[self.vision_config["model_type"]](**self.vision_config)
         make_sub_configs(self)
         names = self._names_given(kwargs.pop("num_labels", None))
         self.heads = named_classes({"verb": _VERBS, "noun": _NOUNS} if names is None else names)

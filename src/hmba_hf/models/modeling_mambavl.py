@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from transformers import AutoModel
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_mambavl import MambaVLConfig, width_of
+from .configuration_mambavl import MambaVLConfig, MambaVLFeaturesConfig, MambaVLVisionConfig, width_of
+from .encoding_mambavl import MambaVLVisionModel
 from .joining_mambavl import drop_unread, join_pretrained
 from .layers_conditions import require
 from .layers_question_fusion import (
@@ -41,7 +42,7 @@ class MambaVLModel(MambaVLPreTrainedModel):
         super().__init__(config)
         config.check()  # `from_pretrained(path, fusion=...)` sets values after the config's own check
         width: Any = config.hidden_size
-        self.vision_model = drop_unread(AutoModel.from_config(config.vision_config))
+        self.vision_model = build_vision_model(config.vision_config)
         self.text_model = drop_unread(AutoModel.from_config(config.text_config))
         self.vision_projection = None
         if width_of(config.vision_config) != width:
@@ -119,8 +120,14 @@ class MambaVLModel(MambaVLPreTrainedModel):
             output_hidden_states: return them.
 
         Raises:
-            ValueError: if clips have another number of dimensions, or values that are not finite.
+            ValueError: if clips have another number of dimensions, or values that are not finite, or if there is no
+                video model.
         """
+        if self.vision_model is None:
+            raise ValueError(
+                "pixel_values_videos must be absent for a model without a video model, which reads video_features, "
+                "got them"
+            )
         if pixel_values_videos.ndim != 5:
             shape = tuple(pixel_values_videos.shape)
             raise ValueError(f"pixel_values_videos must be (batch, frames, channels, height, width), got {shape}")
@@ -313,6 +320,16 @@ class MambaVLForVideoClassification(MambaVLPreTrainedModel):
                 answer_loss(features[:, number], pooled[:, number], classes[:, number], self.config.answer_temperature)
             )
         return torch.stack(losses).mean()
+
+
+def build_vision_model(config: Any) -> Any:
+    """Build the video model of a configuration; `None` for one that stands for features."""
+    # Not by class: transformers may load code that came with a checkpoint twice, and with it the classes.
+    if config.model_type == MambaVLFeaturesConfig.model_type:
+        return None
+    if config.model_type == MambaVLVisionConfig.model_type:
+        return MambaVLVisionModel(config)
+    return drop_unread(AutoModel.from_config(config))
 
 
 def build_fusion(config: MambaVLConfig) -> nn.Module:
