@@ -40,7 +40,7 @@ def to_eval_results(
         arguments["answered"] = metrics["samples"]["answered"]
         arguments["skipped"] = metrics["samples"]["skipped"]
         for setting in metric.settings:
-            if metrics[setting] is not None:
+            if metrics.get(setting) is not None:  # runs that are older than the setting lack it
                 arguments[setting] = metrics[setting]
         results.append(
             EvalResult(
@@ -150,7 +150,7 @@ def format_table(metrics: dict[str, Any]) -> str:
         lines += ["", f"{metrics['samples']['skipped']} samples could not be read and are not in the scores"]
     lines += ["", f"{confidence} intervals of {metrics['bootstrap']['draws']} resampled corpora"]
     for setting, wording in _task_of(metrics).settings.items():
-        if metrics[setting] is not None:
+        if metrics.get(setting) is not None:
             lines.append(wording.format(metrics[setting]))
     return "\n".join([*lines, *metrics["absent"].values()])
 

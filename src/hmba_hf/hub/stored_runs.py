@@ -12,7 +12,7 @@ from ..digests import fingerprint
 from ..evaluation.records import read_records
 from ..evaluation.results import card_results
 from ..evaluation.scoring import ScoredRecords, only_task
-from ..families import TASK_OF_VERSION_0_1, load_model
+from ..families import TASK_OF_VERSION_0_1, find_task, load_model
 from ..metrics.bootstrap import Bootstrap
 from ..repositories import split_revision
 
@@ -132,7 +132,7 @@ class StoredRun:
 
 
 def read_runs(folders: Sequence[str | Path]) -> list[StoredRun]:
-    """Read runs, each of a dataset and split of its own.
+    """Read runs, each of a dataset and split of its own, or with other settings of its task, such as other questions.
 
     Raises:
         ValueError: if two are of the same, or as `StoredRun`.
@@ -147,12 +147,15 @@ def read_runs(folders: Sequence[str | Path]) -> list[StoredRun]:
     runs = [StoredRun(folder) for folder in folders]
     seen: dict[tuple, Path] = {}
     for run in runs:
+        task = find_task(run.metrics.get("task", TASK_OF_VERSION_0_1))
+        settings = tuple(run.metrics.get(name) for name in task.settings)
         for place in {(result.dataset_type, result.dataset_split) for result in run.results}:
-            if place in seen:
+            if (place, settings) in seen:
                 raise ValueError(
-                    f"results must be of one run for each split, got {seen[place]} and {run.folder} for {place}"
+                    f"results must be of one run for each split, got {seen[place, settings]} and {run.folder} for "
+                    f"{place}"
                 )
-            seen[place] = run.folder
+            seen[place, settings] = run.folder
     return runs
 
 
