@@ -6,7 +6,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -322,7 +322,7 @@ class ResumableTrainer(PushingTrainer):
             )
             for number, (sample, prediction) in zip(share, predicted, strict=True):
                 self._stop.check_evaluation()
-                rows.append((number, prediction, replace(sample, frames=None, video=b"")))
+                rows.append((number, prediction, _without_video(sample)))
         found = {number: (prediction, sample) for number, prediction, sample in gather_object(rows)}
         predictions = [found[number][0] for number in range(count)]
         seen = [found[number][1] for number in range(count)]
@@ -393,6 +393,13 @@ class ResumableTrainer(PushingTrainer):
         if safe is not None:
             kept = f"{safe} is whole: make room and start the same command again"
         return explained_write_errors(folder, kept)
+
+
+def _without_video(sample: Any) -> Any:
+    """Return a sample without its frames and its file, whichever it has."""
+    held = {field.name for field in fields(sample)}
+    emptied = {name: value for name, value in (("frames", None), ("video", b"")) if name in held}
+    return replace(sample, **emptied)
 
 
 def _check_sampling(args: Any, dataset: Any) -> None:
