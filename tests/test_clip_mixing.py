@@ -91,3 +91,13 @@ def test_nothing_is_mixed_without_a_parameter():
 def test_values_out_of_range_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         Mixing(**values)
+
+
+def test_the_labels_of_all_heads_are_mixed_by_one_share_and_unknown_ones_are_zeros():
+    labels = torch.tensor([[0, 1], [-100, 2]])
+    pixels, wanted = Mixing(mixup=0.8, smoothing=0.2).mix(clips(), labels, [2, 4], Drawn(beta=0.75))
+    assert torch.equal(pixels[0], torch.full_like(pixels[0], 0.25))
+    verb, noun = wanted.split([2, 4], dim=1)
+    assert torch.allclose(verb, torch.tensor([[0.675, 0.075], [0.225, 0.025]]))
+    assert torch.allclose(noun[0], torch.tensor([0.05, 0.65, 0.25, 0.05]))
+    assert torch.equal(soft_labels(labels, [2, 4], 0.0)[1], torch.tensor([0.0, 0, 0, 0, 1, 0]))

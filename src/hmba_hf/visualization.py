@@ -115,6 +115,33 @@ def draw_answer(
     return ImageOps.expand(page, gap, "white")
 
 
+def draw_clip(frames: Sequence[Picture], paragraphs: Sequence[tuple[str, str]], width: int = 960) -> Picture:
+    """Draw a clip on one page: its frames in a row, eight of them at most, and texts below.
+
+    Args:
+        frames: of one size, oldest first.
+        paragraphs: headings and their texts.
+        width: of the page in pixels.
+
+    Raises:
+        ValueError: if there are no frames.
+    """
+    if not frames:
+        raise ValueError("a clip must have frames, got none")
+    gap = width // 60
+    inner = width - 2 * gap
+    number = min(len(frames), 8)
+    places = [round(place * (len(frames) - 1) / max(number - 1, 1)) for place in range(number)]
+    cell = min((inner - (number - 1) * gap) / number, inner / 3)
+    shown = [_scaled(frames[place], cell / frames[place].width) for place in places]
+    texts = _write_column(paragraphs, inner)
+    page = Image.new("RGB", (inner, shown[0].height + gap + texts.height), "white")
+    for place, frame in enumerate(shown):
+        page.paste(frame, (round(place * (cell + gap)), 0))
+    page.paste(texts, (0, shown[0].height + gap))
+    return ImageOps.expand(page, gap, "white")
+
+
 def _write_column(paragraphs: Sequence[tuple[str, str]], width: int) -> Picture:
     """Write headings and their texts, wrapped to a column."""
     small = ImageFont.load_default(14)

@@ -20,6 +20,7 @@ PICTURE_FILE = "example.png"
 PICTURE_OF_VERSION_0_1 = "example_answer.png"
 RELATIONS = ("adapter", "finetune", "merge", "quantized")
 _MICRO_WORLD = "micro-world"
+_DRAWN = (_MICRO_WORLD, "micro-actions", "micro-questions", "micro-driving")
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def compose_card(
     for run in runs:
         results += run.results
         seen.append(run.metrics["dataset"])
-    is_drawn = any(_MICRO_WORLD in name for name in seen)
+    is_drawn = any(drawn in name for name in seen for drawn in _DRAWN)
     name = repo_id.rpartition("/")[2]
     data = ModelCardData(
         language="en",

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..data.bad_samples import READ_ERRORS, BadSamples
 from ..data.encoded_samples import EncodedStream
-from ..data.loading import MICRO_WORLD
+from ..data.loading import DRAWN
 from ..data.samples import Sample
 from ..families import family_of, find_task
 from ..messages import logger
@@ -92,7 +92,7 @@ def draw_example(trainer: ResumableTrainer, datasets: Sequence[str], load: Calla
 
     Returns:
         A picture; `None` where the task draws none, where the clip cannot be read, or where others could see one that
-        is not the micro-world's.
+        is not drawn.
     """
     model: Any = trainer.model
     processor: Any = trainer.processing_class
@@ -101,7 +101,7 @@ def draw_example(trainer: ResumableTrainer, datasets: Sequence[str], load: Calla
     if task.draw is None:
         return None
     is_private = trainer.args.hub_private_repo is not False
-    shown = [name for name in datasets if is_private or name == MICRO_WORLD]
+    shown = [name for name in datasets if is_private or name in DRAWN]
     if not shown:
         logger.info("no picture for the card: everybody could see it")
         return None

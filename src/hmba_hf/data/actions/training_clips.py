@@ -24,19 +24,21 @@ def video_of(sample: Any) -> Any:
     return list(sample.video if frames is None else frames)
 
 
-def draw_frames(video: Any, processor: Any, generator: torch.Generator) -> list[Image.Image]:
+def draw_frames(video: Any, processor: Any, generator: torch.Generator | None) -> list[Image.Image]:
     """Draw the frames of a clip at random times, as a processor samples them, whole and in RGB.
 
     Args:
         video: as `video_of` returns it.
-        processor: a `VideoMambaVideoProcessor`. Its sampling and rules for files are those of training.
-        generator: draws the times.
+        processor: a `ClipVideoProcessor`. Its sampling and rules for files are those of training.
+        generator: draws the times; those of a prediction when it is `None`.
 
     Raises:
         OSError, ValueError: if the video cannot be read.
     """
-    seed = int(torch.randint(_SEEDS, (), generator=generator))
-    read = processor(videos=[video], generator=seed, return_tensors="np", **_UNCHANGED)
+    options: dict[str, Any] = {"num_frames": processor.num_frames}
+    if generator is not None:
+        options = {"generator": int(torch.randint(_SEEDS, (), generator=generator))}
+    read = processor(videos=[video], return_tensors="np", **options, **_UNCHANGED)
     values = np.round(read["pixel_values_videos"][0] * 255).astype(np.uint8)  # (t, 3, h, w)
     return [Image.fromarray(frame) for frame in values.transpose(0, 2, 3, 1)]
 

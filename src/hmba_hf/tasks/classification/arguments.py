@@ -19,7 +19,7 @@ from .mixing import Mixing
 from .rand_augment import RandAugment
 from .rates import DECAYS
 
-_PARTS = list(dict.fromkeys(part for family in FAMILIES if family.task == "classification" for part in family.parts))
+_PARTS = list(next(family.parts for family in FAMILIES if family.model_type == "videomamba"))
 _BATCH = 256  # clips that base learning rates are for
 
 
@@ -149,17 +149,22 @@ def parse_arguments(
 
 def check_options(model_args: ModelArguments, data_args: DataArguments, args: FinetuningArguments) -> None:
     """Raise a `ValueError` for options that are out of range or do not go together."""
+    check_clip_options(data_args, args)
+    if model_args.teacher is None and model_args.teacher_revision is not None:
+        raise ValueError(f"teacher_revision must come with a teacher, got {model_args.teacher_revision!r} alone")
+    names = model_args.class_names
+    if names is not None and len({*names}) < len(names):
+        raise ValueError(f"class_names must name each class once, got {names}")
+
+
+def check_clip_options(data_args: DataArguments, args: FinetuningArguments) -> None:
+    """Raise a `ValueError` for options of clips and of the run that no model could have."""
     check_data_options(data_args, args)
     check_run_options(args)
     if data_args.num_draws < 1:
         raise ValueError(f"num_draws must be at least 1, got {data_args.num_draws}")
     if data_args.rand_augment < 0:
         raise ValueError(f"rand_augment must be at least 0, got {data_args.rand_augment}")
-    if model_args.teacher is None and model_args.teacher_revision is not None:
-        raise ValueError(f"teacher_revision must come with a teacher, got {model_args.teacher_revision!r} alone")
-    names = model_args.class_names
-    if names is not None and len({*names}) < len(names):
-        raise ValueError(f"class_names must name each class once, got {names}")
     data_args.augmentation(())
     mixing = mixing_of(data_args, args)
     clips = args.per_device_train_batch_size * data_args.num_draws

@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from transformers import AutoConfig, PreTrainedModel
 
+from ...data.actions.questioned import ACTION_HEAD
 from ...families import family_of, load_model
 from ...messages import logger
 from ...models.video_processing_videomamba import VideoMambaVideoProcessor
 from ...training import base_model
 from ...training.base_model import BaseRules
 from .arguments import ModelArguments
-from .prediction import own_class_names
+from .heads import has_head_for
 
 _TRAINED = "VideoMambaForVideoClassification"  # whatever class of the base
 
@@ -46,6 +47,11 @@ def load_base(
         ValueError: if a weight is missing that is of no head, or if sizes do not fit.
     """
     held = AutoConfig.from_pretrained(arguments.model, revision=arguments.model_revision)
+    if hasattr(held, "heads"):
+        raise ValueError(
+            f"model must be of a family that is asked nothing, got {family_of(held).name}, {arguments.model}: "
+            "finetune_mambavl.py trains it"
+        )
     changes: dict[str, Any] = {"distillation_size": None, "architectures": [_TRAINED]}
     if arguments.drop_path_rate is not None:
         changes["drop_path_rate"] = arguments.drop_path_rate
@@ -54,7 +60,7 @@ def load_base(
     if names is not None:
         changes["id2label"] = dict(enumerate(names))
         changes["label2id"] = {name: number for number, name in enumerate(names)}
-    is_kept = names is None or _has_head_for(held, names)
+    is_kept = names is None or has_head_for(held, ACTION_HEAD, names)
     check = partial(_prepare_model, is_head_kept=is_kept)
     rules = BaseRules(task="classification", may_lack=("head",), check=check, prepare=_prepare_processor)
     changed = _ChangedArguments(**vars(arguments), changes=changes)
@@ -79,12 +85,11 @@ def load_teacher(arguments: ModelArguments) -> PreTrainedModel | None:
     return model.base_model
 
 
-def _has_head_for(held: Any, names: list[str]) -> bool:
-    """Whether the head of a base is for these classes; one whose classes have no names is for any as many."""
-    own = own_class_names(held)
-    if own is None:
-        return held.num_labels == len(names)
-    return own == names
+def draw_head(classifier: torch.nn.Linear, std: float) -> None:
+    """Draw a head anew."""
+    with torch.no_grad():
+        torch.nn.init.trunc_normal_(classifier.weight, std=std)
+        classifier.bias.zero_()
 
 
 def _prepare_model(
@@ -92,9 +97,7 @@ def _prepare_model(
 ) -> None:
     """Draw the head of other classes anew, and let the model take the clips of the run."""
     if not is_head_kept:
-        with torch.no_grad():
-            torch.nn.init.trunc_normal_(model.classifier.weight, std=model.config.initializer_range)
-            model.classifier.bias.zero_()
+        draw_head(model.classifier, model.config.initializer_range)
         logger.info(f"the classes of {path} are others, and a new head takes the place of its own")
     if arguments.num_frames is not None or arguments.image_size is not None:
         model.base_model.resize_clips(arguments.num_frames, arguments.image_size)

@@ -1,11 +1,14 @@
 """Clips of a batch mixed with each other, and their classes with them."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from .heads import UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -37,17 +40,20 @@ class Mixing:
         if not 0 <= self.smoothing < 1:
             raise ValueError(f"smoothing must be from 0 up to but without 1, got {self.smoothing}")
 
-    def mix(self, pixels: Tensor, labels: Tensor, num_labels: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Mix a batch.
+    def mix(
+        self, pixels: Tensor, labels: Tensor, num_labels: int | Sequence[int], rng: np.random.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Mix a batch; the labels of all heads in the same shares.
 
         Args:
             pixels: `(b, ..., height, width)`.
-            labels: classes, `(b,)`.
-            num_labels: number of classes.
+            labels: classes, `(b,)`, or of several heads `(b, heads)`; -100 where one is not known.
+            num_labels: number of classes, or of those of each head.
             rng: draws what is mixed, and how much.
 
         Returns:
-            Pixels, and the probabilities of all classes, `(b, num_labels)`.
+            Pixels, and the probabilities of all classes, `(b, classes)`, the heads side by side. Those of a head are
+            zeros where its class is not known, and nothing is learned there.
         """
         wanted = soft_labels(labels, num_labels, self.smoothing)
         if not self.mixup and not self.cutmix:
@@ -63,10 +69,20 @@ class Mixing:
         return pixels, wanted * kept + wanted.flip(0) * (1 - kept)
 
 
-def soft_labels(labels: Tensor, num_labels: int, smoothing: float) -> Tensor:
-    """Return the probabilities of classes, `(b, num_labels)`, of which a share is spread evenly over all."""
-    certain = torch.nn.functional.one_hot(labels, num_labels).float()
-    return certain * (1 - smoothing) + smoothing / num_labels
+def soft_labels(labels: Tensor, num_labels: int | Sequence[int], smoothing: float) -> Tensor:
+    """Return the probabilities of classes, of which a share is spread evenly over all of a head.
+
+    Arguments and shapes are as in `Mixing.mix`.
+    """
+    sizes = [num_labels] if isinstance(num_labels, int) else list(num_labels)
+    heads = labels.reshape(len(labels), len(sizes)).unbind(dim=1)
+    wanted = []
+    for numbers, size in zip(heads, sizes, strict=True):
+        is_known = numbers != UNKNOWN
+        certain = torch.nn.functional.one_hot(numbers.where(is_known, 0), size).float()
+        smooth = certain * (1 - smoothing) + smoothing / size
+        wanted.append(smooth * is_known[:, None])
+    return torch.cat(wanted, dim=1)
 
 
 def cut(pixels: Tensor, kept: float, rng: np.random.Generator) -> tuple[Tensor, float]:

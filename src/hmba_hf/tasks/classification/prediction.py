@@ -1,18 +1,23 @@
 """Classes of clips, over several views of each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 
-from ...data.actions.samples import ActionSample
+from ...data.actions.questioned import GENERIC
+from ...data.loading import DRAWN
 from ...data.micro_world.actions import MICRO_ACTIONS
+from ...data.micro_world.questions import MICRO_DRIVING
 from ...data.micro_world.world import MOTIONS
+from ...evaluation.batches import predict_batches, split_batches
 from ...evaluation.predicting import SplitArguments
 from ...evaluation.splits import Splits, load_splits
-from ...models.video_processing_videomamba import VideoMambaVideoProcessor
-from .encoding import read_views
+from .encoding import Classified, clip_processor, encode_questions, read_views, takes_clips
+from .heads import Heads, check_class_names, dataset_heads
+from .questions import QUESTIONS, AskedSample, AskedSamples, Asking
 from .records import NUM_KEPT
 
 
@@ -30,6 +35,17 @@ class PredictionArguments(SplitArguments):
         default=1,
         metadata={"help": "squares of each clip, which the paper takes from left to right", "choices": [1, 3]},
     )
+    questions: str | None = field(
+        default=None,
+        metadata={
+            "help": "what a model that reads questions is asked: nothing, or those of a source; generic when absent. "
+            "Those of annotations are made from the right answers",
+            "choices": QUESTIONS,
+        },
+    )
+    hide_words: bool | None = field(
+        default=None, metadata={"help": "whether the question of a head hides the words of the clip's other labels"}
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,103 +55,127 @@ class PredictionArguments(SplitArguments):
     def recipe(self) -> dict[str, Any]:
         """The options that predictions depend on."""
         names = ["num_temporal_views", "num_spatial_views"]
-        if self.dataset_name == MICRO_ACTIONS:
+        if self.questions is not None:
+            names += ["questions", "hide_words"]
+        if self.dataset_name in DRAWN:
             names.append("world_seed")
+        if self.dataset_name == MICRO_DRIVING:
+            names.append("motion")
         return {**super().recipe(), **{name: getattr(self, name) for name in names}}
 
 
 def load_clips(arguments: PredictionArguments, model: Any, processor: Any) -> Splits:
     """Load the clips that options name, and let the processor take as many views of each as they say.
 
+    Where the model is asked questions and the options name no source, they then name the generic ones.
+
     Raises:
         ValueError: if the classes of a split are not those of the model, if there are to be several views of a
-            picture, or as `load_splits`.
+            picture, if questions are named for a model that is asked none, or as `load_splits`.
     """
     num_views = arguments.num_temporal_views * arguments.num_spatial_views
-    if num_views > 1 and not isinstance(processor, VideoMambaVideoProcessor):
+    if num_views > 1 and not takes_clips(processor):
         raise ValueError(f"views of a picture must be 1, got {num_views}")
-    processor.num_temporal_views = arguments.num_temporal_views
-    processor.num_spatial_views = arguments.num_spatial_views
+    views = clip_processor(processor)
+    views.num_temporal_views = arguments.num_temporal_views
+    views.num_spatial_views = arguments.num_spatial_views
+    asks = Heads.of(model.config).asks
+    if not asks and (arguments.questions is not None or arguments.hide_words is not None):
+        raise ValueError("questions and hide_words must be absent for a model that is asked nothing")
     options = drawn_options(arguments.dataset_name, arguments.world_seed, arguments.motion)
     samples = load_splits(
         arguments.dataset_name, arguments.split, arguments.max_samples, limits=arguments.limits, **options
     )
     for split in samples.splits:
-        check_class_names(class_names(split), model.config)
-    return samples
+        check_class_names(dataset_heads(split), model.config)
+    if not asks:
+        return samples
+    arguments.questions = arguments.questions or GENERIC
+    arguments.hide_words = bool(arguments.hide_words)
+    asked: dict[str, Any] = {}
+    for name, split in zip(samples.names, samples.splits, strict=True):
+        asking = Asking.of(
+            model.config, processor, arguments.questions, arguments.hide_words, classes=dataset_heads(split)
+        )
+        asked[name] = AskedSamples(split, asking)
+    return Splits(asked)
 
 
 def drawn_options(name: str, seed: int, motion: str) -> dict[str, Any]:
     """Return the options of a dataset's clips, where they are drawn.
 
     Raises:
-        ValueError: for options of the micro-world, whose clips have no classes.
+        ValueError: for an option that the clips of this dataset do not have.
     """
+    if name == MICRO_DRIVING:
+        return {"seed": seed, "motion": motion}
     if motion != MOTIONS[0]:
-        raise ValueError(f"motion must be absent, since clips of the micro-world have no classes, got {motion!r}")
-    if name == MICRO_ACTIONS:
+        raise ValueError(f"motion must be absent, since it is of drives with classes alone, got {motion!r}")
+    if name in DRAWN:
         return {"seed": seed}
     if seed:
         raise ValueError(f"world_seed must be 0 where no clip is drawn, as in {name!r}, got {seed}")
     return {}
 
 
-def encode_clips(samples: Sequence[ActionSample], processor: Any) -> torch.Tensor:
-    """Return the views of samples, `(b, views, t, 3, h, w)`."""
-    return read_views(samples, processor)
+def encode_clips(samples: Sequence[Classified], processor: Any) -> torch.Tensor | dict[str, torch.Tensor]:
+    """Return the views of samples, `(b, views, t, 3, h, w)`, with their questions where the model is asked any."""
+    views = read_views(samples, processor)
+    asked = [sample for sample in samples if isinstance(sample, AskedSample)]
+    if not asked:
+        return views
+    return {"pixel_values_videos": views, **encode_questions(asked, processor)}
 
 
-def classify_clips(model: Any, processor: Any, inputs: torch.Tensor, options: Mapping[str, Any]) -> list[Any]:
-    """Return the most likely classes of each sample, `{"class", "label", "score"}` each, from the likeliest one on.
+def classify_clips(
+    model: Any, processor: Any, inputs: torch.Tensor | Mapping[str, torch.Tensor], options: Mapping[str, Any]
+) -> list[Any]:
+    """Return the most likely classes of each sample, as `Heads.best` does.
 
     Scores are probabilities, averaged over the views, of which one after the other goes through the model.
 
     Args:
-        inputs: `(b, views, t, 3, h, w)`.
+        inputs: as `encode_clips` returns them.
     """
-    total = torch.zeros(())
-    for view in inputs.unbind(dim=1):
-        total = total + class_logits(model, view).float().softmax(dim=-1).cpu()
-    scores, classes = (total / inputs.shape[1]).topk(min(NUM_KEPT, total.shape[-1]))
-    names = model.config.id2label
-    predictions = []
-    for row_scores, row_classes in zip(scores.tolist(), classes.tolist(), strict=True):
-        row = []
-        for score, number in zip(row_scores, row_classes, strict=True):
-            row.append({"class": number, "label": names[number], "score": score})
-        predictions.append(row)
-    return predictions
+    if isinstance(inputs, torch.Tensor):
+        inputs = {"pixel_values_videos": inputs}
+    views = inputs["pixel_values_videos"]
+    questions = {name: values.to(model.device) for name, values in inputs.items() if name != "pixel_values_videos"}
+    heads = Heads.of(model.config)
+    totals = dict.fromkeys(heads.names, torch.zeros(()))
+    for view in views.unbind(dim=1):
+        for head, logits in head_logits(model, view, questions).items():
+            totals[head] = totals[head] + logits.float().softmax(dim=-1).cpu()
+    probabilities = {head: total / views.shape[1] for head, total in totals.items()}
+    return heads.best(probabilities, NUM_KEPT)
 
 
-def class_logits(model: Any, clips: torch.Tensor) -> torch.Tensor:
-    """Return the logits of clips, `(b, t, 3, h, w)`; a model of pictures takes clips of one frame."""
+def predict_clips(
+    model: Any, processor: Any, samples: Sequence[Classified], batch_size: int
+) -> Iterator[tuple[Classified, Any]]:
+    """Yield each sample with its prediction, as `classify_clips` makes it.
+
+    Raises:
+        ValueError: if a sample cannot be read.
+    """
+    encode = partial(encode_clips, processor=processor)
+    predict = partial(classify_clips, model, processor, options={})
+    batches = split_batches(len(samples), batch_size)
+    for outcomes in predict_batches(model, samples, batches, encode=encode, predict=predict):  # type: ignore[arg-type]
+        for outcome in outcomes:
+            sample: Any = outcome.sample
+            yield sample, outcome.prediction
+
+
+def head_logits(model: Any, clips: torch.Tensor, questions: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the logits of clips, `(b, t, 3, h, w)`, by head; a model of pictures takes clips of one frame.
+
+    Args:
+        questions: inputs of the model beside the clips.
+    """
     clips = clips.to(model.device, model.dtype)
     if model.main_input_name == "pixel_values":
-        return model(pixel_values=clips[:, 0]).logits
-    return model(pixel_values_videos=clips).logits
-
-
-def class_names(samples: Any) -> list[str] | None:
-    """Return the names of the classes of a dataset, in the order of their numbers; `None` where it holds none."""
-    label = getattr(getattr(samples, "rows", samples), "features", None) or {}
-    return getattr(label.get("label"), "names", None)
-
-
-def check_class_names(names: Sequence[str] | None, config: Any) -> None:
-    """Raise a `ValueError` if a model has other classes than a dataset, by number or by name."""
-    if names is None:
-        return
-    own = own_class_names(config) or names
-    if len(names) != config.num_labels:
-        raise ValueError(f"classes of the model must be {len(names)}, as in the dataset, got {config.num_labels}")
-    for number, (wanted, found) in enumerate(zip(names, own, strict=True)):
-        if wanted != found:
-            raise ValueError(f"class {number} of the model must be {wanted!r}, as in the dataset, got {found!r}")
-
-
-def own_class_names(config: Any) -> list[str] | None:
-    """Return the names of the classes of a model; `None` where transformers has made them up."""
-    names = [config.id2label[number] for number in range(config.num_labels)]
-    if names == [f"LABEL_{number}" for number in range(config.num_labels)]:
-        return None
-    return names
+        output = model(pixel_values=clips[:, 0])
+    else:
+        output = model(pixel_values_videos=clips, **questions)
+    return Heads.of(model.config).logits_of(output)

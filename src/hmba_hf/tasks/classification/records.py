@@ -6,17 +6,33 @@ from typing import Any
 from ...data.actions.samples import ActionSample
 from ...evaluation.task import Record
 from ...files import check_fields
+from .encoding import Classified
+from .questions import QUESTIONS
 
 NUM_KEPT = 5  # classes of a prediction
+_NOTHING: Any = type(None)
 
 
-def sample_record(sample: ActionSample) -> dict[str, Any]:
-    """Return all that scoring a class needs of a sample, as plain values; `reference` is the number of its class."""
+def sample_record(sample: Classified) -> dict[str, Any]:
+    """Return all that scoring a class needs of a sample, as plain values.
+
+    `reference` is the number of its class. Of a sample that a model is asked about, it is by head, and `questions`
+    tells the texts, their source and whether words of labels are hidden.
+    """
+    if isinstance(sample, ActionSample):
+        return _record_of(sample, sample.label, sample.label_name)
+    asking = sample.asking
+    labels = {head: sample.sample.labels.get(head) for head in asking.heads}
+    questions = {"source": asking.source, "hide_words": asking.hide_words, "texts": sample.texts()}
+    return {**_record_of(sample.sample, labels, sample.answers()), "questions": questions}
+
+
+def _record_of(sample: Any, reference: Any, name: Any) -> dict[str, Any]:
     return {
         "id": sample.id,
         "task": "classification",
-        "reference": sample.label,
-        "reference_name": sample.label_name,
+        "reference": reference,
+        "reference_name": name,
         "tags": list(sample.tags),
     }
 
@@ -25,21 +41,47 @@ def check_record(record: Record) -> None:
     """Raise a `ValueError` that names the record if it does not hold what scoring a class reads.
 
     `answer` lists classes from the most likely one on, `{"class", "label", "score"}` each. `reference` is the number
-    of the right class, or `None` where it is not known.
+    of the right class, or `None` where it is not known. Of a model that is asked questions, `answer` is what
+    `Heads.best` returns, and `reference` and `questions` are those of `sample_record`.
     """
     name = f"record {record.get('id')}"
-    nothing: Any = type(None)
-    check_fields(record, name, answer=list, reference=(int, nothing))
-    answer = record["answer"]
-    if not answer:
-        raise ValueError(f"{name}: answer must hold at least one class, got none")
-    for item in answer:
+    if not isinstance(record.get("answer"), dict):
+        check_fields(record, name, answer=list, reference=(int, _NOTHING))
+        _check_classes(record["answer"], name, "answer", kind=int)
+        return
+    check_fields(record, name, reference=dict, questions=dict)
+    check_fields(record["answer"], f"{name}, answer", heads=dict)
+    heads = record["answer"]["heads"]
+    if not heads or heads.keys() != record["reference"].keys():
+        raise ValueError(f"{name}: answer must be of the heads {list(record['reference'])}, got {list(heads)}")
+    for head, classes in heads.items():
+        check_fields(heads, f"{name}, answer", **{head: list})
+        check_fields(record["reference"], f"{name}, reference", **{head: (int, _NOTHING)})
+        _check_classes(classes, name, head, kind=int)
+    if len(heads) > 1:
+        check_fields(record["answer"], f"{name}, answer", combinations=list)
+        _check_classes(record["answer"]["combinations"], name, "combinations", kind=dict)
+        for item in record["answer"]["combinations"]:
+            check_fields(item["class"], f"{name}, a combination", **dict.fromkeys(heads, int))
+    check_fields(record["questions"], f"{name}, questions", source=str)
+    source = record["questions"]["source"]
+    if source not in QUESTIONS:
+        raise ValueError(f"{name}: source of questions must be of {list(QUESTIONS)}, got {source!r}")
+    if not isinstance(record["questions"].get("hide_words"), bool):
+        raise ValueError(f"{name}: hide_words of questions must be true or false, got {record['questions']}")
+
+
+def _check_classes(classes: list[Any], name: str, part: str, kind: type) -> None:
+    """Raise a `ValueError` unless there are classes with finite scores, from the best on."""
+    if not classes:
+        raise ValueError(f"{name}: {part} must hold at least one class, got none")
+    for item in classes:
         if not isinstance(item, dict):
             raise ValueError(f"{name}: a class must be an object, got {item!r}")
-        kinds: Any = {"class": int, "label": str, "score": (int, float)}
-        check_fields(item, f"{name}, answer", **kinds)
+        kinds: Any = {"class": kind, "label": str, "score": (int, float)}
+        check_fields(item, f"{name}, {part}", **kinds)
         if not math.isfinite(item["score"]):
             raise ValueError(f"{name}: a score must be finite, got {item['score']!r}")
-    scores = [item["score"] for item in answer]
+    scores = [item["score"] for item in classes]
     if scores != sorted(scores, reverse=True):
         raise ValueError(f"{name}: classes must be in the order of their scores, got {scores}")
