@@ -227,3 +227,23 @@ def test_a_written_video_is_the_same_each_time():
     for file in files:
         write_video(file, MicroWorld()[0].frames)
     assert len({file.getvalue() for file in files}) == 1
+
+
+def test_clips_that_are_done_hold_no_encoder(drive, monkeypatch):
+    holding = set()
+    most = []
+
+    class Counting(ClipWriter):
+        def __init__(self, *values, **options):
+            super().__init__(*values, **options)
+            holding.add(self)
+            most.append(len(holding))
+
+        def close(self):
+            super().close()
+            holding.discard(self)
+
+    monkeypatch.setattr("hmba_hf.data.clips.ClipWriter", Counting)
+    spans = [(number / 2, number / 2 + 0.3) for number in range(8)]
+    assert all(isinstance(clip, bytes) for clip in cut_clips(drive, spans, fps=10))
+    assert most == [1] * 8 and not holding

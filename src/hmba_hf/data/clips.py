@@ -205,6 +205,8 @@ class _Cut:
     def end_recording(self) -> None:
         """Take no frame of another recording into a clip that has begun."""
         self.is_ended = self.is_ended or self.count > 0
+        if self.is_ended:
+            self._release()
 
     @property
     def _next(self) -> float:
@@ -222,6 +224,14 @@ class _Cut:
                 self.damage = error
                 return
             self.count += 1
+        if self.is_done:
+            self._release()
+
+    def _release(self) -> None:
+        """End the file, so that of hundreds of clips of one video few hold an encoder at a time."""
+        if self.writer is not None:
+            self.writer.close()
+            self.writer = None
 
     def _write(self, shown: np.ndarray) -> None:
         height, width, _ = shown.shape
@@ -242,8 +252,7 @@ class _Cut:
         """End the file and return it, or what is wrong with the clip."""
         if self.damage is not None:
             return self.damage
-        if self.writer is not None:
-            self.writer.close()
+        self._release()
         if self.count == 0:
             return VideoDecodeError(f"{self.path} shows nothing from {self.start} s to {self.end} s")
         return self.file.getvalue()
