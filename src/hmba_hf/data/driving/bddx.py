@@ -12,11 +12,8 @@ from typing import Any, Literal
 
 from ...digests import digest_file
 from ...models.decoding_containers import LIMITS, SourceLimits
-from ...models.decoding_video import VideoDecodeError
-from ..clips import cut_clips, video_duration
 from ..preparing.converting import (
     MEDIA_MISSING,
-    MEDIA_UNREADABLE,
     Convert,
     Converted,
     Entry,
@@ -26,6 +23,7 @@ from ..preparing.converting import (
     prepare,
     refuse_unused,
 )
+from ..preparing.cutting import ENDS_WITH_THE_VIDEO, Cutting, Stretch, cut_entries, segment_problem
 from ..preparing.finding import list_videos
 from ..preparing.parquet_shards import LICENSE_FILE, Dropped
 from ..preparing.publishing import CardText
@@ -187,51 +185,27 @@ def convert_segments(
     name = entries[0].media
     if name not in videos:
         return [Dropped(entry.id, MEDIA_MISSING, f"no video {name}") for entry in entries]
-    outcomes: dict[str, Converted | Dropped] = {}
-    try:
-        duration = video_duration(videos[name], limits, source_fps)
-        spans = {}
-        for entry in entries:
-            problem = _span_problem(entry.content, duration)
-            if problem is None:
-                spans[entry.id] = widen_span(entry.content.start, entry.content.end, duration)
-            else:
-                outcomes[entry.id] = Dropped(entry.id, *problem)
-        clips = []
-        if spans:
-            rules: dict[str, Any] = {"limits": limits, "source_fps": source_fps, "only_whole": only_whole}
-            clips = cut_clips(videos[name], list(spans.values()), fps, height, **rules)
-    except (VideoDecodeError, FileNotFoundError) as error:
-        return [_unreadable(entry, videos[name], error) for entry in entries]
-    by_id = {entry.id: entry for entry in entries}
-    for (entry_id, span), clip in zip(spans.items(), clips, strict=True):
-        entry = by_id[entry_id]
-        if isinstance(clip, bytes):
-            outcomes[entry_id] = Converted(_row(entry, clip), _notes(entry.content, span))
-        else:
-            outcomes[entry_id] = _unreadable(entry, videos[name], clip)
-    return [outcomes[entry.id] for entry in entries]
+    rules: dict[str, Any] = {"limits": limits, "source_fps": source_fps, "only_whole": only_whole}
+    return cut_entries(entries, videos[name], _place, _row_of, Cutting(fps, height, rules))
 
 
-def _span_problem(segment: Segment, duration: float) -> tuple[str, str] | None:
-    if segment.end < segment.start:
-        return "segment_ends_before_it_starts", f"from {segment.start:g} to {segment.end:g} s"
-    if segment.start >= duration:
-        return "segment_after_the_video", f"from {segment.start:g} s, the video ends at {duration:.3f} s"
-    return None
+def _place(entry: Entry, duration: float) -> Stretch | Dropped:
+    """Return the stretch of a segment in its video, or why there is none."""
+    segment: Segment = entry.content
+    problem = segment_problem(entry.id, segment.start, segment.end, duration)
+    if problem is not None:
+        return problem
+    start, end = widen_span(segment.start, segment.end, duration)
+    notes = []
+    if end < segment.end:
+        notes.append(ENDS_WITH_THE_VIDEO)
+    if start < segment.start or end > segment.end:
+        notes.append("widened_to_two_seconds")
+    return Stretch(start, end, tuple(notes))
 
 
-def _unreadable(entry: Entry, path: Path, error: Exception) -> Dropped:
-    return Dropped(entry.id, MEDIA_UNREADABLE, str(error).replace(str(path), path.name))
-
-
-def _notes(segment: Segment, span: tuple[float, float]) -> tuple[str, ...]:
-    found = []
-    if span[1] < segment.end:
-        found.append("ends_with_the_video")
-    if span[0] < segment.start or span[1] > segment.end:
-        found.append("widened_to_two_seconds")
-    return tuple(found)
+def _row_of(entry: Entry, stretch: Stretch, clip: bytes) -> dict[str, Any]:
+    return _row(entry, clip)
 
 
 def _row(entry: Entry, clip: bytes | None) -> dict[str, Any]:
