@@ -34,6 +34,7 @@ QUICK = {
         *("--dataloader_num_workers", "0", "--bf16", "False"),
     ],
     "prepare_drama.py": [],
+    "prepare_epic_kitchens.py": ["--num_workers", "1"],
     "push.py": [],
     "stream_video.py": QUICK_ANSWERS,
     "train_retrieval.py": [*ONE_STEP, *CLIPS],

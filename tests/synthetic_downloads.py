@@ -1,7 +1,8 @@
-"""Small trees in the layouts of the raw downloads of BDD-X and DRAMA, with the dirt that the real ones have."""
+"""Small trees in the layouts of raw downloads of BDD-X, DRAMA and EPIC-KITCHENS-100, with the dirt of real ones."""
 
 import csv
 import json
+from fractions import Fraction
 
 import numpy as np
 from PIL import Image
@@ -12,6 +13,12 @@ CELLS = ("start", "end", "action", "justification")
 BDDX_HEADER = ["Input.Video", *(f"Answer.{number}{cell}" for number in range(1, 16) for cell in CELLS)]
 BDDX_SECONDS, BDDX_RATE = 6, 10
 S3 = "https://s3-us-west-2.amazonaws.com"
+EPIC_COLUMNS = (
+    "narration_id participant_id video_id narration_timestamp start_timestamp stop_timestamp start_frame stop_frame "
+    "narration verb verb_class noun noun_class all_nouns all_noun_classes"
+).split()
+EPIC_RATES = {"P01_11": Fraction(25), "P02_101": Fraction(60000, 1001)}
+EPIC_SECONDS = {"P01_11": 8, "P02_101": 6}
 
 
 def bddx_row(video_id, *answers):
@@ -133,3 +140,64 @@ def folder_bytes(folder):
 def mean_red(picture):
     """The red that a picture shows on average."""
     return float(np.asarray(picture)[..., 0].mean())
+
+
+def _clock(seconds):
+    return f"00:00:{seconds:05.2f}"
+
+
+def epic_row(name, start, stop, verb="take", verb_class=0, noun="plate", noun_class=2, **changes):
+    """A row of an official list of EPIC-KITCHENS-100; its frame numbers belong to no video."""
+    video = name.rpartition("_")[0]
+    row = {
+        "narration_id": name,
+        "participant_id": video.partition("_")[0],
+        "video_id": video,
+        "narration_timestamp": _clock(start),
+        "start_timestamp": _clock(start),
+        "stop_timestamp": _clock(stop),
+        "start_frame": 99990,
+        "stop_frame": 99999,
+        "narration": f"{verb} {noun}",
+        "verb": verb,
+        "verb_class": verb_class,
+        "noun": noun,
+        "noun_class": noun_class,
+        "all_nouns": f"['{noun}']",
+        "all_noun_classes": f"[{noun_class}]",
+    }
+    return {**row, **changes}
+
+
+def write_epic_list(path, rows, columns=EPIC_COLUMNS):
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        writer.writerows(rows)
+    return str(path)
+
+
+def write_epic_download(folder):
+    """Write two videos with numbered frames, at 25 and at 59.94 a second, and the lists about them."""
+    for name, rate in EPIC_RATES.items():
+        path = folder / "epic" / name.partition("_")[0] / f"{name}.MP4"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(numbered_video(round(rate * EPIC_SECONDS[name]), rate=rate))
+    train = [
+        epic_row("P01_11_0", 1.56, 2.45),
+        epic_row("P01_11_1", 3.0, 3.0, "put-down", 1, "board:chopping", 1),
+        epic_row("P02_101_0", 2.35, 4.1),
+        epic_row("P02_101_1", 5.5, 9.0, "put", 1),
+    ]
+    write_epic_list(folder / "EPIC_100_train.csv", train)
+    write_epic_list(folder / "EPIC_100_validation.csv", [epic_row("P01_11_7", 4, 5, verb_class=1)])
+    write_epic_list(folder / "EPIC_100_test_timestamps.csv", [epic_row("P02_101_9", 1, 2)], EPIC_COLUMNS[:8])
+    head = "id,key,instances,category\n"
+    (folder / "EPIC_100_verb_classes.csv").write_text(
+        f"{head}1,put,\"['put', 'put-down']\",leave\n0,take,[],retrieve\n"
+    )
+    (folder / "EPIC_100_noun_classes.csv").write_text(f"{head}0,tap,[],a\n1,board:chopping,[],b\n2,plate,[],c\n")
+    (folder / "EPIC_100_unseen_participant_ids_validation.csv").write_text("participant_id\nP01\n")
+    (folder / "EPIC_100_tail_verbs.csv").write_text("verb\n1\n")
+    (folder / "EPIC_100_tail_nouns.csv").write_text("noun\n2\n0\n")
+    return folder

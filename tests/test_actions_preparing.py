@@ -8,6 +8,7 @@ import datasets
 import pytest
 
 from hmba_hf.data.actions.preparing import ActionOptions, prepare_actions
+from hmba_hf.data.actions.questioned import head_names, questioned
 from hmba_hf.data.loading import load_samples
 from hmba_hf.data.preparing.converting import RunOptions
 from hmba_hf.models.video_processing_videomamba import VideoMambaVideoProcessor
@@ -75,6 +76,23 @@ def test_a_dataset_that_is_read_is_classified_and_streamed(kinetics, tmp_path):
     samples = load_samples(str(tmp_path), "train")
     assert processor([sample.video for sample in samples])["pixel_values_videos"].shape == (2, 4, 3, 32, 32)
     assert list(load_samples(str(tmp_path), "train", streaming=True)) == list(samples)
+
+
+def test_lists_of_kinetics_and_of_something_something_reach_models_of_several_heads(kinetics, tmp_path):
+    prepared(kinetics, tmp_path / "k400")
+    samples = load_samples(str(tmp_path / "k400"), "train")
+    assert head_names(samples.rows.features) == {"action": ["jump", "run"]}
+    assert [questioned(sample).labels for sample in samples] == [{"action": 1}, {"action": 0}]
+    (tmp_path / "labels.json").write_text('{"Taking something": "0"}')
+    (tmp_path / "train.json").write_text('[{"id": "id-0_000000_000010", "template": "Taking [something]"}]')
+    options = ActionOptions(
+        videos=str(kinetics / "videos"),
+        train_files=[str(tmp_path / "train.json")],
+        labels=str(tmp_path / "labels.json"),
+    )
+    prepare_actions(options, RunOptions(str(tmp_path / "ssv2"), num_workers=1))
+    sample = questioned(load_samples(str(tmp_path / "ssv2"), "train")[0])
+    assert sample.labels == {"action": 0} and sample.label_names == {"action": "Taking something"}
 
 
 def test_rows_can_hold_paths_instead_of_bytes(kinetics, tmp_path):

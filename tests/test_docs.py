@@ -43,7 +43,13 @@ from original_checkpoints import (
     save_shikra_delta,
     save_weights,
 )
-from synthetic_downloads import drama_record, write_bddx_download, write_drama_download, write_pictures
+from synthetic_downloads import (
+    drama_record,
+    write_bddx_download,
+    write_drama_download,
+    write_epic_download,
+    write_pictures,
+)
 from tiny_pairs import TEXT, tiny_pair_tokenizer
 from tiny_pretraining import save_student, save_teacher
 from videomamba_files import write_videomambas
@@ -60,6 +66,7 @@ MAKERS = {
     "prepare_actions.py",
     "prepare_bddx.py",
     "prepare_drama.py",
+    "prepare_epic_kitchens.py",
     "pretrain_videomamba.py",
     "train_retrieval.py",
 }
@@ -99,6 +106,8 @@ def sandbox(stored_model, golden, tmp_path_factory):
 def write_downloads(folder):
     """Write what the programs that prepare datasets read: downloads, and the layout of the released code."""
     write_actions(folder)
+    write_epic_download(folder)
+    (folder / "questions.csv").write_text("narration_id,verb_question,noun_question\nP01_11_0,How?,What?\n")
     clips = {f"clip_{number}": range(1, 7) for number in range(8)}
     records = [drama_record(clip, key=6) for clip in clips]
     write_drama_download(folder / "drama", records, clips).rename(folder / "integrated_output_v2.json")

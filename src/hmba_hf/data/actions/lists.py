@@ -220,7 +220,7 @@ def read_class_names(path: str | Path) -> list[str]:
     """
     numbers: Any = _read_classes(Path(path))
     if isinstance(numbers, dict):
-        numbers = _by_number(numbers, str(path))
+        numbers = order_classes(numbers, str(path))
     if not isinstance(numbers, list):
         raise ValueError(f"{path} must be a list or an object of classes, got {type(numbers).__name__}")
     names = []
@@ -253,7 +253,16 @@ def _read_classes(path: Path) -> Any:
     return numbers
 
 
-def _by_number(numbers: Mapping[str, Any], path: str) -> list[Any]:
+def order_classes(numbers: Mapping[str, Any], path: str) -> list[Any]:
+    """Return the names of classes in the order of their numbers.
+
+    Args:
+        numbers: numbers by names, or names by numbers, as numbers or as texts.
+        path: of their file, for messages.
+
+    Raises:
+        ValueError: if the numbers are not 0, 1, 2 and so on.
+    """
     wanted = [str(number) for number in range(len(numbers))]
     if numbers.keys() == set(wanted):  # names by numbers
         return [numbers[number] for number in wanted]

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from ...digests import digest_file
 from ...models.decoding_video import VideoDecodeError, decode_times
@@ -91,6 +91,13 @@ class ActionContent:
     label_name: str | None
 
 
+class Problem(NamedTuple):
+    """Why an entry has no video: the reason as the report counts it, and what was found."""
+
+    reason: str
+    detail: str
+
+
 class VideoIndex:
     """The videos below a folder, by path and by name.
 
@@ -118,6 +125,16 @@ class VideoIndex:
                 return [path]
         return self._by_name.get(video, [])
 
+    def find_one(self, video: str) -> "Path | Problem":
+        """Return the one file that a list means, or why there is none."""
+        paths = self.find(video)
+        if len(paths) == 1:
+            return paths[0]
+        if not paths:
+            return Problem(MEDIA_MISSING, f"no video {video}")
+        places = ", ".join(str(path.relative_to(self.folder)) for path in paths[:3])
+        return Problem(SEVERAL_VIDEOS, f"{len(paths)} videos {video}: {places}")
+
 
 def convert_actions(
     entries: Sequence[Entry], index: VideoIndex, by_path: bool, rules: Mapping[str, Any]
@@ -130,14 +147,9 @@ def convert_actions(
         by_path: keep the path of the video instead of its bytes.
         rules: of `decode_times`.
     """
-    name = entries[0].media
-    paths = index.find(name)
-    if len(paths) != 1:
-        reason = SEVERAL_VIDEOS if paths else MEDIA_MISSING
-        places = ", ".join(str(path.relative_to(index.folder)) for path in paths[:3])
-        detail = f"{len(paths)} videos {name}: {places}" if paths else f"no video {name}"
-        return [Dropped(entry.id, reason, detail) for entry in entries]
-    path = paths[0]
+    path = index.find_one(entries[0].media)
+    if isinstance(path, Problem):
+        return [Dropped(entry.id, *path) for entry in entries]
     try:
         decode_times(path, lambda duration, rate: [duration / 2], prepare=lambda picture: picture[:1, :1], **rules)
         content = None if by_path else path.read_bytes()

@@ -165,18 +165,10 @@ def to_questioned_row(sample: QuestionedSample, name: str | None = None) -> dict
     Raises:
         ValueError: if the sample has frames instead of a file, or a generic question.
     """
-    return {"video": to_file(sample.id, sample.video, name)} | annotation_columns(sample)
-
-
-def annotation_columns(sample: QuestionedSample) -> dict[str, Any]:
-    """Return the columns of a row besides its video.
-
-    Raises:
-        ValueError: if the sample has a generic question.
-    """
     _refuse_generic(sample.questions, f"sample {sample.id}")
     return {
         "id": sample.id,
+        "video": to_file(sample.id, sample.video, name),
         "labels": dict(sample.labels),
         "label_names": {head: sample.label_names.get(head) for head in sample.labels},
         "questions": [question._asdict() for question in sample.questions],
