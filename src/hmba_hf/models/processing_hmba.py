@@ -108,6 +108,7 @@ class HMBAProcessor(VideoTextProcessor):
 
     _auto_class = "AutoProcessor"
     own_video_processor = HMBAVideoProcessor
+    auto_map_entry = "processing_hmba.HMBAProcessor"
     valid_processor_kwargs: Any = HMBAProcessorKwargs
 
     format_boxes = staticmethod(format_boxes)
@@ -384,7 +385,7 @@ class HMBAProcessor(VideoTextProcessor):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a dict, with the code that a saved processor carries."""
-        settings = {**super().to_dict(), "auto_map": {"AutoProcessor": "processing_hmba.HMBAProcessor"}}
+        settings = super().to_dict()
         if self.time_format is None:  # files and recipes older than this option do not have it
             settings.pop("time_format", None)
         return settings

@@ -74,6 +74,7 @@ class MambaVLProcessor(VideoTextProcessor):
 
     _auto_class = "AutoProcessor"
     own_video_processor = MambaVLVideoProcessor
+    auto_map_entry = "processing_mambavl.MambaVLProcessor"
     valid_processor_kwargs: Any = MambaVLProcessorKwargs
 
     def __init__(

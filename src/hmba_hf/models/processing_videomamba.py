@@ -23,6 +23,7 @@ class VideoMambaProcessor(VideoTextProcessor):
 
     _auto_class = "AutoProcessor"
     own_video_processor = VideoMambaVideoProcessor
+    auto_map_entry = "processing_videomamba.VideoMambaProcessor"
 
     def __init__(self, video_processor: Any = None, tokenizer: Any = None, max_text_length: int = MAX_TEXT_LENGTH):
         super().__init__(video_processor, tokenizer)

@@ -24,10 +24,11 @@ from .reading_videos import VideoFileProcessor
 class VideoTextProcessor(ProcessorMixin):
     """A video processor and a tokenizer, side by side.
 
-    A family's own has `own_video_processor`, the class of its video processors.
+    A family's own has `own_video_processor`, the class of its video processors, and `auto_map_entry`.
     """
 
     own_video_processor: type[VideoFileProcessor]
+    auto_map_entry: str
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -116,6 +117,10 @@ class VideoTextProcessor(ProcessorMixin):
     def _save_files(self, folder: Any) -> Any:
         """Write what a saved processor consists of."""
         return super().save_pretrained(folder)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as a dict, with the code that a saved processor carries."""
+        return {**super().to_dict(), "auto_map": {"AutoProcessor": self.auto_map_entry}}
 
 
 __all__ = ["VideoTextProcessor"]
