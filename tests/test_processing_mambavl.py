@@ -189,6 +189,7 @@ def test_a_long_question_is_refused_and_cut_only_where_that_is_asked_for(monkeyp
         ({"text_kwargs": {"stride": 2}}, r"text_kwargs must be among .*, got \['stride'\]"),
         ({"padding": True, "text_kwargs": {"padding": True}}, "padding must be given once"),
         ({"num_farmes": 3}, "num_farmes"),
+        ({"text": "What?"}, "text must be given by head, as questions, got text"),
         ({"videos": None}, "videos or questions must be given, got neither"),
         ({"videos": None, "questions": SHORT, "num_frames": 3}, r"of questions, got \['num_frames'\] without videos"),
     ],

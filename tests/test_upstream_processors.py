@@ -1,9 +1,16 @@
-"""The suites that transformers runs over its own processors, run over H-MBA's."""
+"""The suites that transformers runs over its own processors, run over ours."""
 
 import unittest
 
-from hmba_hf import HMBAProcessor, HMBAVideoProcessor, VideoMambaVideoProcessor
+from hmba_hf import (
+    HMBAProcessor,
+    HMBAVideoProcessor,
+    MambaVLProcessor,
+    MambaVLVideoProcessor,
+    VideoMambaVideoProcessor,
+)
 from tiny_processors import tiny_tokenizer
+from tiny_questions import tiny_clip_reader, tiny_question_tokenizer
 from upstream_suites import ProcessorTesterMixin, VideoProcessingTestMixin, account_for, prepare_video_inputs
 
 PROCESSOR_FAILURES = {
@@ -17,6 +24,27 @@ PROCESSOR_SKIPS = {
     "test_args_overlap_kwargs": "no image processor",
     "test_processor_text_has_no_visual": "no image processor",
     "test_*audio*": "no audio",
+}
+BY_HEAD = "questions come by head and under that name, and no longer than `max_text_length`"
+QUESTION_FAILURES = {
+    "test_call_arguments_not_in_attributes": "the questions of a processor are asked where a call has none",
+    "test_kwargs_overrides_default_subprocessor_kwargs_1_videos": BY_HEAD,
+    "test_processor_with_multiple_inputs": BY_HEAD,
+    "test_structured_kwargs_nested_from_dict_1_videos": BY_HEAD,
+    "test_subprocessor_defaults_preserved_by_kwargs_1_videos": BY_HEAD,
+    "test_unstructured_kwargs_1_videos": BY_HEAD,
+    "test_unstructured_kwargs_batched_1_videos": BY_HEAD,
+}
+QUESTION_SKIPS = {
+    "test_*_images": "no image processor",
+    "test_*audio*": "no audio",
+    "test_apply_chat_template_*": "no chats",
+    "test_chat_template_*": "no chats",
+    "test_args_overlap_kwargs": "no image processor",
+    "test_get_num_multimodal_tokens_matches_processor_call*": "a video takes no tokens among those of questions",
+    "test_if_input_has_mismatching_tokens_and_mm_data": "likewise",
+    "test_processor_text_has_no_visual": "no image processor",
+    "test_replacement_offsets": "a video takes no tokens among those of questions",
 }
 VIDEO_PROCESSOR_SKIPS = {
     "test_can_compile_fast_video_processor": "PIL is not compiled",
@@ -110,3 +138,21 @@ class VideoMambaVideoProcessorTest(VideoProcessingTestMixin, unittest.TestCase):
         # Everything holds up to where `fps` is to set the length of a clip; here no option of that name is read.
         with self.assertRaisesRegex(ValueError, "fps must be absent"):
             super().test_call_sample_frames()
+
+
+@account_for(QUESTION_FAILURES, QUESTION_SKIPS)
+class MambaVLProcessorTest(ProcessorTesterMixin, unittest.TestCase):
+    processor_class = MambaVLProcessor
+
+    @classmethod
+    def _setup_tokenizer(cls):
+        return tiny_question_tokenizer()
+
+    @classmethod
+    def _setup_video_processor(cls):
+        return tiny_clip_reader()
+
+
+@account_for({}, VIDEO_PROCESSOR_SKIPS)
+class MambaVLVideoProcessorTest(VideoMambaVideoProcessorTest):
+    fast_video_processing_class = MambaVLVideoProcessor

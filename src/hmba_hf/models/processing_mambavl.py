@@ -19,7 +19,7 @@ from transformers.utils import logging
 
 from .parsing_words import hide_words, spoken
 from .reading_texts import VideoTextProcessor
-from .video_processing_mambavl import ClipVideoKwargs, MambaVLVideoProcessor, count_videos
+from .video_processing_mambavl import MambaVLVideoProcessor, MambaVLVideoProcessorKwargs, count_videos
 
 logger = logging.get_logger(__name__)
 # Questions that show nothing of the answers.
@@ -51,7 +51,7 @@ class MambaVLProcessorKwargs(ProcessingKwargs, total=False):
     """Options of a call."""
 
     text_kwargs: QuestionKwargs  # type: ignore[misc]
-    videos_kwargs: ClipVideoKwargs  # type: ignore[misc]
+    videos_kwargs: MambaVLVideoProcessorKwargs  # type: ignore[misc]
     _defaults = {}  # type: ignore[misc]  # transformers before 5.23 reads them
 
 
@@ -149,6 +149,8 @@ class MambaVLProcessor(VideoTextProcessor):
             ValueError: if a head has no question or is unknown, if a question is empty, too long, or all hidden, if
                 there are not as many questions as videos, or as the video processor.
         """
+        if "text" in kwargs:
+            raise ValueError("text must be given by head, as questions, got text")
         if videos is None and questions is None:
             raise ValueError("videos or questions must be given, got neither")
         if questions is False and hidden_words is not None:

@@ -35,6 +35,7 @@ BACKBONES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         },
     }
 )
+MambaVLVideoProcessorKwargs = ClipVideoKwargs
 
 
 class MambaVLVideoProcessor(ClipVideoProcessor):
@@ -69,4 +70,4 @@ def count_videos(videos: Any) -> int:
     return len(flatten_videos(videos))
 
 
-__all__ = ["BACKBONES", "ClipVideoKwargs", "MambaVLVideoProcessor", "count_videos"]
+__all__ = ["BACKBONES", "MambaVLVideoProcessor", "MambaVLVideoProcessorKwargs", "count_videos"]
