@@ -6,10 +6,10 @@
 
 All models have random weights, the same width, patches of 16 pixels and one frame a token. A transformer has as many
 layers as VideoMamba has blocks: `--peer_layers` sets another number, and half as many give both about as many
-parameters. Calls run in turns. `scan in torch` is the same VideoMamba with the plain torch scan and convolution of transformers'
-Mamba. It is slow, so it runs with `--scan_layers` blocks, beside ours with as many; both must give the same features.
-A candidate that would need more memory than there is, or more time than `--max_seconds` a call, is left out by name.
-`--memory` measures each peak in a process of its own.
+parameters. Calls run in turns. `scan in torch` is the same VideoMamba with the plain torch scan and convolution of
+transformers' Mamba. It is slow, so it runs with `--scan_layers` blocks, beside ours with as many; both must give the
+same features. A candidate that would need more memory than there is, or more time than `--max_seconds` a call, is left
+out by name. `--memory` measures each peak in a process of its own.
 """
 
 import argparse

@@ -1,16 +1,13 @@
 """A VideoMamba carries its code: it loads where this package is not installed."""
 
-import ast
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-import hmba_hf
 from hmba_hf import (
     VideoMambaConfig,
     VideoMambaForPreTraining,
@@ -19,9 +16,8 @@ from hmba_hf import (
     VideoMambaModel,
     VideoMambaRetrievalConfig,
 )
-from without_package import WITHOUT_PACKAGE
+from without_package import LOAD, MODELS, WITHOUT_PACKAGE, code, import_closure
 
-MODELS = Path(hmba_hf.__file__).parent / "models"
 SIZES = {
     "hidden_size": 16,
     "num_hidden_layers": 2,
@@ -38,33 +34,6 @@ TEXT = {
     "num_attention_heads": 2,
     "intermediate_size": 16,
 }
-LOAD = """
-import json, sys
-import torch, transformers
-
-folder, auto_class, arguments = sys.argv[1:]
-model = getattr(transformers, auto_class).from_pretrained(folder, trust_remote_code=True).eval()
-assert type(model).__module__.startswith("transformers_modules."), type(model).__module__
-inputs = {name: torch.tensor(values) for name, values in json.loads(arguments).items()}
-with torch.no_grad():
-    print(json.dumps(model(**inputs)[0].tolist()))
-"""
-
-
-def code(folder):
-    return {path.name: path.read_bytes() for path in Path(folder).glob("*.py")}
-
-
-def import_closure(name):
-    """Follow `from .sibling import x` from a module of the package to all that it needs."""
-    wanted, found = [name], set()
-    while wanted:
-        name = wanted.pop()
-        if name not in found:
-            found.add(name)
-            tree = ast.parse((MODELS / f"{name}.py").read_text())
-            wanted += [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 1]
-    return found
 
 
 @pytest.mark.parametrize(

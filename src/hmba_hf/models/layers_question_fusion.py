@@ -11,29 +11,24 @@ MAX_TOKENS = 5000  # of a clip or a question, in the position tables of the fusi
 
 
 class MambaFusion(nn.Module):
-    """A Mamba over a clip and a Mamba over each question, which share their matrix of decays.
+    """A Mamba over a clip and a Mamba over each question, whose matrices of decays a model ties.
 
         features = mean(video_mixer(video)) + mean(text_mixer(question))
 
-    The shared `A_log` is all that the two see of each other before the sum. So a question shifts the features of a
-    clip, and does not choose what is read of it.
+    The one `A_log` is all that the two see of each other before the sum. So a question shifts the features of a clip,
+    and does not choose what is read of it.
 
     Args:
         hidden_size: channels of all tokens.
         state_size, conv_kernel, expand: of both mixers.
-        share_A: share `A_log`; else each mixer has its own.
 
     Source: arXiv:2409.11513; `Mamba` of Dongzhikang/MambaVL.
     """
 
-    def __init__(
-        self, hidden_size: int, state_size: int = 16, conv_kernel: int = 4, expand: int = 2, share_A: bool = True
-    ):
+    def __init__(self, hidden_size: int, state_size: int = 16, conv_kernel: int = 4, expand: int = 2):
         super().__init__()
         self.video_mixer = MambaMixer(hidden_size, state_size, conv_kernel, expand)
         self.text_mixer = MambaMixer(hidden_size, state_size, conv_kernel, expand)
-        if share_A:
-            self.text_mixer.A_log = self.video_mixer.A_log
 
     def forward(self, video: Tensor, text: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Fuse a clip with the questions of its heads.

@@ -9,6 +9,7 @@ from .pretrained_mambavl import MambaVLPreTrainedModel  # first: it refuses an o
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_mambavl import MambaVLConfig, MambaVLFeaturesConfig, MambaVLVisionConfig, width_of
@@ -74,6 +75,7 @@ class MambaVLModel(MambaVLPreTrainedModel):
         attention_mask: Tensor | None = None,
         video_features: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> MambaVLModelOutput:
         """Fuse clips with the questions of their heads.
@@ -84,7 +86,7 @@ class MambaVLModel(MambaVLPreTrainedModel):
             attention_mask: true for tokens that are read, `(b, heads, l)`; all of them when absent. A question without
                 any adds nothing.
             video_features: tokens of the clips, `(b, n, channels of the video model)`, instead of pixels.
-            output_hidden_states: return those of the video model.
+            output_hidden_states, output_attentions: return those of the video model, if it has any.
 
         Raises:
             ValueError: if shapes do not fit, if both pixels and features are given or neither, or if they are not
@@ -92,32 +94,37 @@ class MambaVLModel(MambaVLPreTrainedModel):
         """
         if (pixel_values_videos is None) == (video_features is None):
             raise ValueError("one of pixel_values_videos and video_features must be given, got both or neither")
-        if output_hidden_states is None:
-            output_hidden_states = bool(self.config.output_hidden_states)
-        hidden_states = None
+        seen = BaseModelOutputWithPooling(last_hidden_state=video_features)
         if pixel_values_videos is not None:
-            video_features, hidden_states = self.get_video_features(pixel_values_videos, output_hidden_states)
-        assert video_features is not None
-        video = self._check_features(video_features)
-        text, mask = self.get_text_features(input_ids, attention_mask, len(video))
+            wanted = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
+            for name, value in wanted.items():
+                if value is None:
+                    wanted[name] = bool(getattr(self.config, name))
+            seen = self.get_video_features(pixel_values_videos, return_dict=True, **wanted)
+        tokens: Any = seen.last_hidden_state
+        video = self._check_features(tokens)
+        text, mask = self.encode_texts(input_ids, attention_mask, len(video))
         mixed, features = self.fusion(video, text, mask)
-        num_heads = len(self.config.heads)
         return MambaVLModelOutput(
             last_hidden_state=mixed,
-            head_features=features.expand(-1, num_heads, -1),
-            hidden_states=hidden_states,
+            head_features=features.expand(-1, len(self.config.heads), -1),
+            hidden_states=seen.hidden_states,
+            attentions=seen.attentions,
         )
 
-    def get_video_features(
-        self, pixel_values_videos: Tensor, output_hidden_states: bool = False
-    ) -> tuple[Tensor, tuple[Tensor, ...] | None]:
-        """Return the tokens of clips, `(b, n, channels of the video model)`, and its hidden states if wanted.
+    @can_return_tuple
+    def get_video_features(self, pixel_values_videos: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+        """Encode clips alone.
 
-        A model of pictures reads each frame, and its tokens are those of one frame after the other.
+        A model of pictures reads each frame, and the tokens are those of one frame after the other.
 
         Args:
             pixel_values_videos: `(b, t, channels, height, width)`.
-            output_hidden_states: return them.
+            kwargs: of the video model, such as `output_hidden_states` and `output_attentions`.
+
+        Returns:
+            `last_hidden_state`, `(b, n, channels of the video model)`, and `pooler_output`, its mean; `hidden_states`
+            and `attentions` as the video model returns them, if it has any.
 
         Raises:
             ValueError: if clips have another number of dimensions, or values that are not finite, or if there is no
@@ -134,7 +141,7 @@ class MambaVLModel(MambaVLPreTrainedModel):
         require(pixel_values_videos.isfinite().all(), "pixel_values_videos must be finite, got NaN or infinity")
         pixels = pixel_values_videos.to(self.vision_model.dtype)
         reads_clips = takes_clips(self.vision_model.config)
-        options: dict[str, Any] = {"output_hidden_states": output_hidden_states, "return_dict": True}
+        options = {**kwargs, "return_dict": True}
         if "skip_predictor" in inspect.signature(self.vision_model.forward).parameters:  # of V-JEPA 2
             options["skip_predictor"] = True
         options[self.vision_model.main_input_name] = pixels if reads_clips else pixels.flatten(0, 1)
@@ -142,9 +149,14 @@ class MambaVLModel(MambaVLPreTrainedModel):
         tokens = outputs.last_hidden_state
         if not reads_clips:
             tokens = tokens.unflatten(0, pixels.shape[:2]).flatten(1, 2)
-        return tokens, outputs.hidden_states if output_hidden_states else None
+        return BaseModelOutputWithPooling(
+            last_hidden_state=tokens,
+            pooler_output=tokens.mean(dim=1),
+            hidden_states=outputs.get("hidden_states"),
+            attentions=outputs.get("attentions"),
+        )
 
-    def get_text_features(
+    def encode_texts(
         self, input_ids: Tensor | None, attention_mask: Tensor | None, num_clips: int
     ) -> tuple[Tensor | None, Tensor | None]:
         """Return the projected tokens of texts, `(b, heads, l, hidden_size)`, and which of them are read.
@@ -252,13 +264,14 @@ class MambaVLForVideoClassification(MambaVLPreTrainedModel):
         answer_input_ids: Tensor | None = None,
         answer_attention_mask: Tensor | None = None,
         output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> MambaVLClassifierOutput:
         """Classify clips by what their heads ask.
 
         Args:
-            pixel_values_videos, input_ids, attention_mask, video_features, output_hidden_states: as in
-                `MambaVLModel`.
+            pixel_values_videos, input_ids, attention_mask, video_features, output_hidden_states, output_attentions: as
+                in `MambaVLModel`.
             labels: classes, `(b, heads)`, -100 where one is not known, or `(b,)` of a model of one head; or
                 probabilities of classes, `(b, classes of all heads)`, the heads side by side, as mixtures of samples
                 have them, zeros where a head's are not known.
@@ -274,6 +287,7 @@ class MambaVLForVideoClassification(MambaVLPreTrainedModel):
             attention_mask,
             video_features=video_features,
             output_hidden_states=output_hidden_states,
+            output_attentions=output_attentions,
             return_dict=True,
         )
         features = self.dropout(outputs.head_features)
@@ -296,6 +310,7 @@ class MambaVLForVideoClassification(MambaVLPreTrainedModel):
             head_features=outputs.head_features,
             answer_loss=of_answers,
             hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
         )
 
     def _answer_loss(
@@ -310,7 +325,7 @@ class MambaVLForVideoClassification(MambaVLPreTrainedModel):
         """
         if labels is None:
             raise ValueError("labels must come with answer_input_ids, to know which answers are the same, got none")
-        answers, is_read = self.mambavl.get_text_features(input_ids, attention_mask, len(features))
+        answers, is_read = self.mambavl.encode_texts(input_ids, attention_mask, len(features))
         assert answers is not None and is_read is not None
         pooled = masked_mean(answers.flatten(0, 1), is_read.flatten(0, 1)).unflatten(0, features.shape[:2])
         classes = hard_labels(labels, self.config.head_sizes)
@@ -336,7 +351,7 @@ def build_fusion(config: MambaVLConfig) -> nn.Module:
     """Build the fusion that a configuration names."""
     width: Any = config.hidden_size
     if config.fusion == "mamba":
-        return MambaFusion(width, config.state_size, config.conv_kernel, config.expand, config.share_A)
+        return MambaFusion(width, config.state_size, config.conv_kernel, config.expand)
     if config.fusion == "transformer":
         return TransformerFusion(width, config.fusion_layers, config.fusion_heads, config.fusion_dropout)
     return MlpFusion(width, config.fusion_dropout)

@@ -13,12 +13,13 @@ class MambaVLModelOutput(ModelOutput):
     Attributes:
         last_hidden_state: mixed tokens of the clip, `(b, n, hidden_size)`.
         head_features: of the clip and the question of each head, `(b, heads, hidden_size)`.
-        hidden_states: of the video model, when asked for.
+        hidden_states, attentions: of the video model, when asked for.
     """
 
     last_hidden_state: Tensor | None = None
     head_features: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
@@ -32,7 +33,7 @@ class MambaVLClassifierOutput(ModelOutput):
         head_logits: of each head by its name, `(b, classes)`.
         head_features: as in `MambaVLModelOutput`.
         answer_loss: of the answers, if they are learned.
-        hidden_states: as in `MambaVLModelOutput`.
+        hidden_states, attentions: as in `MambaVLModelOutput`.
     """
 
     loss: Tensor | None = None
@@ -41,6 +42,7 @@ class MambaVLClassifierOutput(ModelOutput):
     head_features: Tensor | None = None
     answer_loss: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
     @property
     def verb_logits(self) -> Tensor | None:

@@ -1,0 +1,85 @@
+"""The shared matrix of a MambaVL stays one parameter in PEFT's and FSDP's hands."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from tiny_mambavl import tiny_batch, tiny_model
+
+peft = pytest.importorskip("peft")
+LABELS = torch.tensor([[0, 1], [2, 3]])
+HEADS = ["classifiers.verb", "classifiers.noun"]
+
+
+def learn(model):
+    optimizer = torch.optim.SGD([weight for weight in model.parameters() if weight.requires_grad], lr=0.1)
+    for _ in range(2):
+        model(**tiny_batch(), labels=LABELS).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model.eval()
+
+
+def is_shared(fusion):
+    return fusion.video_mixer.A_log is fusion.text_mixer.A_log
+
+
+def test_low_rank_updates_of_both_mixers_leave_the_matrix_shared(tmp_path):
+    options = peft.LoraConfig(r=2, target_modules=r".*fusion.*(in_proj|x_proj|out_proj)", modules_to_save=HEADS)
+    wrapped = learn(peft.get_peft_model(tiny_model(), options))
+    assert is_shared(wrapped.get_base_model().mambavl.fusion)
+    wrapped.save_pretrained(tmp_path)
+    assert not [name for name in load_file(tmp_path / "adapter_model.safetensors") if name.endswith("A_log")]
+    loaded = peft.PeftModel.from_pretrained(tiny_model(), tmp_path).eval()
+    wanted = wrapped(**tiny_batch()).logits
+    assert_close(loaded(**tiny_batch()).logits, wanted, atol=0, rtol=0)
+    merged = loaded.merge_and_unload()
+    assert is_shared(merged.mambavl.fusion)
+    assert_close(merged(**tiny_batch()).logits, wanted, atol=1e-5, rtol=0)
+
+
+def test_a_fusion_that_learns_whole_beside_low_rank_updates_has_one_matrix(tmp_path):
+    options = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["mambavl.fusion", *HEADS])
+    wrapped = peft.get_peft_model(tiny_model(), options)
+    before = wrapped.get_base_model().mambavl.fusion.modules_to_save.default.video_mixer.A_log.clone()
+    learn(wrapped)
+    fusion = wrapped.get_base_model().mambavl.fusion.modules_to_save.default
+    assert is_shared(fusion)
+    assert (fusion.video_mixer.A_log - before).abs().max() > 0
+    wrapped.save_pretrained(tmp_path)
+    loaded = peft.PeftModel.from_pretrained(tiny_model(), tmp_path).eval()
+    assert is_shared(loaded.get_base_model().mambavl.fusion.modules_to_save.default)
+    assert_close(loaded(**tiny_batch()).logits, wrapped(**tiny_batch()).logits, atol=0, rtol=0)
+
+
+def test_a_sharded_model_has_the_gradient_of_the_shared_matrix():
+    code = """
+import sys, torch, torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+sys.path.insert(0, sys.argv[1])
+from tiny_mambavl import tiny_batch, tiny_model
+
+labels = torch.tensor([[0, 1], [2, 3]])
+whole, sharded, flattened = tiny_model(), tiny_model(), tiny_model()
+whole(**tiny_batch(), labels=labels).loss.backward()
+wanted = whole.mambavl.fusion.video_mixer.A_log.grad
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+mesh = init_device_mesh("cpu", (1,))
+fully_shard(sharded.mambavl.fusion, mesh=mesh)
+fully_shard(sharded, mesh=mesh)
+sharded(**tiny_batch(), labels=labels).loss.backward()
+fusion = sharded.mambavl.fusion
+assert fusion.video_mixer.A_log is fusion.text_mixer.A_log
+torch.testing.assert_close(fusion.video_mixer.A_log.grad.full_tensor(), wanted)
+flat = FullyShardedDataParallel(flattened.mambavl.fusion, use_orig_params=True, device_id=torch.device("cpu"))
+assert len([name for name, _ in flat.named_parameters() if name.endswith("A_log")]) == 1
+"""
+    command = [sys.executable, "-c", code, str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
