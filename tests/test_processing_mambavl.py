@@ -241,6 +241,14 @@ def test_a_tokenizer_without_a_mask_hides_nothing_and_one_without_padding_is_ref
         MambaVLProcessor("videos", tiny_question_tokenizer())
 
 
+def test_a_processor_for_a_model_that_reads_padding_pads_each_question_to_the_same_length(tmp_path):
+    tiny_question_processor(max_text_length=15, pads_to_max_length=True).save_pretrained(tmp_path)
+    processor = MambaVLProcessor.from_pretrained(tmp_path)
+    assert processor(questions=SHORT)["input_ids"].shape == (1, 2, 15)
+    assert processor.answers({"noun": "cup"})["answer_input_ids"].shape == (1, 2, 15)
+    assert processor(questions=SHORT, padding=True)["input_ids"].shape == (1, 2, 12)
+
+
 def test_a_saved_processor_comes_back_with_its_heads_and_questions(tmp_path):
     heads = {"reason": ["red light"], "action": ["stops", "turns"]}
     questions = {"action": "What does the person do ?", "reason": "What is the object ?"}

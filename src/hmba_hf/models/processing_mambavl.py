@@ -30,14 +30,15 @@ GENERIC_QUESTIONS = {
 MAX_TEXT_LENGTH = 40  # tokens, of the released models
 _PADDINGS = (True, "longest", "max_length")
 _OF_TEXT = {"padding", "truncation", "return_tensors"}
-_OWN_OPTIONS = ("heads", "questions", "max_text_length")
+_OWN_OPTIONS = ("heads", "questions", "max_text_length", "pads_to_max_length")
 Texts = dict[str, str | None]  # by head; `None` where there is no text
 
 
 class QuestionKwargs(TypedDict, total=False):
     """Options of a call about its texts.
 
-    `padding` is `True`, up to the longest text, or `"max_length"`, up to `max_text_length`. `truncation` cuts longer
+    `padding` is `True`, up to the longest text, or `"max_length"`, up to `max_text_length`; when absent it is as
+    `pads_to_max_length` of the processor says. `truncation` cuts longer
     texts and logs each; otherwise they are refused. `return_tensors` is `"pt"`, `"np"`, or `None` for lists, and is
     for videos, too.
     """
@@ -64,6 +65,8 @@ class MambaVLProcessor(VideoTextProcessor):
         heads: their names, or the `heads` of the model's configuration, in its order.
         questions: by head, for calls without questions. When absent, those of `GENERIC_QUESTIONS` for the heads there.
         max_text_length: tokens of a question.
+        pads_to_max_length: pad all questions to that length in calls that name no `padding`, for a model that reads
+            padding as text: what it reads must not depend on the other questions of a batch.
 
     Raises:
         ValueError: if a value is out of range, a head is unknown, or the tokenizer has nothing to pad with.
@@ -84,12 +87,14 @@ class MambaVLProcessor(VideoTextProcessor):
         heads: Iterable[str] = ("verb", "noun"),
         questions: Mapping[str, str] | None = None,
         max_text_length: int = MAX_TEXT_LENGTH,
+        pads_to_max_length: bool = False,
     ):
         super().__init__(video_processor, tokenizer)
         self.heads = _checked_heads(heads)
         if max_text_length < 1:
             raise ValueError(f"max_text_length must be at least 1, got {max_text_length}")
         self.max_text_length = max_text_length
+        self.pads_to_max_length = pads_to_max_length
         if questions is None:
             questions = {head: text for head, text in GENERIC_QUESTIONS.items() if head in self.heads}
         self._check_heads_of(questions, "questions")
@@ -270,9 +275,11 @@ class MambaVLProcessor(VideoTextProcessor):
                 self._check_question(texts[head], head)
 
     def _encoded(
-        self, rows: list[Texts], name: str, padding: bool | str = True, truncation: bool = False
+        self, rows: list[Texts], name: str, padding: bool | str | None = None, truncation: bool = False
     ) -> dict[str, list]:
         """Return `input_ids` and `attention_mask` of the texts of all rows, `(b, heads, l)`, padded at their ends."""
+        if padding is None:
+            padding = "max_length" if self.pads_to_max_length else True
         if padding not in _PADDINGS:
             raise ValueError(f"padding must be one of {list(_PADDINGS)}, since a batch is one array, got {padding!r}")
         encoded = [[self._tokens(texts[head], name, truncation) for head in self.heads] for texts in rows]
