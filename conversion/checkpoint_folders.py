@@ -21,9 +21,10 @@ from hmba_hf.hub import CardDetails
 from hmba_hf.hub.checkpoints import write_card
 from hmba_hf.models.joining_hmba import draw_weights
 from rename_keys import TensorSpec, tensor_specs
-from tensor_files import SAFETENSORS_DTYPES
-from tensor_sources import Tensors
+from tensor_files import SAFETENSORS_DTYPES, FileTensors
+from tensor_sources import MemoryTensors, Tensors
 
+UNUSED = "unused_tensors"  # name of the files of `--keep_unused`
 STORED_DTYPES = {dtype: name for name, dtype in SAFETENSORS_DTYPES.items()}
 
 
@@ -125,6 +126,15 @@ def write_safetensors(path: Path, tensors: Tensors, names: list[str], progress: 
             del tensor, data  # and with them the mapping, before the next is read
         file.flush()
         os.fsync(file.fileno())
+
+
+def kept_tensors(path: Path) -> Tensors:
+    """Open the tensors that `--keep_unused` has kept in a checkpoint."""
+    files = sorted(path.glob(f"{UNUSED}*.safetensors"))
+    if not files:
+        return MemoryTensors({})
+    index = path / f"{UNUSED}.safetensors.index.json"
+    return FileTensors(index if index.is_file() else files[0])
 
 
 def blank_model(model_class: Any, config: Any) -> Any:

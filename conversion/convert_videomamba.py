@@ -34,7 +34,16 @@ from typing import Any
 
 import torch
 
-from checkpoint_folders import Checkpoint, blank_model, wanted_tensors, whole_folder, write_checkpoint, write_shards
+from checkpoint_folders import (
+    UNUSED,
+    Checkpoint,
+    blank_model,
+    kept_tensors,
+    wanted_tensors,
+    whole_folder,
+    write_checkpoint,
+    write_shards,
+)
 from foreign_checkpoints import card_name, conversion_parser
 from hmba_hf.hub import CardDetails
 from hmba_hf.models.configuration_videomamba import SIZES, VideoMambaConfig, VideoMambaRetrievalConfig
@@ -44,7 +53,6 @@ from tensor_sources import (
     Change,
     ChangedTensors,
     JoinedTensors,
-    MemoryTensors,
     OriginalTensors,
     RelabeledTensors,
     RenamedTensors,
@@ -56,7 +64,6 @@ from videomamba_names import BASE, VISION_HALF, bare_names, is_multi_modal, retr
 from videomamba_plans import BERT, Original, Plan, build_processor, plan_model
 from videomamba_sizes import PATCHES, read_sizes
 
-UNUSED = "unused_tensors"
 # Options without a meaning for the way back.
 ONE_WAY = (
     "size",
@@ -287,15 +294,6 @@ def rules_back(config: Any, is_half: bool) -> list[Rule]:
     if is_half or architecture == "VideoMambaForPreTraining":
         return videomamba_rules(base, "norm")
     return videomamba_rules(base)
-
-
-def kept_tensors(path: Path) -> Tensors:
-    """Open the tensors that `--keep_unused` has kept in a checkpoint."""
-    files = sorted(path.glob(f"{UNUSED}*.safetensors"))
-    if not files:
-        return MemoryTensors({})
-    index = path / f"{UNUSED}.safetensors.index.json"
-    return FileTensors(index if index.is_file() else files[0])
 
 
 def flattening(shape: tuple[int, ...]) -> Change:

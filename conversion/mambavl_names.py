@@ -1,5 +1,7 @@
 """Names of MambaVL's original tensors, and of ours."""
 
+from collections.abc import Iterable
+
 from rename_keys import Rule
 
 BASE = "mambavl."
@@ -7,7 +9,108 @@ BASE = "mambavl."
 SHARED = "A_log"
 # What the files hold that no forward reads in the fusion by Mamba.
 UNREAD = ("B_log", "text_model.encoder.*", "text_model.pooler.*", "text_model.embeddings.position_ids")
+# In front of the video model's names in the files of MambaVL, and in those of AVION itself.
+ORVIT = "orvit."
+VISUAL = "visual."
+# What those files of AVION hold beside the video model.
+OF_AVION = ("textual.*", "logit_scale", "image_projection", "text_projection", "fc_cls.*")
+# The video model of an ORViT-Motionformer, which stands between all other tensors.
+MOTIONFORMER = (
+    "patch_embed.*",
+    "patch_embed_3d.*",
+    "cls_token",
+    "pos_embed",
+    "st_embed",
+    "temp_embed",
+    "blocks.*",
+    "norm.*",
+    "pre_logits.*",
+)
 _PROJECTIONS = {"0": "layers.0", "2": "layers.1", "4": "layers.2"}
+# Layers of a block of AVION, and ours.
+_LAYERS = {
+    "ln_1": "layer_norm1",
+    "ln_2": "layer_norm2",
+    "attn.q_proj": "self_attn.q_proj",
+    "attn.k_proj": "self_attn.k_proj",
+    "attn.v_proj": "self_attn.v_proj",
+    "attn.out_proj": "self_attn.out_proj",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+# Names that AVION has for parts of a block without flash-attn, and with it, as in MambaVL.
+_WITHOUT_FLASH = {
+    ".attn.in_proj_": ".attn.Wqkv.",
+    ".mlp.c_fc.": ".mlp.fc1.",
+    ".mlp.c_proj.": ".mlp.fc2.",
+}
+
+
+def released_names(stored: Iterable[str], prefix: str) -> dict[str, str]:
+    """Return the stored names by those that a MambaVL with flash-attn has for them.
+
+    Args:
+        stored: names in a file.
+        prefix: of the video model there.
+
+    Raises:
+        ValueError: if two tensors have one name.
+
+    Source: zhaoyue-zephyrus/AVION, `models/utils.py`.
+    """
+    found: dict[str, str] = {}
+    for name in stored:
+        released = name
+        if name.startswith(f"{prefix}transformer."):
+            for without, with_flash in _WITHOUT_FLASH.items():
+                released = released.replace(without, with_flash)
+        if released in found:
+            raise ValueError(f"{released} must be one tensor, got {found[released]} and {name}")
+        found[released] = name
+    return found
+
+
+def parts_of_attention(names: Iterable[str], prefix: str) -> dict[str, list[str]]:
+    """Return the names of queries, keys and values by the name of the tensor that holds all three.
+
+    Args:
+        names: of tensors, whole or in parts.
+        prefix: of the video model.
+    """
+    parts = {}
+    for name in names:
+        for part in ("Wqkv", "q_proj"):
+            if name.startswith(f"{prefix}transformer.") and f".attn.{part}." in name:
+                before, _, after = name.partition(f".attn.{part}.")
+                three = [f"{before}.attn.{letter}_proj.{after}" for letter in "qkv"]
+                parts[f"{before}.attn.Wqkv.{after}"] = three
+    return parts
+
+
+def vision_rules(prefix: str = ORVIT, base: str = BASE) -> list[Rule]:
+    """Return the rules of AVION's video model, whose queries, keys and values are tensors of their own.
+
+    Args:
+        prefix: of its original names.
+        base: prefix of the base model's names here; empty for `MambaVLModel`.
+
+    Source: zhaoyue-zephyrus/AVION, `models/transformer.py`.
+    """
+    vision = f"{base}vision_model."
+    rules = [
+        Rule(f"{prefix}image_projection"),  # of features of a clip, not of its tokens
+        Rule(f"{prefix}class_embedding", (f"{vision}embeddings.class_embedding",)),
+        Rule(f"{prefix}positional_embedding", (f"{vision}embeddings.position_embedding.weight",)),
+        Rule(f"{prefix}temporal_embedding", (f"{vision}temporal_embeddings",)),
+        Rule(f"{prefix}conv1.weight", (f"{vision}embeddings.patch_embedding.weight",)),
+        Rule(f"{prefix}ln_pre.*", (f"{vision}pre_layrnorm.*",)),
+        Rule(f"{prefix}ln_post.*", (f"{vision}post_layernorm.*",)),
+    ]
+    for original, ours in _LAYERS.items():
+        for kind in ("weight", "bias"):
+            name = f"{prefix}transformer.resblocks.*.{original}.{kind}"
+            rules.append(Rule(name, (f"{vision}encoder.layers.*.{ours}.{kind}",)))
+    return rules
 
 
 def fusion_rules(base: str = BASE) -> list[Rule]:

@@ -26,12 +26,14 @@ from rename_keys import TensorSpec
 # Classes that a pickle may hold beside tensors: the arguments of a training script, which are plain values.
 ALLOWED_GLOBALS: list[Any] = [argparse.Namespace]
 # Keys under which a training script may save the weights, beside others.
-WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
+WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "module")
+# Endings of the names of pickles.
+PICKLES = (".bin", ".pt", ".pth", ".pyth")
 # Parts of names that FSDP, DDP, torch.compile and activation checkpointing insert.
 WRAPPED_NAMES = re.compile(r"(?:^module|_fsdp_wrapped_module|_orig_mod|_checkpoint_wrapped_module)\.")
 NO_WEIGHTS = re.compile(r"training_args\.bin|optimizer.*|scheduler.*|rng_state.*|random_states.*|scaler.*")
 # A repository on the Hub, its revision, and one of its files.
-HUB_NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*?)(?:@([^@]+?))?(?:/([\w./-]+\.(?:safetensors|bin|pt|pth)))?")
+HUB_NAME = re.compile(r"(\w[\w.-]*/\w[\w.-]*?)(?:@([^@]+?))?(?:/([\w./-]+\.(?:safetensors|bin|pt|pth|pyth)))?")
 SHARD = re.compile(r"(.+)-(\d+)-of-(\d+)\.(\w+)")
 SAFETENSORS_DTYPES = {
     "F64": torch.float64,
@@ -55,7 +57,7 @@ class FileTensors:
     """The tensors of a checkpoint, in one file or several.
 
     Args:
-        path: a file (.safetensors, or a pickle such as .bin, .pt or .pth), an index, or a folder. A folder's files are
+        path: a file (.safetensors, or a pickle: .bin, .pt, .pth or .pyth), an index, or a folder. A folder's files are
             those that transformers would load, else one file or all shards of one checkpoint. Tensors that an index
             does not name are read with the others of their file.
         sha256: the expected hashes of files, by their names.
@@ -186,14 +188,14 @@ def weight_files(path: Path) -> tuple[list[Path], dict[str, str]]:
 
 def _other_weights(folder: Path) -> WeightFiles:
     """Find weights under other names than transformers'."""
-    for kinds in ((".safetensors",), (".bin", ".pt", ".pth")):
+    for kinds in ((".safetensors",), PICKLES):
         found = []
         for file in sorted(folder.glob("*")):
             if file.name.endswith(kinds) and not NO_WEIGHTS.fullmatch(file.name):
                 found.append(file)
         if found:
             return WeightFiles(_one_checkpoint(found))
-    raise FileNotFoundError(f"{folder} must hold weights (.safetensors, .bin, .pt or .pth), got none")
+    raise FileNotFoundError(f"{folder} must hold weights (.safetensors, {', '.join(PICKLES)}), got none")
 
 
 def _one_checkpoint(files: list[Path]) -> list[Path]:

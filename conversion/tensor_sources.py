@@ -1,6 +1,6 @@
 """Tensors that a conversion derives from others, each when it is read: recovered, renamed, changed, joined."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
@@ -231,6 +231,67 @@ class ChangedTensors:
         if name in self.changes:
             return self.changes[name].apply(tensor)
         return tensor
+
+
+class SplitTensors:
+    """Tensors of a source, some of them cut along their first axis into equal parts with names of their own.
+
+    Args:
+        source: of whole tensors.
+        parts: the names of the parts of a tensor, in order, by its own name.
+
+    Raises:
+        ValueError: if a tensor cannot be cut into so many parts.
+    """
+
+    def __init__(self, source: Tensors, parts: Mapping[str, Sequence[str]]):
+        self.source = source
+        self.specs: dict[str, TensorSpec] = {}
+        self._places: dict[str, tuple[str, int, int]] = {}
+        for name, spec in source.specs.items():
+            if name not in parts:
+                self.specs[name] = spec
+                continue
+            names = parts[name]
+            if not spec.shape or spec.shape[0] % len(names):
+                raise ValueError(f"{name} must have rows for {len(names)} equal parts, got {spec.shape}")
+            for number, part in enumerate(names):
+                self.specs[part] = TensorSpec((spec.shape[0] // len(names), *spec.shape[1:]), spec.dtype)
+                self._places[part] = (name, number, len(names))
+
+    def read(self, name: str) -> Tensor:
+        """Read one of them."""
+        if name not in self._places:
+            return self.source.read(name)
+        whole, number, count = self._places[name]
+        return self.source.read(whole).chunk(count)[number]
+
+
+class StackedTensors:
+    """Tensors of a source, some of them put together along their first axis: what undoes `SplitTensors`.
+
+    Args:
+        source: of the parts.
+        parts: the names of the parts of a tensor, in order, by its own name.
+    """
+
+    def __init__(self, source: Tensors, parts: Mapping[str, Sequence[str]]):
+        self.source = source
+        self.parts = parts
+        whole = {part: name for name, names in parts.items() for part in names}
+        self.specs: dict[str, TensorSpec] = {}
+        for name, spec in source.specs.items():
+            if name not in whole:
+                self.specs[name] = spec
+            elif whole[name] not in self.specs:
+                rows = sum(source.specs[part].shape[0] for part in parts[whole[name]])
+                self.specs[whole[name]] = TensorSpec((rows, *spec.shape[1:]), spec.dtype)
+
+    def read(self, name: str) -> Tensor:
+        """Read one of them."""
+        if name not in self.parts:
+            return self.source.read(name)
+        return torch.cat([self.source.read(part) for part in self.parts[name]])
 
 
 class SelectedTensors:

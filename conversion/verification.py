@@ -13,7 +13,10 @@ from hmba_hf import HMBAConfig
 from hmba_hf.models import modeling_videomamba, retrieving_videomamba
 from hmba_hf.models.joining_hmba import build_adapter
 from hmba_hf.models.loading_checkpoints import load_with_report, refuse_lacking
-from original_adapter import original_adapter
+from hmba_hf.models.modeling_mambavl import MambaVLForVideoClassification
+from mambavl_names import ORVIT
+from original_adapter import original_adapter, part_of
+from original_mambavl import original_avion, original_mambavl
 from original_videomamba import original_videomamba
 from rename_keys import ADAPTER
 from tensor_files import FileTensors
@@ -200,6 +203,80 @@ def pooled_outputs(model: Any, clips: Tensor, mask: Tensor | None) -> dict[str, 
         visible = model.get_video_features(clips, mask[:, 1:])
         ours |= {"out.vis_masked": visible.last_hidden_state, "out.pool_masked": visible.pooler_output}
     return ours
+
+
+@torch.no_grad()
+def compare_whole_mambavl(folder: Path, original: dict[str, Tensor]) -> float:
+    """Compare a converted MambaVL with a plain restatement of the original, in double, on a clip of few frames.
+
+    Args:
+        folder: checkpoint of this package.
+        original: the original's tensors by their names; without those of a video model, both read the same features.
+
+    Returns:
+        The largest difference of the logits.
+
+    Raises:
+        ValueError: if it exceeds rounding.
+    """
+    model = MambaVLForVideoClassification.from_pretrained(folder).double().eval()
+    config = model.config
+    weights = {name: tensor.double() for name, tensor in original.items()}
+    draw = torch.Generator().manual_seed(0)
+    words = torch.randint(2, config.text_config.vocab_size, (1, 2, 7), generator=draw)
+    words[:, 1, 5:] = config.text_config.pad_token_id
+    vision = part_of(weights, ORVIT)
+    if vision:
+        encoder: Any = model.mambavl.vision_model
+        if encoder.temporal_embeddings is not None:
+            encoder.temporal_embeddings.data = encoder.temporal_embeddings.data[:2]
+            encoder.config.num_frames = 2
+        sides = (config.vision_config.image_size, config.vision_config.image_size)
+        shape = (1, encoder.config.num_frames, config.vision_config.num_channels, *sides)
+        clips = torch.randn(shape, dtype=torch.float64, generator=draw)
+        video = original_avion(vision, clips, config.vision_config.num_attention_heads)
+        outputs = model(pixel_values_videos=clips, input_ids=words)
+    else:
+        shape = (1, 9, config.hidden_size)
+        video = torch.randn(shape, dtype=torch.float64, generator=draw)
+        outputs = model(video_features=video, input_ids=words)
+    wanted = original_mambavl(weights, video, {"verb": words[:, 0], "noun": words[:, 1]})
+    errors = []
+    for head, logits in wanted.items():
+        errors.append(_compare(f"logits of {head}", outputs.head_logits[head], logits, tolerance=DOUBLE_TOLERANCE))
+    return max(errors)
+
+
+@torch.no_grad()
+def compare_mambavl(folder: Path, recorded: Path) -> dict[str, float]:
+    """Compare the fusion of a converted MambaVL with recorded numbers of the original code, in float32.
+
+    Args:
+        folder: checkpoint of this package.
+        recorded: safetensors file with `in.video_features`, `(b, n, d)`, embedded questions of both heads,
+            `in.verb_question_embeddings` and `in.noun_question_embeddings`, `(b, l, channels)`, and any of
+            `out.verb_logits`, `out.noun_logits`, `out.x_verb`, `out.x_noun` (the features of each head) and
+            `out.video_mamba` (the mixed tokens).
+
+    Returns:
+        The largest differences, by the names of the recorded outputs.
+
+    Raises:
+        ValueError: if one exceeds rounding, or if there is nothing to compare.
+    """
+    numbers = load_file(recorded)
+    model = MambaVLForVideoClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    ours: dict[str, Tensor] = {}
+    if "in.video_features" in numbers:
+        questions = [numbers[f"in.{head}_question_embeddings"] for head in model.config.heads]
+        text = model.mambavl.text_projection(torch.stack(questions, dim=1))
+        is_read = torch.ones(text.shape[:3], dtype=torch.bool)
+        mixed, features = model.mambavl.fusion(numbers["in.video_features"], text, is_read)
+        ours["out.video_mamba"] = mixed
+        for number, (head, classifier) in enumerate(model.classifiers.items()):
+            ours[f"out.x_{head}"] = features[:, number]
+            ours[f"out.{head}_logits"] = classifier(features[:, number])
+    return _compare_recorded_names(ours, numbers, recorded)
 
 
 @torch.no_grad()

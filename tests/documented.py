@@ -19,6 +19,7 @@ QUICK = {
     "cache_features.py": ["--use_cpu"],
     "convert_hmba.py": [],
     "convert_llava.py": [],
+    "convert_mambavl.py": [],
     "convert_videomamba.py": [],
     "describe_video.py": QUICK_ANSWERS,
     "evaluate.py": ["--tokenizer", "words", "--draws", "5"],

@@ -30,7 +30,7 @@ from rename_keys import Rule, TensorSpec, adapter_rules, plan_originals, plan_re
 from tensor_files import FileTensors, local_path
 from tensor_sources import MemoryTensors, RecoveredTensors
 
-SCRIPTS = ["convert_hmba.py", "convert_llava.py", "convert_videomamba.py"]
+SCRIPTS = ["convert_hmba.py", "convert_llava.py", "convert_mambavl.py", "convert_videomamba.py"]
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ from documented import (
 from hmba_hf.data.micro_world.parquet import write_bddx, write_drama, write_video
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.tasks.answering.studies import catalogue
+from mambavl_files import write_mambavls
 from original_checkpoints import (
     golden_weights,
     llava_config,
@@ -60,6 +61,7 @@ MAKERS = {
     "cache_features.py",
     "convert_hmba.py",
     "convert_llava.py",
+    "convert_mambavl.py",
     "convert_videomamba.py",
     "finetune.py",
     "finetune_videomamba.py",
@@ -95,6 +97,7 @@ def sandbox(stored_model, golden, tmp_path_factory):
     write_bddx(folder / "BDDX_FOLDER", WORLD, {"train": 2, "test": 2})
     write_downloads(folder)
     write_foreign_checkpoints(folder, tmp_path_factory.mktemp("originals"), *golden("hmba_e2e_small"))
+    write_mambavls(folder)
     write_videomambas(folder, golden)
     write_parents(folder)
     frames = MicroWorld(WORLD, "test", 1)[0].frames

@@ -1,5 +1,4 @@
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,20 +20,9 @@ from hmba_hf.families import FAMILIES, family_of
 from hmba_hf.models.layers_question_fusion import answer_loss, masked_mean
 from mambavl_names import fusion_rules
 from rename_keys import rename_tensors
-from tiny_mambavl import HEADS, tiny_batch, tiny_config, tiny_model, tiny_text_config, tiny_vision_config
+from tiny_mambavl import HEADS, Table, tiny_batch, tiny_config, tiny_model, tiny_text_config, tiny_vision_config
 
 A_LOGS = ("mambavl.fusion.video_mixer.A_log", "mambavl.fusion.text_mixer.A_log")
-
-
-class Table(nn.Module):
-    """A text model that looks tokens up."""
-
-    def __init__(self, tokens):
-        super().__init__()
-        self.tokens = tokens
-
-    def forward(self, input_ids, **kwargs):
-        return SimpleNamespace(last_hidden_state=self.tokens[input_ids])
 
 
 @pytest.fixture

@@ -1,0 +1,270 @@
+"""The model that an original MambaVL becomes, by the shapes of its tensors and the options of a command line."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from transformers import RobertaConfig
+
+from hmba_hf.data.actions.epic_kitchens_annotations import read_classes
+from hmba_hf.models.configuration_mambavl import (
+    MambaVLConfig,
+    MambaVLFeaturesConfig,
+    MambaVLVisionConfig,
+    width_of,
+)
+from hmba_hf.models.joining_mambavl import drop_unread
+from hmba_hf.models.loading_checkpoints import load_tokenizer, load_vision_config, refuse_lacking
+from hmba_hf.models.loading_towers import load_vision_tower
+from hmba_hf.models.processing_mambavl import MambaVLProcessor
+from hmba_hf.models.video_processing_mambavl import MambaVLVideoProcessor
+from mambavl_names import (
+    MOTIONFORMER,
+    OF_AVION,
+    ORVIT,
+    VISUAL,
+    fusion_rules,
+    parts_of_attention,
+    released_names,
+    vision_rules,
+)
+from mambavl_sizes import FusionSizes, VisionSizes, is_motionformer, read_fusion_sizes, read_vision_sizes
+from rename_keys import Rule
+from tensor_files import FileTensors, hub_id, local_path
+from tensor_sources import Change, ChangedTensors, MemoryTensors, RelabeledTensors, SplitTensors, Tensors
+
+ROBERTA = "FacebookAI/roberta-base"  # of the original, for its tokenizer
+CHANNELS_OF_A_HEAD = 64  # in AVION's video models
+
+
+class Original(NamedTuple):
+    """A file of the original code.
+
+    Args:
+        tensors: by the names of a MambaVL with flash-attn, with queries, keys and values apart.
+        stored: by the names in the file.
+        names: the names in the file of whole tensors, by those of a MambaVL with flash-attn.
+        whole: the name of a whole tensor by the names of its parts.
+        vision: of its video model; `None` where it has none that is read.
+    """
+
+    tensors: Tensors
+    stored: Tensors
+    names: dict[str, str]
+    whole: dict[str, str]
+    vision: VisionSizes | None
+
+    def name_in_file(self, name: str) -> str:
+        """Return the name in the file of a tensor or of the one that it is a part of."""
+        return self.names[self.whole.get(name, name)]
+
+
+class OtherVision(NamedTuple):
+    """A video model that comes from elsewhere than the fusion.
+
+    Args:
+        tensors: by the names of `rules`.
+        rules: the table of names.
+        config: of the model.
+    """
+
+    tensors: Tensors
+    rules: list[Rule]
+    config: Any
+
+
+class Plan(NamedTuple):
+    """The model that a file becomes.
+
+    Args:
+        config: of the model.
+        rules: the table of names of the file.
+        other: its video model, where it is not the file's.
+    """
+
+    config: MambaVLConfig
+    rules: list[Rule]
+    other: OtherVision | None = None
+
+
+def open_original(
+    path: Path, prefix: str, hashes: Mapping[str, str] | None = None, reads_vision: bool = True
+) -> Original:
+    """Open a file of MambaVL or of AVION.
+
+    Args:
+        path: of the file, or of a folder with it.
+        prefix: of the video model's names in it.
+        hashes: of its files.
+        reads_vision: whether its video model is wanted, if there is one.
+
+    Raises:
+        FileNotFoundError: if something is missing.
+        ValueError: if something is damaged, or if two tensors have one name.
+    """
+    stored = FileTensors(path, hashes)
+    names = released_names(stored.specs, prefix)
+    tensors: Tensors = RelabeledTensors(stored, names)
+    if not reads_vision or not any(name.startswith(prefix) for name in names):
+        return Original(tensors, stored, names, whole={}, vision=None)
+    vision = read_vision_sizes(tensors.specs, prefix)
+    kernel = (vision.hidden_size, vision.num_channels, vision.patch_size, vision.patch_size)
+    change = Change(kernel, lambda weight: weight.reshape(kernel))
+    changed = ChangedTensors(tensors, {f"{prefix}conv1.weight": change})
+    parts = parts_of_attention(changed.specs, prefix)
+    whole = {part: name for name, three in parts.items() for part in three}
+    return Original(SplitTensors(changed, parts), stored, names, whole, vision)
+
+
+def plan_model(args: argparse.Namespace, original: Original) -> Plan:
+    """Choose the configuration from the shapes of the tensors and from the options.
+
+    Raises:
+        ValueError: if options do not fit the file, or if its video model is of another kind than AVION's.
+    """
+    sizes = read_fusion_sizes(original.tensors.specs)
+    unused = [Rule(f"{ORVIT}*")]
+    vision: Any = MambaVLFeaturesConfig(hidden_size=sizes.hidden_size)
+    other = None
+    if is_motionformer(original.tensors.specs):
+        if not args.features_only:
+            raise ValueError(
+                "the checkpoint must have AVION's video model or none, got an ORViT-Motionformer, which reads boxes "
+                "of objects beside frames and has no counterpart here: --features_only converts its fusion, for "
+                "features that its own code computes"
+            )
+        unused += [Rule(pattern) for pattern in MOTIONFORMER]
+    if original.vision is not None:
+        if args.vision is not None:
+            raise ValueError(f"--vision must be absent for a file with a video model, got {args.vision}")
+        vision = vision_config(original.vision, args.num_attention_heads)
+        unused = vision_rules()
+    elif args.vision is not None:
+        other = open_vision(args)
+        vision = other.config
+    elif args.num_attention_heads is not None:
+        raise ValueError(
+            f"--num_attention_heads must be absent without AVION's video model, got {args.num_attention_heads}"
+        )
+    if width_of(vision) != sizes.hidden_size:
+        raise ValueError(
+            f"the video model must have the width of the fusion, {sizes.hidden_size}, got {width_of(vision)}"
+        )
+    config = MambaVLConfig(
+        vision_config=vision,
+        text_config=text_config(sizes),
+        heads=named_heads(args.labels, sizes.heads),
+        hidden_size=sizes.hidden_size,
+        state_size=sizes.state_size,
+        conv_kernel=sizes.conv_kernel,
+        expand=sizes.expand,
+        ignore_text_mask=True,
+        initialization="released",
+        name_or_path=hub_id(args.checkpoint),
+    )
+    return Plan(config=config, rules=[*unused, *fusion_rules()], other=other)
+
+
+def vision_config(sizes: VisionSizes, num_attention_heads: int | None) -> MambaVLVisionConfig:
+    """Return the configuration of AVION's video model.
+
+    Raises:
+        ValueError: if its width and its attention heads do not fit each other.
+    """
+    heads = num_attention_heads
+    if heads is None:
+        heads = sizes.hidden_size // CHANNELS_OF_A_HEAD
+    if heads < 1 or sizes.hidden_size % heads:
+        raise ValueError(f"--num_attention_heads must divide the video model's width {sizes.hidden_size}, got {heads}")
+    return MambaVLVisionConfig(num_attention_heads=heads, **sizes._asdict())
+
+
+def text_config(sizes: FusionSizes) -> RobertaConfig:
+    """Return the configuration of the embeddings of a RoBERTa."""
+    return RobertaConfig(
+        vocab_size=sizes.vocab_size,
+        hidden_size=sizes.text_size,
+        num_hidden_layers=0,
+        num_attention_heads=max(sizes.text_size // CHANNELS_OF_A_HEAD, 1),
+        intermediate_size=4 * sizes.text_size,
+        max_position_embeddings=sizes.max_position_embeddings,
+        type_vocab_size=sizes.type_vocab_size,
+        layer_norm_eps=1e-5,
+    )
+
+
+def named_heads(labels: list[Path] | None, sizes: dict[str, int]) -> dict[str, Any]:
+    """Return the names of the classes of each head, or their number where no file names them.
+
+    Raises:
+        ValueError: if a file names more or fewer classes than the head has.
+    """
+    if labels is None:
+        return dict(sizes)
+    named: dict[str, Any] = {}
+    for path, (head, count) in zip(labels, sizes.items(), strict=True):
+        named[head] = read_classes(path)
+        if len(named[head]) != count:
+            raise ValueError(f"{path} must name {count} classes for the head {head!r}, got {len(named[head])}")
+    return named
+
+
+def open_vision(args: argparse.Namespace) -> OtherVision:
+    """Open the video model that `--vision` names: a file of AVION, or a model of transformers.
+
+    Raises:
+        FileNotFoundError: if something is missing.
+        ValueError: if something is damaged, or if a file holds no such model.
+    """
+    path = local_path(args.vision)
+    if (path / "config.json").is_file():
+        if args.num_attention_heads is not None:
+            raise ValueError(
+                "--num_attention_heads must be absent for a video model that states them, "
+                f"got {args.num_attention_heads}"
+            )
+        return _of_transformers(path, args)
+    original = open_original(path, VISUAL)
+    if original.vision is None:
+        raise ValueError(f"--vision must be a folder with a config.json or a file of AVION, got {args.vision}")
+    config = vision_config(original.vision, args.num_attention_heads)
+    config.name_or_path = hub_id(args.vision)
+    unused = [Rule(pattern) for pattern in OF_AVION]
+    return OtherVision(original.tensors, [*unused, *vision_rules(VISUAL)], config)
+
+
+def _of_transformers(path: Path, args: argparse.Namespace) -> OtherVision:
+    """Load a video model, or one of pictures, as `AutoModel` does, which knows the names in old files."""
+    whole, config = load_vision_config(str(path))
+    tower, lacking = load_vision_tower(str(path), whole, torch.float32, {})
+    read = drop_unread(tower)
+    tensors = MemoryTensors(read.state_dict())
+    refuse_lacking(path, [name for name in lacking if name in tensors.specs])
+    config.name_or_path = hub_id(args.vision)
+    return OtherVision(tensors, [Rule("*", ("mambavl.vision_model.*",))], config)
+
+
+def build_processor(args: argparse.Namespace, config: MambaVLConfig) -> MambaVLProcessor:
+    """Build the processor of clips and questions, as the original's evaluation prepares them.
+
+    Raises:
+        ValueError: if the tokenizer does not fit the embeddings.
+    """
+    name = args.tokenizer or ROBERTA
+    tokenizer = load_tokenizer(name)
+    rows = config.text_config.vocab_size
+    if len(tokenizer) > rows:
+        raise ValueError(f"{name} must have at most {rows} tokens, the rows of the embeddings, got {len(tokenizer)}")
+    if args.vision is not None and (local_path(args.vision) / "config.json").is_file():
+        videos = MambaVLProcessor.from_vision_text_pretrained(str(local_path(args.vision)), name).video_processor
+    else:
+        side = getattr(config.vision_config, "image_size", 224)
+        videos = MambaVLVideoProcessor.of_backbone(
+            "avion",
+            num_frames=getattr(config.vision_config, "num_frames", 16),
+            size={"shortest_edge": side},
+            crop_size={"height": side, "width": side},
+        )
+    return MambaVLProcessor(videos, tokenizer, heads=config.heads, pads_to_max_length=True)
