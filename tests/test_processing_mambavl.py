@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from transformers import AutoProcessor
+from transformers import AutoProcessor, pipeline
 
 from hmba_hf.models.configuration_mambavl import MambaVLConfig
 from hmba_hf.models.processing_mambavl import GENERIC_QUESTIONS, MambaVLProcessor, words_of_others
@@ -263,6 +263,21 @@ def test_a_saved_processor_comes_back_with_its_heads_and_questions(tmp_path):
     assert AutoProcessor.from_pretrained(tmp_path, max_text_length=30, num_frames=2).video_processor.num_frames == 2
     with pytest.raises(ValueError, match=r"options must be those of loading or among .*, got \['max_text_lenght'\]"):
         AutoProcessor.from_pretrained(tmp_path, max_text_lenght=30)
+
+
+def test_the_stock_pipeline_classifies_a_file(tmp_path):
+    model = tiny_model()
+    processor = tiny_question_processor()
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "checkpoint")
+    path = tmp_path / "video.mp4"
+    path.write_bytes(numbered_video(12))
+    found = pipeline("video-classification", model=str(tmp_path / "checkpoint"))(str(path), top_k=12, num_frames=3)
+    # It asks nothing, for it reads videos alone.
+    expected = model(**processor(videos=path, questions=False)).logits.softmax(-1)[0]
+    scores = {answer["label"]: answer["score"] for answer in found}
+    wanted = {model.config.id2label[number]: value for number, value in enumerate(expected.tolist())}
+    assert scores == pytest.approx(wanted, rel=1e-5)
 
 
 LOAD = """

@@ -244,27 +244,26 @@ def _widened(span: Span, words: set[str], text: str, tokens: list[_Token]) -> Sp
 
 def _find_in_order(words: list[str], text: str, tokens: list[_Token]) -> list[Span]:
     """Return where words stand one behind the other, as one word, or parted by the object of a verb."""
+    as_one = forms_of("".join(words))
+    spans = [(token.first, token.last) for token in tokens if token.word in as_one]
+    if len(words) == 1:
+        return spans
     forms = [forms_of(words[0])]
     for word in words[1:]:
         forms.append(frozenset([word]) if word in PARTICLES else forms_of(word))
-    as_one = forms_of("".join(words))
-    widest = _WIDEST_OBJECT if len(words) > 1 and PARTICLES.issuperset(words[1:]) else 0
-    spans = []
+    widest = _WIDEST_OBJECT if PARTICLES.issuperset(words[1:]) else 0
     for place, head in enumerate(tokens):
-        if head.word in as_one:
-            spans.append((head.first, head.last))
         if head.word not in forms[0]:
             continue
-        for skipped in range(widest + 1):
-            start = place + 1 + skipped
+        for start in range(place + 1, place + 2 + widest):
             rest = tokens[start : start + len(words) - 1]
             if not _is_run(rest, forms[1:], text):
                 continue
-            between = text[head.last : rest[0].first] if rest else ""
+            between = text[head.last : rest[0].first]
             if _JOINS.fullmatch(between):
-                spans.append((head.first, rest[-1].last if rest else head.last))
+                spans.append((head.first, rest[-1].last))
                 break
-            if skipped > 0 and not _ENDS.search(between):
+            if start > place + 1 and not _ENDS.search(between):
                 spans += [(head.first, head.last), (rest[0].first, rest[-1].last)]
                 break
     return spans
