@@ -86,7 +86,7 @@ FLOORS = (
     Floor("metrics", ("metrics",), "everything else"),
     Floor(
         "data",
-        ("data", "decoding", "sampling", "files", "digests", "messages", "repositories"),
+        ("data", "decoding", "sampling", "parsing", "files", "digests", "messages", "repositories"),
         "the rest of `models/`, `metrics/`, tasks",
     ),
     Floor("visualization", (), "models"),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+from ...models.parsing_words import spoken
 from ..preparing.converting import Entry, Plan
 from ..preparing.cutting import ENDS_EARLY
 from ..preparing.parquet_shards import Dropped
@@ -284,8 +285,3 @@ def narration_questions(verb: str, noun: str) -> list[Question]:
     if verb:
         questions.append(Question("noun", ANNOTATION, f"What is the object of the action to {spoken(verb)}?"))
     return questions
-
-
-def spoken(name: str) -> str:
-    """Return a verb or a noun of EPIC-KITCHENS as it is spoken: `board:chopping` is a chopping board."""
-    return " ".join(reversed(name.split(":"))).replace("-", " ")
