@@ -10,7 +10,7 @@ labels. Times decide what a clip shows, not frame numbers. `--task anticipation`
 
 `--annotation_questions` and `--predicted_questions` are CSV or JSON files with the columns narration_id, verb_question
 and noun_question. Rows keep them apart by their source. Questions that are pickles have to be written as CSV first,
-where they can be trusted. `--narration_questions` makes annotation questions of the verb and the noun of each action.
+where they can be trusted. `--label_questions` makes annotation questions of the verb and the noun of each action.
 
 `--validation_unseen`, `--test_unseen`, `--tail_verbs` and `--tail_nouns` are the lists of groups that come with the
 annotations. They become tags, by which scores are split.

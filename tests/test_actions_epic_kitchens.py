@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from asked_clips import save_halves
 from hmba_hf import decode_frames
 from hmba_hf.data.actions.epic_kitchens import EpicKitchensOptions, prepare_epic_kitchens
 from hmba_hf.data.actions.questioned import head_names
@@ -15,6 +16,7 @@ from hmba_hf.data.preparing.converting import RunOptions
 from hmba_hf.models.video_processing_videomamba import VideoMambaVideoProcessor
 from numbered_videos import read_numbers
 from synthetic_downloads import EPIC_RATES, epic_row, write_epic_download, write_epic_list
+from tiny_runs import run_example
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "prepare_epic_kitchens.py"
 ROUNDING = Fraction(1, 1000)
@@ -135,14 +137,14 @@ def test_questions_stand_in_rows_by_their_source(kitchens, tmp_path):
     assert "`questions=['annotation', 'predicted']`" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_questions_made_of_narrations_are_labelled_as_made_of_the_answers(kitchens, tmp_path):
+def test_questions_made_of_labels_are_labelled_as_made_of_the_answers(kitchens, tmp_path):
     report = prepared(
-        kitchens, tmp_path, narration_questions=True, test_files=[str(kitchens / "EPIC_100_test_timestamps.csv")]
+        kitchens, tmp_path, label_questions=True, test_files=[str(kitchens / "EPIC_100_test_timestamps.csv")]
     )
     sample = load_samples(str(tmp_path), "train")[1]
     assert sample.questions_from("annotation") == {
         "verb": "What does the person do with the chopping board?",
-        "noun": "What is the object of the action to put down?",
+        "noun": "What is the object of the action to put?",
     }
     assert load_samples(str(tmp_path), "test")[0].questions == ()
     assert report["notes"] == {"ends_with_the_video": ["P02_101_1"]}
@@ -228,7 +230,7 @@ def test_every_entry_becomes_a_row_or_is_named_with_the_reason(kitchens, tmp_pat
         ({"task": "anticipation", "window": 0.0}, "window above 0 s, got 1.0 and 0.0"),
         ({"task": "anticipation", "anticipation_time": -1.0}, "anticipation_time must be at least 0 s .*got -1.0"),
         ({"anticipation_time": 2.0}, "anticipation_time would have no effect: they belong to the task anticipation"),
-        ({"annotation_questions": ["q.csv"], "narration_questions": True}, "narration_questions would have no effect"),
+        ({"annotation_questions": ["q.csv"], "label_questions": True}, "label_questions would have no effect"),
         ({"test_unseen": "unseen.csv"}, "test_unseen would have no effect: there are no test_files"),
     ],
 )
@@ -271,7 +273,7 @@ def test_a_malformed_file_is_refused(kitchens, tmp_path, option, text, wanted):
 
 
 def test_labels_may_be_absent_from_the_test_alone(kitchens, tmp_path):
-    with pytest.raises(ValueError, match="must have the columns .*without narration, verb, verb_class"):
+    with pytest.raises(ValueError, match="must have the columns .*without narration, verb_class, noun_class"):
         prepared(kitchens, tmp_path, validation_files=[str(kitchens / "EPIC_100_test_timestamps.csv")])
 
 
@@ -297,7 +299,7 @@ def test_rows_of_the_official_list_are_all_planned(kitchens, tmp_path, shared_da
         train_files=[],
         validation_files=[str(head / "EPIC_100_validation.head200.csv")],
         videos=str(tmp_path / "videos"),
-        narration_questions=True,
+        label_questions=True,
     )
     assert report["found"] == 200 and report["reasons"] == {"segment_after_the_video": 145, "media_missing": 52}
     samples = load_samples(str(tmp_path / "out"), "validation")
@@ -313,9 +315,29 @@ def test_the_example_prepares_a_dataset(kitchens, tmp_path, monkeypatch, capsys)
     words = ["--videos", str(kitchens / "epic"), "--output_dir", str(tmp_path), "--task", "anticipation"]
     for kind in ("verb", "noun"):
         words += [f"--{kind}_classes", str(kitchens / f"EPIC_100_{kind}_classes.csv")]
-    words += ["--train_files", str(kitchens / "EPIC_100_train.csv"), "--fps", "5", "--narration_questions"]
+    words += ["--train_files", str(kitchens / "EPIC_100_train.csv"), "--fps", "5", "--label_questions"]
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *words])
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     printed = capsys.readouterr().out
     assert "rows written" in printed and "observes_less_than_the_window" in printed
     assert len(load_samples(str(tmp_path), "train")) == 4
+
+
+def test_a_prepared_dataset_is_learned_and_scored_by_its_groups(kitchens, tmp_path):
+    lists = {
+        "validation_files": [str(kitchens / "EPIC_100_validation.csv")],
+        "validation_unseen": str(kitchens / "EPIC_100_unseen_participant_ids_validation.csv"),
+        "tail_verbs": str(kitchens / "EPIC_100_tail_verbs.csv"),
+    }
+    prepared(kitchens, tmp_path / "epic", label_questions=True, **lists)
+    vision, text = save_halves(tmp_path)
+    words = ["--vision", vision, "--text", text, "--dataset_name", tmp_path / "epic", "--num_frames", 2]
+    words += ["--max_steps", 1, "--per_device_train_batch_size", 2, "--use_cpu", "True", "--disable_tqdm", "True"]
+    words += ["--dataloader_num_workers", 0]
+    run_example("finetune_mambavl.py", *words, "--output_dir", tmp_path / "run")
+    words = ["--model", tmp_path / "run", "--dataset_name", tmp_path / "epic", "--split", "validation"]
+    words += ["--device_map", "cpu", "--questions", "annotation", "--draws", 5]
+    run_example("evaluate.py", *words, "--output_dir", tmp_path / "scores")
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert set(metrics["tags"]) == {"unseen", "tail_verb", "tail_action"}
+    assert {"verb_top_1", "noun_class_mean_top_5_recall", "action_top_5"} <= set(metrics["scores"])

@@ -96,8 +96,8 @@ class EpicKitchensOptions(LocalVideoOptions):
     predicted_questions: list[str] = field(
         default_factory=list, metadata={"help": "likewise, made of what a model has predicted"}
     )
-    narration_questions: bool = field(
-        default=False, metadata={"help": "make annotation questions of the verb and the noun of each narration"}
+    label_questions: bool = field(
+        default=False, metadata={"help": "make annotation questions of the names of the verb and the noun"}
     )
     validation_unseen: str | None = field(
         default=None, metadata={"help": "EPIC_100_unseen_participant_ids_validation.csv"}
@@ -126,7 +126,7 @@ class EpicKitchensOptions(LocalVideoOptions):
         if self.task == "recognition":
             refuse_unused(self, _OF_ANTICIPATION, "they belong to the task anticipation")
         if self.annotation_questions:
-            refuse_unused(self, ["narration_questions"], "files have the annotation questions")
+            refuse_unused(self, ["label_questions"], "files have the annotation questions")
         for split in ("validation", "test"):
             if split not in self.files:
                 refuse_unused(self, [f"{split}_unseen"], f"there are no {split}_files")
@@ -272,9 +272,9 @@ def prepare_epic_kitchens(options: EpicKitchensOptions, run: RunOptions) -> dict
         OSError: if the disk is full.
     """
     heads = {"verb": read_classes(options.verb_classes), "noun": read_classes(options.noun_classes)}
-    questions = Questions(_read_all_questions(options), options.narration_questions)
+    questions = Questions(_read_all_questions(options), options.label_questions)
     asked = list(questions.files)
-    if options.narration_questions:
+    if options.label_questions:
         asked.append(ANNOTATION)
     place: Place = place_action
     if options.task == "anticipation":
@@ -340,7 +340,7 @@ def _settings(options: EpicKitchensOptions, asked: Sequence[str]) -> dict[str, A
         "fps": options.fps,
         "height": options.height,
         "questions": list(asked),
-        "narration_questions": options.narration_questions,
+        "label_questions": options.label_questions,
         "files": files,
     }
     if options.task == "anticipation":

@@ -28,7 +28,7 @@ TIME_MALFORMED = "time_is_no_number"
 QUESTION_OF_NO_ACTION = "question_of_no_action"
 
 _PLACES = ("narration_id", "participant_id", "video_id", "start_timestamp", "stop_timestamp")
-_LABELS = ("narration", "verb", "verb_class", "noun", "noun_class")
+_LABELS = ("narration", "verb_class", "noun_class")
 _MOST_DIGITS = 6
 _TIME = re.compile(r"(\d{1,3}):([0-5]\d):([0-5]\d(?:\.\d{1,9})?)")
 
@@ -86,11 +86,11 @@ class Questions(NamedTuple):
 
     Attributes:
         files: what files of questions hold, by source.
-        from_narrations: make questions of the words of the narrations, too.
+        from_labels: make questions of the names of the classes, too.
     """
 
     files: dict[str, QuestionFile]
-    from_narrations: bool = False
+    from_labels: bool = False
 
 
 def read_classes(path: str | Path) -> list[str]:
@@ -247,17 +247,17 @@ class _Planner:
             labels=labels,
             label_names=label_names,
             narration=row.get("narration") or None,
-            questions=self._questions(name, row),
+            questions=self._questions(name, label_names),
             tags=self.groups.tags(split, row["participant_id"], labels),
         )
         self.entries.append(Entry(name, split, row["video_id"], action))
 
-    def _questions(self, name: str, row: Mapping[str, str]) -> tuple[Question, ...]:
+    def _questions(self, name: str, label_names: Mapping[str, str | None]) -> tuple[Question, ...]:
         asked: list[Question] = []
         for file in self.questions.files.values():
             asked += file.questions.get(name, ())
-        if self.questions.from_narrations:
-            asked += narration_questions(row.get("verb", ""), row.get("noun", ""))
+        if self.questions.from_labels:
+            asked += label_questions(label_names)
         return tuple(asked)
 
     def close(self) -> None:
@@ -271,17 +271,19 @@ class _Planner:
                 self.dropped.append(Dropped(name, QUESTION_OF_NO_ACTION, f"{source} questions"))
 
 
-def narration_questions(verb: str, noun: str) -> list[Question]:
+def label_questions(names: Mapping[str, str | None]) -> list[Question]:
     """Return a question about the verb that names the noun, and one about the noun that names the verb.
 
     They are made of the right answers, so that each gives away the answer of the other head.
 
     Args:
-        verb, noun: of a narration, such as `put-down` and `board:chopping`; empty where they are not known.
+        names: of the classes by head, such as `put` and `board:chopping`.
     """
     questions = []
-    if noun:
+    verb = names.get("verb")
+    noun = names.get("noun")
+    if noun is not None:
         questions.append(Question("verb", ANNOTATION, f"What does the person do with the {spoken(noun)}?"))
-    if verb:
+    if verb is not None:
         questions.append(Question("noun", ANNOTATION, f"What is the object of the action to {spoken(verb)}?"))
     return questions
