@@ -48,6 +48,14 @@ def test_a_saved_processor_comes_back_and_carries_its_code(tmp_path):
     assert (tmp_path / "video_processing_videomamba.py").exists()
 
 
+def test_options_of_loading_are_those_of_the_processor_and_its_parts(tmp_path):
+    tiny_pair_processor().save_pretrained(tmp_path)
+    loaded = VideoMambaProcessor.from_pretrained(tmp_path, max_text_length=7, num_frames=5)
+    assert (loaded.max_text_length, loaded.video_processor.num_frames) == (7, 5)
+    with pytest.raises(ValueError, match=r"options must be those of loading or among .*, got \['max_text_lenght'\]"):
+        VideoMambaProcessor.from_pretrained(tmp_path, max_text_lenght=7)
+
+
 def test_a_part_of_another_kind_is_refused():
     with pytest.raises(TypeError, match="video_processor must be a video processor, got str"):
         VideoMambaProcessor("videos", tiny_pair_processor().tokenizer)
