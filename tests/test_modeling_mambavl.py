@@ -226,6 +226,19 @@ def test_a_saved_model_answers_as_before_and_keeps_the_order_of_its_heads(tmp_pa
     assert_close(again(**batch).logits, model(**batch).logits, atol=0, rtol=0)
 
 
+def test_one_head_follows_transformers_names_of_classes_and_several_refuse_them(tmp_path):
+    tiny_model(heads={"action": 3}).save_pretrained(tmp_path / "one")
+    load = MambaVLForVideoClassification.from_pretrained
+    model = load(tmp_path / "one", num_labels=5, ignore_mismatched_sizes=True)
+    assert model.config.head_sizes == {"action": 5}
+    assert model(**tiny_batch(heads=1)).logits.shape == (2, 5)
+    tiny_model().save_pretrained(tmp_path / "two")
+    with pytest.raises(ValueError, match="heads must be given for a model of several heads"):
+        load(tmp_path / "two", num_labels=5)
+    replaced = load(tmp_path / "two", heads={"verb": 3, "noun": 6}, ignore_mismatched_sizes=True)
+    assert replaced.config.num_labels == 18
+
+
 def clip_configs():
     width = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 8}
     return {

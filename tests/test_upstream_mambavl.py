@@ -32,6 +32,7 @@ FAILURES = {
 }
 SKIPS = {
     "test_bc_cache_name_forward": "no cache",
+    "test_can_load_ignoring_mismatched_shapes": "the classifiers stand in a dictionary; a test of our own replaces one",
     "test_can_init_all_missing_weights": "the suite asks it of a list of models of its own",
     "test_causal_lm_loss_honors_shift_labels": "no language model",
     "test_inputs_embeds*": "questions come as tokens",
@@ -72,7 +73,7 @@ TEXTS = {
 
 
 class MambaVLModelTester:
-    """Gives the suites a tiny model and a batch of clips, each with two questions."""
+    """Gives the suites a tiny model and a batch of clips, each with a question."""
 
     is_training = True
     batch_size = 3
@@ -87,7 +88,7 @@ class MambaVLModelTester:
         return MambaVLConfig(
             vision_config=PICTURES,
             text_config=TEXTS,
-            heads={"verb": 3, "noun": 4},
+            heads={"action": 3},
             state_size=4,
             text_features="contextual",
         )
@@ -95,8 +96,8 @@ class MambaVLModelTester:
     def prepare_config_and_inputs_for_common(self) -> tuple[MambaVLConfig, dict[str, torch.Tensor]]:
         inputs = {
             "pixel_values_videos": torch.rand(self.batch_size, self.num_frames, 3, 16, 16),
-            "input_ids": torch.randint(5, 60, (self.batch_size, 2, 6)),
-            "attention_mask": torch.ones(self.batch_size, 2, 6, dtype=torch.long),
+            "input_ids": torch.randint(5, 60, (self.batch_size, 1, 6)),
+            "attention_mask": torch.ones(self.batch_size, 1, 6, dtype=torch.long),
         }
         return self.get_config(), inputs
 
@@ -113,7 +114,7 @@ class MambaVLModelTest(ModelTesterMixin, unittest.TestCase):
     def _prepare_for_class(self, inputs_dict, model_class, return_labels=False):
         inputs = deepcopy(inputs_dict)
         if return_labels and model_class is MambaVLForVideoClassification:
-            inputs["labels"] = torch.zeros(len(inputs["pixel_values_videos"]), 2, dtype=torch.long)
+            inputs["labels"] = torch.zeros(len(inputs["pixel_values_videos"]), dtype=torch.long)
         return inputs
 
 

@@ -166,9 +166,7 @@ class MambaVLConfig(PreTrainedConfig):
             self.vision_config = _OF_THIS_FAMILY[self.vision_config["model_type"]](**self.vision_config)
         make_sub_configs(self)
         names = self._names_given(kwargs.pop("num_labels", None))
-        self.heads = named_classes({"verb": _VERBS, "noun": _NOUNS} if names is None else names)
-        self.id2label = dict(enumerate(joint_names(self.heads)))
-        self.label2id = {name: number for number, name in self.id2label.items()}
+        self.heads = {"verb": _VERBS, "noun": _NOUNS} if names is None else names
         super().__post_init__(**kwargs)
         if self.hidden_size is None:
             self.hidden_size = width_of(self.vision_config)
@@ -177,6 +175,16 @@ class MambaVLConfig(PreTrainedConfig):
             if getattr(self.text_config, "layer_types", None):
                 self.text_config.layer_types = []
         self.check()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a value; other heads bring the names of their joint classes with them."""
+        if name != "heads" or value is None:
+            super().__setattr__(name, value)
+            return
+        heads = named_classes(value)
+        super().__setattr__("heads", heads)
+        self.id2label = dict(enumerate(joint_names(heads)))
+        self.label2id = {joint: number for number, joint in self.id2label.items()}
 
     def _names_given(self, num_labels: int | None) -> Any:
         """Return the heads that were given, also as one head by transformers' names for its classes."""
@@ -194,6 +202,7 @@ class MambaVLConfig(PreTrainedConfig):
 
     def check(self) -> None:
         """Raise a `ValueError` for a value that is unknown or out of range, also for one set after construction."""
+        self._follow_id2label()
         choices = {"fusion": FUSIONS, "text_features": TEXT_FEATURES, "initialization": INITIALIZATIONS}
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -213,6 +222,23 @@ class MambaVLConfig(PreTrainedConfig):
             raise ValueError(f"answer_temperature must be greater than zero, got {self.answer_temperature}")
         if self.text_features == "contextual" and self.text_config.num_hidden_layers < 1:
             raise ValueError("text_features must be 'embeddings' for a text model without layers, got 'contextual'")
+
+    def _follow_id2label(self) -> None:
+        """Take other classes that were set by transformers' names for them, as `num_labels=...` does.
+
+        Raises:
+            ValueError: if there are several heads, of which these names tell nothing.
+        """
+        names: Any = self.id2label
+        wanted = joint_names(self.heads)
+        if list(names.values()) == wanted:
+            return
+        if len(self.heads) > 1:
+            raise ValueError(
+                f"heads must be given for a model of several heads, got num_labels or id2label of {len(names)} classes "
+                f"for {len(wanted)}"
+            )
+        self.heads = {head: [names[number] for number in sorted(names)] for head in self.heads}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the config as a dict, with the code that a checkpoint of it carries."""
