@@ -10,7 +10,9 @@ a file of them instead. It prints a table and writes three files:
 - `per_sample.jsonl`: the scores of every clip;
 - `eval_results.json`: the results for the model's card, if `recipe.json` lies beside the predictions.
 
-The scores of classes are top-1, top-5 and mean class accuracy, and `metrics.json` holds their table of confusions.
+The scores of classes are top-1, top-5 and mean class accuracy, and `metrics.json` holds their table of confusions. A
+model that is asked questions has them for each head, with class-mean top-5 recall, and for all heads together. Its
+results name the source of the questions, which are generic unless `--questions` says otherwise.
 
 The scores of answers are mIoU, Acc@0.5 and the share of answers without a readable box. The micro-world adds the share
 of clips with the right road user picked. Captions get BLEU-1 to 4, ROUGE-L and CIDEr, and with Java METEOR and SPICE.

@@ -24,6 +24,7 @@ QUICK = {
     "describe_video.py": QUICK_ANSWERS,
     "evaluate.py": ["--tokenizer", "words", "--draws", "5"],
     "finetune.py": [*ONE_STEP, "--dataloader_num_workers", "0", "--save_strategy", "no"],
+    "finetune_mambavl.py": [*ONE_STEP, *CLIPS],
     "finetune_videomamba.py": [*ONE_STEP, *CLIPS],
     "full_size.py": ["--quick"],
     "predict.py": [*QUICK_ANSWERS, "--max_samples", "2", "--device_map", "cpu"],
@@ -40,6 +41,9 @@ QUICK = {
     "stream_video.py": QUICK_ANSWERS,
     "train_retrieval.py": [*ONE_STEP, *CLIPS],
 }
+# Likewise of programs that read a classifier, by the program that has made it.
+CLASSIFIERS = {"finetune_mambavl.py"}
+QUICK_CLASSES = {"evaluate.py": ["--draws", "5"], "predict.py": ["--max_samples", "2", "--device_map", "cpu"]}
 # Likewise of benchmarks, which tests/test_benchmarks.py runs in processes of their own.
 SMALL = {
     "conversion_memory.py": "--mib 320 --shards 2 --forms safetensors bin".split(),
@@ -106,6 +110,24 @@ def maker_of(path):
     if not found:
         return None
     return found[max(found, key=len)]
+
+
+def reads_classifier(line):
+    """Whether a command reads what a classifier is or has predicted."""
+    makers = [maker_of(word) for word in words_read(line)]
+    names = {maker: name_of(maker) for maker in makers if maker not in (None, line)}
+    if CLASSIFIERS & set(names.values()):
+        return True
+    return any(reads_classifier(maker) for maker, name in names.items() if name in QUICK_CLASSES)
+
+
+def quick_options(line):
+    """Return the options behind those of a documented command that make it quick."""
+    name = name_of(line)
+    quick = {**QUICK, **QUICK_CLASSES} if reads_classifier(line) else QUICK
+    if name == "evaluate.py" and "--model" in words_read(line):
+        return [*quick[name], *quick["predict.py"]]
+    return list(quick[name])
 
 
 def run_program(monkeypatch, folder, script, words):

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 import tomllib
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, RobertaModel
 
+from asked_clips import save_mambavl
 from documented import (
     COMMANDS,
     PAGES,
@@ -28,11 +29,13 @@ from documented import (
     blocks,
     maker_of,
     name_of,
+    quick_options,
     run_program,
     split_program,
     words_read,
 )
 from hmba_hf.data.micro_world.parquet import write_bddx, write_drama, write_video
+from hmba_hf.data.micro_world.questions import HEADS, MICRO_QUESTIONS
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.tasks.answering.studies import catalogue
 from mambavl_files import write_mambavls
@@ -51,6 +54,7 @@ from synthetic_downloads import (
     write_epic_download,
     write_pictures,
 )
+from tiny_mambavl import tiny_text_config
 from tiny_pairs import TEXT, tiny_pair_tokenizer
 from tiny_pretraining import save_student, save_teacher
 from videomamba_files import write_videomambas
@@ -64,6 +68,7 @@ MAKERS = {
     "convert_mambavl.py",
     "convert_videomamba.py",
     "finetune.py",
+    "finetune_mambavl.py",
     "finetune_videomamba.py",
     "prepare_actions.py",
     "prepare_bddx.py",
@@ -91,6 +96,7 @@ def sandbox(stored_model, golden, tmp_path_factory):
     folder = tmp_path_factory.mktemp("docs")
     for name in ("hmba-base", "hmba-drama", "runs/demo/mamba-300"):
         shutil.copytree(stored_model, folder / name)
+    save_mambavl(folder / "mambavl", HEADS[MICRO_QUESTIONS])  # evaluate.py reads whose options it has
     save_student(folder / "videomamba")
     save_teacher(folder / "clip")
     write_drama(folder / "DRAMA_FOLDER", WORLD, {"train": 2, "test": 2})
@@ -153,10 +159,13 @@ def write_foreign_checkpoints(folder, scratch, tensors, facts):
 
 
 def write_parents(folder):
-    """Write a tiny model under the name of one that a VideoMamba is joined with."""
+    """Write tiny models under the names of those that a VideoMamba is joined with."""
     bert = folder / "google-bert" / "bert-base-uncased"
     BertForMaskedLM(BertConfig(**TEXT)).save_pretrained(bert)
     tiny_pair_tokenizer().save_pretrained(bert)
+    roberta = folder / "FacebookAI" / "roberta-base"
+    RobertaModel(tiny_text_config()).save_pretrained(roberta)
+    tiny_pair_tokenizer().save_pretrained(roberta)
 
 
 @pytest.fixture
@@ -205,7 +214,7 @@ def make_what_is_read(line, start, sandbox):
         if maker is not None and maker != line and not (sandbox / word).exists():
             make_what_is_read(maker, start, sandbox)
             program, options = split_program(maker)
-            start(program, options + QUICK[name_of(maker)])
+            start(program, options + quick_options(maker))
 
 
 @pytest.mark.parametrize("line", [line for line in PROGRAMS if line not in PUSHES and name_of(line) not in SMALL])
@@ -216,10 +225,7 @@ def test_a_documented_command_runs(line, start, sandbox, tmp_path, one_variant):
         start(script, ["baselines", *QUICK["ablate.py"]])
     if name_of(line) in MAKERS:
         words += ["--output_dir", str(tmp_path / "made")]
-    options = list(QUICK[name_of(line)])
-    if script.endswith("evaluate.py") and "--model" in words:
-        options += QUICK["predict.py"]
-    start(script, words + options)
+    start(script, words + quick_options(line))
 
 
 @pytest.mark.parametrize("page, line", OTHERS)

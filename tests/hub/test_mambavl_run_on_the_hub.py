@@ -26,7 +26,9 @@ def test_a_run_ends_on_the_hub_with_a_picture_and_its_model_is_asked_and_scored_
     picture = np.asarray(Image.open(io.BytesIO(files["example.png"])))
     assert picture.ndim == 3 and picture.std() > 10
     card = ModelCard(files["README.md"].decode())
-    assert "example.png" in card.text and "It learned from questions that were made from the right answers." in card.text
+    assert (
+        "example.png" in card.text and "It learned from questions that were made from the right answers." in card.text
+    )
     assert "worth nothing on real videos" in card.text and "| `questions` | annotation |" in card.text
     words = ["--model", "org/mambavl", "--dataset_name", "micro-questions", "--max_samples", 2, "--device_map", "cpu"]
     run_example("evaluate.py", *words, "--draws", 2, "--output_dir", tmp_path / "test")
