@@ -95,7 +95,9 @@ class TransformerFusion(nn.Module):
         is_read = None
         if text is not None and mask is not None:
             words = self._embed(text.flatten(0, 1), 1)
-            is_word = nn.functional.pad(mask.flatten(0, 1), (1, 0), value=True)
+            is_word = mask.flatten(0, 1)
+            is_asked = is_word.any(dim=-1, keepdim=True)  # where nothing is, the class token is not read either
+            is_word = torch.cat((is_asked, is_word), dim=-1)
             is_read = nn.functional.pad(is_word, (tokens.shape[1], 0), value=True)
             tokens = torch.cat((tokens, words), dim=1)
         tokens = self.dropout(tokens)
