@@ -28,7 +28,7 @@ MOTIONFORMER = (
 )
 _PROJECTIONS = {"0": "layers.0", "2": "layers.1", "4": "layers.2"}
 # Layers of a block of AVION, and ours.
-_LAYERS = {
+LAYERS = {
     "ln_1": "layer_norm1",
     "ln_2": "layer_norm2",
     "attn.q_proj": "self_attn.q_proj",
@@ -106,7 +106,7 @@ def vision_rules(prefix: str = ORVIT, base: str = BASE) -> list[Rule]:
         Rule(f"{prefix}ln_pre.*", (f"{vision}pre_layrnorm.*",)),
         Rule(f"{prefix}ln_post.*", (f"{vision}post_layernorm.*",)),
     ]
-    for original, ours in _LAYERS.items():
+    for original, ours in LAYERS.items():
         for kind in ("weight", "bias"):
             name = f"{prefix}transformer.resblocks.*.{original}.{kind}"
             rules.append(Rule(name, (f"{vision}encoder.layers.*.{ours}.{kind}",)))

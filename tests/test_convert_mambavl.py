@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoModelForVideoClassification, AutoProcessor, CLIPVisionModel
 
+import mambavl_names
 from checkpoint_folders import blank_model, wanted_tensors
 from hmba_hf import MambaVLConfig, MambaVLForVideoClassification, MambaVLVisionModel
 from mambavl_files import (
@@ -33,6 +34,7 @@ from tiny_questions import tiny_question_tokenizer
 from videomamba_files import assert_identical
 
 GOLDEN = Path(__file__).parent / "golden" / "mambavl_fusion_small.safetensors"
+AVION = ["--num_attention_heads", 2]
 UNREAD = "B_log", "text_model.embeddings.position_ids", "text_model.encoder.layer.0.output", "text_model.pooler"
 
 
@@ -134,7 +136,7 @@ def test_padding_is_read_and_weights_start_as_in_the_released_code(made):
 @pytest.mark.parametrize("flash", [True, False])
 @pytest.mark.parametrize("frames", [4, 1])
 def test_avions_video_model_is_converted_with_the_fusion(flash, frames, made, capsys):
-    folder, weights = made("--num_attention_heads", 2, "--verify", more=avion(flash=flash, frames=frames))
+    folder, weights = made(*AVION, "--verify", more=avion(flash=flash, frames=frames))
     assert "verified: the model reproduces the original's logits" in capsys.readouterr().out
     model = load(folder)
     assert isinstance(model.mambavl.vision_model, MambaVLVisionModel)
@@ -149,7 +151,7 @@ def test_avions_video_model_is_converted_with_the_fusion(flash, frames, made, ca
 
 
 def test_sizes_and_classes_are_the_files(made):
-    config = load(made("--num_attention_heads", 2, more=avion())[0]).config
+    config = load(made(*AVION, more=avion())[0]).config
     assert config.head_sizes == HEADS
     assert (config.hidden_size, config.state_size, config.conv_kernel, config.expand) == (32, 16, 4, 2)
     vision = config.vision_config
@@ -184,7 +186,7 @@ def test_the_real_sizes_are_read_off_their_shapes(width, layers, patch, side):
 
 @pytest.mark.parametrize("tower", [True, False])
 def test_back_to_the_original_names_and_forth_again_nothing_is_lost(tower, made, tokenizer, tmp_path):
-    options = ["--num_attention_heads", 2] if tower else []
+    options = AVION if tower else []
     more = {**unread_tensors(), **(avion() if tower else {})}
     folder, weights = made("--keep_unused", *options, more=more)
     back = convert(folder, tmp_path / "back", "--to_original", "--verify")
@@ -221,7 +223,7 @@ def test_a_file_without_a_video_model_takes_that_of_a_file_of_avion(made, tmp_pa
     others["module.textual.ln_final.weight"] = torch.ones(4)
     others["module.logit_scale"] = torch.ones(())
     torch.save({"state_dict": others, "epoch": 4}, tmp_path / "avion.pt")
-    folder, _ = made("--vision", tmp_path / "avion.pt", "--num_attention_heads", 2, "--verify")
+    folder, _ = made("--vision", tmp_path / "avion.pt", *AVION, "--verify")
     vision = {name.removeprefix("orvit."): tensor for name, tensor in avion().items()}
     found = load(folder).mambavl.get_video_features(clips()).last_hidden_state
     assert_close(found, original_avion(vision, clips(), num_heads=2), atol=1e-4, rtol=1e-5)
@@ -252,7 +254,7 @@ def test_the_checkpoint_reads_clips_and_questions_and_names_classes(made, tmp_pa
         files.append(tmp_path / f"{head}.csv")
         rows = [f"{number},{head} {number},[]" for number in range(count)]
         files[-1].write_text("\n".join(["id,key,instances", *rows]) + "\n")
-    folder, _ = made("--num_attention_heads", 2, "--labels", *files, "--license", "mit", more=avion())
+    folder, _ = made(*AVION, "--labels", *files, "--license", "mit", more=avion())
     processor = AutoProcessor.from_pretrained(folder)
     inputs = processor(videos=torch.zeros(4, 3, 20, 20, dtype=torch.uint8).numpy().transpose(0, 2, 3, 1))
     assert inputs["pixel_values_videos"].shape == (1, 4, 3, 16, 16)
@@ -280,6 +282,20 @@ def test_verify_finds_a_changed_tensor(refused, monkeypatch):
 
     monkeypatch.setattr(FileTensors, "read", read_changed)
     refused("--verify", match=r"mambavl\.text_projection\.layers\.1\.bias must equal its origins")
+
+
+def test_verify_finds_a_table_that_takes_queries_for_keys(refused, monkeypatch):
+    for ours, original in (("q", "k"), ("k", "q")):
+        monkeypatch.setitem(mambavl_names.LAYERS, f"attn.{original}_proj", f"self_attn.{ours}_proj")
+    refused(*AVION, "--verify", more=avion(), match="logits of verb must match the original's")
+
+
+def test_the_card_of_a_model_without_a_video_model_shows_how_it_gets_features(made):
+    card = (made()[0] / "README.md").read_text()
+    assert "It has no video model: give it `video_features` of 32 channels" in card
+    assert 'inputs["video_features"] = features  # (1, tokens, 32)' in card
+    assert "clip.mp4" not in card
+    assert 'processor(videos=["clip.mp4"]' in (made(*AVION, more=avion(), name="whole")[0] / "README.md").read_text()
 
 
 def test_recorded_numbers_of_another_model_are_found(refused, golden, tmp_path):
@@ -337,11 +353,11 @@ def test_a_tensor_that_is_not_as_the_table_says_is_named(changes, message, refus
     ],
 )
 def test_a_tensor_of_the_video_model_that_does_not_fit_is_named(changes, message, refused):
-    refused("--num_attention_heads", 2, more={**avion(), **changes}, match=message)
+    refused(*AVION, more={**avion(), **changes}, match=message)
 
 
 def test_a_video_model_of_another_width_is_refused(refused, tmp_path):
-    refused("--num_attention_heads", 2, more=avion(width=16), match="must have the width of the fusion, 32, got 16")
+    refused(*AVION, more=avion(width=16), match="must have the width of the fusion, 32, got 16")
     CLIPVisionModel(tiny_vision_config(hidden_size=16)).save_pretrained(tmp_path / "clip")
     refused("--vision", tmp_path / "clip", match="must have the width of the fusion, 32, got 16")
 
@@ -351,7 +367,7 @@ def test_a_video_model_of_another_width_is_refused(refused, tmp_path):
     [
         ([], True, "--num_attention_heads must divide the video model's width 32, got 0"),
         (["--num_attention_heads", 3], True, "--num_attention_heads must divide the video model's width 32, got 3"),
-        (["--num_attention_heads", 2], False, "--num_attention_heads must be absent without AVION's video model"),
+        (AVION, False, "--num_attention_heads must be absent without AVION's video model"),
         (["--vision", "clip"], True, "--vision must be absent for a file with a video model, got clip"),
     ],
 )
