@@ -8,6 +8,9 @@
     # the same fusion with a video model from elsewhere: a file of AVION, or a folder or Hub id of a model
     python conversion/convert_mambavl.py --checkpoint mambavl_avion_l.pyth \\
         --vision avion_finetune_cls_lavila_vitl_best.pt --output_dir ours
+    # one for clips of 4 frames that reads 16, as the released code starts from it
+    python conversion/convert_mambavl.py --checkpoint mambavl_avion_l.pyth \\
+        --vision avion_pretrain_lavila_vitl_best.pt --num_frames 16 --output_dir ours
     # back to the original's names
     python conversion/convert_mambavl.py --checkpoint ours --to_original --output_dir theirs
 
@@ -61,6 +64,7 @@ ONE_WAY = (
     "vision",
     "features_only",
     "num_attention_heads",
+    "num_frames",
     "labels",
     "tokenizer",
     "dtype",
@@ -79,6 +83,7 @@ def parse_arguments() -> argparse.Namespace:
         "--features_only", action="store_true", help="convert the fusion alone, for features in the place of clips"
     )
     parser.add_argument("--num_attention_heads", type=int, help="of AVION's video model; default: one for 64 channels")
+    parser.add_argument("--num_frames", type=int, help="of a clip, for a file of AVION; default: the file's")
     parser.add_argument(
         "--labels",
         type=Path,

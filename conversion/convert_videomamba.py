@@ -96,6 +96,7 @@ ARCHITECTURES = (
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = conversion_parser(__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="of new weights")
     parser.add_argument("--size", choices=sorted(SIZES), help="refuse a checkpoint of another size")
     parser.add_argument("--num_frames", type=int, help="of a clip; default: the checkpoint's")
     parser.add_argument(

@@ -48,7 +48,6 @@ def conversion_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--license", help="of the weights, for the card, in the Hub's names, such as llama2")
     parser.add_argument("--sha256", nargs="+", default=[], metavar="NAME=HASH", help="of files of the checkpoint")
     parser.add_argument("--max_shard_size", default="5GB", help="of the files written")
-    parser.add_argument("--seed", type=int, default=0, help="of new weights")
     return parser
 
 
@@ -58,6 +57,7 @@ def hmba_parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--vision", help="the tower of a checkpoint without one; default: the one its config names")
     parser.add_argument("--config", help="folder with config.json and tokenizer of a checkpoint without them")
     parser.add_argument("--num_frames", type=int, help="of a new adapter; default: 5")
+    parser.add_argument("--seed", type=int, default=0, help="of new weights")
     return parser
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
 from transformers import RobertaConfig
 
 from hmba_hf.data.actions.epic_kitchens_annotations import read_classes
@@ -36,6 +37,7 @@ from tensor_files import FileTensors, hub_id, local_path
 from tensor_sources import Change, ChangedTensors, MemoryTensors, RelabeledTensors, SplitTensors, Tensors
 
 ROBERTA = "FacebookAI/roberta-base"  # of the original, for its tokenizer
+TIMES = f"{VISUAL}temporal_embedding"
 CHANNELS_OF_A_HEAD = 64  # in AVION's video models
 
 
@@ -148,6 +150,8 @@ def plan_model(args: argparse.Namespace, original: Original) -> Plan:
         raise ValueError(
             f"--num_attention_heads must be absent without AVION's video model, got {args.num_attention_heads}"
         )
+    if args.num_frames is not None and other is None:
+        raise ValueError(f"--num_frames must be with --vision, whose times it changes, got {args.num_frames}")
     if width_of(vision) != sizes.hidden_size:
         raise ValueError(
             f"the video model must have the width of the fusion, {sizes.hidden_size}, got {width_of(vision)}"
@@ -220,19 +224,47 @@ def open_vision(args: argparse.Namespace) -> OtherVision:
     """
     path = local_path(args.vision)
     if (path / "config.json").is_file():
-        if args.num_attention_heads is not None:
-            raise ValueError(
-                "--num_attention_heads must be absent for a video model that states them, "
-                f"got {args.num_attention_heads}"
-            )
+        for name in ("num_attention_heads", "num_frames"):
+            if getattr(args, name) is not None:
+                raise ValueError(f"--{name} must be absent for a folder, which states it, got {getattr(args, name)}")
         return _of_transformers(path, args)
     original = open_original(path, VISUAL)
     if original.vision is None:
         raise ValueError(f"--vision must be a folder with a config.json or a file of AVION, got {args.vision}")
-    config = vision_config(original.vision, args.num_attention_heads)
+    sizes = original.vision
+    tensors = original.tensors
+    if args.num_frames is not None:
+        tensors = ChangedTensors(tensors, {TIMES: other_times(sizes, args.num_frames)})
+        sizes = sizes._replace(num_frames=args.num_frames)
+    config = vision_config(sizes, args.num_attention_heads)
     config.name_or_path = hub_id(args.vision)
     unused = [Rule(pattern) for pattern in OF_AVION]
-    return OtherVision(original.tensors, [*unused, *vision_rules(VISUAL)], config)
+    return OtherVision(tensors, [*unused, *vision_rules(VISUAL)], config)
+
+
+def other_times(sizes: VisionSizes, num_frames: int) -> Change:
+    """Return the change of a table of times to that of another number of frames.
+
+    Of fewer frames, the first ones are kept; for more, times are drawn out linearly.
+
+    Raises:
+        ValueError: if there is no such table, or if it would have no row.
+
+    Source: zhaoyue-zephyrus/AVION, `models/utils.py`.
+    """
+    if sizes.num_frames == 1:
+        raise ValueError(f"--num_frames must be absent for a video model of one frame, got {num_frames}")
+    if num_frames < 2:
+        raise ValueError(f"--num_frames must be at least 2 for a video model with times, got {num_frames}")
+
+    def resize(times: Tensor) -> Tensor:
+        if num_frames <= len(times):
+            return times[:num_frames]
+        columns = times.float().T[None]
+        longer = nn.functional.interpolate(columns, size=num_frames, mode="linear", align_corners=False)
+        return longer[0].T.to(times.dtype)
+
+    return Change((num_frames, sizes.hidden_size), resize)
 
 
 def _of_transformers(path: Path, args: argparse.Namespace) -> OtherVision:

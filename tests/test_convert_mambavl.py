@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from torch.testing import assert_close
 from transformers import AutoModelForVideoClassification, AutoProcessor, CLIPVisionModel
 
@@ -230,6 +231,20 @@ def test_a_file_without_a_video_model_takes_that_of_a_file_of_avion(made, tmp_pa
     assert "Its video model is that of `avion.pt`" in (folder / "README.md").read_text()
 
 
+@pytest.mark.parametrize("frames", [3, 9])
+def test_a_video_model_of_avion_is_fitted_to_clips_of_another_length(frames, made, tmp_path):
+    torch.save({"state_dict": avion("visual.")}, tmp_path / "avion.pt")
+    folder, _ = made("--vision", tmp_path / "avion.pt", *AVION, "--num_frames", frames, "--verify")
+    times = avion("")["temporal_embedding"]
+    wanted = times[:frames]
+    if frames > len(times):  # as a picture of one colour, which is what AVION makes of it
+        wanted = nn.functional.interpolate(times[None, None], size=(frames, 32), mode="bilinear")[0, 0]
+    model = load(folder)
+    assert_close(model.mambavl.vision_model.temporal_embeddings.detach(), wanted)
+    assert model.mambavl.get_video_features(clips(frames)).last_hidden_state.shape == (2, 1 + frames * 4, 32)
+    assert AutoProcessor.from_pretrained(folder).video_processor.num_frames == frames
+
+
 def test_a_file_without_a_video_model_takes_any_model_of_videos_or_pictures(made, tmp_path):
     torch.manual_seed(0)
     clip = CLIPVisionModel(tiny_vision_config()).eval()
@@ -368,6 +383,8 @@ def test_a_video_model_of_another_width_is_refused(refused, tmp_path):
         ([], True, "--num_attention_heads must divide the video model's width 32, got 0"),
         (["--num_attention_heads", 3], True, "--num_attention_heads must divide the video model's width 32, got 3"),
         (AVION, False, "--num_attention_heads must be absent without AVION's video model"),
+        (["--num_frames", 8], False, "--num_frames must be with --vision, whose times it changes, got 8"),
+        ([*AVION, "--num_frames", 8], True, "--num_frames must be with --vision, whose times it changes, got 8"),
         (["--vision", "clip"], True, "--vision must be absent for a file with a video model, got clip"),
     ],
 )
