@@ -7,8 +7,9 @@ It writes `predictions.jsonl`, which `evaluate.py --predictions` scores. Stopped
 with any number of processes and ends with the same predictions. All processes must see one output_dir. A clip that
 cannot be read stops the run; with `--on_error skip` its line in the file has the reason instead of a prediction.
 
-The task of the model decides what a prediction is: an answer of H-MBA, or the most likely classes of a VideoMamba or,
-for each question of `--questions`, of a MambaVL, over `--num_temporal_views` x `--num_spatial_views` views. `--model M --help` shows the options of its task.
+The task of the model decides what a prediction is: an answer of H-MBA, the most likely classes of a VideoMamba, or
+those of a MambaVL for each question of `--questions`. Classes are those of `--num_temporal_views` x
+`--num_spatial_views` views. `--model M --help` shows the options of its task.
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Confidence intervals of scores: percentiles over corpora drawn with replacement from the scored one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,15 +28,15 @@ class Bootstrap:
                 f"confidence must be in (0, 1) and draws at least 1, got {self.confidence} and {self.draws}"
             )
 
+    def resamples(self, count: int) -> Iterator[np.ndarray]:
+        """Yield how often each of `count` items is in each resampled corpus, `(count,)`."""
+        rng = np.random.default_rng(self.seed)
+        for _ in range(self.draws):
+            yield np.bincount(rng.integers(count, size=count), minlength=count).astype(float)
+
     def sums(self, statistics: np.ndarray) -> np.ndarray:
         """Sum the rows of `statistics`, `(n, k)`, over each resampled corpus of n items, `(draws, k)`."""
-        rng = np.random.default_rng(self.seed)
-        count = len(statistics)
-        drawn = np.empty((self.draws, statistics.shape[1]))
-        for draw in range(self.draws):
-            times = np.bincount(rng.integers(count, size=count), minlength=count)
-            drawn[draw] = times.astype(float) @ statistics
-        return drawn
+        return np.stack([times @ statistics for times in self.resamples(len(statistics))])
 
     def interval(self, scores: np.ndarray) -> Interval:
         """Return the ends of the interval of resampled `scores`, `(draws,)`, without those that are not finite.

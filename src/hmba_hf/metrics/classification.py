@@ -36,13 +36,13 @@ def mean_class_accuracy(is_right: np.ndarray, labels: np.ndarray) -> float:
 
 def class_accuracies(is_right: np.ndarray, labels: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
     """Return the mean class accuracy of each resampled corpus, `(draws,)`."""
-    classes = np.unique(labels)
-    is_of_class = (labels[:, None] == classes).astype(float)  # (n, c)
-    sums = bootstrap.sums(np.concatenate([is_of_class, is_of_class * is_right[:, None]], axis=1))
-    counts = sums[:, : len(classes)]
-    right = sums[:, len(classes) :]
-    shares = np.divide(right, counts, out=np.full_like(right, np.nan), where=counts > 0)
-    return np.nanmean(shares, axis=1)
+    _, classes = np.unique(labels, return_inverse=True)
+    means = []
+    for times in bootstrap.resamples(len(labels)):
+        counts = np.bincount(classes, weights=times)
+        right = np.bincount(classes, weights=times * is_right)
+        means.append(np.mean(right[counts > 0] / counts[counts > 0]))
+    return np.array(means)
 
 
 def confusion(predicted: Sequence[str], wanted: Sequence[str]) -> dict[str, dict[str, int]]:
