@@ -26,6 +26,7 @@ from hmba_hf.tasks.classification.question_arguments import (
 )
 from hmba_hf.tasks.classification.question_run import finetune
 from hmba_hf.tasks.classification.questions import AskedSamples, Asking
+from tiny_mambavl import tiny_config
 from tiny_runs import run_example
 
 
@@ -196,6 +197,14 @@ def test_nothing_is_asked_or_the_same_of_all():
     batch = join([nothing, first], pad_token_id=1)
     assert batch["input_ids"].shape == batch["attention_mask"].shape == (2, *first["input_ids"].shape[1:])
     assert batch["labels"].tolist() == [[0, 0], [0, 0]]
+
+
+def test_a_model_that_reads_padding_gets_all_of_it():
+    processor = tiny_asked_processor()
+    asking = Asking.of(tiny_config(heads=HEADS, ignore_text_mask=True), processor, "generic", hide_words=False)
+    (sample,) = AskedSamples(AskedClips(1), asking)
+    inputs = ClipEncoder(processor, Heads(HEADS, asks=True), with_answers=True).encode(sample)
+    assert inputs["input_ids"].shape == inputs["answer_input_ids"].shape == (1, 2, processor.max_text_length)
 
 
 def test_a_class_that_is_not_known_trains_nothing_and_a_clip_without_any_is_bad():

@@ -157,8 +157,9 @@ def format_table(metrics: dict[str, Any]) -> str:
 
 def _format_scores(group: dict[str, Any]) -> list[str]:
     lines = []
+    width = max([22, *map(len, group["scores"])])
     for name, value in group["scores"].items():
-        line = f"{name:>22}  {_format_score(value)}"
+        line = f"{name:>{width}}  {_format_score(value)}"
         if group["intervals"].get(name) is not None:
             low, high = group["intervals"][name]
             line += f"  {low:.3f} to {high:.3f}"

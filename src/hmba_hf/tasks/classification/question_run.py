@@ -15,7 +15,7 @@ from ...training import base_model
 from ...training.base_model import BaseRules
 from .arguments import scale_learning_rate
 from .base_model import draw_head
-from .heads import Classes, has_head_for
+from .heads import Classes, dataset_heads, has_head_for
 from .question_arguments import (
     QuestionDataArguments,
     QuestionModelArguments,
@@ -77,14 +77,15 @@ def _start(
             "rate_drops": arguments.rate_drops,
             "at_rest": [f"mambavl.{part}" for part in sorted(frozen)],
         },
-        asked=partial(_ask, data_args, model.config, processor, classes),
+        asked=partial(_ask, data_args, model.config, processor),
         with_answers=model.config.answer_loss_weight > 0,
         pad_token_id=processor.tokenizer.pad_token_id,
     )
 
 
-def _ask(arguments: QuestionDataArguments, config: Any, processor: Any, classes: Any, samples: Samples) -> Samples:
+def _ask(arguments: QuestionDataArguments, config: Any, processor: Any, samples: Samples) -> Samples:
     """Ask about the samples of a dataset as the options say."""
+    classes = dataset_heads(samples)
     asking = Asking.of(config, processor, arguments.questions, arguments.hide_words, classes=classes)
     return AskedSamples(samples, asking)
 
