@@ -133,6 +133,39 @@ def test_the_benchmark_of_drawn_actions_trains_each_model_once(tmp_path):
     assert columns(again) == [names]
 
 
+def test_the_benchmark_of_questions_trains_each_model_once_and_masked_questions_change_nothing(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from question_learning import main
+
+    def made_and_printed(*parts):
+        words = ["question_learning.py", "--quick", "--output_dir", str(tmp_path), "--only", *parts]
+        monkeypatch.setattr(sys, "argv", words)
+        main()
+        return (tmp_path / "runs.jsonl").read_text(), columns(capsys.readouterr().out)
+
+    made, (one_head, two_discs) = made_and_printed("one_head", "two_discs")
+    assert {"cosine", "masked: change", "shift by clip"} < set(one_head) and two_discs[1] == "right"
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert len(made.splitlines()) == len(results["one_head"]) + len(results["two_discs"])
+    for name, (scores,) in results["one_head"].items():
+        if name != "no question":
+            assert scores["masked: change"] == 0 and scores["cosine"] < 1
+    assert results["one_head"]["mamba, shared A"][0]["shift by clip"] < 1e-4
+    assert made_and_printed("one_head") == (made, [one_head])
+
+
+def test_what_a_question_alone_tells_is_known_by_construction(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from question_texts import ANNOTATION, HIDDEN, PREDICTED, best_from_question
+
+    assert best_from_question(HIDDEN, bond=0.5, errors=0.3) == pytest.approx({"verb": 2 / 5, "noun": 1 / 5})
+    assert best_from_question(ANNOTATION, bond=0.0, errors=0.3) == pytest.approx({"verb": 2 / 5, "noun": 1 / 5})
+    assert best_from_question(ANNOTATION, bond=0.5, errors=0.3) == pytest.approx({"verb": 0.45, "noun": 0.6})
+    assert best_from_question(PREDICTED, bond=0.0, errors=0.0) == best_from_question(ANNOTATION, bond=0.0, errors=0.0)
+
+
 def test_the_benchmark_of_masked_steps_compares_blocks_and_students(tmp_path):
     printed = run("masked_step.py", "--quick", "--masked", 0.5, 0.8, "--output_dir", tmp_path)
     assert columns(printed) == [["part", "masked", "tokens", "of all", "forward + backward", "time / unmasked"]]
