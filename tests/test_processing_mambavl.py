@@ -266,13 +266,13 @@ def test_a_saved_processor_comes_back_with_its_heads_and_questions(tmp_path):
 
 
 def test_the_stock_pipeline_classifies_a_file(tmp_path):
-    model = tiny_model()
+    model = tiny_model(num_frames=3)
     processor = tiny_question_processor()
     for part in (model, processor):
         part.save_pretrained(tmp_path / "checkpoint")
     path = tmp_path / "video.mp4"
     path.write_bytes(numbered_video(12))
-    found = pipeline("video-classification", model=str(tmp_path / "checkpoint"))(str(path), top_k=12, num_frames=3)
+    found = pipeline("video-classification", model=str(tmp_path / "checkpoint"))(str(path), top_k=12)
     # It asks nothing, for it reads videos alone.
     expected = model(**processor(videos=path, questions=False)).logits.softmax(-1)[0]
     scores = {answer["label"]: answer["score"] for answer in found}

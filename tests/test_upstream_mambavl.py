@@ -32,7 +32,7 @@ FAILURES = {
 }
 SKIPS = {
     "test_bc_cache_name_forward": "no cache",
-    "test_can_load_ignoring_mismatched_shapes": "the classifiers stand in a dictionary; a test of our own replaces one",
+    "test_can_load_ignoring_mismatched_shapes": "classifiers are in a dictionary; a test of our own replaces one",
     "test_can_init_all_missing_weights": "the suite asks it of a list of models of its own",
     "test_causal_lm_loss_honors_shift_labels": "no language model",
     "test_inputs_embeds*": "questions come as tokens",

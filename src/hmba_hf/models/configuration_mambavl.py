@@ -18,6 +18,7 @@ INITIALIZATIONS = ("mamba", "released")
 # The classes of EPIC-KITCHENS-100.
 _VERBS = 97
 _NOUNS = 300
+_FRAMES = 16  # of a clip, in the released configurations
 
 # What a saved config names, so that a checkpoint loads where this package is not installed.
 AUTO_MAP = {
@@ -91,6 +92,8 @@ class MambaVLConfig(PreTrainedConfig):
         text_config: of the text model, likewise; the size of RoBERTa base when absent.
         heads: the classes of each head by its name, as a list of names or as their number, in the order in which the
             heads' questions come.
+        num_frames: of a clip, which the stock pipeline samples; when absent those that the video model takes, or the
+            released 16 for a model of pictures, which takes any number.
         hidden_size: channels of the fusion; those of the video model when absent.
         state_size, conv_kernel, expand: of both Mamba mixers.
         fusion: `"mamba"`, or `"transformer"` or `"mlp"` for comparison.
@@ -140,6 +143,7 @@ class MambaVLConfig(PreTrainedConfig):
     vision_config: Any = None
     text_config: Any = None
     heads: Any = None
+    num_frames: int | None = None
     hidden_size: int | None = None
     state_size: int = 16
     conv_kernel: int = 4
@@ -170,6 +174,8 @@ class MambaVLConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         if self.hidden_size is None:
             self.hidden_size = width_of(self.vision_config)
+        if self.num_frames is None:
+            self.num_frames = clip_length(self.vision_config) or _FRAMES
         if self.text_features == "embeddings":
             self.text_config.num_hidden_layers = 0
             if getattr(self.text_config, "layer_types", None):
@@ -207,7 +213,8 @@ class MambaVLConfig(PreTrainedConfig):
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {list(allowed)}, got {getattr(self, name)!r}")
-        for name in ("hidden_size", "state_size", "conv_kernel", "expand", "fusion_layers", "fusion_heads"):
+        counts = ("num_frames", "hidden_size", "state_size", "conv_kernel", "expand", "fusion_layers", "fusion_heads")
+        for name in counts:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         for name in ("fusion_dropout", "head_dropout"):
@@ -235,8 +242,8 @@ class MambaVLConfig(PreTrainedConfig):
             return
         if len(self.heads) > 1:
             raise ValueError(
-                f"heads must be given for a model of several heads, got num_labels or id2label of {len(names)} classes "
-                f"for {len(wanted)}"
+                f"heads must be given for a model of several heads, of {len(wanted)} combinations, got num_labels or "
+                f"id2label of {len(names)}"
             )
         self.heads = {head: [names[number] for number in sorted(names)] for head in self.heads}
 
@@ -280,6 +287,14 @@ def named_classes(heads: Any) -> dict[str, list[str]]:
 def joint_names(heads: dict[str, list[str]]) -> list[str]:
     """Return the names of all combinations of the heads' classes, the last head's running fastest."""
     return [" ".join(names) for names in product(*heads.values())]
+
+
+def clip_length(config: Any) -> int | None:
+    """Return how many frames a video model takes; `None` for a model of pictures, which takes any number."""
+    for name in ("num_frames", "frames_per_clip"):
+        if isinstance(getattr(config, name, None), int):
+            return getattr(config, name)
+    return None
 
 
 def width_of(config: Any) -> int:

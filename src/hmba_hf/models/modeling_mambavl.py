@@ -12,7 +12,13 @@ from transformers import AutoModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_mambavl import MambaVLConfig, MambaVLFeaturesConfig, MambaVLVisionConfig, width_of
+from .configuration_mambavl import (
+    MambaVLConfig,
+    MambaVLFeaturesConfig,
+    MambaVLVisionConfig,
+    clip_length,
+    width_of,
+)
 from .encoding_mambavl import MambaVLVisionModel
 from .joining_mambavl import drop_unread, join_pretrained
 from .layers_conditions import require
@@ -140,7 +146,7 @@ class MambaVLModel(MambaVLPreTrainedModel):
             raise ValueError(f"pixel_values_videos must be (batch, frames, channels, height, width), got {shape}")
         require(pixel_values_videos.isfinite().all(), "pixel_values_videos must be finite, got NaN or infinity")
         pixels = pixel_values_videos.to(self.vision_model.dtype)
-        reads_clips = takes_clips(self.vision_model.config)
+        reads_clips = clip_length(self.vision_model.config) is not None
         options = {**kwargs, "return_dict": True}
         if "skip_predictor" in inspect.signature(self.vision_model.forward).parameters:  # of V-JEPA 2
             options["skip_predictor"] = True
@@ -187,9 +193,11 @@ class MambaVLModel(MambaVLPreTrainedModel):
         is_read = attention_mask.bool()
         if self.config.ignore_text_mask:
             is_read = torch.ones_like(is_read)
-        tokens = self.text_model(
-            input_ids=input_ids.flatten(0, 1), attention_mask=self._attended(is_read).flatten(0, 1), return_dict=True
-        ).last_hidden_state
+        attended = None
+        if self.config.text_features == "contextual":
+            attended = self._attended(is_read).flatten(0, 1)
+        ids = input_ids.flatten(0, 1)
+        tokens = self.text_model(input_ids=ids, attention_mask=attended, return_dict=True).last_hidden_state
         text = self.text_projection(tokens.to(self._dtype))
         return text.unflatten(0, wanted), is_read
 
@@ -355,11 +363,6 @@ def build_fusion(config: MambaVLConfig) -> nn.Module:
     if config.fusion == "transformer":
         return TransformerFusion(width, config.fusion_layers, config.fusion_heads, config.fusion_dropout)
     return MlpFusion(width, config.fusion_dropout)
-
-
-def takes_clips(config: Any) -> bool:
-    """Return whether a video model of this configuration reads whole clips, and not single pictures."""
-    return any(getattr(config, name, None) is not None for name in ("num_frames", "frames_per_clip"))
 
 
 def joint_logits(logits: list[Tensor]) -> Tensor:
