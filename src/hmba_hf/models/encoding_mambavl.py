@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.models.clip.modeling_clip import CLIPEncoder, CLIPPreTrainedModel, CLIPVisionEmbeddings
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
 from transformers.utils.generic import merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -57,11 +59,14 @@ class MambaVLVisionModel(SafetensorsPreTrainedModel, CLIPPreTrainedModel):
 
     @merge_with_config_defaults
     @capture_outputs(tie_last_hidden_states=False)
-    def forward(self, pixel_values_videos: Tensor | None = None, **kwargs: Any) -> BaseModelOutput:
+    def forward(
+        self, pixel_values_videos: Tensor | None = None, **kwargs: Unpack[TransformersKwargs]
+    ) -> BaseModelOutput:
         """Encode clips.
 
         Args:
             pixel_values_videos: `(b, num_frames, channels, height, width)`.
+            kwargs: such as `output_hidden_states` and `output_attentions`.
 
         Returns:
             `last_hidden_state`, `(b, 1 + num_frames * p, d)`.
@@ -76,12 +81,11 @@ class MambaVLVisionModel(SafetensorsPreTrainedModel, CLIPPreTrainedModel):
     def _embed(self, pixel_values_videos: Tensor | None) -> Tensor:
         config = self.config
         wanted = (config.num_frames, config.num_channels, config.image_size, config.image_size)
-        shape = None if pixel_values_videos is None else tuple(pixel_values_videos.shape)
-        if pixel_values_videos is None or shape is None or shape[1:] != wanted or shape[0] == 0:
-            raise ValueError(
-                f"pixel_values_videos must be (batch, frames, channels, height, width), (batch, "
-                f"{', '.join(map(str, wanted))}), got {shape}"
-            )
+        if pixel_values_videos is None:
+            raise ValueError(f"pixel_values_videos must be (batch, {', '.join(map(str, wanted))}), got none")
+        shape = tuple(pixel_values_videos.shape)
+        if shape[1:] != wanted or shape[0] == 0:
+            raise ValueError(f"pixel_values_videos must be (batch, {', '.join(map(str, wanted))}), got {shape}")
         frames = self.embeddings(pixel_values_videos.flatten(0, 1)).unflatten(0, shape[:2])  # (b, t, 1 + p, d)
         patches = frames[:, :, 1:]
         if self.temporal_embeddings is not None:
