@@ -59,14 +59,15 @@ class Heads(NamedTuple):
         Raises:
             ValueError: if none is known, or if one is no class of the model.
         """
-        known = {head: labels.get(head) for head in self.names}
+        are_unknown = all(labels.get(head) is None for head in self.names)
+        numbers = []
         for head, size in zip(self.names, self.sizes, strict=True):
-            label = known[head]
-            is_missing = label is None and (len(known) == 1 or set(known.values()) == {None})
-            if is_missing or (label is not None and label >= size):
+            label = labels.get(head)
+            is_of_model = label is not None and label < size
+            if not is_of_model and (are_unknown or label is not None):
                 of_head = f" of {head}" if self.asks else ""
                 raise ValueError(f"sample {name} must have a label{of_head} from 0 to {size - 1}, got {label}")
-        numbers = [UNKNOWN if label is None else label for label in known.values()]
+            numbers.append(UNKNOWN if label is None else label)
         if len(numbers) == 1:
             return torch.tensor(numbers[0])
         return torch.tensor(numbers)

@@ -125,7 +125,8 @@ def join_base(arguments: QuestionModelArguments, classes: Classes) -> tuple[PreT
     Raises:
         ValueError: as `MambaVLForVideoClassification.from_vision_text_pretrained`, and that of its processor.
     """
-    vision, text = str(arguments.vision), str(arguments.text)
+    vision = str(arguments.vision)
+    text = str(arguments.text)
     heads = {head: list(names) for head, names in classes.items()}
     model = MambaVLForVideoClassification.from_vision_text_pretrained(vision, text, heads=heads, **arguments.joining())
     questions = generic_questions(list(heads), arguments.generic_questions, {})

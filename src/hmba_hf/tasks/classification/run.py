@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from transformers import PreTrainedModel, set_seed
 
+from ...data.actions.questioned import ACTION_HEAD
 from ...data.bad_samples import BadSamples
 from ...data.encoded_samples import EncodedSamples, evaluation_samples
 from ...data.loading import load_samples
@@ -85,8 +86,8 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
 def _start(arguments: ModelArguments, classes: Classes | None, run: Path, is_resumed: bool) -> Start:
     """Load a VideoMamba with a head for the classes, and its teacher."""
     names = arguments.class_names
-    if names is None and classes is not None and len(classes) == 1:
-        (names,) = (list(of_head) for of_head in classes.values())
+    if names is None and classes is not None and ACTION_HEAD in classes:
+        names = list(classes[ACTION_HEAD])
     teacher = load_teacher(arguments)
     model, processor = load_base(arguments, names, teacher, run, is_resumed)
     config: Any = model.config
