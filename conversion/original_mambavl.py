@@ -67,8 +67,7 @@ def original_avion(weights: Weights, clips: Tensor, num_heads: int) -> Tensor:
     while block := part_of(weights, f"transformer.resblocks.{layer}."):
         tokens = tokens + _attend(block, _norm(block, "ln_1", tokens), num_heads)
         hidden = functional.linear(_norm(block, "ln_2", tokens), block["mlp.fc1.weight"], block["mlp.fc1.bias"])
-        hidden = hidden * torch.sigmoid(1.702 * hidden)
-        tokens = tokens + functional.linear(hidden, block["mlp.fc2.weight"], block["mlp.fc2.bias"])
+        tokens = tokens + functional.linear(functional.gelu(hidden), block["mlp.fc2.weight"], block["mlp.fc2.bias"])
         layer += 1
     return _norm(weights, "ln_post", tokens)
 

@@ -157,7 +157,7 @@ def test_sizes_and_classes_are_the_files(made):
     assert (config.hidden_size, config.state_size, config.conv_kernel, config.expand) == (32, 16, 4, 2)
     vision = config.vision_config
     assert (vision.num_frames, vision.image_size, vision.patch_size, vision.num_hidden_layers) == (4, 16, 8, 2)
-    assert (vision.intermediate_size, vision.hidden_act, vision.layer_norm_eps) == (40, "quick_gelu", 1e-6)
+    assert (vision.intermediate_size, vision.hidden_act, vision.layer_norm_eps) == (40, "gelu", 1e-6)
     text = config.text_config
     assert (text.vocab_size, text.hidden_size, text.max_position_embeddings, text.num_hidden_layers) == (60, 24, 50, 0)
 

@@ -54,7 +54,8 @@ def clips(frames=3):
 def test_one_frame_has_the_tokens_of_clip():
     torch.manual_seed(0)
     clip = CLIPVisionModel(tiny_vision_config(num_hidden_layers=2)).eval()
-    model = tiny_encoder(num_frames=1, layer_norm_eps=clip.config.layer_norm_eps)
+    same = {name: getattr(clip.config, name) for name in ("hidden_act", "layer_norm_eps")}
+    model = tiny_encoder(num_frames=1, **same)
     model.load_state_dict(clip.state_dict())
     outputs = clip(clips()[:, 0])
     tokens = model(clips()[:, :1]).last_hidden_state

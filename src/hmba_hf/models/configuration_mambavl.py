@@ -42,7 +42,8 @@ class MambaVLVisionConfig(CLIPVisionConfig):
     Raises:
         ValueError: if a value is out of range.
 
-    All other values are those of `CLIPVisionConfig`.
+    All other values are those of `CLIPVisionConfig`. AVION asks for CLIP's quick GELU, but its code drops the wish: its
+    weights were trained with the exact one.
     """
 
     model_type = "mambavl_vision"
@@ -50,6 +51,7 @@ class MambaVLVisionConfig(CLIPVisionConfig):
 
     image_size: int = 224
     patch_size: int = 16
+    hidden_act: str = "gelu"
     layer_norm_eps: float = 1e-6
     num_frames: int = 16
 
