@@ -36,7 +36,9 @@ def test_colours_are_those_of_the_video_model():
         white_of(tiny_clip_reader()), white_of(MambaVLVideoProcessor.of_backbone("clip", **sizes))
     )
     # Of values from 0 to 255, as the released code has them.
-    avion = (255 - np.array([108.327, 116.746, 104.094])) / np.array([68.5, 66.632, 70.323])
+    avion = (255 - np.array([108.3272985, 116.7460125, 104.09373615])) / np.array(
+        [68.5005327, 66.6321579, 70.32316305]
+    )
     np.testing.assert_allclose(white_of(MambaVLVideoProcessor.of_backbone("avion", **sizes)), avion, rtol=1e-6)
 
 

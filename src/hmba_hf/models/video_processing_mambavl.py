@@ -22,8 +22,8 @@ from .decoding_clips import flatten_videos
 BACKBONES: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "avion": {
-            "image_mean": [value / 255 for value in (108.327, 116.746, 104.094)],
-            "image_std": [value / 255 for value in (68.5, 66.632, 70.323)],
+            "image_mean": [value / 255 for value in (108.3272985, 116.7460125, 104.09373615)],
+            "image_std": [value / 255 for value in (68.5005327, 66.6321579, 70.32316305)],
         },
         "clip": {"image_mean": OPENAI_CLIP_MEAN, "image_std": OPENAI_CLIP_STD},
         "imagenet": {"image_mean": IMAGENET_DEFAULT_MEAN, "image_std": IMAGENET_DEFAULT_STD},
