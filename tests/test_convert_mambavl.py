@@ -443,3 +443,17 @@ def test_a_base_model_does_not_go_back(tmp_path):
     tiny_model().mambavl.save_pretrained(tmp_path / "ours")
     with pytest.raises(ValueError, match=r"architectures must be \['MambaVLForVideoClassification'\]"):
         convert(tmp_path / "ours", tmp_path / "back", "--to_original")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--to_original", "--features_only", "--num_frames", 3], "without --features_only, --num_frames"),
+        (["--to_original", "--verify", "recorded"], "--to_original must be without --verify RECORDED"),
+        (["--features_only", "--vision", "clip"], "--features_only must be without --vision, got clip"),
+    ],
+)
+def test_options_that_exclude_each_other_are_refused(options, message, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        convert(tmp_path, tmp_path / "ours", *options)
+    assert message in capsys.readouterr().err
