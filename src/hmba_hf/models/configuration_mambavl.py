@@ -42,8 +42,8 @@ class MambaVLVisionConfig(CLIPVisionConfig):
     Raises:
         ValueError: if a value is out of range.
 
-    All other values are those of `CLIPVisionConfig`. AVION asks for CLIP's quick GELU, but its code drops the wish: its
-    weights were trained with the exact one.
+    All other values are those of `CLIPVisionConfig`. AVION asks for CLIP's quick GELU, but its code drops the wish:
+    its weights were trained with the exact one.
     """
 
     model_type = "mambavl_vision"
