@@ -13,6 +13,7 @@ from hmba_hf.data.bad_samples import BadSamples
 from hmba_hf.evaluation.records import read_records
 from hmba_hf.families import family_of, load_model
 from hmba_hf.hub import save_checkpoint
+from hmba_hf.models.processing_mambavl import MambaVLProcessor
 from hmba_hf.tasks.classification import run as classification_run
 from hmba_hf.tasks.classification.encoding import ClipEncoder, join
 from hmba_hf.tasks.classification.heads import Heads
@@ -102,7 +103,20 @@ def test_two_models_are_joined_by_the_program_and_the_text_model_stays_as_it_is(
     assert torch.equal(held[f"mambavl.text_model.{name}"], weights(text)[name])
     model = load_model(tmp_path)
     assert list(model.config.heads) == ["verb", "noun"] and model.config.heads["noun"][0] == "red disc"
+    assert model.config.num_frames == MambaVLProcessor.from_pretrained(tmp_path).video_processor.num_frames == 2
     assert not any(name.endswith("text_mixer.A_log") for name in held)
+
+
+def test_a_video_model_of_clips_is_fitted_to_another_number_of_frames_and_goes_on(halves, clips, tmp_path):
+    vision = save_base(tmp_path / "videomamba")
+    joined = {"vision": str(vision), "text": str(halves[1]), "num_frames": 4, "max_steps": 1}
+    finetune(*arguments(None, tmp_path / "run", **joined))
+    model = load_model(tmp_path / "run")
+    assert model.config.num_frames == model.config.vision_config.num_frames == 4
+    name = "mambavl.vision_model.embeddings.temporal_embeddings"
+    assert weights(tmp_path / "run")[name].shape == (1, 4, 16)
+    finetune(*arguments(tmp_path / "run", tmp_path / "again", num_frames=3, max_steps=1))
+    assert weights(tmp_path / "again")[name].shape == (1, 3, 16)
 
 
 def test_parts_have_learning_rates_of_their_own_and_A_log_is_not_decayed(base, clips, tmp_path):

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ...data.actions.questioned import questioned
 from ...data.actions.samples import ActionSample
 from ...data.actions.training_clips import draw_frames, to_pixels, video_of
 from ...models.decoding_containers import LIMITS
@@ -15,7 +14,7 @@ from ...models.decoding_stills import read_picture
 from ...models.reading_clips import ClipVideoProcessor
 from .augmentation import Augmentation
 from .heads import Heads
-from .questions import AskedSample
+from .questions import AskedSample, labels_by_head
 
 Classified = ActionSample | AskedSample
 
@@ -39,13 +38,14 @@ class ClipEncoder:
     num_draws: int = 1
     with_answers: bool = False
 
-    def encode(self, sample: Classified, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
+    def encode(self, sample: Any, generator: torch.Generator | None = None) -> dict[str, torch.Tensor]:
         """Return `pixel_values_videos`, `(draws, t, 3, h, w)`, and `labels`, `(draws,)` or `(draws, heads)`.
 
         Of an `AskedSample` there are `input_ids` and `attention_mask`, `(draws, heads, l)`, too, and likewise those
         of its answers. A label that is not known is -100.
 
         Args:
+            sample: an `ActionSample`, or an `AskedSample` for a model that is asked.
             generator: draws frames and changes; needed with an augmentation.
 
         Raises:
@@ -54,13 +54,12 @@ class ClipEncoder:
             TypeError: if it is a sample of another task.
         """
         video = _video(sample, self.heads.asks)
-        labelled = sample.sample if isinstance(sample, AskedSample) else questioned(sample)
-        labels = self.heads.labels_of(sample.id, labelled.labels)
+        labels = self.heads.labels_of(sample.id, labels_by_head(sample))
         texts: dict[str, torch.Tensor] = {}
-        if isinstance(sample, AskedSample):
+        if self.heads.asks:
             texts = encode_questions([sample], self.processor)
-            if self.with_answers:
-                texts |= self.processor.answers([sample.answers()], padding=sample.asking.padding)
+        if self.with_answers:
+            texts |= self.processor.answers([sample.answers()], padding=sample.asking.padding)
         if self.augmentation is None:
             pixels = read_views([sample], self.processor)[0]
         else:
@@ -82,8 +81,12 @@ class ClipEncoder:
         return augmentation.erase(pixels, generator)
 
 
-def encode_questions(samples: Sequence[AskedSample], processor: Any) -> dict[str, torch.Tensor]:
+def encode_questions(samples: Sequence[Any], processor: Any) -> dict[str, torch.Tensor]:
     """Return the questions about samples, `input_ids` and `attention_mask`, `(b, heads, l)`.
+
+    Args:
+        samples: `AskedSample`s.
+        processor: of clips and questions.
 
     Raises:
         ValueError: if a sample lacks a question, or as the processor.
@@ -101,7 +104,7 @@ def read_views(samples: Sequence[Classified], processor: Any) -> torch.Tensor:
     Raises:
         ValueError: if a video cannot be read.
     """
-    videos = [_video(sample, asks=hasattr(processor, "tokenizer")) for sample in samples]
+    videos = [_video(sample, reads_questions(processor)) for sample in samples]
     if not takes_clips(processor):
         pictures = [_picture(video) for video in videos]
         return processor(images=pictures, return_tensors="pt")["pixel_values"][:, None, None]
@@ -114,6 +117,11 @@ def read_views(samples: Sequence[Classified], processor: Any) -> torch.Tensor:
 def clip_processor(processor: Any) -> Any:
     """Return what reads clips for a processor: itself, or its part beside a tokenizer."""
     return getattr(processor, "video_processor", processor)
+
+
+def reads_questions(processor: Any) -> bool:
+    """Whether a processor reads questions beside clips."""
+    return hasattr(processor, "tokenizer")
 
 
 def takes_clips(processor: Any) -> bool:

@@ -15,9 +15,9 @@ from ...data.micro_world.world import MOTIONS
 from ...evaluation.batches import predict_batches, split_batches
 from ...evaluation.predicting import SplitArguments
 from ...evaluation.splits import Splits, load_splits
-from .encoding import Classified, clip_processor, encode_questions, read_views, takes_clips
+from .encoding import Classified, clip_processor, encode_questions, read_views, reads_questions, takes_clips
 from .heads import Heads, check_class_names, dataset_heads
-from .questions import QUESTIONS, AskedSample, AskedSamples, Asking
+from .questions import QUESTIONS, AskedSamples, Asking
 from .records import NUM_KEPT
 
 
@@ -121,10 +121,9 @@ def drawn_options(name: str, seed: int, motion: str) -> dict[str, Any]:
 def encode_clips(samples: Sequence[Classified], processor: Any) -> torch.Tensor | dict[str, torch.Tensor]:
     """Return the views of samples, `(b, views, t, 3, h, w)`, with their questions where the model is asked any."""
     views = read_views(samples, processor)
-    asked = [sample for sample in samples if isinstance(sample, AskedSample)]
-    if not asked:
+    if not reads_questions(processor):
         return views
-    return {"pixel_values_videos": views, **encode_questions(asked, processor)}
+    return {"pixel_values_videos": views, **encode_questions(samples, processor)}
 
 
 def classify_clips(

@@ -184,6 +184,7 @@ def set_num_frames(model: Any, processor: Any, num_frames: int) -> None:
     held = getattr(vision.config, "num_frames", None) or getattr(vision.config, "frames_per_clip", None)
     if held not in (None, num_frames):
         raise ValueError(f"num_frames must be that of the video model, {held}, got {num_frames}")
+    model.config.num_frames = num_frames
     processor.video_processor.num_frames = num_frames
 
 

@@ -171,6 +171,13 @@ class AskedSamples(SampleSequence[AskedSample]):
         return AskedSample(questioned(sample), self.asking)
 
 
+def labels_by_head(sample: ActionSample | AskedSample) -> Mapping[str, int | None]:
+    """Return the numbers of a sample's classes by head."""
+    if isinstance(sample, AskedSample):
+        return sample.sample.labels
+    return questioned(sample).labels
+
+
 def describe(source: str, hide_words: bool) -> str:
     """Write where questions come from, for results: questions of two descriptions are not scored together."""
     return f"{source}, words of labels hidden" if hide_words else source
