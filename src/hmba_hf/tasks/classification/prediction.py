@@ -43,8 +43,8 @@ class PredictionArguments(SplitArguments):
             "choices": QUESTIONS,
         },
     )
-    hide_words: bool | None = field(
-        default=None, metadata={"help": "whether the question of a head hides the words of the clip's other labels"}
+    hide_words: bool = field(
+        default=False, metadata={"help": "hide the words of a clip's other labels in the question of a head"}
     )
 
     def __post_init__(self) -> None:
@@ -80,7 +80,7 @@ def load_clips(arguments: PredictionArguments, model: Any, processor: Any) -> Sp
     views.num_temporal_views = arguments.num_temporal_views
     views.num_spatial_views = arguments.num_spatial_views
     asks = Heads.of(model.config).asks
-    if not asks and (arguments.questions is not None or arguments.hide_words is not None):
+    if not asks and (arguments.questions is not None or arguments.hide_words):
         raise ValueError("questions and hide_words must be absent for a model that is asked nothing")
     options = drawn_options(arguments.dataset_name, arguments.world_seed, arguments.motion)
     samples = load_splits(
@@ -91,7 +91,6 @@ def load_clips(arguments: PredictionArguments, model: Any, processor: Any) -> Sp
     if not asks:
         return samples
     arguments.questions = arguments.questions or GENERIC
-    arguments.hide_words = bool(arguments.hide_words)
     asked: dict[str, Any] = {}
     for name, split in zip(samples.names, samples.splits, strict=True):
         asking = Asking.of(
