@@ -248,7 +248,9 @@ def test_a_clip_without_a_question_of_the_source_stops_a_run_or_is_counted(base,
     ("data", "options", "message"),
     [
         ({"questions": "gpt"}, {}, "questions must be of .*'none', 'generic', 'predicted', 'annotation'.*, got 'gpt'"),
-        ({"questions": "none", "hide_words": True}, {}, "hide_words must be False where nothing is asked"),
+        ({"questions": "none", "hide_words": True}, {}, "hide_words must come .*, got 'none'"),
+        ({"hide_words": True}, {}, "hide_words must come with questions 'annotation', got 'generic': a mask tells of"),
+        ({"questions": "predicted", "hide_words": True}, {}, "hide_words must come .*, got 'predicted'"),
         ({"mixup": 0.8}, {"answer_loss_weight": 1.0}, "answer_loss_weight must be 0 with mixup or cutmix"),
         ({}, {"vision": "v"}, "one of --model and of --vision with --text must be given"),
         ({}, {"fusion": "mlp"}, "fusion must come with --vision and --text, got 'mlp'"),
@@ -280,6 +282,18 @@ def test_a_checkpoint_of_another_family_is_refused_both_ways(base, clips, tmp_pa
     words = ["--model", other, "--dataset_name", "micro-actions", "--output_dir", tmp_path / "run", "--max_samples", 2]
     with pytest.raises(ValueError, match="questions and hide_words must be absent for a model that is asked nothing"):
         run_example("predict.py", *words, "--questions", "generic", "--device_map", "cpu")
+
+
+@pytest.mark.parametrize("source", [None, "generic", "predicted"])
+def test_words_are_hidden_by_the_right_answers_in_questions_of_annotations_alone(base, tmp_path, source):
+    write_asked_dataset(tmp_path / "data", AskedClips(2))
+    words = ["--model", base, "--dataset_name", tmp_path / "data", "--output_dir", tmp_path / "run"]
+    words += ["--device_map", "cpu", "--hide_words"]
+    if source is not None:
+        words += ["--questions", source]
+    message = f"hide_words must come with questions 'annotation', got '{source or 'generic'}'"
+    with pytest.raises(ValueError, match=message):
+        run_example("predict.py", *words)
 
 
 def test_other_classes_than_those_of_the_model_are_refused_in_predictions(base, tmp_path):

@@ -44,7 +44,7 @@ class PredictionArguments(SplitArguments):
         },
     )
     hide_words: bool = field(
-        default=False, metadata={"help": "hide the words of a clip's other labels in the question of a head"}
+        default=False, metadata={"help": "hide the words of a clip's other labels in questions of annotations"}
     )
 
     def __post_init__(self) -> None:
@@ -71,7 +71,7 @@ def load_clips(arguments: PredictionArguments, model: Any, processor: Any) -> Sp
 
     Raises:
         ValueError: if the classes of a split are not those of the model, if there are to be several views of a
-            picture, if questions are named for a model that is asked none, or as `load_splits`.
+            picture, if questions are named for a model that is asked none, or as `load_splits` and `Asking`.
     """
     num_views = arguments.num_temporal_views * arguments.num_spatial_views
     if num_views > 1 and not takes_clips(processor):

@@ -9,7 +9,7 @@ from ...data.micro_world.questions import MICRO_QUESTIONS
 from ...families import FAMILIES
 from ...training.arguments import TrainedModelArguments, parse_options
 from .arguments import DataArguments, FinetuningArguments, check_clip_options, mixing_of
-from .questions import NONE, QUESTIONS
+from .questions import QUESTIONS, check_asking
 
 _PARTS = next(family.parts for family in FAMILIES if family.model_type == "mambavl")
 _JOINED = ("fusion", "share_A", "text_features", "initialization", "ignore_text_mask")  # values of a new model alone
@@ -89,7 +89,7 @@ class QuestionDataArguments(DataArguments):
         },
     )
     hide_words: bool = field(
-        default=False, metadata={"help": "hide the words of a clip's other labels in the question of a head"}
+        default=False, metadata={"help": "hide the words of a clip's other labels in questions of annotations"}
     )
 
 
@@ -130,10 +130,7 @@ def check_options(
     heads = model_args.heads
     if heads is not None and (not heads or len({*heads}) < len(heads)):
         raise ValueError(f"heads must name each head once, got {heads}")
-    if data_args.questions not in QUESTIONS:
-        raise ValueError(f"questions must be of {list(QUESTIONS)}, got {data_args.questions!r}")
-    if data_args.questions == NONE and data_args.hide_words:
-        raise ValueError("hide_words must be False where nothing is asked, got True with questions 'none'")
+    check_asking(data_args.questions, data_args.hide_words)
     if any(not 0 < share < 1 for share in model_args.rate_drops):
         raise ValueError(f"rate_drops must be shares above 0 and below 1, got {model_args.rate_drops}")
     if model_args.rate_drops and args.lr_scheduler_type != "constant":

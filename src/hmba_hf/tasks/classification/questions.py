@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...data.actions.questioned import GENERIC, SOURCES, QuestionedSample, questioned
+from ...data.actions.questioned import ANNOTATION, GENERIC, SOURCES, QuestionedSample, questioned
 from ...data.actions.samples import ActionSample
 from ...data.samples import SampleSequence
 
@@ -13,21 +13,36 @@ QUESTIONS = (NONE, *SOURCES)
 """What can be asked: nothing, or questions of a source."""
 
 
+def check_asking(source: str, hide_words: bool) -> None:
+    """Raise a `ValueError` for an unknown source, or for words to hide in questions that are not of annotations.
+
+    What is hidden depends on the right answers: a mask in a predicted question would tell that the prediction is right.
+    """
+    if source not in QUESTIONS:
+        raise ValueError(f"questions must be of {list(QUESTIONS)}, got {source!r}")
+    if hide_words and source != ANNOTATION:
+        raise ValueError(
+            f"hide_words must come with questions {ANNOTATION!r}, got {source!r}: a mask tells of the right answers, "
+            "which such questions must not know"
+        )
+
+
 @dataclass(frozen=True)
 class Asking:
     """How a model is asked about clips.
 
     Args:
         source: one of `QUESTIONS`.
-        hide_words: whether the words of a clip's other labels are hidden in the question of a head.
+        hide_words: whether the words of a clip's other labels are hidden in the question of a head, which comes from
+            annotations.
         processor: a `MambaVLProcessor`, which has the generic questions and hides words.
         heads: of the model.
         padding: of the processor.
         classes: names of the classes of the dataset by head, for samples that name their classes by number alone.
 
     Raises:
-        ValueError: for an unknown source, for words to hide where nothing is asked, or if the processor has no generic
-            question for a head and is to ask it.
+        ValueError: as `check_asking`, for words to hide by a tokenizer without a mask, or if the processor has no
+            generic question for a head and is to ask it.
     """
 
     source: str
@@ -38,10 +53,7 @@ class Asking:
     classes: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.source not in QUESTIONS:
-            raise ValueError(f"questions must be of {list(QUESTIONS)}, got {self.source!r}")
-        if self.source == NONE and self.hide_words:
-            raise ValueError(f"hide_words must be False where nothing is asked, got True with questions {NONE!r}")
+        check_asking(self.source, self.hide_words)
         if self.hide_words and self.processor.tokenizer.mask_token is None:
             raise ValueError("hide_words must be False for a tokenizer without a mask_token, got True")
         if self.source == GENERIC:
