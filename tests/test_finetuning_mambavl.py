@@ -128,7 +128,8 @@ def test_parts_have_learning_rates_of_their_own_and_A_log_is_not_decayed(base, c
             found[id(parameter)] = (group["lr"], group["weight_decay"])
     model = trainer.model
     fusion = model.mambavl.fusion
-    assert found[id(fusion.video_mixer.A_log)] == (3e-2, 0.0)
+    assert found[id(fusion.video_mixer.A_log)] == (1e-2, 0.0)
+    assert found[id(fusion.video_mixer.D)] == (3e-2, 0.0)
     assert fusion.text_mixer.A_log is fusion.video_mixer.A_log
     assert found[id(fusion.text_mixer.in_proj.weight)] == (3e-2, 0.1)
     assert found[id(model.classifiers["verb"].weight)] == (1e-2, 0.1)

@@ -8,7 +8,10 @@ from torch.testing import assert_close
 from transformers import (
     AutoModel,
     AutoModelForVideoClassification,
+    DebertaV2Config,
+    DebertaV2Model,
     RobertaModel,
+    T5Config,
     TimesformerConfig,
     VideoMAEConfig,
     VivitConfig,
@@ -104,6 +107,14 @@ def test_joint_classes_are_all_combinations_with_the_product_of_their_probabilit
     assert outputs.action_logits is outputs.logits
 
 
+def test_combinations_that_are_too_many_are_left_out():
+    model = tiny_model(heads={"verb": 97, "noun": 300, "adverb": 4})
+    outputs = model(**tiny_batch(heads=3))
+    assert outputs.logits is None
+    assert model.config.id2label == {}
+    assert outputs.noun_logits.shape == (2, 300)
+
+
 def test_a_model_of_one_head_gives_the_logits_of_its_classes():
     model = tiny_model(heads={"action": ["turns", "stops"]})
     batch = tiny_batch(heads=1)
@@ -154,16 +165,18 @@ def test_padding_changes_nothing(fusion, text_features):
     assert_close(model(**longer).head_features, wanted, atol=1e-6, rtol=0)
 
 
-def test_padding_before_a_question_changes_nothing():
-    model = tiny_model(text_config=tiny_text_config(position_embedding_type="absolute"))
-    fusion = model.mambavl.fusion
-    video = torch.rand(2, 7, 32)
-    text = torch.rand(2, 1, 4, 32)
-    real = torch.ones(2, 1, 4, dtype=torch.bool)
-    wanted = fusion(video, text, real)[1]
-    padded = nn.functional.pad(text, (0, 0, 3, 0), value=9.0)
-    before = nn.functional.pad(real, (3, 0), value=False)
-    assert_close(fusion(video, padded, before)[1], wanted, atol=1e-6, rtol=0)
+@pytest.mark.parametrize("fusion", ["mamba", "transformer", "mlp"])
+@pytest.mark.parametrize("text_features", ["embeddings", "contextual"])
+def test_padding_before_a_question_changes_nothing(fusion, text_features):
+    model = tiny_model(fusion=fusion, text_features=text_features)
+    batch = tiny_batch()
+    batch["attention_mask"] = torch.ones_like(batch["attention_mask"])
+    batch["input_ids"] = torch.randint(5, 60, batch["input_ids"].shape, generator=torch.Generator().manual_seed(1))
+    wanted = model(**batch).head_features
+    before = {**batch}
+    for name, filler in (("input_ids", 1), ("attention_mask", 0)):
+        before[name] = nn.functional.pad(batch[name], (3, 0), value=filler)
+    assert_close(model(**before).head_features, wanted, atol=1e-6, rtol=0)
 
 
 def test_the_released_behaviour_reads_padding_as_text():
@@ -173,6 +186,14 @@ def test_the_released_behaviour_reads_padding_as_text():
     assert_close(model(**batch).head_features, model(**unmasked).head_features, atol=0, rtol=0)
     kept = tiny_model()
     assert (kept(**batch).head_features - kept(**unmasked).head_features).abs().max() > 1e-4
+
+
+def test_the_released_behaviour_asks_nothing_where_a_question_is_masked_whole():
+    model = tiny_model(ignore_text_mask=True)
+    batch = tiny_batch()
+    batch["attention_mask"] = torch.zeros_like(batch["attention_mask"])
+    unasked = model(batch["pixel_values_videos"]).head_features
+    assert_close(model(**batch).head_features, unasked, atol=0, rtol=0)
 
 
 def test_the_mean_of_no_token_is_zero():
@@ -197,6 +218,30 @@ def test_the_shared_matrix_is_one_parameter_through_copies_files_and_dtypes(tmp_
     assert loaded.get_parameter(A_LOGS[0]).dtype == torch.float32
     assert loaded.classifiers["verb"].weight.dtype == torch.bfloat16
     assert loaded(**tiny_batch()).logits.isfinite().all()
+
+
+def test_two_matrices_in_a_file_are_never_taken_for_one(tmp_path):
+    model = tiny_model(share_A=False)
+    with torch.no_grad():
+        model.get_parameter(A_LOGS[1]).add_(1.0)
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="share_A must be false for a checkpoint with two matrices of decays"):
+        MambaVLForVideoClassification.from_pretrained(tmp_path, share_A=True)
+
+
+@pytest.mark.parametrize("values", [{"share_A": False}, {"fusion": "mlp"}])
+def test_tied_words_tie_no_matrices_of_decays(values):
+    model = tiny_model(tie_word_embeddings=True, **values)
+    if model.config.fusion == "mamba":
+        assert model.get_parameter(A_LOGS[0]) is not model.get_parameter(A_LOGS[1])
+    assert not model.all_tied_weights_keys
+
+
+@pytest.mark.parametrize("fusion", ["mamba", "transformer", "mlp"])
+def test_every_weight_learns_so_that_processes_may_learn_together(fusion):
+    model = tiny_model(fusion=fusion).train()
+    model(**tiny_batch(), labels=torch.zeros(2, 2, dtype=torch.long)).loss.backward()
+    assert [name for name, weight in model.named_parameters() if weight.grad is None] == []
 
 
 def test_matrices_that_are_not_shared_are_truly_two(tmp_path):
@@ -313,6 +358,32 @@ def test_the_text_of_a_joined_model_is_the_pretrained_one(tmp_path):
         join(str(tmp_path / "vision"), str(tmp_path / "text"), num_heads=2)
 
 
+def test_a_text_model_that_cannot_be_read_is_refused(tmp_path):
+    tiny_model().mambavl.vision_model.save_pretrained(tmp_path / "vision")
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    DebertaV2Model(DebertaV2Config(**sizes, vocab_size=60)).save_pretrained(tmp_path / "deberta")
+    join = MambaVLForVideoClassification.from_vision_text_pretrained
+    with pytest.raises(ValueError, match="must be a text model that reads tokens, .* got DebertaV2Model"):
+        join(str(tmp_path / "vision"), str(tmp_path / "deberta"), heads=HEADS)
+    contextual = join(str(tmp_path / "vision"), str(tmp_path / "deberta"), heads=HEADS, text_features="contextual")
+    assert contextual(**tiny_batch()).logits.isfinite().all()
+    with pytest.raises(ValueError, match="text_config must be of a model without a decoder, got 't5'"):
+        tiny_config(text_config=T5Config(d_model=16))
+
+
+def test_the_table_of_tokens_can_grow(tmp_path):
+    model = tiny_model()
+    batch = tiny_batch()
+    wanted = model(**batch).logits
+    model.resize_token_embeddings(70)
+    assert model.get_input_embeddings().num_embeddings == 70
+    assert_close(model(**batch).logits, wanted, atol=0, rtol=0)
+    model.save_pretrained(tmp_path)
+    loaded = MambaVLForVideoClassification.from_pretrained(tmp_path)
+    batch["input_ids"][:, :, -1] = 69
+    assert_close(loaded(**batch).logits, model(**batch).logits, atol=0, rtol=0)
+
+
 def test_a_frozen_text_model_drops_nothing_in_training():
     model = tiny_model()
     model.mambavl.text_model.requires_grad_(False)
@@ -364,7 +435,8 @@ def test_parts_and_rates_of_the_family_name_every_parameter():
     assert {family.part_of(name) for name, _ in model.named_parameters()} == set(family.parts)
     assert "A_log" in family.no_weight_decay
     rates = [name for name, _ in model.named_parameters() if name.startswith(family.rates["mamba"])]
-    assert A_LOGS[0] in rates
+    assert A_LOGS[0] not in rates  # as in the released recipes
+    assert sum("text_mixer." in name for name in rates) == 8
 
 
 @pytest.mark.parametrize(
@@ -381,6 +453,11 @@ def test_parts_and_rates_of_the_family_name_every_parameter():
         ({"labels": torch.zeros(2, 3, dtype=torch.long)}, r"labels must be \(batch, 2\), one for each of"),
         ({"labels": torch.tensor([[0, 4], [0, 0]])}, "labels of head 'noun' must be from 0 to 3"),
         ({"labels": torch.zeros(2, 6)}, r"labels must be \(batch, 7\) for probabilities"),
+        ({"labels": torch.zeros(3, 2, dtype=torch.long)}, r"labels must be numbers for a batch of 2, got \(3, 2\)"),
+        (
+            {"labels": torch.zeros(2, 2, dtype=torch.bool)},
+            "labels must be numbers .* got .* torch.bool",
+        ),
         ({"answer_input_ids": torch.ones(2, 2, 3, dtype=torch.long)}, "labels must come with answer_input_ids"),
     ],
 )
@@ -388,6 +465,11 @@ def test_what_does_not_fit_is_refused_with_what_was_wanted(changes, message):
     inputs = {name: value for name, value in {**tiny_batch(), **changes}.items() if value is not None}
     with pytest.raises(ValueError, match=message):
         tiny_model()(**inputs)
+
+
+def test_a_head_that_is_called_as_torch_calls_its_own_is_refused():
+    with pytest.raises(ValueError, match="a head must have a name that modules of torch do not use, got 'type'"):
+        tiny_model(heads={"type": 2})
 
 
 def test_features_of_another_width_are_refused():

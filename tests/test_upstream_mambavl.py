@@ -28,6 +28,7 @@ introduce("mambavl", model=MambaVLModel, model_for_video_classification=MambaVLF
 
 _ALONE = "the suite passes the mask of the questions without them"
 FAILURES = {
+    "test_resize_tokens_embeddings": "the suite takes the axis of the heads for that of the tokens; see our own test",
     **{f"test_eager_matches_sdpa_inference_{case}": _ALONE for case in _MASKED},
 }
 SKIPS = {

@@ -88,6 +88,13 @@ _VIDEOMAMBA: dict[str, Any] = {
     "card": "videomamba.md",
 }
 
+# What the two mixers of a MambaVL do not share: the released recipes count their decays among all other weights.
+_MIXERS = tuple(
+    f"mambavl.fusion.{mixer}.{name}"
+    for mixer in ("video_mixer", "text_mixer")
+    for name in ("in_proj.", "conv1d.", "x_proj.", "dt_proj.", "D", "out_proj.")
+)
+
 FAMILIES = [
     Family(
         model_type="hmba",
@@ -173,7 +180,7 @@ FAMILIES = [
         alike=("fusion", "head"),
         rates={
             "video": "mambavl.vision_model.",
-            "mamba": ("mambavl.fusion.video_mixer.", "mambavl.fusion.text_mixer."),
+            "mamba": _MIXERS,
         },
         no_weight_decay=(
             "A_log",

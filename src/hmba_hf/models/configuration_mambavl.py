@@ -1,6 +1,7 @@
 """Configurations of MambaVL: a video model and a text model, what fuses them, and the heads that ask."""
 
 from itertools import product
+from math import prod
 from typing import Any
 
 from .loading_checkpoints import check_quantization_config, unknown_private_keys  # first: it checks the version
@@ -18,6 +19,7 @@ INITIALIZATIONS = ("mamba", "released")
 # The classes of EPIC-KITCHENS-100.
 _VERBS = 97
 _NOUNS = 300
+MAX_COMBINATIONS = 100_000  # of classes of several heads that are named and scored one by one
 _FRAMES = 16  # of a clip, in the released configurations
 
 # What a saved config names, so that a checkpoint loads where this package is not installed.
@@ -113,7 +115,8 @@ class MambaVLConfig(PreTrainedConfig):
 
     Attributes:
         id2label: the joint classes. Of several heads they are all combinations, "take plate", the last head's classes
-            running fastest; these are made anew from `heads` and not stored.
+            running fastest; these are made anew from `heads` and not stored. There are none where they would be more
+            than 100,000.
 
     Raises:
         ValueError: if a value is unknown or out of range.
@@ -229,6 +232,8 @@ class MambaVLConfig(PreTrainedConfig):
             raise ValueError(f"answer_loss_weight must be zero or more, got {self.answer_loss_weight}")
         if not self.answer_temperature > 0:
             raise ValueError(f"answer_temperature must be greater than zero, got {self.answer_temperature}")
+        if getattr(self.text_config, "is_encoder_decoder", False):
+            raise ValueError(f"text_config must be of a model without a decoder, got {self.text_config.model_type!r}")
         if self.text_features == "contextual" and self.text_config.num_hidden_layers < 1:
             raise ValueError("text_features must be 'embeddings' for a text model without layers, got 'contextual'")
 
@@ -287,7 +292,12 @@ def named_classes(heads: Any) -> dict[str, list[str]]:
 
 
 def joint_names(heads: dict[str, list[str]]) -> list[str]:
-    """Return the names of all combinations of the heads' classes, the last head's running fastest."""
+    """Return the names of all combinations of the heads' classes, the last head's running fastest.
+
+    There are none where they would be more than `MAX_COMBINATIONS`.
+    """
+    if prod(len(names) for names in heads.values()) > MAX_COMBINATIONS and len(heads) > 1:
+        return []
     return [" ".join(names) for names in product(*heads.values())]
 
 

@@ -12,21 +12,29 @@ from .loading_checkpoints import (  # first: it refuses an old transformers
 
 # isort: split
 import torch
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from torch import nn
+from transformers import AutoConfig, AutoModel, CLIPVisionModel, PreTrainedModel
 
 from .configuration_mambavl import MambaVLConfig
 from .loading_towers import load_vision_tower
 
 # Parts of video and text models beside the tokens that a fusion reads.
 _UNREAD = ("pooler", "predictor")
+_BEHIND_TOKENS = "post_layernorm"  # of CLIP
 _OF_PARTS = {"vision_config", "text_config"}
 
 
 def drop_unread(model: PreTrainedModel) -> PreTrainedModel:
-    """Return a video or text model without what the fusion does not read, such as a pooler."""
+    """Return a video or text model without what the fusion does not read, such as a pooler.
+
+    CLIP norms its class token alone behind the tokens that are read. A weight that never gets a gradient would stop
+    processes that learn together.
+    """
     for name in _UNREAD:
         if getattr(model, name, None) is not None:
             setattr(model, name, None)
+    if isinstance(model, CLIPVisionModel):
+        setattr(model, _BEHIND_TOKENS, nn.Identity())
     return model
 
 
@@ -46,9 +54,10 @@ def join_pretrained(model_class: Any, vision: Any, text: Any, options: dict[str,
     # This refuses what cannot be joined before any weight is loaded, and leaves out layers that are not read.
     config = MambaVLConfig(vision_config=vision_config, text_config=text_config, **values)
     tower, lacking = load_vision_tower(vision, whole_config, dtype, vision_options)
-    refuse_lacking(vision, _read(lacking))
+    refuse_lacking(vision, _read(tower, lacking))
     text_model, lacking = load_with_report(AutoModel, text, config=config.text_config, dtype=dtype, **text_options)
-    refuse_lacking(text, _read(lacking))
+    refuse_lacking(text, _read(text_model, lacking))
+    _check_reads(text_model, text)
     model = model_class(config)
     stay_wide = tuple(model._keep_in_fp32_modules_strict)  # transformers reads this name when it loads a model
     for name, parameter in model.named_parameters():
@@ -59,6 +68,25 @@ def join_pretrained(model_class: Any, vision: Any, text: Any, options: dict[str,
     return model.eval()
 
 
-def _read(names: set[str]) -> list[str]:
-    """Return the names of weights that the fusion reads."""
-    return [name for name in names if not name.startswith(_UNREAD)]
+def _check_reads(text_model: Any, text: Any) -> None:
+    """Raise a `ValueError` unless a text model reads a text, also where it has no layers.
+
+    What fails then is the model's own code, with whatever error.
+    """
+    tokens = torch.ones(1, 2, dtype=torch.long, device=text_model.device)
+    try:
+        with torch.no_grad():
+            text_model.eval()(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+    except Exception as error:
+        raise ValueError(
+            f"text must be a text model that reads tokens, also without layers for text_features='embeddings', got "
+            f"{type(text_model).__name__} in {text}, which fails: {error}"
+        ) from error
+
+
+def _read(model: Any, names: set[str]) -> list[str]:
+    """Return those of the names of a model's weights that the fusion reads."""
+    unread: tuple[str, ...] = _UNREAD
+    if isinstance(model, CLIPVisionModel):
+        unread = (*_UNREAD, _BEHIND_TOKENS)
+    return [name for name in names if not name.startswith(unread)]

@@ -36,7 +36,8 @@ class MambaFusion(nn.Module):
         Args:
             video: tokens of the clip, `(b, n, d)`.
             text: tokens of the questions, `(b, heads, l, d)`.
-            mask: true for tokens that are read, `(b, heads, l)`. A question without any adds nothing.
+            mask: true for tokens that are read, `(b, heads, l)`, which come first. A question without any adds
+                nothing.
 
         Returns:
             The mixed tokens of the clip, `(b, n, d)`, and the features of each head, `(b, heads, d)`, or of one,
@@ -46,9 +47,8 @@ class MambaFusion(nn.Module):
         features = mixed.mean(dim=1)[:, None]
         if text is None or mask is None:
             return mixed, features
-        text, mask = real_first(text.flatten(0, 1), mask.flatten(0, 1))
-        read, _ = self.text_mixer(text, return_last_state=False)
-        return mixed, features + masked_mean(read, mask).unflatten(0, (len(video), -1))
+        read, _ = self.text_mixer(text.flatten(0, 1), return_last_state=False)
+        return mixed, features + masked_mean(read, mask.flatten(0, 1)).unflatten(0, (len(video), -1))
 
 
 class TransformerFusion(nn.Module):

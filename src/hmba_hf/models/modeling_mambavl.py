@@ -29,6 +29,7 @@ from .layers_question_fusion import (
     TransformerFusion,
     answer_loss,
     masked_mean,
+    real_first,
 )
 from .outputs_mambavl import MambaVLClassifierOutput, MambaVLModelOutput
 
@@ -43,7 +44,6 @@ class MambaVLModel(MambaVLPreTrainedModel):
     """
 
     _auto_class = "AutoModel"
-    _tied_weights_keys = {"fusion.text_mixer.A_log": "fusion.video_mixer.A_log"}
 
     def __init__(self, config: MambaVLConfig):
         super().__init__(config)
@@ -56,6 +56,8 @@ class MambaVLModel(MambaVLPreTrainedModel):
             self.vision_projection = nn.Linear(width_of(config.vision_config), width)
         self.text_projection = TextProjection(width_of(config.text_config), width)
         self.fusion = build_fusion(config)
+        if config.fusion == "mamba" and config.share_A:
+            self._tied_weights_keys = {"fusion.text_mixer.A_log": "fusion.video_mixer.A_log"}
         self.post_init()
 
     def train(self, mode: bool = True) -> "MambaVLModel":
@@ -165,7 +167,7 @@ class MambaVLModel(MambaVLPreTrainedModel):
     def encode_texts(
         self, input_ids: Tensor | None, attention_mask: Tensor | None, num_clips: int
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Return the projected tokens of texts, `(b, heads, l, hidden_size)`, and which of them are read.
+        """Return the projected tokens of texts, `(b, heads, l, hidden_size)`, and which of them are read, these first.
 
         Args:
             input_ids, attention_mask: as in `forward`.
@@ -191,15 +193,15 @@ class MambaVLModel(MambaVLPreTrainedModel):
                 f"attention_mask must be {tuple(input_ids.shape)} as input_ids, got {tuple(attention_mask.shape)}"
             )
         is_read = attention_mask.bool()
-        if self.config.ignore_text_mask:
-            is_read = torch.ones_like(is_read)
+        if self.config.ignore_text_mask:  # a question that is masked whole stays none
+            is_read = is_read.any(dim=-1, keepdim=True).expand_as(is_read)
         attended = None
         if self.config.text_features == "contextual":
             attended = self._attended(is_read).flatten(0, 1)
         ids = input_ids.flatten(0, 1)
         tokens = self.text_model(input_ids=ids, attention_mask=attended, return_dict=True).last_hidden_state
-        text = self.text_projection(tokens.to(self._dtype))
-        return text.unflatten(0, wanted), is_read
+        text, is_read = real_first(self.text_projection(tokens.to(self._dtype)), is_read.flatten(0, 1))
+        return text.unflatten(0, wanted), is_read.unflatten(0, wanted)
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -243,6 +245,8 @@ class MambaVLForVideoClassification(MambaVLPreTrainedModel):
         width: Any = config.hidden_size
         self.classifiers = nn.ModuleDict()
         for head, size in config.head_sizes.items():
+            if hasattr(self.classifiers, head):
+                raise ValueError(f"a head must have a name that modules of torch do not use, got {head!r}")
             self.classifiers[head] = nn.Linear(width, size)
         self.post_init()
 
@@ -304,7 +308,7 @@ class MambaVLForVideoClassification(MambaVLPreTrainedModel):
             logits[head] = classifier(features[:, number])
         loss = None
         if labels is not None:
-            check_labels(labels, self.config.head_sizes)
+            check_labels(labels, self.config.head_sizes, len(features))
             loss = sum_of_losses(labels, logits)
         of_answers = None
         if answer_input_ids is not None:
@@ -313,7 +317,7 @@ class MambaVLForVideoClassification(MambaVLPreTrainedModel):
             loss = weighted if loss is None else loss + weighted
         return MambaVLClassifierOutput(
             loss=loss,
-            logits=joint_logits(list(logits.values())),
+            logits=joint_logits(list(logits.values())) if self.config.num_labels else None,
             head_logits=logits,
             head_features=outputs.head_features,
             answer_loss=of_answers,
@@ -373,20 +377,23 @@ def joint_logits(logits: list[Tensor]) -> Tensor:
     """
     if len(logits) == 1:
         return logits[0]
-    joint = torch.zeros_like(logits[0][:, :1])
+    joint = torch.zeros_like(logits[0][:, :1], dtype=torch.float32)
     for of_head in logits:
-        joint = (joint[..., None] + of_head.log_softmax(dim=-1)[:, None]).flatten(1)
+        joint = (joint[..., None] + of_head.float().log_softmax(dim=-1)[:, None]).flatten(1)
     return joint
 
 
-def check_labels(labels: Tensor, sizes: dict[str, int]) -> None:
+def check_labels(labels: Tensor, sizes: dict[str, int], num_clips: int) -> None:
     """Raise a `ValueError` unless labels fit the heads.
 
     Args:
         labels: as in `MambaVLForVideoClassification.forward`.
         sizes: number of classes of each head.
+        num_clips: `b`.
     """
     shape = tuple(labels.shape)
+    if labels.dtype == torch.bool or shape[:1] != (num_clips,):
+        raise ValueError(f"labels must be numbers for a batch of {num_clips}, got {shape} in {labels.dtype}")
     if labels.is_floating_point():
         if len(shape) != 2 or shape[1] != sum(sizes.values()):
             raise ValueError(

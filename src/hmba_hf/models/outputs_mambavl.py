@@ -29,7 +29,7 @@ class MambaVLClassifierOutput(ModelOutput):
     Attributes:
         loss: the sum of the heads' losses, and of the answers' if they are learned.
         logits: of the joint classes, `(b, classes)`: those of the only head, or the log probability of each
-            combination of the heads' classes, the last head's running fastest.
+            combination of the heads' classes, the last head's running fastest; absent where these are too many.
         head_logits: of each head by its name, `(b, classes)`.
         head_features: as in `MambaVLModelOutput`.
         answer_loss: of the answers, if they are learned.

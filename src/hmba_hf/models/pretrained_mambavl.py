@@ -1,6 +1,7 @@
 """The base class of all MambaVL models: what may be new in a checkpoint, and how new weights are initialised."""
 
 import re
+from typing import Any
 
 from .loading_safetensors import SafetensorsPreTrainedModel  # first: it refuses an old transformers
 
@@ -34,6 +35,24 @@ class MambaVLPreTrainedModel(SafetensorsPreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     accepts_loss_kwargs = False  # else `Trainer` takes the mean loss of a batch for a part of a sum over several
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load a model; see `SafetensorsPreTrainedModel.from_pretrained`.
+
+        Raises:
+            ValueError: as there, or if a checkpoint has two matrices of decays that the model is to share.
+        """
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        for module in model.modules():
+            if isinstance(module, MambaFusion) and model.config.share_A:
+                if module.text_mixer.A_log is not module.video_mixer.A_log:
+                    raise ValueError(
+                        "share_A must be false for a checkpoint with two matrices of decays that differ, got true "
+                        f"for {pretrained_model_name_or_path}"
+                    )
+        return loaded
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
         """Return the names of tied parameters, each with the one that it is tied to.
