@@ -16,7 +16,7 @@ QUESTIONS = (NONE, *SOURCES)
 def check_asking(source: str, hide_words: bool) -> None:
     """Raise a `ValueError` for an unknown source, or for words to hide in questions that are not of annotations.
 
-    What is hidden depends on the right answers: a mask in a predicted question would tell that the prediction is right.
+    What is hidden depends on the right answers. A mask in a predicted question tells that the prediction is right.
     """
     if source not in QUESTIONS:
         raise ValueError(f"questions must be of {list(QUESTIONS)}, got {source!r}")
