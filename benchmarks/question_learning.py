@@ -400,22 +400,34 @@ def runs_of(part: str, lesson: Lesson) -> dict[str, Run]:
 
 
 def spread(column: str, values: Sequence[float]) -> str:
-    """Write a mean and a standard deviation over seeds, shares in percent."""
+    """Write a mean and a standard deviation over seeds, of shares in percent."""
     mean = statistics.mean(values)
     deviation = statistics.stdev(values) if len(values) > 1 else 0.0
     if column in PLAIN:
         return f"{mean:.2g} ± {deviation:.1g}" if mean else "0"
-    return f"{100 * mean:.1f} ± {100 * deviation:.1f} %"
+    return f"{100 * mean:.1f} ± {100 * deviation:.1f}"
 
 
-def rows(scores: Mapping[str, Sequence[Scores]]) -> list[dict[str, Any]]:
+def reference(part: str, name: str) -> str:
+    """Return the row that a row is compared with, seed by seed, since seeds differ by their backbones."""
+    if part in ("sources", "driving"):
+        return NONE
+    source = name.split(", ")[0]
+    return {"answers": f"{source}, without", "fusions": f"{source}, mamba, shared A"}.get(part, "mamba, shared A")
+
+
+def rows(part: str, scores: Mapping[str, Sequence[Scores]]) -> list[dict[str, Any]]:
     """Write the scores of a part as rows of a table."""
     columns = dict.fromkeys(column for seeds in scores.values() for column in seeds[0])
+    first = next(iter(columns))
     written = []
     for name, seeds in scores.items():
         row = {"model": name}
         for column in columns:
             row[column] = spread(column, [one[column] for one in seeds]) if column in seeds[0] else ""
+        others = scores[reference(part, name)]
+        differences = [one[first] - other[first] for one, other in zip(seeds, others, strict=True)]
+        row[f"{first}, difference"] = spread(first, differences)
         row["seeds"] = str(len(seeds))
         written.append(row)
     return written
@@ -468,7 +480,7 @@ def main() -> None:
         print(f"run {number} of {len(runs)}: {part}, {name}, seed {run.seed}", flush=True)
         results[part].setdefault(name, []).append(record.score(run))
     for part, models in results.items():
-        print(f"\n{part}\n\n{markdown(rows(models))}")
+        print(f"\n{part}\n\n{markdown(rows(part, models))}")
     alone = {}
     for source in SOURCES[2:]:
         alone[source] = best_from_question(source, args.bond, args.predictor_errors)
