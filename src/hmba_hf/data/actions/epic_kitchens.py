@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...digests import digest_file
-from ...models.sampling_video import TIME_TOLERANCE
+from ...models.sampling_video import LONGEST_ROUNDING, TIME_TOLERANCE
 from ..preparing.converting import Converted, Entry, Preparation, RunOptions, prepare, refuse_unused
 from ..preparing.cutting import (
     ENDS_WITH_THE_VIDEO,
@@ -86,7 +86,7 @@ class EpicKitchensOptions(LocalVideoOptions):
         default="recognition", metadata={"help": "show the action, or what is before it"}
     )
     anticipation_time: float = field(
-        default=1.0, metadata={"help": "seconds from the end of the clip to the start of the action"}
+        default=1.0, metadata={"help": "seconds from the end of the clip to the start of the action, above 0"}
     )
     window: float = field(default=2.0, metadata={"help": "most seconds of a clip before an action"})
     annotation_questions: list[str] = field(
@@ -114,10 +114,10 @@ class EpicKitchensOptions(LocalVideoOptions):
             raise ValueError(f"height must be at least 2 and fps from 0.01 to 1000, got {self.height} and {self.fps}")
         if self.task not in _TASKS:
             raise ValueError(f"task must be one of {list(_TASKS)}, got {self.task!r}")
-        if not 0 <= self.anticipation_time < math.inf or not 0 < self.window < math.inf:
+        if not LONGEST_ROUNDING < self.anticipation_time < math.inf or not 0 < self.window < math.inf:
             raise ValueError(
-                f"anticipation_time must be at least 0 s and window above 0 s, got {self.anticipation_time} and "
-                f"{self.window}"
+                f"anticipation_time must be above {LONGEST_ROUNDING} s, to which times of frames may be rounded, and "
+                f"window above 0 s, got {self.anticipation_time} and {self.window}"
             )
         if not self.files:
             raise ValueError("train_files, validation_files or test_files must be given, got none")
