@@ -50,6 +50,40 @@ def test_each_entry_is_a_question_or_is_named_with_the_reason(tmp_path):
     assert read.found == len(read.questions) + len(read.dropped)
 
 
+@pytest.mark.parametrize("text", [5, 0, False, True, ["How?"], {"text": "How?"}])
+@pytest.mark.parametrize("column", ["verb_question", "verb question"])
+def test_a_question_that_is_no_text_is_named_and_not_left_out(tmp_path, text, column):
+    entries = [{"narration_id": "a", column: text, "noun_question": "What?"}, {"narration_id": "b", column: None}]
+    entries.append({"narration_id": "c", column: "How?", "other": 5})
+    (tmp_path / "q.json").write_text(json.dumps(entries))
+    read = read_questions([tmp_path / "q.json"], "predicted", HEADS)
+    assert list(read.questions) == ["c"] and read.found == 3
+    assert [item.id for item in read.dropped] == ["q.json, entry 0", "q.json, entry 1"]
+    assert f"entry 0, a: {column} must be a text or null, got {text!r}" in str(read.dropped[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("q.csv", "narration_id,verb_question\n a ,How?\n a,Why?\n  ,How?\n"),
+        (
+            "q.json",
+            '[{"narration_id": " a ", "verb_question": "How?"}, {"narration_id": "a", "verb_question": "Why?"},'
+            ' {"narration_id": "  ", "verb_question": "How?"}]',
+        ),
+        (
+            "q.json",
+            '{" a ": {"verb_question": "How?"}, "a": {"verb_question": "Why?"}, "  ": {"verb_question": "How?"}}',
+        ),
+    ],
+)
+def test_spaces_around_an_id_are_none_of_it(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    read = read_questions([tmp_path / name], "predicted", HEADS)
+    assert read.questions == {"a": (Question("verb", "predicted", "How?"),)}
+    assert [item.reason for item in read.dropped] == ["doubled_id", "malformed_entry"]
+
+
 @pytest.mark.parametrize(
     ("name", "text", "wanted"),
     [

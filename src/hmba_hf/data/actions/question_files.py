@@ -1,7 +1,9 @@
 """Questions about videos in files: one entry for each video, with a question for each head.
 
 - CSV files with the columns `narration_id`, `verb_question` and `noun_question`, or those of other heads.
-- JSON files: a list of objects with these values, or an object of such objects by their ids.
+- JSON files: a list of objects with these values, or an object of such objects by their ids. `null` asks nothing.
+
+Spaces around ids and questions are none of theirs.
 
 The released questions of MambaVL are pickles with the columns `verb question` and `noun question`. Pickles are not
 read, since they can run code. Once written as CSV or JSON, their names with spaces are accepted, too.
@@ -31,7 +33,7 @@ class QuestionFile:
     Args:
         found: number of their entries.
         questions: of each video by its id.
-        dropped: entries without an id or a question, and further ones of one id.
+        dropped: entries without an id or a question, or with one that is no text, and further ones of one id.
     """
 
     found: int = 0
@@ -71,13 +73,13 @@ def read_questions(
     for path in paths:
         refuse_pickle(path)
         if Path(path).suffix.lower() == ".json":
-            columns, entries = _read_json(Path(path), id_column, read)
+            columns, entries = _read_json(Path(path), id_column, wanted, read)
         else:
             columns, entries = _read_csv(path, id_column, read)
         if not {column.replace(" ", "_") for column in columns} & {*wanted}:
             raise ValueError(f"{path} must have one or more of {', '.join(wanted)}, got {sorted(columns)}")
         for place, entry in entries:
-            read.add(place, entry[id_column], _questions_of(entry, source, heads))
+            read.add(place, entry[id_column].strip(), _questions_of(entry, source, heads))
     return read
 
 
@@ -85,7 +87,7 @@ def _questions_of(entry: Mapping[str, Any], source: str, heads: Sequence[str]) -
     questions = []
     for head in heads:
         text = entry.get(f"{head}_question", entry.get(f"{head} question"))
-        if isinstance(text, str) and text.strip():
+        if text is not None and text.strip():
             questions.append(Question(head, source, text.strip()))
     return tuple(questions)
 
@@ -98,8 +100,11 @@ def _read_csv(path: str | Path, id_column: str, read: QuestionFile) -> tuple[set
     return set(table.columns), table.rows
 
 
-def _read_json(path: Path, id_column: str, read: QuestionFile) -> tuple[set[str], Entries]:
-    """Read the names of values and the entries of a JSON file, and drop entries that are no objects with an id."""
+def _read_json(path: Path, id_column: str, wanted: Sequence[str], read: QuestionFile) -> tuple[set[str], Entries]:
+    """Read the names of values and the entries of a JSON file.
+
+    Entries are dropped that are no objects with an id, or whose question in one of the wanted columns is no text.
+    """
     try:
         content = parse_json(path.read_bytes())
     except ValueError as error:
@@ -114,11 +119,13 @@ def _read_json(path: Path, id_column: str, read: QuestionFile) -> tuple[set[str]
         place = f"{path.name}, entry {number}"
         try:
             check_fields(entry, place, **{id_column: str})
+            columns |= entry.keys()
+            asked = [column for column in entry if column.replace(" ", "_") in wanted]
+            check_fields(entry, f"{place}, {entry[id_column]}", **dict.fromkeys(asked, (str, type(None))))
         except ValueError as error:
             read.found += 1
             read.dropped.append(Dropped(place, MALFORMED, str(error)))
             continue
-        columns |= entry.keys()
         entries.append((place, entry))
     return columns, entries
 
