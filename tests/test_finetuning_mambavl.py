@@ -285,6 +285,14 @@ def test_a_checkpoint_of_another_family_is_refused_both_ways(base, clips, tmp_pa
         run_example("predict.py", *words, "--questions", "generic", "--device_map", "cpu")
 
 
+def test_samples_that_are_kept_for_scores_hold_no_video(base, clips, tmp_path):
+    trainer = finetune(*arguments(base, tmp_path, max_steps=1, eval_strategy="steps"))
+    samples = trainer.eval_dataset.samples
+    _, kept = trainer.predict_together(samples)
+    assert [sample.id for sample in kept] == [sample.id for sample in samples]
+    assert not any(sample.video for sample in kept) and all(sample.video for sample in samples)
+
+
 @pytest.mark.parametrize("source", [None, "generic", "predicted"])
 def test_words_are_hidden_by_the_right_answers_in_questions_of_annotations_alone(base, tmp_path, source):
     write_asked_dataset(tmp_path / "data", AskedClips(2))

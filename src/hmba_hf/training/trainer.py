@@ -396,9 +396,11 @@ class ResumableTrainer(PushingTrainer):
 
 
 def _without_video(sample: Any) -> Any:
-    """Return a sample without its frames and its file, whichever it has."""
+    """Return a sample, and one that it holds, without frames and file, whichever it has."""
     held = {field.name for field in fields(sample)}
     emptied = {name: value for name, value in (("frames", None), ("video", b"")) if name in held}
+    if "sample" in held:
+        emptied["sample"] = _without_video(sample.sample)
     return replace(sample, **emptied)
 
 
