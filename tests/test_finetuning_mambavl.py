@@ -252,7 +252,13 @@ def test_a_clip_without_a_question_of_the_source_stops_a_run_or_is_counted(base,
         ({"questions": "none", "hide_words": True}, {}, "hide_words must come .*, got 'none'"),
         ({"hide_words": True}, {}, "hide_words must come with questions 'annotation', got 'generic': a mask tells of"),
         ({"questions": "predicted", "hide_words": True}, {}, "hide_words must come .*, got 'predicted'"),
-        ({"mixup": 0.8}, {"answer_loss_weight": 1.0}, "answer_loss_weight must be 0 with mixup or cutmix"),
+        ({"mixup": 0.8}, {"answer_loss_weight": 1.0}, "answer_loss_weight of a model must be 0 with mixup"),
+        (
+            {},
+            {"base_learning_rate": 1e-3, "video_learning_rate": 1e-4},
+            "base_learning_rate must be absent beside learning rates of parts, .* got 0.001 and {'video': 0.0001}",
+        ),
+        ({}, {"base_learning_rate": 1e-3, "mamba_learning_rate": 1e-4}, "base_learning_rate must be absent beside"),
         ({}, {"vision": "v"}, "one of --model and of --vision with --text must be given"),
         ({}, {"fusion": "mlp"}, "fusion must come with --vision and --text, got 'mlp'"),
         ({}, {"heads": ["verb", "verb"]}, "heads must name each head once"),
@@ -283,6 +289,26 @@ def test_a_checkpoint_of_another_family_is_refused_both_ways(base, clips, tmp_pa
     words = ["--model", other, "--dataset_name", "micro-actions", "--output_dir", tmp_path / "run", "--max_samples", 2]
     with pytest.raises(ValueError, match="questions and hide_words must be absent for a model that is asked nothing"):
         run_example("predict.py", *words, "--questions", "generic", "--device_map", "cpu")
+
+
+def test_clips_are_not_mixed_where_the_model_itself_learns_the_texts_of_answers(clips, tmp_path):
+    base = save_mambavl(tmp_path / "base", answer_loss_weight=0.5)
+    with pytest.raises(ValueError, match="answer_loss_weight of a model must be 0 with mixup or cutmix, .* got 0.5"):
+        finetune(*arguments(base, tmp_path / "run", {"cutmix": 1.0}))
+    finetune(*arguments(base, tmp_path / "run", {"cutmix": 1.0}, answer_loss_weight=0.0, max_steps=1))
+    assert load_model(tmp_path / "run").config.answer_loss_weight == 0
+
+
+def test_a_model_that_reads_padding_leaves_a_processor_that_pads_all_questions_alike(halves, clips, tmp_path):
+    vision, text = (str(half) for half in halves)
+    joined = {"vision": vision, "text": text, "ignore_text_mask": True, "num_frames": 2}
+    finetune(*arguments(None, tmp_path / "joined", max_steps=1, **joined))
+    base = save_mambavl(tmp_path / "base", ignore_text_mask=True)
+    finetune(*arguments(base, tmp_path / "loaded", max_steps=1))
+    for run in ("joined", "loaded"):
+        processor = MambaVLProcessor.from_pretrained(tmp_path / run)
+        short = processor(questions=[{"verb": "what ?", "noun": "which ?"}], return_tensors="pt")
+        assert short["input_ids"].shape == (1, 2, processor.max_text_length)
 
 
 def test_samples_that_are_kept_for_scores_hold_no_video(base, clips, tmp_path):

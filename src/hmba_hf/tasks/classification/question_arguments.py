@@ -8,7 +8,7 @@ from ...data.actions.questioned import GENERIC
 from ...data.micro_world.questions import MICRO_QUESTIONS
 from ...families import FAMILIES
 from ...training.arguments import TrainedModelArguments, parse_options
-from .arguments import DataArguments, FinetuningArguments, check_clip_options, mixing_of
+from .arguments import DataArguments, FinetuningArguments, check_clip_options
 from .questions import QUESTIONS, check_asking
 
 _PARTS = next(family.parts for family in FAMILIES if family.model_type == "mambavl")
@@ -135,9 +135,11 @@ def check_options(
         raise ValueError(f"rate_drops must be shares above 0 and below 1, got {model_args.rate_drops}")
     if model_args.rate_drops and args.lr_scheduler_type != "constant":
         raise ValueError(f"rate_drops must come with --lr_scheduler_type constant, got {args.lr_scheduler_type!s}")
-    mixing = mixing_of(data_args, args)
-    if model_args.answer_loss_weight and (mixing.mixup or mixing.cutmix):
-        raise ValueError("answer_loss_weight must be 0 with mixup or cutmix, whose clips have two answers")
+    if args.base_learning_rate is not None and model_args.learning_rates:
+        raise ValueError(
+            "base_learning_rate must be absent beside learning rates of parts, which it does not scale, got "
+            f"{args.base_learning_rate} and {model_args.learning_rates}: give learning_rate"
+        )
 
 
 _SHARED: dict[str, Any] = {

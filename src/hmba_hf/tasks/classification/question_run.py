@@ -66,6 +66,11 @@ def _start(
         model, processor = join_base(arguments, chosen)
     else:
         model, processor = load_base(arguments, chosen, run, is_resumed)
+    weight = model.config.answer_loss_weight
+    if weight and (data_args.mixup or data_args.cutmix):
+        raise ValueError(
+            f"answer_loss_weight of a model must be 0 with mixup or cutmix, whose clips have two answers, got {weight}"
+        )
     if arguments.num_frames is not None:
         set_num_frames(model, processor, arguments.num_frames)
     frozen = {"vision_model", "text_model"} - set(arguments.learns)
@@ -78,7 +83,7 @@ def _start(
             "at_rest": [f"mambavl.{part}" for part in sorted(frozen)],
         },
         asked=partial(_ask, data_args, model.config, processor),
-        with_answers=model.config.answer_loss_weight > 0,
+        with_answers=weight > 0,
         pad_token_id=processor.tokenizer.pad_token_id,
     )
 
@@ -130,7 +135,9 @@ def join_base(arguments: QuestionModelArguments, classes: Classes) -> tuple[PreT
     heads = {head: list(names) for head, names in classes.items()}
     model = MambaVLForVideoClassification.from_vision_text_pretrained(vision, text, heads=heads, **arguments.joining())
     questions = generic_questions(list(heads), arguments.generic_questions, {})
-    processor = MambaVLProcessor.from_vision_text_pretrained(vision, text, heads=heads, questions=questions)
+    processor = MambaVLProcessor.from_vision_text_pretrained(
+        vision, text, heads=heads, questions=questions, pads_to_max_length=model.config.ignore_text_mask
+    )
     return model, processor
 
 
@@ -167,6 +174,7 @@ def load_base(
         heads=heads,
         questions=questions,
         max_text_length=processor.max_text_length,
+        pads_to_max_length=model.config.ignore_text_mask,
     )
     return model, asked
 
