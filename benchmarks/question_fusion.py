@@ -72,15 +72,9 @@ def compare(args: argparse.Namespace) -> list[dict[str, Any]]:
         times = in_turns({name: call_of(name, args.width, tokens) for name in FUSIONS}, args.repeats)
         for name, taken in times.items():
             memory = measured_alone(name, args.width, tokens) if args.memory else None
-            records.append(
-                {
-                    "fusion": name,
-                    "tokens": tokens,
-                    "times": taken,
-                    "ratio": ratio(taken, times["mamba"]),
-                    "memory": memory,
-                }
-            )
+            found = {"fusion": name, "tokens": tokens, "times": taken, "ratio": ratio(taken, times["mamba"])}
+            records.append({**found, "memory": memory})
+            print(row_of(records[-1]), flush=True)  # a run that is ended early leaves what it has measured
     return records
 
 

@@ -449,6 +449,7 @@ def test_parts_and_rates_of_the_family_name_every_parameter():
         ({"pixel_values_videos": None}, "one of pixel_values_videos and video_features must be given"),
         ({"video_features": torch.ones(2, 3, 32)}, "one of pixel_values_videos and video_features must be given"),
         ({"pixel_values_videos": torch.ones(2, 3, 16, 16)}, "must be .batch, frames, channels, height, width"),
+        ({"pixel_values_videos": torch.ones(0, 3, 3, 16, 16)}, "must be .batch, frames, channels, height, width"),
         ({"pixel_values_videos": torch.full((2, 3, 3, 16, 16), torch.nan)}, "must be finite"),
         ({"labels": torch.zeros(2, 3, dtype=torch.long)}, r"labels must be \(batch, 2\), one for each of"),
         ({"labels": torch.tensor([[0, 4], [0, 0]])}, "labels of head 'noun' must be from 0 to 3"),

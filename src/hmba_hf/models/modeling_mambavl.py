@@ -143,8 +143,8 @@ class MambaVLModel(MambaVLPreTrainedModel):
                 "pixel_values_videos must be absent for a model without a video model, which reads video_features, "
                 "got them"
             )
-        if pixel_values_videos.ndim != 5:
-            shape = tuple(pixel_values_videos.shape)
+        shape = tuple(pixel_values_videos.shape)
+        if len(shape) != 5 or 0 in shape:
             raise ValueError(f"pixel_values_videos must be (batch, frames, channels, height, width), got {shape}")
         require(pixel_values_videos.isfinite().all(), "pixel_values_videos must be finite, got NaN or infinity")
         pixels = pixel_values_videos.to(self.vision_model.dtype)
