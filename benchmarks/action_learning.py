@@ -9,10 +9,15 @@ and all frames in an unknown order are worth 50 %. Among clips whose pair of act
 see motion gets the direction right in 50 %.
 
 - motion: clips as they are, and with the frames of each clip shuffled.
-- pretraining: few labelled clips, with masked pre-training on unlabelled ones before and without. There are no weights
-  of a CLIP here: the teacher is a tiny CLIP tower that has learned to tell colours, place, turn and growth of a disc.
+- pretraining: few labelled clips, with masked pre-training on unlabelled ones before and without; and all clips in the
+  released order, likewise. There are no weights of a CLIP here: the teacher is a tiny CLIP tower that has learned to
+  tell colours, place, turn and growth of a disc.
 - teacher: a model with the features of a narrower one, which has learned before, and without.
 - orders: the seven orders of scanning, alike in all else.
+- reach: the orders again, with convolutions so long that each sees a place in four frames, whatever the order; and
+  scans over time with convolutions of one tap, which see one frame.
+- two: two actions alone, by convolutions of four taps, on clips that are shifted at random around the edges. A shift
+  changes no action of this world. A frame, and all frames in unknown order, are worth 50 %.
 
 A run that is in `runs.jsonl` of the output folder is not made again. Several processes, such as one for each seed, can
 share the folder. All runs are on the CPU.
@@ -51,8 +56,12 @@ from hmba_hf.tasks.pretraining.encoding import join
 from hmba_hf.tasks.pretraining.trainer import PretrainingTrainer
 from hmba_hf.training.clip_teacher import ClipTeacher
 
-PARTS = ("motion", "pretraining", "teacher", "orders")
+PARTS = ("motion", "pretraining", "teacher", "orders", "reach", "two")
+TAPS = 4  # of the convolutions, as released
+# With them the convolution of a scan frame by frame sees a place in four frames, as one of four taps does over time.
+FAR_TAPS = 3 * (SIDE // PATCH) ** 2 + 1
 ORDER = "temporal_first"  # of all models but those that compare orders
+RELEASED_ORDER = "spatial_first"
 TITLE = "drawn world, tiny models"
 COLUMNS = {"top_1": "top-1", "pair": "pair of actions", "direction": "direction within a right pair"}
 QUICK = {
@@ -62,7 +71,7 @@ QUICK = {
     "tower_steps": 2,
     "batch": 4,
     "depth": 1,
-    "clips": 8,
+    "clips": 32,
     "few": 4,
     "test_clips": 8,
     "pictures": 8,
@@ -70,7 +79,7 @@ QUICK = {
 # Options that the scores of all runs depend on, and further ones.
 OPTIONS = ("steps", "batch", "width", "depth", "clips", "test_clips", "learning_rate")
 OF_TOWER = ("tower_steps", "pictures")
-OF_PRETRAINING = (*OF_TOWER, "few", "pretraining_steps", "mask_ratio")
+OF_PRETRAINING = (*OF_TOWER, "pretraining_steps", "mask_ratio")
 
 Scores = Mapping[str, float]
 
@@ -83,13 +92,22 @@ class HeldClips(Dataset):
         labels: their classes, `(n,)`.
         are_shuffled: give the frames of a clip in an order that is drawn for each reading.
         are_labelled: give classes; else seeds of masks, which are drawn for each reading.
+        are_shifted: shift a clip around the edges, by steps that are drawn for each reading.
     """
 
-    def __init__(self, clips: Tensor, labels: Tensor, are_shuffled: bool = False, are_labelled: bool = True):
+    def __init__(
+        self,
+        clips: Tensor,
+        labels: Tensor,
+        are_shuffled: bool = False,
+        are_labelled: bool = True,
+        are_shifted: bool = False,
+    ):
         self.clips = clips
         self.labels = labels
         self.are_shuffled = are_shuffled
         self.are_labelled = are_labelled
+        self.are_shifted = are_shifted
 
     @classmethod
     def draw(cls, split: str, count: int) -> "HeldClips":
@@ -111,6 +129,11 @@ class HeldClips(Dataset):
         """Return fewer clips."""
         return HeldClips(self.clips[:count], self.labels[:count])
 
+    def of_two(self, are_shifted: bool) -> "HeldClips":
+        """Return the clips of the first pair of actions."""
+        is_kept = self.labels < 2
+        return HeldClips(self.clips[is_kept], self.labels[is_kept], are_shifted=are_shifted)
+
     def unlabelled(self) -> "HeldClips":
         """Return the same clips for masked pre-training."""
         return HeldClips(self.clips, self.labels, are_labelled=False)
@@ -122,6 +145,8 @@ class HeldClips(Dataset):
         clip = self.clips[index]
         if self.are_shuffled:
             clip = clip[torch.randperm(len(clip))]
+        if self.are_shifted:
+            clip = clip.roll(torch.randint(SIDE, (2,)).tolist(), dims=(-2, -1))
         if self.are_labelled:
             return {"pixel_values_videos": clip, "labels": self.labels[index]}
         return {"pixel_values_videos": clip, "mask_seed": torch.randint(2**62, ())}
@@ -148,12 +173,13 @@ class Lesson:
         """Clips to score on."""
         return HeldClips.draw("test", self.args.test_clips)
 
-    def config(self, order: str, width: int) -> VideoMambaConfig:
+    def config(self, order: str, width: int, taps: int = TAPS) -> VideoMambaConfig:
         """Return the configuration of a model."""
         return VideoMambaConfig(
             hidden_size=width,
             num_hidden_layers=self.args.depth,
             state_size=8,
+            conv_kernel=taps,
             image_size=SIDE,
             patch_size=PATCH,
             scan_type=order,
@@ -198,10 +224,10 @@ class Lesson:
             told: Any = trainer.predict(tests)  # type: ignore[arg-type]
         return score(told.predictions.argmax(axis=-1), told.label_ids)
 
-    def classify(self, seed: int, order: str = ORDER) -> Scores:
+    def classify(self, seed: int, order: str = ORDER, taps: int = TAPS) -> Scores:
         """Train from new weights."""
         set_seed(seed)
-        model = VideoMambaForVideoClassification(self.config(order, self.args.width))
+        model = VideoMambaForVideoClassification(self.config(order, self.args.width, taps))
         return self.learn(seed, model, self.clips, self.tests)
 
     def classify_shuffled(self, seed: int) -> Scores:
@@ -210,15 +236,21 @@ class Lesson:
         model = VideoMambaForVideoClassification(self.config(ORDER, self.args.width))
         return self.learn(seed, model, self.clips.shuffled(), self.tests.shuffled())
 
+    def classify_two(self, seed: int, order: str) -> Scores:
+        """Train on shifted clips of two actions."""
+        set_seed(seed)
+        model = VideoMambaForVideoClassification(self.config(order, self.args.width))
+        return self.learn(seed, model, self.clips.of_two(are_shifted=True), self.tests.of_two(are_shifted=False))
+
     def classify_few(self, seed: int) -> Scores:
         """Train from new weights on few clips."""
         set_seed(seed)
         model = VideoMambaForVideoClassification(self.config(ORDER, self.args.width))
         return self.learn(seed, model, self.clips.first(self.args.few), self.tests)
 
-    def classify_pretrained(self, seed: int) -> Scores:
-        """Pre-train on all clips without their labels, then train on few with theirs."""
-        config = self.config(ORDER, self.args.width)
+    def classify_pretrained(self, seed: int, order: str, labelled: int) -> Scores:
+        """Pre-train on all clips without their labels, then train on the first ones with theirs."""
+        config = self.config(order, self.args.width)
         set_seed(seed)
         student = VideoMambaForPreTraining(config)
         with tempfile.TemporaryDirectory() as folder:
@@ -234,7 +266,7 @@ class Lesson:
         set_seed(seed)
         model = VideoMambaForVideoClassification(config)
         model.base_model.load_state_dict(student.base_model.state_dict())
-        return self.learn(seed, model, self.clips.first(self.args.few), self.tests)
+        return self.learn(seed, model, self.clips.first(labelled), self.tests)
 
     def classify_narrow(self, seed: int) -> Scores:
         """Train a narrow model, and keep it as a teacher."""
@@ -291,13 +323,21 @@ def runs_of(part: str, lesson: Lesson, seed: int) -> list[Run]:
     if part == "motion":
         return [in_order, Run("frames shuffled", seed, partial(lesson.classify_shuffled, seed))]
     if part == "pretraining":
+        args = lesson.args
         return [
             Run("CLIP tower", 0, lesson.train_tower, OF_TOWER),
             Run("few labels, from new weights", seed, partial(lesson.classify_few, seed), (*OPTIONS, "few")),
             Run(
                 "few labels, pre-trained",
                 seed,
-                partial(lesson.classify_pretrained, seed),
+                partial(lesson.classify_pretrained, seed, ORDER, args.few),
+                (*OPTIONS, *OF_PRETRAINING, "few"),
+            ),
+            Run(RELEASED_ORDER, seed, partial(lesson.classify, seed, RELEASED_ORDER)),
+            Run(
+                f"{RELEASED_ORDER}, pre-trained",
+                seed,
+                partial(lesson.classify_pretrained, seed, RELEASED_ORDER, args.clips),
                 (*OPTIONS, *OF_PRETRAINING),
             ),
         ]
@@ -308,7 +348,15 @@ def runs_of(part: str, lesson: Lesson, seed: int) -> list[Run]:
             in_order,
             Run("with the teacher", seed, partial(lesson.classify_taught, seed), options),
         ]
-    return [Run(order, seed, partial(lesson.classify, seed, order)) for order in SCAN_TYPES]
+    if part == "orders":
+        return [Run(order, seed, partial(lesson.classify, seed, order)) for order in SCAN_TYPES]
+    if part == "two":
+        orders = (RELEASED_ORDER, ORDER)
+        return [Run(f"{order}, two actions", seed, partial(lesson.classify_two, seed, order)) for order in orders]
+    runs = [Run(f"{ORDER}, 1 tap", seed, partial(lesson.classify, seed, ORDER, 1))]
+    for order in SCAN_TYPES:
+        runs.append(Run(f"{order}, {FAR_TAPS} taps", seed, partial(lesson.classify, seed, order, FAR_TAPS)))
+    return runs
 
 
 class Record:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from documented import PROGRAMS, SMALL, name_of, split_program
+from hmba_hf.models.configuration_videomamba import SCAN_TYPES
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -112,9 +113,9 @@ def test_a_conversion_holds_a_small_part_of_a_file_in_memory(tmp_path):
 
 def test_the_benchmark_of_drawn_actions_trains_each_model_once(tmp_path):
     quick = ["action_learning.py", "--quick", "--output_dir", tmp_path]
-    printed = run(*quick, "--only", "motion", "pretraining", "teacher")
+    printed = run(*quick, "--only", "motion", "pretraining", "teacher", "reach", "two")
     names = ["model", "top-1", "pair of actions", "direction within a right pair", "seeds"]
-    assert columns(printed) == [names] * 3
+    assert columns(printed) == [names] * 5
     made = (tmp_path / "runs.jsonl").read_text()
     lines = [json.loads(line) for line in made.splitlines()]
     assert [(line["name"], line["seed"]) for line in lines] == [
@@ -123,11 +124,18 @@ def test_the_benchmark_of_drawn_actions_trains_each_model_once(tmp_path):
         ("CLIP tower", 0),
         ("few labels, from new weights", 0),
         ("few labels, pre-trained", 0),
+        ("spatial_first", 0),
+        ("spatial_first, pre-trained", 0),
         ("the narrow teacher", 0),
         ("with the teacher", 0),
+        ("temporal_first, 1 tap", 0),
+        *[(f"{order}, 13 taps", 0) for order in SCAN_TYPES],
+        ("spatial_first, two actions", 0),
+        ("temporal_first, two actions", 0),
     ]
     results = json.loads((tmp_path / "results.json").read_text())
-    assert results["teacher"]["with the teacher"] == [lines[-1]["scores"]]
+    (with_teacher,) = [line["scores"] for line in lines if line["name"] == "with the teacher"]
+    assert results["teacher"]["with the teacher"] == [with_teacher]
     again = run(*quick, "--only", "teacher")
     assert (tmp_path / "runs.jsonl").read_text() == made
     assert columns(again) == [names]
