@@ -14,7 +14,32 @@ ORVIT = "orvit."
 VISUAL = "visual."
 # What those files of AVION hold beside the video model.
 OF_AVION = ("textual.*", "logit_scale", "image_projection", "text_projection", "fc_cls.*")
-# The video model of an ORViT-Motionformer, which stands between all other tensors.
+# Layers of an ORViT-Motionformer, and ours; those of its motion stream first, whose ends are also those of a block.
+MOTION_LAYERS = {
+    "motion_stream.attn.norm1": "motion_stream.block.norm1",
+    "motion_stream.attn.attn.qkv": "motion_stream.block.attention.qkv",
+    "motion_stream.attn.attn.proj": "motion_stream.block.attention.proj",
+    "motion_stream.attn.norm2": "motion_stream.block.norm2",
+    "motion_stream.attn.mlp.fc1": "motion_stream.block.mlp.fc1",
+    "motion_stream.attn.mlp.fc2": "motion_stream.block.mlp.fc2",
+    "motion_stream.c_coord_to_feature.0": "motion_stream.box_projection.fc1",
+    "motion_stream.c_coord_to_feature.2": "motion_stream.box_projection.fc2",
+    "motion_mlp.fc1": "motion_mlp.fc1",
+    "motion_mlp.fc2": "motion_mlp.fc2",
+    "patch_to_d.0": "crop_projection.fc1",
+    "patch_to_d.2": "crop_projection.fc2",
+    "c_coord_to_feature.0": "box_projection.fc1",
+    "c_coord_to_feature.2": "box_projection.fc2",
+    "norm1": "norm1",
+    "attn.qkv": "attention.qkv",
+    "attn.proj_q": "attention.proj_q",
+    "attn.proj_kv": "attention.proj_kv",
+    "attn.proj": "attention.proj",
+    "norm2": "norm2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+# All names of an ORViT-Motionformer, which stands between all other tensors.
 MOTIONFORMER = (
     "patch_embed.*",
     "patch_embed_3d.*",
@@ -110,6 +135,33 @@ def vision_rules(prefix: str = ORVIT, base: str = BASE) -> list[Rule]:
         for kind in ("weight", "bias"):
             name = f"{prefix}transformer.resblocks.*.{original}.{kind}"
             rules.append(Rule(name, (f"{vision}encoder.layers.*.{ours}.{kind}",)))
+    return rules
+
+
+def motionformer_rules(prefix: str = "", base: str = BASE) -> list[Rule]:
+    """Return the rules of an ORViT-Motionformer.
+
+    Args:
+        prefix: of its original names.
+        base: prefix of the base model's names here; empty for `MambaVLModel`.
+
+    Source: Dongzhikang/MambaVL, `video_model_builder.py`; eladb3/ORViT, `orvit.py`.
+    """
+    vision = f"{base}vision_model."
+    rules = [
+        Rule(f"{prefix}patch_embed_3d.proj.*", (f"{vision}patch_embedding.*",)),
+        Rule(f"{prefix}cls_token", (f"{vision}class_embedding",), leading_axis=True),
+        Rule(f"{prefix}pos_embed", (f"{vision}position_embeddings",), leading_axis=True),
+        Rule(f"{prefix}temp_embed", (f"{vision}temporal_embeddings",), leading_axis=True),
+        Rule(f"{prefix}norm.*", (f"{vision}norm.*",)),
+        Rule(f"{prefix}pre_logits.fc.*", (f"{vision}pre_logits.*",)),
+    ]
+    for stream in ("motion_stream.", ""):
+        ours = f"{vision}layers.*.{stream}object_embeddings"
+        rules.append(Rule(f"{prefix}blocks.*.{stream}box_categories", (ours,)))
+    for original, ours in MOTION_LAYERS.items():
+        for kind in ("weight", "bias"):
+            rules.append(Rule(f"{prefix}blocks.*.{original}.{kind}", (f"{vision}layers.*.{ours}.{kind}",)))
     return rules
 
 

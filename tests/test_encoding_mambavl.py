@@ -7,14 +7,21 @@ import pytest
 import torch
 from torch.testing import assert_close
 from transformers import AutoConfig, AutoModel, CLIPVisionModel
+from transformers.utils.logging import warning_once
 
 from hmba_hf import (
     MambaVLFeaturesConfig,
     MambaVLForVideoClassification,
+    MambaVLMotionformerConfig,
+    MambaVLMotionformerModel,
     MambaVLVisionConfig,
     MambaVLVisionModel,
 )
+from mambavl_names import motionformer_rules
+from original_motionformer import original_motionformer
+from rename_keys import plan_originals
 from tiny_mambavl import tiny_batch, tiny_model, tiny_vision_config
+from tiny_motionformer import boxes_of, clips_of, tiny_motionformer, tiny_motionformer_config
 from without_package import WITHOUT_PACKAGE
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -112,15 +119,18 @@ def test_a_mambavl_on_it_loads_and_trains(tmp_path):
     assert_close(loaded(**tiny_batch()).logits, model.eval()(**tiny_batch()).logits, atol=0, rtol=0)
 
 
-def test_both_load_where_the_package_is_missing(tmp_path):
-    model = tiny_model(vision_config=tiny_encoder_config())
+@pytest.mark.parametrize("of", ["clip", "motionformer"])
+def test_both_load_where_the_package_is_missing(of, tmp_path):
+    seen = clips() if of == "clip" else clips_of()
+    config = tiny_encoder_config() if of == "clip" else tiny_motionformer_config()
+    model = tiny_model(vision_config=config)
     model.save_pretrained(tmp_path)
     model.mambavl.vision_model.save_pretrained(tmp_path / "tower")
     environment = {**os.environ, "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    command = [sys.executable, "-c", WITHOUT_PACKAGE + LOAD, str(tmp_path), json.dumps(clips().tolist())]
+    command = [sys.executable, "-c", WITHOUT_PACKAGE + LOAD, str(tmp_path), json.dumps(seen.tolist())]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
     assert done.returncode == 0, done.stderr
-    wanted = model.mambavl.vision_model(clips()).last_hidden_state.detach()
+    wanted = model.mambavl.vision_model(seen).last_hidden_state.detach()
     for line in done.stdout.splitlines():
         assert_close(torch.tensor(json.loads(line)), wanted, atol=1e-5, rtol=0)
     assert len(done.stdout.splitlines()) == 2
@@ -155,3 +165,127 @@ def test_values_that_make_no_encoder_are_refused():
         tiny_encoder_config(num_frames=0)
     with pytest.raises(ValueError, match="image_size must be a multiple of patch_size=8, got 20"):
         tiny_encoder_config(image_size=20)
+
+
+def motionformer_weights(model):
+    """The weights of a Motionformer by the original's names."""
+    rules = motionformer_rules(base="")
+    ours = {f"vision_model.{name}": tensor.detach() for name, tensor in model.state_dict().items()}
+    return {name: origin.rule.take_back(ours[origin.name]) for name, origin in plan_originals(ours, rules).items()}
+
+
+@pytest.mark.parametrize("seeing", [[1, 2], []])
+def test_a_motionformer_has_the_originals_tokens(seeing):
+    model = tiny_motionformer(object_layers=seeing).double()
+    inputs = [clips_of().double(), boxes_of().double()]
+    wanted = original_motionformer(motionformer_weights(model), *inputs, num_heads=2)
+    assert wanted.shape == (2, 1 + 2 * 4, 32)
+    assert_close(model(*inputs).last_hidden_state, wanted, atol=1e-9, rtol=0)
+
+
+def test_a_motionformer_has_the_published_size():
+    with torch.device("meta"):
+        model = MambaVLMotionformerModel(MambaVLMotionformerConfig())
+        tokens = model(torch.empty(1, 16, 3, 224, 224), torch.empty(1, 16, 4, 4)).last_hidden_state
+    assert tokens.shape == (1, 1 + 8 * 14 * 14, 768)
+    seeing = [number for number, layer in enumerate(model.layers) if hasattr(layer, "motion_stream")]
+    assert seeing == [1, 6, 10]
+    assert model.layers[6].object_embeddings.shape == (8, 4, 768)
+    assert model.position_embeddings.shape == (197, 768)
+
+
+def test_a_motionformer_depends_on_the_order_of_frames_and_of_boxes():
+    model = tiny_motionformer()
+    wanted = model(clips_of(), boxes_of()).last_hidden_state
+    for clips, boxes in (
+        (clips_of().flip(1), boxes_of()),
+        (clips_of(), boxes_of().flip(1)),
+        (clips_of(), boxes_of().flip(2)),
+    ):
+        assert (model(clips, boxes).last_hidden_state - wanted).abs().max() > 1e-2
+
+
+def test_a_motionformer_reads_the_boxes_of_the_first_frame_of_each_patch():
+    model = tiny_motionformer()
+    wanted = model(clips_of(), boxes_of()).last_hidden_state
+    other = boxes_of()
+    other[:, 1::2] = 0.0
+    assert torch.equal(model(clips_of(), other).last_hidden_state, wanted)
+
+
+def test_absent_boxes_are_zeros_and_so_are_those_of_no_size(caplog):
+    model = tiny_motionformer()
+    zeros = torch.zeros_like(boxes_of())
+    wanted = model(clips_of(), zeros).last_hidden_state
+    assert (wanted - model(clips_of(), boxes_of()).last_hidden_state).abs().max() > 1e-2
+    narrow = zeros.clone()
+    narrow[:] = torch.tensor([0.5, 0.5, 0.04, 0.5])
+    assert torch.equal(model(clips_of(), narrow).last_hidden_state, wanted)
+    warning_once.cache_clear()
+    assert torch.equal(model(clips_of()).last_hidden_state, wanted)
+    assert "boxes are absent: the clips are read as if no objects were found in them" in caplog.text
+    caplog.clear()
+    tiny_motionformer(object_layers=[])(clips_of())
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        (
+            torch.zeros(2, 4, 2, 4),
+            r"boxes must be \(batch, frames, objects, 4\), here \(2, 4, 3, 4\), got \(2, 4, 2, 4\)",
+        ),
+        (torch.full((2, 4, 3, 4), 1.5), "boxes must be centre, width and height from 0 to 1 of the frame"),
+        (torch.full((2, 4, 3, 4), torch.nan), "boxes must be centre, width and height from 0 to 1 of the frame"),
+        (torch.full((2, 4, 3, 4), 0.9), "boxes must not leave their frame"),
+    ],
+)
+def test_boxes_that_do_not_fit_are_refused(boxes, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_motionformer()(clips_of(), boxes)
+
+
+def test_a_mambavl_on_a_motionformer_loads_and_trains(tmp_path):
+    config = tiny_motionformer_config(drop_path_rate=0.1)
+    model = tiny_model(vision_config=config)
+    batch = {**tiny_batch(frames=4), "boxes": boxes_of()}
+    model.mambavl.vision_model.gradient_checkpointing_enable()
+    outputs = model.train()(**batch, labels=torch.zeros(2, 2, dtype=torch.long), output_hidden_states=True)
+    outputs.loss.backward()
+    assert len(outputs.hidden_states) == 4
+    for name, parameter in model.mambavl.vision_model.named_parameters():
+        assert parameter.grad is not None, name
+    model.save_pretrained(tmp_path)
+    loaded = MambaVLForVideoClassification.from_pretrained(tmp_path)
+    assert isinstance(loaded.mambavl.vision_model, MambaVLMotionformerModel)
+    assert_close(loaded(**batch).logits, model.eval()(**batch).logits, atol=0, rtol=0)
+    narrow = MambaVLForVideoClassification.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    assert narrow(**batch).logits.isfinite().all()
+
+
+def test_boxes_without_a_model_or_clips_for_them_are_refused():
+    batch = tiny_batch()
+    with pytest.raises(ValueError, match="boxes must be absent for a CLIPVisionModel, which reads none, got them"):
+        tiny_model()(**batch, boxes=boxes_of(3))
+    model = tiny_model(vision_config=tiny_motionformer_config())
+    batch.pop("pixel_values_videos")
+    with pytest.raises(ValueError, match="boxes must come with pixel_values_videos, got them with video_features"):
+        model(**batch, video_features=torch.zeros(2, 3, 32), boxes=boxes_of())
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"num_frames": 3}, "num_frames must be a multiple of tubelet_size=2, got 3"),
+        ({"image_size": 20}, "image_size must be a multiple of patch_size=8, got 20"),
+        ({"num_attention_heads": 5}, "hidden_size must be a multiple of num_attention_heads=5, got 32"),
+        ({"object_layers": [3]}, "object_layers must be numbers below num_hidden_layers=3, each once, got .3."),
+        ({"object_layers": [1, 1]}, "object_layers must be numbers below num_hidden_layers=3, each once"),
+        ({"num_objects": 0}, "num_objects must be at least 1, got 0"),
+        ({"drop_path_rate": 1.0}, "drop_path_rate must be from 0 up to but without 1, got 1.0"),
+    ],
+)
+def test_values_that_make_no_motionformer_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_motionformer_config(**values)

@@ -1,14 +1,17 @@
-"""The suites that transformers runs over its own models and configurations, run over MambaVL's video model."""
+"""The suites that transformers runs over its own models and configurations, run over MambaVL's video models."""
 
 import unittest
+from typing import Any
 
 import torch
 
-from hmba_hf.models.configuration_mambavl import MambaVLVisionConfig
-from hmba_hf.models.encoding_mambavl import MambaVLVisionModel
+from hmba_hf.models.configuration_mambavl import MambaVLMotionformerConfig, MambaVLVisionConfig
+from hmba_hf.models.encoding_mambavl import MambaVLMotionformerModel, MambaVLVisionModel
+from tiny_motionformer import tiny_motionformer_config
 from upstream_suites import ConfigTester, ModelTesterMixin, account_for, introduce
 
 introduce("mambavl_vision", model=MambaVLVisionModel)
+introduce("mambavl_motionformer", model=MambaVLMotionformerModel)
 FAILURES = {"test_model_get_set_embeddings": "no text: what embeds is a convolution"}
 SKIPS = {
     "test_attn_implementation_composite_models": "the model is not composite",
@@ -35,6 +38,13 @@ SKIPS = {
     "test_torch_compile_for_training": "compiles for a GPU",
     "test_tp_plan_matches_params": "no plan of tensor parallelism",
     "test_vision_axial_rope": "no axial positions",
+}
+# Of a model that attends in two steps, whose weights are no matrix of tokens by tokens.
+WITHOUT_ATTENTIONS = {
+    "test_attention_outputs": "attention returns no weights",
+    "test_eager_matches_sdpa_inference_*": "attention has one implementation",
+    "test_multimodal_outputs_are_returned": "attention returns no weights",
+    "test_sdpa_can_dispatch_non_composite_models": "attention has one implementation",
 }
 
 
@@ -80,4 +90,37 @@ class MambaVLVisionConfigTest(unittest.TestCase):
         self.model_tester = EncoderTester()
         ConfigTester(
             self, MambaVLVisionConfig, has_text_modality=False, hidden_size=36, num_frames=2
+        ).run_common_tests()
+
+
+class MotionformerTester(EncoderTester):
+    """Gives the suites a tiny model and a batch of clips with boxes."""
+
+    base_model_class = MambaVLMotionformerModel
+
+    def get_config(self) -> Any:
+        return tiny_motionformer_config(num_hidden_layers=self.num_hidden_layers, object_layers=[1])
+
+    def prepare_config_and_inputs_for_common(self) -> tuple[Any, dict[str, torch.Tensor]]:
+        boxes = torch.tensor([0.5, 0.4, 0.6, 0.5]).repeat(self.batch_size, 4, 3, 1)
+        return self.get_config(), {"pixel_values_videos": torch.rand(self.batch_size, 4, 3, 16, 16), "boxes": boxes}
+
+
+@account_for(FAILURES, {**SKIPS, **WITHOUT_ATTENTIONS})
+class MambaVLMotionformerModelTest(ModelTesterMixin, unittest.TestCase):
+    all_model_classes = (MambaVLMotionformerModel,)
+    additional_model_inputs = ["pixel_values_videos", "boxes"]
+    test_resize_embeddings = False
+    has_attentions = False
+
+    def setUp(self):
+        self.model_tester = MotionformerTester()
+
+
+@account_for({}, {})
+class MambaVLMotionformerConfigTest(unittest.TestCase):
+    def test_config(self):
+        self.model_tester = MotionformerTester()
+        ConfigTester(
+            self, MambaVLMotionformerConfig, has_text_modality=False, hidden_size=36, num_attention_heads=4
         ).run_common_tests()

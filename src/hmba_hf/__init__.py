@@ -8,11 +8,16 @@ from typing import Any
 from transformers.modeling_utils import PreTrainedModel
 
 from .models.configuration_hmba import HMBAConfig
-from .models.configuration_mambavl import MambaVLConfig, MambaVLFeaturesConfig, MambaVLVisionConfig
+from .models.configuration_mambavl import (
+    MambaVLConfig,
+    MambaVLFeaturesConfig,
+    MambaVLMotionformerConfig,
+    MambaVLVisionConfig,
+)
 from .models.configuration_videomamba import VideoMambaConfig, VideoMambaRetrievalConfig
 from .models.decoding_containers import SourceLimits
 from .models.decoding_video import VideoDecodeError, decode_frames, iter_frames
-from .models.encoding_mambavl import MambaVLVisionModel
+from .models.encoding_mambavl import MambaVLMotionformerModel, MambaVLVisionModel
 from .models.layers_adapter_state import AdapterState
 from .models.modeling_hmba import HMBAForConditionalGeneration, HMBAModel, HMBAPreTrainedModel
 from .models.modeling_mambavl import MambaVLForVideoClassification, MambaVLModel
@@ -49,6 +54,8 @@ __all__ = [
     "MambaVLFeaturesConfig",
     "MambaVLForVideoClassification",
     "MambaVLModel",
+    "MambaVLMotionformerConfig",
+    "MambaVLMotionformerModel",
     "MambaVLProcessor",
     "MambaVLVideoProcessor",
     "MambaVLVisionConfig",

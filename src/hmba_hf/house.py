@@ -41,7 +41,7 @@ FLOORS = (
         travels_with="model",
         families=True,
     ),
-    Floor("encoding", ("loading", "configuration"), "ops, models", travels_with="model", families=True),
+    Floor("encoding", ("layers", "loading", "configuration"), "ops, models", travels_with="model", families=True),
     Floor(
         "modeling",
         ("layers", "loading", "configuration", "outputs", "joining", "pretrained", "encoding"),

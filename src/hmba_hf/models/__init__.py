@@ -14,9 +14,14 @@ from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_hmba import HMBAConfig
-from .configuration_mambavl import MambaVLConfig, MambaVLFeaturesConfig, MambaVLVisionConfig
+from .configuration_mambavl import (
+    MambaVLConfig,
+    MambaVLFeaturesConfig,
+    MambaVLMotionformerConfig,
+    MambaVLVisionConfig,
+)
 from .configuration_videomamba import VideoMambaConfig, VideoMambaRetrievalConfig
-from .encoding_mambavl import MambaVLVisionModel
+from .encoding_mambavl import MambaVLMotionformerModel, MambaVLVisionModel
 from .modeling_hmba import HMBAForConditionalGeneration, HMBAModel
 from .modeling_mambavl import MambaVLForVideoClassification, MambaVLModel
 from .modeling_videomamba import (
@@ -51,6 +56,8 @@ AutoConfig.register("mambavl", MambaVLConfig)
 AutoModel.register(MambaVLConfig, MambaVLModel)
 AutoConfig.register("mambavl_vision", MambaVLVisionConfig)
 AutoModel.register(MambaVLVisionConfig, MambaVLVisionModel)
+AutoConfig.register("mambavl_motionformer", MambaVLMotionformerConfig)
+AutoModel.register(MambaVLMotionformerConfig, MambaVLMotionformerModel)
 AutoConfig.register("mambavl_features", MambaVLFeaturesConfig)
 AutoModelForVideoClassification.register(MambaVLConfig, MambaVLForVideoClassification)
 AutoProcessor.register(MambaVLConfig, MambaVLProcessor)

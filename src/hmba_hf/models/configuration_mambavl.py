@@ -33,6 +33,11 @@ VISION_AUTO_MAP = {
     "AutoModel": "encoding_mambavl.MambaVLVisionModel",
 }
 
+MOTIONFORMER_AUTO_MAP = {
+    "AutoConfig": "configuration_mambavl.MambaVLMotionformerConfig",
+    "AutoModel": "encoding_mambavl.MambaVLMotionformerModel",
+}
+
 
 @strict
 class MambaVLVisionConfig(CLIPVisionConfig):
@@ -71,6 +76,79 @@ class MambaVLVisionConfig(CLIPVisionConfig):
 
 
 @strict
+class MambaVLMotionformerConfig(PreTrainedConfig):
+    """Configuration of a Motionformer that sees objects; the defaults are those of the released anticipation model.
+
+    Args:
+        hidden_size: channels.
+        intermediate_size: channels within the feed-forward layers.
+        num_hidden_layers: of the model.
+        num_attention_heads: of each layer.
+        num_channels: of a picture.
+        image_size, patch_size: sides of a picture and of its patches.
+        num_frames: of a clip.
+        tubelet_size: frames that one patch spans.
+        object_layers: numbers of the layers that read boxes, from 0 on; none for a plain Motionformer.
+        num_objects: of each frame.
+        layer_norm_eps: of all norms.
+        drop_path_rate: share of samples that skip the last layer in training; earlier ones are skipped less, and
+            `object_layers` never. The released training has 0.2.
+        initializer_range: standard deviation of new weights.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+
+    model_type = "mambavl_motionformer"
+    _auto_class = "AutoConfig"
+
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    num_channels: int = 3
+    image_size: int = 224
+    patch_size: int = 16
+    num_frames: int = 16
+    tubelet_size: int = 2
+    object_layers: list[int] | tuple[int, ...] = (1, 6, 10)
+    num_objects: int = 4
+    layer_norm_eps: float = 1e-6
+    drop_path_rate: float | int = 0.0
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        self.object_layers = sorted(self.object_layers)
+        for name in ("hidden_size", "intermediate_size", "num_hidden_layers", "num_channels", "num_objects"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        multiples = {
+            "hidden_size": "num_attention_heads",
+            "image_size": "patch_size",
+            "num_frames": "tubelet_size",
+        }
+        for name, of in multiples.items():
+            value = getattr(self, name)
+            part = getattr(self, of)
+            if part < 1 or value < part or value % part:
+                raise ValueError(f"{name} must be a multiple of {of}={part}, got {value}")
+        if len({*self.object_layers}) < len(self.object_layers) or not all(
+            0 <= number < self.num_hidden_layers for number in self.object_layers
+        ):
+            raise ValueError(
+                f"object_layers must be numbers below num_hidden_layers={self.num_hidden_layers}, each once, got "
+                f"{self.object_layers}"
+            )
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate must be from 0 up to but without 1, got {self.drop_path_rate}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the config as a dict, with the code that a checkpoint of it carries."""
+        return {**super().to_dict(), "auto_map": dict(MOTIONFORMER_AUTO_MAP)}
+
+
+@strict
 class MambaVLFeaturesConfig(PreTrainedConfig):
     """Configuration in the place of a video model for a MambaVL without one, which reads `video_features` alone.
 
@@ -83,7 +161,9 @@ class MambaVLFeaturesConfig(PreTrainedConfig):
     hidden_size: int = 768
 
 
-_OF_THIS_FAMILY = {config.model_type: config for config in (MambaVLVisionConfig, MambaVLFeaturesConfig)}
+_OF_THIS_FAMILY = {
+    config.model_type: config for config in (MambaVLVisionConfig, MambaVLMotionformerConfig, MambaVLFeaturesConfig)
+}
 
 
 @strict

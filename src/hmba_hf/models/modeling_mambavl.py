@@ -15,11 +15,12 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_mambavl import (
     MambaVLConfig,
     MambaVLFeaturesConfig,
+    MambaVLMotionformerConfig,
     MambaVLVisionConfig,
     clip_length,
     width_of,
 )
-from .encoding_mambavl import MambaVLVisionModel
+from .encoding_mambavl import MambaVLMotionformerModel, MambaVLVisionModel
 from .joining_mambavl import drop_unread, join_pretrained
 from .layers_conditions import require
 from .layers_question_fusion import (
@@ -84,6 +85,7 @@ class MambaVLModel(MambaVLPreTrainedModel):
         video_features: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        boxes: Tensor | None = None,
         **kwargs: Any,
     ) -> MambaVLModelOutput:
         """Fuse clips with the questions of their heads.
@@ -95,6 +97,7 @@ class MambaVLModel(MambaVLPreTrainedModel):
                 any adds nothing.
             video_features: tokens of the clips, `(b, n, channels of the video model)`, instead of pixels.
             output_hidden_states, output_attentions: return those of the video model, if it has any.
+            boxes: of objects, for a `MambaVLMotionformerModel`; see there.
 
         Raises:
             ValueError: if shapes do not fit, if both pixels and features are given or neither, or if they are not
@@ -108,7 +111,9 @@ class MambaVLModel(MambaVLPreTrainedModel):
             for name, value in wanted.items():
                 if value is None:
                     wanted[name] = bool(getattr(self.config, name))
-            seen = self.get_video_features(pixel_values_videos, return_dict=True, **wanted)
+            seen = self.get_video_features(pixel_values_videos, boxes=boxes, return_dict=True, **wanted)
+        elif boxes is not None:
+            raise ValueError("boxes must come with pixel_values_videos, got them with video_features")
         tokens: Any = seen.last_hidden_state
         video = self._check_features(tokens)
         text, mask = self.encode_texts(input_ids, attention_mask, len(video))
@@ -121,13 +126,16 @@ class MambaVLModel(MambaVLPreTrainedModel):
         )
 
     @can_return_tuple
-    def get_video_features(self, pixel_values_videos: Tensor, **kwargs: Any) -> BaseModelOutputWithPooling:
+    def get_video_features(
+        self, pixel_values_videos: Tensor, boxes: Tensor | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling:
         """Encode clips alone.
 
         A model of pictures reads each frame, and the tokens are those of one frame after the other.
 
         Args:
             pixel_values_videos: `(b, t, channels, height, width)`.
+            boxes: as in `forward`.
             kwargs: of the video model, such as `output_hidden_states` and `output_attentions`.
 
         Returns:
@@ -135,8 +143,8 @@ class MambaVLModel(MambaVLPreTrainedModel):
             and `attentions` as the video model returns them, if it has any.
 
         Raises:
-            ValueError: if clips have another number of dimensions, or values that are not finite, or if there is no
-                video model.
+            ValueError: if clips have another number of dimensions, or values that are not finite, if there is no video
+                model, or if it does not read the boxes that are given.
         """
         if self.vision_model is None:
             raise ValueError(
@@ -150,7 +158,14 @@ class MambaVLModel(MambaVLPreTrainedModel):
         pixels = pixel_values_videos.to(self.vision_model.dtype)
         reads_clips = clip_length(self.vision_model.config) is not None
         options = {**kwargs, "return_dict": True}
-        if "skip_predictor" in inspect.signature(self.vision_model.forward).parameters:  # of V-JEPA 2
+        taken = inspect.signature(self.vision_model.forward).parameters
+        if boxes is not None:
+            if "boxes" not in taken:
+                raise ValueError(
+                    f"boxes must be absent for a {type(self.vision_model).__name__}, which reads none, got them"
+                )
+            options["boxes"] = boxes
+        if "skip_predictor" in taken:  # of V-JEPA 2
             options["skip_predictor"] = True
         options[self.vision_model.main_input_name] = pixels if reads_clips else pixels.flatten(0, 1)
         outputs = self.vision_model(**options)
@@ -277,13 +292,14 @@ class MambaVLForVideoClassification(MambaVLPreTrainedModel):
         answer_attention_mask: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        boxes: Tensor | None = None,
         **kwargs: Any,
     ) -> MambaVLClassifierOutput:
         """Classify clips by what their heads ask.
 
         Args:
-            pixel_values_videos, input_ids, attention_mask, video_features, output_hidden_states, output_attentions: as
-                in `MambaVLModel`.
+            pixel_values_videos, input_ids, attention_mask, video_features, output_hidden_states, output_attentions,
+                boxes: as in `MambaVLModel`.
             labels: classes, `(b, heads)`, -100 where one is not known, or `(b,)` of a model of one head; or
                 probabilities of classes, `(b, classes of all heads)`, the heads side by side, as mixtures of samples
                 have them, zeros where a head's are not known.
@@ -300,6 +316,7 @@ class MambaVLForVideoClassification(MambaVLPreTrainedModel):
             video_features=video_features,
             output_hidden_states=output_hidden_states,
             output_attentions=output_attentions,
+            boxes=boxes,
             return_dict=True,
         )
         features = self.dropout(outputs.head_features)
@@ -356,6 +373,8 @@ def build_vision_model(config: Any) -> Any:
         return None
     if config.model_type == MambaVLVisionConfig.model_type:
         return MambaVLVisionModel(config)
+    if config.model_type == MambaVLMotionformerConfig.model_type:
+        return MambaVLMotionformerModel(config)
     return drop_unread(AutoModel.from_config(config))
 
 
