@@ -11,6 +11,8 @@
     # one for clips of 4 frames that reads 16, as the released code starts from it
     python conversion/convert_mambavl.py --checkpoint mambavl_avion_l.pyth \\
         --vision avion_pretrain_lavila_vitl_best.pt --num_frames 16 --output_dir ours
+    # with the ORViT-Motionformer of the anticipation model inside, which reads boxes of objects beside clips
+    python conversion/convert_mambavl.py --checkpoint mambavl_anticipation.pyth --output_dir ours
     # back to the original's names
     python conversion/convert_mambavl.py --checkpoint ours --to_original --output_dir theirs
 
@@ -40,9 +42,14 @@ from checkpoint_folders import (
 )
 from foreign_checkpoints import card_name, conversion_parser
 from hmba_hf.hub import CardDetails
-from hmba_hf.models.configuration_mambavl import MambaVLConfig, MambaVLFeaturesConfig, MambaVLVisionConfig
+from hmba_hf.models.configuration_mambavl import (
+    MambaVLConfig,
+    MambaVLFeaturesConfig,
+    MambaVLMotionformerConfig,
+    MambaVLVisionConfig,
+)
 from hmba_hf.models.modeling_mambavl import MambaVLForVideoClassification
-from mambavl_names import BASE, ORVIT, fusion_rules, parts_of_attention, vision_rules
+from mambavl_names import BASE, ORVIT, fusion_rules, motionformer_rules, parts_of_attention, vision_rules
 from mambavl_plans import ROBERTA, Original, Plan, build_processor, open_original, plan_model
 from rename_keys import Renaming, plan_originals, plan_renaming, single_dtype
 from tensor_files import FileTensors, local_path, parse_hashes, read_json
@@ -82,7 +89,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--features_only", action="store_true", help="convert the fusion alone, for features in the place of clips"
     )
-    parser.add_argument("--num_attention_heads", type=int, help="of AVION's video model; default: one for 64 channels")
+    parser.add_argument(
+        "--num_attention_heads", type=int, help="of the file's video model; default: one for 64 channels"
+    )
     parser.add_argument("--num_frames", type=int, help="of a clip, for a file of AVION; default: the file's")
     parser.add_argument(
         "--labels",
@@ -177,6 +186,8 @@ def report(args: argparse.Namespace, plan: Plan, unused: list[str]) -> None:
         print(f"video model: that of {args.vision}")
     elif isinstance(plan.config.vision_config, MambaVLVisionConfig):
         print("video model: that of the file")
+    elif isinstance(plan.config.vision_config, MambaVLMotionformerConfig):
+        print("video model: that of the file, an ORViT-Motionformer, which reads boxes beside clips")
     else:
         print(f"video model: none; the result reads video_features of {plan.config.hidden_size} channels")
 
@@ -214,7 +225,10 @@ def released_weights(ours: Tensors, config: MambaVLConfig) -> Tensors:
         ValueError: if the original code has no name for one.
     """
     rules = fusion_rules()
-    is_avion = isinstance(config.vision_config, MambaVLVisionConfig)
+    vision = config.vision_config
+    if isinstance(vision, MambaVLMotionformerConfig):
+        return OriginalTensors(ours, plan_originals(ours.specs, [*motionformer_rules(), *rules]))
+    is_avion = isinstance(vision, MambaVLVisionConfig)
     if is_avion:
         rules = [*vision_rules(), *rules]
     names = [name for name in ours.specs if is_avion or not name.startswith(VISION)]
@@ -267,7 +281,9 @@ def original_config(path: Path) -> MambaVLConfig:
             raise ValueError(f"{name} must be {wanted!r}, as in the original code, got {getattr(config, name)!r}")
     if list(config.heads) != ["verb", "noun"]:
         raise ValueError(f"heads must be ['verb', 'noun'], as in the original code, got {list(config.heads)}")
-    known = (MambaVLVisionConfig.model_type, MambaVLFeaturesConfig.model_type)
+    known = tuple(
+        of_ours.model_type for of_ours in (MambaVLVisionConfig, MambaVLMotionformerConfig, MambaVLFeaturesConfig)
+    )
     if config.vision_config.model_type not in known:
         raise ValueError(
             f"the video model must be of {known}, as in the original code, got {config.vision_config.model_type!r}"

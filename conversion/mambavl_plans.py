@@ -13,6 +13,7 @@ from hmba_hf.data.actions.epic_kitchens_annotations import read_classes
 from hmba_hf.models.configuration_mambavl import (
     MambaVLConfig,
     MambaVLFeaturesConfig,
+    MambaVLMotionformerConfig,
     MambaVLVisionConfig,
     width_of,
 )
@@ -27,18 +28,27 @@ from mambavl_names import (
     ORVIT,
     VISUAL,
     fusion_rules,
+    motionformer_rules,
     parts_of_attention,
     released_names,
     vision_rules,
 )
-from mambavl_sizes import FusionSizes, VisionSizes, is_motionformer, read_fusion_sizes, read_vision_sizes
+from mambavl_sizes import (
+    FusionSizes,
+    MotionformerSizes,
+    VisionSizes,
+    motionformer_prefix,
+    read_fusion_sizes,
+    read_motionformer_sizes,
+    read_vision_sizes,
+)
 from rename_keys import Rule
 from tensor_files import FileTensors, hub_id, local_path
 from tensor_sources import Change, ChangedTensors, MemoryTensors, RelabeledTensors, SplitTensors, Tensors
 
 ROBERTA = "FacebookAI/roberta-base"  # of the original, for its tokenizer
 TIMES = f"{VISUAL}temporal_embedding"
-CHANNELS_OF_A_HEAD = 64  # in AVION's video models
+CHANNELS_OF_A_HEAD = 64  # in all video models
 
 
 class Original(NamedTuple):
@@ -49,14 +59,16 @@ class Original(NamedTuple):
         stored: by the names in the file.
         names: the names in the file of whole tensors, by those of a MambaVL with flash-attn.
         whole: the name of a whole tensor by the names of its parts.
-        vision: of its video model; `None` where it has none that is read.
+        vision: sizes of its video model; `None` where it has none that is read.
+        prefix: of the names of its video model.
     """
 
     tensors: Tensors
     stored: Tensors
     names: dict[str, str]
     whole: dict[str, str]
-    vision: VisionSizes | None
+    vision: VisionSizes | MotionformerSizes | None
+    prefix: str
 
     def name_in_file(self, name: str) -> str:
         """Return the name in the file of a tensor or of the one that it is a part of."""
@@ -109,46 +121,45 @@ def open_original(
     stored = FileTensors(path, hashes)
     names = released_names(stored.specs, prefix)
     tensors: Tensors = RelabeledTensors(stored, names)
-    if not reads_vision or not any(name.startswith(prefix) for name in names):
-        return Original(tensors, stored, names, whole={}, vision=None)
+    of_motionformer = motionformer_prefix(tensors.specs)
+    if not reads_vision or (of_motionformer is None and not any(name.startswith(prefix) for name in names)):
+        return Original(tensors, stored, names, whole={}, vision=None, prefix=prefix)
+    if of_motionformer is not None:
+        sizes = read_motionformer_sizes(tensors.specs, of_motionformer)
+        return Original(tensors, stored, names, whole={}, vision=sizes, prefix=of_motionformer)
     vision = read_vision_sizes(tensors.specs, prefix)
     kernel = (vision.hidden_size, vision.num_channels, vision.patch_size, vision.patch_size)
     change = Change(kernel, lambda weight: weight.reshape(kernel))
     changed = ChangedTensors(tensors, {f"{prefix}conv1.weight": change})
     parts = parts_of_attention(changed.specs, prefix)
     whole = {part: name for name, three in parts.items() for part in three}
-    return Original(SplitTensors(changed, parts), stored, names, whole, vision)
+    return Original(SplitTensors(changed, parts), stored, names, whole, vision, prefix)
 
 
 def plan_model(args: argparse.Namespace, original: Original) -> Plan:
     """Choose the configuration from the shapes of the tensors and from the options.
 
     Raises:
-        ValueError: if options do not fit the file, or if its video model is of another kind than AVION's.
+        ValueError: if options do not fit the file.
     """
     sizes = read_fusion_sizes(original.tensors.specs)
-    unused = [Rule(f"{ORVIT}*")]
+    unused = [Rule(f"{ORVIT}*"), *[Rule(pattern) for pattern in MOTIONFORMER]]
     vision: Any = MambaVLFeaturesConfig(hidden_size=sizes.hidden_size)
     other = None
-    if is_motionformer(original.tensors.specs):
-        if not args.features_only:
-            raise ValueError(
-                "the checkpoint must have AVION's video model or none, got an ORViT-Motionformer, which reads boxes "
-                "of objects beside frames and has no counterpart here: --features_only converts its fusion, for "
-                "features that its own code computes"
-            )
-        unused += [Rule(pattern) for pattern in MOTIONFORMER]
     if original.vision is not None:
         if args.vision is not None:
             raise ValueError(f"--vision must be absent for a file with a video model, got {args.vision}")
         vision = vision_config(original.vision, args.num_attention_heads)
         unused = vision_rules()
+        if isinstance(original.vision, MotionformerSizes):
+            unused = motionformer_rules(original.prefix)
     elif args.vision is not None:
         other = open_vision(args)
         vision = other.config
     elif args.num_attention_heads is not None:
         raise ValueError(
-            f"--num_attention_heads must be absent without AVION's video model, got {args.num_attention_heads}"
+            f"--num_attention_heads must be absent without a video model of the original, got "
+            f"{args.num_attention_heads}"
         )
     if args.num_frames is not None and other is None:
         raise ValueError(f"--num_frames must be with --vision, whose times it changes, got {args.num_frames}")
@@ -171,8 +182,10 @@ def plan_model(args: argparse.Namespace, original: Original) -> Plan:
     return Plan(config=config, rules=[*unused, *fusion_rules()], other=other)
 
 
-def vision_config(sizes: VisionSizes, num_attention_heads: int | None) -> MambaVLVisionConfig:
-    """Return the configuration of AVION's video model.
+def vision_config(
+    sizes: VisionSizes | MotionformerSizes, num_attention_heads: int | None
+) -> MambaVLVisionConfig | MambaVLMotionformerConfig:
+    """Return the configuration of AVION's video model or of an ORViT-Motionformer.
 
     Raises:
         ValueError: if its width and its attention heads do not fit each other.
@@ -182,6 +195,8 @@ def vision_config(sizes: VisionSizes, num_attention_heads: int | None) -> MambaV
         heads = sizes.hidden_size // CHANNELS_OF_A_HEAD
     if heads < 1 or sizes.hidden_size % heads:
         raise ValueError(f"--num_attention_heads must divide the video model's width {sizes.hidden_size}, got {heads}")
+    if isinstance(sizes, MotionformerSizes):
+        return MambaVLMotionformerConfig(num_attention_heads=heads, **sizes._asdict())
     return MambaVLVisionConfig(num_attention_heads=heads, **sizes._asdict())
 
 
@@ -229,7 +244,7 @@ def open_vision(args: argparse.Namespace) -> OtherVision:
                 raise ValueError(f"--{name} must be absent for a folder, which states it, got {getattr(args, name)}")
         return _of_transformers(path, args)
     original = open_original(path, VISUAL)
-    if original.vision is None:
+    if not isinstance(original.vision, VisionSizes):
         raise ValueError(f"--vision must be a folder with a config.json or a file of AVION, got {args.vision}")
     sizes = original.vision
     tensors = original.tensors
@@ -293,8 +308,9 @@ def build_processor(args: argparse.Namespace, config: MambaVLConfig) -> MambaVLP
         videos = MambaVLProcessor.from_vision_text_pretrained(str(local_path(args.vision)), name).video_processor
     else:
         side = getattr(config.vision_config, "image_size", 224)
+        reads_boxes = config.vision_config.model_type == MambaVLMotionformerConfig.model_type
         videos = MambaVLVideoProcessor.of_backbone(
-            "avion",
+            "motionformer" if reads_boxes else "avion",
             num_frames=getattr(config.vision_config, "num_frames", 16),
             size={"shortest_edge": side},
             crop_size={"height": side, "width": side},

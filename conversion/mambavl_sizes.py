@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from mambavl_names import MOTIONFORMER, SHARED
+from mambavl_names import MOTIONFORMER, ORVIT, SHARED
 from rename_keys import Rule, TensorSpec, shape_of
 from videomamba_sizes import count_parts
 
@@ -44,6 +44,25 @@ class VisionSizes(NamedTuple):
     patch_size: int
     image_size: int
     num_frames: int
+
+
+class MotionformerSizes(NamedTuple):
+    """Sizes of an ORViT-Motionformer.
+
+    Args:
+        object_layers: numbers of the blocks that read boxes.
+    """
+
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_channels: int
+    patch_size: int
+    image_size: int
+    tubelet_size: int
+    num_frames: int
+    object_layers: list[int]
+    num_objects: int
 
 
 def read_fusion_sizes(specs: Mapping[str, TensorSpec]) -> FusionSizes:
@@ -86,10 +105,53 @@ def check_family(specs: Mapping[str, TensorSpec]) -> None:
         raise ValueError(f"the checkpoint must be of a MambaVL, which has {', '.join(missing)}, got {few} ...")
 
 
-def is_motionformer(specs: Mapping[str, TensorSpec]) -> bool:
-    """Return whether a file has the video model of an ORViT-Motionformer."""
-    rules = [Rule(pattern) for pattern in MOTIONFORMER]
-    return any(rule.match(name) is not None for name in specs for rule in rules)
+def motionformer_prefix(specs: Mapping[str, TensorSpec]) -> str | None:
+    """Return what stands before the names of an ORViT-Motionformer in a file; `None` where there is none."""
+    for prefix in ("", ORVIT):
+        rules = [Rule(f"{prefix}{pattern}") for pattern in MOTIONFORMER]
+        if any(rule.match(name) is not None for name in specs for rule in rules):
+            return prefix
+    return None
+
+
+def read_motionformer_sizes(specs: Mapping[str, TensorSpec], prefix: str) -> MotionformerSizes:
+    """Read the sizes of an ORViT-Motionformer.
+
+    Args:
+        specs: of all tensors.
+        prefix: of the video model's names.
+
+    Raises:
+        ValueError: if a tensor is missing, or if a shape cannot be one of it.
+    """
+    hidden_size, num_channels, tubelet_size, patch_size, _ = shape_of(specs, f"{prefix}patch_embed_3d.proj.weight", 5)
+    side = _side_of(f"{prefix}pos_embed", shape_of(specs, f"{prefix}pos_embed", 3)[1])
+    blocks = re.compile(re.escape(f"{prefix}blocks.") + r"(\d+)\.")
+    num_layers = count_parts(specs, blocks)
+    seeing = [number for number in range(num_layers) if f"{prefix}blocks.{number}.box_categories" in specs]
+    num_objects = 1
+    if seeing:
+        num_objects = shape_of(specs, f"{prefix}blocks.{seeing[0]}.box_categories", 3)[1]
+    return MotionformerSizes(
+        hidden_size=hidden_size,
+        intermediate_size=shape_of(specs, f"{prefix}blocks.0.mlp.fc1.weight", 2)[0],
+        num_hidden_layers=num_layers,
+        num_channels=num_channels,
+        patch_size=patch_size,
+        image_size=side * patch_size,
+        tubelet_size=tubelet_size,
+        num_frames=shape_of(specs, f"{prefix}temp_embed", 3)[1] * tubelet_size,
+        object_layers=seeing,
+        num_objects=num_objects,
+    )
+
+
+def _side_of(name: str, rows: int) -> int:
+    """Return the side of the square of places that a table has rows for, behind that of a class token."""
+    side = math.isqrt(max(rows - 1, 0))
+    if side < 1 or side * side != rows - 1:
+        raise ValueError(f"{name} must have a class token and a square of rows, got {rows}")
+    return side
 
 
 def read_vision_sizes(specs: Mapping[str, TensorSpec], prefix: str) -> VisionSizes:
@@ -103,12 +165,7 @@ def read_vision_sizes(specs: Mapping[str, TensorSpec], prefix: str) -> VisionSiz
         ValueError: if a tensor is missing, or if a shape cannot be one of it.
     """
     hidden_size, num_channels, patch_size = _patches(specs, f"{prefix}conv1.weight")
-    places = shape_of(specs, f"{prefix}positional_embedding", 2)[0] - 1
-    side = math.isqrt(max(places, 0))
-    if side < 1 or side * side != places:
-        raise ValueError(
-            f"{prefix}positional_embedding must have a class token and a square of rows, got {places + 1}"
-        )
+    side = _side_of(f"{prefix}positional_embedding", shape_of(specs, f"{prefix}positional_embedding", 2)[0])
     blocks = re.compile(re.escape(f"{prefix}transformer.resblocks.") + r"(\d+)\.")
     num_frames = 1
     if f"{prefix}temporal_embedding" in specs:

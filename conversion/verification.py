@@ -11,12 +11,15 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from hmba_hf import HMBAConfig
 from hmba_hf.models import modeling_videomamba, retrieving_videomamba
+from hmba_hf.models.configuration_mambavl import MambaVLMotionformerConfig, MambaVLVisionConfig
 from hmba_hf.models.joining_hmba import build_adapter
+from hmba_hf.models.layers_objects import MotionStream, ObjectBlock
 from hmba_hf.models.loading_checkpoints import load_with_report, refuse_lacking
-from hmba_hf.models.modeling_mambavl import MambaVLForVideoClassification
+from hmba_hf.models.modeling_mambavl import MambaVLForVideoClassification, MambaVLModel
 from mambavl_names import ORVIT
 from original_adapter import original_adapter, part_of
 from original_mambavl import original_avion, original_mambavl
+from original_motionformer import original_motionformer
 from original_videomamba import original_videomamba
 from rename_keys import ADAPTER
 from tensor_files import FileTensors
@@ -225,26 +228,52 @@ def compare_whole_mambavl(folder: Path, original: dict[str, Tensor]) -> float:
     draw = torch.Generator().manual_seed(0)
     words = torch.randint(2, config.text_config.vocab_size, (1, 2, 7), generator=draw)
     words[:, 1, 5:] = config.text_config.pad_token_id
-    vision = part_of(weights, ORVIT)
-    if vision:
-        encoder: Any = model.mambavl.vision_model
-        if encoder.temporal_embeddings is not None:
-            encoder.temporal_embeddings.data = encoder.temporal_embeddings.data[:2]
-            encoder.config.num_frames = 2
-        sides = (config.vision_config.image_size, config.vision_config.image_size)
-        shape = (1, encoder.config.num_frames, config.vision_config.num_channels, *sides)
-        clips = torch.randn(shape, dtype=torch.float64, generator=draw)
-        video = original_avion(vision, clips, config.vision_config.num_attention_heads)
-        outputs = model(pixel_values_videos=clips, input_ids=words)
-    else:
-        shape = (1, 9, config.hidden_size)
-        video = torch.randn(shape, dtype=torch.float64, generator=draw)
-        outputs = model(video_features=video, input_ids=words)
+    inputs, video = _clips_and_tokens(model.mambavl, weights, draw)
+    outputs = model(input_ids=words, **inputs)
     wanted = original_mambavl(weights, video, {"verb": words[:, 0], "noun": words[:, 1]})
     errors = []
     for head, logits in wanted.items():
         errors.append(_compare(f"logits of {head}", outputs.head_logits[head], logits, tolerance=DOUBLE_TOLERANCE))
     return max(errors)
+
+
+def _clips_and_tokens(
+    model: MambaVLModel, weights: dict[str, Tensor], draw: torch.Generator
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Return clips of few frames or what stands for them, and the tokens that the original makes of them.
+
+    Args:
+        model: whose video model is cut to so many frames.
+        weights: of the original.
+        draw: of random numbers.
+    """
+    encoder: Any = model.vision_model
+    of_original = (MambaVLVisionConfig.model_type, MambaVLMotionformerConfig.model_type)
+    if encoder is None or encoder.config.model_type not in of_original:
+        video = torch.randn(1, 9, model.config.hidden_size, dtype=torch.float64, generator=draw)
+        return {"video_features": video}, video
+    config = encoder.config
+    reads_boxes = config.model_type == MambaVLMotionformerConfig.model_type
+    times = encoder.temporal_embeddings
+    if times is not None:
+        times.data = times.data[:2]
+        config.num_frames = len(times)
+    if reads_boxes:
+        config.num_frames = len(times) * config.tubelet_size
+        encoder.size = (len(times), *encoder.size[1:])
+        for module in encoder.modules():
+            if isinstance(module, (ObjectBlock, MotionStream)):
+                module.object_embeddings.data = module.object_embeddings.data[:2]
+    shape = (1, config.num_frames, config.num_channels, config.image_size, config.image_size)
+    clips = torch.randn(shape, dtype=torch.float64, generator=draw)
+    heads = config.num_attention_heads
+    if not reads_boxes:
+        return {"pixel_values_videos": clips}, original_avion(part_of(weights, ORVIT), clips, heads)
+    corner = torch.rand(1, config.num_frames, config.num_objects, 2, dtype=torch.float64, generator=draw) / 2
+    side = 0.1 + 0.4 * torch.rand(corner.shape, dtype=torch.float64, generator=draw)
+    boxes = torch.cat([corner + side / 2, side], dim=-1)
+    boxes[:, -1, -1] = 0.0
+    return {"pixel_values_videos": clips, "boxes": boxes}, original_motionformer(weights, clips, boxes, heads)
 
 
 @torch.no_grad()

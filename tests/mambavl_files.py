@@ -115,6 +115,52 @@ def avion(prefix="orvit.", flash=True, width=WIDTH, **sizes):
     return plain
 
 
+def motionformer_shapes(width, layers=3, hidden=40, patch=8, places=4, steps=2, seeing=(1, 2), objects=3):
+    """The shapes of an ORViT-Motionformer, by its names."""
+    shapes = {
+        "cls_token": (1, 1, width),
+        "pos_embed": (1, 1 + places, width),
+        "temp_embed": (1, steps, width),
+        "patch_embed_3d.proj.weight": (width, 3, 2, patch, patch),
+        "patch_embed_3d.proj.bias": (width,),
+        "norm.weight": (width,),
+        "norm.bias": (width,),
+        "pre_logits.fc.weight": (width, width),
+        "pre_logits.fc.bias": (width,),
+    }
+    perceptron = {"mlp.fc1": (hidden, width), "mlp.fc2": (width, hidden)}
+    of_a_block = {
+        "norm1": (width,),
+        "attn.qkv": (3 * width, width),
+        "attn.proj_q": (width, width),
+        "attn.proj_kv": (2 * width, width),
+        "attn.proj": (width, width),
+        "norm2": (width,),
+        **perceptron,
+    }
+    of_motion = {"norm1": (width,), "attn.qkv": (3 * width, width), "attn.proj": (width, width), "norm2": (width,)}
+    of_objects = {f"motion_stream.attn.{name}": shape for name, shape in {**of_motion, **perceptron}.items()}
+    of_objects |= {f"motion_{name}": shape for name, shape in perceptron.items()}
+    for layer in range(layers):
+        block = f"blocks.{layer}."
+        for name, shape in {**of_a_block, **(of_objects if layer in seeing else {})}.items():
+            shapes[f"{block}{name}.weight"] = shape
+            shapes[f"{block}{name}.bias"] = shape[:1]
+        if layer in seeing:
+            shapes[f"{block}patch_to_d.0.weight"] = (width // 2, width)
+            shapes[f"{block}patch_to_d.2.weight"] = (width, width // 2)
+            for stream in ("", "motion_stream."):
+                shapes[f"{block}{stream}box_categories"] = (steps, objects, width)
+                shapes[f"{block}{stream}c_coord_to_feature.0.weight"] = (width // 2, 4)
+                shapes[f"{block}{stream}c_coord_to_feature.2.weight"] = (width, width // 2)
+    return shapes
+
+
+def motionformer(prefix="", width=WIDTH, **sizes):
+    """A tiny ORViT-Motionformer, by its names."""
+    return {f"{prefix}{name}": tensor for name, tensor in draw(motionformer_shapes(width, **sizes)).items()}
+
+
 def draw(shapes):
     """Draw tensors of these shapes."""
     generator = torch.Generator().manual_seed(3)
@@ -130,6 +176,7 @@ def write_mambavls(folder):
     fusion = draw(fusion_shapes(64, text_width=24, heads=heads))
     save_pyth(folder / "mambavl_avion_b.pyth", {**fusion, **avion(width=64)})
     save_pyth(folder / "mambavl_avion_l.pyth", fusion)
+    save_pyth(folder / "mambavl_anticipation.pyth", {**fusion, **motionformer(width=64)})
     torch.save({"state_dict": avion("visual.", width=64)}, folder / "avion_finetune_cls_lavila_vitl_best.pt")
     tokenizer = folder / "FacebookAI" / "roberta-base"
     tiny_question_tokenizer().save_pretrained(tokenizer)
