@@ -1,11 +1,13 @@
 """Parts of tiny vision-language models: a tokenizer with a base's own tokens, a chat template, processors offline."""
 
 import importlib
+import sys
 from contextlib import ExitStack, contextmanager
+from typing import Any
 from unittest import mock
 
 import transformers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.image_processing_backends import PilBackend
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.processing_utils import ProcessorMixin
@@ -15,6 +17,8 @@ from transformers.video_processing_utils import VideoProcessorMixin
 from tiny_processors import tiny_tokenizer
 
 VOCABULARY_SIZE = 192  # the characters, Llama's special tokens, and room for those of a base
+SPECIAL_IDS = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 102}
+PIECES = tuple[PreTrainedConfig, ProcessorMixin]
 TEMPLATE = """\
 {%- for message in messages -%}
     {{- '<im_start>' ~ message['role'] ~ '\\n' -}}
@@ -101,11 +105,49 @@ def picture_processor(model_type: str, **options):
     return getattr(transformers, IMAGE_PROCESSOR_MAPPING_NAMES[model_type]["pil"])(**options)
 
 
+def pixtral_processor() -> type[ProcessorMixin]:
+    """Import Pixtral's processor, whose module takes from one that needs torchvision what the PIL backend has, too."""
+    if is_torchvision_available():
+        return transformers.PixtralProcessor
+    package = "transformers.models.pixtral"
+    pil = importlib.import_module(f"{package}.image_processing_pil_pixtral")
+    with mock.patch.dict(sys.modules, {f"{package}.image_processing_pixtral": pil}):
+        return importlib.import_module(f"{package}.processing_pixtral").PixtralProcessor
+
+
 def build_processor(kind: str, image_processor, tokenizer, placeholder: str, videos: str = "", **options):
     """Build the processor class of transformers of that name; `videos` names the class for videos, if another's."""
-    processor_class = getattr(transformers, kind)
+    processor_class = pixtral_processor() if kind == "PixtralProcessor" else getattr(transformers, kind)
     if "video_processor" in processor_class.get_attributes():
         options["video_processor"] = AbsentVideoProcessor(videos or kind.replace("Processor", "VideoProcessor"))
     options["chat_template"] = chat_template(placeholder)
     with without_optional_packages():
         return processor_class(image_processor=image_processor, tokenizer=tokenizer, **options)
+
+
+def text_values(**values: Any) -> dict[str, Any]:
+    """Give the sizes of a tiny language model."""
+    sizes = {
+        "vocab_size": VOCABULARY_SIZE,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 4096,
+    }
+    return sizes | SPECIAL_IDS | values
+
+
+def tower_values(**values: Any) -> dict[str, Any]:
+    """Give the sizes of a tiny vision tower with 4 x 4 patches of 8 px."""
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "image_size": 32,
+        "patch_size": 8,
+    }
+    return sizes | values
