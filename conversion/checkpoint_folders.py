@@ -19,7 +19,7 @@ from hmba_hf import HMBAConfig, HMBAForConditionalGeneration
 from hmba_hf.files import explained_write_errors, write_json
 from hmba_hf.hub import CardDetails
 from hmba_hf.hub.checkpoints import write_card
-from hmba_hf.models.joining_hmba import draw_weights
+from hmba_hf.models.joining_adapter import draw_weights
 from rename_keys import TensorSpec, tensor_specs
 from tensor_files import SAFETENSORS_DTYPES, FileTensors
 from tensor_sources import MemoryTensors, Tensors

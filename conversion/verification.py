@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from hmba_hf import HMBAConfig
 from hmba_hf.models import modeling_videomamba, retrieving_videomamba
 from hmba_hf.models.configuration_mambavl import MambaVLMotionformerConfig, MambaVLVisionConfig
-from hmba_hf.models.joining_hmba import build_adapter
+from hmba_hf.models.joining_adapter import build_adapter
 from hmba_hf.models.layers_objects import MotionStream, ObjectBlock
 from hmba_hf.models.loading_checkpoints import load_with_report, refuse_lacking
 from hmba_hf.models.modeling_mambavl import MambaVLForVideoClassification, MambaVLModel
@@ -60,7 +60,7 @@ def compare_adapters(folder: Path, original: dict[str, Tensor]) -> float:
         ValueError: if it exceeds rounding.
     """
     config: Any = HMBAConfig.from_pretrained(folder)
-    adapter = build_adapter(config).double().eval()
+    adapter = build_adapter(config, config.vision_config.hidden_size).double().eval()
     written = FileTensors(folder)
     weights = {}
     for name in written.specs:

@@ -111,9 +111,13 @@ def test_every_file_imports_only_from_the_floors_below_it():
             allowed = MAY_IMPORT[floor] | (MAY_NAME_FOR_TYPES.get(floor, set()) if found.for_types else set())
             if path not in BUNDLE_FILES and module.startswith("hmba_hf.models") and target not in allowed:
                 target, target_family = "models", ""
-            strangers = family != target_family and not {floor, target} & SHARED_FLOORS and path in BUNDLE_FILES
-            strangers |= floor == target == "tasks" and family != target_family
-            if target not in allowed or strangers:
+            are_strangers = False
+            if path in BUNDLE_FILES and not {floor, target} & SHARED_FLOORS:
+                is_extended = family.startswith(f"{target_family}_")
+                are_strangers = target_family not in (family, "adapter") and not is_extended
+            if floor == target == "tasks":
+                are_strangers = family != target_family
+            if target not in allowed or are_strangers:
                 wrong.append(f"{where(path, found.line)} ({floor}) imports {module}")
     assert not wrong
 

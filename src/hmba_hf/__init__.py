@@ -8,6 +8,7 @@ from typing import Any
 from transformers.modeling_utils import PreTrainedModel
 
 from .models.configuration_hmba import HMBAConfig
+from .models.configuration_hmba_vlm import HMBAVLMConfig
 from .models.configuration_mambavl import (
     MambaVLConfig,
     MambaVLFeaturesConfig,
@@ -19,7 +20,8 @@ from .models.decoding_containers import SourceLimits
 from .models.decoding_video import VideoDecodeError, decode_frames, iter_frames
 from .models.encoding_mambavl import MambaVLMotionformerModel, MambaVLVisionModel
 from .models.layers_adapter_state import AdapterState
-from .models.modeling_hmba import HMBAForConditionalGeneration, HMBAModel, HMBAPreTrainedModel
+from .models.modeling_hmba import HMBAForConditionalGeneration, HMBAModel
+from .models.modeling_hmba_vlm import HMBAVLMForConditionalGeneration, HMBAVLMModel
 from .models.modeling_mambavl import MambaVLForVideoClassification, MambaVLModel
 from .models.modeling_videomamba import (
     VideoMambaForImageClassification,
@@ -30,6 +32,7 @@ from .models.modeling_videomamba import (
 from .models.ops_backends import show_backends
 from .models.ops_selective_scan import selective_scan
 from .models.pipeline_hmba import VideoTextToTextPipeline
+from .models.pretrained_adapter import AdapterPreTrainedModel
 from .models.pretrained_mambavl import MambaVLPreTrainedModel
 from .models.pretrained_videomamba import VideoMambaPreTrainedModel
 from .models.processing_hmba import HMBAProcessor
@@ -49,6 +52,9 @@ __all__ = [
     "HMBAForConditionalGeneration",
     "HMBAModel",
     "HMBAProcessor",
+    "HMBAVLMConfig",
+    "HMBAVLMForConditionalGeneration",
+    "HMBAVLMModel",
     "HMBAVideoProcessor",
     "MambaVLConfig",
     "MambaVLFeaturesConfig",
@@ -120,7 +126,7 @@ def _check_processor_push(processor: Any, **options: Any) -> None:
 
 
 # A checkpoint carries the classes without this package, and then pushes as transformers does.
-_MODELS: tuple[Any, ...] = (HMBAPreTrainedModel, MambaVLPreTrainedModel, VideoMambaPreTrainedModel)
+_MODELS: tuple[Any, ...] = (AdapterPreTrainedModel, MambaVLPreTrainedModel, VideoMambaPreTrainedModel)
 _PROCESSORS: tuple[Any, ...] = (
     HMBAProcessor,
     HMBAVideoProcessor,

@@ -120,6 +120,31 @@ FAMILIES = [
         card="hmba.md",
     ),
     Family(
+        model_type="hmba_vlm",
+        name="H-MBA",
+        task="answering",
+        auto_class="AutoModelForImageTextToText",
+        parts={
+            "adapter": "model.temporal_adapter.",
+            "language_model": (
+                "model.base.model.language_model.",
+                "model.base.model.text_model.",
+                "model.base.lm_head.",
+            ),
+            "vision": "model.base.",  # all else of the base: its tower and what joins it to the language model
+        },
+        rates={
+            "adapter": "model.temporal_adapter.",
+            "gate": "model.temporal_adapter.gate",
+        },
+        no_weight_decay=("A_log", "temporal_position_embedding", "branch_embedding", "stride_embedding"),
+        low_rank_part="language_model",
+        no_low_rank=("model.base.lm_head.",),
+        pipeline_tag="video-text-to-text",
+        tags=("driving", "mamba", "video"),
+        card="hmba.md",
+    ),
+    Family(
         model_type="videomamba",
         name="VideoMamba",
         task="classification",

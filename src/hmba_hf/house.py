@@ -11,7 +11,8 @@ class Floor(NamedTuple):
         imports: names of floors; `models` stands for the public names of all files in `models/`.
         never: what they must not know, in words.
         travels_with: `"model"` or `"processor"`, in whose checkpoint the files are.
-        families: whether their files belong to families, of which each sees its own alone.
+        families: whether their files belong to families, of which each sees its own files, those of `adapter`, and
+            those of the family that its name extends, as `hmba_vlm` does `hmba`.
     """
 
     name: str
@@ -25,18 +26,18 @@ FLOORS = (
     Floor("ops", ("ops",), "configurations, modules", travels_with="model"),
     Floor("layers", ("ops", "layers"), "configurations: a layer takes plain keywords", travels_with="model"),
     Floor("loading", ("loading",), "layers, models", travels_with="model"),
-    Floor("configuration", ("loading",), "torch", travels_with="model", families=True),
+    Floor("configuration", ("loading", "configuration"), "torch", travels_with="model", families=True),
     Floor("outputs", ("layers", "loading"), travels_with="model", families=True),
     Floor(
         "joining",
-        ("layers", "loading", "configuration"),
+        ("layers", "loading", "configuration", "joining"),
         "models: it is handed the class",
         travels_with="model",
         families=True,
     ),
     Floor(
         "pretrained",
-        ("layers", "loading", "configuration", "joining"),
+        ("layers", "loading", "configuration", "joining", "pretrained"),
         "ops",
         travels_with="model",
         families=True,
@@ -70,7 +71,7 @@ FLOORS = (
     ),
     Floor(
         "processing",
-        ("loading", "reading", "parsing", "prompting", "video_processing"),
+        ("loading", "reading", "parsing", "prompting", "video_processing", "processing"),
         "models",
         travels_with="processor",
         families=True,

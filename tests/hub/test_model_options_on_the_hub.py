@@ -54,7 +54,9 @@ def test_a_push_of_what_is_saved_keeps_to_the_rules_of_pushes(hub, tmp_path):
 
 
 def test_the_code_of_a_checkpoint_alone_pushes_what_is_saved_in_private_too(hub, tmp_path, monkeypatch):
-    monkeypatch.delattr("hmba_hf.models.pretrained_hmba.HMBAPreTrainedModel.push_to_hub")  # what the package adds
+    monkeypatch.delattr(
+        "hmba_hf.models.pretrained_adapter.AdapterPreTrainedModel.push_to_hub"
+    )  # what the package adds
     for number, private in enumerate(({}, {"private": None}, {"private": False})):
         name = f"org/tiny-{number}"
         lively_model().save_pretrained(tmp_path, push_to_hub=True, repo_id=name, **private)

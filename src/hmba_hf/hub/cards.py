@@ -201,7 +201,7 @@ def find_parents(model: Any, details: CardDetails, repo_id: str | None = None) -
         if _is_hub_id(name) and name != repo_id:
             return Parents([str(name)], "finetune")
     names = []
-    for part in ("vision_config", "text_config"):
+    for part in ("vision_config", "text_config", "base_config"):
         name = getattr(getattr(config, part, None), "name_or_path", None)
         if _is_hub_id(name) and name not in names:
             names.append(name)

@@ -14,6 +14,7 @@ from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_hmba import HMBAConfig
+from .configuration_hmba_vlm import HMBAVLMConfig
 from .configuration_mambavl import (
     MambaVLConfig,
     MambaVLFeaturesConfig,
@@ -23,6 +24,7 @@ from .configuration_mambavl import (
 from .configuration_videomamba import VideoMambaConfig, VideoMambaRetrievalConfig
 from .encoding_mambavl import MambaVLMotionformerModel, MambaVLVisionModel
 from .modeling_hmba import HMBAForConditionalGeneration, HMBAModel
+from .modeling_hmba_vlm import HMBAVLMForConditionalGeneration, HMBAVLMModel
 from .modeling_mambavl import MambaVLForVideoClassification, MambaVLModel
 from .modeling_videomamba import (
     VideoMambaForImageClassification,
@@ -47,6 +49,10 @@ AutoVideoProcessor.register(
     HMBAConfig, video_processor_classes={"torchvision": HMBAVideoProcessor, "pil": HMBAVideoProcessor}
 )
 AutoProcessor.register(HMBAConfig, HMBAProcessor)
+AutoConfig.register("hmba_vlm", HMBAVLMConfig)
+AutoModel.register(HMBAVLMConfig, HMBAVLMModel)
+AutoModelForImageTextToText.register(HMBAVLMConfig, HMBAVLMForConditionalGeneration)
+AutoModelForMultimodalLM.register(HMBAVLMConfig, HMBAVLMForConditionalGeneration)
 AutoConfig.register("videomamba", VideoMambaConfig)
 AutoModel.register(VideoMambaConfig, VideoMambaModel)
 AutoModelForImageClassification.register(VideoMambaConfig, VideoMambaForImageClassification)

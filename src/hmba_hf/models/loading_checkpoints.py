@@ -23,10 +23,10 @@ require_version("transformers>=5.19", "Run `pip install -U 'transformers>=5.19'`
 _KNOWN_PRIVATE = {"_attn_implementation_autoset", "_commit_hash", "_name_or_path"}
 _DOWNLOAD = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
 # Options that load either part of a joined model.
-_LOADING = (*_DOWNLOAD, "device_map", "quantization_config")
+LOADING_OPTIONS = (*_DOWNLOAD, "device_map", "quantization_config")
 # Other options that `from_pretrained` of every class takes, or that scripts give to a model and its processor alike.
 _OF_ANY_CLASS = {
-    *_LOADING,
+    *LOADING_OPTIONS,
     "attn_implementation",
     "backend",
     "code_revision",
@@ -115,7 +115,7 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
     """
     parts: dict[str, dict[str, Any]] = {"vision": {}, "text": {}}
     known = set()
-    for name in _LOADING:
+    for name in LOADING_OPTIONS:
         for part, chosen in parts.items():
             value = options.get(f"{part}_{name}", options.get(name))
             if value is not None:
@@ -213,7 +213,7 @@ def check_quantization_config(config: Mapping[str, Any], source: Any) -> None:
         config: of a model; its parts are checked, too.
         source: its path or Hub id.
     """
-    for part in (config, config.get("vision_config"), config.get("text_config")):
+    for part in (config, *(config.get(f"{name}_config") for name in ("vision", "text", "base"))):
         if not isinstance(part, Mapping):
             continue
         settings = part.get("quantization_config")

@@ -17,7 +17,8 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
-from .joining_hmba import build_adapter, build_projector, join_pretrained
+from .joining_adapter import build_adapter
+from .joining_hmba import build_projector, join_pretrained
 from .layers_adapter_state import AdapterState, check_frame_mask
 from .layers_baseline_adapters import differentiable_attention
 from .layers_conditions import require
@@ -46,7 +47,7 @@ class HMBAModel(HMBAPreTrainedModel):
         super().__init__(config)
         config.check()  # `from_pretrained(path, adapter=...)` sets values after the config's own check
         self.vision_tower = AutoModel.from_config(config.vision_config)
-        self.temporal_adapter = build_adapter(config)
+        self.temporal_adapter = build_adapter(config, config.vision_config.hidden_size)
         language_model = AutoModel.from_config(config.text_config)
         self._cache_name = check_language_model(language_model)
         width = language_model.get_input_embeddings().embedding_dim

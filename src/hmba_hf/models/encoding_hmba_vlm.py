@@ -1,0 +1,148 @@
+"""Pictures as a vision-language model encodes them: its inputs, and the rows that its language model reads.
+
+Axes: `t` frames of a clip with the current one last, `p` rows of one picture, `d` channels of the language model.
+"""
+
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .layers_conditions import require
+
+# The inputs that hold the pixels themselves; transformers' `generate` knows the same names.
+_PIXELS = ("pixel_values", "pixel_values_images", "image_patches")
+PAST = "past_"  # before the name of an input of pictures: that of all earlier frames
+
+
+def picture_names(base: Any) -> list[str]:
+    """Name the inputs that the pictures of a prompt consist of, such as `pixel_values` and `image_grid_thw`."""
+    names = inspect.signature(base.base_model.get_image_features).parameters
+    return [name for name in names if name != "kwargs"]
+
+
+def without_pixels(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the inputs of a prompt without the pixels of its pictures."""
+    return {name: value for name, value in inputs.items() if name not in _PIXELS}
+
+
+def has_pixels(inputs: Mapping[str, Any]) -> bool:
+    """Return whether inputs hold pixels."""
+    return any(inputs.get(name) is not None for name in _PIXELS)
+
+
+def check_pixels(inputs: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` for pixels that are not finite."""
+    for name in _PIXELS:
+        for pixels in _pieces(inputs.get(name)):
+            require(torch.isfinite(pixels).all(), f"{name} must be finite, got NaN or infinity")
+
+
+def split_rows(features: Any, picture_tokens: Sequence[int] | None, pictures: int | None) -> list[Tensor]:
+    """Part the rows of a base's output by pictures.
+
+    Args:
+        features: `pooler_output` of the base, a tensor or a sequence; a picture may come in several pieces, as crops.
+        picture_tokens: rows of each picture, needed where pictures come in pieces.
+        pictures: their number, where it is known.
+
+    Returns:
+        `(p, d)` of each picture.
+
+    Raises:
+        ValueError: if rows and pictures do not fit.
+    """
+    pieces = [piece.reshape(-1, piece.shape[-1]) for piece in features]
+    if picture_tokens is None:
+        if pictures is not None and len(pieces) != pictures:
+            raise ValueError(
+                f"picture_tokens must tell the tokens of each picture where the base encodes pictures in pieces, got "
+                f"none for {pictures} pictures in {len(pieces)} pieces"
+            )
+        return pieces
+    rows = sum(map(len, pieces))
+    if sum(picture_tokens) != rows:
+        raise ValueError(
+            f"picture_tokens must be as many as the rows that the base has for its pictures, {rows}, got "
+            f"{list(picture_tokens)}"
+        )
+    return list(torch.cat(pieces).split(list(picture_tokens)))
+
+
+def with_rows(output: Any, rows: Iterable[Tensor]) -> Any:
+    """Return a base's output about pictures with other rows in the place of its own, in the same containers.
+
+    All else in it, such as features for deeper layers, stays.
+
+    Args:
+        output: of the base's `get_image_features`.
+        rows: `(p, d)` of each picture.
+
+    Raises:
+        ValueError: if the rows are not as many as the base's own.
+    """
+    own = output.pooler_output
+    flat = torch.cat(list(rows))
+    sizes = [piece.shape[:-1].numel() for piece in own]
+    if len(flat) != sum(sizes):
+        raise ValueError(f"adapted rows must be as many as the base's own, {sum(sizes)}, got {len(flat)}")
+    pieces = []
+    for piece, new in zip(own, flat.split(sizes), strict=True):
+        pieces.append(new.to(piece.device, piece.dtype).reshape(piece.shape))
+    replaced: Any = pieces
+    if isinstance(own, Tensor):
+        replaced = torch.stack(pieces)
+    elif isinstance(own, tuple):
+        replaced = tuple(pieces)
+    return type(output)(**{**output, "pooler_output": replaced})
+
+
+def join_clips(current: Sequence[Tensor], past: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+    """Put the rows of earlier frames before those of the current ones.
+
+    Args:
+        current: `(p, d)` of each picture.
+        past: `(p, d)` of each earlier frame, all clips one behind the other.
+        lengths: earlier frames of each picture.
+
+    Returns:
+        `(t, p, d)` of each clip.
+
+    Raises:
+        ValueError: if a clip's frames have unlike numbers of rows, or if the numbers do not fit.
+    """
+    if len(lengths) != len(current):
+        raise ValueError(
+            f"past_lengths must have a number for each of {len(current)} pictures, got {len(lengths)} numbers"
+        )
+    if sum(lengths) != len(past):
+        raise ValueError(f"earlier frames must be as many as past_lengths tells, {sum(lengths)}, got {len(past)}")
+    clips = []
+    start = 0
+    for rows, length in zip(current, lengths, strict=True):
+        frames = [*past[start : start + length], rows]
+        start += length
+        if len({frame.shape for frame in frames}) > 1:
+            raise ValueError(
+                f"frames of one clip must have the same number of tokens, got {[len(frame) for frame in frames]}"
+            )
+        clips.append(torch.stack(frames))
+    return clips
+
+
+def _pieces(value: Any) -> list[Tensor]:
+    if value is None:
+        return []
+    if isinstance(value, Tensor):
+        return [value]
+    return [piece for item in value for piece in _pieces(item)]
+
+
+def tokens_of_past(picture_tokens: Sequence[int], lengths: Sequence[int]) -> list[int]:
+    """Return the rows of each earlier frame: as many as its clip's current frame has."""
+    tokens = []
+    for rows, length in zip(picture_tokens, lengths, strict=True):
+        tokens += [rows] * length
+    return tokens

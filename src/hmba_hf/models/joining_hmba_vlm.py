@@ -1,0 +1,62 @@
+"""Building an H-MBA on a pretrained vision-language model."""
+
+import inspect
+from typing import Any
+
+from transformers import AutoModelForImageTextToText
+
+from .configuration_adapter import TemporalAdapterConfig
+from .configuration_hmba_vlm import HMBAVLMConfig
+from .joining_adapter import build_without_weights, carry_quantiser, check_type, device_map_of, draw_weights
+from .loading_checkpoints import LOADING_OPTIONS, check_holds_a_model, load_with_report, refuse_lacking
+
+
+def check_door(base: Any) -> None:
+    """Check that a model takes features in the place of pictures.
+
+    Raises:
+        ValueError: if it lacks what an adapter needs.
+    """
+    lacks = []
+    if "mm_encoder_outputs" not in inspect.signature(base.forward).parameters:
+        lacks.append("an argument mm_encoder_outputs of its forward")
+    if not hasattr(base.base_model, "get_image_features"):
+        lacks.append("a method get_image_features")
+    if base.config.is_encoder_decoder:
+        lacks.append("a language model without an encoder of texts")
+    if lacks:
+        raise ValueError(
+            f"the base must take features in the place of pictures, got {type(base).__name__}, which lacks "
+            f"{' and '.join(lacks)}"
+        )
+
+
+def adapt_pretrained(model_class: Any, base: str, dtype: Any, values: dict[str, Any]) -> Any:
+    """Build a model on a pretrained one; see `HMBAVLMForConditionalGeneration.from_base_pretrained`.
+
+    Args:
+        model_class: of the model, which takes an `HMBAVLMConfig`.
+        base, dtype: as there.
+        values: values of the adapter, and options of `from_pretrained`.
+    """
+    of_adapter = {name: values[name] for name in values if name in TemporalAdapterConfig.__annotations__}
+    options = {name: values[name] for name in values if name not in of_adapter}
+    if unknown := sorted(options.keys() - set(LOADING_OPTIONS)):
+        raise ValueError(f"options must be those of loading or values of HMBAVLMConfig, got {unknown}")
+    check_holds_a_model(base, options)
+    vlm, lacking = load_with_report(AutoModelForImageTextToText, base, dtype=dtype, **options)
+    check_door(vlm)
+    refuse_lacking(base, lacking)
+    config = HMBAVLMConfig(base_config=vlm.config, **of_adapter)
+    model = build_without_weights(model_class, config)
+    check_type(vlm, model.model.base)
+    model.model.base = vlm
+    device = next((parameter.device for parameter in vlm.parameters() if not parameter.is_meta), "cpu")
+    draw_weights(model, model.model.temporal_adapter, device)
+    model.tie_weights()
+    model.generation_config = vlm.generation_config
+    carry_quantiser(model, [vlm])
+    places = device_map_of(model)
+    if len(set(places.values())) > 1:
+        model.hf_device_map = places
+    return model.eval()
