@@ -3,7 +3,8 @@
 `tiny_vlm(name)` builds one of `BASES`, and `save_vlm(name, folder)` saves one as its publisher would.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,14 +53,22 @@ class TinyVLM:
 
     def inputs(self, question: str = "What?", shade: int = 0) -> dict[str, torch.Tensor]:
         """Ask about one picture, in the base's own words."""
+        return self.encode([shade], question)
+
+    def pictures(self, *shades: int) -> dict[str, torch.Tensor]:
+        """Encode pictures, each for a prompt of its own, and return the inputs about pictures alone."""
+        of_pictures = inspect.signature(self.model.base_model.get_image_features).parameters
+        return {name: value for name, value in self.encode(shades).items() if name in of_pictures}
+
+    def encode(self, shades: Sequence[int], question: str = "What?") -> dict[str, torch.Tensor]:
+        """Ask about each picture in a prompt of its own."""
         blocks = [{"type": "image"}, {"type": "text", "text": question}]
-        chat = [{"role": "user", "content": blocks}]
-        prompt = self.processor.apply_chat_template(chat, add_generation_prompt=True)
+        prompt = self.processor.apply_chat_template([{"role": "user", "content": blocks}], add_generation_prompt=True)
         options = {}
         if "mm_token_type_ids" in self.processor.model_input_names:
             options["return_mm_token_type_ids"] = True  # Cosmos 3 Edge gives them only if asked
-        encoded = self.processor(text=[prompt], images=[[self.picture(shade)]], return_tensors="pt", **options)
-        return dict(encoded)
+        pictures = [[self.picture(shade)] for shade in shades]
+        return dict(self.processor(text=[prompt] * len(shades), images=pictures, return_tensors="pt", **options))
 
 
 def noisy_picture(size: tuple[int, int], shade: int) -> Image.Image:
