@@ -59,8 +59,9 @@ FLOORS = (
     ),
     Floor("decoding", ("decoding", "sampling"), "models", travels_with="processor"),
     Floor("sampling", ("sampling",), "models", travels_with="processor"),
-    Floor("reading", ("loading", "decoding", "sampling", "reading"), "models", travels_with="processor"),
     Floor("parsing", ("parsing",), "models", travels_with="processor"),
+    Floor("reading", ("loading", "decoding", "sampling", "parsing", "reading"), "models", travels_with="processor"),
+    Floor("batching", (), "models", travels_with="processor", families=True),
     Floor("prompting", (), "models", travels_with="processor", families=True),
     Floor(
         "video_processing",
@@ -71,7 +72,7 @@ FLOORS = (
     ),
     Floor(
         "processing",
-        ("loading", "reading", "parsing", "prompting", "video_processing", "processing"),
+        ("loading", "reading", "parsing", "batching", "prompting", "video_processing", "processing"),
         "models",
         travels_with="processor",
         families=True,

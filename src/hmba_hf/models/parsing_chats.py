@@ -21,6 +21,41 @@ class Picture:
     source: Any
 
 
+@dataclass(frozen=True)
+class Clip:
+    """A video that stands as a picture in a chat.
+
+    Attributes:
+        source: the video, as of `block_video`.
+    """
+
+    source: Any
+
+
+def as_pictures(blocks: Any, is_read: bool) -> Any:
+    """Return content blocks in which each video is a picture, with a `Clip` as its source where videos are read.
+
+    Args:
+        blocks: the content of a message.
+        is_read: whether sources are needed; a template alone needs none.
+
+    Raises:
+        ValueError: as `check_blocks`, and `block_video` where videos are read.
+    """
+    if not isinstance(blocks, (list, tuple)):
+        return blocks
+    check_blocks(blocks)
+    pictures = []
+    for block in blocks:
+        if block["type"] == "video":
+            picture: dict[str, Any] = {"type": "image"}
+            if is_read:
+                picture["image"] = Clip(block_video(block))
+            block = picture
+        pictures.append(block)
+    return pictures
+
+
 def with_pictures_loaded(videos: Any, load: Callable[[Any], Any]) -> Any:
     """Return any nesting of videos in which each `Picture` is replaced by its frame.
 
@@ -42,6 +77,8 @@ def block_video(block: dict) -> Any:
         ValueError: if the block holds no source.
     """
     source = _block_source(block)
+    if isinstance(source, Clip):
+        return source.source
     if block["type"] == "image" or is_valid_video_frame(source):
         return [Picture(source)]
     if isinstance(source, (list, tuple)):
@@ -91,4 +128,12 @@ def with_videos_alone(conversation: Any) -> Any:
     return {**conversation, "content": blocks}
 
 
-__all__ = ["Picture", "block_video", "check_blocks", "with_pictures_loaded", "with_videos_alone"]
+__all__ = [
+    "Clip",
+    "Picture",
+    "as_pictures",
+    "block_video",
+    "check_blocks",
+    "with_pictures_loaded",
+    "with_videos_alone",
+]

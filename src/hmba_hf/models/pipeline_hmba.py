@@ -6,7 +6,6 @@ from types import GeneratorType
 from typing import Any
 
 import torch
-from torch.nn.functional import pad
 from torch.utils.data import Dataset
 from transformers import GenerationConfig, Pipeline
 from transformers.utils.chat_template_utils import Chat, is_valid_message
@@ -169,7 +168,7 @@ class VideoTextToTextPipeline(Pipeline):
         size = (0, 0)
         if metadata:
             size = (metadata[-1].height, metadata[-1].width)
-        # With one entry, the base class collects a batch in a list, and `_collate` pads it.
+        # With one entry, the base class collects a batch in a list, and the processor joins it.
         return {"inputs": {**model_inputs, "frame_size": torch.tensor([size])}}
 
     def _as_messages(self, input_: Any) -> Any:
@@ -218,35 +217,13 @@ class VideoTextToTextPipeline(Pipeline):
         frame_size = torch.cat([inputs.pop("frame_size") for inputs in batch])
         inputs = batch[0]
         if len(batch) > 1:
-            inputs = self._collate(batch)
+            inputs = self.processor.join(batch)
         generate_kwargs = generation_options(self, generate_kwargs or {}, return_dict_in_generate=False)
         if "stop_strings" in generate_kwargs:
             generate_kwargs.setdefault("tokenizer", self.processor.tokenizer)
         sequences = self.model.generate(**inputs, **generate_kwargs)
         answers = sequences[:, inputs["input_ids"].shape[1] :]
         return {"answers": answers.unflatten(0, (len(batch), -1)), "frame_size": frame_size}
-
-    def _collate(self, batch: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Join inputs of batch size one: text padded on the left, clips padded on their old side."""
-        texts = []
-        clips = []
-        masks = []
-        for inputs in batch:
-            texts.append({"input_ids": inputs["input_ids"][0], "attention_mask": inputs["attention_mask"][0]})
-            videos = inputs.get("pixel_values_videos")  # (n, t, channels, height, width)
-            if videos is not None:
-                clips += list(videos)
-                masks += list(inputs.get("frame_mask", videos.new_ones(videos.shape[:2], dtype=torch.bool)))
-        joined = dict(self.processor.tokenizer.pad(texts, padding_side="left", return_tensors="pt").to(self.device))
-        if clips:
-            length = max(len(clip) for clip in clips)
-            for i, clip in enumerate(clips):
-                missing = length - len(clip)
-                clips[i] = pad(clip, (0, 0, 0, 0, 0, 0, missing, 0))
-                masks[i] = pad(masks[i], (missing, 0))
-            joined["pixel_values_videos"] = torch.stack(clips)
-            joined["frame_mask"] = torch.stack(masks)
-        return joined
 
     def postprocess(self, model_outputs: Any) -> list[dict[str, Any]]:  # type: ignore[override]
         """Decode the answers of one input and find their boxes."""

@@ -1,8 +1,5 @@
 """H-MBA's processor: prompts and videos become model inputs, and answers become boxes."""
 
-import re
-from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from .loading_checkpoints import (  # first: it refuses an old transformers
@@ -15,32 +12,18 @@ from .loading_checkpoints import (  # first: it refuses an old transformers
 
 # isort: split
 import numpy as np
-from transformers.processing_utils import MultiModalData, ProcessingKwargs, ProcessorMixin, VideosKwargs
+from transformers.processing_utils import MultiModalData, ProcessingKwargs, VideosKwargs
 
-from .parsing_answers import answer_spans, mark_tokens
+from .batching_hmba import join_inputs
 from .parsing_boxes import ParsedBox, format_boxes, parse_boxes, post_process_boxes, strip_boxes
-from .parsing_chats import block_video, check_blocks, with_pictures_loaded, with_videos_alone
 from .prompting_hmba import check_time_format, default_chat_templates, write_time
-from .reading_texts import VideoTextProcessor
-from .video_processing_hmba import HMBAVideoProcessor, flatten_pictures, flatten_videos
+from .reading_chats import VideoChatProcessor, check_placeholders, flatten_clips, limits_in
+from .video_processing_hmba import HMBAVideoProcessor
 
 if TYPE_CHECKING:  # transformers copies imported files into a saved checkpoint, and so the pipeline
     from .pipeline_hmba import VideoTextToTextPipeline  # noqa: F401
 
 
-_GENERATION_BLOCK = re.compile(r"{%-?\s*generation\s*-?%}")
-# Arguments of `apply_chat_template` that no template gets, or that differ from text to text.
-_OPTIONS_OF_INPUTS = {
-    "add_generation_prompt",
-    "continue_final_message",
-    "load_audio_from_video",
-    "processor_kwargs",
-    "return_assistant_tokens_mask",
-    "return_dict",
-    "return_tensors",
-    "sanitize_control_tokens",
-    "tokenize",
-}
 # Options of a joined processor for its prompts; all others are for its video processor.
 _PROMPT_OPTIONS = ("chat_template", "video_start_token", "video_end_token", "time_format")
 
@@ -60,19 +43,6 @@ def _frame_geometry(config: Any) -> tuple[dict[str, int], int | list[int]]:
     return size, patch_size
 
 
-def _load_picture(source: Any, limits: Any) -> Any:
-    """Open one picture of a chat, in any form that `images` take."""
-    pictures = flatten_pictures(source, limits)
-    if len(pictures) != 1:
-        raise ValueError(f"a frame or an image must be one picture, got {len(pictures)}")
-    return pictures[0][0]
-
-
-def _limits_in(options: Mapping[str, Any]) -> Any:
-    """Return the `limits` of a call, which may be among its options about videos; `None` for the defaults."""
-    return options.get("limits") or (options.get("videos_kwargs") or {}).get("limits")
-
-
 class HMBAVideosKwargs(VideosKwargs, total=False):
     """Options of a call about videos: those of transformers, and `time_format` in place of the processor's."""
 
@@ -86,7 +56,7 @@ class HMBAProcessorKwargs(ProcessingKwargs, total=False):
     _defaults = {}  # type: ignore[misc]  # transformers before 5.23 reads them
 
 
-class HMBAProcessor(VideoTextProcessor):
+class HMBAProcessor(VideoChatProcessor):
     """Turn prompts and videos into model inputs, and answers into boxes.
 
     A prompt holds one `video_token` for each video, which becomes
@@ -198,78 +168,6 @@ class HMBAProcessor(VideoTextProcessor):
         finally:
             self.tokenizer.chat_template = own
 
-    def apply_chat_template(  # type: ignore[override]
-        self,
-        conversation: Any,
-        chat_template: str | None = None,
-        tools: list | None = None,
-        documents: list | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        """Write a chat as a prompt, or with `tokenize=True` as inputs of the model; all arguments are transformers'.
-
-        Args:
-            chat_template: a template, or the name of one of several; when absent `"default"`, or `"tool_use"` if there
-                are tools and a template of this name, as tokenizers choose.
-            kwargs: with `return_assistant_tokens_mask=True` the inputs have `assistant_masks`, `(b, l)`: the tokens
-                of answers. Without `{% generation %}` in the template, an answer is the text behind its prompt.
-
-        Raises:
-            ValueError: if answers shall be found so, and the template does not write them behind the prompt.
-        """
-        reads_blocks = hasattr(ProcessorMixin, "_multimodal_inputs_from_conversations")
-        if kwargs.get("tokenize") and not reads_blocks:  # until 5.23 is the oldest
-            conversation = with_videos_alone(conversation)
-        if kwargs.get("load_audio_from_video"):
-            raise ValueError("load_audio_from_video must be absent, since H-MBA reads no audio, got True")
-        if isinstance(self.chat_template, dict):
-            own = "default"
-            if tools is not None and "tool_use" in self.chat_template:
-                own = "tool_use"
-            chat_template = self.chat_template.get(chat_template or own, chat_template)
-        kwargs |= {"chat_template": chat_template, "tools": tools, "documents": documents}
-        template = chat_template or self.chat_template
-        wants_marks = kwargs.get("return_assistant_tokens_mask") and kwargs.get("return_dict")
-        if wants_marks and isinstance(template, str) and not _GENERATION_BLOCK.search(template):
-            return self._mark_answers(conversation, kwargs)
-        return super().apply_chat_template(conversation, **kwargs)
-
-    def _mark_answers(self, conversation: Any, options: dict[str, Any]) -> Any:
-        """Return the inputs of a chat or of several, with a mask of the assistant's answers."""
-        if not self.tokenizer.is_fast:
-            raise ValueError(
-                "the tokenizer must be one of the package tokenizers to mark answers, got one written in Python"
-            )
-        for name in ("continue_final_message", "sanitize_control_tokens"):
-            if options.get(name):
-                raise ValueError(f"{name} must be absent where answers are marked, got {options[name]!r}")
-        write: Any = super().apply_chat_template
-        for_template = {name: value for name, value in options.items() if name not in _OPTIONS_OF_INPUTS}
-
-        def render(messages: Any, add_generation_prompt: bool) -> str:
-            return write(messages, add_generation_prompt=add_generation_prompt, **for_template)
-
-        chats = conversation
-        if not isinstance(conversation[0], (list, tuple)):
-            chats = [conversation]
-        spans = [answer_spans(chat, render, self.tokenizer.eos_token or "") for chat in chats]
-        processor_kwargs = dict(options.get("processor_kwargs") or {})
-        processor_kwargs["return_offsets_mapping"] = True
-        processor_kwargs["return_text_replacement_offsets"] = True
-        inputs = write(
-            conversation,
-            **{**options, "return_assistant_tokens_mask": False, "processor_kwargs": processor_kwargs},
-        )
-        replaced = inputs.pop("text_replacement_offsets")
-        masks = []
-        for of_chat, offsets, changes in zip(spans, inputs.pop("offset_mapping"), replaced, strict=True):
-            masks.append(mark_tokens(of_chat, np.asarray(offsets).tolist(), changes))
-        inputs["assistant_masks"] = masks
-        tensors = options.get("return_tensors", "auto")
-        if tensors == "auto":
-            tensors = None
-        return inputs.convert_to_tensors(tensor_type=tensors)
-
     def prepare_inputs_layout(
         self, images: Any = None, text: Any = None, videos: Any = None, audio: Any = None, **kwargs: Any
     ) -> tuple:
@@ -280,18 +178,7 @@ class HMBAProcessor(VideoTextProcessor):
                 that neither tokenizer nor video processor has.
         """
         self._check_options(kwargs)
-        if audio is not None:
-            raise ValueError(
-                f"audio must be absent, since H-MBA reads videos and pictures, got {type(audio).__name__}"
-            )
-        if images is not None and videos is not None:
-            raise ValueError("images must be among the videos, in the order of the prompts, got images and videos")
-        limits = _limits_in(kwargs) or self.video_processor.limits
-        clips = None
-        if videos is not None:
-            clips = flatten_videos(with_pictures_loaded(videos, partial(_load_picture, limits=limits)))
-        if images is not None:
-            clips = flatten_pictures(images, limits) or None
+        clips = flatten_clips(images, videos, audio, limits_in(kwargs) or self.video_processor.limits)
         _, text, _, _ = super().prepare_inputs_layout(text=text, **kwargs)
         return None, text, clips, None
 
@@ -314,17 +201,11 @@ class HMBAProcessor(VideoTextProcessor):
             raise ValueError("text, videos or both must be given, got neither")
         if text is None:
             return
-        for prompt in text:
-            if not isinstance(prompt, str):
-                raise ValueError(f"text must be a string or a list of strings, got {type(prompt).__name__}")
-        wanted = sum(prompt.count(self.video_token) for prompt in text)
-        given = len(videos or ())
-        if wanted != given:
-            raise ValueError(
-                # The words of transformers, which its own tests of processors look for.
-                f"the number of {self.video_token} tokens in the prompts should be the same as the number of videos, "
-                f"got {wanted} tokens and {given} videos"
-            )
+        check_placeholders(text, self.video_token, videos)
+
+    def join(self, encoded: list[dict[str, Any]]) -> dict[str, Any]:
+        """Join inputs of batch size one to those of a batch, padded on the left; `join_inputs` of `batching_hmba`."""
+        return join_inputs(encoded, self.tokenizer)
 
     # The methods below with an underscore are transformers' own hooks: it has no public ones in their place.
 
@@ -369,19 +250,6 @@ class HMBAProcessor(VideoTextProcessor):
             blank = self.video_processor(np.zeros((height, width, 3), np.uint8), **options)["pixel_values_videos"]
             counts.append(self._num_patches(*blank.shape[-2:]))
         return MultiModalData(num_video_tokens=counts)
-
-    def _multimodal_inputs_from_conversations(
-        self, conversations: list[list[dict]], audio_loading_params: dict, load_audio_from_video: bool = False
-    ) -> tuple[list, list, list, dict]:
-        blocks: list[dict] = []
-        for conversation in conversations:
-            for message in conversation:
-                content = message.get("content")
-                if isinstance(content, (list, tuple)):
-                    blocks += content
-        check_blocks(blocks)
-        videos = [block_video(block) for block in blocks if block["type"] != "text"]
-        return [], [videos], [], {}
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as a dict, with the code that a saved processor carries."""

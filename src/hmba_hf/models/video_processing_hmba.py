@@ -80,6 +80,34 @@ class HMBAVideoProcessor(VideoFileProcessor):
             VideoDecodeError: a file cannot be decoded where a wanted frame lies.
             ValueError: an option or a video is not of the expected form, or `timestamp` lies outside the video.
         """
+        clips, described, options = self._make_clips(videos, kwargs)
+        features = _batch_clips(clips)
+        if options["return_metadata"]:
+            features["video_metadata"] = described
+        batch: Any = BatchFeature(
+            data=features, tensor_type=options["return_tensors"], skip_tensor_conversion=["video_metadata"]
+        )
+        return batch if options["device"] is None else batch.to(options["device"])
+
+    def read_clips(self, videos: Any, **kwargs: Any) -> tuple[list[np.ndarray], list[ClipMetadata]]:
+        """Decode, sample and preprocess videos as a call does, each by itself: nothing is padded or stacked.
+
+        Args:
+            videos, kwargs: of a call.
+
+        Returns:
+            The frames of each video, `(t, c, h, w)`, and their metadata.
+
+        Raises:
+            As `preprocess`.
+        """
+        clips, described, _ = self._make_clips(videos, kwargs)
+        return clips, described
+
+    def _make_clips(
+        self, videos: Any, kwargs: dict[str, Any]
+    ) -> tuple[list[np.ndarray], list[ClipMetadata], dict[str, Any]]:
+        """Return the frames of each video, their metadata, and the completed options of the call, `kwargs`."""
         timestamp = kwargs.pop("timestamp", None)
         metadata = kwargs.pop("video_metadata", None)
         options = self.call_options(kwargs)
@@ -97,13 +125,7 @@ class HMBAVideoProcessor(VideoFileProcessor):
             clip, facts = self._make_clip(source, facts, end, options, kwargs.get("num_frames"), kwargs.get("fps"))
             clips.append(clip)
             described.append(facts)
-        features = _batch_clips(clips)
-        if options["return_metadata"]:
-            features["video_metadata"] = described
-        batch: Any = BatchFeature(
-            data=features, tensor_type=options["return_tensors"], skip_tensor_conversion=["video_metadata"]
-        )
-        return batch if options["device"] is None else batch.to(options["device"])
+        return clips, described, options
 
     def _make_clip(
         self,
