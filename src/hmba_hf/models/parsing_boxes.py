@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-_BRACKET = re.compile(r"\[([^\[\]]*)(\]?)")
-_NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+", re.ASCII)
+BRACKET = re.compile(r"\[([^\[\]]*)(\]?)")
+NUMBER = re.compile(r"\d+(?:\.\d*)?|\.\d+", re.ASCII)
 _SENTENCE_END = re.compile(r"[.!?]\s|[,;:\n]")
 _PHRASE_START = re.compile(
     r"\b(?:(?P<article>an?|the|this|these|those|another|some|two|three)"
@@ -29,12 +29,14 @@ class ParsedBox(NamedTuple):
         box: `(x1, y1, x2, y2)` in [0, 1] of the padded square, None if it is malformed.
         text: the bracket.
         numbers: as printed, even if reversed or beyond the square; None if they are not four finite numbers.
+        problem: why `box` is None, where a dialect of `parsing_dialects` has read it; None otherwise.
     """
 
     label: str
     box: tuple[float, float, float, float] | None
     text: str
     numbers: tuple[float, float, float, float] | None
+    problem: str | None = None
 
 
 def format_boxes(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> str:
@@ -46,11 +48,10 @@ def format_boxes(boxes: Sequence[Sequence[float]], size: tuple[int, int]) -> str
 
     Source: github.com/Sranc3/H-MBA at 9a8645d, `PlainBoxFormatter` and `Expand2square`.
     """
-    side, left, top = _square_around(size)
+    side, left, top = square_around(size)
     texts = []
     for box in boxes:
-        if len(box) != 4 or not all(math.isfinite(value) for value in box):
-            raise ValueError(f"a box must be 4 finite numbers (x1, y1, x2, y2), got {box!r}")
+        check_box(box)
         shifted = (box[0] + left, box[1] + top, box[2] + left, box[3] + top)
         texts.append(",".join(f"{min(max(value / side, 0.0), 1.0):.3f}" for value in shifted))
     return f"[{';'.join(texts)}]"
@@ -71,9 +72,9 @@ def parse_boxes(text: str) -> list[ParsedBox]:
     found: list[ParsedBox] = []
     label = ""
     end = 0
-    for bracket in _box_brackets(text):
+    for bracket in box_brackets(text):
         content, closed = bracket.groups()
-        label = _last_phrase(text[end : bracket.start()]) or label
+        label = last_phrase(text[end : bracket.start()]) or label
         parts = [""]
         if closed:
             parts = content.split(";")
@@ -83,6 +84,33 @@ def parse_boxes(text: str) -> list[ParsedBox]:
     return found
 
 
+def locate_boxes(text: str, size: tuple[int, int]) -> list[ParsedBox]:
+    """Read every box of a text as `parse_boxes` does, with boxes as fractions of the original frame.
+
+    What reaches into the padding is not clipped, and lies below 0 or above 1.
+
+    Args:
+        size: height and width of the original frame.
+    """
+    return [locate_box(parsed, size) for parsed in parse_boxes(text)]
+
+
+def locate_box(parsed: ParsedBox, size: tuple[int, int]) -> ParsedBox:
+    """Bring a box from [0, 1] of the padded square to fractions of the frame in it; a malformed one stays None."""
+    side, left, top = square_around(size)
+    if parsed.box is None:
+        return parsed
+    height, width = size
+    x1, y1, x2, y2 = parsed.box
+    box = (
+        (x1 * side - left) / width,
+        (y1 * side - top) / height,
+        (x2 * side - left) / width,
+        (y2 * side - top) / height,
+    )
+    return parsed._replace(box=box)
+
+
 def strip_boxes(text: str) -> str:
     """Remove the brackets that `parse_boxes` reads as box text, well-formed or not, and nothing else.
 
@@ -90,7 +118,7 @@ def strip_boxes(text: str) -> str:
     """
     pieces = []
     end = 0
-    for bracket in _box_brackets(text):
+    for bracket in box_brackets(text):
         pieces.append(text[end : bracket.start()])
         end = bracket.end()
     return "".join(pieces) + text[end:]
@@ -111,19 +139,25 @@ def post_process_boxes(text: str | list[str], size: Any) -> list:
         objects = []
         for parsed in parse_boxes(text):
             if parsed.box is not None:
-                objects.append({"label": parsed.label, "box": _box_to_pixels(parsed.box, size)})
+                objects.append({"label": parsed.label, "box": box_to_pixels(parsed.box, size)})
         return objects
+    return [post_process_boxes(one, pair) for one, pair in zip(text, size_of_each(text, size), strict=True)]
+
+
+def size_of_each(texts: Sequence[str], size: Any) -> list:
+    """Return the size for each of some texts, of one pair for all or a list with one per text."""
     if np.shape(size) == (2,):
-        sizes = [size] * len(text)
+        sizes = [size] * len(texts)
     else:
         sizes = list(size)
-    if len(text) != len(sizes):
-        raise ValueError(f"sizes must be one for all texts or one each, got {len(text)} texts and {len(sizes)} sizes")
-    return [post_process_boxes(one, pair) for one, pair in zip(text, sizes, strict=True)]
+    if len(texts) != len(sizes):
+        raise ValueError(f"sizes must be one for all texts or one each, got {len(texts)} texts and {len(sizes)} sizes")
+    return sizes
 
 
-def _box_brackets(text: str) -> Iterator[re.Match[str]]:
-    for bracket in _BRACKET.finditer(text):
+def box_brackets(text: str) -> Iterator[re.Match[str]]:
+    """Find the brackets of a text that are box text, as matches of `BRACKET`: what is inside, and what closes it."""
+    for bracket in BRACKET.finditer(text):
         if _is_box_text(bracket[1], bool(bracket[2])):
             yield bracket
 
@@ -142,7 +176,7 @@ def _is_box_text(content: str, closed: bool) -> bool:
 
 def _read_box(part: str) -> tuple[float, float, float, float] | None:
     numbers = _read_numbers(part)
-    if numbers is None or not all(_NUMBER.fullmatch(field.strip()) for field in part.split(",")):
+    if numbers is None or not all(NUMBER.fullmatch(field.strip()) for field in part.split(",")):
         return None
     x1, y1, x2, y2 = numbers
     if x1 <= x2 <= 1 and y1 <= y2 <= 1:
@@ -161,7 +195,8 @@ def _read_numbers(part: str) -> tuple[float, float, float, float] | None:
     return None
 
 
-def _last_phrase(text: str) -> str:
+def last_phrase(text: str) -> str:
+    """Return the noun phrase at the end of a text, the label of a box behind it; see `parse_boxes`."""
     sentence = _SENTENCE_END.split(text)[-1]
     start = 0
     has_article = False
@@ -178,31 +213,42 @@ def _last_phrase(text: str) -> str:
     return sentence[start:].lstrip(" \t\r)]\"'`*").rstrip(" \t\r([\"'`*")
 
 
-def _square_around(size: tuple[int, int]) -> tuple[int, int, int]:
-    """Return the side of the padded square and the frame's left and top offset in it, all in pixels."""
+def check_size(size: Any, name: str = "size") -> None:
+    """Raise a `ValueError` unless a size is a height and a width of at least one pixel."""
     if np.shape(size) != (2,) or min(size) < 1:
-        raise ValueError(f"size must be (height, width) of at least one pixel, got {size!r}")
+        raise ValueError(f"{name} must be (height, width) of at least one pixel, got {size!r}")
+
+
+def check_box(box: Sequence[float]) -> None:
+    """Raise a `ValueError` unless a box is four finite numbers."""
+    if len(box) != 4 or not all(math.isfinite(value) for value in box):
+        raise ValueError(f"a box must be 4 finite numbers (x1, y1, x2, y2), got {box!r}")
+
+
+def square_around(size: tuple[int, int]) -> tuple[int, int, int]:
+    """Return the side of the padded square and the frame's left and top offset in it, all in pixels."""
+    check_size(size)
     height, width = size
     side = max(height, width)
     return side, (side - width) // 2, (side - height) // 2
 
 
-def _box_to_pixels(box: tuple[float, float, float, float], size: tuple[int, int]) -> dict[str, float]:
+def box_to_pixels(box: tuple[float, float, float, float], size: tuple[int, int]) -> dict[str, float]:
     """Bring a box from [0, 1] of the padded square to pixels of the frame in it."""
-    side, left, top = _square_around(size)
+    side, left, top = square_around(size)
     height, width = size
     x1, y1, x2, y2 = box
     return {
-        "xmin": _clipped(x1 * side - left, width),
-        "ymin": _clipped(y1 * side - top, height),
-        "xmax": _clipped(x2 * side - left, width),
-        "ymax": _clipped(y2 * side - top, height),
+        "xmin": clipped(x1 * side - left, width),
+        "ymin": clipped(y1 * side - top, height),
+        "xmax": clipped(x2 * side - left, width),
+        "ymax": clipped(y2 * side - top, height),
     }
 
 
-def _clipped(pixels: float, limit: int) -> float:
+def clipped(pixels: float, limit: int) -> float:
     """Move a coordinate into the frame, and round it to two decimals."""
     return round(min(max(pixels, 0.0), limit), 2)
 
 
-__all__ = ["ParsedBox", "format_boxes", "parse_boxes", "post_process_boxes", "strip_boxes"]
+__all__ = ["ParsedBox", "format_boxes", "locate_boxes", "parse_boxes", "post_process_boxes", "strip_boxes"]

@@ -15,7 +15,7 @@ import numpy as np
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, VideosKwargs
 
 from .batching_hmba import join_inputs
-from .parsing_boxes import ParsedBox, format_boxes, parse_boxes, post_process_boxes, strip_boxes
+from .parsing_boxes import ParsedBox, format_boxes, locate_boxes, parse_boxes, post_process_boxes, strip_boxes
 from .prompting_hmba import check_time_format, default_chat_templates, write_time
 from .reading_chats import VideoChatProcessor, check_placeholders, flatten_clips, limits_in
 from .video_processing_hmba import HMBAVideoProcessor
@@ -82,6 +82,7 @@ class HMBAProcessor(VideoChatProcessor):
     valid_processor_kwargs: Any = HMBAProcessorKwargs
 
     format_boxes = staticmethod(format_boxes)
+    locate_boxes = staticmethod(locate_boxes)
     parse_boxes = staticmethod(parse_boxes)
     post_process_boxes = staticmethod(post_process_boxes)
     strip_boxes = staticmethod(strip_boxes)
