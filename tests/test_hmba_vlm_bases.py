@@ -17,8 +17,6 @@ WAYS = {
 BASE_CANNOT = {
     ("granite4_vision", "chunked prefill"): (KeyError, "transformers cuts its pooler_output, which it lacks"),
 }
-
-
 # Options of image processors with which a picture is several crops, each encoded by itself.
 IN_CROPS = {
     "idefics3": {"do_image_splitting": True, "size": {"longest_edge": 64}},
@@ -27,13 +25,8 @@ IN_CROPS = {
 }
 # The reverse scan over time begins at the current frame, where nothing has decayed yet.
 WITHOUT_EFFECT = {"context.mixers.temporal.reverse_mixer.A_log", "context.mixers.divided_time.reverse_mixer.A_log"}
-
-
-# Bases whose language model reads what the adapter does not find yet.
-NOT_YET = {"granite4_vision": "it has no pooler_output: its language model reads deepstack_features alone"}
-CASES = [name for name in sorted(BASES) if name not in NOT_YET]
+CASES = sorted(BASES)
 CASES += [f"{name} in crops" for name in sorted(IN_CROPS)]
-CASES += [pytest.param(name, marks=pytest.mark.xfail(reason=reason, strict=True)) for name, reason in NOT_YET.items()]
 
 
 @pytest.fixture(scope="module", params=CASES)

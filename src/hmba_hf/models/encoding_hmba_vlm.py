@@ -44,7 +44,7 @@ def split_rows(features: Any, picture_tokens: Sequence[int] | None, pictures: in
     """Part the rows of a base's output by pictures.
 
     Args:
-        features: `pooler_output` of the base, a tensor or a sequence; a picture may come in several pieces, as crops.
+        features: of `read_features`, a tensor or a sequence; a picture may come in several pieces, as crops.
         picture_tokens: rows of each picture, needed where pictures come in pieces.
         pictures: their number, where it is known.
 
@@ -71,19 +71,46 @@ def split_rows(features: Any, picture_tokens: Sequence[int] | None, pictures: in
     return list(torch.cat(pieces).split(list(picture_tokens)))
 
 
-def with_rows(output: Any, rows: Iterable[Tensor]) -> Any:
-    """Return a base's output about pictures with other rows in the place of its own, in the same containers.
+def read_features(output: Any, width: int) -> Any:
+    """Return the features in a base's output about pictures that its language model reads at its first layer.
+
+    They are its `pooler_output`; where it has none, those of the first layer that reads any (Granite 4 Vision), or its
+    `last_hidden_state` (Fuyu).
+
+    Args:
+        output: of the base's `get_image_features`.
+        width: of the language model.
+
+    Raises:
+        ValueError: if it holds none of that width.
+    """
+    found = output.pooler_output
+    if found is None and output.get("deepstack_features"):
+        found = output.deepstack_features[0][1]
+    if found is None:
+        found = output.last_hidden_state
+    if found is None or any(piece.shape[-1] != width for piece in found):
+        raise ValueError(
+            f"the base must encode a picture as features of its language model's width, {width}, got "
+            f"{type(output).__name__} without"
+        )
+    return found
+
+
+def with_rows(output: Any, rows: Iterable[Tensor], width: int) -> Any:
+    """Return a base's output about pictures with other rows in the place of `read_features`, in the same containers.
 
     All else in it, such as features for deeper layers, stays.
 
     Args:
         output: of the base's `get_image_features`.
         rows: `(p, d)` of each picture.
+        width: of the language model, `d`.
 
     Raises:
         ValueError: if the rows are not as many as the base's own.
     """
-    own = output.pooler_output
+    own = read_features(output, width)
     flat = torch.cat(list(rows))
     sizes = [piece.shape[:-1].numel() for piece in own]
     if len(flat) != sum(sizes):
@@ -96,7 +123,14 @@ def with_rows(output: Any, rows: Iterable[Tensor]) -> Any:
         replaced = torch.stack(pieces)
     elif isinstance(own, tuple):
         replaced = tuple(pieces)
-    return type(output)(**{**output, "pooler_output": replaced})
+    name = "pooler_output"
+    if output.pooler_output is None:
+        name = "last_hidden_state"
+    if output.pooler_output is None and output.get("deepstack_features"):
+        name = "deepstack_features"
+        (layer, _), *deeper = output.deepstack_features
+        replaced = [(layer, replaced), *deeper]
+    return type(output)(**{**output, name: replaced})
 
 
 def join_clips(current: Sequence[Tensor], past: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:

@@ -18,8 +18,11 @@ def check_door(base: Any) -> None:
         ValueError: if it lacks what an adapter needs.
     """
     lacks = []
-    if "mm_encoder_outputs" not in inspect.signature(base.forward).parameters:
+    arguments = inspect.signature(base.forward).parameters
+    if "mm_encoder_outputs" not in arguments:
         lacks.append("an argument mm_encoder_outputs of its forward")
+    if "pixel_values" in arguments and arguments["pixel_values"].default is inspect.Parameter.empty:
+        lacks.append("a forward that does without pixel_values")
     if not hasattr(base.base_model, "get_image_features"):
         lacks.append("a method get_image_features")
     if base.config.is_encoder_decoder:

@@ -13,7 +13,7 @@ from .configuration_hmba_vlm import HMBAVLMConfig  # first: it refuses an old tr
 # isort: split
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, Cache
 from transformers.generation import GenerationMixin
 
 from .encoding_hmba_vlm import (
@@ -22,6 +22,7 @@ from .encoding_hmba_vlm import (
     has_pixels,
     join_clips,
     picture_names,
+    read_features,
     split_rows,
     tokens_of_past,
     with_rows,
@@ -31,6 +32,7 @@ from .joining_adapter import build_adapter
 from .joining_hmba_vlm import adapt_pretrained, check_door
 from .layers_adapter_state import AdapterState
 from .layers_conditions import require
+from .loading_transformers import CACHE_NAME, one_cache
 from .outputs_hmba import HMBAVideoFeatures
 from .pretrained_hmba_vlm import HMBAVLMPreTrainedModel
 
@@ -50,7 +52,8 @@ class HMBAVLMModel(HMBAVLMPreTrainedModel):
         config.check()  # `from_pretrained(path, adapter=...)` sets values after the config's own check
         self.base = AutoModelForImageTextToText.from_config(config.base_config)
         check_door(self.base)
-        self.temporal_adapter = build_adapter(config, config.hidden_size)
+        self.temporal_adapter = build_adapter(config, config.hidden_size).float()
+        self._tied_weights_keys = tied_within("base", self.base)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -68,13 +71,14 @@ class HMBAVLMModel(HMBAVLMPreTrainedModel):
             pictures: the base's inputs about pictures, such as `pixel_values` and `image_grid_thw`.
 
         Returns:
-            The base's own output; `pooler_output` has the rows that the language model reads.
+            The base's own output, with the rows that the language model reads; a tuple with `return_dict=False`.
 
         Raises:
             ValueError: if pixels are not finite.
         """
         check_pixels(pictures)
-        return self.base.base_model.get_image_features(**pictures, return_dict=True)
+        pictures.setdefault("return_dict", self.config.return_dict)
+        return self.base.base_model.get_image_features(**pictures)
 
     def get_frame_features(self, picture_tokens: Tensor | None = None, **pictures: Any) -> list[Tensor]:
         """Encode pictures, and return the rows, `(p, d)`, of each, for `adapt_frame_features`.
@@ -84,7 +88,7 @@ class HMBAVLMModel(HMBAVLMPreTrainedModel):
             pictures: as in `get_image_features`.
         """
         tokens = None if picture_tokens is None else picture_tokens.tolist()
-        return split_rows(self.get_image_features(**pictures).pooler_output, tokens, None)
+        return split_rows(self._features_of(pictures), tokens, None)
 
     def adapt_frame_features(
         self,
@@ -123,7 +127,7 @@ class HMBAVLMModel(HMBAVLMPreTrainedModel):
 
     def with_features(self, output: Any, rows: Iterable[Tensor]) -> Any:
         """Return an output of `get_image_features` with adapted rows, `(p, d)` for each picture, in their place."""
-        return with_rows(output, rows)
+        return with_rows(output, rows, self.config.hidden_size)
 
     def encode_clips(
         self,
@@ -154,23 +158,29 @@ class HMBAVLMModel(HMBAVLMPreTrainedModel):
         if inputs.get("mm_encoder_outputs"):
             raise ValueError("pictures must come as pixels or as mm_encoder_outputs, got both")
         pictures = {name: inputs[name] for name in names if name in inputs}
-        output = self.get_image_features(**pictures)
+        output = self.get_image_features(**pictures, return_dict=True)
         lengths = None if past_lengths is None else past_lengths.tolist()
         tokens = None if picture_tokens is None else picture_tokens.tolist()
-        current = split_rows(output.pooler_output, tokens, None if lengths is None else len(lengths))
+        current = split_rows(
+            read_features(output, self.config.hidden_size), tokens, None if lengths is None else len(lengths)
+        )
         if frame_features is not None:
             clips = list(frame_features)
         else:
             clips = self._read_past(current, lengths or [0] * len(current), past)
         adapted = self._adapt(clips)
-        return {**without_pixels(inputs), "mm_encoder_outputs": {"image": with_rows(output, adapted)}}
+        return {**without_pixels(inputs), "mm_encoder_outputs": {"image": self.with_features(output, adapted)}}
+
+    def _features_of(self, pictures: dict[str, Any]) -> Any:
+        """Encode pictures, and return what the language model reads of them, in the base's own containers."""
+        return read_features(self.get_image_features(**pictures, return_dict=True), self.config.hidden_size)
 
     def _read_past(self, current: Sequence[Tensor], lengths: Sequence[int], past: dict[str, Any]) -> list[Tensor]:
         """Encode earlier frames, and return the rows of each clip, `(t, p, d)`."""
         earlier: list[Tensor] = []
         if has_pixels(past):
             tokens = tokens_of_past([len(rows) for rows in current], lengths)
-            encoded = self.get_image_features(**past).pooler_output
+            encoded = self._features_of(past)
             earlier = list(encoded)
             if len(earlier) != sum(lengths):  # in pieces
                 earlier = split_rows(encoded, tokens, None)
@@ -190,14 +200,34 @@ class HMBAVLMModel(HMBAVLMPreTrainedModel):
             adapted.update(zip(numbers, features, strict=True))
         return [adapted[number] for number in range(len(clips))]
 
-    def forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, **kwargs: Any) -> Any:
-        """Run the base without its head on text and adapted clips; arguments as in `encode_clips`.
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        cache: Cache | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the base without its head on text and adapted clips.
+
+        Args:
+            input_ids: `(batch, length)`; each clip stands in it as one picture.
+            past_key_values, cache: two names of one argument, the language model's cache.
+            kwargs: as in `encode_clips`.
 
         Returns:
             The base's own output.
         """
-        inputs = self.encode_clips(**kwargs)
-        return self.base.base_model(input_ids=input_ids, attention_mask=attention_mask, **inputs)
+        texts = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        texts |= {"inputs_embeds": inputs_embeds, CACHE_NAME: one_cache(past_key_values, cache)}
+        return self.base.base_model(**texts, **self.encode_clips(**kwargs))
+
+
+def tied_within(name: str, part: Any) -> dict[str, str]:
+    """Return the tied weights of a part of a model, as transformers names them, by their names in the model."""
+    return {f"{name}.{tied}": f"{name}.{source}" for tied, source in (part._tied_weights_keys or {}).items()}
 
 
 def _pad_in_front(clips: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
@@ -227,6 +257,7 @@ class HMBAVLMForConditionalGeneration(HMBAVLMPreTrainedModel, GenerationMixin):
     def __init__(self, config: HMBAVLMConfig):
         super().__init__(config)
         self.model = HMBAVLMModel(config)
+        self._tied_weights_keys = tied_within("model", self.model)
         base: Any = self.model.base
         self.generation_config = base.generation_config
         if hasattr(base, "accepts_loss_kwargs"):
@@ -292,17 +323,21 @@ class HMBAVLMForConditionalGeneration(HMBAVLMPreTrainedModel, GenerationMixin):
         self,
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
+        cache: Cache | None = None,
         **kwargs: Any,
     ) -> Any:
-        """Predict the next token at each position; arguments as in `HMBAVLMModel.encode_clips`.
+        """Predict the next token at each position; arguments as in `HMBAVLMModel.forward`.
 
         Args:
-            input_ids: `(batch, length)`; each clip stands in it as one picture.
             labels: `(batch, length)`, -100 where no loss is wanted; shifted inside.
 
         Returns:
             The base's own output.
         """
-        inputs = self.model.encode_clips(**kwargs)
-        return self.model.base(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **inputs)
+        texts = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
+        texts |= {"inputs_embeds": inputs_embeds, CACHE_NAME: one_cache(past_key_values, cache)}
+        return self.model.base(**texts, labels=labels, **self.model.encode_clips(**kwargs))
