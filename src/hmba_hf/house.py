@@ -93,7 +93,7 @@ FLOORS = (
     ),
     Floor("visualization", (), "models"),
     Floor("flops", ("ops",), "models"),
-    Floor("streaming", ("models",)),
+    Floor("streaming", ("streaming", "models")),
     Floor(
         "evaluation",
         ("evaluation", "data", "metrics", "families", "files", "digests", "messages", "repositories"),

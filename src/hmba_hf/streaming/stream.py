@@ -1,64 +1,31 @@
 """Video streams: push frames of a drive as they come, and ask at any moment, in constant memory."""
 
-import copy
 import hashlib
 import math
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache
 
-from .models.decoding_stills import upright
-from .models.layers_adapter_state import AdapterState
-from .models.loading_transformers import CACHE_NAME, CACHE_NAMES
-from .models.modeling_hmba import HMBAForConditionalGeneration
-from .models.outputs_hmba import HMBAVideoFeatures
-from .models.pipeline_hmba import VideoTextToTextPipeline
-from .models.processing_hmba import HMBAProcessor, strip_boxes
+from ..models.decoding_stills import upright
+from ..models.layers_adapter_state import AdapterState
+from ..models.modeling_hmba import HMBAForConditionalGeneration
+from ..models.modeling_hmba_vlm import HMBAVLMForConditionalGeneration
+from ..models.outputs_hmba import HMBAVideoFeatures
+from ..models.pipeline_hmba import VideoTextToTextPipeline
+from ..models.processing_hmba import HMBAProcessor
+from .encoders import ENCODERS, OPTIONS, EncodedFrame
+from .frames import FrameError, TimeJump, copy_frame, describe_frame
+from .watching import ROUNDING, Answer, Watch, texts_differ
 
 MODES = ("window", "recurrent")
-CHANNELS = (1, 3, 4)
 TIME_TOLERANCE = 1e-6  # seconds
-ROUNDING = 0.05  # of the time between two frames or moments, by which times may be rounded
-# With these, `generate` creates the cache itself, or the caller has passed one.
-OTHER_CACHES = (*CACHE_NAMES, "cache_implementation", "assistant_model", "prompt_lookup_num_tokens")
-PARTS_OF_A_STATE = re.compile(r"\b(vision_tower|temporal_adapter)\.")
 WEIGHTS_READ = 64  # numbers of each weight that identify a model
-OPTIONS = ("num_beams", "num_return_sequences", "use_cache", *OTHER_CACHES)
-
-
-Answer = dict[str, Any]
-
-
-class FrameError(ValueError):
-    """A frame that cannot follow those before: it is no picture, of another kind, or has no time of its own."""
-
-
-class TimeJump(FrameError):
-    """A frame with a time before the last one's, or more than a whole clip after it."""
-
-
-def texts_differ(before: Answer, after: Answer) -> bool:
-    """Return whether two answers of a stream differ, even in the last digit of a box."""
-    return before["generated_text"] != after["generated_text"]
-
-
-def check_every(every: float) -> None:
-    """Raise a `ValueError` unless the seconds from one question to the next are a number, 0 or more."""
-    if not (math.isfinite(every) and every >= 0):
-        raise ValueError(f"every must be a number of seconds, 0 or more, got {every}")
-
-
-def words_differ(before: Answer, after: Answer) -> bool:
-    """Return whether two answers of a stream differ in more than their boxes."""
-    return strip_boxes(before["generated_text"]) != strip_boxes(after["generated_text"])
 
 
 class VideoStream:
@@ -96,7 +63,7 @@ class VideoStream:
 
     def __init__(
         self,
-        model: HMBAForConditionalGeneration,
+        model: HMBAForConditionalGeneration | HMBAVLMForConditionalGeneration,
         processor: HMBAProcessor,
         mode: str = "window",
         fps: float | None = None,
@@ -104,6 +71,9 @@ class VideoStream:
     ):
         if mode not in MODES:
             raise ValueError(f"mode must be one of {list(MODES)}, got {mode!r}")
+        family = model.config.model_type
+        if family not in ENCODERS:
+            raise ValueError(f"the model of a stream must be one of {list(ENCODERS)}, got {family!r}")
         if mode == "recurrent" and model.config.adapter == "transformer":
             raise ValueError("the adapter of a recurrent stream must be one with a state, got 'transformer'")
         self.model = model
@@ -117,6 +87,7 @@ class VideoStream:
         self._drives = 0  # calls of `reset`
         device = None if getattr(model, "hf_device_map", None) else model.device
         self._pipeline = VideoTextToTextPipeline(model=model, processor=processor, device=device)
+        self._encoder = ENCODERS[family](self._pipeline)
         self.reset()
 
     def reset(self, state: AdapterState | None = None) -> None:
@@ -131,11 +102,16 @@ class VideoStream:
         weights = ""
         kept_frames = self.num_frames
         if self.mode == "recurrent":
-            weights = _digest(self.model)
+            weights = _digest(self.model, self._encoder.parts_of_a_state)
             kept_frames = 1
         if state is not None:
             state = self._checked(state, weights)
+        self._encoder.forget()
         self._weights = weights
+        self._current: EncodedFrame | None = None
+        self._rows: int | None = None  # of each frame
+        if state is not None:
+            self._rows = self._encoder.rows_of(state)
         self._window: deque[Tensor] = deque(maxlen=kept_frames)
         self._before: AdapterState | None = state or AdapterState()  # before the current frame
         self._features: HMBAVideoFeatures | None = None  # of the current frame, once computed
@@ -146,7 +122,6 @@ class VideoStream:
         self._waiting: tuple[Any, float] | None = None  # a frame with its time, until the next one comes
         self._drives += 1
         self._kind: tuple | None = None  # shape and dtype of the frames
-        self._prefix: tuple[Tensor, Cache] | None = None  # text before the video, and its cache
         self.timestamp = math.nan
 
     def push(self, frame: Any, timestamp: float) -> bool:
@@ -169,7 +144,7 @@ class VideoStream:
         if isinstance(frame, Image.Image):
             frame = upright(frame)
         moment = self._moment_of(timestamp)
-        kind = _describe(frame)
+        kind = describe_frame(frame)
         if self._kind not in (None, kind):
             raise FrameError(f"frames must have the shape and dtype {self._kind} of the first, got {kind}")
         taken = self._settle(moment, timestamp)
@@ -178,7 +153,7 @@ class VideoStream:
         if moment > self._moment or miss < self._miss - TIME_TOLERANCE:
             is_early = timestamp < self._time_of(moment) and miss > (0.5 + ROUNDING) * interval
             if is_early:  # the next one will be nearer
-                self._waiting = (_copied(frame), float(timestamp))
+                self._waiting = (copy_frame(frame), float(timestamp))
             else:
                 self._take(frame, float(timestamp))
                 taken = True
@@ -200,15 +175,19 @@ class VideoStream:
 
     def _take(self, frame: Any, timestamp: float) -> None:
         """Make a frame the current one, that of its nearest moment."""
-        inputs = self.processor.video_processor([[frame]], return_tensors="pt")
         moment = self._nearest_moment(timestamp)
         with torch.no_grad():
-            features = self.model.get_frame_features(inputs["pixel_values_videos"].to(self._pipeline.device))
-            window, before = self._advance(features, moment - self._moment)
+            encoded = self._encoder.encode(frame)
+            rows = encoded.rows.shape[2]
+            if self._rows not in (None, rows):
+                raise FrameError(f"frames must have {self._rows} tokens each, as those before, got one with {rows}")
+            window, before = self._advance(encoded.rows, moment - self._moment)
         if math.isnan(self._start):
             self._start = timestamp
         self.held += max(moment - self._moment - 1, 0)
         self._window = window
+        self._current = encoded
+        self._rows = rows
         self._before = before
         self._features = None
         self.timestamp = timestamp
@@ -314,18 +293,15 @@ class VideoStream:
         if options["num_return_sequences"] not in (None, 1):
             raise ValueError(f"num_return_sequences must be 1 for a stream, got {options['num_return_sequences']}")
         features: Any = self.features().pooler_output
-        blank = Image.new("RGB", (1, 1))  # stands for the video in the prompt
+        height, width = self._kind[0][:2]  # type: ignore[index]
+        blank = Image.new("RGB", self._encoder.blank_size(height, width))  # stands for the video in the prompt
         times: dict[str, Any] = {}
         if self.processor.time_format is not None:
             times = {"video_metadata": [{"timestamps": [self.timestamp]}]}
         inputs = self._pipeline.preprocess({"text": question, "videos": [[blank]]}, **times)["inputs"]
-        del inputs["pixel_values_videos"]
-        inputs["frame_size"] = torch.tensor([self._kind[0][:2]])  # type: ignore[index]
-        beams = options["num_beams"] or 1
-        inputs["mm_encoder_outputs"] = {"video": {"pooler_output": features.repeat_interleave(beams, 0)}}
-        if beams == 1 and options["use_cache"] is not False and not any(options[name] for name in OTHER_CACHES):
-            inputs[CACHE_NAME] = self._read_prefix(inputs["input_ids"])
-        outputs = self._pipeline.forward({"inputs": inputs}, generate_kwargs=generate_kwargs)
+        inputs["frame_size"] = torch.tensor([[height, width]])
+        filled = self._encoder.fill_in(inputs, frame=self._current, features=features, options=options)
+        outputs = self._pipeline.forward({"inputs": inputs}, generate_kwargs={**generate_kwargs, **filled})
         return {**self._pipeline.postprocess(outputs)[0], "timestamp": self.timestamp}
 
     def watch(
@@ -358,26 +334,13 @@ class VideoStream:
         """
         return Watch(self, question, every=every, changed=changed, generate_kwargs=generate_kwargs)
 
-    def _read_prefix(self, input_ids: Tensor) -> Cache:
-        """Return a cache of the text before the video, which the language model reads once for all questions."""
-        length = int((input_ids[0] == self.processor.video_token_id).int().argmax())
-        prefix = input_ids[:, :length].to(self._pipeline.device)
-        if self._prefix is None or not torch.equal(self._prefix[0], prefix):
-            cache = DynamicCache(config=self.model.config.get_text_config())
-            if length:
-                with torch.no_grad():
-                    self.model(input_ids=prefix, cache=cache, use_cache=True, logits_to_keep=1)
-            self._prefix = (prefix, cache)
-        return copy.deepcopy(self._prefix[1])
-
     def _checked(self, state: AdapterState, weights: str) -> AdapterState:
         if self.mode != "recurrent":
             raise ValueError(f"mode must be 'recurrent' to resume from a state, got {self.mode!r}")
-        config = self.model.config
         state = state.to(self._pipeline.device)
-        like: dict[str, Any] = {"device": self._pipeline.device, "dtype": self.model.dtype}
+        shape = (1, 1, self._encoder.rows_of(state) or 1, self._encoder.channels)
+        blank = torch.zeros(shape, device=self._pipeline.device, dtype=self.model.dtype)
         with torch.no_grad():
-            blank = torch.zeros(1, 1, config.num_patches, config.vision_config.hidden_size, **like)
             self.model.adapt_frame_features(blank, state, read_out=False)
         if state.weights and weights and state.weights != weights:
             raise ValueError(
@@ -387,55 +350,7 @@ class VideoStream:
         return state
 
 
-class Watch(Iterator[Answer]):
-    """Answers to one question about a video stream that differ from the one before; see `VideoStream.watch`.
-
-    It reads the private moment and the drives of its stream, the other half of one class in two.
-
-    Attributes:
-        last: the last answer yielded, with which new ones are compared; `None` before the first.
-    """
-
-    def __init__(
-        self,
-        stream: VideoStream,
-        question: str,
-        every: float,
-        changed: Callable[[Answer, Answer], bool],
-        generate_kwargs: dict[str, Any],
-    ):
-        check_every(every)
-        self.last: Answer | None = None
-        self._stream = stream
-        self._question = question
-        self._changed = changed
-        self._options = generate_kwargs
-        self._steps = max(1, math.ceil(every * stream.fps - ROUNDING))  # moments from one question to the next
-        self._asked: tuple[int, int] | None = None  # in which drive of the stream, at which of its moments
-
-    @property
-    def is_due(self) -> bool:
-        """Whether `next` will ask."""
-        now = self._stream._moment
-        if now < 0:
-            return False  # before the first frame
-        if self._asked is None or self._asked[0] != self._stream._drives:
-            return True
-        return now - self._asked[1] >= self._steps
-
-    def __next__(self) -> Answer:
-        """Ask if it is time, and return the answer if it has changed; otherwise stop for now."""
-        if not self.is_due:
-            raise StopIteration
-        answer = self._stream.ask(self._question, **self._options)
-        self._asked = (self._stream._drives, self._stream._moment)
-        if self.last is not None and not self._changed(self.last, answer):
-            raise StopIteration
-        self.last = answer
-        return answer
-
-
-def _digest(model: nn.Module) -> str:
+def _digest(model: nn.Module, parts: re.Pattern[str]) -> str:
     """Return a digest of some numbers of each weight on which a state depends; empty if they are not in memory.
 
     Devices, compiling and a move from float32 to bfloat16 do not change it; layers of PEFT do.
@@ -443,7 +358,7 @@ def _digest(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, weight in model.named_parameters():
         place = name.replace("_orig_mod.", "")
-        part = PARTS_OF_A_STATE.search(place)
+        part = parts.search(place)
         if part is None:
             continue
         if weight.is_meta:
@@ -452,32 +367,3 @@ def _digest(model: nn.Module) -> str:
         some = weight.detach().flatten()[::step].to(torch.bfloat16).tolist()
         digest.update(f"{place[part.start() :]} {tuple(weight.shape)} {some}".encode())
     return digest.hexdigest()[:16]
-
-
-def _copied(frame: Any) -> Any:
-    """Copy a picture, array or tensor, since a camera may write its next frame into it."""
-    if isinstance(frame, Tensor):
-        return frame.clone()
-    return frame.copy()
-
-
-def _describe(frame: Any) -> tuple[tuple[int, ...], str]:
-    """Return `(height, width, channels)` and the dtype of a picture."""
-    if isinstance(frame, Image.Image):
-        dtype = "uint8"
-        if frame.mode.startswith(("I", "F")):
-            dtype = frame.mode
-        return (frame.height, frame.width, len(frame.getbands())), dtype
-    shape: tuple[int, ...] = ()
-    if isinstance(frame, (np.ndarray, Tensor)):
-        shape = tuple(frame.shape)
-    if len(shape) not in (2, 3):
-        got = type(frame).__name__
-        if shape:
-            got += f" of shape {shape}"
-        raise FrameError(f"a frame must be a picture, or (h, w), (h, w, channels) or (channels, h, w), got {got}")
-    if len(shape) == 2:
-        shape = (*shape, 1)
-    elif shape[0] in CHANNELS and shape[2] not in CHANNELS:
-        shape = (*shape[1:], shape[0])
-    return shape, str(frame.dtype).removeprefix("torch.")

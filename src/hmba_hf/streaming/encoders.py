@@ -1,0 +1,165 @@
+"""What the models of a video stream differ in: how they encode a frame, and how a prompt holds it.
+
+Each encoder has the same attributes and methods:
+
+- `parts_of_a_state` finds the names of the weights on which the state of a stream depends.
+- `encode` turns one frame into what a stream keeps of it.
+- `blank_size` is the size of the picture that stands for a frame in a prompt.
+- `fill_in` puts an encoded and adapted frame in its place.
+- `channels` and `rows_of` tell the shape of a frame's rows.
+- `forget` drops all results of weights.
+"""
+
+import copy
+import re
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import BatchFeature, Cache, DynamicCache
+
+from ..models.encoding_hmba_vlm import split_rows, without_pixels
+from ..models.layers_adapter_state import AdapterState
+from ..models.loading_transformers import CACHE_NAME, CACHE_NAMES
+from ..models.pipeline_hmba import VideoTextToTextPipeline
+
+# With these, `generate` creates the cache itself, or the caller has passed one.
+_OTHER_CACHES = (*CACHE_NAMES, "cache_implementation", "assistant_model", "prompt_lookup_num_tokens")
+# Options of `generate` that encoders read, from the call or the generation config.
+OPTIONS = ("num_beams", "num_return_sequences", "use_cache", *_OTHER_CACHES)
+
+
+class EncodedFrame(NamedTuple):
+    """One frame, as the frozen part of a model sees it.
+
+    Attributes:
+        rows: `(1, 1, p, d)`, what the temporal adapter reads.
+        output: what else a prompt needs of the current frame, if anything.
+    """
+
+    rows: Tensor
+    output: Any = None
+
+
+class HMBAEncoder:
+    """Frames of H-MBA on a vision tower, all of one number of patches.
+
+    A prompt is the same up to its video for all questions of a template. So the language model reads it once, and
+    `generate` starts with a copy of that cache.
+    """
+
+    parts_of_a_state = re.compile(r"\b(vision_tower|temporal_adapter)\.")
+
+    def __init__(self, pipeline: VideoTextToTextPipeline):
+        self.pipeline = pipeline
+        self.model = pipeline.model
+        self.processor = pipeline.processor
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop all results of weights."""
+        self._prefix: tuple[Tensor, Cache] | None = None  # text before the video, and its cache
+
+    def encode(self, frame: Any) -> EncodedFrame:
+        """Run the vision tower on one frame."""
+        inputs = self.processor.video_processor([[frame]], return_tensors="pt")
+        return EncodedFrame(self.model.get_frame_features(inputs["pixel_values_videos"].to(self.pipeline.device)))
+
+    def blank_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return width and height of the picture that stands for a frame in a prompt: any, for all are the same."""
+        return 1, 1
+
+    def fill_in(
+        self, inputs: dict[str, Any], frame: EncodedFrame, features: Tensor, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Take a blank picture out of the inputs of a prompt; return what `generate` gets in its place.
+
+        Args:
+            inputs: of one prompt, changed here.
+            frame: the current one.
+            features: adapted, `(1, p, hidden_size)`.
+            options: of `generate`, those of `OPTIONS`.
+        """
+        del inputs["pixel_values_videos"]
+        beams = options["num_beams"] or 1
+        features = features.repeat_interleave(beams, 0)
+        filled: dict[str, Any] = {"mm_encoder_outputs": {"video": {"pooler_output": features}}}
+        if beams == 1 and options["use_cache"] is not False and not any(options[name] for name in _OTHER_CACHES):
+            filled[CACHE_NAME] = self._read_prefix(inputs["input_ids"])
+        return filled
+
+    def _read_prefix(self, input_ids: Tensor) -> Cache:
+        """Return a cache of the text before the video, which the language model reads once for all questions."""
+        length = int((input_ids[0] == self.processor.video_token_id).int().argmax())
+        prefix = input_ids[:, :length].to(self.pipeline.device)
+        if self._prefix is None or not torch.equal(self._prefix[0], prefix):
+            cache = DynamicCache(config=self.model.config.get_text_config())
+            if length:
+                with torch.no_grad():
+                    self.model(input_ids=prefix, cache=cache, use_cache=True, logits_to_keep=1)
+            self._prefix = (prefix, cache)
+        return copy.deepcopy(self._prefix[1])
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of a row."""
+        return self.model.config.vision_config.hidden_size
+
+    def rows_of(self, state: AdapterState) -> int | None:
+        """Return how many rows the frames have that a state goes on with, if it tells."""
+        return self.model.config.num_patches
+
+
+class HMBAVLMEncoder:
+    """Frames of H-MBA on a vision-language model, which are pictures of its base.
+
+    How many rows a frame has is the base's matter, and so is what else its output holds, which goes with the current
+    frame. Each prompt is read whole: the positions of its tokens, and what they attend to, may depend on the picture.
+    """
+
+    # All of the base but its language model.
+    parts_of_a_state = re.compile(r"\b(temporal_adapter|base(?!.*\b(language_model|text_model|lm_head)\.))\.")
+
+    def __init__(self, pipeline: VideoTextToTextPipeline):
+        self.pipeline = pipeline
+        self.model = pipeline.model
+        self.processor = pipeline.processor
+
+    def forget(self) -> None:
+        """Drop all results of weights: none outlive a question."""
+
+    def encode(self, frame: Any) -> EncodedFrame:
+        """Run the base's towers on one frame."""
+        inputs = BatchFeature(self.processor.frame_inputs([frame])).to(self.pipeline.device, self.pipeline.dtype)
+        output = self.model.get_image_features(**inputs)
+        rows = torch.cat(split_rows(output.pooler_output, None, None))  # of all pieces of the picture
+        return EncodedFrame(rows[None, None], output)
+
+    def blank_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return width and height of the picture that stands for a frame in a prompt: its own."""
+        return width, height
+
+    def fill_in(
+        self, inputs: dict[str, Any], frame: EncodedFrame, features: Tensor, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Take a blank picture out of the inputs of a prompt; see `HMBAEncoder.fill_in`."""
+        texts = without_pixels(inputs)
+        inputs.clear()
+        inputs.update(texts)
+        return {"mm_encoder_outputs": {"image": self.model.with_features(frame.output, features)}}
+
+    @property
+    def channels(self) -> int:
+        """Number of channels of a row."""
+        return self.model.config.hidden_size
+
+    def rows_of(self, state: AdapterState) -> int | None:
+        """Return how many rows the frames have that a state goes on with, if it tells."""
+        for name, tensor in state.tensors.items():
+            has_rows = name == "sum" or name.startswith("divided_space_time/")
+            if has_rows and tensor.ndim > 1:
+                return tensor.shape[1]
+        return None
+
+
+ENCODERS: dict[str, Any] = {"hmba": HMBAEncoder, "hmba_vlm": HMBAVLMEncoder}  # by model type

@@ -1,0 +1,50 @@
+"""The frames that a video stream is given: what they are, and why one cannot follow another."""
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+_CHANNELS = (1, 3, 4)
+
+
+class FrameError(ValueError):
+    """A frame that cannot follow those before: it is no picture, of another kind, or has no time of its own."""
+
+
+class TimeJump(FrameError):
+    """A frame with a time before the last one's, or more than a whole clip after it."""
+
+
+def copy_frame(frame: Any) -> Any:
+    """Copy a picture, array or tensor, since a camera may write its next frame into it."""
+    if isinstance(frame, Tensor):
+        return frame.clone()
+    return frame.copy()
+
+
+def describe_frame(frame: Any) -> tuple[tuple[int, ...], str]:
+    """Return `(height, width, channels)` and the dtype of a picture.
+
+    Raises:
+        FrameError: if it is no picture.
+    """
+    if isinstance(frame, Image.Image):
+        dtype = "uint8"
+        if frame.mode.startswith(("I", "F")):
+            dtype = frame.mode
+        return (frame.height, frame.width, len(frame.getbands())), dtype
+    shape: tuple[int, ...] = ()
+    if isinstance(frame, (np.ndarray, Tensor)):
+        shape = tuple(frame.shape)
+    if len(shape) not in (2, 3):
+        got = type(frame).__name__
+        if shape:
+            got += f" of shape {shape}"
+        raise FrameError(f"a frame must be a picture, or (h, w), (h, w, channels) or (channels, h, w), got {got}")
+    if len(shape) == 2:
+        shape = (*shape, 1)
+    elif shape[0] in _CHANNELS and shape[2] not in _CHANNELS:
+        shape = (*shape[1:], shape[0])
+    return shape, str(frame.dtype).removeprefix("torch.")
