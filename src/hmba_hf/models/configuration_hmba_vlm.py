@@ -58,6 +58,10 @@ class HMBAVLMConfig(TemporalAdapterConfig):
         if not type(self).__module__.startswith("transformers_modules."):
             kwargs.pop("custom_pipelines", None)
         self._check_keys(kwargs, "an H-MBA")
+        if of_base := sorted({"hidden_size", "image_token_id"} & kwargs.keys()):
+            raise ValueError(
+                f"{of_base} must be values of base_config, got them beside it, as in the base's own config"
+            )
         make_sub_configs(self)
         super().__post_init__(**kwargs)
         self.check()

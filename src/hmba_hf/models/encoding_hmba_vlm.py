@@ -133,12 +133,12 @@ def with_rows(output: Any, rows: Iterable[Tensor], width: int) -> Any:
     return type(output)(**{**output, name: replaced})
 
 
-def join_clips(current: Sequence[Tensor], past: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+def join_clips(current: Sequence[Tensor], past: Any, lengths: Sequence[int]) -> list[Tensor]:
     """Put the rows of earlier frames before those of the current ones.
 
     Args:
         current: `(p, d)` of each picture.
-        past: `(p, d)` of each earlier frame, all clips one behind the other.
+        past: features of `read_features` of all earlier frames, clip by clip, old frames first.
         lengths: earlier frames of each picture.
 
     Returns:
@@ -151,12 +151,11 @@ def join_clips(current: Sequence[Tensor], past: Sequence[Tensor], lengths: Seque
         raise ValueError(
             f"past_lengths must have a number for each of {len(current)} pictures, got {len(lengths)} numbers"
         )
-    if sum(lengths) != len(past):
-        raise ValueError(f"earlier frames must be as many as past_lengths tells, {sum(lengths)}, got {len(past)}")
+    earlier = _split_past(past, current, lengths)
     clips = []
     start = 0
     for rows, length in zip(current, lengths, strict=True):
-        frames = [*past[start : start + length], rows]
+        frames = [*earlier[start : start + length], rows]
         start += length
         if len({frame.shape for frame in frames}) > 1:
             raise ValueError(
@@ -174,9 +173,18 @@ def _pieces(value: Any) -> list[Tensor]:
     return [piece for item in value for piece in _pieces(item)]
 
 
-def tokens_of_past(picture_tokens: Sequence[int], lengths: Sequence[int]) -> list[int]:
-    """Return the rows of each earlier frame: as many as its clip's current frame has."""
+def _split_past(past: Any, current: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+    """Part the rows of earlier frames; where frames come in pieces, each has the rows of its clip's current frame."""
+    pieces = [piece.reshape(-1, piece.shape[-1]) for piece in past]
+    if len(pieces) == sum(lengths):
+        return pieces
     tokens = []
-    for rows, length in zip(picture_tokens, lengths, strict=True):
-        tokens += [rows] * length
-    return tokens
+    for rows, length in zip(current, lengths, strict=True):
+        tokens += [len(rows)] * length
+    found = sum(map(len, pieces))
+    if found != sum(tokens):
+        raise ValueError(
+            f"earlier frames must be as many as past_lengths tells, {sum(lengths)} of {sum(tokens)} tokens, got "
+            f"{len(pieces)} of {found} tokens"
+        )
+    return list(torch.cat(pieces).split(tokens))

@@ -24,7 +24,6 @@ from .encoding_hmba_vlm import (
     picture_names,
     read_features,
     split_rows,
-    tokens_of_past,
     with_rows,
     without_pixels,
 )
@@ -161,31 +160,19 @@ class HMBAVLMModel(HMBAVLMPreTrainedModel):
         output = self.get_image_features(**pictures, return_dict=True)
         lengths = None if past_lengths is None else past_lengths.tolist()
         tokens = None if picture_tokens is None else picture_tokens.tolist()
-        current = split_rows(
-            read_features(output, self.config.hidden_size), tokens, None if lengths is None else len(lengths)
-        )
+        features = read_features(output, self.config.hidden_size)
+        current = split_rows(features, tokens, None if lengths is None else len(lengths))
         if frame_features is not None:
             clips = list(frame_features)
         else:
-            clips = self._read_past(current, lengths or [0] * len(current), past)
+            earlier = self._features_of(past) if has_pixels(past) else []
+            clips = join_clips(current, earlier, lengths or [0] * len(current))
         adapted = self._adapt(clips)
         return {**without_pixels(inputs), "mm_encoder_outputs": {"image": self.with_features(output, adapted)}}
 
     def _features_of(self, pictures: dict[str, Any]) -> Any:
         """Encode pictures, and return what the language model reads of them, in the base's own containers."""
         return read_features(self.get_image_features(**pictures, return_dict=True), self.config.hidden_size)
-
-    def _read_past(self, current: Sequence[Tensor], lengths: Sequence[int], past: dict[str, Any]) -> list[Tensor]:
-        """Encode earlier frames, and return the rows of each clip, `(t, p, d)`."""
-        earlier: list[Tensor] = []
-        if has_pixels(past):
-            tokens = tokens_of_past([len(rows) for rows in current], lengths)
-            encoded = self._features_of(past)
-            earlier = list(encoded)
-            if len(earlier) != sum(lengths):  # in pieces
-                earlier = split_rows(encoded, tokens, None)
-            earlier = [rows.reshape(-1, rows.shape[-1]) for rows in earlier]
-        return join_clips(current, earlier, lengths)
 
     def _adapt(self, clips: Sequence[Tensor]) -> list[Tensor]:
         """Adapt clips, `(t, p, d)` each, those of one `p` together; return `(p, d)` of each."""
