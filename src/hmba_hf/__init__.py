@@ -36,6 +36,7 @@ from .models.pretrained_adapter import AdapterPreTrainedModel
 from .models.pretrained_mambavl import MambaVLPreTrainedModel
 from .models.pretrained_videomamba import VideoMambaPreTrainedModel
 from .models.processing_hmba import HMBAProcessor
+from .models.processing_hmba_vlm import HMBAVLMProcessor
 from .models.processing_mambavl import MambaVLProcessor
 from .models.processing_videomamba import VideoMambaProcessor
 from .models.retrieving_videomamba import VideoMambaForVideoTextRetrieval
@@ -55,6 +56,7 @@ __all__ = [
     "HMBAVLMConfig",
     "HMBAVLMForConditionalGeneration",
     "HMBAVLMModel",
+    "HMBAVLMProcessor",
     "HMBAVideoProcessor",
     "MambaVLConfig",
     "MambaVLFeaturesConfig",
@@ -129,6 +131,7 @@ def _check_processor_push(processor: Any, **options: Any) -> None:
 _MODELS: tuple[Any, ...] = (AdapterPreTrainedModel, MambaVLPreTrainedModel, VideoMambaPreTrainedModel)
 _PROCESSORS: tuple[Any, ...] = (
     HMBAProcessor,
+    HMBAVLMProcessor,
     HMBAVideoProcessor,
     MambaVLProcessor,
     MambaVLVideoProcessor,

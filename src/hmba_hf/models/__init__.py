@@ -34,6 +34,7 @@ from .modeling_videomamba import (
 )
 from .pipeline_hmba import VideoTextToTextPipeline
 from .processing_hmba import HMBAProcessor
+from .processing_hmba_vlm import HMBAVLMProcessor
 from .processing_mambavl import MambaVLProcessor
 from .processing_videomamba import VideoMambaProcessor
 from .retrieving_videomamba import VideoMambaForVideoTextRetrieval
@@ -53,6 +54,7 @@ AutoConfig.register("hmba_vlm", HMBAVLMConfig)
 AutoModel.register(HMBAVLMConfig, HMBAVLMModel)
 AutoModelForImageTextToText.register(HMBAVLMConfig, HMBAVLMForConditionalGeneration)
 AutoModelForMultimodalLM.register(HMBAVLMConfig, HMBAVLMForConditionalGeneration)
+AutoProcessor.register(HMBAVLMConfig, HMBAVLMProcessor)
 AutoConfig.register("videomamba", VideoMambaConfig)
 AutoModel.register(VideoMambaConfig, VideoMambaModel)
 AutoModelForImageClassification.register(VideoMambaConfig, VideoMambaForImageClassification)

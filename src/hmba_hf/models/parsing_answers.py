@@ -70,6 +70,93 @@ def mark_tokens(spans: Sequence[Span], offsets: Sequence[Span], replacements: Se
     return marks
 
 
+def token_spans(
+    chat: Sequence[Mapping[str, Any]],
+    whole: Sequence[int],
+    encode: Callable[[Sequence[Any], bool], Sequence[int]],
+    closing: int | None = None,
+) -> list[Span]:
+    """Find the answers of a chat in its tokens, as `answer_spans` finds them in its text.
+
+    Args:
+        chat: messages with a `role`.
+        whole: tokens of the chat.
+        encode: returns the tokens of messages, with a prompt for an answer behind them if its second argument is true.
+        closing: token behind a whole chat but not behind each turn.
+
+    Returns:
+        For each turn of the assistant, the first token and the one after its last.
+
+    Raises:
+        ValueError: if the tokens of the chat do not begin with those of a prompt or of its answered turns.
+    """
+    spans = []
+    for number, message in enumerate(chat):
+        if message["role"] != "assistant":
+            continue
+        prompt = [*encode(chat[:number], True)]
+        answered = [*encode(chat[: number + 1], False)]
+        if answered[-1] == closing and answered != [*whole[: len(answered)]]:
+            answered.pop()
+        for beginning, name in ((prompt, "the prompt for each answer"), (answered, "its turns up to each answer")):
+            if [*whole[: len(beginning)]] != beginning:
+                raise ValueError(
+                    f"the tokens of a chat must begin with those of {name}, got {len(beginning)} others: let the chat "
+                    "template mark answers by a generation block"
+                )
+        spans.append((len(prompt), len(answered)))
+    return spans
+
+
+def offsets_before(changes: Sequence[Mapping[str, Any]], times: Sequence[tuple[int, str]]) -> list[dict[str, Any]]:
+    """Bring replacements in a prompt with times to the prompt before, in which each time is then a replacement, too.
+
+    Args:
+        changes: of the pictures, in order: `span`, `new_span` and `replacement`.
+        times: of each picture, or of none: its place in the prompt before, and its text.
+    """
+    if not times:
+        return [dict(change) for change in changes]
+    moved = []
+    added = 0  # characters of times up to here
+    gained = 0  # characters of pictures up to here, beyond their placeholders
+    for change, (place, text) in zip(changes, times, strict=True):
+        start, end = change["span"]
+        moved.append({**change, "span": (start - added, end - added)})
+        gained += len(change["replacement"]) - (end - start)
+        first = place + added + gained
+        added += len(text)
+        moved.append(
+            {
+                "type": "time",
+                "span": (place, place),
+                "new_span": (first, first + len(text)),
+                "text": "",
+                "replacement": text,
+            }
+        )
+    return moved
+
+
+def check_unchanged(prompt: str, changes: Sequence[Mapping[str, Any]], offsets: Sequence[Span]) -> None:
+    """Raise a `ValueError` if more than placeholders was replaced in a prompt, which moves all places behind.
+
+    Args:
+        prompt: before placeholders were replaced.
+        changes: of the pictures: `text` and `replacement`.
+        offsets: of each token after that.
+    """
+    length = len(prompt)
+    for change in changes:
+        length += len(change["replacement"]) - len(change["text"])
+    end = max(int(last) for _, last in offsets)
+    if end > length:
+        raise ValueError(
+            "the base must add nothing but pictures to a prompt whose offsets are wanted, as of marked answers, "
+            f"got {end - length} characters more"
+        )
+
+
 def _place_after(place: int, replacements: Sequence[Replacement]) -> int:
     """Return the position, after all replacements, of a place of the text outside of placeholders."""
     gained = 0
@@ -79,4 +166,4 @@ def _place_after(place: int, replacements: Sequence[Replacement]) -> int:
     return place + gained
 
 
-__all__ = ["answer_spans", "mark_tokens"]
+__all__ = ["answer_spans", "check_unchanged", "mark_tokens", "offsets_before", "token_spans"]

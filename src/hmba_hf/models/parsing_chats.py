@@ -26,21 +26,20 @@ class Clip:
     """A video that stands as a picture in a chat.
 
     Attributes:
-        source: the video, as of `block_video`.
+        block: the content block of the video.
     """
 
-    source: Any
+    block: dict
 
 
-def as_pictures(blocks: Any, is_read: bool) -> Any:
-    """Return content blocks in which each video is a picture, with a `Clip` as its source where videos are read.
+def as_pictures(blocks: Any) -> Any:
+    """Return content blocks in which each video is a picture, with a `Clip` as its source, as `block_video` knows.
 
     Args:
-        blocks: the content of a message.
-        is_read: whether sources are needed; a template alone needs none.
+        blocks: the content of a message; text stays as it is.
 
     Raises:
-        ValueError: as `check_blocks`, and `block_video` where videos are read.
+        ValueError: as `check_blocks`.
     """
     if not isinstance(blocks, (list, tuple)):
         return blocks
@@ -48,10 +47,7 @@ def as_pictures(blocks: Any, is_read: bool) -> Any:
     pictures = []
     for block in blocks:
         if block["type"] == "video":
-            picture: dict[str, Any] = {"type": "image"}
-            if is_read:
-                picture["image"] = Clip(block_video(block))
-            block = picture
+            block = {"type": "image", "image": Clip(block)}
         pictures.append(block)
     return pictures
 
@@ -78,7 +74,7 @@ def block_video(block: dict) -> Any:
     """
     source = _block_source(block)
     if isinstance(source, Clip):
-        return source.source
+        return block_video(source.block)
     if block["type"] == "image" or is_valid_video_frame(source):
         return [Picture(source)]
     if isinstance(source, (list, tuple)):

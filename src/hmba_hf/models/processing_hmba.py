@@ -17,7 +17,7 @@ from transformers.processing_utils import MultiModalData, ProcessingKwargs, Vide
 from .batching_hmba import join_inputs
 from .parsing_boxes import ParsedBox, format_boxes, locate_boxes, parse_boxes, post_process_boxes, strip_boxes
 from .prompting_hmba import check_time_format, default_chat_templates, write_time
-from .reading_chats import VideoChatProcessor, check_placeholders, flatten_clips, limits_in
+from .reading_chats import VideoChatProcessor, check_placeholders, check_prompts, flatten_clips, limits_in
 from .video_processing_hmba import HMBAVideoProcessor
 
 if TYPE_CHECKING:  # transformers copies imported files into a saved checkpoint, and so the pipeline
@@ -202,7 +202,8 @@ class HMBAProcessor(VideoChatProcessor):
             raise ValueError("text, videos or both must be given, got neither")
         if text is None:
             return
-        check_placeholders(text, self.video_token, videos)
+        check_prompts(text)
+        check_placeholders(sum(prompt.count(self.video_token) for prompt in text), videos, self.video_token)
 
     def join(self, encoded: list[dict[str, Any]]) -> dict[str, Any]:
         """Join inputs of batch size one to those of a batch, padded on the left; `join_inputs` of `batching_hmba`."""

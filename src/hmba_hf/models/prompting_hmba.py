@@ -107,6 +107,28 @@ def _shows_video(tokenizer: Any, template: str, video_token: str) -> bool:
     return video_token in text
 
 
+def text_behind_picture(tokenizer: Any, template: Any, token: str) -> str:
+    """Return what a chat template writes between the token of a picture and the words of a user behind it.
+
+    Args:
+        tokenizer: renders the template.
+        template: of chats with pictures; `None` writes nothing.
+        token: stands for a picture.
+    """
+    if isinstance(template, dict):
+        template = template.get("default")
+    if template is None:
+        return ""
+    turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": _SECONDS}]}
+    try:
+        text = tokenizer.apply_chat_template([turn], chat_template=template, tokenize=False)
+    except TemplateError:  # it wants more than one turn, or tools
+        return ""
+    _, _, behind = text.partition(token)
+    between, _, _ = behind.rpartition(_SECONDS)
+    return between
+
+
 def check_time_format(time_format: Any) -> None:
     """Raise a `ValueError` unless it is `None` or a text with one `{seconds}`."""
     if time_format is not None and (not isinstance(time_format, str) or time_format.count(_SECONDS) != 1):
@@ -121,4 +143,4 @@ def write_time(metadata: Any, time_format: str) -> str:
     return time_format.replace(_SECONDS, f"{seconds:.1f}")
 
 
-__all__ = ["check_time_format", "default_chat_templates", "write_time"]
+__all__ = ["check_time_format", "default_chat_templates", "text_behind_picture", "write_time"]

@@ -1,7 +1,7 @@
 """What processors of questions about videos share: the videos of a chat, and the places of its answers."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from .decoding_clips import flatten_pictures, flatten_videos
 from .decoding_containers import SourceLimits
-from .parsing_answers import answer_spans, mark_tokens
+from .parsing_answers import answer_spans, mark_tokens, token_spans
 from .parsing_chats import block_video, check_blocks, with_pictures_loaded, with_videos_alone
 
 _GENERATION_BLOCK = re.compile(r"{%-?\s*generation\s*-?%}")
@@ -28,6 +28,14 @@ _OPTIONS_OF_INPUTS = {
     "return_tensors",
     "sanitize_control_tokens",
     "tokenize",
+}
+# How the beginning of a chat is encoded by itself.
+_SINGLE = {
+    "tokenize": True,
+    "return_dict": True,
+    "return_tensors": None,
+    "return_assistant_tokens_mask": False,
+    "continue_final_message": False,
 }
 
 
@@ -65,12 +73,15 @@ def _load_picture(source: Any, limits: Any) -> Any:
     return pictures[0][0]
 
 
-def check_placeholders(prompts: list[str], token: str, clips: list[Any] | None) -> None:
-    """Raise a `ValueError` unless the prompts are strings that name each video once, by its token."""
+def check_prompts(prompts: list[Any]) -> None:
+    """Raise a `ValueError` unless all prompts are strings."""
     for prompt in prompts:
         if not isinstance(prompt, str):
             raise ValueError(f"text must be a string or a list of strings, got {type(prompt).__name__}")
-    wanted = sum(prompt.count(token) for prompt in prompts)
+
+
+def check_placeholders(wanted: int, clips: list[Any] | None, token: str) -> None:
+    """Raise a `ValueError` unless prompts with so many placeholders, each a `token`, name each video once."""
     given = len(clips or ())
     if wanted != given:
         raise ValueError(
@@ -145,15 +156,36 @@ class VideoChatProcessor(VideoTextProcessor):
             conversation,
             **{**options, "return_assistant_tokens_mask": False, "processor_kwargs": processor_kwargs},
         )
-        replaced = inputs.pop("text_replacement_offsets")
+        changes = inputs.pop("text_replacement_offsets", None)
+        offsets = inputs.pop("offset_mapping")
         masks = []
-        for of_chat, offsets, changes in zip(spans, inputs.pop("offset_mapping"), replaced, strict=True):
-            masks.append(mark_tokens(of_chat, np.asarray(offsets).tolist(), changes))
+        for number, of_chat in enumerate(spans):
+            if changes is not None:
+                masks.append(mark_tokens(of_chat, np.asarray(offsets[number]).tolist(), changes[number]))
+            else:
+                masks.append(self._mark_by_tokens(chats[number], inputs, number, write, options))
         inputs["assistant_masks"] = masks
         tensors = options.get("return_tensors", "auto")
         if tensors == "auto":
             tensors = None
         return inputs.convert_to_tensors(tensor_type=tensors)
+
+    def _mark_by_tokens(
+        self, chat: Any, inputs: Any, number: int, write: Callable[..., Any], options: dict[str, Any]
+    ) -> list[int]:
+        """Mark the answers of a chat by the tokens of its beginnings, where placeholders have no known places."""
+        ids = np.asarray(inputs["input_ids"][number])
+        places = np.flatnonzero(np.asarray(inputs["attention_mask"][number]))
+        whole = ids[places].tolist()
+
+        def encode(messages: Any, add_generation_prompt: bool) -> list[int]:
+            encoded = write(messages, **{**options, **_SINGLE, "add_generation_prompt": add_generation_prompt})
+            return np.asarray(encoded["input_ids"][0]).tolist()
+
+        marks = np.zeros(len(ids), dtype=int)
+        for start, end in token_spans(chat, whole, encode, self.tokenizer.eos_token_id):
+            marks[places[start:end]] = 1
+        return marks.tolist()
 
     def _multimodal_inputs_from_conversations(
         self, conversations: list[list[dict]], audio_loading_params: dict, load_audio_from_video: bool = False
@@ -169,4 +201,4 @@ class VideoChatProcessor(VideoTextProcessor):
         return [], [videos], [], {}
 
 
-__all__ = ["VideoChatProcessor", "check_placeholders", "flatten_clips", "limits_in"]
+__all__ = ["VideoChatProcessor", "check_placeholders", "check_prompts", "flatten_clips", "limits_in"]
