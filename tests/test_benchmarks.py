@@ -181,3 +181,15 @@ def test_the_benchmark_of_masked_steps_compares_blocks_and_students(tmp_path):
     parts = ["encoder", "student"]
     assert [(r["part"], r["tokens"]) for r in records] == [(part, n) for part in parts for n in (201, 101, 41)]
     assert [r["ratio"] for r in records if r["masked"] == 0] == [1, 1]
+
+
+def test_the_sweep_over_bases_tells_which_work_and_why_others_do_not():
+    printed = run("vlm_bases.py", "--families", "internvl", "vipllava", "florence2")
+    assert columns(printed) == [
+        ["family", "model type", "sizes", "rows of pictures", "inputs about pictures"],
+        ["family", "model type", "result", "why"],
+    ]
+    assert "| internvl | internvl | tests | Tensor | pixel_values |" in printed
+    assert "| vipllava | vipllava | shrunk | Tensor | pixel_values |" in printed
+    assert "| florence2 |  | refused | an encoder of texts reads its pictures" in printed
+    assert "works: 2 of 3" in printed
