@@ -105,6 +105,23 @@ def test_the_vocabulary_may_grow(base, clip):
     assert model.config.get_text_config().vocab_size == size + 3
 
 
+OFFLOADED = {
+    "adapter": {"model.temporal_adapter": "disk", "model.base": "cpu"},
+    "base": {"model.temporal_adapter": "cpu", "model.base": "disk"},
+}
+
+
+@pytest.mark.parametrize("device_map", OFFLOADED.values(), ids=OFFLOADED)
+def test_a_part_may_lie_on_a_disk(model, clip, device_map, tmp_path):
+    model.save_pretrained(tmp_path)
+    loaded = HMBAVLMForConditionalGeneration.from_pretrained(
+        tmp_path, device_map=device_map, offload_folder=tmp_path / "disk"
+    )
+    torch.testing.assert_close(logits(loaded, clip), logits(model, clip))
+    answer = loaded.generate(**clip, max_new_tokens=4)
+    assert torch.equal(answer, model.generate(**clip, max_new_tokens=4))
+
+
 def test_options_that_nothing_reads_are_refused(base):
     with pytest.raises(ValueError, match=r"options must be those of loading or values of HMBAVLMConfig, got \['gate'"):
         HMBAVLMForConditionalGeneration.from_base_pretrained(base, gate=True)

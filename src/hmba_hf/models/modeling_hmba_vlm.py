@@ -113,9 +113,11 @@ class HMBAVLMModel(HMBAVLMPreTrainedModel):
         if len(shape) != 4 or 0 in shape or shape[-1] != width:
             raise ValueError(f"frame_features must be (clips, frames, tokens, {width}), got {shape}")
         require(torch.isfinite(frame_features).all(), "frame_features must be finite, got NaN or infinity")
-        for parameter in self.temporal_adapter.parameters():
-            frame_features = frame_features.to(parameter.device, parameter.dtype)
-            break
+        parameter = next(self.temporal_adapter.parameters(), None)
+        if parameter is not None:
+            frame_features = frame_features.to(parameter.dtype)
+        if parameter is not None and not parameter.is_meta:  # accelerate brings features to weights that lie on a disk
+            frame_features = frame_features.to(parameter.device)
         features, state, attentions = self.temporal_adapter(frame_features, state, frame_mask, read_out)
         return HMBAVideoFeatures(
             last_hidden_state=features,
