@@ -346,7 +346,7 @@ def test_a_checkpoint_without_a_processor_of_pictures_is_refused(tmp_path):
 def test_boxes_are_written_and_read_in_the_dialect_of_the_base(tmp_path):
     boxes = [(10.0, 6.0, 30.0, 18.0)]
     objects = [{"label": "a car", "box": {"xmin": 10.0, "ymin": 6.0, "xmax": 30.0, "ymax": 18.0}}]
-    for name in ("qwen3_vl", "qwen2_5_vl", "gemma3", "paligemma", "internvl"):
+    for name in ("qwen3_vl", "qwen2_5_vl", "gemma3", "gemma4", "paligemma", "internvl"):
         processor = HMBAVLMProcessor.from_base_pretrained(save_base(name, tmp_path / name))
         text = processor.format_boxes(boxes, (24, 40), labels=["a car"])
         [found] = processor.post_process_boxes(text, (24, 40))

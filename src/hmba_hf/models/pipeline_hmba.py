@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 from transformers import GenerationConfig, Pipeline
+from transformers.utils import logging
 from transformers.utils.chat_template_utils import Chat, is_valid_message
 from transformers.video_utils import is_valid_video_frame
 
 from .loading_checkpoints import OPTIONS_OF_PUSHES, pushing_options
 from .loading_transformers import generation_options
 
+logger = logging.get_logger(__name__)
 # Options of a call about its inputs; all others are for `generate`.
 _PREPROCESS_OPTIONS = (
     "timestamp",
@@ -232,10 +234,19 @@ class VideoTextToTextPipeline(Pipeline):
         answers = []
         for text in texts:
             objects = []
-            if height:
+            if height and not self._writes_unknown_boxes():
                 objects = self.processor.post_process_boxes(text, (height, width))
             answers.append({"generated_text": text.strip(), "objects": objects})
         return answers
+
+    def _writes_unknown_boxes(self) -> bool:
+        """Return whether answers may hold boxes that nothing reads, and warn of it once."""
+        if getattr(self.processor, "boxes_dialect", "unit_square") is not None:
+            return False
+        logger.warning_once(
+            "no boxes of answers are read: boxes_dialect of the processor must be named for this base, got None"
+        )
+        return True
 
     def save_pretrained(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save the model, the processor and their code to a folder.

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .loading_checkpoints import (  # first: it refuses an old transformers
@@ -396,7 +396,7 @@ class HMBAVLMProcessor(VideoChatProcessor):
         self, boxes: Sequence[Sequence[float]], size: tuple[int, int], labels: Sequence[str] | None = None
     ) -> str:
         """Write boxes in pixels of a frame as the base writes and reads them; see `BoxDialect.format_boxes`."""
-        return self.dialect.format_boxes(boxes, size, resized=self.frame_size_in_base, labels=labels)
+        return self.dialect.format_boxes(boxes, size, resized=self._resize, labels=labels)
 
     def parse_boxes(self, text: str, size: tuple[int, int] | None = None) -> list[ParsedBox]:
         """Read every box of an answer; see `BoxDialect.parse_boxes`.
@@ -404,23 +404,27 @@ class HMBAVLMProcessor(VideoChatProcessor):
         Args:
             size: height and width of the original frame; needed where boxes are in pixels of the resized picture.
         """
-        dialect = self.dialect
         resized = None
-        if dialect.needs_resized and size is not None:
-            resized = self.frame_size_in_base(size)
-        return dialect.parse_boxes(text, resized)
+        if size is not None and self._resize is not None:
+            resized = self._resize(size)
+        return self.dialect.parse_boxes(text, resized)
 
     def locate_boxes(self, text: str, size: tuple[int, int]) -> list[ParsedBox]:
         """Read every box of an answer as fractions of the original frame; see `BoxDialect.locate_boxes`."""
-        return self.dialect.locate_boxes(text, size, resized=self.frame_size_in_base)
+        return self.dialect.locate_boxes(text, size, resized=self._resize)
 
     def post_process_boxes(self, text: str | list[str], size: Any) -> list:
         """Return the boxes of an answer in pixels of the original frame; see `BoxDialect.post_process_boxes`."""
-        return self.dialect.post_process_boxes(text, size, resized=self.frame_size_in_base)
+        return self.dialect.post_process_boxes(text, size, resized=self._resize)
 
     def strip_boxes(self, text: str) -> str:
         """Remove the box text of an answer, and nothing else."""
         return self.dialect.strip_boxes(text)
+
+    @property
+    def _resize(self) -> Callable[[tuple[int, int]], tuple[int, int]] | None:
+        """Return how sizes of frames become those in the base, where boxes are in its pixels; else nothing."""
+        return self.frame_size_in_base if self.dialect.needs_resized else None
 
     def frame_size_in_base(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return height and width to which the base's image processor resizes a frame, found from a blank one.
