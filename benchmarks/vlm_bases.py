@@ -274,6 +274,7 @@ def explain(outcome: Outcome) -> dict[str, str]:
 
 
 def main() -> None:
+    """Try families, and print two tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--families", nargs="+", help="folders of transformers.models; all with the door if absent")
     parser.add_argument("--output_dir", help="folder for results.json")
