@@ -175,7 +175,7 @@ def write_predictions(
     for outcomes in predict_batches(
         model, samples, share, encode=encode, predict=predict, on_error=arguments.on_error
     ):
-        folder.append(to_record(outcome, samples, task) for outcome in outcomes)
+        folder.append(to_record(outcome, samples, task, processor) for outcome in outcomes)
     state.wait_for_everyone()
     if state.is_main_process:
         _report(folder.merge(len(samples)))
@@ -183,8 +183,8 @@ def write_predictions(
     return folder.predictions_file
 
 
-def to_record(outcome: Outcome, samples: Splits, task: Task) -> Record:
-    """Return all that scoring a prediction needs, as plain values.
+def to_record(outcome: Outcome, samples: Splits, task: Task, processor: Any = None) -> Record:
+    """Return all that scoring a prediction needs, of the processor, too, if there is one, as plain values.
 
     The prediction is `answer`, the name that records have had since version 0.1; `None` where there is an `error`.
     """
@@ -200,6 +200,8 @@ def to_record(outcome: Outcome, samples: Splits, task: Task) -> Record:
     }
     if sample is None:
         return record
+    if processor is not None:
+        record |= task.reading(sample, processor)
     return record | task.record(sample)
 
 

@@ -60,6 +60,11 @@ class Scorer:
         return {}
 
 
+def _read_nothing(sample: Any, processor: Any) -> Record:
+    """Need nothing of a processor."""
+    return {}
+
+
 def _take_any(record: Record) -> None:
     """Check nothing."""
 
@@ -90,6 +95,8 @@ class Task(NamedTuple):
         record: returns what scoring needs of a sample, as plain values; its `task` is the name.
         scorer: makes a `Scorer` of records without an error, how intervals are drawn, and settings by name.
         metrics: scores that a card shows. A score whose name ends in `_` and such a name is that of a part.
+        reading: returns what reading a prediction about a sample needs of the processor, as plain values for the
+            record; nothing by default.
         check_record: raises a `ValueError` for a record that cannot be scored.
         settings: what scores depend on besides the records: a sentence for people, with `{!r}` for the value, by name.
         versions: returns the versions of what scores depend on besides this package, torch and transformers.
@@ -107,6 +114,7 @@ class Task(NamedTuple):
     record: Callable[[Any], Record]
     scorer: Callable[..., Scorer]
     metrics: Mapping[str, CardMetric]
+    reading: Callable[[Any, Any], Record] = _read_nothing
     check_record: Callable[[Record], None] = _take_any
     settings: Mapping[str, str] = MappingProxyType({})
     versions: Callable[[], Mapping[str, str | None]] = dict

@@ -23,6 +23,7 @@ from ..evaluation.splits import Splits, load_splits
 from ..messages import logger
 from ..models.decoding_containers import LIMITS, SourceLimits
 from ..tasks.answering import TASK
+from ..tasks.answering.boxes import box_reading
 
 Document = dict[str, Any]
 CAPTION_SCORES = ("bleu_4", "meteor", "rouge_l", "cider")
@@ -30,12 +31,19 @@ SCORES = ("mean_iou", "accuracy", "unparsed", "picked", *CAPTION_SCORES)
 BDDX_SCORES = tuple(f"{part}_{name}" for part in BDDX_PARTS for name in CAPTION_SCORES)
 
 _limits = LIMITS  # of pictures in documents
+_processor: Any = None  # of the model that answers
 
 
 def set_limits(limits: SourceLimits) -> None:
     """Set the limits on the pictures of documents that are read from now on: lmms-eval gives tasks no options."""
     global _limits
     _limits = limits
+
+
+def set_processor(processor: Any) -> None:
+    """Set whose dialect the boxes of answers are read in; without one they are read as H-MBA's."""
+    global _processor
+    _processor = processor
 
 
 def open_documents(sources: Any) -> Any:
@@ -111,7 +119,8 @@ def _temporary_folder() -> tempfile.TemporaryDirectory:
 def process_results(document: Document, results: Sequence[str]) -> dict[str, Document]:
     """Put the answer into the record, under the name of every metric: all of them are scores of the whole corpus."""
     names = BDDX_SCORES if document["parts"] else SCORES
-    return dict.fromkeys(names, {**document, "answer": results[0]})
+    reading = box_reading(_processor, document["size"])
+    return dict.fromkeys(names, {**document, **reading, "answer": results[0]})
 
 
 def score(records: Sequence[Document], name: str) -> float:

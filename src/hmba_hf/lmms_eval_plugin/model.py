@@ -11,7 +11,7 @@ from transformers import AutoProcessor
 from ..data.video_options import VideoOptions
 from ..families import load_model
 from ..tasks.answering.generation import generate_answers
-from .documents import set_limits
+from .documents import set_limits, set_processor
 
 try:
     from lmms_eval.api.model import lmms
@@ -55,6 +55,7 @@ class HMBA(lmms):
         self.processor = AutoProcessor.from_pretrained(pretrained)
         self.processor.video_processor.set_source_rules(**rules)
         set_limits(rules["limits"])
+        set_processor(self.processor)
         self.batch_size = int(batch_size)
 
     @property

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from ..models.processing_hmba import strip_boxes
+from ..models.parsing_dialects import find_dialect
 
 if TYPE_CHECKING:
     from .stream import VideoStream
@@ -26,7 +26,8 @@ def check_every(every: float) -> None:
 
 
 def words_differ(before: Answer, after: Answer) -> bool:
-    """Return whether two answers of a stream differ in more than their boxes."""
+    """Return whether two answers of a stream differ in more than their boxes, in whatever dialect these are."""
+    strip_boxes = find_dialect("unit_square").strip_boxes  # box text of H-MBA, and that in all other forms
     return strip_boxes(before["generated_text"]) != strip_boxes(after["generated_text"])
 
 

@@ -8,7 +8,7 @@ from ...metrics.caption_tokens import java_version
 from .generation import encode_questions, generate_answers
 from .pictures import draw_answered
 from .prediction import PredictionArguments, load_clips
-from .records import check_record, sample_record
+from .records import check_record, reading_record, sample_record
 from .scores import CARD_METRICS, AnswerScorer
 
 
@@ -22,6 +22,7 @@ TASK = Task(
     encode=encode_questions,
     predict=generate_answers,
     record=sample_record,
+    reading=reading_record,
     check_record=check_record,
     scorer=AnswerScorer,
     metrics=CARD_METRICS,

@@ -1,42 +1,82 @@
 """Boxes of answers, and how well they meet the true ones."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ...data.samples import BOX_MARKER, Box, Sample
 from ...metrics.grounding import GroundingScores, mean_iou, picked_object
+from ...models import parsing_boxes
+from ...models.parsing_dialects import find_dialect
+
+
+class RecordedBoxes:
+    """Reads the boxes of a stored answer as the processor would that was there when it was given.
+
+    Args:
+        record: its `boxes_dialect` names a dialect, and its `resized_size` is the height and width of the picture that
+            the base saw, where the dialect needs it. One without a dialect is H-MBA's.
+
+    Raises:
+        ValueError: if there is no such dialect, or if it needs a size that the record lacks.
+    """
+
+    def __init__(self, record: Mapping[str, Any]):
+        name = record.get("boxes_dialect")
+        self.locate_boxes: Any = parsing_boxes.locate_boxes
+        self.strip_boxes: Any = parsing_boxes.strip_boxes
+        if name is None:
+            return
+        dialect = find_dialect(name)
+        resized = record.get("resized_size")
+        if dialect.needs_resized and resized is None:
+            raise ValueError(f"resized_size must be [height, width] for boxes in the dialect {name!r}, got None")
+        self.locate_boxes = partial(dialect.locate_boxes, resized=resized)
+        self.strip_boxes = dialect.strip_boxes
+
+
+def can_read_boxes(processor: Any) -> bool:
+    """Whether it is known how the model of a processor writes boxes: always for H-MBA, else if a dialect is named."""
+    return getattr(processor, "boxes_dialect", "unit_square") is not None
+
+
+def box_reading(processor: Any, size: Sequence[int] | None) -> dict[str, Any]:
+    """Return what `RecordedBoxes` needs of a processor to read its answers about frames of a size, as plain values.
+
+    That is nothing for H-MBA, whose processor has no `boxes_dialect`, and where none is named: samples with boxes have
+    been refused there.
+    """
+    name = getattr(processor, "boxes_dialect", None)
+    if name is None:
+        return {}
+    reading: dict[str, Any] = {"boxes_dialect": name}
+    if size is not None and find_dialect(name).needs_resized:
+        reading["resized_size"] = [int(side) for side in processor.frame_size_in_base(tuple(size))]
+    return reading
 
 
 def answer_box(answer: str, reader: Any, size: tuple[int, int]) -> Box | None:
     """Return the box that an answer gives, as fractions of the original frame, or `None` if it gives none.
 
-    That is the last one that `parse_boxes` reads, and so the last one that is shown: four plain numbers in order, on
-    the padded square. What reaches into the padding is not clipped to the frame. None is read from an answer without
-    such a box.
+    That is the last one that `locate_boxes` reads, and so the last one that is shown: four plain numbers in order, in
+    the dialect of the reader. What reaches into the padding is not clipped to the frame. None is read from an answer
+    without such a box.
 
     Args:
         answer: generated text.
-        reader: has `parse_boxes`, as a processor and the module `parsing_boxes` do.
+        reader: has `locate_boxes`, as a processor, `RecordedBoxes` and the module `parsing_boxes` do. A processor of
+            version 0.1 has none, and is read as that module reads.
         size: height and width of the original frame.
 
     Source: github.com/Sranc3/H-MBA at 9a8645d, `mIoU.py`.
     Differs: the script also takes numbers that are out of order or beyond the square, where no frame is; here they
         are unreadable, as everywhere else.
     """
-    readable = [parsed.box for parsed in reader.parse_boxes(answer) if parsed.box is not None]
+    locate = getattr(reader, "locate_boxes", parsing_boxes.locate_boxes)
+    readable = [parsed.box for parsed in locate(answer, size) if parsed.box is not None]
     if not readable:
         return None
-    height, width = size
-    x1, y1, x2, y2 = readable[-1]
-    side = max(size)  # of the square that the frame is padded to, in its middle
-    left = (side - width) // 2
-    top = (side - height) // 2
-    return (
-        (x1 * side - left) / width,
-        (y1 * side - top) / height,
-        (x2 * side - left) / width,
-        (y2 * side - top) / height,
-    )
+    return readable[-1]
 
 
 def answer_boxes(sample: Sample) -> Sequence[Box]:

@@ -6,23 +6,26 @@ from PIL import Image
 
 from ...data.samples import Sample
 from ...models.decoding_video import decode_frames
-from ...models.parsing_boxes import strip_boxes
 from ...visualization import draw_answer
+from .boxes import can_read_boxes
 
 
 def draw_answered(sample: Sample, answer: str, processor: Any, name: str) -> Image.Image:
-    """Draw a sample with an answer and its boxes.
+    """Draw a sample with an answer and its boxes, where it can be read how the answer writes them.
 
     Args:
-        processor: an `HMBAProcessor`, which reads boxes and samples frames.
+        processor: of the model, which reads boxes and samples frames.
         name: of who answers.
 
     Raises:
         OSError, ValueError: if the video of the sample cannot be read.
     """
     frames, times = _frames(sample, processor.video_processor)
-    objects = processor.post_process_boxes(answer, (frames[-1].height, frames[-1].width))
-    return draw_answer(frames, times, sample.question, strip_boxes(answer), objects, name=name)
+    objects = []
+    if can_read_boxes(processor):
+        objects = processor.post_process_boxes(answer, (frames[-1].height, frames[-1].width))
+        answer = processor.strip_boxes(answer)
+    return draw_answer(frames, times, sample.question, answer, objects, name=name)
 
 
 def _frames(sample: Sample, sampling: Any) -> tuple[list[Any], list[float]]:

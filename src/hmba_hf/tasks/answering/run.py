@@ -29,6 +29,7 @@ from ...training.run import begin, draw_example, train_to_end
 from ...training.updates import find_updates
 from .arguments import ClipArguments, DataArguments, FinetuningArguments, ModelArguments, check_options
 from .base_model import load_base
+from .boxes import box_reading
 from .collator import SampleCollator
 from .features import feature_key
 from .records import sample_record
@@ -67,7 +68,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
         adapter_learning_rate=model_args.adapter_learning_rate,
         gate_learning_rate=model_args.gate_learning_rate,
         recipe=wanted,
-        score_answers=answer_metrics,
+        score_answers=partial(answer_metrics, processor=processor),
         max_new_tokens=data_args.max_new_tokens,
         card=CardDetails(license=args.hub_license, training=wanted, environment=package_versions(*_PACKAGES)),
     )
@@ -159,8 +160,10 @@ def open_cache(
     return cache
 
 
-def answer_metrics(answers: Sequence[str], samples: Sequence[Sample]) -> dict[str, float]:
+def answer_metrics(answers: Sequence[str], samples: Sequence[Sample], processor: Any = None) -> dict[str, float]:
     """Score answers while a model learns, by the names of `ScoredRecords`: boxes, and captions without Java.
+
+    Boxes are read as the processor writes them, and as H-MBA's if there is none.
 
     For the numbers that are published, `evaluate.py` scores a model.
     """
@@ -168,7 +171,7 @@ def answer_metrics(answers: Sequence[str], samples: Sequence[Sample]) -> dict[st
     for answer, sample in zip(answers, samples, strict=True):
         # Objects to pick from and tags are left to `evaluate.py`, as the names of what is logged are.
         known = sample_record(replace(sample, others=(), tags=()))
-        records.append({**known, "answer": answer})
+        records.append({**known, **box_reading(processor, sample.size), "answer": answer})
     scores = ScoredRecords(records, Bootstrap(draws=1), tokenizer="words").scores()["scores"]
     return {name: value for name, value in scores.items() if isinstance(value, float)}
 

@@ -12,8 +12,7 @@ from ...metrics.bootstrap import Bootstrap, bootstrap_interval
 from ...metrics.caption_tokens import best_tokenizer, tokenize_captions
 from ...metrics.captioning import ComparedCaptions, compare_tokens
 from ...metrics.grounding import mean_iou, pair_ious, picked_object
-from ...models import parsing_boxes
-from .boxes import answer_box
+from .boxes import RecordedBoxes, answer_box
 from .records import caption_parts
 
 CAPTION_SCORES = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider", "meteor", "spice")
@@ -171,4 +170,4 @@ def _boxes(record: Record) -> tuple[Box | None, Box]:
     if record.get("size") is None:
         raise ValueError(f"record {record['id']}: scoring its box needs size=[height, width] of the original frame")
     height, width = record["size"]
-    return answer_box(record["answer"], parsing_boxes, (height, width)), record["boxes"][-1]
+    return answer_box(record["answer"], RecordedBoxes(record), (height, width)), record["boxes"][-1]
