@@ -52,15 +52,15 @@ def hardware(device: str = "cpu") -> str:
     )
 
 
-def seconds(run: Callable[[], Any], device: str = "cpu") -> float:
+def seconds(run: Callable[[], Any], device: str = "cpu", clock: Callable[[], float] = time.perf_counter) -> float:
     """Time one call, on a GPU until it is done."""
     if device == "cuda":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start = clock()
     run()
     if device == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def keep_memory() -> None:
@@ -74,7 +74,10 @@ def keep_memory() -> None:
 
 
 def in_turns(
-    runs: Mapping[str, Callable[[], Any]], repeats: Mapping[str, int] | int, device: str = "cpu"
+    runs: Mapping[str, Callable[[], Any]],
+    repeats: Mapping[str, int] | int,
+    device: str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Time calls in turns, A B C A B C, so that what else the machine does meets all of them; seconds by name.
 
@@ -88,7 +91,7 @@ def in_turns(
                 gc.collect()
                 if not times[name] or times[name][-1] < SHORT:
                     run()
-                times[name].append(seconds(run, device))
+                times[name].append(seconds(run, device, clock))
     return times
 
 

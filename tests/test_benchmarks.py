@@ -193,3 +193,25 @@ def test_the_sweep_over_bases_tells_which_work_and_why_others_do_not():
     assert "| vipllava | vipllava | shrunk | Tensor | pixel_values |" in printed
     assert "| florence2 |  | refused | an encoder of texts reads its pictures" in printed
     assert "works: 2 of 3" in printed
+
+
+def test_the_benchmark_of_answers_compares_both_ways_and_what_is_demanded(tmp_path, monkeypatch):
+    printed = run("answer_cost.py", "--quick", "--bases", "qwen3_vl", "--output_dir", tmp_path)
+    answers, memory, streams = columns(printed)
+    assert answers[:5] == ["base", "frames", "tokens, own", "tokens, ours", "stream, own"]
+    assert memory[2:5] == ["stream, own", "stream, ours", "stream, ratio"]
+    assert streams == ["base", "frames seen", "first token", "adapter"]
+    (record,) = json.loads((tmp_path / "results.json").read_text())["answers"]
+    picture = 4 + 2  # with the tokens around it
+    assert record["tokens"] == {
+        "cold own": 2 * picture + 1,
+        "cold ours": picture + 1,
+    }  # its videos hold two frames each
+    assert [len(times) for times in record["times"].values()] == [1] * 5
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from answer_cost import compare
+
+    ratios = {"stream": 4.9, "cold": 1.6, "stream memory": None, "cold memory": None}
+    times = [{"base": "b", "length": n, "times": {"answer": [seconds]}} for n, seconds in ((5, 1.0), (100, 1.3))]
+    lines = compare([{"base": "b", "frames": 16, "ratios": ratios}], times)
+    assert list(lines.values()) == [False, True, False]
