@@ -78,11 +78,15 @@ class BaseDialect(NamedTuple):
     source: str
 
 
-_QWEN3 = BaseDialect("thousand", "github.com/QwenLM/Qwen3-VL, cookbooks/2d_grounding.ipynb")
-_GLM = BaseDialect("begin_of_box", "github.com/zai-org/GLM-V, skills/glmv-grounding; answers in its README")
+_QWEN3 = BaseDialect("thousand", "github.com/QwenLM/Qwen3-VL, cookbooks/spatial_understanding.ipynb; same in Qwen3.5")
+_GLM = BaseDialect("begin_of_box", "github.com/zai-org/GLM-V, skills/glmv-grounding")
+_GEMINI = BaseDialect(
+    "thousand_yx",
+    "Gemini's: cloud.google.com/vertex-ai, bounding-box-detection; huggingface.co/google/gemma-3-4b-it, discussion 38",
+)
 # No row for a type whose models differ or do not say: llava, llava_onevision, lfm2_vl, smolvlm, idefics3, ...
 BASES = {
-    "qwen2_vl": BaseDialect("box_start", "Qwen2-VL, arXiv 2409.12191, section 2.2"),
+    "qwen2_vl": BaseDialect("box_start", "Qwen2-VL, arXiv 2409.12191"),
     "qwen2_5_vl": BaseDialect("pixels", "github.com/QwenLM/Qwen3-VL/issues/931"),
     "qwen3_vl": _QWEN3,
     "qwen3_vl_moe": _QWEN3,
@@ -92,9 +96,9 @@ BASES = {
     "glm4v_moe": _GLM,
     "glm46v": _GLM,
     "internvl": BaseDialect("ref_box", "internvl.readthedocs.io, get_started/chat_data_format"),
-    "gemma3": BaseDialect("thousand_yx", "huggingface.co/google/gemma-3-4b-it, discussion 38: as Gemini's"),
-    "gemma4": BaseDialect("thousand_yx", "ai.google.dev/gemma/docs/capabilities/vision/image"),
-    "paligemma": BaseDialect("loc", "PaliGemma, arXiv 2407.07726, section 3.2.5"),
+    "gemma3": _GEMINI,
+    "gemma4": _GEMINI,
+    "paligemma": BaseDialect("loc", "PaliGemma, arXiv 2407.07726; github.com/roboflow/supervision, from_paligemma"),
 }
 
 
