@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hmba_hf import HMBAVLMForConditionalGeneration
+from hmba_hf import HMBAVLMForConditionalGeneration, HMBAVLMProcessor
 from tiny_models import open_adapter
 from tiny_vlm_bases import BASES, tiny_vlm
 
@@ -105,3 +105,21 @@ def test_gradients_reach_the_adapter(vlm, opened):
         if not parameter.grad.any():
             idle.add(name)
     assert idle == WITHOUT_EFFECT
+
+
+@torch.no_grad()
+def test_clips_of_unlike_lengths_are_answered_in_a_batch_as_alone(vlm, opened):
+    processor = HMBAVLMProcessor(vlm.processor, boxes_dialect="thousand")
+    processor.tokenizer.padding_side = "left"
+    clips = [[vlm.picture(shade) for shade in shades] for shades in ((0, 1, 2), (3, 4, 5, 6, 7))]
+    prompts = []
+    for question in ("What?", "What is there now?"):
+        blocks = [{"type": "video"}, {"type": "text", "text": question}]
+        prompts.append(
+            processor.apply_chat_template([{"role": "user", "content": blocks}], add_generation_prompt=True)
+        )
+    options = {"return_tensors": "pt", "do_sample_frames": False}
+    together = opened(**processor(text=prompts, videos=clips, padding=True, **options)).logits
+    for row, prompt, clip in zip(together, prompts, clips, strict=True):
+        alone = opened(**processor(text=[prompt], videos=[clip], **options)).logits
+        torch.testing.assert_close(row[-1], alone[0, -1], rtol=0, atol=2e-5)

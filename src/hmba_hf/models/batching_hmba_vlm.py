@@ -71,7 +71,10 @@ class PictureEncoder:
         current = []
         for of_prompt in clips:
             current.append([as_picture(frames[-1]) for frames in of_prompt])
-        encoded = dict(self.base_processor(images=current, text=prompts, **{**options, f"return_{OFFSETS}": True}))
+        wanted = {**options, f"return_{OFFSETS}": True}
+        if "mm_token_type_ids" in self.base_processor.model_input_names:
+            wanted.setdefault("return_mm_token_type_ids", True)  # Cosmos 3 Edge needs them, and has to be asked
+        encoded = dict(self.base_processor(images=current, text=prompts, **wanted))
         tensors = _tensor_type(encoded["input_ids"])
         of_pictures = {**options, "return_tensors": tensors}
         tokens = self._count_tokens(encoded, current, of_pictures)
