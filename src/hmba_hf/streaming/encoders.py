@@ -4,10 +4,10 @@ Each encoder has the same attributes and methods:
 
 - `parts_of_a_state` finds the names of the weights on which the state of a stream depends.
 - `encode` turns one frame into what a stream keeps of it.
-- `blank_size` is the size of the picture that stands for a frame in a prompt.
-- `fill_in` puts an encoded and adapted frame in its place.
+- `write_prompt` turns a question into inputs of the model without the pixels of the frame that stands in it.
+- `fill_in` returns what `generate` reads in their place.
 - `channels` and `rows_of` tell the shape of a frame's rows.
-- `forget` drops all results of weights.
+- `forget` drops all that was kept of weights and prompts.
 """
 
 import copy
@@ -15,10 +15,11 @@ import re
 from typing import Any, NamedTuple
 
 import torch
+from PIL import Image
 from torch import Tensor
 from transformers import BatchFeature, Cache, DynamicCache
 
-from ..models.encoding_hmba_vlm import split_rows, without_pixels
+from ..models.encoding_hmba_vlm import read_features, split_rows, without_pixels
 from ..models.layers_adapter_state import AdapterState
 from ..models.loading_transformers import CACHE_NAME, CACHE_NAMES
 from ..models.pipeline_hmba import VideoTextToTextPipeline
@@ -57,7 +58,7 @@ class HMBAEncoder:
         self.forget()
 
     def forget(self) -> None:
-        """Drop all results of weights."""
+        """Drop all that was kept of weights and prompts."""
         self._prefix: tuple[Tensor, Cache] | None = None  # text before the video, and its cache
 
     def encode(self, frame: Any) -> EncodedFrame:
@@ -65,27 +66,35 @@ class HMBAEncoder:
         inputs = self.processor.video_processor([[frame]], return_tensors="pt")
         return EncodedFrame(self.model.get_frame_features(inputs["pixel_values_videos"].to(self.pipeline.device)))
 
-    def blank_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return width and height of the picture that stands for a frame in a prompt: any, for all are the same."""
-        return 1, 1
-
-    def fill_in(
-        self, inputs: dict[str, Any], frame: EncodedFrame, features: Tensor, options: dict[str, Any]
-    ) -> dict[str, Any]:
-        """Take a blank picture out of the inputs of a prompt; return what `generate` gets in its place.
+    def write_prompt(self, question: str, size: tuple[int, int], **times: Any) -> dict[str, Any]:
+        """Return the inputs of a prompt about one frame, without pixels.
 
         Args:
-            inputs: of one prompt, changed here.
+            question: the text; it may place the frame by the video token.
+            size: height and width of the frame.
+            times: options of the pipeline about its time.
+        """
+        blank = Image.new("RGB", (1, 1))  # any picture has the same place in a prompt
+        inputs = self.pipeline.preprocess({"text": question, "videos": [[blank]]}, **times)["inputs"]
+        del inputs["pixel_values_videos"]
+        return {**inputs, "frame_size": torch.tensor([size])}
+
+    def fill_in(
+        self, input_ids: Tensor, frame: EncodedFrame, features: Tensor, options: dict[str, Any]
+    ) -> dict[str, Any]:
+        """Return what `generate` reads in the place of a frame's pixels.
+
+        Args:
+            input_ids: of the prompt, `(1, l)`.
             frame: the current one.
             features: adapted, `(1, p, hidden_size)`.
             options: of `generate`, those of `OPTIONS`.
         """
-        del inputs["pixel_values_videos"]
         beams = options["num_beams"] or 1
         features = features.repeat_interleave(beams, 0)
         filled: dict[str, Any] = {"mm_encoder_outputs": {"video": {"pooler_output": features}}}
         if beams == 1 and options["use_cache"] is not False and not any(options[name] for name in _OTHER_CACHES):
-            filled[CACHE_NAME] = self._read_prefix(inputs["input_ids"])
+            filled[CACHE_NAME] = self._read_prefix(input_ids)
         return filled
 
     def _read_prefix(self, input_ids: Tensor) -> Cache:
@@ -114,7 +123,8 @@ class HMBAVLMEncoder:
     """Frames of H-MBA on a vision-language model, which are pictures of its base.
 
     How many rows a frame has is the base's matter, and so is what else its output holds, which goes with the current
-    frame. Each prompt is read whole: the positions of its tokens, and what they attend to, may depend on the picture.
+    frame. The language model reads each prompt whole, since the positions of tokens, and what they attend to, may
+    depend on the picture behind them.
     """
 
     # All of the base but its language model.
@@ -124,28 +134,37 @@ class HMBAVLMEncoder:
         self.pipeline = pipeline
         self.model = pipeline.model
         self.processor = pipeline.processor
+        self.forget()
 
     def forget(self) -> None:
-        """Drop all results of weights: none outlive a question."""
+        """Drop all that was kept of weights and prompts."""
+        self._prompt: tuple[Any, dict[str, Any]] | None = None  # what the last one was about, and its inputs
 
     def encode(self, frame: Any) -> EncodedFrame:
         """Run the base's towers on one frame."""
         inputs = BatchFeature(self.processor.frame_inputs([frame])).to(self.pipeline.device, self.pipeline.dtype)
-        output = self.model.get_image_features(**inputs)
-        rows = torch.cat(split_rows(output.pooler_output, None, None))  # of all pieces of the picture
+        output = self.model.get_image_features(**inputs, return_dict=True)
+        pieces = split_rows(read_features(output, self.channels), None, None)
+        rows = torch.cat(pieces)
         return EncodedFrame(rows[None, None], output)
 
-    def blank_size(self, height: int, width: int) -> tuple[int, int]:
-        """Return width and height of the picture that stands for a frame in a prompt: its own."""
-        return width, height
+    def write_prompt(self, question: str, size: tuple[int, int], **times: Any) -> dict[str, Any]:
+        """Return the inputs of a prompt about one frame, without pixels; see `HMBAEncoder.write_prompt`.
+
+        The size of a frame decides on its tokens, so a blank picture of this size goes through the base's processor.
+        """
+        subject = (question, size, times)
+        if self._prompt is None or self._prompt[0] != subject:
+            height, width = size
+            blank = Image.new("RGB", (width, height))
+            inputs = self.pipeline.preprocess({"text": question, "videos": [[blank]]}, **times)["inputs"]
+            self._prompt = (subject, without_pixels(inputs))
+        return dict(self._prompt[1])
 
     def fill_in(
-        self, inputs: dict[str, Any], frame: EncodedFrame, features: Tensor, options: dict[str, Any]
+        self, input_ids: Tensor, frame: EncodedFrame, features: Tensor, options: dict[str, Any]
     ) -> dict[str, Any]:
-        """Take a blank picture out of the inputs of a prompt; see `HMBAEncoder.fill_in`."""
-        texts = without_pixels(inputs)
-        inputs.clear()
-        inputs.update(texts)
+        """Return what `generate` reads in the place of a frame's pixels; see `HMBAEncoder.fill_in`."""
         return {"mm_encoder_outputs": {"image": self.model.with_features(frame.output, features)}}
 
     @property

@@ -19,6 +19,7 @@ from ..models.modeling_hmba_vlm import HMBAVLMForConditionalGeneration
 from ..models.outputs_hmba import HMBAVideoFeatures
 from ..models.pipeline_hmba import VideoTextToTextPipeline
 from ..models.processing_hmba import HMBAProcessor
+from ..models.processing_hmba_vlm import HMBAVLMProcessor
 from .encoders import ENCODERS, OPTIONS, EncodedFrame
 from .frames import FrameError, TimeJump, copy_frame, describe_frame
 from .watching import ROUNDING, Answer, Watch, texts_differ
@@ -47,8 +48,12 @@ class VideoStream:
     A frame that comes more than half a camera's step before its moment waits, since the next one will be nearer. Any
     other is taken at once; a nearer one that still comes replaces it.
 
+    On a vision-language model, a frame is a picture of its base, and the answers are in the dialect of its processor.
+    H-MBA on a vision tower keeps the text before the video as a cache; no other prompt is kept so (see `encoders`).
+
     Args:
-        model, processor: as loaded; the stream changes neither.
+        model, processor: as loaded, of H-MBA on a vision tower or on a vision-language model. The stream changes
+            neither.
         mode: `"window"` reads the last `num_frames` frames as the pipeline reads a clip of them, and answers the same.
             `"recurrent"` updates the adapter's state from the first frame on (see `AdapterState`).
         fps, num_frames: in place of the processor's.
@@ -58,13 +63,13 @@ class VideoStream:
         held: moments since the stream was created for which an older frame stands.
 
     Raises:
-        ValueError: if there is no such mode, or if the model's adapter cannot carry a state.
+        ValueError: if there is no such mode or no stream for such a model, or if its adapter cannot carry a state.
     """
 
     def __init__(
         self,
         model: HMBAForConditionalGeneration | HMBAVLMForConditionalGeneration,
-        processor: HMBAProcessor,
+        processor: HMBAProcessor | HMBAVLMProcessor,
         mode: str = "window",
         fps: float | None = None,
         num_frames: int | None = None,
@@ -293,14 +298,12 @@ class VideoStream:
         if options["num_return_sequences"] not in (None, 1):
             raise ValueError(f"num_return_sequences must be 1 for a stream, got {options['num_return_sequences']}")
         features: Any = self.features().pooler_output
-        height, width = self._kind[0][:2]  # type: ignore[index]
-        blank = Image.new("RGB", self._encoder.blank_size(height, width))  # stands for the video in the prompt
         times: dict[str, Any] = {}
         if self.processor.time_format is not None:
             times = {"video_metadata": [{"timestamps": [self.timestamp]}]}
-        inputs = self._pipeline.preprocess({"text": question, "videos": [[blank]]}, **times)["inputs"]
-        inputs["frame_size"] = torch.tensor([[height, width]])
-        filled = self._encoder.fill_in(inputs, frame=self._current, features=features, options=options)
+        height, width, _ = self._kind[0]  # type: ignore[index]
+        inputs = self._encoder.write_prompt(question, (height, width), **times)
+        filled = self._encoder.fill_in(inputs["input_ids"], frame=self._current, features=features, options=options)
         outputs = self._pipeline.forward({"inputs": inputs}, generate_kwargs={**generate_kwargs, **filled})
         return {**self._pipeline.postprocess(outputs)[0], "timestamp": self.timestamp}
 
