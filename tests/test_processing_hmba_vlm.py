@@ -276,9 +276,18 @@ def test_a_base_processor_that_is_none_for_pictures_and_texts_is_refused(base, m
         HMBAVLMProcessor(base)
 
 
-def test_a_video_processor_must_leave_frames_as_they_are():
-    with pytest.raises(ValueError, match=r"must leave frames as they are, got one with \['do_resize'\]"):
-        vlm_processor(video_processor=HMBAVideoProcessor(**{**FRAMES_AS_THEY_ARE, "do_resize": True}))
+@pytest.mark.parametrize("option", [*FRAMES_AS_THEY_ARE, "do_center_crop"])
+def test_a_video_processor_must_leave_frames_as_they_are(option):
+    options = {**FRAMES_AS_THEY_ARE, option: True, "crop_size": {"height": 8, "width": 8}}
+    with pytest.raises(ValueError, match=rf"must leave frames as they are, got one with \['{option}'\]"):
+        vlm_processor(video_processor=HMBAVideoProcessor(**options))
+
+
+def test_a_tokenizer_without_a_padding_token_takes_clips_too():
+    base = base_processor("internvl")
+    wanted = HMBAVLMProcessor(base)(text=base.image_token, videos=[clip()], return_tensors="pt")
+    base.tokenizer.pad_token = None
+    assert_same(HMBAVLMProcessor(base)(text=base.image_token, videos=[clip()], return_tensors="pt"), wanted)
 
 
 def test_a_chat_without_a_template_is_refused():

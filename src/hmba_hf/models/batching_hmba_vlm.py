@@ -94,7 +94,8 @@ class PictureEncoder:
         known = {*self.known_options()["images_kwargs"], "images_kwargs", "common_kwargs"}
         of_pictures = {name: value for name, value in options.items() if name in known}
         prompts = [self.base_processor.image_token * len(of_prompt) for of_prompt in pictures]
-        return dict(self.base_processor(images=pictures, text=prompts, padding=True, **of_pictures))
+        can_pad = self.base_processor.tokenizer.pad_token is not None
+        return dict(self.base_processor(images=pictures, text=prompts, padding=can_pad, **of_pictures))
 
     def _encode_past(
         self, clips: list[list[np.ndarray]], tokens: list[int], options: Mapping[str, Any]

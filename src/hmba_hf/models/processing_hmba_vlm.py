@@ -112,7 +112,7 @@ class HMBAVLMProcessor(VideoChatProcessor):
             video_processor = HMBAVideoProcessor(**_FRAMES_AS_THEY_ARE)
         self.base_processor = base_processor
         super().__init__(video_processor, chat_template=base_processor.chat_template or self.tokenizer.chat_template)
-        if changed := [name for name in _FRAMES_AS_THEY_ARE if getattr(video_processor, name)]:
+        if changed := [name for name in (*_FRAMES_AS_THEY_ARE, "do_center_crop") if getattr(video_processor, name)]:
             raise ValueError(f"video_processor must leave frames as they are, got one with {changed}")
         self.boxes_dialect = boxes_dialect or _dialect_of_all(model_types_of(type(base_processor)))
         self.time_format = time_format
