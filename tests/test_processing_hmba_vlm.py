@@ -240,6 +240,7 @@ TOKEN = "<|image_pad|>"
         ({"text": TOKEN * 2, "videos": [clip()]}, "got 2 tokens and 1 videos"),
         ({"text": TOKEN}, "got 1 tokens and 0 videos"),
         ({"videos": [clip()]}, "text must be given, with a token for each clip, got None"),
+        ({"text": []}, "text must be a prompt or a list of prompts, got an empty list"),
         ({"text": [1]}, "text must be a string or a list of strings, got int"),
         ({"text": TOKEN, "videos": [[]]}, "none of them empty"),
         ({"text": TOKEN, "videos": [clip(), []]}, "none of them empty"),
@@ -288,6 +289,11 @@ def test_a_tokenizer_without_a_padding_token_takes_clips_too():
     wanted = HMBAVLMProcessor(base)(text=base.image_token, videos=[clip()], return_tensors="pt")
     base.tokenizer.pad_token = None
     assert_same(HMBAVLMProcessor(base)(text=base.image_token, videos=[clip()], return_tensors="pt"), wanted)
+
+
+def test_a_chat_without_a_message_is_refused(processor):
+    with pytest.raises(ValueError, match="a chat must hold a message, .* got an empty list"):
+        processor.apply_chat_template([], **OPTIONS)
 
 
 def test_a_chat_without_a_template_is_refused():
@@ -400,6 +406,10 @@ def test_single_frames_are_encoded_as_the_earlier_ones_of_a_clip(processor):
     )
     with pytest.raises(ValueError, match="frames must be one picture or more, got none"):
         processor.frame_inputs([])
+    with pytest.raises(ValueError, match=r"options of single frames must be about pictures, got \['timestamp'\]"):
+        processor.frame_inputs(frames, timestamp=1.0)
+    with pytest.raises(VideoDecodeError, match="max_pixels=9"):
+        processor.frame_inputs(frames, limits=SourceLimits(max_pixels=9))
 
 
 def test_options_of_the_base_hold_for_all_frames(processor):

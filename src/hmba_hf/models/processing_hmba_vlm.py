@@ -278,6 +278,8 @@ class HMBAVLMProcessor(VideoChatProcessor):
         if text is None:
             raise ValueError("text must be given, with a token for each clip, got None")
         prompts = [text] if isinstance(text, str) else list(text)
+        if not prompts:
+            raise ValueError("text must be a prompt or a list of prompts, got an empty list")
         check_prompts(prompts)
         clips = flatten_clips(images, videos, audio, limits_in(kwargs) or self.video_processor.limits)
         placeholder = re.compile(_UNMARKED + re.escape(self.video_token))
@@ -336,17 +338,19 @@ class HMBAVLMProcessor(VideoChatProcessor):
         Args:
             frames: pictures in any form that `images` take.
             return_tensors: as of a call.
-            options: of the base's image processor.
+            options: `limits` and `input_data_format`, and those of the base's image processor.
 
         Raises:
             ValueError: for an unknown option, or without frames.
         """
-        self._check_options(options)
-        _, of_base = self._split_options(options)
+        of_clips, of_base = self._split_options(options)
+        self._check_options(of_base)
+        if unread := sorted(of_clips.keys() - {"limits", "input_data_format"}):
+            raise ValueError(f"options of single frames must be about pictures, got {unread}")
         clips = flatten_clips(list(frames), None, None, limits_in(options) or self.video_processor.limits)
         if not clips:
             raise ValueError("frames must be one picture or more, got none")
-        arrays, _ = self.video_processor.read_clips([clips])
+        arrays, _ = self.video_processor.read_clips([clips], **of_clips)
         pictures = [[as_picture(array[-1])] for array in arrays]
         return self._pictures.encode_alone(pictures, {**of_base, "return_tensors": return_tensors})
 

@@ -113,6 +113,8 @@ class VideoChatProcessor(VideoTextProcessor):
         Raises:
             ValueError: if answers shall be found so, and the template does not write them behind the prompt.
         """
+        if isinstance(conversation, (list, tuple)) and not conversation:
+            raise ValueError("a chat must hold a message, and a list of chats a chat, got an empty list")
         reads_blocks = hasattr(ProcessorMixin, "_multimodal_inputs_from_conversations")
         if kwargs.get("tokenize") and not reads_blocks:  # until 5.23 is the oldest
             conversation = with_videos_alone(conversation)
