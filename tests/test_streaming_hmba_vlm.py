@@ -9,6 +9,7 @@ import inspect
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from PIL import Image
 from torch.testing import assert_close
 from transformers import pipeline
@@ -384,6 +385,39 @@ def test_a_base_in_bfloat16_streams_with_an_adapter_in_float32(vlm, processor):
     features = stream.features().pooler_output
     assert features.dtype == torch.float32 and features.isfinite().all()
     assert answered(stream)["timestamp"] == 1.5
+
+
+@pytest.mark.parametrize(
+    "part", ["model.base.model.visual", "model.temporal_adapter", "model.base.model.language_model"]
+)
+def test_a_model_with_a_part_on_disk_streams_as_before(tmp_path, part):
+    vlm = tiny_vlm("qwen3_vl")
+    model = model_on(vlm)
+    processor = HMBAVLMProcessor(vlm.processor, boxes_dialect="thousand")
+    model.save_pretrained(tmp_path / "model")
+    parts = ["model.base.model.visual", "model.temporal_adapter", "model.base.model.language_model"]
+    places = {name: "disk" if name == part else "cpu" for name in parts}
+    places["model.base.lm_head"] = places["model.base.model.language_model"]
+    parted = type(model).from_pretrained(tmp_path / "model", device_map=places, offload_folder=tmp_path / "disk")
+    whole = VideoStream(model, processor, "recurrent")
+    stream = VideoStream(parted, processor, "recurrent")
+    for each in (whole, stream):
+        watch(each, drive(3))
+    assert answered(stream) == answered(whole)
+    stream.reset(whole.features().adapter_state)
+
+
+def test_a_model_with_low_rank_updates_of_its_language_model_streams_and_keeps_its_states():
+    vlm = tiny_vlm("smolvlm")
+    processor = HMBAVLMProcessor(vlm.processor, boxes_dialect="thousand")
+    config = LoraConfig(r=2, target_modules=r".*text_model.*(q_proj|v_proj)", init_lora_weights=False)
+    plain = VideoStream(model_on(vlm), processor, "recurrent")
+    stream = VideoStream(get_peft_model(model_on(vlm), config), processor, "recurrent")
+    for each in (plain, stream):
+        watch(each, drive(3))
+    assert torch.equal(stream.features().pooler_output, plain.features().pooler_output)
+    assert answered(stream)["timestamp"] == 1.0
+    stream.reset(plain.features().adapter_state)
 
 
 def test_grey_frames_are_frames(make_stream):
