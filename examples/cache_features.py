@@ -7,6 +7,9 @@
 The same command adds missing features and tries unreadable clips again. Another dataset or split adds to the cache,
 too. A cache of another tower, another preparation of frames or another dtype is refused, here and in training.
 
+On a vision-language model, features are what its language model reads of each frame. `finetune.py` still lets it
+encode the current frames.
+
 Losses with and without a cache are the same in one precision. With `--bf16`, a run without a cache computes the tower
 in mixed precision, and one with a cache of bfloat16 differs from it by rounding.
 """
@@ -16,15 +19,14 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
-from transformers import AutoProcessor, HfArgumentParser
+from transformers import HfArgumentParser
 
 import hmba_hf  # noqa: F401 - registers the model
 from hmba_hf.data.bad_samples import BadSamples
-from hmba_hf.data.feature_cache.writing import FeatureWriter
-from hmba_hf.families import load_model
 from hmba_hf.messages import show_messages
 from hmba_hf.tasks.answering.arguments import ClipArguments
-from hmba_hf.tasks.answering.features import feature_key
+from hmba_hf.tasks.answering.base_model import load_encoder
+from hmba_hf.tasks.answering.features import frame_features
 from hmba_hf.tasks.answering.run import training_sources
 
 
@@ -32,7 +34,7 @@ def main() -> None:
     """Load the tower, cache its features, print their number."""
     show_messages()
     parser = HfArgumentParser(ClipArguments, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or Hub id of an H-MBA model or base")
+    parser.add_argument("--model", required=True, help="folder or Hub id of a model, or of its base")
     parser.add_argument("--output_dir", type=Path, required=True, help="folder of the cache")
     parser.add_argument(
         "--dtype", default="auto", help="of the tower and its features; that of the checkpoint for auto"
@@ -47,22 +49,14 @@ def main() -> None:
 
     # Without `cpu`, processes on a machine without an accelerator would form no group.
     state = PartialState(cpu=args.use_cpu or not torch.accelerator.is_available())
-    model = load_model(args.model, dtype=args.dtype).to(state.device)
-    processor = AutoProcessor.from_pretrained(args.model)
+    model, processor = load_encoder(args.model, args.dtype)
+    model = model.to(state.device)
     processor.video_processor.num_frames = args.num_frames or model.config.num_frames
     processor.video_processor.set_source_rules(**clip_args.rules)
 
-    @torch.no_grad()
-    def encode(pixels: torch.Tensor) -> torch.Tensor:
-        return model.get_frame_features(pixels.to(model.device)).to(model.model.vision_tower.dtype)
-
-    key = feature_key(model, processor.video_processor, model.model.vision_tower.dtype)
     bad = BadSamples(clip_args.on_error, args.output_dir / "bad_samples.jsonl")
-    writer = FeatureWriter(
+    writer = frame_features(model, processor).writer(
         folder=args.output_dir,
-        key=key,
-        encode=encode,
-        video_processor=processor.video_processor,
         bad=bad,
         batch_size=args.batch_size,
         block_size=args.block_size,

@@ -57,6 +57,7 @@ from synthetic_downloads import (
 from tiny_mambavl import tiny_text_config
 from tiny_pairs import TEXT, tiny_pair_tokenizer
 from tiny_pretraining import save_student, save_teacher
+from tiny_vlm_bases import save_vlm
 from videomamba_files import write_videomambas
 
 WORLD = MicroWorldConfig(frame_size=32)
@@ -97,6 +98,7 @@ def sandbox(stored_model, golden, tmp_path_factory):
     for name in ("hmba-base", "hmba-drama", "runs/demo/mamba-300"):
         shutil.copytree(stored_model, folder / name)
     save_mambavl(folder / "mambavl", HEADS[MICRO_QUESTIONS])  # evaluate.py reads whose options it has
+    save_vlm("qwen3_vl", folder / "qwen3-vl")
     save_student(folder / "videomamba")
     save_teacher(folder / "clip")
     write_drama(folder / "DRAMA_FOLDER", WORLD, {"train": 2, "test": 2})

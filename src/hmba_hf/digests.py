@@ -1,7 +1,9 @@
 """Digests that identify texts, files and models."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,8 +24,13 @@ def digest_file(path: str | Path) -> str:
 
 def digest_weights(model: torch.nn.Module, dtype: torch.dtype) -> str:
     """Return the SHA-256 of all weights of a model, as they are in a dtype, in hexadecimal."""
+    return digest_tensors(model.state_dict(), dtype)
+
+
+def digest_tensors(weights: Mapping[str, Any], dtype: torch.dtype) -> str:
+    """Return the SHA-256 of weights by name, as they are in a dtype, in hexadecimal."""
     digest = hashlib.sha256()
-    for name, weight in sorted(model.state_dict().items()):
+    for name, weight in sorted(weights.items()):
         values = weight.detach().to("cpu").contiguous()
         if values.is_floating_point():
             values = values.to(dtype)

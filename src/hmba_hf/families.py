@@ -36,6 +36,8 @@ class Family(NamedTuple):
             belongs to several has the rate of the last one that is given.
         no_weight_decay: last words of the names of matrices that weight decay spares, such as `A_log`. It spares
             vectors, such as biases and the weights of norms, in every family.
+        learns: parts that learn in a task unless options name others; empty where the task says it.
+        encodes_frames: the part whose features of frames can be cached; `None` where there is none.
         low_rank_part: the part that can learn by low-rank updates; `None` where there is none.
         no_low_rank: prefixes of that part whose modules get no updates, such as the head.
         pipeline_tag: on the Hub.
@@ -55,6 +57,8 @@ class Family(NamedTuple):
     alike: tuple[str, ...] = ()
     rates: Mapping[str, Prefixes] = MappingProxyType({})
     no_weight_decay: tuple[str, ...] = ()
+    learns: tuple[str, ...] = ()
+    encodes_frames: str | None = None
     low_rank_part: str | None = None
     no_low_rank: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
@@ -67,6 +71,25 @@ class Family(NamedTuple):
     def modules_of(self, part: str) -> list[str]:
         """Return the dotted names of a part's modules."""
         return [prefix.rstrip(".") for prefix in _listed(self.parts[part])]
+
+    def modules_in(self, model: Any, part: str) -> list[str]:
+        """Return the dotted names of the modules of a bare model that are a part alone, the outermost ones.
+
+        They are those of `modules_of`, but for the ones that the model lacks, and for one that holds other parts, too.
+        """
+        modules = dict(model.named_modules())
+        found = []
+        waiting = [name for name in self.modules_of(part) if name in modules]
+        while waiting:
+            name = waiting.pop(0)
+            weights = modules[name].named_parameters(name, remove_duplicate=False)
+            parts = {self.part_of(weight) for weight, _ in weights}
+            if parts <= {part}:
+                found.append(name)
+            elif part in parts:
+                children = modules[name].named_children()
+                waiting += [f"{name}.{child}" for child, module in children if any(True for _ in module.parameters())]
+        return found
 
     def low_rank_modules(self) -> list[str]:
         """Return the dotted names of the modules that low-rank updates belong to."""
@@ -113,6 +136,8 @@ FAMILIES = [
             "gate": "model.temporal_adapter.gate",
         },
         no_weight_decay=("A_log", "temporal_position_embedding", "branch_embedding", "stride_embedding"),
+        learns=("adapter", "projector", "language_model"),
+        encodes_frames="vision_tower",
         low_rank_part="language_model",
         no_low_rank=("lm_head.",),
         pipeline_tag="video-text-to-text",
@@ -126,10 +151,12 @@ FAMILIES = [
         auto_class="AutoModelForImageTextToText",
         parts={
             "adapter": "model.temporal_adapter.",
-            "language_model": (
+            "language_model": (  # a base has some of these
                 "model.base.model.language_model.",
                 "model.base.model.text_model.",
+                "model.base.language_model.model.",
                 "model.base.lm_head.",
+                "model.base.language_model.lm_head.",
             ),
             "vision": "model.base.",  # all else of the base: its tower and what joins it to the language model
         },
@@ -138,8 +165,10 @@ FAMILIES = [
             "gate": "model.temporal_adapter.gate",
         },
         no_weight_decay=("A_log", "temporal_position_embedding", "branch_embedding", "stride_embedding"),
+        learns=("adapter",),
+        encodes_frames="vision",
         low_rank_part="language_model",
-        no_low_rank=("model.base.lm_head.",),
+        no_low_rank=("model.base.lm_head.", "model.base.language_model.lm_head."),
         pipeline_tag="video-text-to-text",
         tags=("driving", "mamba", "video"),
         card="hmba.md",
@@ -275,6 +304,11 @@ def find_task(name: str) -> Any:
     return task
 
 
+def has_family(config: Any) -> bool:
+    """Return whether a configuration is of a family."""
+    return any(family.model_type == config.model_type for family in FAMILIES)
+
+
 def family_of(model: Any, task: str | None = None) -> Family:
     """Return the family of a model, also of one with low-rank updates, or of a configuration.
 
@@ -345,11 +379,17 @@ def read_family(checkpoint: str | Path, **options: Any) -> Family:
     Raises:
         ValueError: if it is of no family.
     """
-    return family_of(_read_config(str(checkpoint), options))
+    return family_of(read_config(checkpoint, **options))
 
 
-def _read_config(checkpoint: str, options: Mapping[str, Any]) -> Any:
-    """Read the configuration of a checkpoint; low-rank updates have that of the base that they name."""
+def read_config(checkpoint: str | Path, **options: Any) -> Any:
+    """Read the configuration of a checkpoint; low-rank updates have that of the base that they name.
+
+    Args:
+        checkpoint: folder or Hub id.
+        options: of `from_pretrained`.
+    """
+    checkpoint = str(checkpoint)
     place = {name: options[name] for name in _OF_CONFIGURATIONS if name in options}
     if (Path(checkpoint) / "config.json").is_file():
         return AutoConfig.from_pretrained(checkpoint, **place)

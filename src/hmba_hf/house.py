@@ -61,7 +61,7 @@ FLOORS = (
     Floor("sampling", ("sampling",), "models", travels_with="processor"),
     Floor("parsing", ("parsing",), "models", travels_with="processor"),
     Floor("reading", ("loading", "decoding", "sampling", "parsing", "reading"), "models", travels_with="processor"),
-    Floor("batching", (), "models", travels_with="processor", families=True),
+    Floor("batching", ("batching",), "models", travels_with="processor", families=True),
     Floor("prompting", (), "models", travels_with="processor", families=True),
     Floor(
         "video_processing",

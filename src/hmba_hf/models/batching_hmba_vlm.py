@@ -10,18 +10,9 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
 
-PAST = "past_"  # before the names of the image inputs of earlier frames
-# Inputs with a value for each token, `(b, l)`, and what stands for padding.
-TEXT_INPUTS = {
-    "input_ids": 0,
-    "attention_mask": 0,
-    "token_type_ids": 0,
-    "mm_token_type_ids": 0,
-    "special_tokens_mask": 1,
-    "assistant_masks": 0,
-    "labels": -100,
-}
+from .batching_hmba import TEXT_INPUTS, join_texts
 
+PAST = "past_"  # before the names of the image inputs of earlier frames
 OFFSETS = "text_replacement_offsets"
 
 
@@ -188,39 +179,21 @@ def join_inputs(encoded: Sequence[Mapping[str, Any]], pad_token_id: int, padding
         other axes differ in length, zeros fill the ends.
 
     Raises:
-        ValueError: if there is no prompt, if there is no such side, or if image inputs differ in their axes.
+        ValueError: if image inputs differ in their axes, or as `join_texts`.
     """
-    if not encoded:
-        raise ValueError("encoded must hold the inputs of at least one prompt, got none")
-    if padding_side not in ("left", "right"):
-        raise ValueError(f"padding_side must be 'left' or 'right', got {padding_side!r}")
+    joined: dict[str, Any] = join_texts(encoded, pad_token_id, padding_side)
     names: dict[str, None] = {}  # in order, each once
     for inputs in encoded:
         names |= dict.fromkeys(inputs)
-    padding = {**TEXT_INPUTS, "input_ids": pad_token_id}
-    joined: dict[str, Any] = {}
     for name in names:
         values = [inputs[name] for inputs in encoded if name in inputs]
-        if name in padding:
-            if len(values) < len(encoded):
-                raise ValueError(f"every prompt must have {name}, got {len(values)} of {len(encoded)}")
-            joined[name] = _join_texts(values, padding[name], padding_side)
-        elif isinstance(values[0], Tensor):
+        if name in TEXT_INPUTS:
+            continue
+        if isinstance(values[0], Tensor):
             joined[name] = _join_pictures(name, values)
         else:
             joined[name] = [item for value in values for item in value]
     return joined
-
-
-def _join_texts(rows: list[Tensor], value: int, side: str) -> Tensor:
-    """Pad texts, `(1, l)` each, and stack them to `(b, l)`."""
-    length = max(row.shape[1] for row in rows)
-    padded = []
-    for row in rows:
-        missing = length - row.shape[1]
-        widths = (missing, 0) if side == "left" else (0, missing)
-        padded.append(pad(row, widths, value=value))
-    return torch.cat(padded)
 
 
 def _join_pictures(name: str, values: list[Tensor]) -> Tensor:
@@ -240,4 +213,4 @@ def _join_pictures(name: str, values: list[Tensor]) -> Tensor:
     return torch.cat(padded)
 
 
-__all__ = ["OFFSETS", "PAST", "TEXT_INPUTS", "PictureEncoder", "as_picture", "join_inputs"]
+__all__ = ["OFFSETS", "PAST", "PictureEncoder", "as_picture", "join_inputs"]

@@ -205,9 +205,9 @@ class HMBAProcessor(VideoChatProcessor):
         check_prompts(text)
         check_placeholders(sum(prompt.count(self.video_token) for prompt in text), videos, self.video_token)
 
-    def join(self, encoded: list[dict[str, Any]]) -> dict[str, Any]:
-        """Join inputs of batch size one to those of a batch, padded on the left; `join_inputs` of `batching_hmba`."""
-        return join_inputs(encoded, self.tokenizer)
+    def join(self, encoded: list[dict[str, Any]], padding_side: str = "left") -> dict[str, Any]:
+        """Join inputs of single prompts to those of a batch; see `join_inputs` of `batching_hmba`."""
+        return join_inputs(encoded, self.tokenizer.pad_token_id or 0, padding_side)
 
     # The methods below with an underscore are transformers' own hooks: it has no public ones in their place.
 

@@ -22,7 +22,8 @@ try:  # what does not stand before a placeholder, unless it is sanitized text of
 except ImportError:  # this transformers sanitizes none
     _UNMARKED = ""
 
-from .batching_hmba_vlm import OFFSETS, PAST, TEXT_INPUTS, PictureEncoder, as_picture, join_inputs
+from .batching_hmba import TEXT_INPUTS
+from .batching_hmba_vlm import OFFSETS, PAST, PictureEncoder, as_picture, join_inputs
 from .loading_processors import load_base_processor, model_types_of, restore_base_processor
 from .parsing_answers import check_unchanged, offsets_before
 from .parsing_boxes import ParsedBox
@@ -378,9 +379,9 @@ class HMBAVLMProcessor(VideoChatProcessor):
         own = inspect.signature(type(self.base_processor).__init__).parameters
         return {*own, *self._pictures.known_options()["images_kwargs"], *tokenizer_options(type(self.tokenizer))}
 
-    def join(self, encoded: list[dict[str, Any]]) -> dict[str, Any]:
-        """Join inputs of single prompts to those of a batch, padded on the left; see `join_inputs`."""
-        return join_inputs(encoded, self.tokenizer.pad_token_id or 0)
+    def join(self, encoded: list[dict[str, Any]], padding_side: str = "left") -> dict[str, Any]:
+        """Join inputs of single prompts to those of a batch; see `join_inputs`."""
+        return join_inputs(encoded, self.tokenizer.pad_token_id or 0, padding_side)
 
     @property
     def dialect(self) -> BoxDialect:
@@ -395,6 +396,10 @@ class HMBAVLMProcessor(VideoChatProcessor):
                 f"not known, one of {list(DIALECTS)}, got None"
             )
         return find_dialect(self.boxes_dialect)
+
+    def ask_for_boxes(self, question: str) -> str:
+        """Return a question with the words by which the base answers with boxes; see `BoxDialect.question`."""
+        return self.dialect.question(question)
 
     def format_boxes(
         self, boxes: Sequence[Sequence[float]], size: tuple[int, int], labels: Sequence[str] | None = None

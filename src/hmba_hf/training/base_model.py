@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoProcessor, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils.hub import cached_file, resolve_revision
 
-from ..families import auto_class, family_of
+from ..families import Family, auto_class, family_of, has_family
 from ..messages import logger
 from ..models.loading_checkpoints import refuse_lacking
 from ..repositories import check_revision
@@ -19,6 +19,21 @@ from ..weight_files import find_weights
 from .arguments import TrainedModelArguments
 from .parts import quantization_config, require_bitsandbytes
 from .updates import LowRankUpdates, find_updates
+
+
+class Adapting(NamedTuple):
+    """How a task makes a model of its own of one that is of no family.
+
+    Attributes:
+        family: of the models that it makes.
+        takes: returns whether it can make one of a model with this configuration.
+        build: returns model and processor, of the path or Hub id of a model of transformers, its revision and the
+            options. What is new in the model may be drawn at random.
+    """
+
+    family: Family
+    takes: Callable[[Any], bool]
+    build: Callable[[str, str | None, Any], tuple[PreTrainedModel, Any]]
 
 
 class BaseRules(NamedTuple):
@@ -30,12 +45,14 @@ class BaseRules(NamedTuple):
         check: raises a `ValueError` if a part in `may_lack` does not fit what is asked for; of the model, what
             `from_pretrained` reports about its weights, the options, and the base's path.
         prepare: sets a processor up, of the processor, the model and the options.
+        adapting: makes a model of a base that is of no family; `None` where such a base is refused.
     """
 
     task: str
     may_lack: tuple[str, ...]
     check: Callable[[Any, dict[str, Any], Any, str], None]
     prepare: Callable[[Any, Any, Any], None]
+    adapting: Adapting | None = None
 
 
 class _Source(NamedTuple):
@@ -51,6 +68,38 @@ class _Source(NamedTuple):
         """The commit of a base on the Hub."""
         return getattr(self.revision, "resolved", None)
 
+    def read_config(self) -> Any:
+        """Read the configuration of the base."""
+        return AutoConfig.from_pretrained(self.path, revision=self.revision)
+
+    def adapting(self, config: Any) -> Adapting | None:
+        """Return how a model is made of a base with this configuration, if that is of no family."""
+        adapting = self.rules.adapting
+        if has_family(config) or adapting is None or not adapting.takes(config):
+            return None
+        return adapting
+
+
+def read_family_of_base(arguments: TrainedModelArguments, rules: BaseRules) -> Family:
+    """Return the family of the model that `load_base` loads or makes; of the base its configuration alone is read.
+
+    Raises:
+        ValueError: if the base is of no family, and the task makes no model of it, or as `find_updates`.
+    """
+    path = arguments.model
+    check_revision(path, arguments.model_revision)
+    revision = arguments.model_revision
+    updates = find_updates(path, revision)
+    if updates is not None:
+        path = updates.base
+        revision = updates.settings.revision
+    source = _Source(path, revision, arguments, rules)
+    config = source.read_config()
+    adapting = source.adapting(config)
+    if adapting is not None:
+        return adapting.family
+    return family_of(config, rules.task)
+
 
 def load_base(
     arguments: TrainedModelArguments, run: Path, is_resumed: bool, rules: BaseRules
@@ -58,8 +107,8 @@ def load_base(
     """Load the base as it is asked for, its processor, and its commit, if it is of the Hub.
 
     A checkpoint of low-rank updates names the base that it belongs to and holds no configuration. Where low-rank
-    updates are to be trained on a base whose configuration the options change, the changed base is saved once, as
-    `adapted_base` in the run's folder.
+    updates are to be trained on a base whose configuration the options change, or of which a model is made first, the
+    changed base is saved once, as `adapted_base` in the run's folder.
 
     Low-rank updates as a base are merged into their own base, unless they are trained further.
 
@@ -105,6 +154,11 @@ def _load_updated(
 ) -> tuple[PreTrainedModel, Any, str | None]:
     """Load the base of low-rank updates, with them merged unless they are trained further, and their processor."""
     source = _Source(updates.base, resolve_revision(updates.base, updates.settings.revision), arguments, rules)
+    if source.adapting(source.read_config()) is not None:
+        raise ValueError(
+            f"{updates.path} must hold low-rank updates of a model of a known family, got those of {updates.base}: "
+            f"merge them first, {updates.merging}"
+        )
     if _has_changed(source):
         raise ValueError(
             f"{updates.path} holds low-rank updates of a base without {arguments.config()}: leave these "
@@ -126,26 +180,30 @@ def _has_processor(updates: LowRankUpdates) -> bool:
 
 
 def _has_changed(source: _Source) -> bool:
-    """Whether the configuration that is asked for is not that of the base."""
-    held, wanted = _configs(source)
-    return held.to_dict() != wanted.to_dict()
+    """Whether the model that is asked for is not the base as it is."""
+    held = source.read_config()
+    return source.adapting(held) is not None or held.to_dict() != _changed(held, source).to_dict()
 
 
-def _configs(source: _Source) -> tuple[Any, Any]:
-    """Return the configuration of a base, and the one that is asked for."""
-    held = AutoConfig.from_pretrained(source.path, revision=source.revision)
-    wanted = type(held).from_dict({**held.to_dict(), **source.arguments.config()})  # checks the changed values, too
-    return held, wanted
+def _changed(held: Any, source: _Source) -> Any:
+    """Return the configuration of a base as it is asked for."""
+    return type(held).from_dict({**held.to_dict(), **source.arguments.config()})  # checks the changed values, too
 
 
 def _load(source: _Source, is_quantised: bool) -> tuple[PreTrainedModel, Any]:
     path = source.path
-    _, config = _configs(source)
+    held = source.read_config()
+    adapting = source.adapting(held)
+    if adapting is not None:
+        return _build(source, adapting)
+    config = _changed(held, source)
     family = family_of(config, source.rules.task)
     options: dict[str, Any] = {}
     if is_quantised:
         device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
-        options = {"quantization_config": quantization_config(family), "device_map": {"": device}}
+        with torch.device("meta"):
+            shapes = auto_class(family).from_config(config)
+        options = {"quantization_config": quantization_config(family, shapes), "device_map": {"": device}}
     if Path(path).is_dir():
         find_weights(Path(path))  # names a missing or damaged file
     loaded: Any = auto_class(family).from_pretrained(
@@ -161,6 +219,20 @@ def _load(source: _Source, is_quantised: bool) -> tuple[PreTrainedModel, Any]:
     refuse_lacking(path, (name for name in lacking if family.part_of(name) not in source.rules.may_lack))
     source.rules.check(model, loading, source.arguments, path)
     return model, _load_processor(source, model)
+
+
+def _build(source: _Source, adapting: Adapting) -> tuple[PreTrainedModel, Any]:
+    """Make a model, and its processor, of a base that is of no family."""
+    if is_deepspeed_zero3_enabled():
+        raise ValueError(
+            f"ZeRO-3 cannot make a {adapting.family.name} of {source.path}: save one first, `from_base_pretrained` "
+            "and `save_pretrained`, and its processor"
+        )
+    model, processor = adapting.build(source.path, source.revision, source.arguments)
+    if PartialState().is_main_process:
+        logger.info(f"{source.path} is made a model of {adapting.family.name}, with what is new in it untrained")
+    source.rules.prepare(processor, model, source.arguments)
+    return model, processor
 
 
 def _load_processor(source: _Source, model: PreTrainedModel) -> Any:

@@ -114,8 +114,12 @@ def require_bitsandbytes() -> None:
         raise ImportError("weights in 4 bits (qlora) need `pip install hmba-hf[qlora]`")
 
 
-def quantization_config(family: Family) -> Any:
+def quantization_config(family: Family, model: Any = None) -> Any:
     """How QLoRA loads a model: the weights that get low-rank updates in 4 bits, all others as they are.
+
+    Args:
+        family: of the model.
+        model: with or without weights; needed where a part of the family is all that no other part has.
 
     Raises:
         ImportError: as `require_bitsandbytes`.
@@ -126,7 +130,8 @@ def quantization_config(family: Family) -> Any:
     quantised = family.low_rank_modules()
     whole: list[str] = []
     for part in family.parts:
-        whole += [module for module in family.modules_of(part) if module not in quantised]
+        modules = family.modules_of(part) if model is None else family.modules_in(model, part)
+        whole += [module for module in modules if module not in quantised]
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -174,7 +179,7 @@ def _add_lora(
     whole: list[str] = []
     for chosen in parts:
         if held[chosen]:
-            whole += [module.rpartition(".")[2] for module in family.modules_of(chosen)]
+            whole += _names_for_peft(model, family, chosen)
     config = LoraConfig(
         base_model_name_or_path=model.name_or_path or None,
         r=settings.rank,
@@ -193,6 +198,19 @@ def _add_lora(
     return peft_model, counts
 
 
+def _names_for_peft(model: PreTrainedModel, family: Family, part: str) -> list[str]:
+    """Name the modules of a part that learns whole: by the last words of their names, where these name them alone."""
+    own = family.modules_in(model, part)
+    weights = [name for name, _ in model.named_parameters() if family.part_of(name) == part]
+    prefixes = tuple(f"{module}." for module in own)
+    if bare := [name for name in weights if not name.startswith(prefixes)]:
+        raise ValueError(
+            f"beside low-rank updates, a part that learns must consist of modules, got {part!r} with the bare weight "
+            f"{bare[0]}"
+        )
+    return [module.rpartition(".")[2] if module in family.modules_of(part) else module for module in own]
+
+
 def _updated_layers(model: PreTrainedModel, modules: Sequence[str], wanted: Sequence[str]) -> str:
     """Write a pattern for the names of the linear layers in modules: all, or those wanted by their last names."""
     prefixes = tuple(f"{module}." for module in modules)
@@ -209,7 +227,10 @@ def _updated_layers(model: PreTrainedModel, modules: Sequence[str], wanted: Sequ
         )
     targets = sorted(wanted or known)
     patterns = []
+    held = {name for name, _ in model.named_modules()}
     for module in modules:
+        if module not in held:
+            continue
         if module not in layers:
             patterns.append(rf"{re.escape(module)}\.(?:.*\.)?(?:{'|'.join(targets)})")
         elif module.rpartition(".")[2] in targets:  # it is a layer itself

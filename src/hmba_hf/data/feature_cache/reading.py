@@ -14,11 +14,13 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
+from PIL import Image
 from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
 from ...digests import digest_file
 from ...files import differences, read_json_object
+from ...models.decoding_stills import read_picture
 from ..bad_samples import READ_ERRORS, UnreadableSample, check_is_of_a_file
 from ..loading import RowSamples
 from ..samples import Sample, SampleSequence
@@ -33,10 +35,12 @@ class CachedSample(Sample):
     Args:
         frame_features: `(t, p, d)`, in the place of frames or a video.
         frame_time: seconds at which the current frame is shown, where known.
+        picture: the current frame, if prompts depend on it.
     """
 
     frame_features: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     frame_time: float | None = None
+    picture: Image.Image | None = None
 
     def _check_picture(self) -> None:
         if self.frames is not None or self.video is not None or self.frame_features.ndim != 3:
@@ -70,6 +74,11 @@ def describe_sample(samples: Sequence[Sample], index: int) -> tuple[Sample, str]
 
 def _pixels(frame: Any) -> bytes:
     return f"{frame.mode} {frame.size} ".encode() + frame.tobytes()
+
+
+def picture_key(content: str) -> str:
+    """Name the tensor of a clip's current frame, for the hash of the clip."""
+    return f"{content} picture"
 
 
 class FeatureCache:
@@ -121,6 +130,15 @@ class FeatureCache:
         with safe_open(self.folder / self._files[content], framework="pt") as file:
             return file.get_tensor(content)
 
+    def read_picture(self, content: str) -> Image.Image | None:
+        """Read the current frame of a clip; `None` where prompts do not depend on it."""
+        name = picture_key(content)
+        with safe_open(self.folder / self._files[content], framework="pt") as file:
+            if name not in file.keys():  # noqa: SIM118 - it is no mapping
+                return None
+            encoded = file.get_tensor(name)
+        return read_picture(encoded.numpy().tobytes())
+
 
 class CachedSamples(SampleSequence[Any]):
     """Samples with the features of their frames from a cache.
@@ -158,7 +176,12 @@ class CachedSamples(SampleSequence[Any]):
             raise UnreadableSample(self.cache.unreadable[content], f"sample {sample.id}")
         kept = {f.name: getattr(sample, f.name) for f in fields(Sample)}
         kept.update(frames=None, video=None, timestamp=None)
-        return CachedSample(**kept, frame_features=self.cache.read(content), frame_time=self.cache.times.get(content))
+        return CachedSample(
+            **kept,
+            frame_features=self.cache.read(content),
+            frame_time=self.cache.times.get(content),
+            picture=self.cache.read_picture(content),
+        )
 
     def _is_known(self, sample: Sample | UnreadableSample, content: str) -> bool:
         return isinstance(sample, UnreadableSample) or content in self.cache or content in self.cache.unreadable

@@ -1,5 +1,8 @@
 """Run a vision tower once over the frames of samples and keep its features for `reading.py`.
 
+`FeatureWriter` is for towers that take frames as the video processor makes them. A model that encodes frames as the
+pictures of its base has a writer of its own, which prepares and encodes clips in another way.
+
 Samples are encoded in blocks. The features of a block are one file, which is written whole or not at all and named by
 a hash of its clips. A killed run finds its files and adds the others, with the same contents.
 """
@@ -7,6 +10,7 @@ a hash of its clips. A killed run finds its files and adds the others, with the 
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +27,7 @@ from ...files import differences, explained_write_errors, read_json_object, writ
 from ...messages import logger
 from ..bad_samples import READ_ERRORS, BadSamples, check_is_of_a_file
 from ..samples import Sample
-from .reading import INDEX, describe_sample
+from .reading import INDEX, describe_sample, picture_key
 
 KEY = "key.json"
 
@@ -35,7 +39,8 @@ class FeatureWriter:
     Args:
         folder: of the cache, whose features are kept.
         key: as `feature_key` gives it.
-        encode: the tower, from `(1, frames, channels, height, width)` to `(1, frames, p, d)`.
+        encode: the tower, from `(1, frames, channels, height, width)` to `(1, frames, p, d)`, unless `encode_clips` is
+            another one.
         video_processor: samples and prepares the frames.
         bad: what to do about a sample that cannot be read.
         batch_size: clips that go through the tower at once.
@@ -45,12 +50,20 @@ class FeatureWriter:
 
     folder: Path
     key: dict[str, str]
-    encode: Callable[[torch.Tensor], torch.Tensor]
+    encode: Callable[..., Any]
     video_processor: Any
     bad: BadSamples
     batch_size: int = 8
     block_size: int = 256
     num_workers: int = 0
+
+    def preparer(self) -> Callable[[Sample], "PreparedClip"]:
+        """Return what reads a sample and prepares its frames, in a process of its own."""
+        return partial(_prepare_frames, self.video_processor)
+
+    def encode_clips(self, clips: Sequence[Any]) -> Sequence[torch.Tensor]:
+        """Return the features of clips, `(t, p, d)` each, of what `preparer` has made of them."""
+        return self.encode(torch.cat(list(clips))[None])[0].split(list(map(len, clips)))
 
     def write(self, samples: Sequence[Sample]) -> dict[str, int]:
         """Cache missing features, and try unreadable clips again.
@@ -118,17 +131,17 @@ class FeatureWriter:
         progress.update(len(block) - len(first))
         if not first:
             return 0
-        tensors, times, unreadable = self._encode_clips(samples, first, progress)
+        tensors, times, unreadable = self._encode_samples(samples, first, progress)
         for content, reason in unreadable.items():
             self.bad.meet(f"sample {names[content]}", ValueError(reason))
-        made = len(tensors)
+        made = len(times)
         if path.exists():
             if not made:
                 return 0
             tensors |= load_file(path)
             times |= _read_record(path).get("times", {})
         record = {
-            "names": {content: names[content] for content in sorted(tensors)},
+            "names": {content: names[content] for content in sorted(tensors.keys() & names.keys())},
             "times": dict(sorted(times.items())),
             "unreadable": unreadable,
         }
@@ -137,36 +150,36 @@ class FeatureWriter:
             save_file(tensors, unfinished, metadata={"record": json.dumps(record)})
         return made
 
-    def _encode_clips(
+    def _encode_samples(
         self, samples: Sequence[Sample], places: dict[str, int], progress: Any
     ) -> tuple[dict[str, torch.Tensor], dict[str, float | None], dict[str, str]]:
-        """Decode clips and run the tower; return features and times, and the errors of unreadable clips."""
-        features: dict[str, torch.Tensor] = {}
+        """Decode clips and run the tower; return features with pictures, times, and errors of unreadable clips."""
+        tensors: dict[str, torch.Tensor] = {}
         times: dict[str, float | None] = {}
         unreadable: dict[str, str] = {}
-        clips = _PreparedClips(samples, places, self.video_processor)
+        clips = _PreparedClips(samples, places, self.preparer())
         loader = DataLoader(clips, self.batch_size, num_workers=self.num_workers, collate_fn=list)
         for batch in loader:
             progress.update(len(batch))
-            readable = []
-            for clip in batch:
-                if clip.error is None:
-                    readable.append(clip)
+            readable: dict[str, PreparedClip] = {}
+            for content, clip, error in batch:
+                if clip is None:
+                    unreadable[content] = error
                 else:
-                    unreadable[clip.content] = clip.error
+                    readable[content] = clip
             if not readable:
                 continue
-            pixels = [clip.pixels for clip in readable]
-            encoded = self.encode(torch.cat(pixels)[None])[0].cpu()  # (frames, p, d)
-            lengths = list(map(len, pixels))
-            for clip, found in zip(readable, encoded.split(lengths), strict=True):
+            encoded = self.encode_clips([clip.inputs for clip in readable.values()])
+            for (content, clip), found in zip(readable.items(), encoded, strict=True):
                 if not torch.isfinite(found).all():
                     raise ValueError(
-                        f"features must be finite, got NaN or infinity for sample number {places[clip.content]}"
+                        f"features must be finite, got NaN or infinity for sample number {places[content]}"
                     )
-                features[clip.content] = found.contiguous()
-                times[clip.content] = clip.time
-        return features, times, unreadable
+                tensors[content] = found.cpu().contiguous()
+                times[content] = clip.time
+                if clip.picture is not None:
+                    tensors[picture_key(content)] = clip.picture
+        return tensors, times, unreadable
 
     def _write_index(self) -> None:
         """List what the files hold, once they are all there."""
@@ -186,39 +199,51 @@ def _read_record(path: Path) -> dict[str, dict[str, Any]]:
         return record
 
 
-class _Clip(NamedTuple):
-    """A clip by its hash: pixels, `(t, channels, height, width)`, and the time of its last frame, or its error."""
+class PreparedClip(NamedTuple):
+    """A clip as a tower takes it.
 
-    content: str
-    pixels: torch.Tensor | None = None
-    time: float | None = None
-    error: str | None = None
+    Attributes:
+        inputs: of the tower, such as pixels, `(t, channels, height, width)`.
+        time: of its last frame, where it is known.
+        picture: its last frame as the bytes of a PNG, `(n,)`, if prompts depend on it.
+    """
+
+    inputs: Any
+    time: float | None
+    picture: torch.Tensor | None = None
+
+
+def _prepare_frames(video_processor: Any, sample: Sample) -> PreparedClip:
+    options = {"return_tensors": "pt", "return_metadata": True}
+    inputs = video_processor([video_of(sample)], timestamp=sample.timestamp, **options)
+    return PreparedClip(inputs["pixel_values_videos"][0], inputs["video_metadata"][0].current_time)
+
+
+def video_of(sample: Sample) -> Any:
+    """Return the video of a sample, or its frames, as a processor takes them."""
+    if sample.frames is not None:
+        return list(sample.frames)
+    return sample.video
 
 
 class _PreparedClips(Dataset):
-    """Clips in the order of their hashes, as the tower takes them."""
+    """Clips in the order of their hashes, as the tower takes them; an unreadable one is its error."""
 
-    def __init__(self, samples: Sequence[Sample], places: dict[str, int], video_processor: Any):
+    def __init__(self, samples: Sequence[Sample], places: dict[str, int], prepare: Callable[[Sample], PreparedClip]):
         self.samples = samples
         self.places = list(places.items())
-        self.video_processor = video_processor
+        self.prepare = prepare
 
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, number: int) -> _Clip:
+    def __getitem__(self, number: int) -> tuple[str, PreparedClip | None, str]:
         content, index = self.places[number]
         try:
-            sample = self.samples[index]
-            video: Any = sample.video
-            if sample.frames is not None:
-                video = list(sample.frames)
-            options = {"return_tensors": "pt", "return_metadata": True}
-            inputs = self.video_processor([video], timestamp=sample.timestamp, **options)
-            return _Clip(content, inputs["pixel_values_videos"][0], inputs["video_metadata"][0].current_time)
+            return content, self.prepare(self.samples[index]), ""
         except READ_ERRORS as error:
             check_is_of_a_file(error)
-            return _Clip(content, error=str(error) or type(error).__name__)
+            return content, None, str(error) or type(error).__name__
 
 
 def _describe(samples: Sequence[Sample], index: int) -> tuple[str, str, Exception | None]:

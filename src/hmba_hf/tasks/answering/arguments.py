@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...families import FAMILIES
+from ...families import FAMILIES, Family
 from ...training.arguments import (
     CHECKPOINTING,
     LowRankModelArguments,
@@ -17,7 +17,6 @@ from ...training.arguments import (
 )
 
 _PUBLISHED: dict[str, Any] = {
-    "learns": ["adapter", "projector", "language_model"],
     "max_length": 4096,
     "num_train_epochs": 3,
     "per_device_train_batch_size": 8,
@@ -60,11 +59,16 @@ class ModelArguments(LowRankModelArguments):
             "empty for none"
         },
     )
+    boxes_dialect: str | None = field(
+        default=None,
+        metadata={"help": "how a vision-language model writes boxes, such as unit_square; its own way when absent"},
+    )
     learns: list[str] = field(
-        default_factory=lambda: ["adapter", "projector", "language_model"],
+        default_factory=list,
         metadata={
             "help": f"what learns, of {', '.join(_PARTS)}, and lora or qlora, which are the language model by "
-            "low-rank updates, its own weights in 4 bits for qlora"
+            "low-rank updates, its own weights in 4 bits for qlora; when absent, all of an H-MBA but its vision "
+            "tower, and the adapter alone on a vision-language model"
         },
     )
     adapter_learning_rate: float | None = field(
@@ -99,7 +103,8 @@ class DataArguments(StreamableDataArguments, ClipArguments):
         default=None, metadata={"help": "most tokens of a sample; a longer one is bad, nothing is cut off"}
     )
     feature_cache: str | None = field(
-        default=None, metadata={"help": "folder of cache_features.py; the vision tower is then not run in training"}
+        default=None,
+        metadata={"help": "folder of cache_features.py, whose features are then not computed in training"},
     )
 
     def recipe(self, is_best_chosen: bool) -> dict[str, Any]:
@@ -132,11 +137,13 @@ def parse_arguments(
     return model_args, data_args, args
 
 
-def check_options(model_args: ModelArguments, data_args: DataArguments, args: FinetuningArguments) -> None:
-    """Raise a `ValueError` for options that do not go together."""
+def check_options(
+    model_args: ModelArguments, data_args: DataArguments, args: FinetuningArguments, family: Family
+) -> None:
+    """Raise a `ValueError` for options that do not go together in training a model of a family."""
     check_data_options(data_args, args)
     if data_args.streaming and (data_args.feature_cache or data_args.stream_frames):
         raise ValueError("--feature_cache and --stream_frames need datasets that are held, not --streaming")
-    if data_args.feature_cache and "vision_tower" in model_args.learns:
+    if data_args.feature_cache and family.encodes_frames in model_args.learns:
         raise ValueError("the features of a vision tower that learns cannot be cached: leave out one of the two")
     check_run_options(args)

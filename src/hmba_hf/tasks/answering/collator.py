@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch.nn.utils.rnn import pad_sequence
 
 from ...data.feature_cache.reading import CachedSample
 from ...data.samples import BOX_MARKER, Sample, fill_boxes
+from ...models.batching_hmba import TEXT_INPUTS
 
 IGNORE_INDEX = -100  # PyTorch's cross entropy skips these labels
 _BLANK = Image.new("RGB", (1, 1))
@@ -21,28 +21,28 @@ class SampleCollator:
 
     Labels are the input ids of the assistant's tokens, -100 elsewhere. A generation block of the chat template marks
     these tokens. Without a block, they are what the template adds to the prompt. Sequences are padded on the right.
-    A sample of cached features has `frame_features`, `(b, t, p, d)`, in the place of its pixels.
+    A sample of cached features has `frame_features`, `(b, t, p, d)` or one `(t, p, d)` for each clip, in the place of
+    the pixels of its frames.
 
     Args:
-        processor: of the model; its video processor samples the videos.
+        processor: of the model; its video processor samples the videos, and its `join` makes batches.
         max_length: most tokens of a sample; a longer one is refused, never truncated.
     """
 
     processor: Any
     max_length: int | None = None
 
-    def __call__(self, samples: Sequence[Sample | Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    def __call__(self, samples: Sequence[Sample | Mapping[str, Any]]) -> dict[str, Any]:
         """Build one batch, of samples or of results of `encode`."""
-        encoded = []
-        for sample in samples:
-            if isinstance(sample, Mapping):
-                encoded.append(sample)
-            else:
-                encoded.append(self.encode(sample))
-        return self._join(encoded)
+        batch = []
+        for given in samples:
+            sample = given if isinstance(given, Mapping) else self.encode(given)
+            texts = {name: value[None] for name, value in sample.items() if name in TEXT_INPUTS}
+            batch.append({**sample, **texts})
+        return self.processor.join(batch, padding_side="right")
 
-    def encode(self, sample: Sample) -> dict[str, torch.Tensor]:
-        """Turn one sample into tensors without a batch axis.
+    def encode(self, sample: Sample) -> dict[str, Any]:
+        """Turn one sample into inputs of its prompt, those of texts without a batch axis, `(l,)`.
 
         Raises:
             ValueError: if no token is marked as the answer's, if there are more than `max_length` tokens, or if the
@@ -60,7 +60,9 @@ class SampleCollator:
             return_assistant_tokens_mask=True,
             processor_kwargs=options,
         )
-        encoded = {name: torch.as_tensor(value)[0] for name, value in inputs.items()}
+        encoded = {}
+        for name, value in inputs.items():
+            encoded[name] = torch.as_tensor(value)[0] if name in TEXT_INPUTS else value
         is_answer = encoded.pop("assistant_masks").bool()  # (l,)
         if not is_answer.any():
             raise ValueError(
@@ -73,42 +75,24 @@ class SampleCollator:
             )
         encoded["labels"] = encoded["input_ids"].masked_fill(~is_answer, IGNORE_INDEX)
         if isinstance(sample, CachedSample):
-            encoded["frame_features"] = sample.frame_features
-            del encoded["pixel_values_videos"]
+            encoded["frame_features"] = [sample.frame_features]
+            encoded.pop("pixel_values_videos", None)  # a base's own inputs of its current frame stay
         return encoded
-
-    def _join(self, encoded: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Pad texts on the right and clips in front; a mask marks the real frames of clips."""
-        padding = {"input_ids": self.processor.tokenizer.pad_token_id or 0, "labels": IGNORE_INDEX}
-        batch = {}
-        for name in encoded[0]:
-            values = [sample[name] for sample in encoded]
-            if name in ("pixel_values_videos", "frame_features"):
-                length = max(map(len, values))
-                batch[name] = torch.stack([_pad_front(frames, length) for frames in values])
-                if any(len(frames) < length for frames in values):
-                    masks = [_pad_front(torch.ones(len(frames), dtype=torch.bool), length) for frames in values]
-                    batch["frame_mask"] = torch.stack(masks)
-            else:
-                batch[name] = pad_sequence(values, batch_first=True, padding_value=padding.get(name, 0))
-        return batch
-
-
-def _pad_front(frames: torch.Tensor, length: int) -> torch.Tensor:
-    return torch.cat([frames.new_zeros(length - len(frames), *frames.shape[1:]), frames])
 
 
 def to_conversation(sample: Sample, processor: Any, with_answer: bool = True) -> list[dict[str, Any]]:
     """Write a sample as chat messages, its boxes printed by `processor.format_boxes`.
 
-    A blank picture stands for cached features, since a prompt does not depend on the pixels of its video.
+    For cached features stands their current frame, or a blank picture where a prompt does not depend on it.
     """
     question_boxes = sample.question.count(BOX_MARKER)
     texts = [_print_box(sample, box, processor) for box in sample.boxes]
     question = fill_boxes(sample.question, texts[:question_boxes])
+    if BOX_MARKER in sample.answer and hasattr(processor, "ask_for_boxes"):  # H-MBA is asked in no other words
+        question = processor.ask_for_boxes(question)
     video: Any = sample.video
     if isinstance(sample, CachedSample):
-        video = [_BLANK]
+        video = [_BLANK if sample.picture is None else sample.picture]
     elif sample.frames is not None:
         video = list(sample.frames)
     content = [{"type": "video", "video": video}, {"type": "text", "text": question}]

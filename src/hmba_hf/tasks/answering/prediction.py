@@ -36,12 +36,7 @@ def predict(arguments: PredictionArguments) -> Path:
 
 def load_clips(arguments: PredictionArguments, model: Any, processor: Any) -> Splits:
     """Load the clips that options name, those of the micro-world as the model reads them."""
-    world: dict[str, Any] = {
-        "seed": arguments.world_seed,
-        "motion": arguments.motion,
-        "frame_size": processor.video_processor.size["height"],
-        "num_frames": model.config.num_frames,
-    }
+    world = {**world_options(arguments, processor), "num_frames": model.config.num_frames}
     return load_splits(
         arguments.dataset_name,
         arguments.split,
@@ -50,3 +45,16 @@ def load_clips(arguments: PredictionArguments, model: Any, processor: Any) -> Sp
         schemas=QUESTIONS,
         **world,
     )
+
+
+def world_options(arguments: Any, processor: Any) -> dict[str, Any]:
+    """Return the options of the micro-world: frames as a processor makes them, or as they are drawn if it keeps them.
+
+    Args:
+        arguments: have `world_seed` and `motion`.
+    """
+    sampling = processor.video_processor
+    world = {"seed": arguments.world_seed, "motion": arguments.motion, "num_frames": sampling.num_frames}
+    if sampling.do_resize:
+        world["frame_size"] = sampling.size["height"]
+    return world

@@ -20,6 +20,7 @@ from ...data.samples import Sample
 from ...data.schemas import QUESTIONS
 from ...evaluation.results import package_versions
 from ...evaluation.scoring import ScoredRecords
+from ...families import family_of
 from ...hub import CardDetails
 from ...hub.checkpoints import check_base
 from ...metrics.bootstrap import Bootstrap
@@ -28,12 +29,13 @@ from ...training.parts import gathered, learn
 from ...training.run import begin, draw_example, train_to_end
 from ...training.updates import find_updates
 from .arguments import ClipArguments, DataArguments, FinetuningArguments, ModelArguments, check_options
-from .base_model import load_base
+from .base_model import load_base, read_family_of_base
 from .boxes import box_reading
 from .collator import SampleCollator
-from .features import feature_key
+from .features import frame_features
+from .prediction import world_options
 from .records import sample_record
-from .trainer import AdapterTrainer
+from .trainer import AdapterTrainer, ScoreAnswers
 
 _PACKAGES = ("hmba-hf", "torch", "transformers", "accelerate", "peft")
 
@@ -48,7 +50,10 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
             recipe, or if a sample cannot be learned from and the run is to stop then.
         OSError: if something cannot be written, as on a full disk; the last whole checkpoint stays.
     """
-    check_options(model_args, data_args, args)
+    family = read_family_of_base(model_args)
+    if not model_args.learns:
+        model_args = replace(model_args, learns=list(family.learns))
+    check_options(model_args, data_args, args, family)
     wanted = recipe(model_args, data_args, args)
     run, checkpoint, bad = begin(args, wanted, data_args.on_error)
     set_seed(args.seed)  # for an adapter that starts fresh
@@ -68,7 +73,7 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
         adapter_learning_rate=model_args.adapter_learning_rate,
         gate_learning_rate=model_args.gate_learning_rate,
         recipe=wanted,
-        score_answers=partial(answer_metrics, processor=processor),
+        score_answers=scoring_for(processor),
         max_new_tokens=data_args.max_new_tokens,
         card=CardDetails(license=args.hub_license, training=wanted, environment=package_versions(*_PACKAGES)),
     )
@@ -95,7 +100,7 @@ def choose_what_learns(
         updates.go_on(learning)
     if counts.get("adapter") == 0 and model_args.adapter is None:
         warnings.warn("the base has no adapter, and none learns: name one, as --adapter mamba", stacklevel=3)
-    if "vision_tower" in counts and args.ddp_find_unused_parameters is None:
+    if family_of(model).encodes_frames in counts and args.ddp_find_unused_parameters is None:
         args.ddp_find_unused_parameters = True  # layers after the one that is read have no gradient
     if args.push_to_hub:
         check_base(learning)  # before the work, not after it
@@ -147,17 +152,24 @@ def open_cache(
     """Open cached features, which must be what the model's tower would compute in this run; `None` for no folder."""
     if folder is None:
         return None
-    tower = model.model.vision_tower
-    computes_in = tower.dtype
+    features = frame_features(model, processor)
+    computes_in = features.dtype
     if args.bf16:
         computes_in = torch.bfloat16
     elif args.fp16:
         computes_in = torch.float16
-    with gathered(tower.parameters()):
-        cache = FeatureCache(folder, feature_key(model, processor.video_processor, computes_in))
+    with gathered(features.weights().values()):
+        cache = FeatureCache(folder, features.key(computes_in))
     if processor.time_format is not None:
         cache.check_times()
     return cache
+
+
+def scoring_for(processor: Any) -> ScoreAnswers:
+    """Return how answers are scored while a model learns; the boxes of H-MBA need no processor."""
+    if box_reading(processor, None):
+        return partial(answer_metrics, processor=processor)
+    return answer_metrics
 
 
 def answer_metrics(answers: Sequence[str], samples: Sequence[Sample], processor: Any = None) -> dict[str, float]:
@@ -186,9 +198,7 @@ def first_held_out(arguments: DataArguments, processor: Any, name: str) -> Sampl
 def _named_samples(
     arguments: ClipArguments, split: str, size: int | None, processor: Any, streaming: bool = False
 ) -> list[Sequence[Sample]]:
-    video_processor = processor.video_processor
-    world: dict[str, Any] = {"seed": arguments.world_seed, "motion": arguments.motion}
-    world |= {"frame_size": video_processor.size["height"], "num_frames": video_processor.num_frames}
+    world = world_options(arguments, processor)
     sources = []
     for name in arguments.dataset_name:
         sources.append(load_samples(name, split, size, streaming, arguments.limits, QUESTIONS, **world))
