@@ -1,7 +1,4 @@
-"""What a model on a vision-language model reads of a clip, and answers, does not depend on what stands beside it.
-
-The three bases differ in what `get_image_features` returns: a tuple with features for deeper layers, a tensor, a list.
-"""
+"""What a model on a vision-language model reads of a clip, and answers, does not depend on what stands beside it."""
 
 import pytest
 import torch
@@ -9,14 +6,14 @@ from torch.testing import assert_close
 
 from hmba_hf import HMBAVLMProcessor
 from hmba_hf.models.encoding_hmba_vlm import read_features, split_rows
-from test_streaming_hmba_vlm import NAMES, model_on
+from tiny_hmba_vlm import KINDS, model_on
 from tiny_vlm_bases import noisy_picture, tiny_vlm
 
 SIZE = (40, 24)  # width, height
 TEXTS = ("input_ids", "attention_mask", "mm_token_type_ids", "token_type_ids", "labels")
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=KINDS)
 def vlm(request):
     return tiny_vlm(request.param)
 

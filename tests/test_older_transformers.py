@@ -41,7 +41,7 @@ def run_steps(version, folder, *steps):
 @pytest.fixture(scope="module")
 def saved_by_the_oldest(tmp_path_factory):
     folder = tmp_path_factory.mktemp("oldest")
-    return folder, *run_steps(OLDEST, folder, "load", "answer", "stream", "save")
+    return folder, *run_steps(OLDEST, folder, "load", "answer", "stream", "stream_on_any_base", "save")
 
 
 @pytest.fixture
@@ -55,12 +55,13 @@ def smoke(monkeypatch):
 
 def test_the_oldest_transformers_loads_answers_streams_and_saves(saved_by_the_oldest):
     _, version, errors = saved_by_the_oldest
-    assert version == OLDEST and errors == dict.fromkeys(("load", "answer", "stream", "save")), errors
+    steps = ("load", "answer", "stream", "stream_on_any_base", "save")
+    assert version == OLDEST and errors == dict.fromkeys(steps), errors
 
 
 def test_the_last_transformers_with_one_name_for_the_cache_loads_answers_and_streams(tmp_path):
-    version, errors = run_steps(BEFORE, tmp_path, "load", "answer", "stream")
-    assert version == BEFORE and errors == dict.fromkeys(("load", "answer", "stream")), errors
+    version, errors = run_steps(BEFORE, tmp_path, "load", "answer", "stream", "stream_on_any_base")
+    assert version == BEFORE and errors == dict.fromkeys(("load", "answer", "stream", "stream_on_any_base")), errors
 
 
 def test_code_that_the_oldest_has_saved_answers_the_same_with_the_newest(saved_by_the_oldest, smoke):

@@ -1,7 +1,4 @@
-"""A stream on a vision-language model answers as about the clip, and looks at each frame once.
-
-The three bases differ in what `get_image_features` returns: a tuple with features for deeper layers, a tensor, a list.
-"""
+"""A stream on a vision-language model answers as about the clip, and looks at each frame once."""
 
 import gc
 import inspect
@@ -17,33 +14,21 @@ from transformers import pipeline
 from hmba_hf import (
     AdapterState,
     FrameError,
-    HMBAVLMConfig,
-    HMBAVLMForConditionalGeneration,
     HMBAVLMProcessor,
     TimeJump,
     VideoStream,
 )
 from hmba_hf.models.encoding_hmba_vlm import read_features
 from hmba_hf.streaming import words_differ
-from tiny_models import open_adapter
+from tiny_hmba_vlm import KINDS, model_on
 from tiny_vlm_bases import noisy_picture, tiny_vlm
 
-NAMES = ("qwen3_vl", "internvl", "smolvlm")
 CONTAINERS = {"qwen3_vl": tuple, "internvl": torch.Tensor, "smolvlm": list}
 QUESTION = "Which object is the risk?"
 SIZE = (40, 24)  # width, height
 
 
-def model_on(vlm, **values):
-    """Build a model on a tiny base with an adapter that acts."""
-    torch.manual_seed(0)
-    model = HMBAVLMForConditionalGeneration(HMBAVLMConfig(base_config=vlm.model.config, **values)).eval()
-    model.model.base.load_state_dict(vlm.model.state_dict())
-    open_adapter(model.model.temporal_adapter)
-    return model
-
-
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=KINDS)
 def vlm(request):
     return tiny_vlm(request.param)
 
@@ -352,7 +337,7 @@ def test_a_state_made_by_another_adapter_or_other_weights_is_refused(vlm, model,
         stream.reset(other.features().adapter_state)
 
 
-@pytest.mark.parametrize("name", [*NAMES, "gemma4", "lfm2_vl", "mistral3"])
+@pytest.mark.parametrize("name", [*KINDS, "gemma4", "lfm2_vl", "mistral3"])
 def test_a_state_depends_on_the_weights_that_encode_frames_and_on_no_others(name):
     vlm = tiny_vlm(name)
     model = model_on(vlm)

@@ -22,7 +22,7 @@ PLACE = ROOT / ".cache" / "latest"
 EXTRAS = "[cpu,train]"
 OLDEST = (3, 11)  # the first that transformers takes
 SMOKE = Path(__file__).with_name("smoke.py")
-STEPS = ("install", "load", "answer", "stream", "save", "carry_code", "train", "push")
+STEPS = ("install", "load", "answer", "stream", "stream_on_any_base", "save", "carry_code", "train", "push")
 SHOWN = ("transformers", "torch", "av", "numpy")
 
 

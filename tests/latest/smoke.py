@@ -65,6 +65,28 @@ def stream(folder: Path) -> None:
     assert watching.ask(QUESTION, max_new_tokens=8)["generated_text"]
 
 
+def stream_on_any_base(folder: Path) -> None:
+    """A stream on a vision-language model answers as its pipeline does about the same frames."""
+    sys.path.insert(0, str(TESTS))
+    from hmba_hf import HMBAVLMProcessor
+    from hmba_hf.models.pipeline_hmba import VideoTextToTextPipeline
+    from hmba_hf.streaming import VideoStream
+    from tiny_hmba_vlm import KINDS, model_on
+    from tiny_vlm_bases import tiny_vlm
+
+    for name in KINDS:
+        base = tiny_vlm(name)
+        model = model_on(base)
+        processor = HMBAVLMProcessor(base.processor, boxes_dialect="thousand")
+        watching = VideoStream(model, processor)
+        frames = [base.picture(shade) for shade in range(5)]
+        for number, frame in enumerate(frames):
+            watching.push(frame, 0.5 * number)
+        pipe = VideoTextToTextPipeline(model=model, processor=processor)
+        (wanted,) = pipe(videos=frames, text=QUESTION, max_new_tokens=8)
+        assert watching.ask(QUESTION, max_new_tokens=8) == {**wanted, "timestamp": 2.0}, name
+
+
 def save(folder: Path) -> None:
     """A checkpoint is saved with its code, and beside it what it answers."""
     for part in _parts():
@@ -129,7 +151,7 @@ def push(folder: Path) -> None:
         hub.close()
 
 
-STEPS = {step.__name__: step for step in (load, answer, stream, save, carry_code, train, push)}
+STEPS = {step.__name__: step for step in (load, answer, stream, stream_on_any_base, save, carry_code, train, push)}
 PACKAGES = ("transformers", "torch", "av", "numpy", "huggingface_hub", "accelerate", "peft")
 
 

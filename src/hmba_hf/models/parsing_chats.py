@@ -23,10 +23,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Clip:
-    """A video that stands as a picture in a chat.
+    """A video or picture in a block of another kind, as a chat template reads it.
 
     Attributes:
-        block: the content block of the video.
+        block: its own content block.
     """
 
     block: dict
@@ -52,13 +52,26 @@ def as_pictures(blocks: Any) -> Any:
     return pictures
 
 
+def clips_in(sources: Any) -> list[Clip]:
+    """List the clips of a chat among the images or videos of a call, in any nesting."""
+    if isinstance(sources, Clip):
+        return [sources]
+    clips: list[Clip] = []
+    if isinstance(sources, (list, tuple)):
+        for item in sources:
+            clips += clips_in(item)
+    return clips
+
+
 def with_pictures_loaded(videos: Any, load: Callable[[Any], Any]) -> Any:
     """Return any nesting of videos in which each `Picture` is replaced by its frame.
 
     Args:
-        videos: of `block_video`, or lists of these.
+        videos: of `block_video`, a `Clip`, or lists of these.
         load: opens the source of a picture.
     """
+    if isinstance(videos, Clip):
+        return with_pictures_loaded(block_video(videos.block), load)
     if isinstance(videos, Picture):
         return load(videos.source)
     if isinstance(videos, (list, tuple)):
@@ -99,14 +112,19 @@ def check_blocks(blocks: Iterable[dict]) -> None:
         raise ValueError(f"content blocks must be of type video, image or text, got {sorted(others)}")
 
 
-def with_videos_alone(conversation: Any) -> Any:
-    """Return a chat, or several, with each picture as a video: transformers before 5.23 would lose their order.
+def with_one_kind(conversation: Any, kind: str) -> Any:
+    """Return a chat, or several, with its videos and pictures as blocks of one kind, with a `Clip` as their source.
+
+    Transformers before 5.23 would lose the order of two kinds.
+
+    Args:
+        kind: `"video"` or `"image"`.
 
     Raises:
-        ValueError: as `check_blocks` and `block_video`.
+        ValueError: as `check_blocks`.
     """
     if isinstance(conversation, (list, tuple)):
-        return [with_videos_alone(item) for item in conversation]
+        return [with_one_kind(item, kind) for item in conversation]
     content = conversation.get("content")
     if not isinstance(content, (list, tuple)):
         return conversation
@@ -118,7 +136,7 @@ def with_videos_alone(conversation: Any) -> Any:
                 address = address["url"]
             block = {"type": "image", "url": address}
         if block["type"] in ("video", "image"):
-            block = {"type": "video", "video": block_video(block)}
+            block = {"type": kind, kind: Clip(block)}
         blocks.append(block)
     check_blocks(blocks)
     return {**conversation, "content": blocks}
@@ -130,6 +148,7 @@ __all__ = [
     "as_pictures",
     "block_video",
     "check_blocks",
+    "clips_in",
+    "with_one_kind",
     "with_pictures_loaded",
-    "with_videos_alone",
 ]

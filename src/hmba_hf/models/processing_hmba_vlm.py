@@ -82,6 +82,7 @@ class HMBAVLMProcessor(VideoChatProcessor):
     _auto_class = "AutoProcessor"
     own_video_processor = HMBAVideoProcessor
     auto_map_entry = "processing_hmba_vlm.HMBAVLMProcessor"
+    block_type = "image"
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ from transformers.processing_utils import ProcessorMixin
 from .decoding_clips import flatten_pictures, flatten_videos
 from .decoding_containers import SourceLimits
 from .parsing_answers import answer_spans, mark_tokens, token_spans
-from .parsing_chats import block_video, check_blocks, with_pictures_loaded, with_videos_alone
+from .parsing_chats import block_video, check_blocks, clips_in, with_one_kind, with_pictures_loaded
 
 _GENERATION_BLOCK = re.compile(r"{%-?\s*generation\s*-?%}")
 # Arguments of `apply_chat_template` that no template gets, or that differ from text to text.
@@ -54,6 +54,10 @@ def flatten_clips(images: Any, videos: Any, audio: Any, limits: SourceLimits) ->
     Raises:
         ValueError: for audio, and for pictures beside videos, whose order in the prompts is unknown.
     """
+    of_chat = clips_in([images, videos])
+    if of_chat:
+        images = None
+        videos = of_chat
     if audio is not None:
         raise ValueError(f"audio must be absent, since H-MBA reads videos and pictures, got {type(audio).__name__}")
     if images is not None and videos is not None:
@@ -94,6 +98,8 @@ def check_placeholders(wanted: int, clips: list[Any] | None, token: str) -> None
 class VideoChatProcessor(VideoTextProcessor):
     """A processor of prompts about videos, whose chats hold videos and pictures in any order."""
 
+    block_type = "video"  # of content blocks, as which a chat template reads videos and pictures
+
     def apply_chat_template(  # type: ignore[override]
         self,
         conversation: Any,
@@ -116,8 +122,8 @@ class VideoChatProcessor(VideoTextProcessor):
         if isinstance(conversation, (list, tuple)) and not conversation:
             raise ValueError("a chat must hold a message, and a list of chats a chat, got an empty list")
         reads_blocks = hasattr(ProcessorMixin, "_multimodal_inputs_from_conversations")
-        if kwargs.get("tokenize") and not reads_blocks:  # until 5.23 is the oldest
-            conversation = with_videos_alone(conversation)
+        if not reads_blocks and (kwargs.get("tokenize") or self.block_type == "image"):  # until 5.23 is the oldest
+            conversation = with_one_kind(conversation, self.block_type)
         if kwargs.get("load_audio_from_video"):
             raise ValueError("load_audio_from_video must be absent, since H-MBA reads no audio, got True")
         if isinstance(self.chat_template, dict):
