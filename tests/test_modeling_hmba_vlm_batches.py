@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 
 from hmba_hf import HMBAVLMProcessor
+from hmba_hf.models import encoding_hmba_vlm
 from hmba_hf.models.encoding_hmba_vlm import read_features, split_rows
 from tiny_hmba_vlm import KINDS, model_on
 from tiny_vlm_bases import noisy_picture, tiny_vlm
@@ -137,3 +138,25 @@ def test_rows_of_frames_in_the_place_of_earlier_pixels_change_nothing(model, enc
     found = logits_of_texts(model, {**alone, "frame_features": features})
     for one, other in zip(found, logits_of_texts(model, together), strict=True):
         assert_close(one, other, atol=1e-5, rtol=1e-5)
+
+
+def test_many_earlier_frames_are_encoded_in_parts_and_read_as_at_once(model, encode, monkeypatch):
+    inputs = encode(["@ a", "b @"], [clip(4), clip(3, shade=5)])
+    wanted = rows_of(model, inputs)
+    encoded = []
+    encoder = model.model.get_image_features
+
+    def encode_and_count(**pictures):
+        output = encoder(**pictures)
+        encoded.append(len(read_features(output, model.config.hidden_size)))
+        return output
+
+    monkeypatch.setattr(model.model, "get_image_features", encode_and_count)
+    monkeypatch.setattr(encoding_hmba_vlm, "AT_ONCE", 2)
+    for rows, expected in zip(rows_of(model, inputs), wanted, strict=True):
+        assert_close(rows, expected)
+    assert encoded in ([2, 2, 2, 1], [2, 5])  # SmolVLM's pictures come prompt by prompt
+    with torch.enable_grad():
+        encoded.clear()
+        model(**inputs)
+        assert encoded == [2, 5]

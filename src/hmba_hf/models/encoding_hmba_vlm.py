@@ -15,6 +15,7 @@ from .layers_conditions import require
 # The inputs that hold the pixels themselves; transformers' `generate` knows the same names.
 _PIXELS = ("pixel_values", "pixel_values_images", "image_patches")
 PAST = "past_"  # before the name of an input of pictures: that of all earlier frames
+AT_ONCE = 16  # earlier frames that a tower sees at once while nothing learns
 
 
 def picture_names(base: Any) -> list[str]:
@@ -38,6 +39,40 @@ def check_pixels(inputs: Mapping[str, Any]) -> None:
     for name in _PIXELS:
         for pixels in _pieces(inputs.get(name)):
             require(torch.isfinite(pixels).all(), f"{name} must be finite, got NaN or infinity")
+
+
+def part_pictures(pictures: dict[str, Any], number: int) -> list[dict[str, Any]]:
+    """Part pictures, so that the memory of a tower does not grow with the length of a clip.
+
+    Args:
+        pictures: the inputs that they consist of. Where one has neither a row for each picture nor a row for each
+            patch of its grid, they stay together.
+        number: of pictures.
+    """
+    if torch.is_grad_enabled() or number <= AT_ONCE:
+        return [pictures]
+    parts: list[dict[str, Any]] = [{} for _ in range(0, number, AT_ONCE)]
+    for name, value in pictures.items():
+        if value is None:
+            continue
+        rows = _rows_of(value, pictures.get("image_grid_thw"), number)
+        if rows is None:
+            return [pictures]
+        sizes = [sum(rows[start : start + AT_ONCE]) for start in range(0, number, AT_ONCE)]
+        for part, piece in zip(parts, value.split(sizes), strict=True):
+            part[name] = piece
+    return parts
+
+
+def _rows_of(value: Any, grids: Tensor | None, number: int) -> list[int] | None:
+    """Return how many rows of an input each picture has; `None` where that is not known."""
+    if not isinstance(value, Tensor) or value.ndim < 2:
+        return None
+    if len(value) == number:
+        return [1] * number
+    if grids is not None and len(grids) == number and len(value) == grids.prod(-1).sum():
+        return grids.prod(-1).tolist()
+    return None
 
 
 def split_rows(features: Any, picture_tokens: Sequence[int] | None, pictures: int | None) -> list[Tensor]:

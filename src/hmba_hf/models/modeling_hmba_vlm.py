@@ -21,6 +21,7 @@ from .encoding_hmba_vlm import (
     check_pixels,
     has_pixels,
     join_clips,
+    part_pictures,
     picture_names,
     read_features,
     split_rows,
@@ -167,7 +168,10 @@ class HMBAVLMModel(HMBAVLMPreTrainedModel):
         if frame_features is not None:
             clips = list(frame_features)
         else:
-            earlier = self._features_of(past) if has_pixels(past) else []
+            earlier: list[Tensor] = []
+            if has_pixels(past):
+                for part in part_pictures(past, sum(lengths or [])):
+                    earlier += self._features_of(part)
             clips = join_clips(current, earlier, lengths or [0] * len(current))
         adapted = self._adapt(clips)
         return {**without_pixels(inputs), "mm_encoder_outputs": {"image": self.with_features(output, adapted)}}
