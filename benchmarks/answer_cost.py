@@ -324,9 +324,9 @@ def main() -> None:
     parser.add_argument("--bases", nargs="+", choices=list(BASES), default=list(BASES))
     parser.add_argument("--frames", nargs="+", type=int, default=[1, 2, 4, 8, 16, 32, 64])
     parser.add_argument("--lengths", nargs="+", type=int, default=[5, 100, 1000, 10000], help="of recurrent streams")
-    parser.add_argument("--divisor", type=int, default=16, help="of the widths of the real models")
+    parser.add_argument("--divisor", type=int, help="of the widths of the real models; each one's own when absent")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeats", type=int, default=5, help="turns; twice as many of recurrent streams")
+    parser.add_argument("--repeats", type=int, default=3, help="turns; twice as many of recurrent streams")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, and no comparison with what is demanded")
     parser.add_argument("--output_dir", help="write results.json and a plot here")
     args = parser.parse_args()
@@ -337,8 +337,10 @@ def main() -> None:
         args.repeats = 1
     keep_memory()
     torch.set_num_threads(args.threads)
-    machine = f"{hardware()}; {args.threads} threads; widths / {args.divisor}, float32, random weights"
+    machine = f"{hardware()}; {args.threads} threads; float32, random weights"
     print(f"{machine}\n")
+    for name in args.bases:
+        print(f"{name}: {BASES[name](args.divisor)}\n")
     peaks = measure_memory(args)
     args.clock = time.process_time if args.threads == 1 else time.perf_counter
     records: list[dict[str, Any]] = []
