@@ -7,13 +7,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 
-from hmba_hf import HMBAVLMForConditionalGeneration, HMBAVLMModel, HMBAVLMProcessor
+from hmba_hf import HMBAVLMConfig, HMBAVLMForConditionalGeneration, HMBAVLMModel, HMBAVLMProcessor
 from hmba_hf.data.bad_samples import BadSamples
+from hmba_hf.data.feature_cache.reading import CachedSamples, FeatureCache
 from hmba_hf.data.micro_world.world import MicroWorld
 from hmba_hf.evaluation.scoring import ScoredRecords
 from hmba_hf.families import family_of
@@ -26,7 +28,8 @@ from hmba_hf.tasks.answering.records import check_record, reading_record, sample
 from hmba_hf.training.arguments import CHECKPOINTING
 from hmba_hf.training.parts import learn
 from tiny_bases import tune
-from tiny_vlm_bases import save_vlm
+from tiny_models import tiny_text
+from tiny_vlm_bases import save_vlm, tiny_vlm
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 WORLD = MicroWorld()
@@ -152,14 +155,12 @@ def test_a_tuned_model_answers_and_is_scored(adapted, tmp_path, call):
     assert [record["answer"] for record in records] == wanted
 
 
-@pytest.mark.parametrize("kind", ["qwen3_vl", "gemma3"])
-def test_cached_features_give_the_losses_of_pixels_and_no_earlier_frame_is_encoded(kind, tmp_path, call, monkeypatch):
+def test_cached_features_give_the_losses_of_pixels_and_no_earlier_frame_is_encoded(base, tmp_path, call, monkeypatch):
     folder = tmp_path / "model"
-    source = save_vlm(kind, tmp_path / "base")
-    opened(source).save_pretrained(folder)
-    processor_of(source).save_pretrained(folder)
+    opened(base).save_pretrained(folder)
+    processor_of(base).save_pretrained(folder)
     cache = ["--output_dir", tmp_path / "cache", "--use_cpu", "--max_train_samples", 6, "--block_size", 4]
-    printed = call("cache_features.py", "--model", source, *cache)  # no feature depends on the adapter
+    printed = call("cache_features.py", "--model", base, *cache)  # no feature depends on the adapter
     assert "6 samples: 6 clips made, 6 in" in printed
     words = ["--max_steps", 3, "--max_train_samples", 6, "--save_strategy", "no"]
     plain = losses(tune(folder, tmp_path / "plain", *words))
@@ -196,17 +197,26 @@ def test_features_do_not_depend_on_the_language_model(base):
     assert not any("text" in name for name in key)
 
 
-def test_clips_whose_frames_differ_in_size_are_cached_each_by_itself(base):
-    model = opened(base)
-    writer = frame_features(model, processor_of(base)).writer(folder=Path("unused"), bad=BadSamples("stop", "unused"))
+@pytest.mark.parametrize("kind", ["gemma3", "lfm2_vl", "llava_onevision"])
+def test_features_of_clips_of_unlike_sizes_stand_for_their_frames_in_each_container_of_a_base(kind, tmp_path):
+    vlm = tiny_vlm(kind)
+    torch.manual_seed(0)
+    model = HMBAVLMForConditionalGeneration(HMBAVLMConfig(base_config=vlm.model.config)).eval()
+    model.model.base.load_state_dict(vlm.model.state_dict())
+    torch.nn.init.normal_(model.model.temporal_adapter.gate, std=0.5)
     wide = replace(WORLD[1], frames=[frame.resize((96, 64)) for frame in WORLD[1].frames], size=None)
     samples = [WORLD[0], wide, WORLD[2], WORLD.still_sample(1)]
-    prepare = writer.preparer()
-    clips = [prepare(sample).inputs for sample in samples]
-    together = writer.encode_clips(clips)
-    assert [tuple(rows.shape) for rows in together] == [(5, 16, 32), (5, 12, 32), (5, 16, 32), (1, 16, 32)]
-    for rows, clip in zip(together, clips, strict=True):
-        torch.testing.assert_close(rows, *writer.encode_clips([clip]))
+    processor = HMBAVLMProcessor(vlm.processor, boxes_dialect="unit_square")
+    features = frame_features(model, processor)
+    bad = BadSamples("stop", tmp_path / "bad_samples.jsonl")
+    assert features.writer(folder=tmp_path, bad=bad, batch_size=3).write(samples) == {"made": 4, "cache": 4}
+    read = CachedSamples(samples, FeatureCache(tmp_path, features.key(torch.float32)))
+    assert [len(sample.frame_features) for sample in read] == [5, 5, 5, 1]
+    collator = SampleCollator(processor)
+    with torch.no_grad():
+        wanted = model(**collator(samples)).logits
+        found = model(**collator([read[index] for index in range(4)])).logits
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
 QUANTISED = BitsAndBytesConfig(load_in_4bit=True)
@@ -289,3 +299,16 @@ def test_a_base_whose_boxes_are_unknown_needs_its_dialect_named(tmp_path):
 def test_options_of_another_family_are_refused_by_name(base, tmp_path):
     with pytest.raises(ValueError, match=r"what learns must be of \['adapter', .*'vision'\], got \['projector'\]"):
         tune(base, tmp_path / "out", "--max_steps", 1, "--learns", "projector")
+
+
+def test_low_rank_updates_of_a_base_without_an_adapter_are_to_be_merged_first(base, tmp_path):
+    vlm = AutoModelForImageTextToText.from_pretrained(base)
+    peft.get_peft_model(vlm, peft.LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path / "updates")
+    with pytest.raises(ValueError, match="must hold low-rank updates of a model with an adapter, .*merge_and_unload"):
+        tune(tmp_path / "updates", tmp_path / "out", *SQUARE, "--max_steps", 1)
+
+
+def test_a_model_that_reads_no_pictures_is_refused(tmp_path):
+    AutoModelForCausalLM.from_config(tiny_text()).save_pretrained(tmp_path / "text")
+    with pytest.raises(ValueError, match="model_type must be of .*'hmba_vlm', .* got 'llama'"):
+        tune(tmp_path / "text", tmp_path / "out", "--max_steps", 1)

@@ -1,6 +1,6 @@
 """A run on a vision-language model ends on the Hub, and its results follow."""
 
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from hmba_hf.data.micro_world.world import MicroWorld
@@ -14,8 +14,10 @@ PUSH = ["--push_to_hub", "True", "--hub_model_id", "org/tuned", "--eval_split", 
 
 
 def test_a_tuned_vision_language_model_comes_back_from_the_hub_with_its_card_and_results(hub, tmp_path):
-    base = save_vlm("qwen3_vl", tmp_path / "base")
-    trainer = tune(base, tmp_path / "out", *PUSH, "--boxes_dialect", "unit_square", "--max_steps", 2)
+    save_vlm("qwen3_vl", tmp_path / "base")
+    HfApi().create_repo("org/vlm")
+    HfApi().upload_folder(repo_id="org/vlm", folder_path=tmp_path / "base")
+    trainer = tune("org/vlm", tmp_path / "out", *PUSH, "--boxes_dialect", "unit_square", "--max_steps", 2)
     repository = hub.repository("org/tuned")
     code = {"modeling_hmba_vlm.py", "processing_hmba_vlm.py", "batching_hmba.py"}
     assert repository.private and {"example.png", *code} <= repository.files().keys()
@@ -23,6 +25,7 @@ def test_a_tuned_vision_language_model_comes_back_from_the_hub_with_its_card_and
     processor = AutoProcessor.from_pretrained("org/tuned")
     assert_equal_weights(trainer.model, model)
     clips = [MicroWorld()[0]]
+    assert ModelCard.load("org/tuned").data.base_model == ["org/vlm"]
     wanted = answer_samples(trainer.model.eval(), trainer.processing_class, clips, max_new_tokens=3)
     assert answer_samples(model, processor, clips, max_new_tokens=3) == wanted
     evaluate("org/tuned", tmp_path / "test")

@@ -156,7 +156,7 @@ def _load_updated(
     source = _Source(updates.base, resolve_revision(updates.base, updates.settings.revision), arguments, rules)
     if source.adapting(source.read_config()) is not None:
         raise ValueError(
-            f"{updates.path} must hold low-rank updates of a model of a known family, got those of {updates.base}: "
+            f"{updates.path} must hold low-rank updates of a model with an adapter, got those of {updates.base}: "
             f"merge them first, {updates.merging}"
         )
     if _has_changed(source):
