@@ -132,8 +132,12 @@ def test_low_rank_updates_reach_the_language_model_alone_and_load_on_the_base_wi
     assert all(name.startswith("model.temporal_adapter") for name in parts - updated)
     batch = SampleCollator(trainer.processing_class)([WORLD[0], WORLD[1]])
     loaded = AutoModelForImageTextToText.from_pretrained(tmp_path / "out")
+    adapted = AutoModelForImageTextToText.from_pretrained(tmp_path / "out" / "adapted_base")
+    wrapped = peft.PeftModel.from_pretrained(adapted, tmp_path / "out").eval()
     with torch.no_grad():
-        torch.testing.assert_close(loaded(**batch).logits, trainer.model.eval()(**batch).logits)
+        wanted = trainer.model.eval()(**batch).logits
+        for model in (loaded, wrapped):
+            torch.testing.assert_close(model(**batch).logits, wanted)
     further = tune(tmp_path / "out", tmp_path / "further", *words, "--max_steps", 1)
     assert losses(further)[0] < losses(trainer)[0] - 0.3, "the updates are trained further"
     options = ["--max_samples", 2, "--max_new_tokens", 2, "--output_dir", tmp_path / "test"]

@@ -38,18 +38,21 @@ class TowerFeatures:
         """Of the computation and the features."""
         return self.model.model.vision_tower.dtype
 
-    def weights(self) -> dict[str, Tensor]:
-        """Return the weights that the features depend on, by name."""
+    def parameters(self) -> list[Tensor]:
+        """Return the parameters that the features depend on."""
+        return list(self._of_part(dict(self.model.named_parameters())).values())
+
+    def _of_part(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return those of a model's weights that encode frames."""
         family = family_of(self.model)
-        named = self.model.state_dict().items()
-        return {name: weight for name, weight in named if family.part_of(name) == family.encodes_frames}
+        return {name: weight for name, weight in weights.items() if family.part_of(name) == family.encodes_frames}
 
     def key(self, dtype: torch.dtype) -> dict[str, str]:
         """Describe all that features in a dtype depend on but the clips."""
         return feature_key(self.model, self.processor.video_processor, dtype)
 
     def writer(self, **options: Any) -> FeatureWriter:
-        """Return what caches the features; `options` are those of `FeatureWriter` but the first ones that fit here."""
+        """Return what caches the features; `options` are the other ones of `FeatureWriter`."""
         return FeatureWriter(
             key=self.key(self.dtype),
             encode=self.encode,
@@ -84,7 +87,7 @@ class PictureFeatures(TowerFeatures):
         for name in base.config.sub_configs:
             if getattr(base.config, name, None) is texts:
                 del settings[name]
-        key = {"base": f"{type(base).__name__} {digest_tensors(self.weights(), dtype)}"}
+        key = {"base": f"{type(base).__name__} {digest_tensors(self._of_part(self.model.state_dict()), dtype)}"}
         key |= _described("base", settings, _IDLE_SETTINGS)
         key["dtype"] = str(dtype).removeprefix("torch.")
         key |= _described("image processor", self.processor.image_processor.to_dict(), _IDLE_OPTIONS)

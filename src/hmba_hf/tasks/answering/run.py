@@ -158,7 +158,7 @@ def open_cache(
         computes_in = torch.bfloat16
     elif args.fp16:
         computes_in = torch.float16
-    with gathered(features.weights().values()):
+    with gathered(features.parameters()):
         cache = FeatureCache(folder, features.key(computes_in))
     if processor.time_format is not None:
         cache.check_times()
