@@ -215,3 +215,13 @@ def test_the_benchmark_of_answers_compares_both_ways_and_what_is_demanded(tmp_pa
     times = [{"base": "b", "length": n, "times": {"answer": [seconds]}} for n, seconds in ((5, 1.0), (100, 1.3))]
     lines = compare([{"base": "b", "frames": 16, "ratios": ratios}], times)
     assert list(lines.values()) == [False, True, False]
+
+
+def test_operations_of_answers_are_counted_on_shapes_alone():
+    printed = run("answer_operations.py", "--bases", "qwen3_vl", "--divisor", 64, "--frames", 1, 4)
+    (names,) = columns(printed)
+    assert names[2:5] == ["stream, own", "stream, ours", "stream, ratio"]
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines()[2:]]
+    assert [row[1] for row in rows] == ["1", "4"]
+    assert float(rows[0][4]) < 1 < float(rows[1][4])
+    assert float(rows[1][7]) < float(rows[1][4])  # the tower adds to both ways
