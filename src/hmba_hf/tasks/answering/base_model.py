@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoProcessor, PreTrainedModel
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING, AutoProcessor, PreTrainedModel
 
 from ...families import Family, family_of, has_family, load_model, read_config
 from ...messages import logger
@@ -63,7 +62,7 @@ def _rules() -> BaseRules:
 
 
 def _is_vision_language_model(config: Any) -> bool:
-    return config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+    return type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 
 def _put_adapter_on(base: str, revision: str | None, arguments: ModelArguments) -> tuple[PreTrainedModel, Any]:
