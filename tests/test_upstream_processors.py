@@ -5,12 +5,14 @@ import unittest
 from hmba_hf import (
     HMBAProcessor,
     HMBAVideoProcessor,
+    HMBAVLMProcessor,
     MambaVLProcessor,
     MambaVLVideoProcessor,
     VideoMambaVideoProcessor,
 )
 from tiny_processors import tiny_tokenizer
 from tiny_questions import tiny_clip_reader, tiny_question_tokenizer
+from tiny_vlm_bases import BASES
 from upstream_suites import ProcessorTesterMixin, VideoProcessingTestMixin, account_for, prepare_video_inputs
 
 PROCESSOR_FAILURES = {
@@ -24,6 +26,26 @@ PROCESSOR_SKIPS = {
     "test_args_overlap_kwargs": "no image processor",
     "test_processor_text_has_no_visual": "no image processor",
     "test_*audio*": "no audio",
+}
+VLM_FAILURES = {
+    "test_processor_text_has_no_visual": "an image is a clip of one frame, and has no token beside those of videos",
+    "test_processor_to_json_string": "the base's processor stands in the file as its settings",
+}
+IN_BASE = "tokenizer and image processor are parts of the base's processor"
+VLM_SKIPS = {
+    "test_*_images": IN_BASE,
+    "test_*audio*": "no audio",
+    "test_apply_chat_template_image_*": IN_BASE,
+    "test_apply_chat_template_tool_calls_no_content": "the template of the tiny base knows no tools",
+    "test_args_overlap_kwargs": IN_BASE,
+    "test_chat_template_save_loading": IN_BASE,
+    "test_chat_template_saving_rejects_path_traversal": IN_BASE,
+    "test_get_num_multimodal_tokens_matches_processor_call*": "the base's processor counts the tokens of pictures",
+    "test_processor_with_multiple_inputs": IN_BASE,
+    "test_replacement_offsets": "the base's processor gives the offsets",
+    "test_*kwargs*_1_videos": IN_BASE,
+    "test_subprocessor_defaults_0_text": IN_BASE,
+    "test_tokenizer_decode_defaults": IN_BASE,
 }
 BY_HEAD = "questions come by head and under that name, and no longer than `max_text_length`"
 QUESTION_FAILURES = {
@@ -76,6 +98,39 @@ class HMBAProcessorTest(ProcessorTesterMixin, unittest.TestCase):
         clip = {"expected_dim": 1, "output_length": 5}  # `num_frames` of the video processor
         whole = {"expected_dim": 1, "output_length": 11, "do_sample_frames": False}
         return [clip, whole, {**whole, "fps": 10}, {**clip, "fps": 10}, {**clip, "num_frames": 3, "output_length": 3}]
+
+    def test_apply_chat_template_video_frame_sampling(self):
+        # Everything holds but the last demand, an error that says so: frames that come as images can be sampled.
+        with self.assertRaisesRegex(AssertionError, "Sampling frames from a list of images is not supported!"):
+            super().test_apply_chat_template_video_frame_sampling()
+
+
+@account_for(VLM_FAILURES, VLM_SKIPS)
+class HMBAVLMProcessorTest(ProcessorTesterMixin, unittest.TestCase):
+    processor_class = HMBAVLMProcessor
+    videos_input_name = "past_pixel_values"  # one row for each earlier frame of a LLaVA
+
+    @staticmethod
+    def prepare_processor_dict():
+        _, base_processor = BASES["llava"]()
+        return {"base_processor": base_processor}
+
+    @classmethod
+    def _setup_video_processor(cls):
+        as_they_are = dict.fromkeys(["do_expand_to_square", "do_resize", "do_rescale", "do_normalize"], False)
+        return HMBAVideoProcessor(**as_they_are)
+
+    def prepare_images_inputs(self, *args, **kwargs):
+        """Give none: the suite gives images beside videos, and here an image would take a video's place."""
+
+    def prepare_audio_inputs(self, *args, **kwargs):
+        """Give none: audio is refused by name."""
+
+    @property
+    def video_sampling_expectations(self):
+        clip = {"expected_dim": 0, "output_length": 4}  # `num_frames` of the video processor less the current one
+        whole = {"expected_dim": 0, "output_length": 10, "do_sample_frames": False}
+        return [clip, whole, {**whole, "fps": 10}, {**clip, "fps": 10}, {**clip, "num_frames": 3, "output_length": 2}]
 
     def test_apply_chat_template_video_frame_sampling(self):
         # Everything holds but the last demand, an error that says so: frames that come as images can be sampled.
