@@ -14,12 +14,14 @@ import itertools
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from tqdm.auto import tqdm
 from transformers import (
@@ -129,7 +131,7 @@ def world_texts(world: MicroWorld) -> Iterator[str]:
             yield f"USER: {sample.question} ASSISTANT: {sample.answer}"
 
 
-def build_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
+def learn_tokens(texts: Iterator[str], special_tokens: Sequence[str]) -> Tokenizer:
     """Train a byte-level BPE in which each digit and punctuation mark of a box is one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -142,9 +144,19 @@ def build_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
-        vocab_size=512, special_tokens=SPECIAL_TOKENS, initial_alphabet=alphabet, min_frequency=20, show_progress=False
+        vocab_size=512,
+        special_tokens=list(special_tokens),
+        initial_alphabet=alphabet,
+        min_frequency=20,
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def build_tokenizer(texts: Iterator[str]) -> PreTrainedTokenizerFast:
+    """Train the tokens, and put the chat template and `<s>` around them."""
+    tokenizer = learn_tokens(texts, SPECIAL_TOKENS)
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -195,11 +207,14 @@ def build_model(tokenizer: PreTrainedTokenizerFast, frame_size: int) -> HMBAForC
 
 
 class Patches(torch.utils.data.Dataset):
-    """Pictures, and for each patch the number of the road user in it (0 for none) and its box."""
+    """Pictures, and for each patch the number of the road user in it (0 for none) and its box.
 
-    def __init__(self, world: MicroWorld, processor: HMBAProcessor):
+    `encode` turns a picture into the pixels of a model.
+    """
+
+    def __init__(self, world: MicroWorld, encode: Callable[[Image.Image], torch.Tensor]):
         self.world = world
-        self.processor = processor
+        self.encode = encode
         side = world.config.frame_size // PATCH_SIZE
         self.centres = (torch.arange(side) + 0.5) / side
 
@@ -208,7 +223,7 @@ class Patches(torch.utils.data.Dataset):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         picture = self.world.still_sample(index, "where").frames[0]
-        pixels = self.processor.video_processor(picture, return_tensors="pt")["pixel_values_videos"][0, 0]
+        pixels = self.encode(picture)
         side = len(self.centres)
         names = torch.zeros(side, side, dtype=torch.long)
         boxes = torch.zeros(side, side, 4)
@@ -223,13 +238,24 @@ class Patches(torch.utils.data.Dataset):
         return (self.centres >= low - 0.03) & (self.centres <= high + 0.03)
 
 
-def train_tower(model: HMBAForConditionalGeneration, patches: Patches, steps: int) -> None:
-    """Train the vision tower to name and box the content of its patches; scale the projector to unit outputs."""
-    tower = model.model.vision_tower
-    config = model.config
-    width = config.vision_config.hidden_size
+def train_tower(
+    read: Callable[[torch.Tensor], torch.Tensor],
+    tower: Iterable[torch.nn.Parameter],
+    width: int,
+    patches: Patches,
+    steps: int,
+) -> torch.Tensor:
+    """Train a vision tower to name and box the content of its patches; return the last features.
+
+    Args:
+        read: turns pixels of pictures into features of their patches, `(b, p, width)`.
+        tower: its parameters that learn.
+        width: of the features.
+        patches: to learn from.
+        steps: of 64 pictures each.
+    """
     head = torch.nn.Sequential(torch.nn.LayerNorm(width), torch.nn.Linear(width, 1 + len(NAMES) + 4))
-    parameters = [*tower.parameters(), *head.parameters()]
+    parameters = [*tower, *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=4e-3, weight_decay=0.01, betas=(0.9, 0.98))
     loader = torch.utils.data.DataLoader(patches, batch_size=64, shuffle=True, num_workers=1)
     batches = itertools.chain.from_iterable(itertools.repeat(loader, steps))  # as many epochs as steps may want
@@ -237,7 +263,7 @@ def train_tower(model: HMBAForConditionalGeneration, patches: Patches, steps: in
     for step, (pixels, names, boxes) in zip(progress, batches, strict=False):
         for group in optimizer.param_groups:
             group["lr"] = 4e-3 * min(1, step / 50) * (1 + math.cos(math.pi * step / steps)) / 2
-        hidden = tower(pixels, output_hidden_states=True).hidden_states[config.vision_feature_layer][:, 1:]
+        hidden = read(pixels)
         scores, places = head(hidden).split([1 + len(NAMES), 4], dim=-1)
         seen = names > 0
         loss = F.cross_entropy(scores.flatten(0, 1), names.flatten())
@@ -249,7 +275,24 @@ def train_tower(model: HMBAForConditionalGeneration, patches: Patches, steps: in
         if step % 50 == 49:
             named = (scores.argmax(-1) == names)[seen].float().mean()
             progress.set_postfix(loss=f"{loss:.3f}", named=f"{named:.2f}")
-    scale = hidden.detach().pow(2).mean().sqrt() * math.sqrt(width)
+    return hidden.detach()
+
+
+def encode_picture(processor: HMBAVideoProcessor, picture: Image.Image) -> torch.Tensor:
+    """Turn a picture into the pixels of the vision tower."""
+    return processor(picture, return_tensors="pt")["pixel_values_videos"][0, 0]
+
+
+def train_clip_tower(model: HMBAForConditionalGeneration, patches: Patches, steps: int) -> None:
+    """Train the tower that the model reads, and scale the projector to unit outputs."""
+    tower = model.model.vision_tower
+    width = model.config.vision_config.hidden_size
+
+    def read(pixels: torch.Tensor) -> torch.Tensor:
+        return tower(pixels, output_hidden_states=True).hidden_states[model.config.vision_feature_layer][:, 1:]
+
+    hidden = train_tower(read, tower.parameters(), width, patches, steps)
+    scale = hidden.pow(2).mean().sqrt() * math.sqrt(width)
     torch.nn.init.normal_(model.model.multi_modal_projector.weight, std=1 / float(scale))
 
 
@@ -282,7 +325,7 @@ def main() -> None:
     video_processor = HMBAVideoProcessor(size=size)
     processor = HMBAProcessor(video_processor, tokenizer, patch_size=PATCH_SIZE)
     model = build_model(tokenizer, args.frame_size)
-    train_tower(model, Patches(world, processor), args.tower_steps)
+    train_clip_tower(model, Patches(world, partial(encode_picture, video_processor)), args.tower_steps)
     set_trainable(model, ["projector", "language_model"])
     trainer = AdapterTrainer(
         model=model, args=args, train_dataset=Stills(world), data_collator=SampleCollator(processor)
