@@ -225,3 +225,19 @@ def test_operations_of_answers_are_counted_on_shapes_alone():
     assert [row[1] for row in rows] == ["1", "4"]
     assert float(rows[0][4]) < 1 < float(rows[1][4])
     assert float(rows[1][7]) < float(rows[1][4])  # the tower adds to both ways
+
+
+def test_the_benchmark_of_another_base_makes_what_is_missing(tmp_path):
+    scores = {"picked": 0.2, "mean_iou": 0.1, "accuracy": 0.1, "unparsed": 0.0}
+    made = tmp_path / "runs-2-2-4-4.jsonl"
+    made.write_text(json.dumps({"variant": "base alone", "seed": 0, **scores}) + "\n")
+    printed = run("vlm_learning.py", "--quick", "--output_dir", tmp_path)
+    assert "H-MBA, seed 0" in printed and "base alone, seed 0" not in printed
+    assert columns(printed) == [
+        ["model", "right object", "by seed", "gate at zero", "mIoU", "Acc@0.5", "unparsed", "seeds"]
+    ]
+    assert "| base alone | 0.200 | 0.200 |  | 0.100 | 0.100 | 0.000 | 1 |" in printed
+    lines = made.read_text().splitlines()
+    assert [json.loads(line)["variant"] for line in lines] == ["base alone", "H-MBA"]
+    assert 0 <= json.loads(lines[1])["picked_without"] <= 1
+    assert (tmp_path / "base" / "model.safetensors").stat().st_size < 6 * 2**20
