@@ -46,12 +46,14 @@ CLASSIFIERS = {"finetune_mambavl.py"}
 QUICK_CLASSES = {"evaluate.py": ["--draws", "5"], "predict.py": ["--max_samples", "2", "--device_map", "cpu"]}
 # Likewise of benchmarks, which tests/test_benchmarks.py runs in processes of their own.
 SMALL = {
+    "answer_cost.py": "--quick --bases qwen3_vl".split(),
     "conversion_memory.py": "--mib 320 --shards 2 --forms safetensors bin".split(),
     "masked_step.py": ["--quick"],
     "recurrent_length.py": ["--quick"],
     "selective_scan.py": "--lengths 16 32 --hidden_size 32 --repeats 1".split(),
     "streaming.py": "--frames 3 6 --around 2 --repeats 1 --real_tower 4 --max_seconds 100".split(),
     "temporal_adapter.py": "--quick --frames 3 --repeats 1".split(),
+    "vlm_bases.py": "--families internvl".split(),
 }
 
 

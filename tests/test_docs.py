@@ -161,13 +161,14 @@ def write_foreign_checkpoints(folder, scratch, tensors, facts):
 
 
 def write_parents(folder):
-    """Write tiny models under the names of those that a VideoMamba is joined with."""
+    """Write tiny models under the names of those that others are joined with, or put on."""
     bert = folder / "google-bert" / "bert-base-uncased"
     BertForMaskedLM(BertConfig(**TEXT)).save_pretrained(bert)
     tiny_pair_tokenizer().save_pretrained(bert)
     roberta = folder / "FacebookAI" / "roberta-base"
     RobertaModel(tiny_text_config()).save_pretrained(roberta)
     tiny_pair_tokenizer().save_pretrained(roberta)
+    save_vlm("qwen3_vl", folder / "Qwen" / "Qwen3-VL-2B-Instruct")
 
 
 @pytest.fixture
