@@ -109,6 +109,19 @@ def test_the_joined_model_holds_both_models(vision, tied, tmp_path):
     assert_close(model(ids).logits[..., :WORDS], causal(ids).logits, atol=1e-6, rtol=1e-6)
 
 
+def test_a_head_of_its_own_stays_also_where_the_configuration_says_that_it_is_tied(vision, tmp_path):
+    folder, _ = vision
+    causal = save_language_model(tmp_path / "text")
+    causal.config.tie_word_embeddings = True
+    causal.save_pretrained(tmp_path / "text")
+    model = join(folder, tmp_path / "text")
+    model.save_pretrained(tmp_path / "joined")
+    for one in (model, HMBAForConditionalGeneration.from_pretrained(tmp_path / "joined")):
+        size = causal.lm_head.weight.shape[0]
+        assert torch.equal(one.lm_head.weight[:size], causal.lm_head.weight)
+        assert not torch.equal(one.lm_head.weight, one.get_input_embeddings().weight)
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_embeddings_grow_by_the_video_token(vision, tied, tmp_path):
     save_language_model(tmp_path / "text", tie_word_embeddings=tied)
