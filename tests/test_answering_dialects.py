@@ -1,6 +1,7 @@
 """Every door of answering writes and reads boxes in the dialect of the processor."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -45,6 +46,9 @@ class SpeakingProcessor:
 
     def frame_size_in_base(self, size):
         return 3 * size[0], 3 * size[1]
+
+    def ask_for_boxes(self, question):
+        return question
 
     def format_boxes(self, boxes, size):
         return self.dialect.format_boxes(boxes, size, self.frame_size_in_base)
@@ -110,11 +114,20 @@ def test_a_stored_answer_is_read_in_it(processor, tmp_path):
 
 
 def test_a_real_processor_tells_how_large_its_base_sees_the_frame():
-    processor = HMBAVLMProcessor(BASES["qwen2_5_vl"]()[1])
+    processor = HMBAVLMProcessor(BASES["qwen2_5_vl"]()[1], boxes_dialect="pixels")
     record = record_of(processor, true_answer(processor))
     assert record["boxes_dialect"] == "pixels"
     assert record["resized_size"] == list(processor.frame_size_in_base(SIZE))
     assert answer_box(record["answer"], RecordedBoxes(record), SIZE) == pytest.approx(BOX, abs=0.02)
+
+
+def test_a_question_whose_answer_has_a_box_asks_for_it():
+    processor = HMBAVLMProcessor(BASES["paligemma"]()[1], boxes_dialect="loc")
+    sample = replace(SAMPLE, question="the grey car", boxes=(BOX,), labels=["car"])
+    question, _ = to_conversation(sample, processor)
+    assert question["content"][-1]["text"] == "detect the grey car"
+    question, _ = to_conversation(replace(sample, answer="It stops.", boxes=(), labels=[]), processor)
+    assert question["content"][-1]["text"] == "the grey car"
 
 
 def test_without_a_dialect_boxes_are_refused_and_answers_are_drawn_as_they_are(monkeypatch):

@@ -29,8 +29,9 @@ def test_inputs_of_single_prompts_join_to_those_of_their_batch(name):
     assert (processor.join(singles)["attention_mask"] == 0)[:, 0].any()
 
 
-def test_a_prompt_may_lack_pictures_and_earlier_frames():
-    processor = HMBAVLMProcessor(BASES["qwen3_vl"]()[1])
+@pytest.mark.parametrize("name", ["qwen3_vl", "cosmos3_edge"])
+def test_a_prompt_may_lack_pictures_and_earlier_frames(name):
+    processor = HMBAVLMProcessor(BASES[name]()[1])
     token = processor.video_token
     texts = ["a", f"{token}b", f"{token}c"]
     singles = []

@@ -97,6 +97,49 @@ def test_a_row_of_the_table_names_its_parts(model):
     assert parts == {"adapter", "language_model", "vision"}
 
 
+def test_an_h_mba_is_no_base(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="must be a vision-language model of transformers, got 'hmba_vlm'"):
+        HMBAVLMForConditionalGeneration.from_base_pretrained(str(tmp_path))
+
+
+def test_a_model_of_text_alone_is_no_base(tmp_path):
+    LlamaConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="the base must be a vision-language model of transformers, got 'llama'"):
+        HMBAVLMForConditionalGeneration.from_base_pretrained(str(tmp_path))
+
+
+def test_the_attention_of_a_base_may_be_chosen(base):
+    model = HMBAVLMForConditionalGeneration.from_base_pretrained(base, attn_implementation="eager")
+    assert model.model.base.config.get_text_config()._attn_implementation == "eager"
+
+
+def say_tied_on_top(config):
+    config.tie_word_embeddings = True
+
+
+def say_tied_below(config):
+    config.tie_word_embeddings = False
+    config.get_text_config().tie_word_embeddings = True
+
+
+@pytest.mark.parametrize("name", ["llava", "gemma3", "qwen2_5_vl"])
+@pytest.mark.parametrize("say", [say_tied_on_top, say_tied_below])
+@pytest.mark.parametrize("own_head", [True, False])
+def test_a_head_is_tied_where_that_of_the_base_is(name, say, own_head, tmp_path):
+    vlm = tiny_vlm(name)
+    say(vlm.model.config)
+    head = vlm.model.get_output_embeddings()
+    if own_head or say is say_tied_below:
+        head.weight = torch.nn.Parameter(torch.randn_like(head.weight))
+    vlm.model.save_pretrained(tmp_path / "base")
+    alone = AutoModelForImageTextToText.from_pretrained(tmp_path / "base")
+    model = HMBAVLMForConditionalGeneration.from_base_pretrained(str(tmp_path / "base"))
+    model.save_pretrained(tmp_path / "saved")
+    for one in (model, HMBAVLMForConditionalGeneration.from_pretrained(tmp_path / "saved")):
+        assert torch.equal(logits(one, vlm.inputs()), logits(alone, vlm.inputs()))
+
+
 def test_the_vocabulary_may_grow(base, clip):
     model = HMBAVLMForConditionalGeneration.from_base_pretrained(base)
     size = model.get_input_embeddings().num_embeddings
@@ -152,6 +195,12 @@ def test_a_configuration_without_pictures_in_prompts_is_refused(config):
         HMBAVLMConfig(base_config=config)
 
 
+@pytest.mark.parametrize("held", ["Qwen/Qwen3-VL-2B-Instruct", {"text_config": {}}], ids=["name", "no model type"])
+def test_the_configuration_of_a_base_names_its_model_type(held):
+    with pytest.raises(ValueError, match="base_config must be a configuration or a dict with its model_type, got"):
+        HMBAVLMConfig(base_config=held)
+
+
 def test_the_configuration_of_a_base_alone_is_refused(base):
     with pytest.raises(ValueError, match=r"\['image_token_id'\] must be values of base_config"):
         HMBAVLMConfig.from_pretrained(base)
@@ -189,6 +238,7 @@ WRONG = {
     "tokens": ({"picture_tokens": torch.tensor([7])}, "picture_tokens must be as many as the rows"),
     "both": ({"mm_encoder_outputs": {"image": "any"}}, "pictures must come as pixels or as mm_encoder_outputs"),
     "no current": ({"pixel_values": None}, "earlier frames must come with the pictures of the current ones"),
+    "clips": ({"frame_features": []}, "frame_features must be one for each of 1 pictures, got 0"),
     "NaN": ({"past_pixel_values": torch.full((8, 96), float("nan"))}, "pixel_values must be finite"),
 }
 

@@ -99,6 +99,16 @@ def test_boxes_are_in_pixels_of_the_last_clip_of_the_prompt(pipe, told):
     assert pipe(text="What?")[0]["objects"] == []
 
 
+def test_a_question_may_ask_for_boxes_in_the_words_of_the_base(pipe):
+    question = "Where is the car?"
+    asked = pipe(clip(2), pipe.processor.ask_for_boxes(question))
+    assert pipe(clip(2), question, ask_for_boxes=True) == asked
+    assert "bbox_2d" in pipe.processor.ask_for_boxes(question)
+    chat = [{"role": "user", "content": [{"type": "video", "video": clip(2)}, {"type": "text", "text": question}]}]
+    with pytest.raises(ValueError, match="ask_for_boxes must be for plain questions, got a chat"):
+        pipe(text=chat, ask_for_boxes=True)
+
+
 @pytest.mark.parametrize("name", ["qwen3_vl", "internvl", "smolvlm", "llava_onevision"])
 def test_inputs_of_a_batch_are_answered_as_they_are_alone(name, tmp_path):
     pipe = build(save_base(name, tmp_path), boxes_dialect="thousand")

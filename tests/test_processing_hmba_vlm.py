@@ -388,6 +388,23 @@ def test_the_boxes_of_an_unknown_base_must_be_named():
     assert named.format_boxes([(0, 0, 40, 24)], (24, 40)) == "[0.000,0.200,1.000,0.800]"
 
 
+def test_the_dialect_is_not_guessed_from_the_class_of_a_processor(tmp_path):
+    folder = save_base("internvl", tmp_path)
+    assert HMBAVLMProcessor.from_base_pretrained(folder).boxes_dialect == "ref_box"
+    (tmp_path / "config.json").write_text('{"model_type": "got_ocr2"}')  # it has no row in the table
+    processor = HMBAVLMProcessor.from_base_pretrained(folder)
+    assert processor.boxes_dialect is None
+    processor.save_pretrained(tmp_path / "saved")
+    assert HMBAVLMProcessor.from_pretrained(tmp_path / "saved").boxes_dialect is None
+
+
+@pytest.mark.parametrize("options", [{"min_pixels": 64}, {"images_kwargs": {"size": {"shortest_edge": 64}}}])
+def test_pictures_have_one_size_where_boxes_are_in_its_pixels(options):
+    processor = vlm_processor("qwen2_5_vl", boxes_dialect="pixels")
+    with pytest.raises(ValueError, match="sizes of pictures must be set in the image processor, .* in a call"):
+        processor(text=processor.video_token, videos=[clip()], **options)
+
+
 def test_the_size_to_which_a_base_resizes_a_frame_is_known():
     assert vlm_processor("qwen2_5_vl").frame_size_in_base((24, 40)) == (32, 32)
     assert vlm_processor("qwen2_5_vl").frame_size_in_base((480, 960)) == (32, 80)

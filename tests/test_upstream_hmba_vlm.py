@@ -59,6 +59,7 @@ class HMBAVLMModelTester:
     num_attention_heads = 4
     base_model_class = HMBAVLMModel
     causal_lm_class = HMBAVLMForConditionalGeneration
+    tie_word_embeddings = False
 
     def get_config(self) -> HMBAVLMConfig:
         text_config = {
@@ -77,6 +78,7 @@ class HMBAVLMModelTester:
             "image_token_index": IMAGE_TOKEN_ID,
             "vision_feature_layer": -1,
             "vision_feature_select_strategy": "full",
+            "tie_word_embeddings": self.tie_word_embeddings,
         }
         # Without a gate the adapter takes part in every output from the start.
         return HMBAVLMConfig(base_config=base_config, num_frames=self.num_frames, gated=False)
@@ -110,6 +112,10 @@ class HMBAVLMModelTest(ModelTesterMixin, unittest.TestCase):
         )
         patcher.start()
         self.addCleanup(patcher.stop)
+
+    def test_tied_weights_keys(self):
+        self.model_tester.tie_word_embeddings = True  # the base ties by its own configuration
+        super().test_tied_weights_keys()
 
     def test_bc_cache_name_forward(self):
         # The old name of the cache is to bring a warning; here both names are taken, and none is deprecated.

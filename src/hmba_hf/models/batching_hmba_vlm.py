@@ -62,9 +62,7 @@ class PictureEncoder:
         current = []
         for of_prompt in clips:
             current.append([as_picture(frames[-1]) for frames in of_prompt])
-        wanted = {**options, f"return_{OFFSETS}": True}
-        if "mm_token_type_ids" in self.base_processor.model_input_names:
-            wanted.setdefault("return_mm_token_type_ids", True)  # Cosmos 3 Edge needs them, and has to be asked
+        wanted = {**self._with_kinds(options), f"return_{OFFSETS}": True}
         encoded = dict(self.base_processor(images=current, text=prompts, **wanted))
         tensors = _tensor_type(encoded["input_ids"])
         of_pictures = {**options, "return_tensors": tensors}
@@ -74,6 +72,16 @@ class PictureEncoder:
         encoded["past_lengths"] = _as_type(lengths, tensors)
         encoded["picture_tokens"] = _as_type(tokens, tensors)
         return encoded
+
+    def encode_texts(self, prompts: list[str], options: Mapping[str, Any]) -> Any:
+        """Encode prompts without pictures as the base does; `options` of a call."""
+        return self.base_processor(text=prompts, **self._with_kinds(options))
+
+    def _with_kinds(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask for the kinds of tokens where the base names them: Cosmos 3 Edge needs them, and has to be asked."""
+        if "mm_token_type_ids" in self.base_processor.model_input_names:
+            return {"return_mm_token_type_ids": True, **options}
+        return dict(options)
 
     def encode_alone(self, pictures: list[list[Image.Image]], options: Mapping[str, Any]) -> dict[str, Any]:
         """Return the image inputs of pictures by prompt, in which nothing else stands; `options` of a call."""

@@ -62,6 +62,9 @@ class HMBAVLMConfig(TemporalAdapterConfig):
             raise ValueError(
                 f"{of_base} must be values of base_config, got them beside it, as in the base's own config"
             )
+        held = self.base_config
+        if isinstance(held, str) or (isinstance(held, dict) and "model_type" not in held):
+            raise ValueError(f"base_config must be a configuration or a dict with its model_type, got {held!r:.60}")
         make_sub_configs(self)
         super().__post_init__(**kwargs)
         self.check()

@@ -126,8 +126,8 @@ def read_features(output: Any, width: int) -> Any:
         found = output.last_hidden_state
     if found is None or any(piece.shape[-1] != width for piece in found):
         raise ValueError(
-            f"the base must encode a picture as features of its language model's width, {width}, got "
-            f"{type(output).__name__} without"
+            f"the base must encode a picture as features of its language model's width, {width}, got none in its "
+            f"{type(output).__name__}"
         )
     return found
 

@@ -3,12 +3,22 @@
 import inspect
 from typing import Any
 
-from transformers import AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 from .configuration_adapter import TemporalAdapterConfig
 from .configuration_hmba_vlm import HMBAVLMConfig
 from .joining_adapter import build_without_weights, carry_quantiser, check_type, device_map_of, draw_weights
-from .loading_checkpoints import LOADING_OPTIONS, check_holds_a_model, load_with_report, refuse_lacking
+from .loading_checkpoints import (
+    LOADING_OPTIONS,
+    check_holds_a_model,
+    file_options,
+    load_with_report,
+    refuse_lacking,
+)
+
+# Options of `from_pretrained` beside those that a joined model takes: where weights lie, and which attention runs.
+_PLACES = ("attn_implementation", "max_memory", "offload_folder")
 
 
 def check_door(base: Any) -> None:
@@ -34,6 +44,14 @@ def check_door(base: Any) -> None:
         )
 
 
+def tied_within(name: str, part: Any) -> dict[str, str]:
+    """Return the weights that are tied in a part of a model, by their names in the model.
+
+    Their configuration may say otherwise: transformers ties no weights of which a checkpoint holds different ones.
+    """
+    return {f"{name}.{tied}": f"{name}.{source}" for tied, source in part.all_tied_weights_keys.items()}
+
+
 def adapt_pretrained(model_class: Any, base: str, dtype: Any, values: dict[str, Any]) -> Any:
     """Build a model on a pretrained one; see `HMBAVLMForConditionalGeneration.from_base_pretrained`.
 
@@ -44,9 +62,15 @@ def adapt_pretrained(model_class: Any, base: str, dtype: Any, values: dict[str, 
     """
     of_adapter = {name: values[name] for name in values if name in TemporalAdapterConfig.__annotations__}
     options = {name: values[name] for name in values if name not in of_adapter}
-    if unknown := sorted(options.keys() - set(LOADING_OPTIONS)):
+    if unknown := sorted(options.keys() - {*LOADING_OPTIONS, *_PLACES}):
         raise ValueError(f"options must be those of loading or values of HMBAVLMConfig, got {unknown}")
     check_holds_a_model(base, options)
+    config = AutoConfig.from_pretrained(base, **file_options(options))
+    if config.model_type == HMBAVLMConfig.model_type or type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+        raise ValueError(
+            f"the base must be a vision-language model of transformers, got {config.model_type!r} in {base}; what has "
+            "an adapter already is loaded by from_pretrained"
+        )
     vlm, lacking = load_with_report(AutoModelForImageTextToText, base, dtype=dtype, **options)
     check_door(vlm)
     refuse_lacking(base, lacking)
@@ -56,7 +80,10 @@ def adapt_pretrained(model_class: Any, base: str, dtype: Any, values: dict[str, 
     model.model.base = vlm
     device = next((parameter.device for parameter in vlm.parameters() if not parameter.is_meta), "cpu")
     draw_weights(model, model.model.temporal_adapter, device)
-    model.tie_weights()
+    if options.get("attn_implementation") is not None:  # a new model has chosen its own
+        model.set_attn_implementation(options["attn_implementation"])
+    model.model.all_tied_weights_keys = tied_within("base", vlm)  # it comes tied
+    model.all_tied_weights_keys = tied_within("model", model.model)
     model.generation_config = vlm.generation_config
     carry_quantiser(model, [vlm])
     places = device_map_of(model)

@@ -15,7 +15,6 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoImageProcessor, A
 from transformers.image_processing_backends import PilBackend
 from transformers.models.auto.processing_auto import (
     PROCESSOR_MAPPING,
-    PROCESSOR_MAPPING_NAMES,
     processor_class_from_name,
 )
 from transformers.processing_utils import ProcessorMixin
@@ -110,11 +109,6 @@ def restore_base_processor(checkpoint: Any, settings: Mapping[str, Any], **optio
     return _build(processor_class, parts, settings)
 
 
-def model_types_of(processor_class: type) -> list[str]:
-    """Name the model types of transformers whose processors are of a class."""
-    return [kind for kind, name in PROCESSOR_MAPPING_NAMES.items() if name == processor_class.__name__]
-
-
 def _processor_class(checkpoint: Any, options: Mapping[str, Any]) -> Any:
     """Find the class of a checkpoint's processor, as `AutoProcessor` does; `None` if nothing names it."""
     files = file_options(options)
@@ -161,4 +155,4 @@ def _build(processor_class: Any, parts: Mapping[str, Any], settings: Mapping[str
     return processor
 
 
-__all__ = ["AbsentVideoProcessor", "load_base_processor", "model_types_of", "restore_base_processor"]
+__all__ = ["AbsentVideoProcessor", "load_base_processor", "restore_base_processor"]

@@ -29,7 +29,7 @@ from .encoding_hmba_vlm import (
     without_pixels,
 )
 from .joining_adapter import build_adapter
-from .joining_hmba_vlm import adapt_pretrained, check_door
+from .joining_hmba_vlm import adapt_pretrained, check_door, tied_within
 from .layers_adapter_state import AdapterState
 from .layers_conditions import require
 from .loading_transformers import CACHE_NAME, one_cache
@@ -51,6 +51,7 @@ class HMBAVLMModel(HMBAVLMPreTrainedModel):
         super().__init__(config)
         config.check()  # `from_pretrained(path, adapter=...)` sets values after the config's own check
         self.base = AutoModelForImageTextToText.from_config(config.base_config)
+        config.base_config = self.base.config  # one object, as where the vocabulary grows
         check_door(self.base)
         self.temporal_adapter = build_adapter(config, config.hidden_size).float()
         self._tied_weights_keys = tied_within("base", self.base)
@@ -167,6 +168,8 @@ class HMBAVLMModel(HMBAVLMPreTrainedModel):
         current = split_rows(features, tokens, None if lengths is None else len(lengths))
         if frame_features is not None:
             clips = list(frame_features)
+            if len(clips) != len(current):
+                raise ValueError(f"frame_features must be one for each of {len(current)} pictures, got {len(clips)}")
         else:
             earlier: list[Tensor] = []
             if has_pixels(past):
@@ -216,11 +219,6 @@ class HMBAVLMModel(HMBAVLMPreTrainedModel):
         texts = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
         texts |= {"inputs_embeds": inputs_embeds, CACHE_NAME: one_cache(past_key_values, cache)}
         return self.base.base_model(**texts, **self.encode_clips(**kwargs))
-
-
-def tied_within(name: str, part: Any) -> dict[str, str]:
-    """Return the tied weights of a part of a model, as transformers names them, by their names in the model."""
-    return {f"{name}.{tied}": f"{name}.{source}" for tied, source in (part._tied_weights_keys or {}).items()}
 
 
 def _pad_in_front(clips: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:

@@ -26,6 +26,7 @@ _PREPROCESS_OPTIONS = (
     "limits",
     "video_metadata",
     "time_format",
+    "ask_for_boxes",
     "processor_kwargs",
 )
 
@@ -117,9 +118,10 @@ class VideoTextToTextPipeline(Pipeline):
             timestamp: the current moment in seconds, one for all inputs or a list with one per input.
             kwargs: `num_frames` and `fps` for sampling, `source_fps` of videos without timestamps, `only_whole` to
                 refuse mended frames, `limits` of files (`SourceLimits`), `video_metadata` with the `fps` or
-                `timestamps` of frames without a file, `time_format` in place of the processor's, `processor_kwargs`,
-                `batch_size`, `num_workers`. All others, such as `max_new_tokens`, or those in `generate_kwargs`, are
-                options of `generate`.
+                `timestamps` of frames without a file, `time_format` in place of the processor's, `ask_for_boxes` for
+                the words by which a vision-language model answers with boxes, `processor_kwargs`, `batch_size`,
+                `num_workers`. All others, such as `max_new_tokens`, or those in `generate_kwargs`, are options of
+                `generate`.
 
         Chats, dicts with the keys above, and generators and datasets of these may also be given alone.
 
@@ -153,9 +155,10 @@ class VideoTextToTextPipeline(Pipeline):
 
     def preprocess(self, input_: Any, processor_kwargs: dict | None = None, **sampling: Any) -> dict[str, Any]:
         """Turn one input into model inputs of batch size one."""
+        ask_for_boxes = sampling.pop("ask_for_boxes", False)
         if isinstance(input_, dict) and input_.get("timestamp") is not None:
             sampling["timestamp"] = input_["timestamp"]
-        messages = self._as_messages(input_)
+        messages = self._as_messages(input_, ask_for_boxes)
         is_prefill = messages[-1]["role"] == "assistant"
         model_inputs = self.processor.apply_chat_template(
             messages,
@@ -173,8 +176,11 @@ class VideoTextToTextPipeline(Pipeline):
         # With one entry, the base class collects a batch in a list, and the processor joins it.
         return {"inputs": {**model_inputs, "frame_size": torch.tensor([size])}}
 
-    def _as_messages(self, input_: Any) -> Any:
+    def _as_messages(self, input_: Any, ask_for_boxes: bool) -> Any:
         """Return the chat of one input: a plain question is a user turn, its videos first unless it places them."""
+        is_chat = isinstance(input_, Chat) or (isinstance(input_, dict) and not isinstance(input_.get("text"), str))
+        if is_chat and ask_for_boxes:
+            raise ValueError("ask_for_boxes must be for plain questions, got a chat: the processor has ask_for_boxes")
         if isinstance(input_, Chat):
             return input_.messages
         if isinstance(input_, str):
@@ -196,6 +202,8 @@ class VideoTextToTextPipeline(Pipeline):
             clips = [videos]
         else:
             clips = list(videos)
+        if ask_for_boxes:
+            text = self.processor.ask_for_boxes(text)
         if videos is not None and not clips:
             raise ValueError("videos must be a video or a list of videos, got an empty list")
         token = self.processor.video_token

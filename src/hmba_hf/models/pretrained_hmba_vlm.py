@@ -15,3 +15,4 @@ class HMBAVLMPreTrainedModel(AdapterPreTrainedModel):
     config: HMBAVLMConfig
     input_modalities = ["image", "text"]
     _keep_in_fp32_modules_strict = ["temporal_adapter"]
+    _can_compile_fullgraph = False  # how many frames a clip has is read from a tensor

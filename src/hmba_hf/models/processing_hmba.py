@@ -122,6 +122,10 @@ class HMBAProcessor(VideoChatProcessor):
         texts = [name for name in self.tokenizer.model_input_names if name in names]
         return [*texts, *(name for name in names if name not in texts)]
 
+    def ask_for_boxes(self, question: str) -> str:
+        """Return a question as it is: an H-MBA answers with boxes unasked."""
+        return question
+
     @classmethod
     def from_vision_text_pretrained(
         cls, vision: str, text: str, video_token: str = "<video>", **kwargs: Any

@@ -24,7 +24,7 @@ except ImportError:  # this transformers sanitizes none
 
 from .batching_hmba import TEXT_INPUTS
 from .batching_hmba_vlm import OFFSETS, PAST, PictureEncoder, as_picture, join_inputs
-from .loading_processors import load_base_processor, model_types_of, restore_base_processor
+from .loading_processors import load_base_processor, restore_base_processor
 from .parsing_answers import check_unchanged, offsets_before
 from .parsing_boxes import ParsedBox
 from .parsing_chats import as_pictures
@@ -52,6 +52,10 @@ _OF_CLIPS = (
 )
 # Options of the video processor that may be stored with it.
 _STORED_OF_CLIPS = ("num_frames", "fps", "source_fps", "only_whole")
+# Options of the processor itself.
+_OWN = ("boxes_dialect", "time_format")
+# Options of image processors that decide how large the base sees a picture.
+_SIZES = {"size", "min_pixels", "max_pixels", "do_resize", "crop_size", "do_center_crop"}
 _KINDS = ("text_kwargs", "images_kwargs", "common_kwargs")
 
 
@@ -71,8 +75,8 @@ class HMBAVLMProcessor(VideoChatProcessor):
     Args:
         base_processor: of the base, a processor of transformers for pictures and texts.
         video_processor: an `HMBAVideoProcessor` that leaves frames as they are; one of 5 frames at 2 fps when absent.
-        boxes_dialect: how the base writes boxes, a name of `DIALECTS`. When absent, that of all models with such a
-            processor, if it is known; boxes are refused otherwise.
+        boxes_dialect: how the base writes boxes, a name of `DIALECTS`; boxes are refused when it is absent.
+            `from_base_pretrained` finds it by the base's model type, where that is known.
         time_format: text behind each clip in a prompt, in which `{seconds}` becomes the time of its current frame. A
             clip without a known time, such as a picture, gets no text. None: no text.
 
@@ -116,7 +120,7 @@ class HMBAVLMProcessor(VideoChatProcessor):
         super().__init__(video_processor, chat_template=base_processor.chat_template or self.tokenizer.chat_template)
         if changed := [name for name in (*_FRAMES_AS_THEY_ARE, "do_center_crop") if getattr(video_processor, name)]:
             raise ValueError(f"video_processor must leave frames as they are, got one with {changed}")
-        self.boxes_dialect = boxes_dialect or _dialect_of_all(model_types_of(type(base_processor)))
+        self.boxes_dialect = boxes_dialect
         self.time_format = time_format
 
     @classmethod
@@ -125,14 +129,15 @@ class HMBAVLMProcessor(VideoChatProcessor):
 
         Args:
             base: folder or Hub id of the base, as given to the model.
-            options: `boxes_dialect` in place of that of the base's model type, `time_format`; `num_frames`, which must
-                match the model's, `fps`, `source_fps` and `only_whole` of the video processor; and those of the base's
-                processor and its parts, such as `padding_side` or `size`, and of loading, such as `revision`.
+            options: `boxes_dialect` in place of that of the base's model type and `time_format`; `num_frames`, which
+                must match the model's, `fps`, `source_fps` and `only_whole` of the video
+                processor; and those of the base's processor and its parts, such as `padding_side` or `size`, and of
+                loading, such as `revision`.
 
         Raises:
             ValueError: for an option that nothing has, or a base without a processor of pictures and texts.
         """
-        own = {name: options.pop(name) for name in ("boxes_dialect", "time_format") if name in options}
+        own = {name: options.pop(name) for name in _OWN if name in options}
         clips = {name: options.pop(name) for name in _STORED_OF_CLIPS if name in options}
         try:
             base_processor = load_base_processor(base, **options)
@@ -142,7 +147,8 @@ class HMBAVLMProcessor(VideoChatProcessor):
             ) from error
         if own.get("boxes_dialect") is None:
             settings = read_settings(base, "config.json", **file_options(options))
-            own["boxes_dialect"] = _dialect_of_all([str(settings.get("model_type"))])
+            if settings.get("model_type") in BASES:
+                own["boxes_dialect"] = dialect_of(settings["model_type"])
         processor = cls(base_processor, HMBAVideoProcessor(**_FRAMES_AS_THEY_ARE, **clips), **own)
         refuse_unknown_options(options, {*own, *_STORED_OF_CLIPS, *processor._stored_options_of_base()})
         return processor
@@ -166,7 +172,7 @@ class HMBAVLMProcessor(VideoChatProcessor):
     def from_args_and_dict(cls, args: Any, processor_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Build a processor from its parts and its own settings of a file; see `VideoTextProcessor`."""
         own: dict[str, Any] = {}
-        for name in ("boxes_dialect", "time_format"):
+        for name in _OWN:
             if name in processor_dict:
                 own[name] = processor_dict[name]
         return super().from_args_and_dict(args, own, **kwargs)
@@ -277,6 +283,7 @@ class HMBAVLMProcessor(VideoChatProcessor):
         """
         self._check_options(kwargs)
         of_clips, of_base = self._split_options(kwargs)
+        self._check_sizes(of_base)
         if text is None:
             raise ValueError("text must be given, with a token for each clip, got None")
         prompts = [text] if isinstance(text, str) else list(text)
@@ -288,7 +295,7 @@ class HMBAVLMProcessor(VideoChatProcessor):
         counts = [len(placeholder.findall(prompt)) for prompt in prompts]
         check_placeholders(sum(counts), clips, self.video_token)
         if not clips:
-            return self.base_processor(text=prompts, **of_base)
+            return self._pictures.encode_texts(prompts, of_base)
 
         frames, described = self.video_processor.read_clips([clips], **of_clips)
         timed, times = self._with_times(prompts, placeholder, described, kwargs)
@@ -375,6 +382,17 @@ class HMBAVLMProcessor(VideoChatProcessor):
         if unknown:
             raise ValueError(f"options of a call must be about clips or of the base, got {sorted(unknown)}")
 
+    def _check_sizes(self, of_base: Mapping[str, Any]) -> None:
+        """Refuse another size of pictures in a call where boxes are in pixels of the resized picture."""
+        if self.boxes_dialect is None or not self.dialect.needs_resized:
+            return
+        given = sorted(_SIZES & {*of_base, *(of_base.get("images_kwargs") or {})})
+        if given:
+            raise ValueError(
+                f"sizes of pictures must be set in the image processor, since boxes are in pixels of the resized "
+                f"picture, got {given} in a call"
+            )
+
     def _stored_options_of_base(self) -> set[str]:
         """Name the options with which a processor of the base's class can be loaded."""
         own = inspect.signature(type(self.base_processor).__init__).parameters
@@ -457,14 +475,6 @@ class HMBAVLMProcessor(VideoChatProcessor):
                 f"the base must resize a frame of {size} as one picture, got pixel_values {tuple(pixels.shape)}"
             )
         return pixels.shape[-2], pixels.shape[-1]
-
-
-def _dialect_of_all(model_types: Sequence[str]) -> str | None:
-    """Name the dialect that models of all these types share; `None` if one is unknown or differs."""
-    if not model_types or not BASES.keys() >= {*model_types}:
-        return None
-    names = {dialect_of(kind) for kind in model_types}
-    return names.pop() if len(names) == 1 else None
 
 
 def _wants(options: Mapping[str, Any], name: str) -> bool:

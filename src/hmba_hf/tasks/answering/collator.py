@@ -88,7 +88,7 @@ def to_conversation(sample: Sample, processor: Any, with_answer: bool = True) ->
     question_boxes = sample.question.count(BOX_MARKER)
     texts = [_print_box(sample, box, processor) for box in sample.boxes]
     question = fill_boxes(sample.question, texts[:question_boxes])
-    if BOX_MARKER in sample.answer and hasattr(processor, "ask_for_boxes"):  # H-MBA is asked in no other words
+    if BOX_MARKER in sample.answer:
         question = processor.ask_for_boxes(question)
     video: Any = sample.video
     if isinstance(sample, CachedSample):
