@@ -409,8 +409,40 @@ def test_the_size_to_which_a_base_resizes_a_frame_is_known():
     assert vlm_processor("qwen2_5_vl").frame_size_in_base((24, 40)) == (32, 32)
     assert vlm_processor("qwen2_5_vl").frame_size_in_base((480, 960)) == (32, 80)
     assert vlm_processor("gemma3").frame_size_in_base((24, 40)) == (32, 32)
-    with pytest.raises(ValueError, match=r"must resize a frame of \(24, 40\) as one picture"):
-        vlm_processor("llava_onevision").frame_size_in_base((24, 40))
+    assert vlm_processor("mistral3").frame_size_in_base((480, 960)) == (16, 32)
+    assert vlm_processor("smolvlm").frame_size_in_base((60, 100)) == (32, 32)  # stretched: it pads frames of a batch
+    assert vlm_processor("llava").frame_size_in_base((60, 60)) == (32, 32)  # nothing to crop
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("llava", {}, r"must see all of a frame of \(60, 100\), got LlavaImageProcessorPil, which crops it"),
+        (
+            "llava",
+            {"do_center_crop": False, "do_pad": True},
+            r"must fill its picture with a frame of \(60, 100\), got LlavaImageProcessorPil, which pads it",
+        ),
+        ("gemma4", {}, "must tell to which size it resizes a frame, .* got patches alone of Gemma4ImageProcessorPil"),
+        (
+            "llava_onevision",
+            {},
+            r"must resize a frame of \(60, 100\) as one picture, got pieces of shape \(3, 3, 32, 32\)",
+        ),
+    ],
+)
+def test_boxes_in_pixels_are_refused_where_the_base_does_not_see_a_resized_frame(name, settings, message):
+    processor = vlm_processor(name, boxes_dialect="pixels")
+    for key, value in settings.items():
+        setattr(processor.image_processor, key, value)
+    calls = (
+        lambda: processor.frame_size_in_base((60, 100)),
+        lambda: processor.format_boxes([(0, 0, 40, 24)], (60, 100)),
+        lambda: processor.post_process_boxes('[{"bbox_2d": [1, 2, 3, 4]}]', (60, 100)),
+    )
+    for call in calls:
+        with pytest.raises(ValueError, match=message):
+            call()
 
 
 def test_single_frames_are_encoded_as_the_earlier_ones_of_a_clip(processor):

@@ -88,6 +88,44 @@ class PictureEncoder:
         encoded = self._call(pictures, options)
         return {name: value for name, value in encoded.items() if name not in TEXT_INPUTS}
 
+    def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return height and width to which the base resizes a frame, found from a black and a white one.
+
+        Args:
+            size: height and width of the frame.
+
+        Raises:
+            ValueError: if the base pads or crops such a frame or cuts it into pieces, or if its inputs do not tell the
+                size.
+        """
+        image_processor = self.base_processor.image_processor
+        name = type(image_processor).__name__
+        height, width = size
+        frames = [[Image.new("RGB", (width, height), shade)] for shade in ("black", "white")]
+        inputs = self.encode_alone(frames, {"return_tensors": "pt"})
+        pixels: Any = inputs.get("pixel_values")
+        if "image_grid_thw" in inputs:
+            _, rows, columns = inputs["image_grid_thw"][0].tolist()
+            resized = (rows * image_processor.patch_size, columns * image_processor.patch_size)
+        elif isinstance(pixels, Tensor) and pixels.ndim >= 4:
+            resized = (pixels.shape[-2], pixels.shape[-1])
+            if len(pixels.flatten(0, -4)) != len(frames):
+                shape = tuple(pixels.shape[1:])
+                raise ValueError(f"the base must resize a frame of {size} as one picture, got pieces of shape {shape}")
+        else:
+            raise ValueError(
+                f"the base must tell to which size it resizes a frame, by a whole picture or an image_grid_thw, got "
+                f"patches alone of {name}"
+            )
+        black, white = pixels.chunk(2)
+        if (black == white).any():
+            raise ValueError(f"the base must fill its picture with a frame of {size}, got {name}, which pads it")
+        if getattr(image_processor, "do_center_crop", None):
+            whole = self.encode_alone(frames, {"return_tensors": "pt", "do_center_crop": False})["pixel_values"]
+            if whole.shape != pixels.shape:
+                raise ValueError(f"the base must see all of a frame of {size}, got {name}, which crops it")
+        return resized
+
     def _call(self, pictures: list[list[Image.Image]], options: Mapping[str, Any]) -> dict[str, Any]:
         """Encode prompts of nothing but pictures; only options about pictures count."""
         known = {*self.known_options()["images_kwargs"], "images_kwargs", "common_kwargs"}

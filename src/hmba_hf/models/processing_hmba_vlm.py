@@ -14,7 +14,6 @@ from .loading_checkpoints import (  # first: it refuses an old transformers
 
 # isort: split
 import numpy as np
-from PIL import Image
 from transformers.feature_extraction_utils import BatchFeature
 
 try:  # what does not stand before a placeholder, unless it is sanitized text of a user
@@ -455,26 +454,8 @@ class HMBAVLMProcessor(VideoChatProcessor):
         return self.frame_size_in_base if self.dialect.needs_resized else None
 
     def frame_size_in_base(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return height and width to which the base's image processor resizes a frame, found from a blank one.
-
-        Args:
-            size: height and width of the frame.
-
-        Raises:
-            ValueError: if the base cuts such a frame into pieces, which have no common size.
-        """
-        height, width = size
-        inputs = self.frame_inputs([Image.new("RGB", (width, height))])
-        if "image_grid_thw" in inputs:
-            _, rows, columns = inputs["image_grid_thw"][0].tolist()
-            patch = self.image_processor.patch_size
-            return rows * patch, columns * patch
-        pixels = inputs["pixel_values"]
-        if pixels.ndim < 4 or len(pixels.flatten(0, -4)) != 1:
-            raise ValueError(
-                f"the base must resize a frame of {size} as one picture, got pixel_values {tuple(pixels.shape)}"
-            )
-        return pixels.shape[-2], pixels.shape[-1]
+        """Return height and width to which the base resizes a frame; see `PictureEncoder.resized_size`."""
+        return self._pictures.resized_size(size)
 
 
 def _wants(options: Mapping[str, Any], name: str) -> bool:
