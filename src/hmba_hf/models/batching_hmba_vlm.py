@@ -57,7 +57,8 @@ class PictureEncoder:
             if the base gives them.
 
         Raises:
-            ValueError: if earlier frames have other numbers of tokens than the current one of their clip.
+            ValueError: if earlier frames have other numbers of tokens than the current one of their clip; a single
+                one may, among several pictures of a prompt.
         """
         current = []
         for of_prompt in clips:
@@ -140,6 +141,7 @@ class PictureEncoder:
         """Return the image inputs of all earlier frames, clip after clip; `tokens` are those of each clip."""
         groups = []
         expected = []
+        single = []  # groups of the one earlier frame of a prompt with several pictures
         of_clips = iter(tokens)
         for of_prompt in clips:
             pictures = []
@@ -148,6 +150,8 @@ class PictureEncoder:
                 pictures += [as_picture(frame) for frame in frames[:-1]]
                 wanted += [next(of_clips)] * (len(frames) - 1)
             if len(of_prompt) > 1 and pictures:  # some bases crop a picture that is alone in its prompt, and no others
+                if len(pictures) == 1:
+                    single.append(len(groups))
                 groups.append(pictures)
                 expected.append(sum(wanted))
             else:
@@ -157,6 +161,13 @@ class PictureEncoder:
             return {}
         encoded = self._call(groups, options)
         found = self._tokens_in(encoded)
+        for number in single:
+            if found[number] != expected[number]:
+                raise ValueError(
+                    "a prompt of several pictures must have no earlier frames or more than one in all, where the base "
+                    f"encodes a picture alone otherwise, got one of {found[number]} tokens in place of "
+                    f"{expected[number]}"
+                )
         if found != expected:
             raise ValueError(
                 f"earlier frames must have as many tokens as the current one of their clip, {expected}, got {found}"
