@@ -139,7 +139,7 @@ class PictureEncoder:
         self, clips: list[list[np.ndarray]], tokens: list[int], options: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Return the image inputs of all earlier frames, clip after clip; `tokens` are those of each clip."""
-        groups = []
+        groups: list[list[Image.Image]] = []
         expected = []
         single = []  # groups of the one earlier frame of a prompt with several pictures
         of_clips = iter(tokens)
