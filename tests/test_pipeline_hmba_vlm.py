@@ -5,12 +5,14 @@ from types import MethodType
 import pytest
 import torch
 from transformers import AutoModelForImageTextToText, pipeline
+from transformers.utils.logging import warning_once
 
-from hmba_hf import HMBAVLMForConditionalGeneration, HMBAVLMProcessor, VideoTextToTextPipeline
+from hmba_hf import HMBAVLMForConditionalGeneration, HMBAVLMProcessor, VideoStream, VideoTextToTextPipeline
 from hmba_hf.data.clips import write_video
-from tiny_models import open_adapter
-from tiny_processors import user, video
-from tiny_vlm_bases import noisy_picture, save_vlm
+from tiny_hmba_vlm import model_on
+from tiny_models import lively_model, open_adapter
+from tiny_processors import tiny_processor, user, video
+from tiny_vlm_bases import noisy_picture, save_vlm, tiny_vlm
 from tiny_vlm_parts import without_optional_packages
 
 SIZE = (40, 24)
@@ -156,6 +158,39 @@ def test_boxes_that_nothing_reads_are_told_once(tmp_path, caplog):
     assert [output["objects"] for [output] in outputs] == [[], []]
     told = [record for record in caplog.records if "boxes_dialect of the processor must be named" in record.message]
     assert len(told) == 1
+
+
+@pytest.mark.parametrize("family", ["hmba", "hmba_vlm"])
+def test_a_clip_of_another_length_than_the_model_is_trained_on_is_told_once(family, caplog):
+    model = lively_model()
+    processor = tiny_processor()
+    if family == "hmba_vlm":
+        vlm = tiny_vlm("gemma3")
+        model = model_on(vlm)
+        processor = HMBAVLMProcessor(vlm.processor)
+    pipe = pipeline("video-text-to-text", model=model, processor=processor, device="cpu", max_new_tokens=1)
+
+    def told(video_frames, **options):
+        processor.video_processor.num_frames = video_frames
+        warning_once.cache_clear()
+        caplog.clear()
+        for _ in range(2):
+            pipe(videos=clip(5), text="What?", **options)
+        of_pipeline = caplog.text.count("num_frames of the processor should be 5")
+        warning_once.cache_clear()
+        caplog.clear()
+        for _ in range(2):
+            VideoStream(model, processor, **options)
+        return of_pipeline, caplog.text.count("num_frames of the processor should be 5")
+
+    assert told(5) == (0, 0)
+    assert told(3) == (1, 1)
+    assert "as in the model's configuration, got 3: the model is trained on clips of 5 frames" in caplog.text
+    assert told(3, num_frames=5) == (0, 0)
+    caplog.clear()
+    warning_once.cache_clear()
+    VideoStream(model, processor, "recurrent")
+    assert "num_frames of the processor" not in caplog.text
 
 
 def test_a_saved_pipeline_comes_back(pipe, tmp_path):

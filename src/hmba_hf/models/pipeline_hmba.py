@@ -69,6 +69,21 @@ def _pair_inputs(videos: Any, text: Any, timestamp: Any) -> dict | list[dict]:
     return pairs
 
 
+def warn_of_other_length(model: Any, processor: Any) -> None:
+    """Warn once where a processor reads clips of another length than the one that the model is trained on.
+
+    Args:
+        model, processor: with a `num_frames` each, in the configuration and in the video processor.
+    """
+    trained = model.config.num_frames
+    read = processor.video_processor.num_frames
+    if read != trained:
+        logger.warning_once(
+            f"num_frames of the processor should be {trained}, as in the model's configuration, got {read}: the model "
+            f"is trained on clips of {trained} frames"
+        )
+
+
 class VideoTextToTextPipeline(Pipeline):
     """Answer questions about videos, and find the boxes in the answers.
 
@@ -129,6 +144,10 @@ class VideoTextToTextPipeline(Pipeline):
             For each input a list, as long as `num_return_sequences`, of `{"generated_text": str, "objects": [{"label",
             "box"}]}`; boxes are in pixels of the input's last video. The list itself for a single input.
         """
+        options = {**self._preprocess_params, **kwargs}
+        of_processor = options.get("processor_kwargs") or {}
+        if options.get("num_frames") is None and of_processor.get("num_frames") is None:
+            warn_of_other_length(self.model, self.processor)
         if text is None:
             if not _has_text(videos):
                 raise ValueError("videos must have a text, or be in a chat, got neither")
@@ -276,4 +295,4 @@ class VideoTextToTextPipeline(Pipeline):
             self.push_to_hub(**of_push)
 
 
-__all__ = ["VideoTextToTextPipeline"]
+__all__ = ["VideoTextToTextPipeline", "warn_of_other_length"]

@@ -17,7 +17,7 @@ from ..models.layers_adapter_state import AdapterState
 from ..models.modeling_hmba import HMBAForConditionalGeneration
 from ..models.modeling_hmba_vlm import HMBAVLMForConditionalGeneration
 from ..models.outputs_hmba import HMBAVideoFeatures
-from ..models.pipeline_hmba import VideoTextToTextPipeline
+from ..models.pipeline_hmba import VideoTextToTextPipeline, warn_of_other_length
 from ..models.processing_hmba import HMBAProcessor
 from ..models.processing_hmba_vlm import HMBAVLMProcessor
 from .encoders import ENCODERS, OPTIONS, EncodedFrame
@@ -88,6 +88,8 @@ class VideoStream:
         self.num_frames = processor.video_processor.num_frames if num_frames is None else num_frames
         if not (math.isfinite(self.fps) and self.fps > 0 and self.num_frames >= 1):
             raise ValueError(f"fps must be above 0 and num_frames 1 or more, got {self.fps} and {self.num_frames}")
+        if mode == "window" and num_frames is None:
+            warn_of_other_length(model, processor)
         self.held = 0
         self._drives = 0  # calls of `reset`
         device = None if getattr(model, "hf_device_map", None) else model.device
