@@ -417,7 +417,7 @@ def test_the_size_to_which_a_base_resizes_a_frame_is_known():
             {"do_center_crop": False, "do_pad": True},
             r"must fill its picture with a frame of \(60, 100\), got LlavaImageProcessorPil, which pads it",
         ),
-        ("gemma4", {}, "must tell to which size it resizes a frame, .* got patches alone of Gemma4ImageProcessorPil"),
+        ("lfm2_vl", {}, "must tell to which size it resizes a frame, .* got patches alone of Lfm2VlPictures"),
         (
             "llava_onevision",
             {},
