@@ -196,7 +196,7 @@ def test_the_sweep_over_bases_tells_which_work_and_why_others_do_not():
 
 
 def test_the_benchmark_of_answers_compares_both_ways_and_what_is_demanded(tmp_path, monkeypatch):
-    printed = run("answer_cost.py", "--quick", "--bases", "qwen3_vl", "--output_dir", tmp_path)
+    printed = run_documented("answer_cost.py", "--output_dir", tmp_path)
     answers, memory, streams = columns(printed)
     assert answers[:5] == ["base", "frames", "tokens, own", "tokens, ours", "stream, own"]
     assert memory[2:5] == ["stream, own", "stream, ours", "stream, ratio"]
