@@ -207,6 +207,18 @@ def test_pretrained_halves_are_joined_whole(tmp_path):
         VideoMambaForVideoTextRetrieval.from_vision_text_pretrained(tmp_path / "vision", tmp_path / "headless")
 
 
+def test_a_text_model_keeps_a_head_of_its_own_where_its_configuration_says_that_it_is_tied(tmp_path):
+    VideoMambaForPreTraining(VideoMambaConfig(**VISION)).save_pretrained(tmp_path / "vision")
+    text = BertForMaskedLM(BertConfig(**TEXT, tie_word_embeddings=False))
+    text.config.tie_word_embeddings = True
+    text.save_pretrained(tmp_path / "text")
+    model = VideoMambaForVideoTextRetrieval.from_vision_text_pretrained(tmp_path / "vision", tmp_path / "text")
+    model.save_pretrained(tmp_path / "joined")
+    for one in (model, VideoMambaForVideoTextRetrieval.from_pretrained(tmp_path / "joined")):
+        for name, weight in text.state_dict().items():
+            assert torch.equal(one.text_model.state_dict()[name], weight), name
+
+
 def test_a_saved_model_comes_back_with_its_tied_table(tmp_path):
     model = tiny_retrieval()
     model.save_pretrained(tmp_path)

@@ -19,6 +19,7 @@ from .loading_checkpoints import (
     load_vision_config,
     load_with_report,
     refuse_lacking,
+    say_what_is_tied,
     split_options,
 )
 from .loading_towers import load_vision_tower
@@ -66,7 +67,7 @@ def join_pretrained(
     tokenizer = load_tokenizer(text, **file_options(text_options))
     causal, lacking = load_with_report(AutoModelForCausalLM, text, dtype=dtype, **text_options)
     refuse_lacking(text, lacking)
-    _say_what_is_tied(causal)
+    say_what_is_tied(causal)
     vision_tower, lacking = load_vision_tower(vision, whole_vision_config, causal.dtype, vision_options)
     tokenizer.add_tokens([video_token], special_tokens=True)
     video_token_id = tokenizer.get_vocab()[video_token]
@@ -124,14 +125,6 @@ def _assemble(model_class: Any, config: HMBAConfig, vision_tower: PreTrainedMode
     if len(set(places.values())) > 1:
         model.hf_device_map = places
     return model
-
-
-def _say_what_is_tied(causal: PreTrainedModel) -> None:
-    """Correct the configuration where a checkpoint holds a head of its own, which transformers then does not tie."""
-    head = causal.get_output_embeddings()
-    names = {f"{name}.weight" for name, module in causal.named_modules() if module is head}
-    if not names & causal.all_tied_weights_keys.keys():
-        causal.config.tie_word_embeddings = False
 
 
 @torch.no_grad()

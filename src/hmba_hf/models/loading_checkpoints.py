@@ -334,6 +334,14 @@ def refuse_lacking(checkpoint: Any, lacking: Iterable[str]) -> None:
     raise ValueError(f"{checkpoint} must hold every weight that is read, in its shape, got none for {listed}")
 
 
+def say_what_is_tied(model: Any) -> None:
+    """Correct the configuration of a loaded model whose checkpoint has a head of its own, which is not tied then."""
+    head = model.get_output_embeddings()
+    names = {f"{name}.weight" for name, module in model.named_modules() if module is head}
+    if not names & model.all_tied_weights_keys.keys():
+        model.config.tie_word_embeddings = False
+
+
 def refuse_unknown_options(options: Iterable[str], known: Iterable[str]) -> None:
     """Raise a `ValueError` for options of `from_pretrained` that nothing reads; transformers ignores them.
 

@@ -15,7 +15,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_videomamba import VideoMambaRetrievalConfig
 from .layers_alignment import alignment_distance
 from .layers_contrast import contrastive_loss, gathered, hard_negatives, similarities
-from .loading_checkpoints import refuse_lacking
+from .loading_checkpoints import refuse_lacking, say_what_is_tied
 from .modeling_videomamba import VideoMambaForPreTraining, visible_features, visible_tokens
 from .outputs_videomamba import VideoMambaRetrievalOutput, VideoMambaTextFeatures, VideoMambaVideoFeatures
 
@@ -96,6 +96,7 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
         loaded: Any = BertForMaskedLM.from_pretrained(text, use_safetensors=True, **options)
         text_model, read = loaded
         refuse_lacking(text, read["missing_keys"])
+        say_what_is_tied(text_model)
         config = VideoMambaRetrievalConfig(
             vision_config=vision_model.config,
             text_config=text_model.config,
