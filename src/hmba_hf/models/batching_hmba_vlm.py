@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn.functional import pad
+from transformers.processing_utils import ProcessorMixin
 
 from .batching_hmba import TEXT_INPUTS, join_texts
 
@@ -63,7 +64,10 @@ class PictureEncoder:
         current = []
         for of_prompt in clips:
             current.append([as_picture(frames[-1]) for frames in of_prompt])
-        wanted = {**self._with_kinds(options), f"return_{OFFSETS}": True}
+        wanted = self._with_kinds(options)
+        is_own_call = type(self.base_processor).__call__ is not ProcessorMixin.__call__
+        if current[0] or not is_own_call:  # InternVL's own would make a tensor of replacements that begin with none
+            wanted[f"return_{OFFSETS}"] = True
         encoded = dict(self.base_processor(images=current, text=prompts, **wanted))
         tensors = _tensor_type(encoded["input_ids"])
         of_pictures = {**options, "return_tensors": tensors}
