@@ -392,7 +392,9 @@ def test_the_dialect_is_not_guessed_from_the_class_of_a_processor(tmp_path):
     assert HMBAVLMProcessor.from_pretrained(tmp_path / "saved").boxes_dialect is None
 
 
-@pytest.mark.parametrize("options", [{"min_pixels": 64}, {"images_kwargs": {"size": {"shortest_edge": 64}}}])
+@pytest.mark.parametrize(
+    "options", [{"min_pixels": 64}, {"do_resize": False}, {"images_kwargs": {"size": {"shortest_edge": 64}}}]
+)
 def test_pictures_have_one_size_where_boxes_are_in_its_pixels(options):
     processor = vlm_processor("qwen2_5_vl", boxes_dialect="pixels")
     with pytest.raises(ValueError, match="sizes of pictures must be set in the image processor, .* in a call"):

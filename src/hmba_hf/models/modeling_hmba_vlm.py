@@ -216,9 +216,10 @@ class HMBAVLMModel(HMBAVLMPreTrainedModel):
         Returns:
             The base's own output.
         """
-        texts = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        texts |= {"inputs_embeds": inputs_embeds, CACHE_NAME: one_cache(past_key_values, cache)}
-        return self.base.base_model(**texts, **self.encode_clips(**kwargs))
+        kwargs |= {"position_ids": position_ids, "inputs_embeds": inputs_embeds}
+        kwargs[CACHE_NAME] = one_cache(past_key_values, cache)
+        inputs = self.encode_clips(**kwargs)
+        return self.base.base_model(input_ids=input_ids, attention_mask=attention_mask, **inputs)
 
 
 def _pad_in_front(clips: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
@@ -329,6 +330,7 @@ class HMBAVLMForConditionalGeneration(HMBAVLMPreTrainedModel, GenerationMixin):
         Returns:
             The base's own output.
         """
-        texts = {"input_ids": input_ids, "attention_mask": attention_mask, "position_ids": position_ids}
-        texts |= {"inputs_embeds": inputs_embeds, CACHE_NAME: one_cache(past_key_values, cache)}
-        return self.model.base(**texts, labels=labels, **self.model.encode_clips(**kwargs))
+        kwargs |= {"position_ids": position_ids, "inputs_embeds": inputs_embeds}
+        kwargs[CACHE_NAME] = one_cache(past_key_values, cache)
+        inputs = self.model.encode_clips(**kwargs)
+        return self.model.base(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **inputs)

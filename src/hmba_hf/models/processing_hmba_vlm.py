@@ -385,11 +385,13 @@ class HMBAVLMProcessor(VideoChatProcessor):
         """Refuse another size of pictures in a call where boxes are in pixels of the resized picture."""
         if self.boxes_dialect is None or not self.dialect.needs_resized:
             return
-        given = sorted(_SIZES & {*of_base, *(of_base.get("images_kwargs") or {})})
-        if given:
+        given = {*of_base}
+        for kind in _KINDS:
+            given |= {*(of_base.get(kind) or ())}
+        if given & _SIZES:
             raise ValueError(
                 f"sizes of pictures must be set in the image processor, since boxes are in pixels of the resized "
-                f"picture, got {given} in a call"
+                f"picture, got {sorted(given & _SIZES)} in a call"
             )
 
     def _stored_options_of_base(self) -> set[str]:
