@@ -230,8 +230,6 @@ QUANTISED = BitsAndBytesConfig(load_in_4bit=True)
     "options", [{"dtype": torch.bfloat16}, {"quantization_config": QUANTISED}], ids=["bf16", "4bit"]
 )
 def test_a_small_base_has_an_adapter_in_float32_that_learns_and_is_saved_and_loaded(base, tmp_path, options):
-    if "quantization_config" in options:
-        pytest.importorskip("bitsandbytes")
     model = opened(base, **options)
     held = {name: weight.clone() for name, weight in model.model.base.state_dict().items()}
     learning, counts = learn(model, ["adapter"])
@@ -256,7 +254,6 @@ def test_a_small_base_has_an_adapter_in_float32_that_learns_and_is_saved_and_loa
 
 
 def test_low_rank_updates_of_weights_in_4_bits_leave_tower_and_head_as_they_are(base, tmp_path):
-    pytest.importorskip("bitsandbytes")
     words = [*SQUARE, "--learns", "adapter", "qlora", "--lora_rank", 2, "--save_strategy", "no"]
     trainer = tune(base, tmp_path, *words, "--max_steps", 3)
     assert losses(trainer)[-1] < losses(trainer)[0] - 0.3

@@ -213,7 +213,6 @@ def test_targets_outside_of_the_updated_modules_are_refused(pair):
 
 
 def test_weights_in_4_bits_are_those_that_get_updates():
-    pytest.importorskip("bitsandbytes")
     assert quantization_config(PAIR).llm_int8_skip_modules == ["head"]
 
 

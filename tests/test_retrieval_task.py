@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -88,7 +89,6 @@ def test_ranks_name_the_best_items(gallery_of):
 @pytest.fixture
 def dataset(tmp_path):
     """A folder with a dataset of captions, one of its videos broken."""
-    datasets = pytest.importorskip("datasets")
     rows = []
     for number, caption in enumerate(CAPTIONS[:4]):
         video = {"bytes": numbered_video(4, first=7 * number), "path": None}

@@ -4,14 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+import peft
 import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from tiny_mambavl import tiny_batch, tiny_model
 
-peft = pytest.importorskip("peft")
 LABELS = torch.tensor([[0, 1], [2, 3]])
 HEADS = ["classifiers.verb", "classifiers.noun"]
 
