@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForImageTextToText
+from transformers import AutoModelForImageTextToText, TrainingArguments
 
 from hmba_hf.digests import fingerprint
 from hmba_hf.families import load_model
@@ -14,7 +14,8 @@ from hmba_hf.hub.checkpoints import checkpoint_files
 from hmba_hf.tasks.answering.arguments import ModelArguments
 from hmba_hf.tasks.answering.base_model import load_base
 from hmba_hf.training.checkpoints import checkpoint_to_resume, seal_checkpoint
-from hmba_hf.weight_files import find_weights, stale_weights
+from hmba_hf.training.trainer import ResumableTrainer
+from hmba_hf.weight_files import check_resumed, find_weights, stale_weights
 
 SAFE, PICKLE = "model.safetensors", "pytorch_model.bin"
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -93,6 +94,38 @@ def test_an_index_that_names_no_weights_is_refused_in_every_reader(
     for read in readers:
         with pytest.raises(error, match=message):
             read()
+
+
+@pytest.mark.parametrize("other", ["a pickle", "a named file"])
+def test_a_run_resumes_from_no_weights_that_other_readers_pass_over(tmp_path, other, stored_model):
+    folder = tmp_path / "checkpoint-1"
+    folder.mkdir()
+    index_of(folder, SHARDS)
+    index_of(folder, ["pytorch_model-00001-of-00001.bin"], PICKLE)
+    check_resumed(folder)  # the index of safetensors comes first everywhere
+    if other == "a pickle":
+        put(folder, PICKLE)
+        counted, resumed = f"{SAFE}.index.json", PICKLE
+    else:
+        put(folder, SAFE, "averaged.safetensors")
+        put(folder, "config.json", transformers_weights="averaged.safetensors")
+        counted, resumed = "averaged.safetensors", SAFE
+    seal_checkpoint(folder, {})
+    trainer = ResumableTrainer(
+        model=load_model(stored_model),
+        args=TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to="none"),
+        data_collator=list,
+    )
+    doors = [
+        lambda: checkpoint_to_resume(tmp_path, {}),
+        lambda: trainer.train(resume_from_checkpoint=str(folder)),
+        lambda: trainer.train(resume_from_checkpoint=True),
+    ]
+    for resume in doors:
+        with pytest.raises(
+            ValueError, match=f"loaded elsewhere, {counted}, got .*, of which {resumed} would be taken"
+        ):
+            resume()
 
 
 def test_the_newer_single_file_is_loaded_and_pushed_without_the_older_shards(tmp_path, stored_model):

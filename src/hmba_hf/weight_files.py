@@ -64,6 +64,25 @@ def read_index(index: Path) -> WeightFiles:
     return WeightFiles(files, index, weight_map)
 
 
+def check_resumed(folder: Path) -> None:
+    """Check that `Trainer` resumes from the weights that every other reader takes; it has an order of its own.
+
+    Raises:
+        ValueError: if it would load another file of the folder; others as in `find_weights`.
+    """
+    found = find_weights(folder)
+    if found is None:
+        return
+    counted = found.index or found.files[0]
+    places = [*SINGLE_FILES, *(f"{name}.index.json" for name in SINGLE_FILES)]  # in the order of `Trainer`
+    resumed = next((name for name in places if (folder / name).is_file()), counted.name)
+    if resumed != counted.name:
+        raise ValueError(
+            f"a run must resume from the weights that are loaded elsewhere, {counted.name}, got {folder}, of which "
+            f"{resumed} would be taken: remove the one that is not meant"
+        )
+
+
 def stale_weights(folder: Path) -> list[str]:
     """Name files of a folder with names of weights that are not loaded; errors as in `find_weights`."""
     found = find_weights(folder)

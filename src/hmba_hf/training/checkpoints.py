@@ -14,7 +14,7 @@ from typing import Any
 
 from ..files import differences, flush_to_disk, read_json_object, write_json
 from ..messages import logger
-from ..weight_files import find_weights
+from ..weight_files import check_resumed
 
 SEAL = "seal.json"
 _MARK = "checkpoint-is-incomplete.txt"  # transformers puts it into a folder while it saves there, and takes it away
@@ -98,8 +98,8 @@ def checkpoint_to_resume(folder: Path, recipe: Mapping[str, Any], wanted: str | 
             of elsewhere, or at one that it has deleted since, has a whole checkpoint of its own, it resumes from that.
 
     Raises:
-        ValueError: if the checkpoint asked for is not whole, if it has an index of weights that names none, or if the
-            folder holds checkpoints of another recipe.
+        ValueError: if the checkpoint asked for is not whole, if its weights are damaged or ambiguous, or if the folder
+            holds checkpoints of another recipe.
     """
     own = last_whole_checkpoint(folder)
     # An option that a run is older than is one that it was not given.
@@ -115,7 +115,7 @@ def checkpoint_to_resume(folder: Path, recipe: Mapping[str, Any], wanted: str | 
         raise ValueError(
             f"resume_from_checkpoint must be a whole checkpoint, got {chosen}, which lacks files or its {SEAL}"
         )
-    find_weights(chosen)  # names what is wrong with an index, of which transformers would load nothing
+    check_resumed(chosen)
     different = differences(held, recipe)
     if different and wanted is None:
         raise ValueError(

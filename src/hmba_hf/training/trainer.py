@@ -25,6 +25,7 @@ from ..families import family_of, unwrapped_name
 from ..files import explained_write_errors, write_json
 from ..hub import CardDetails
 from ..hub.checkpoints import TRAINING_FILE
+from ..weight_files import check_resumed
 from .callbacks import EvaluationStopped, ExactResume, SignalledStop, spared_by_signals
 from .checkpoints import break_seal, last_whole_checkpoint, read_recipe, rotate_checkpoints, seal_checkpoint
 from .parts import shape_of
@@ -122,13 +123,16 @@ class ResumableTrainer(PushingTrainer):
             trial, ignore_keys_for_eval: as in `Trainer`. SIGTERM ends a search and its process.
 
         Raises:
-            ValueError: if the folder of the run has no whole checkpoint to resume from.
+            ValueError: if the folder of the run has no whole checkpoint to resume from, or if the weights of the
+                checkpoint are damaged or ambiguous.
         """
         if resume_from_checkpoint is True:
             run = Path(self._get_output_dir(trial))
             if (last := last_whole_checkpoint(run)) is None:
                 raise ValueError(f"resume_from_checkpoint must be a whole checkpoint, got none in {run}")
             resume_from_checkpoint = str(last)
+        if resume_from_checkpoint:
+            check_resumed(Path(resume_from_checkpoint))
         self._trial_at_work = trial
         self._ignored_keys = ignore_keys_for_eval
         self._begun_at = Path(resume_from_checkpoint).resolve() if resume_from_checkpoint else None
