@@ -5,6 +5,7 @@ import sys
 import evaluate
 import pytest
 
+from hmba_hf.installation import install_command
 from hmba_hf.metrics.bootstrap import Bootstrap
 from hmba_hf.metrics.captioning import score_captions
 from hmba_hf.metrics.evaluate_modules import CaptionMetric, GroundingMetric
@@ -92,4 +93,4 @@ print(json.dumps(metric.compute(**{WITHOUT_JAVA!r})))
 def test_without_evaluate_one_sentence_says_what_to_install():
     code = "import sys; sys.modules['evaluate'] = None; import hmba_hf.metrics.evaluate_modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "ImportError: metrics for the evaluate library need `pip install hmba-hf[eval]`" in done.stderr
+    assert f"ImportError: metrics for the evaluate library need `{install_command('eval')}`" in done.stderr

@@ -26,6 +26,7 @@ from hmba_hf import HMBAProcessor, HMBAVideoProcessor, VideoStream, iter_frames
 from hmba_hf.data.micro_world.parquet import write_bddx, write_drama, write_video
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.data.samples import drama_features, to_drama_row
+from hmba_hf.installation import install_command
 from hmba_hf.tasks.answering.boxes import score_grounding
 from hmba_hf.tasks.answering.collator import SampleCollator
 from hmba_hf.tasks.answering.generation import answer_samples
@@ -274,7 +275,7 @@ def test_the_options_of_the_adapter_and_the_world_reach_model_and_clips(base, tm
     assert (config.adapter, config.fusion, config.num_frames) == ("mamba", "add", 8)
     assert (config.branches, config.temporal_strides) == (["temporal", "divided_space_time"], [1, 3])
     assert AutoProcessor.from_pretrained(tmp_path / "out").video_processor.num_frames == 8
-    assert "no picture of the loss: plotting curves needs `pip install hmba-hf[demo]`" in capsys.readouterr().out
+    assert f"no picture of the loss: plotting curves needs `{install_command('demo')}`" in capsys.readouterr().out
     assert len(losses(tmp_path / "out")) == 1 and "secret" not in (tmp_path / "out" / "history.json").read_text()
     words = ["--max_samples", 2, "--motion", "order", "--world_seed", 9, "--max_new_tokens", 2, *QUICK]
     call("evaluate.py", "--model", tmp_path / "out", *words, "--output_dir", tmp_path)

@@ -12,6 +12,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrain
 
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.families import FAMILIES, Family, register_family
+from hmba_hf.installation import install_command
 from hmba_hf.tasks.answering.collator import SampleCollator
 from hmba_hf.training import ResumableTrainer, learn
 from hmba_hf.training.arguments import ResumableArguments
@@ -231,5 +232,5 @@ def test_a_family_names_what_weight_decay_spares_besides_vectors(pair, tmp_path)
 
 def test_quantised_low_rank_updates_say_what_they_need(base, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match=r"in 4 bits \(qlora\) need `pip install hmba-hf\[qlora\]`"):
+    with pytest.raises(ImportError, match=re.escape(f"in 4 bits (qlora) need `{install_command('qlora')}`")):
         tune(base, tmp_path / "out", "--learns", "projector", "qlora", "--max_steps", 1)

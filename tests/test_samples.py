@@ -1,4 +1,5 @@
 import io
+import re
 import sys
 
 import datasets
@@ -16,6 +17,7 @@ from hmba_hf.data.samples import (
     to_bddx_row,
     to_drama_row,
 )
+from hmba_hf.installation import install_command
 
 FRAMES = [Image.new("RGB", (6, 4), (shade, 0, 0)) for shade in (10, 20)]
 BOX = (0.25, 0.0, 0.5, 1.0)
@@ -165,5 +167,5 @@ def test_a_row_with_a_frame_missing_is_no_sample():
 
 def test_a_missing_datasets_library_is_named_with_its_install_command(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ImportError, match=r"pip install hmba-hf\[train\]"):
+    with pytest.raises(ImportError, match=re.escape(install_command("train"))):
         bddx_features()

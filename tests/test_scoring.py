@@ -9,6 +9,7 @@ from hmba_hf.data.samples import BDDX_QUESTION
 from hmba_hf.evaluation.records import read_records
 from hmba_hf.evaluation.results import format_table, format_versions, to_eval_results, to_model_index
 from hmba_hf.evaluation.scoring import ScoredRecords
+from hmba_hf.installation import install_command
 from hmba_hf.metrics.bootstrap import Bootstrap
 from hmba_hf.metrics.captioning import score_captions
 from hmba_hf.tasks.answering import scores as answer_scores
@@ -201,7 +202,7 @@ def test_without_the_caption_benchmark_boxes_are_scored_and_a_sentence_says_what
     summary = score([record(0)])
     assert summary["scores"]["mean_iou"] == pytest.approx(1) and "bleu_1" not in summary["scores"]
     assert summary["absent"] == {
-        "captions": "captions were left out: caption metrics need `pip install hmba-hf[eval]`"
+        "captions": f"captions were left out: caption metrics need `{install_command('eval')}`"
     }
     assert summary["absent"]["captions"] in format_table(summary)
 

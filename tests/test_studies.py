@@ -13,6 +13,7 @@ from PIL import Image
 from hmba_hf.data.loading import TWO_TASKS, load_samples
 from hmba_hf.data.micro_world.world import RISK_QUESTION, MicroWorld, MicroWorldConfig
 from hmba_hf.data.samples import BDDX_QUESTION
+from hmba_hf.installation import install_command
 from hmba_hf.models.layers_temporal_adapter import BRANCHES
 from hmba_hf.tasks.answering.studies import catalogue
 from hmba_hf.tasks.answering.studies.catalogue import STUDIES, Study, write_page
@@ -241,6 +242,6 @@ def test_a_study_without_matplotlib_says_how_to_get_its_plot(ablate, tmp_path, m
     monkeypatch.setattr(subprocess, "run", pretend)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     ablate("strides", "--seeds", 0)
-    assert "no plot: plotting curves needs `pip install hmba-hf[demo]`" in capsys.readouterr().out
+    assert f"no plot: plotting curves needs `{install_command('demo')}`" in capsys.readouterr().out
     assert (tmp_path / "runs" / "strides" / "table.md").exists()
     assert not (tmp_path / "runs" / "strides" / "plot.png").exists()

@@ -11,6 +11,8 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from .installation import install_command
+
 Picture = Image.Image
 Section = str | Picture | Sequence[Mapping[str, Any]]
 
@@ -206,7 +208,7 @@ def _figure(width: float = 7, height: float = 3.6) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("plotting curves needs `pip install hmba-hf[demo]`") from error
+        raise ImportError(f"plotting curves needs `{install_command('demo')}`") from error
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 

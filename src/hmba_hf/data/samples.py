@@ -15,6 +15,7 @@ from typing import Any, TypeVar, overload
 from PIL import Image
 
 from ..files import check_fields
+from ..installation import install_command
 from ..models.decoding_containers import LIMITS, SourceLimits
 from ..models.decoding_stills import read_picture, upright, upright_rgb
 
@@ -323,7 +324,7 @@ def import_datasets() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise ImportError("reading or writing dataset rows needs `pip install hmba-hf[train]`") from error
+        raise ImportError(f"reading or writing dataset rows needs `{install_command('train')}`") from error
     return datasets
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..evaluation.results import format_versions
 from ..families import family_of
+from ..installation import how_to_install
 from ..repositories import CARD_FILE, split_revision
 from .stored_runs import StoredRun
 
@@ -149,6 +150,7 @@ def compose_card(
         name=name,
         repo_id=repo_id,
         revision=revision,
+        installation=how_to_install("train" if is_adapter(model) else None),
         is_adapter=is_adapter(model),
         is_drawn=is_drawn,
         parents=parents,

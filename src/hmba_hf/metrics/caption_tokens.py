@@ -8,6 +8,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..installation import install_command
+
 TOKENIZERS = ("ptb", "words")
 
 START_LIMIT = 120.0  # seconds for a program in Java to start
@@ -92,7 +94,7 @@ def benchmark_folder() -> Path:
     try:
         import pycocoevalcap
     except ImportError as error:
-        raise ImportError("caption metrics need `pip install hmba-hf[eval]`") from error
+        raise ImportError(f"caption metrics need `{install_command('eval')}`") from error
     return Path(next(iter(pycocoevalcap.__path__)))  # it has no __init__.py
 
 

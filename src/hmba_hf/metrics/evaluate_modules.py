@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from ..installation import install_command
+
 try:
     import datasets
     import evaluate
 except ImportError as missing:
-    raise ImportError("metrics for the evaluate library need `pip install hmba-hf[eval]`") from missing
+    raise ImportError(f"metrics for the evaluate library need `{install_command('eval')}`") from missing
 
 from .bootstrap import Bootstrap
 from .captioning import score_captions

@@ -14,6 +14,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.pytorch_utils import Conv1D
 
 from ..families import Family, family_of
+from ..installation import install_command
 
 LOW_RANK = ("lora", "qlora")  # ways in which a part learns without its weights changing
 
@@ -111,7 +112,7 @@ def gathered(parameters: Iterable[torch.Tensor]) -> AbstractContextManager:
 def require_bitsandbytes() -> None:
     """Raise an `ImportError` if weights in 4 bits are asked for without bitsandbytes."""
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ImportError("weights in 4 bits (qlora) need `pip install hmba-hf[qlora]`")
+        raise ImportError(f"weights in 4 bits (qlora) need `{install_command('qlora')}`")
 
 
 def quantization_config(family: Family, model: Any = None) -> Any:
@@ -168,7 +169,7 @@ def _add_lora(
 
         from .low_rank import LowRankModel
     except ImportError as error:
-        raise ImportError("low-rank updates (LoRA) need `pip install hmba-hf[train]`") from error
+        raise ImportError(f"low-rank updates (LoRA) need `{install_command('train')}`") from error
     held = _choose(model, family, parts)
     layers: Any = model.modules()
     for layer in layers:
