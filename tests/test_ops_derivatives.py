@@ -308,6 +308,25 @@ def test_an_adapter_is_exported_for_clips_of_any_number_and_length(monkeypatch):
     assert_close(gradient, torch.autograd.grad(adapter(frames, frame_mask=mask).features.sum(), wanted)[0])
 
 
+@pytest.mark.parametrize("kind", ["paper", "released"])
+def test_a_trace_of_an_adapter_is_right_for_clips_of_any_number_and_length(kind, monkeypatch):
+    monkeypatch.delenv("HMBA_SCAN_BACKEND", raising=False)
+    adapter = randomize(build_adapter(kind)).double()
+    mask = torch.ones(2, 5, dtype=torch.bool)
+    inputs = (frame_features(5, b=2).detach(), mask)
+    traced = torch.jit.trace(Features(adapter), inputs)  # compares values and graphs with a second call
+    for b, t in ((2, 3), (3, 7), (1, 40)):
+        frames = frame_features(t, b=b).detach()
+        mask = torch.ones(b, t, dtype=torch.bool)
+        assert_close(traced(frames, mask), adapter(frames, frame_mask=mask).features, atol=1e-12, rtol=1e-12)
+        weights = list(adapter.parameters())
+        got = torch.autograd.grad(traced(frames, mask).sum(), weights, materialize_grads=True, allow_unused=True)
+        features = adapter(frames, frame_mask=mask).features
+        wanted = torch.autograd.grad(features.sum(), weights, materialize_grads=True, allow_unused=True)
+        for gradient, right in zip(got, wanted, strict=True):
+            assert_close(gradient, right, atol=1e-9, rtol=1e-9)
+
+
 def test_the_first_call_of_a_process_may_be_an_export():
     """Exporting replaces functions of Python's own modules, at which a compiler that is imported then stumbles."""
     code = """

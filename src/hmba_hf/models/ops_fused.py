@@ -42,7 +42,8 @@ def selective_scan_fused(
     )
     keeps = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in cast)
     keeps = keeps and not torch.compiler.is_exporting()  # the number of states kept would bound the length
-    chunk = chunk_length(scan.A.shape[1]) if keeps else 0
+    keeps = keeps or torch.jit.is_tracing()  # whether a trace will be run for gradients is not known
+    chunk = chunk_length(int(scan.A.shape[1])) if keeps else 0  # a tensor while a trace is made
     y, end, _ = _scan(*cast, return_last_state, chunk, backend)
     y = None if scan.C is None else y.to(scan.u.dtype)
     end = end.transpose(1, 2) if return_last_state else None
