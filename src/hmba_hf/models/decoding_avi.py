@@ -14,30 +14,34 @@ _HEADER = 8  # bytes: the name of a chunk, and the length of its content
 _ENTRY = 16  # bytes of the index: name, flags, place, length
 
 
-def moved_pictures(bytes_at: BytesAt, size: int, stream: int) -> dict[int, int]:
+def moved_pictures(bytes_at: BytesAt, size: int, stream: int, reads_all: bool = False) -> dict[int, int]:
     """Find the pictures of a file whose index is not where the header states it.
 
     Args:
         bytes_at: gives the bytes from a place on, at most so many.
         size: bytes of the file.
         stream: number of the video stream in the file.
+        reads_all: follow an index in its place, too, and find the pictures where it leads to damage.
 
     Returns:
         The number of each picture that is surely known, by the place of its data. Nothing for a file whose index is
-        in its place, is not found, or fits none of the chunks at the end.
+        in its place and sound, is not found, or fits none of the chunks at the end.
     """
     head = bytes_at(0, _LONGEST_HEAD)
     movi = head.find(b"movi")
     if not head.startswith(b"RIFF") or head[8:12] != b"AVI " or head[movi - 8 : movi - 4] != b"LIST":
         return {}
     stated = movi + int.from_bytes(head[movi - 4 : movi], "little")
-    if bytes_at(stated, len(_INDEX)) == _INDEX:
+    is_in_place = bytes_at(stated, len(_INDEX)) == _INDEX
+    if is_in_place and not reads_all:
         return {}
     start = max(size - _LONGEST_INDEX, 0)
     tail = bytes_at(start, size - start)
     place = tail.rfind(_INDEX)
     length = int.from_bytes(tail[place + 4 : place + _HEADER], "little")
     if place < 0 or length > len(tail) - place - _HEADER:
+        return {}
+    if is_in_place and start + place != stated:  # the file has other parts, each with an index
         return {}
     content = tail[place + _HEADER : place + _HEADER + length]
     entries = []
@@ -70,5 +74,8 @@ def _known_pictures(bytes_at: BytesAt, entries: list[bytes], movi: int, shift: i
                 known[place + _HEADER] = numbers[row]
         return known
 
+    before = walk(range(len(entries)), 0)
+    if shift == 0 and len(before) == count:
+        return {}
     behind = walk(range(len(entries) - 1, -1, -1), shift)
-    return {**walk(range(len(entries)), 0), **behind} if behind else {}
+    return {**before, **behind} if behind else {}

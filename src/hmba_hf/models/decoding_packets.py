@@ -148,7 +148,7 @@ class VideoPackets:
         # The number of each picture by its place, in an AVI file that has lost bytes.
         self._moved: dict[int, int] = {} if before is None else before._moved
         if before is None and can_look and container.format.name == "avi":
-            self._moved = moved_pictures(self._bytes_at, container.size or 0, stream.index)
+            self._moved = moved_pictures(self._bytes_at, container.size or 0, stream.index, self._hides_index)
         self._fails = False  # whether a checksum around the packet does
         self._is_broken = False  # whether the packets before and behind it do not join up
         self._is_doubtful = False  # whether the packet is, since the one before was damaged
