@@ -16,7 +16,7 @@ from .ops_launch_cpu import inlined
 
 try:
     import numpy as np
-    from llvmlite import ir
+    from llvmlite import binding, ir
     from numba import types
     from numba.core import cgutils
     from numba.core.typing.templates import AbstractTemplate, infer_global, signature
@@ -204,7 +204,10 @@ def _first_lanes(builder: ir.IRBuilder, count: ir.Value) -> ir.Value:
 
 
 def _masked(builder: ir.IRBuilder, kind: str, result: ir.Type, args: list[ir.Value], vector: ir.Type) -> Any:
-    """Call LLVM's masked load or store."""
+    """Call LLVM's masked load or store, whose alignment is one byte."""
+    if binding.llvm_version_info[0] < 22:  # until Numba 0.66 is the oldest
+        behind_pointer = 1 if kind == "load" else 2
+        args.insert(behind_pointer, ir.Constant(ir.IntType(32), 1))
     suffix = {"half": "f16", "float": "f32", "double": "f64"}.get(str(vector.element), str(vector.element))
     function = ir.FunctionType(result, [x.type for x in args])
     name = f"llvm.masked.{kind}.v{LANES}{suffix}.p0"
