@@ -1,5 +1,5 @@
 # `make demo` and `make test` set themselves up: they build .venv from pyproject.toml and constraints.txt on first use.
-#   make demo [VIDEO=clip.mp4]    make test    make test-real    make test-latest    make clean
+#   make demo [VIDEO=clip.mp4]    make test    make test-real    make test-latest    make test-lowest    make clean
 #   PYTHON=python3.12 chooses the interpreter of a new .venv
 
 PYTHON ?= python3
@@ -9,7 +9,7 @@ INSTALLED := $(VENV)/.installed
 
 REAL := .cache/real
 
-.PHONY: demo test test-real test-latest clean
+.PHONY: demo test test-real test-latest test-lowest clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py $(if $(VIDEO),--video "$(VIDEO)")
@@ -35,6 +35,11 @@ test-real: $(INSTALLED)
 # The newest release of everything, on each Python of this machine; pip may download gigabytes.
 test-latest:
 	$(PYTHON) tests/latest/run.py
+
+# The oldest of everything that pyproject.toml allows; TESTS="tests/test_ops_*.py" chooses files.
+test-lowest: export OMP_NUM_THREADS := 1
+test-lowest:
+	$(PYTHON) tests/lowest/run.py $(TESTS)
 
 # torch comes first and pinned, so that the index chosen for it decides which build (CPU or CUDA) is installed.
 $(INSTALLED): pyproject.toml constraints.txt

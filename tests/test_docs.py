@@ -9,12 +9,12 @@ import re
 import runpy
 import shlex
 import shutil
+import tomllib
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
-import tomllib
 from transformers import BertConfig, BertForMaskedLM, RobertaModel
 
 from asked_clips import save_mambavl

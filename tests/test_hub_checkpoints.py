@@ -2,10 +2,10 @@
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
-import tomllib
 import torch
 from huggingface_hub import ModelCard
 from huggingface_hub.repocard import metadata_load

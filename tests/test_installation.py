@@ -1,11 +1,11 @@
 """How messages and cards say to install something: never a name that is not published."""
 
 import re
+import tomllib
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
-import tomllib
 
 from hmba_hf import installation
 from hmba_hf.hub.cards import CardDetails, compose_card

@@ -4,12 +4,12 @@ import importlib
 import math
 import runpy
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-import tomllib
 import yaml
 from PIL import Image
 

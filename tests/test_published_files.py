@@ -3,8 +3,8 @@
 import ast
 import json
 import re
-
 import tomllib
+
 import yaml
 
 import hmba_hf
