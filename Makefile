@@ -1,5 +1,6 @@
 # `make demo` and `make test` set themselves up: they build .venv from pyproject.toml and constraints.txt on first use.
-#   make demo [VIDEO=clip.mp4]    make test    make test-real    make test-latest    make test-lowest    make clean
+#   make demo [VIDEO=clip.mp4]    make test    make test-real    make test-latest    make test-lowest
+#   make matrix    make clean
 #   PYTHON=python3.12 chooses the interpreter of a new .venv
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 
 REAL := .cache/real
 
-.PHONY: demo test test-real test-latest test-lowest clean
+.PHONY: demo matrix test test-real test-latest test-lowest clean
 
 demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py $(if $(VIDEO),--video "$(VIDEO)")
@@ -40,6 +41,11 @@ test-latest:
 test-lowest: export OMP_NUM_THREADS := 1
 test-lowest:
 	$(PYTHON) tests/lowest/run.py $(TESTS)
+
+# The suite beside what its users run: the newest and the lowest of everything, vLLM, SGLang and lmms-eval.
+#   make matrix [ENVIRONMENTS="lowest vllm"] [TESTS=central]
+matrix:
+	$(PYTHON) tests/matrix/run.py $(if $(ENVIRONMENTS),--environments $(ENVIRONMENTS)) $(if $(TESTS),--tests $(TESTS))
 
 # torch comes first and pinned, so that the index chosen for it decides which build (CPU or CUDA) is installed.
 $(INSTALLED): pyproject.toml constraints.txt
