@@ -119,6 +119,16 @@ def test_the_dev_container_builds_by_make():
     assert f"Programming Language :: Python :: {version}" in PROJECT["classifiers"]
 
 
+def test_the_release_checklist_names_what_exists():
+    text = (ROOT / "RELEASING.md").read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"\bmake ([\w-]+)", text):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for name, file in (("__version__", "src/hmba_hf/__init__.py"), ("RELEASE", "src/hmba_hf/installation.py")):
+        assert f"Set `{name}` in `{file}`" in text
+        assert re.search(rf"^{name}\b.* = ", (ROOT / file).read_text(), re.MULTILINE)
+
+
 def test_links_of_the_pages_beside_the_readme_lead_to_files():
     for name in ("RELEASING.md", "SECURITY.md", "CONTRIBUTING.md"):
         for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text()):
