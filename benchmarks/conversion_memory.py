@@ -11,7 +11,6 @@ with what it was made of, and shown is only what was right.
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,13 +23,10 @@ from measuring import MIB, hardware, markdown, save
 from tokenizers import Tokenizer, models
 from transformers import CLIPVisionConfig, CLIPVisionModel, PreTrainedTokenizerFast
 
-CONVERSION = Path(__file__).parents[1] / "conversion"
-sys.path.insert(0, str(CONVERSION))
-
-from checkpoint_folders import write_shards  # noqa: E402
-from rename_keys import TOWER, TensorSpec, plan_originals, shikra_rules  # noqa: E402
-from tensor_files import FileTensors  # noqa: E402
-from tensor_sources import OriginalTensors, RecoveredTensors, SelectedTensors, Tensors  # noqa: E402
+from hmba_hf.conversion.checkpoint_folders import write_shards
+from hmba_hf.conversion.rename_keys import TOWER, TensorSpec, plan_originals, shikra_rules
+from hmba_hf.conversion.tensor_files import FileTensors
+from hmba_hf.conversion.tensor_sources import OriginalTensors, RecoveredTensors, SelectedTensors, Tensors
 
 FORMS = ("safetensors", "bin", "delta")
 TOKENS = ("<im_patch>", "<im_start>", "<im_end>")
@@ -128,7 +124,7 @@ def as_pickles(folder: Path) -> None:
 CHILD = """
 import sys
 from pathlib import Path
-import convert_hmba
+from hmba_hf.conversion import convert_hmba
 
 def held(field):
     words = Path("/proc/self/status").read_text().split()
@@ -147,8 +143,7 @@ def convert(words: list[str]) -> tuple[int, int]:
     Raises:
         RuntimeError: if it fails, as it does where the system does not tell.
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(CONVERSION), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run([sys.executable, "-c", CHILD, *words], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, "-c", CHILD, *words], capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"a conversion is wanted (on Linux, whose /proc tells of memory), got {done.stderr}")
     before, peak = done.stdout.split()[-2:]

@@ -1,66 +1,6 @@
-"""Ask H-MBA about a moment of a driving video, and draw its answer on the picture.
+"""`hmba describe` as a script, such as for `accelerate launch`; `--help` shows its options."""
 
-    python examples/describe_video.py --model org/hmba-drama --video dashcam.mp4 --timestamp 12.4
-
-The picture shows the current frame with the boxes of the answer, and below it the earlier frames of the clip.
-"""
-
-import argparse
-import re
-import sys
-from pathlib import Path
-
-from PIL import Image
-from transformers import HfArgumentParser, pipeline
-
-import hmba_hf  # noqa: F401 - registers the pipeline
-from hmba_hf import decode_frames
-from hmba_hf.data.video_options import VideoOptions
-from hmba_hf.families import family_of
-from hmba_hf.visualization import draw_answer
-
-QUESTION = "Which object is at the highest risk for the ego car?"
-
-
-def main() -> None:
-    """Answer, draw, save, print."""
-    parser = HfArgumentParser(VideoOptions, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or Hub id")
-    parser.add_argument("--video", required=True, help="any video file that PyAV reads, or a URL")
-    parser.add_argument("--question", default=QUESTION)
-    parser.add_argument("--timestamp", type=float, default=None, help="seconds into the video; its end if absent")
-    parser.add_argument("--output", type=Path, default=Path("answer.png"), help="picture with the answer's boxes")
-    parser.add_argument("--max_new_tokens", type=int, default=128)
-    parser.add_argument("--dtype", default="auto", help="of the weights, such as bfloat16")
-    parser.add_argument("--device_map", default=None, help="such as auto")
-    options, args = parser.parse_args_into_dataclasses()
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-
-    pipe = pipeline("video-text-to-text", model=args.model, dtype=args.dtype, device_map=args.device_map)
-    sampling = pipe.processor.video_processor
-    sampling.set_source_rules(**options.rules)
-    rules = sampling.source_rules
-    try:
-        frames, metadata = decode_frames(
-            args.video, timestamp=args.timestamp, num_frames=sampling.num_frames, fps=sampling.fps, **rules
-        )
-    except (FileNotFoundError, ValueError) as error:  # the video, or a moment outside of it
-        sys.exit(f"--video: {error}")
-    generation = {"max_new_tokens": args.max_new_tokens}
-    (answer,) = pipe(videos=frames, text=args.question, generate_kwargs=generation)
-    text = re.sub(r"\[[\d.,;]+\]", "", answer["generated_text"])  # the boxes are drawn instead
-    pictures = [Image.fromarray(frame) for frame in frames]
-    name = family_of(pipe.model.config).name
-    page = draw_answer(pictures, metadata.timestamps, args.question, text, answer["objects"], name=name)
-    page.save(args.output)
-
-    times = [f"{time:.2f}" for time in metadata.timestamps]
-    print(f"frames at {', '.join(times)} s")
-    print(answer["generated_text"])
-    for item in answer["objects"]:
-        print(f"  {item['label']}: {item['box']}")
-    print(f"picture: {args.output}")
-
+from hmba_hf.commands.describe import main
 
 if __name__ == "__main__":
     main()

@@ -1,27 +1,6 @@
-"""Fine-tune H-MBA: the vision tower frozen, the adapter, the projector and the language model learning.
+"""`hmba finetune` as a script, such as for `accelerate launch`; `--help` shows its options."""
 
-    accelerate launch examples/finetune.py --model org/hmba-base --dataset_name org/drama \\
-        --preset drama --output_dir hmba-drama
-    accelerate launch --config_file examples/accelerate/fsdp.yaml examples/finetune.py ...
-    accelerate launch examples/finetune.py ... --learns adapter projector lora --feature_cache features
-    accelerate launch examples/finetune.py ... --push_to_hub --hub_model_id org/hmba-drama
-    accelerate launch examples/finetune.py --model Qwen/Qwen3-VL-2B-Instruct --dataset_name org/drama ...
-
-`--dataset_name` takes folders and Hub ids in the DRAMA or the BDD-X schema (`org/drama@v1` for a revision), and
-`micro-world`, which needs no download. Its results do not transfer to real roads. Every option of
-`TrainingArguments` is accepted. A folder of low-rank updates as `--model` is trained further with
-`--learns ... lora`, and merged without. A vision-language model of transformers as `--model` gets a fresh adapter,
-which learns alone unless `--learns` says otherwise.
-
-The same command resumes from its last whole checkpoint. With `--enable_jit_checkpoint True`, SIGTERM ends the run with
-a checkpoint. The run writes the model, `history.json`, and pictures of loss and metrics.
-"""
-
-import hmba_hf  # noqa: F401 - registers the model
-from hmba_hf.messages import show_messages
-from hmba_hf.tasks.answering.arguments import parse_arguments
-from hmba_hf.tasks.answering.run import finetune
+from hmba_hf.commands.finetune import main
 
 if __name__ == "__main__":
-    show_messages()
-    finetune(*parse_arguments(__doc__))
+    main()

@@ -1,26 +1,6 @@
-"""Fine-tune a VideoMamba, or a new one, to tell classes of clips apart.
+"""`hmba finetune classification` as a script, such as for `accelerate launch`; `--help` shows its options."""
 
-    accelerate launch examples/finetune_videomamba.py --model org/videomamba-small --dataset_name org/k400 \\
-        --preset k400-small --output_dir videomamba-k400
-    accelerate launch --config_file examples/accelerate/fsdp.yaml examples/finetune_videomamba.py ...
-    accelerate launch examples/finetune_videomamba.py ... --teacher videomamba-k400-tiny
-    accelerate launch examples/finetune_videomamba.py ... --push_to_hub --hub_model_id org/videomamba-k400
-
-`--dataset_name` takes folders and Hub ids in the schema of actions (`org/k400@v1` for a revision). A base of pictures,
-of other classes, or of masked pre-training is fine: it gets a new head, and `--num_frames` and `--image_size`
-interpolate its tables. Every option of `TrainingArguments` is accepted. `--base_learning_rate` is for 256 clips a
-step.
-
-The same command resumes from its last whole checkpoint, with the same crops, mixtures and noise. With
-`--enable_jit_checkpoint True`, SIGTERM ends the run with a checkpoint. The run writes the model, `history.json`, and
-pictures of loss and metrics. `predict.py` and `evaluate.py` score it over several views.
-"""
-
-import hmba_hf  # noqa: F401 - registers the model
-from hmba_hf.messages import show_messages
-from hmba_hf.tasks.classification.arguments import parse_arguments
-from hmba_hf.tasks.classification.run import finetune
+from hmba_hf.commands.finetune_classification import main
 
 if __name__ == "__main__":
-    show_messages()
-    finetune(*parse_arguments(__doc__))
+    main()

@@ -1,45 +1,6 @@
-"""Let a model predict for every clip of a split, in any number of processes, and never lose a prediction.
+"""`hmba predict` as a script, such as for `accelerate launch`; `--help` shows its options."""
 
-    accelerate launch examples/predict.py --model hmba-drama --dataset_name org/drama --split test \\
-        --output_dir hmba-drama/test
-
-It writes `predictions.jsonl`, which `evaluate.py --predictions` scores. Stopped or killed, the same command resumes
-with any number of processes and ends with the same predictions. All processes must see one output_dir. A clip that
-cannot be read stops the run; with `--on_error skip` its line in the file has the reason instead of a prediction.
-
-The task of the model decides what a prediction is: an answer of H-MBA, the most likely classes of a VideoMamba, or
-those of a MambaVL for each question of `--questions`. Classes are those of `--num_temporal_views` x
-`--num_spatial_views` views. `--model M --help` shows the options of its task.
-"""
-
-import argparse
-import sys
-
-from accelerate import PartialState
-from transformers import HfArgumentParser
-
-import hmba_hf  # noqa: F401 - registers the model
-from hmba_hf.evaluation.predicting import SplitArguments, find_task_of_words, predict_splits
-from hmba_hf.messages import show_messages
-
-
-def main() -> None:
-    """Make missing predictions, merge them, print their path."""
-    show_messages()
-    task = find_task_of_words(sys.argv[1:])
-    parser = HfArgumentParser(
-        task.arguments or SplitArguments, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    (args,) = parser.parse_args_into_dataclasses()
-    if args.model is None:
-        parser.error("the following arguments are required: --model")
-    try:
-        predictions = predict_splits(args, task)
-    except KeyboardInterrupt:
-        sys.exit(f"stopped; the same command resumes from {args.output_dir}")
-    if PartialState().is_main_process:
-        print(f"predictions: {predictions}")
-
+from hmba_hf.commands.predict import main
 
 if __name__ == "__main__":
     main()

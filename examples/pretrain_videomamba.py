@@ -1,27 +1,6 @@
-"""Pre-train VideoMamba without labels: it learns what a frozen CLIP sees in the patches that a mask leaves visible.
+"""`hmba pretrain` as a script, such as for `accelerate launch`; `--help` shows its options."""
 
-    accelerate launch examples/pretrain_videomamba.py --preset published --dataset_name org/kinetics \\
-        --output_dir videomamba-pretrained
-    accelerate launch examples/pretrain_videomamba.py ... --masking tube --mask_ratio 0.8 --align_last_output True
-    accelerate launch examples/pretrain_videomamba.py ... --num_views 4 --teacher_cache teacher
-    accelerate launch examples/pretrain_videomamba.py ... --eval_strategy epoch --eval_split validation
-
-`--model` is `tiny`, `small`, `middle` or `base`, drawn anew, or a folder or Hub id of a VideoMamba, such as one that
-knows ImageNet's classes. `--teacher` is any CLIP whose patches are as many as the model's; its features need
-`--alignment_size`, where that is not 512. `--dataset_name` takes folders and Hub ids of videos, and `micro-world`,
-which needs no download. Every option of `TrainingArguments` is accepted.
-
-With `--eval_strategy`, `eval_loss` is the distance from the teacher on held-out clips, whose masks are always the
-same. The same command resumes from its last whole checkpoint. With `--enable_jit_checkpoint True`, SIGTERM ends the
-run with a checkpoint. The run writes the model, `history.json`, and pictures of loss and metrics. Fine-tune it with
-`finetune_videomamba.py`.
-"""
-
-import hmba_hf  # noqa: F401 - registers the model
-from hmba_hf.messages import show_messages
-from hmba_hf.tasks.pretraining.arguments import parse_arguments
-from hmba_hf.tasks.pretraining.run import pretrain
+from hmba_hf.commands.pretrain import main
 
 if __name__ == "__main__":
-    show_messages()
-    pretrain(*parse_arguments(__doc__))
+    main()

@@ -50,7 +50,7 @@ def save_tokenizer(folder, words, added=(), **options):
 def pretend_hub(monkeypatch, **folders):
     """Let repositories be folders here, by their names with `__` in the place of `/`."""
     held = {name.replace("__", "/"): folder for name, folder in folders.items()}
-    monkeypatch.setattr("tensor_files.snapshot_download", lambda repo, **options: str(held[repo]))
+    monkeypatch.setattr("hmba_hf.conversion.tensor_files.snapshot_download", lambda repo, **options: str(held[repo]))
 
 
 def golden_weights(tensors):

@@ -277,7 +277,7 @@ def test_the_card_names_the_llava_on_the_hub(tmp_path, monkeypatch):
     convert("org/llava", tmp_path / "ours", "--license", "llama2")
     card = ModelCard.load(tmp_path / "ours" / "README.md")
     assert (card.data.base_model, card.data.license) == (["org/llava"], "llama2")
-    assert "Made of `org/llava` by `conversion/convert_llava.py`" in card.text
+    assert "Made of `org/llava` by `hmba convert llava`" in card.text
 
 
 def test_the_adapter_learns_after_conversion(tmp_path):

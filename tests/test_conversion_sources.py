@@ -17,8 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 from transformers import AutoModelForImageTextToText
 
-from checkpoint_folders import whole_folder, write_shards
 from hmba_hf import HMBAConfig, HMBAProcessor
+from hmba_hf.conversion.checkpoint_folders import whole_folder, write_shards
+from hmba_hf.conversion.rename_keys import Rule, TensorSpec, adapter_rules, plan_originals, plan_renaming, shikra_rules
+from hmba_hf.conversion.tensor_files import FileTensors, local_path
+from hmba_hf.conversion.tensor_sources import MemoryTensors, RecoveredTensors
 from original_checkpoints import (
     CONVERSION,
     golden_weights,
@@ -26,9 +29,6 @@ from original_checkpoints import (
     save_original,
     save_weights,
 )
-from rename_keys import Rule, TensorSpec, adapter_rules, plan_originals, plan_renaming, shikra_rules
-from tensor_files import FileTensors, local_path
-from tensor_sources import MemoryTensors, RecoveredTensors
 
 SCRIPTS = ["convert_hmba.py", "convert_llava.py", "convert_mambavl.py", "convert_videomamba.py"]
 
@@ -380,7 +380,8 @@ def test_a_converter_says_how_it_is_called_from_anywhere(script, tmp_path):
         [sys.executable, str(CONVERSION / script), "--help"], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.returncode == 0, done.stderr
-    assert f"python conversion/{script}" in done.stdout and "--checkpoint" in done.stdout
+    kind = script.removeprefix("convert_").removesuffix(".py")
+    assert f"hmba convert {kind}" in done.stdout and "--checkpoint" in done.stdout
 
 
 def test_a_row_that_is_missing_or_doubled_is_seen():
@@ -412,7 +413,7 @@ def test_a_hub_id_may_name_its_revision(tmp_path, monkeypatch):
         (tmp_path / "pytorch_model.bin").touch()
         return tmp_path
 
-    monkeypatch.setattr("tensor_files.snapshot_download", snapshot)
+    monkeypatch.setattr("hmba_hf.conversion.tensor_files.snapshot_download", snapshot)
     assert local_path("org/name@0123abc") == tmp_path
     assert asked == [("org/name", "0123abc", "*.safetensors"), ("org/name", "0123abc", "*.bin")]
     with pytest.raises(

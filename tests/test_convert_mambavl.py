@@ -10,9 +10,16 @@ from torch import nn
 from torch.testing import assert_close
 from transformers import AutoModelForVideoClassification, AutoProcessor, CLIPVisionModel
 
-import mambavl_names
-from checkpoint_folders import blank_model, wanted_tensors
 from hmba_hf import MambaVLConfig, MambaVLForVideoClassification, MambaVLVisionModel
+from hmba_hf.conversion import mambavl_names
+from hmba_hf.conversion.checkpoint_folders import blank_model, wanted_tensors
+from hmba_hf.conversion.mambavl_names import fusion_rules, parts_of_attention, vision_rules
+from hmba_hf.conversion.mambavl_plans import text_config, vision_config
+from hmba_hf.conversion.mambavl_sizes import read_fusion_sizes, read_vision_sizes
+from hmba_hf.conversion.original_mambavl import original_avion, original_mambavl
+from hmba_hf.conversion.rename_keys import TensorSpec, plan_renaming
+from hmba_hf.conversion.tensor_files import FileTensors
+from hmba_hf.conversion.tensor_sources import Change, ChangedTensors, MemoryTensors, SplitTensors
 from mambavl_files import (
     HEADS,
     avion,
@@ -23,13 +30,6 @@ from mambavl_files import (
     save_pyth,
     unread_tensors,
 )
-from mambavl_names import fusion_rules, parts_of_attention, vision_rules
-from mambavl_plans import text_config, vision_config
-from mambavl_sizes import read_fusion_sizes, read_vision_sizes
-from original_mambavl import original_avion, original_mambavl
-from rename_keys import TensorSpec, plan_renaming
-from tensor_files import FileTensors
-from tensor_sources import Change, ChangedTensors, MemoryTensors, SplitTensors
 from tiny_mambavl import Table, tiny_model, tiny_vision_config
 from tiny_questions import tiny_question_tokenizer
 from videomamba_files import assert_identical
@@ -282,7 +282,7 @@ def test_the_checkpoint_reads_clips_and_questions_and_names_classes(made, tmp_pa
     assert model.config.id2label[14] == "verb 1 noun 1"
     assert model(**inputs).logits.shape == (1, 9 * 13)
     card = (folder / "README.md").read_text()
-    assert "Made of `checkpoint_epoch_00035.pyth` by `conversion/convert_mambavl.py`" in card
+    assert "Made of `checkpoint_epoch_00035.pyth` by `hmba convert mambavl`" in card
     assert "license: mit" in card and str(tmp_path) not in card
     code = {path.name for path in folder.glob("*.py")}
     assert {"modeling_mambavl.py", "encoding_mambavl.py", "processing_mambavl.py"} <= code

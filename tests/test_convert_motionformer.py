@@ -6,16 +6,16 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from transformers import AutoModelForVideoClassification, AutoProcessor
 
-import mambavl_names
-from checkpoint_folders import blank_model, wanted_tensors
 from hmba_hf import MambaVLConfig, MambaVLForVideoClassification, MambaVLMotionformerModel
+from hmba_hf.conversion import mambavl_names
+from hmba_hf.conversion.checkpoint_folders import blank_model, wanted_tensors
+from hmba_hf.conversion.mambavl_names import fusion_rules, motionformer_rules
+from hmba_hf.conversion.mambavl_plans import text_config, vision_config
+from hmba_hf.conversion.mambavl_sizes import read_fusion_sizes, read_motionformer_sizes
+from hmba_hf.conversion.original_mambavl import original_mambavl
+from hmba_hf.conversion.original_motionformer import original_motionformer
+from hmba_hf.conversion.rename_keys import TensorSpec, plan_renaming
 from mambavl_files import convert, fusion_shapes, motionformer, motionformer_shapes, recorded_fusion, save_pyth
-from mambavl_names import fusion_rules, motionformer_rules
-from mambavl_plans import text_config, vision_config
-from mambavl_sizes import read_fusion_sizes, read_motionformer_sizes
-from original_mambavl import original_mambavl
-from original_motionformer import original_motionformer
-from rename_keys import TensorSpec, plan_renaming
 from tiny_motionformer import boxes_of, clips_of
 from tiny_questions import tiny_question_tokenizer
 from videomamba_files import assert_identical

@@ -22,15 +22,15 @@ from transformers import (
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
-from checkpoint_folders import blank_model, wanted_tensors
+from hmba_hf.conversion.checkpoint_folders import blank_model, wanted_tensors
+from hmba_hf.conversion.original_videomamba import original_videomamba
+from hmba_hf.conversion.rename_keys import TensorSpec, plan_renaming
+from hmba_hf.conversion.videomamba_names import videomamba_rules
+from hmba_hf.conversion.videomamba_sizes import read_sizes
 from hmba_hf.models.configuration_videomamba import SIZES, VideoMambaConfig
 from hmba_hf.models.modeling_videomamba import VideoMambaForVideoClassification
 from numbered_videos import numbered_video
-from original_videomamba import original_videomamba
-from rename_keys import TensorSpec, plan_renaming
 from videomamba_files import assert_identical, convert, rebuild, refused, save_layout, weights_of
-from videomamba_names import videomamba_rules
-from videomamba_sizes import read_sizes
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -126,7 +126,7 @@ def test_what_a_training_of_ours_saves_goes_back_to_the_original_names(tmp_path)
 def test_the_card_names_the_file_and_says_whether_the_classifier_is_new(original, tmp_path):
     path, _, _ = original()
     card = (convert(path, tmp_path / "ours", "--license", "apache-2.0") / "README.md").read_text()
-    assert "Made of `original.pth` by `conversion/convert_videomamba.py`" in card and "license: apache-2.0" in card
+    assert "Made of `original.pth` by `hmba convert videomamba`" in card and "license: apache-2.0" in card
     assert "Its classifier is new" not in card and str(tmp_path) not in card
     assert "Its classifier is new" in (convert(path, tmp_path / "new", "--new_head") / "README.md").read_text()
 
@@ -343,7 +343,7 @@ def test_a_model_that_computes_something_else_fails_its_verification(original, m
         turned = {name: weights[name.replace("x_proj.", "x_proj_b.")] for name in weights}
         return original_videomamba(turned, clips, grid)
 
-    monkeypatch.setattr("verification.original_videomamba", swapped)
+    monkeypatch.setattr("hmba_hf.conversion.verification.original_videomamba", swapped)
     refused(
         original()[0], "--verify", match="last_hidden_state must match the original's to 1e-09, got a difference of"
     )
@@ -434,7 +434,7 @@ def test_a_file_of_a_repository_may_be_named(original, tmp_path, monkeypatch):
         asked.append((repo, file, revision))
         return str(path)
 
-    monkeypatch.setattr("tensor_files.hf_hub_download", download)
+    monkeypatch.setattr("hmba_hf.conversion.tensor_files.hf_hub_download", download)
     ours = convert("OpenGVLab/VideoMamba/videomamba_t16_k400_f8_res224.pth", tmp_path / "ours")
     convert("OpenGVLab/VideoMamba@0123abc/videomamba_t16_k400_f8_res224.pth", tmp_path / "pinned")
     file = "videomamba_t16_k400_f8_res224.pth"

@@ -3,8 +3,6 @@
 What is right was taken from FFmpeg's pictures and FFprobe's times. `test_reported_video.py` looks at single frames.
 """
 
-import importlib.util
-from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 
 from hmba_hf import TimeJump, VideoDecodeError, VideoStream, decode_frames, iter_frames
+from hmba_hf.commands import stream
 from hmba_hf.data.driving.bddx import convert_segments
 from hmba_hf.data.driving.bddx_annotations import Segment
 from hmba_hf.data.preparing.converting import MEDIA_UNREADABLE, Converted, Entry
@@ -77,15 +76,12 @@ def model():
 
 @pytest.fixture(scope="module")
 def stream_video(model):
-    """The example, which finds a tiny model."""
-    place = Path(__file__).parents[1] / "examples" / "stream_video.py"
-    spec = importlib.util.spec_from_file_location("stream_video", place)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    """`hmba stream`, which finds a tiny model."""
     processor = tiny_processor(chat_template=SHORT_TEMPLATE)
-    module.load_model = lambda *args, **options: model
-    module.AutoProcessor = SimpleNamespace(from_pretrained=lambda *args, **options: processor)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stream, "load_model", lambda *args, **options: model)
+        patch.setattr(stream, "AutoProcessor", SimpleNamespace(from_pretrained=lambda *args, **options: processor))
+        yield stream
 
 
 @pytest.fixture(scope="module")
@@ -135,13 +131,12 @@ def records(count):
 
 
 def watch(stream_video, source, folder, on_error="skip"):
-    """Show a source to `stream_video.py`, and return what it prints."""
+    """Show a source to `hmba stream`, and return what it prints."""
     lines, before = [], stream_video.tqdm.write
     words = ["--model", "tiny", "--source", source, "--every", 1e9, "--max_new_tokens", 1, "--on_error", on_error]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["stream_video.py", *map(str, words), "--output_dir", str(folder)])
         patch.setattr(stream_video.tqdm, "write", lines.append)
-        stream_video.main()
+        stream_video.run(*stream_video.read_options([*map(str, words), "--output_dir", str(folder)]))
     assert stream_video.tqdm.write == before
     return "\n".join(lines)
 

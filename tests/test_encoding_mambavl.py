@@ -17,9 +17,9 @@ from hmba_hf import (
     MambaVLVisionConfig,
     MambaVLVisionModel,
 )
-from mambavl_names import motionformer_rules
-from original_motionformer import original_motionformer
-from rename_keys import plan_originals
+from hmba_hf.conversion.mambavl_names import motionformer_rules
+from hmba_hf.conversion.original_motionformer import original_motionformer
+from hmba_hf.conversion.rename_keys import plan_originals
 from tiny_mambavl import tiny_batch, tiny_model, tiny_vision_config
 from tiny_motionformer import boxes_of, clips_of, tiny_motionformer, tiny_motionformer_config
 from without_package import WITHOUT_PACKAGE

@@ -32,13 +32,13 @@ from hmba_hf.tasks.answering.collator import SampleCollator
 from hmba_hf.tasks.answering.generation import answer_samples
 from tiny_models import part_of, tiny_model, tiny_tower
 from tiny_processors import tiny_tokenizer
+from tiny_runs import LAUNCH, run_commands_here
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 PROGRAMS = sorted([*EXAMPLES.glob("*.py"), *(ROOT / "benchmarks").glob("*.py")])
 SCRIPTS = [path for path in PROGRAMS if "__main__" in path.read_text()]  # others are parts of these
 WORLD = MicroWorldConfig(frame_size=32)
-LAUNCH = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--mixed_precision", "no"]
 TWO_PROCESSES = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 TRAINING = [
     *("--use_cpu", "True", "--max_train_samples", "6", "--logging_steps", "1"),
@@ -470,29 +470,20 @@ def test_the_base_of_the_micro_world_can_be_trained_anew(tmp_path):
 
 
 def test_the_demo_teaches_compares_answers_and_reports(clip, tmp_path, call, monkeypatch, capsys):
-    run_command = subprocess.run
-
-    def run_example_here(command, **options):
-        """Run an example that the demo starts inside this process, too; each of them is tested as a command above."""
-        if command[0] != sys.executable:
-            return run_command(command, **options)
-        script = next(place for place, word in enumerate(command) if word.endswith(".py"))
-        assert command[1:script] in ([], LAUNCH) and options == {"check": True}
-        return call(*command[script:])
-
-    monkeypatch.setattr(subprocess, "run", run_example_here)
+    run_commands_here(monkeypatch)
     call("demo.py", "--steps", 1, "--clips", 2, "--video", clip)
     printed = capsys.readouterr().out
-    assert printed.count("$ python") == 8
+    assert printed.count("$ hmba") == 8
     assert "mamba-1 loads as HMBAModel with " in printed
     assert "H-MBA: mIoU" in printed and "current frame only: mIoU" in printed and "worth nothing" in printed
     report = (tmp_path / "runs" / "demo" / "report.html").read_text()
     assert report.count("<img") == 5 and "worth nothing" in report
+    run_here = subprocess.run
 
     def fail_on_your_video(command, **options):
         if any("your_video" in word for word in command):
             raise subprocess.CalledProcessError(1, command)
-        return run_example_here(command, **options)
+        return run_here(command, **options)
 
     monkeypatch.setattr(subprocess, "run", fail_on_your_video)
     call("demo.py", "--steps", 1, "--clips", 2, "--video", clip)

@@ -140,7 +140,7 @@ def test_results_of_another_model_are_refused_and_so_is_a_number_by_hand(stored_
         model.lm_head.weight[0, 0] += 1
     with pytest.raises(ValueError, match="must hold scores of this checkpoint, .* got scores of the weights"):
         save_checkpoint(tmp_path / "out", model, processor, [stored_run])
-    with pytest.raises(ValueError, match="results must be folders that examples/evaluate.py has written, got float"):
+    with pytest.raises(ValueError, match="results must be folders that `hmba evaluate` has written, got float"):
         save_checkpoint(tmp_path / "other", model, processor, [0.9])
     assert not (tmp_path / "other").exists() and not (tmp_path / "out" / "README.md").exists()
 

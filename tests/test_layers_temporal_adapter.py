@@ -4,10 +4,10 @@ from torch import nn
 from torch.nn.functional import cosine_similarity
 from torch.testing import assert_close
 
+from hmba_hf.conversion.rename_keys import adapter_rules, rename_tensors
 from hmba_hf.models.layers_baseline_adapters import CurrentFrameAdapter, MeanFrameAdapter, TransformerAdapter
 from hmba_hf.models.layers_context_fusion import AddFusion, ConcatFusion, CosineFusion, CrossAttentionFusion
 from hmba_hf.models.layers_temporal_adapter import BRANCHES, ContextMamba, QueryMamba, TemporalAdapter
-from rename_keys import adapter_rules, rename_tensors
 
 D, FRAMES, PATCHES = 8, 5, 3
 RELEASED_BRANCHES = BRANCHES[1:]

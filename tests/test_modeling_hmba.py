@@ -13,7 +13,7 @@ from transformers import (
 )
 
 from hmba_hf import HMBAConfig, HMBAForConditionalGeneration, HMBAModel
-from rename_keys import TOWER, rename_tensors, shikra_rules, vision_tower_rules
+from hmba_hf.conversion.rename_keys import TOWER, rename_tensors, shikra_rules, vision_tower_rules
 from tiny_models import NUM_PATCHES, VIDEO_TOKEN_ID, open_adapter, open_gate, tiny_config, tiny_inputs, tiny_model
 
 # Back over time, the current frame alone is scanned: a single step has no past to let decay.

@@ -19,10 +19,10 @@ from transformers import (
 )
 
 from hmba_hf import MambaVLConfig, MambaVLForVideoClassification, MambaVLModel, VideoMambaConfig
+from hmba_hf.conversion.mambavl_names import fusion_rules
+from hmba_hf.conversion.rename_keys import rename_tensors
 from hmba_hf.families import FAMILIES, family_of
 from hmba_hf.models.layers_question_fusion import answer_loss, masked_mean
-from mambavl_names import fusion_rules
-from rename_keys import rename_tensors
 from tiny_mambavl import HEADS, Table, tiny_batch, tiny_config, tiny_model, tiny_text_config, tiny_vision_config
 
 A_LOGS = ("mambavl.fusion.video_mixer.A_log", "mambavl.fusion.text_mixer.A_log")

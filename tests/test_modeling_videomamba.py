@@ -9,6 +9,8 @@ from torch.testing import assert_close
 from transformers import BertConfig, BertModel
 
 from hmba_hf import HMBAForConditionalGeneration
+from hmba_hf.conversion.rename_keys import rename_tensors
+from hmba_hf.conversion.videomamba_names import videomamba_rules
 from hmba_hf.models.configuration_videomamba import SCAN_TYPES, SIZES, VideoMambaConfig
 from hmba_hf.models.layers_mamba import DropPath
 from hmba_hf.models.layers_video_embeddings import interpolate_places, interpolate_times
@@ -18,9 +20,7 @@ from hmba_hf.models.modeling_videomamba import (
     VideoMambaForVideoClassification,
     VideoMambaModel,
 )
-from rename_keys import rename_tensors
 from tiny_models import tiny_config as hmba_config
-from videomamba_names import videomamba_rules
 
 GOLDEN = Path(__file__).parent / "golden"
 

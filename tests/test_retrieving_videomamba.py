@@ -6,13 +6,13 @@ from transformers import AutoModel, BertConfig, BertForMaskedLM
 from transformers.models.bert.modeling_bert import BertLayer
 
 from hmba_hf import VideoMambaConfig
+from hmba_hf.conversion.rename_keys import rename_tensors
+from hmba_hf.conversion.videomamba_names import videomamba_rules
 from hmba_hf.models.layers_alignment import alignment_distance
 from hmba_hf.models.layers_contrast import contrastive_loss, hard_negatives, similarities
 from hmba_hf.models.modeling_videomamba import VideoMambaForPreTraining, visible_features, visible_tokens
 from hmba_hf.models.retrieving_videomamba import VideoMambaForVideoTextRetrieval
-from rename_keys import rename_tensors
 from tiny_pairs import TEXT, VISION, tiny_pair_config, tiny_retrieval
-from videomamba_names import videomamba_rules
 
 
 def tiny_pairs(batch=3):

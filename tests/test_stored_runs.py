@@ -109,11 +109,11 @@ def test_scores_do_not_tell_of_other_clips_than_the_answers_are_about(run, name,
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("metrics.json", None, "a folder that examples/evaluate.py has written"),
-        ("metrics.json", "{", "a folder that examples/evaluate.py has written"),
+        ("metrics.json", None, "a folder that `hmba evaluate` has written"),
+        ("metrics.json", "{", "a folder that `hmba evaluate` has written"),
         ("metrics.json", "[1]", "must be a JSON object, got list"),
         ("metrics.json", '{"scores": {"mean_iou": 0.9}}', r"got one without \['intervals', "),
-        ("recipe.json", None, "a folder that examples/evaluate.py has written"),
+        ("recipe.json", None, "a folder that `hmba evaluate` has written"),
         ("recipe.json", "{}", "must hold predictions of predict.py, got a recipe without weights"),
     ],
 )
@@ -126,7 +126,7 @@ def test_a_folder_of_something_else_is_refused(run, name, content, message):
 
 
 def test_a_number_by_hand_is_no_run(run):
-    with pytest.raises(ValueError, match="results must be folders that examples/evaluate.py has written, got dict"):
+    with pytest.raises(ValueError, match="results must be folders that `hmba evaluate` has written, got dict"):
         read_runs([{"mean_iou": 0.9}])
     with pytest.raises(ValueError, match="results must be a list of folders of evaluate.py"):
         read_runs(run)

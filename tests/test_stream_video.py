@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from hmba_hf import HMBAForConditionalGeneration, iter_frames
+from hmba_hf.commands.stream import AnnotatedVideo
 from numbered_videos import numbered_video
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "stream_video.py"
@@ -63,7 +64,7 @@ def test_what_is_missing_of_a_file_is_a_broken_frame(stream, tmp_path):
 
 
 def test_pictures_a_tenth_of_a_millisecond_apart_are_annotated(tmp_path):
-    video = runpy.run_path(str(SCRIPT))["AnnotatedVideo"](tmp_path / "a.mp4")
+    video = AnnotatedVideo(tmp_path / "a.mp4")
     times = [0.0, 0.1, 0.1001, 0.1002, 0.1002, 0.2, 0.15, 0.3]
     for seconds in times:
         video.write(Image.new("RGB", (32, 32)), seconds)

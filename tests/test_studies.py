@@ -1,8 +1,7 @@
-"""The studies: their measures on tiny models, their words, and `ablate.py` with next to no training."""
+"""The studies: their measures on tiny models, their words, and `hmba study` with next to no training."""
 
 import json
 import re
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from hmba_hf.commands.study import main as run_studies
 from hmba_hf.data.loading import TWO_TASKS, load_samples
 from hmba_hf.data.micro_world.world import RISK_QUESTION, MicroWorld, MicroWorldConfig
 from hmba_hf.data.samples import BDDX_QUESTION
@@ -21,34 +21,18 @@ from hmba_hf.tasks.answering.studies.measuring import KINDS, adapter_memory, att
 from hmba_hf.tasks.answering.studies.tables import compare, markdown_table, spread
 from tiny_models import open_gate, tiny_model
 from tiny_processors import tiny_processor
+from tiny_runs import run_commands_here
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
 WORLD = MicroWorld(MicroWorldConfig(frame_size=32), "test", 5)
 pytestmark = pytest.mark.timeout(900)
-
-LEARN = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--mixed_precision", "no"]
 
 
 @pytest.fixture
 def ablate(monkeypatch, tmp_path):
-    """Run `ablate.py` inside this process, for one seed."""
-
-    def run_here(script, *words):
-        monkeypatch.setattr(sys, "argv", [str(script), *map(str, words)])
-        monkeypatch.chdir(tmp_path)
-        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
-
-    run_elsewhere = subprocess.run
-
-    def run_example_here(command, check=False, **options):
-        script = next((place for place, word in enumerate(command) if word.endswith(".py")), None)
-        if script is None:  # no example: Java, asked for its version
-            return run_elsewhere(command, check=check, **options)
-        assert command[:script] in ([sys.executable], [sys.executable, *LEARN]) and check
-        run_here(*command[script:])
-
-    monkeypatch.setattr(subprocess, "run", run_example_here)
-    return lambda *words: run_here("ablate.py", *words, "--output_dir", tmp_path / "runs")
+    """Run `hmba study` inside this process, for one seed."""
+    monkeypatch.chdir(tmp_path)
+    run_commands_here(monkeypatch)
+    return lambda *words: run_studies([*map(str, words), "--output_dir", str(tmp_path / "runs")])
 
 
 def scores(mean_iou=0.5, picked=0.75):
@@ -119,7 +103,7 @@ def test_every_study_runs_from_training_to_table_and_plot(ablate, tmp_path, caps
         assert table in printed and table.count("\n|") >= 2
         results = json.loads((folder / "results.json").read_text())
         assert (
-            results["records"].keys() == study.variants.keys() and f"ablate.py {name} --seeds 0" in results["command"]
+            results["records"].keys() == study.variants.keys() and f"hmba study {name} --seeds 0" in results["command"]
         )
         with Image.open(folder / "plot.png") as plot:
             assert plot.width > 600
@@ -159,7 +143,7 @@ def test_runs_are_shared_between_studies_and_repeated_only_if_they_would_be_othe
 
     def pretend(command, check):
         """Leave what the command would: a folder of a model, or the scores of one."""
-        script = next(Path(word).name for word in command if word.endswith(".py"))
+        script = next(word.rpartition(".")[2] for word in command if word.startswith("hmba_hf.commands."))
         folder = Path(command[command.index("--output_dir") + 1])
         folder.mkdir(parents=True, exist_ok=True)
         done.append((script, command))

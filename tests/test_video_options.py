@@ -24,7 +24,7 @@ from numbered_videos import numbered_video
 from synthetic_downloads import bddx_row, drama_record, write_bddx_annotations, write_drama_download
 from test_decoding_packets import packets_of
 from tiny_models import tiny_model
-from tiny_runs import EXAMPLES, run_example
+from tiny_runs import run_example
 
 OF_PICTURES = {"max_pixels": 10**6}
 OF_LOCAL_VIDEOS = {**OF_PICTURES, "max_aspect_ratio": 5.0, "source_fps": 20.0, "only_whole": True}
@@ -129,8 +129,7 @@ def test_a_command_reads_a_picture_within_its_limits(name, start):
 
 
 @pytest.mark.parametrize("program", OPTIONS)
-def test_a_program_names_the_options_as_all_others_do(program, capsys, monkeypatch):
-    monkeypatch.syspath_prepend(EXAMPLES)  # demo.py is made of others
+def test_a_program_names_the_options_as_all_others_do(program, capsys):
     with pytest.raises(SystemExit):
         run_example(program, "--help")
     shown = capsys.readouterr().out

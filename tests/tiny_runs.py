@@ -1,10 +1,13 @@
 """Stored runs of the examples on tiny models, inside this process."""
 
+import importlib
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
+LAUNCH = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "--mixed_precision", "no"]
 
 
 def run_example(name, *words):
@@ -15,6 +18,20 @@ def run_example(name, *words):
         runpy.run_path(command[0], run_name="__main__")
     finally:
         sys.argv = held
+
+
+def run_commands_here(monkeypatch):
+    """Let commands run inside this process that the package starts in processes of their own."""
+    run_elsewhere = subprocess.run
+
+    def run_here(command, check=False, **options):
+        place = next((at for at, word in enumerate(command) if str(word).startswith("hmba_hf.commands.")), None)
+        if place is None:  # another program, such as Java, asked for its version
+            return run_elsewhere(command, check=check, **options)
+        assert [*command[:place]] in ([sys.executable, "-m"], [sys.executable, *LAUNCH, "-m"]) and check
+        return importlib.import_module(command[place]).main(command[place + 1 :])
+
+    monkeypatch.setattr(subprocess, "run", run_here)
 
 
 def evaluate(model, folder, *words):

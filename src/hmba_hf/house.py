@@ -159,6 +159,30 @@ FLOORS = (
         ("lmms_eval_plugin", "tasks", "evaluation", "models", "data", "families", "messages"),
         "`training/`",
     ),
+    Floor(
+        "conversion",
+        ("conversion", "hub", "models", "data", "families", "files", "digests", "messages", "weight_files"),
+        "tasks",
+    ),
+    Floor(
+        "commands",
+        (
+            "commands",
+            "tasks",
+            "training",
+            "streaming",
+            "evaluation",
+            "hub",
+            "models",
+            "data",
+            "metrics",
+            "families",
+            "files",
+            "messages",
+            "visualization",
+        ),
+    ),
+    Floor("cli", ("commands",)),
 )
 
 

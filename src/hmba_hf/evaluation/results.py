@@ -59,7 +59,7 @@ def to_eval_results(
 
 
 def run_metrics(scored: ScoredRecords, arguments: Mapping[str, Any], command: str) -> dict[str, Any]:
-    """Write a summary with all that made it, as `evaluate.py` stores it.
+    """Write a summary with all that made it, as `hmba evaluate` stores it.
 
     Args:
         arguments: of the evaluation, with the recipe of its predictions where it is known. Without it, `dataset` and

@@ -65,7 +65,7 @@ def save_checkpoint(
         folder: new, or that of an earlier checkpoint of the same kind.
         model: of any family of this package, or a `PeftModel` around one, of which the updates are saved.
         processor: of the model; `None` saves none.
-        results: folders that `examples/evaluate.py` has written about this model.
+        results: folders that `hmba evaluate` has written about this model.
         card: further details of its card.
         max_shard_size: of a file of weights.
 

@@ -1,4 +1,4 @@
-"""Stored runs of `evaluate.py`, checked on reading: a number on a card must be the score of its predictions."""
+"""Stored runs of `hmba evaluate`, checked on reading: a number on a card must be the score of its predictions."""
 
 import json
 import math
@@ -24,7 +24,7 @@ _COMPARED = ("scores", "intervals", "samples", "splits")
 
 
 class StoredRun:
-    """A folder of `evaluate.py`, whose predictions have been scored again with the same outcome.
+    """A folder of `hmba evaluate`, whose predictions have been scored again with the same outcome.
 
     Args:
         folder: with `metrics.json`. The predictions, `predictions.jsonl` with its `recipe.json`, are in the same
@@ -39,7 +39,7 @@ class StoredRun:
         self.metrics = self._read_json(self.folder / METRICS_FILE)
         missing = [name for name in _WANTED if name not in self.metrics]
         if missing:
-            raise ValueError(f"{self.folder / METRICS_FILE} must be of evaluate.py, got one without {missing}")
+            raise ValueError(f"{self.folder / METRICS_FILE} must be of `hmba evaluate`, got one without {missing}")
         for name in ("scores", "intervals", "samples", "bootstrap", "arguments", "versions"):
             value = self.metrics[name]
             if not isinstance(value, dict):
@@ -75,7 +75,7 @@ class StoredRun:
             content = json.loads(path.read_text())
         except (FileNotFoundError, ValueError) as error:
             raise ValueError(
-                f"results must come from a folder that examples/evaluate.py has written, got {self.folder}: {error}"
+                f"results must come from a folder that `hmba evaluate` has written, got {self.folder}: {error}"
             ) from error
         if not isinstance(content, dict):
             raise ValueError(f"{path} must be a JSON object, got {type(content).__name__}")
@@ -85,7 +85,7 @@ class StoredRun:
         arguments = self.metrics["arguments"]
         for name in ("weights", "dtype", "dataset_name", "split", "num_samples"):
             if name not in self.recipe:
-                raise ValueError(f"{self.folder} must hold predictions of predict.py, got a recipe without {name}")
+                raise ValueError(f"{self.folder} must hold predictions of `hmba predict`, got a recipe without {name}")
         different = _differences(arguments, self.recipe, self.recipe)
         if different:
             raise ValueError(
@@ -108,7 +108,7 @@ class StoredRun:
             bootstrap = Bootstrap(**self.metrics["bootstrap"])
         except TypeError as error:
             raise ValueError(
-                f"{self.folder / METRICS_FILE}: bootstrap must be that of evaluate.py: {error}"
+                f"{self.folder / METRICS_FILE}: bootstrap must be that of `hmba evaluate`: {error}"
             ) from error
         task = only_task(records)
         held = self.metrics.get("task", TASK_OF_VERSION_0_1)
@@ -138,12 +138,10 @@ def read_runs(folders: Sequence[str | Path]) -> list[StoredRun]:
         ValueError: if two are of the same, or as `StoredRun`.
     """
     if isinstance(folders, (str, Path)):
-        raise ValueError(f"results must be a list of folders of evaluate.py, got {folders!r}")
+        raise ValueError(f"results must be a list of folders of `hmba evaluate`, got {folders!r}")
     for folder in folders:
         if not isinstance(folder, (str, Path)):
-            raise ValueError(
-                f"results must be folders that examples/evaluate.py has written, got {type(folder).__name__}"
-            )
+            raise ValueError(f"results must be folders that `hmba evaluate` has written, got {type(folder).__name__}")
     runs = [StoredRun(folder) for folder in folders]
     seen: dict[tuple, Path] = {}
     for run in runs:

@@ -8,7 +8,7 @@ lmms-eval finds the model by itself, through the entry point `lmms_eval.models`,
 
 `hmba_drama` and `hmba_bddx` read the dataset, a folder or Hub id, that the environment variables `HMBA_DRAMA` and
 `HMBA_BDDX` name; `hmba_micro_world` needs none, and says nothing about real roads. The scores are those of
-`examples/evaluate.py`. lmms-eval 0.7 asks for PyAV before 16, with which not every damaged video is noticed.
+`hmba evaluate`. lmms-eval 0.7 asks for PyAV before 16, with which not every damaged video is noticed.
 """
 
 from pathlib import Path

@@ -148,6 +148,7 @@ def parse_options(
     presets: Mapping[str, Mapping[str, Any]],
     description: str,
     words: Sequence[str] | None = None,
+    program: str | None = None,
 ) -> tuple[Any, ...]:
     """Read a command line; `--preset` gives defaults, which are printed, and other options override them.
 
@@ -156,12 +157,14 @@ def parse_options(
         presets: values of options, by the name of the preset.
         description: the first text of `--help`.
         words: of the command line; those of the program when absent.
+        program: its name in `--help` and errors.
 
     Returns:
         An object of each kind.
     """
     parser = HfArgumentParser(
         kinds,  # type: ignore[arg-type]
+        prog=program,
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -299,7 +299,7 @@ def prepare_epic_kitchens(options: EpicKitchensOptions, run: RunOptions) -> dict
             licence_name="cc-by-nc-4.0",
             licence_link="https://creativecommons.org/licenses/by-nc/4.0/",
             task="video-classification",
-            program="finetune_mambavl.py",
+            program="hmba finetune questions",
             limits=_LIMITS,
         ),
         rows_per_file=run.file_size(_ROWS_PER_FILE, annotations_only=False),

@@ -199,7 +199,7 @@ def prepare_actions(options: ActionOptions, run: RunOptions) -> dict[str, Any]:
             licence="The videos and their labels come under the terms of the dataset that they were taken from.",
             tags=("action-recognition",),
             task="video-classification",
-            program="finetune_videomamba.py",
+            program="hmba finetune classification",
             limits=_LIMITS,
         ),
         rows_per_file=run.file_size(_ROWS_PER_FILE, options.by_path),

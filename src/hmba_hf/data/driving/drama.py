@@ -87,7 +87,7 @@ class DramaOptions(PictureOptions):
     tags: bool = field(
         default=False,
         metadata={
-            "help": "add a column `tags` with the suggestion to the ego car, by which evaluate.py splits scores"
+            "help": "add a column `tags` with the suggestion to the ego car, by which `hmba evaluate` splits scores"
         },
     )
     train_file: str | None = field(

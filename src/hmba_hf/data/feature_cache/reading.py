@@ -107,7 +107,7 @@ class FeatureCache:
             except (OSError, SafetensorError) as error:
                 raise ValueError(
                     f"a cache of features must be whole, got {name} of {self.folder} missing or damaged: {error}; "
-                    "cache_features.py makes it again"
+                    "`hmba cache-features` makes it again"
                 ) from error
         self._files: dict[str, str] = {}
         for name, contents in index["files"].items():
@@ -191,7 +191,7 @@ class CachedSamples(SampleSequence[Any]):
         why = "its frames have changed since" if is_changed else "it was not there when the cache was made"
         return (
             f"the features in {self.cache.folder} are stale and are not used: {count} of {len(self)} samples are not "
-            f"there, such as {sample.id}: {why}; cache_features.py adds what is missing"
+            f"there, such as {sample.id}: {why}; `hmba cache-features` adds what is missing"
         )
 
 

@@ -31,7 +31,7 @@ class CardText:
         licence_name: name of these terms, for the metadata.
         licence_link: address of these terms.
         task: the Hub's word for what models do with it.
-        program: in `examples/`, which trains on it.
+        program: the command that trains on it.
         limits: of the dataset, as lines of a list.
     """
 
@@ -42,7 +42,7 @@ class CardText:
     licence_name: str | None = None
     licence_link: str | None = None
     task: str = "video-text-to-text"
-    program: str = "finetune.py"
+    program: str = "hmba finetune"
     limits: str = LIMITS_OF_DRIVING
 
 
@@ -93,7 +93,7 @@ revision = {pin}
 rows = load_dataset(repository, split="{next(iter(report["rows"]), "train")}", revision=revision)
 ```
 ```
-accelerate launch examples/{text.program} --dataset_name {dataset_name} ...
+{text.program} --dataset_name {dataset_name} ...
 ```
 
 ## Rows

@@ -104,7 +104,7 @@ class DataArguments(StreamableDataArguments, ClipArguments):
     )
     feature_cache: str | None = field(
         default=None,
-        metadata={"help": "folder of cache_features.py, whose features are then not computed in training"},
+        metadata={"help": "folder of `hmba cache-features`, whose features are then not computed in training"},
     )
 
     def recipe(self, is_best_chosen: bool) -> dict[str, Any]:
@@ -129,11 +129,11 @@ class FinetuningArguments(ResumableArguments):
 
 
 def parse_arguments(
-    description: str, words: Sequence[str] | None = None
+    description: str, words: Sequence[str] | None = None, program: str | None = None
 ) -> tuple[ModelArguments, DataArguments, FinetuningArguments]:
     """Read a command line, with `PRESETS`; arguments as in `parse_options`."""
     kinds = (ModelArguments, DataArguments, FinetuningArguments)
-    model_args, data_args, args = parse_options(kinds, PRESETS, description, words)
+    model_args, data_args, args = parse_options(kinds, PRESETS, description, words, program)
     return model_args, data_args, args
 
 

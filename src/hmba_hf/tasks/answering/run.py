@@ -177,11 +177,11 @@ def answer_metrics(answers: Sequence[str], samples: Sequence[Sample], processor:
 
     Boxes are read as the processor writes them, and as H-MBA's if there is none.
 
-    For the numbers that are published, `evaluate.py` scores a model.
+    For the numbers that are published, `hmba evaluate` scores a model.
     """
     records = []
     for answer, sample in zip(answers, samples, strict=True):
-        # Objects to pick from and tags are left to `evaluate.py`, as the names of what is logged are.
+        # Objects to pick from and tags are left to `hmba evaluate`, as the names of what is logged are.
         known = sample_record(replace(sample, others=(), tags=()))
         records.append({**known, **box_reading(processor, sample.size), "answer": answer})
     scores = ScoredRecords(records, Bootstrap(draws=1), tokenizer="words").scores()["scores"]

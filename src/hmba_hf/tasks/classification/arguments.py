@@ -139,11 +139,11 @@ def mixing_of(data_args: DataArguments, args: FinetuningArguments) -> Mixing:
 
 
 def parse_arguments(
-    description: str, words: Sequence[str] | None = None
+    description: str, words: Sequence[str] | None = None, program: str | None = None
 ) -> tuple[ModelArguments, DataArguments, FinetuningArguments]:
     """Read a command line, with `PRESETS`; arguments as in `parse_options`."""
     kinds = (ModelArguments, DataArguments, FinetuningArguments)
-    model_args, data_args, args = parse_options(kinds, PRESETS, description, words)
+    model_args, data_args, args = parse_options(kinds, PRESETS, description, words, program)
     return model_args, data_args, args
 
 

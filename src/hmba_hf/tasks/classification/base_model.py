@@ -50,7 +50,7 @@ def load_base(
     if hasattr(held, "heads"):
         raise ValueError(
             f"model must be of a family that is asked nothing, got {family_of(held).name}, {arguments.model}: "
-            "finetune_mambavl.py trains it"
+            "`hmba finetune questions` trains it"
         )
     changes: dict[str, Any] = {"distillation_size": None, "architectures": [_TRAINED]}
     if arguments.drop_path_rate is not None:

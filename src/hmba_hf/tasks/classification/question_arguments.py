@@ -102,11 +102,11 @@ class QuestionTrainingArguments(FinetuningArguments):
 
 
 def parse_arguments(
-    description: str, words: Sequence[str] | None = None
+    description: str, words: Sequence[str] | None = None, program: str | None = None
 ) -> tuple[QuestionModelArguments, QuestionDataArguments, QuestionTrainingArguments]:
     """Read a command line, with `PRESETS`; arguments as in `parse_options`."""
     kinds = (QuestionModelArguments, QuestionDataArguments, QuestionTrainingArguments)
-    model_args, data_args, args = parse_options(kinds, PRESETS, description, words)
+    model_args, data_args, args = parse_options(kinds, PRESETS, description, words, program)
     return model_args, data_args, args
 
 

@@ -143,11 +143,11 @@ class PretrainingArguments(ResumableArguments):
 
 
 def parse_arguments(
-    description: str, words: Sequence[str] | None = None
+    description: str, words: Sequence[str] | None = None, program: str | None = None
 ) -> tuple[ModelArguments, DataArguments, PretrainingArguments]:
     """Read a command line, with `PRESETS`; arguments as in `parse_options`."""
     kinds = (ModelArguments, DataArguments, PretrainingArguments)
-    model_args, data_args, args = parse_options(kinds, PRESETS, description, words)
+    model_args, data_args, args = parse_options(kinds, PRESETS, description, words, program)
     return model_args, data_args, args
 
 

@@ -109,11 +109,11 @@ class RetrievalArguments(ResumableArguments):
 
 
 def parse_arguments(
-    description: str, words: Sequence[str] | None = None
+    description: str, words: Sequence[str] | None = None, program: str | None = None
 ) -> tuple[ModelArguments, DataArguments, RetrievalArguments]:
     """Read a command line, with `PRESETS`; arguments as in `parse_options`."""
     kinds = (ModelArguments, DataArguments, RetrievalArguments)
-    model_args, data_args, args = parse_options(kinds, PRESETS, description, words)
+    model_args, data_args, args = parse_options(kinds, PRESETS, description, words, program)
     return model_args, data_args, args
 
 

@@ -12,7 +12,7 @@ from .tables import ATTENTION, COST, DEGRADATION, SCORES, Records, Telling, comp
 DISCLAIMER = "Numbers of the micro-world, of a model of less than a million parameters, do not transfer to real roads."
 
 _HOW = (
-    "Each run fine-tunes `examples/micro_base` with the paper preset changed as its row says, and answers about "
+    "Each run fine-tunes the micro base with the paper preset changed as its row says, and answers about "
     "held-out clips; boxes are read from the generated text. Numbers are means and standard deviations over the "
     "seeds. Below each table: the order expected from the paper's design, and whether it holds here."
 )
@@ -25,7 +25,7 @@ class Study:
     Args:
         title: of its table.
         question: in a sentence or two.
-        variants: by the label of a row, its changes of the paper preset: options of `finetune.py`.
+        variants: by the label of a row, its changes of the paper preset: options of `hmba finetune`.
         expected: pairs `(better, worse)` of names of `telling.values`, from the paper's design.
         telling: the presentation of its records.
         measure: takes a run's folder, the number of held-out clips and the motion; returns the values that a record

@@ -1,0 +1,34 @@
+"""Train a VideoMamba beside a BERT on videos and their texts, for retrieval both ways.
+
+    hmba finetune retrieval --preset published --vision videomamba-pretrained \\
+        --text google-bert/bert-base-uncased --dataset_name org/captions --output_dir videomamba-retrieval
+    hmba finetune retrieval --preset unmasked --model videomamba-retrieval ...
+    hmba finetune retrieval --preset msrvtt --model org/retrieval --dataset_name org/msr-vtt ...
+
+It starts from `--model`, or joins `--vision`, which `hmba pretrain` has made, and `--text`, a BERT. The
+losses are contrast and matching; masked language unless `--hidden_words 0`; and with `--teacher` the distance from a
+CLIP's features of what a mask leaves visible. Datasets have the columns `id`, `video` and `caption`; a dataset of
+actions, `micro-actions` among them, has the names of its classes as texts. Every option of `TrainingArguments` is
+accepted.
+
+The same command resumes from its last whole checkpoint. With `--enable_jit_checkpoint True`, SIGTERM ends the run with
+a checkpoint. The run writes the model, `history.json`, and pictures of loss and metrics. `hmba predict` and
+`hmba evaluate` then measure R@1, R@5, R@10 and median ranks, with and without reading the best pairs together.
+"""
+
+from collections.abc import Sequence
+
+import hmba_hf  # noqa: F401 - registers the model
+from hmba_hf.messages import show_messages
+from hmba_hf.tasks.retrieval.arguments import parse_arguments
+from hmba_hf.tasks.retrieval.run import train
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Train, resume or finish the run that the words of a command line describe."""
+    show_messages()
+    train(*parse_arguments(__doc__, words, program="hmba finetune retrieval"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""How a command starts through Accelerate's launcher, as `accelerate launch` starts a script."""
+
+import argparse
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import psutil
+from accelerate.commands.launch import launch_command, launch_command_parser
+
+CONFIGS = Path(__file__).parents[1] / "accelerate_configs"
+# The launcher's options that a command takes beside its own; others stand in a configuration.
+OPTIONS = (
+    "num_processes",
+    "num_machines",
+    "machine_rank",
+    "main_process_ip",
+    "main_process_port",
+    "gpu_ids",
+    "mixed_precision",
+    "dynamo_backend",
+    "num_cpu_threads_per_process",
+)
+SWITCHES = ("cpu", "multi_gpu")
+
+
+def split_words(words: list[str]) -> tuple[list[str], list[str]]:
+    """Part the words of a command line into those for Accelerate's launcher and those for the command itself.
+
+    `--accelerate_config` names a configuration of this package, such as `fsdp`, or a file of `accelerate config`.
+
+    Raises:
+        SystemExit: if the configuration is neither.
+    """
+    parser = argparse.ArgumentParser(prog="hmba", add_help=False, allow_abbrev=False)
+    parser.add_argument("--accelerate_config")
+    for name in OPTIONS:
+        parser.add_argument(f"--{name}")
+    for name in SWITCHES:
+        parser.add_argument(f"--{name}", action="store_true")
+    known, own = parser.parse_known_args(words)
+    launcher = []
+    if known.accelerate_config is not None:
+        try:
+            launcher += ["--config_file", str(find_config(known.accelerate_config))]
+        except FileNotFoundError as error:
+            parser.error(str(error))
+    for name in OPTIONS:
+        value = getattr(known, name)
+        if value is not None:
+            launcher += [f"--{name}", value]
+    launcher += [f"--{name}" for name in SWITCHES if getattr(known, name)]
+    return launcher, own
+
+
+def find_config(name: str) -> Path:
+    """Return the file of a configuration: one of this package by its name, or any by its path.
+
+    Raises:
+        FileNotFoundError: if there is none.
+    """
+    shipped = CONFIGS / f"{name}.yaml"
+    if shipped.exists():
+        return shipped
+    path = Path(name)
+    if not path.is_file():
+        names = ", ".join(sorted(file.stem for file in CONFIGS.glob("*.yaml")))
+        raise FileNotFoundError(f"--accelerate_config must be one of {names}, or a file, got {name}")
+    return path
+
+
+def launch(module: str, launcher: list[str], words: list[str]) -> int:
+    """Let Accelerate run a module with words of a command line; return the exit status.
+
+    SIGTERM reaches the processes that train, which may still save. Ctrl-C reaches them by themselves: this process
+    waits until they have ended.
+    """
+    args = launch_command_parser().parse_args([*launcher, "--module", module, *words])
+
+    def hand_on(number: int, frame: Any) -> None:
+        for child in psutil.Process().children():
+            child.send_signal(number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    signal.signal(signal.SIGTERM, hand_on)
+    signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        launch_command(args)
+    except subprocess.CalledProcessError as failed:  # it has said why
+        return failed.returncode
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 0
