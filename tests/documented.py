@@ -1,49 +1,58 @@
 """The commands of README.md and docs/, and how tests run them on tiny models and with the smallest sizes."""
 
+import importlib
 import re
 import runpy
 import shlex
-import subprocess
 import sys
 from pathlib import Path
+
+from hmba_hf.cli import CONVERTING, FINETUNING, PREPARING, VERBS
+from hmba_hf.commands.launching import split_words
+from tiny_runs import run_commands_here
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+# Of each verb, the module that reads its words.
+MODULES = {name: f"hmba_hf.{verb.module}" for name, verb in VERBS.items()}
+MODULES |= {f"finetune {task}": f"hmba_hf.commands.{module}" for task, module in FINETUNING.items()}
+MODULES |= {f"prepare {name}": f"hmba_hf.{verb.module}" for name, verb in PREPARING.items()}
+MODULES |= {f"convert {name}": f"hmba_hf.{verb.module}" for name, verb in CONVERTING.items()}
 QUICK_ANSWERS = ["--max_new_tokens", "2"]
 ONE_STEP = ["--max_steps", "1", "--per_device_train_batch_size", "2", "--use_cpu", "True", "--disable_tqdm", "True"]
 CLIPS = ["--dataloader_num_workers", "0", "--save_strategy", "no", "--max_train_samples", "4"]
 # Options behind those of a documented command, which make it quick.
 QUICK = {
-    "ablate.py": "--seeds 0 --steps 1 --batch_size 2 --clips 2 --page studies.md".split(),
-    "cache_features.py": ["--use_cpu"],
-    "convert_hmba.py": [],
-    "convert_llava.py": [],
-    "convert_mambavl.py": [],
-    "convert_videomamba.py": [],
-    "describe_video.py": QUICK_ANSWERS,
-    "evaluate.py": ["--tokenizer", "words", "--draws", "5"],
-    "finetune.py": [*ONE_STEP, "--dataloader_num_workers", "0", "--save_strategy", "no"],
-    "finetune_mambavl.py": [*ONE_STEP, *CLIPS],
-    "finetune_videomamba.py": [*ONE_STEP, *CLIPS],
+    "study": "--seeds 0 --steps 1 --batch_size 2 --clips 2 --page studies.md".split(),
+    "cache-features": ["--use_cpu"],
+    "convert hmba": [],
+    "convert llava": [],
+    "convert mambavl": [],
+    "convert videomamba": [],
+    "describe": QUICK_ANSWERS,
+    "evaluate": ["--tokenizer", "words", "--draws", "5"],
+    "finetune": [*ONE_STEP, "--dataloader_num_workers", "0", "--save_strategy", "no"],
+    "finetune questions": [*ONE_STEP, *CLIPS],
+    "finetune classification": [*ONE_STEP, *CLIPS],
     "full_size.py": ["--quick"],
-    "predict.py": [*QUICK_ANSWERS, "--max_samples", "2", "--device_map", "cpu"],
-    "prepare_actions.py": [],
-    "prepare_bddx.py": [],
-    "pretrain_videomamba.py": [
+    "predict": [*QUICK_ANSWERS, "--max_samples", "2", "--device_map", "cpu"],
+    "prepare actions": [],
+    "prepare bddx": [],
+    "pretrain": [
         *(*ONE_STEP, "--model", "videomamba", "--teacher", "clip", "--dataset_name", "micro-actions"),
         *("--max_train_samples", "2", "--max_eval_samples", "2", "--save_strategy", "no"),
         *("--dataloader_num_workers", "0", "--bf16", "False"),
     ],
-    "prepare_drama.py": [],
-    "prepare_epic_kitchens.py": ["--num_workers", "1"],
-    "push.py": [],
-    "stream_video.py": QUICK_ANSWERS,
-    "train_retrieval.py": [*ONE_STEP, *CLIPS],
+    "prepare drama": [],
+    "prepare epic-kitchens": ["--num_workers", "1"],
+    "push": [],
+    "stream": QUICK_ANSWERS,
+    "finetune retrieval": [*ONE_STEP, *CLIPS],
 }
 # Likewise of programs that read a classifier, by the program that has made it.
-CLASSIFIERS = {"finetune_mambavl.py"}
-QUICK_CLASSES = {"evaluate.py": ["--draws", "5"], "predict.py": ["--max_samples", "2", "--device_map", "cpu"]}
+CLASSIFIERS = {"finetune questions"}
+QUICK_CLASSES = {"evaluate": ["--draws", "5"], "predict": ["--max_samples", "2", "--device_map", "cpu"]}
 # Likewise of benchmarks, which tests/test_benchmarks.py runs in processes of their own.
 SMALL = {
     "answer_cost.py": "--quick --bases qwen3_vl".split(),
@@ -68,13 +77,16 @@ def blocks(language):
 
 
 def is_program(line):
-    """Whether a command starts a program of the repository."""
-    return re.search(r"(examples|conversion|benchmarks)/\w+\.py", line) is not None
+    """Whether a command is one of the package, or starts a script of the repository."""
+    return re.match(r"hmba |.*\b(examples|benchmarks)/\w+\.py", line) is not None
 
 
 def split_program(line):
-    """Return the script of a command and the words behind it."""
+    """Return what a command starts, `hmba VERB` or a script, and the words behind it."""
     words = shlex.split(line)
+    if words[0] == "hmba":
+        length = 3 if " ".join(words[1:3]) in MODULES else 2
+        return " ".join(words[:length]), split_words(words[length:])[1]
     place = next(index for index, word in enumerate(words) if word.endswith(".py"))
     return words[place], words[place + 1 :]
 
@@ -82,12 +94,15 @@ def split_program(line):
 # The lines of the shell blocks, each with the name of its page, and the different ones that start a program.
 COMMANDS = [(page, line) for page, text in blocks("sh") for line in text.splitlines()]
 PROGRAMS = list(dict.fromkeys(line for _, line in COMMANDS if is_program(line)))
-PUSHES = [line for line in PROGRAMS if "--push_to_hub" in line or "examples/push.py" in line]
+PUSHES = [line for line in PROGRAMS if "--push_to_hub" in line or line.startswith("hmba push")]
 
 
 def name_of(line):
-    """Return the file name of the program that a command starts."""
-    return Path(split_program(line)[0]).name
+    """Return the verb that a command starts, or the file name of its script."""
+    program, _ = split_program(line)
+    if program.startswith("hmba "):
+        return program.removeprefix("hmba ")
+    return Path(program).name
 
 
 def words_read(line):
@@ -127,28 +142,21 @@ def quick_options(line):
     """Return the options behind those of a documented command that make it quick."""
     name = name_of(line)
     quick = {**QUICK, **QUICK_CLASSES} if reads_classifier(line) else QUICK
-    if name == "evaluate.py" and "--model" in words_read(line):
-        return [*quick[name], *quick["predict.py"]]
+    if name == "evaluate" and "--model" in words_read(line):
+        return [*quick[name], *quick["predict"]]
     return list(quick[name])
 
 
-def run_program(monkeypatch, folder, script, words):
-    """Run a program of the repository inside this process, in a folder, and the examples that it starts, too."""
-    run_elsewhere = subprocess.run
-
-    def run_example_here(command, **options):
-        place = next((index for index, word in enumerate(command) if str(word).endswith(".py")), None)
-        if place is None or options != {"check": True}:
-            return run_elsewhere(command, **options)
-        return run_here(command[place], command[place + 1 :])
-
-    def run_here(path, options):
-        monkeypatch.setattr(sys, "argv", [str(path), *map(str, options)])
-        runpy.run_path(str(ROOT / path), run_name="__main__")
-
+def run_program(monkeypatch, folder, program, words):
+    """Run a program inside this process, in a folder, and the commands that it starts, too."""
     with monkeypatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(subprocess, "run", run_example_here)
-        for name in ("examples", "benchmarks", "conversion"):
+        run_commands_here(patch)
+        words = [str(word) for word in words]
+        if program.startswith("hmba "):
+            importlib.import_module(MODULES[program.removeprefix("hmba ")]).main(words)
+            return
+        for name in ("examples", "benchmarks"):
             patch.syspath_prepend(ROOT / name)
-        run_here(script, words)
+        patch.setattr(sys, "argv", [str(program), *words])
+        runpy.run_path(str(ROOT / program), run_name="__main__")

@@ -63,20 +63,20 @@ from videomamba_files import write_videomambas
 WORLD = MicroWorldConfig(frame_size=32)
 # What they make goes elsewhere, since other commands read the folders that they name.
 MAKERS = {
-    "cache_features.py",
-    "convert_hmba.py",
-    "convert_llava.py",
-    "convert_mambavl.py",
-    "convert_videomamba.py",
-    "finetune.py",
-    "finetune_mambavl.py",
-    "finetune_videomamba.py",
-    "prepare_actions.py",
-    "prepare_bddx.py",
-    "prepare_drama.py",
-    "prepare_epic_kitchens.py",
-    "pretrain_videomamba.py",
-    "train_retrieval.py",
+    "cache-features",
+    "convert hmba",
+    "convert llava",
+    "convert mambavl",
+    "convert videomamba",
+    "finetune",
+    "finetune questions",
+    "finetune classification",
+    "prepare actions",
+    "prepare bddx",
+    "prepare drama",
+    "prepare epic-kitchens",
+    "pretrain",
+    "finetune retrieval",
 }
 # Commands of other projects, and of the shell's.
 FOREIGN = {"hf", "lmms-eval", "python3"}
@@ -224,8 +224,8 @@ def make_what_is_read(line, start, sandbox):
 def test_a_documented_command_runs(line, start, sandbox, tmp_path, one_variant):
     script, words = split_program(line)
     make_what_is_read(line, start, sandbox)
-    if script.endswith("ablate.py") and "page" in words and not (sandbox / "runs" / "studies" / "baselines").exists():
-        start(script, ["baselines", *QUICK["ablate.py"]])
+    if script.endswith("study") and "page" in words and not (sandbox / "runs" / "studies" / "baselines").exists():
+        start(script, ["baselines", *QUICK["study"]])
     if name_of(line) in MAKERS:
         words += ["--output_dir", str(tmp_path / "made")]
     start(script, words + quick_options(line))

@@ -147,7 +147,7 @@ def test_runs_are_shared_between_studies_and_repeated_only_if_they_would_be_othe
         folder = Path(command[command.index("--output_dir") + 1])
         folder.mkdir(parents=True, exist_ok=True)
         done.append((script, command))
-        if script == "evaluate.py":
+        if script == "evaluate":
             mean_iou = ious.get(folder.parent.name.split("-")[0], 0.5) + 0.1 * int(folder.parent.name.split("-")[-2])
             (folder / "metrics.json").write_text(json.dumps({"scores": scores(mean_iou)}))
 
@@ -158,26 +158,26 @@ def test_runs_are_shared_between_studies_and_repeated_only_if_they_would_be_othe
         ablate(*words, "--seeds", 0, 1)
         return [script for script, _ in done]
 
-    assert scripts("baselines") == 8 * ["finetune.py", "evaluate.py"]
-    seeds = [command[command.index("--seed") + 1] for script, command in done if script == "finetune.py"]
+    assert scripts("baselines") == 8 * ["finetune", "evaluate"]
+    seeds = [command[command.index("--seed") + 1] for script, command in done if script == "finetune"]
     assert seeds == ["0", "1"] * 4
     table = (tmp_path / "runs" / "baselines" / "table.md").read_text()
     assert "| mamba | 0.650 ± 0.071 | 0.500 ± 0.000 | 0.750 ± 0.000 | 0.000 ± 0.000 | 2 |" in table
     assert "`mamba` above `none`: so it is, by 0.350." in table
     assert "`mamba` above `transformer`: undecided" in table and table in capsys.readouterr().out
-    gates = ["--gate_learning_rate" in command for script, command in done if script == "finetune.py"]
+    gates = ["--gate_learning_rate" in command for script, command in done if script == "finetune"]
     assert gates == 2 * [True] + 4 * [False] + 2 * [True]
     assert scripts("baselines") == []
-    assert scripts("branches") == 6 * ["finetune.py", "evaluate.py"], "the paper preset has been run"
+    assert scripts("branches") == 6 * ["finetune", "evaluate"], "the paper preset has been run"
     assert [command[command.index("--branches") + 1] for _, command in done[::4]] == list(BRANCHES)
-    assert scripts("baselines", "--clips", 50) == 8 * ["evaluate.py"]
-    assert scripts("baselines", "--motion", "order") == 8 * ["finetune.py", "evaluate.py"]
+    assert scripts("baselines", "--clips", 50) == 8 * ["evaluate"]
+    assert scripts("baselines", "--motion", "order") == 8 * ["finetune", "evaluate"]
     assert all(command[command.index("--motion") + 1] == "order" for _, command in done)
     assert scripts("baselines") == [], "another motion has runs of its own"
     folder = tmp_path / "runs" / "runs" / "none-1-300"
     (folder / "test-500" / "predictions.jsonl").write_text("")
     (folder / "recipe.json").write_text((folder / "recipe.json").read_text().replace('"base": "', '"base": "other'))
-    assert scripts("baselines") == ["finetune.py", "evaluate.py"], "what was there came from another base"
+    assert scripts("baselines") == ["finetune", "evaluate"], "what was there came from another base"
     assert not (folder / "test-500" / "predictions.jsonl").exists(), "and so did its answers"
 
 

@@ -23,13 +23,13 @@ def test_the_documented_pushes_reach_the_hub_and_are_loaded_from_there(
 
     write_drama(tmp_path / "DRAMA_FOLDER", MicroWorldConfig(frame_size=32), {"train": 2, "validation": 1, "test": 2})
     push_checkpoint(*parts, "org/hmba-base")
-    trained = [line for line in PUSHES if name_of(line) == "finetune.py"]
-    pushed = [line for line in PUSHES if name_of(line) == "push.py"]
+    trained = [line for line in PUSHES if name_of(line) == "finetune"]
+    pushed = [line for line in PUSHES if name_of(line) == "push"]
     for line in trained:
         start(line)
         assert {"model.safetensors", "example.png"} <= hub.repository("org/hmba-drama").files().keys()
     start(maker_of(RESULTS))
-    start(next(line for line in PROGRAMS if line.endswith(f"--output_dir {RESULTS}") and "evaluate.py" in line))
+    start(next(line for line in PROGRAMS if line.endswith(f"--output_dir {RESULTS}") and name_of(line) == "evaluate"))
     for line in pushed:
         start(line)
         card = hub.repository("org/hmba-drama").files()["README.md"].decode()
