@@ -32,7 +32,7 @@ from hmba_hf.tasks.answering.collator import SampleCollator
 from hmba_hf.tasks.answering.generation import answer_samples
 from tiny_models import part_of, tiny_model, tiny_tower
 from tiny_processors import tiny_tokenizer
-from tiny_runs import LAUNCH, run_commands_here
+from tiny_runs import run_commands_here
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -86,8 +86,8 @@ def finetuned(base, tmp_path_factory):
     """The base after two steps of fine-tuning a fresh adapter on the micro-world, and what the command printed."""
     folder = tmp_path_factory.mktemp("finetuned")
     options = ["--adapter", "mamba", "--max_steps", "2", "--per_device_train_batch_size", "2", *TRAINING]
-    script = [*LAUNCH, EXAMPLES / "finetune.py"]
-    return folder, run(folder, *script, "--model", base, "--output_dir", folder, *options)
+    command = ["-m", "hmba_hf.cli", "finetune", "--cpu", "--num_processes", "1", "--mixed_precision", "no"]
+    return folder, run(folder, *command, "--model", base, "--output_dir", folder, *options)
 
 
 @pytest.fixture(scope="module")

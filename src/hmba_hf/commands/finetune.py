@@ -13,6 +13,9 @@
 `--learns ... lora`, and merged without. A vision-language model of transformers as `--model` gets a fresh adapter,
 which learns alone unless `--learns` says otherwise.
 
+`hmba finetune classification`, `questions` and `retrieval` train models of those tasks, each with its own `--help`.
+`--accelerate_config fsdp`, `--num_processes 2` and others are options of Accelerate's launcher.
+
 The same command resumes from its last whole checkpoint. With `--enable_jit_checkpoint True`, SIGTERM ends the run with
 a checkpoint. The run writes the model, `history.json`, and pictures of loss and metrics.
 """

@@ -1,0 +1,124 @@
+"""`hmba VERB`: every verb is there, gets its words as they are, and starts through Accelerate where it may train."""
+
+import importlib
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from documented import MODULES
+from hmba_hf import cli
+from hmba_hf.commands import launching
+
+WAITING = """
+import signal, sys, time
+def save(number, frame):
+    print("saved", flush=True)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, save)
+print("at work", flush=True)
+time.sleep(60)
+"""
+
+
+def start(*words):
+    return CliRunner().invoke(cli.app, [str(word) for word in words])
+
+
+@pytest.mark.parametrize("verb", MODULES)
+def test_a_verb_says_how_it_is_called(verb, capsys):
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(MODULES[verb]).main(["--help"])
+    assert end.value.code == 0
+    printed = capsys.readouterr().out
+    verb = verb.removesuffix(" answering")  # the task where none is named
+    assert printed.startswith(f"usage: hmba {verb} ") and f"    hmba {verb} " in printed
+    assert not re.search(r"(examples|conversion)/|\b(?!verification)\w+\.py\b", printed), (
+        "a user of the wheel has no scripts"
+    )
+
+
+def test_the_program_lists_its_verbs():
+    for words, verbs in (([], cli.VERBS), (["prepare"], cli.PREPARING), (["convert"], cli.CONVERTING)):
+        printed = start(*words, "--help").output
+        assert all(f" {verb} " in printed for verb in verbs)
+    assert start("nosuch").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--model", "m", "--video", "a.mp4", "--timestamp", "-1"],
+        ["--help"],
+        ["a", "--b=c", "--", "--d"],
+        ["--question", "What is at risk?", "-h"],
+    ],
+)
+def test_a_verb_gets_its_words_as_they_are(words, monkeypatch):
+    seen = []
+    monkeypatch.setattr("hmba_hf.commands.describe.main", seen.append)
+    monkeypatch.setattr("hmba_hf.commands.prepare_drama.main", seen.append)
+    assert start("describe", *words).exit_code == start("prepare", "drama", *words).exit_code == 0
+    assert seen == [words, words]
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """What would be started through Accelerate: module, its launcher's options, words."""
+    calls = []
+
+    def launch(*call):
+        calls.append(call)
+        return 3
+
+    monkeypatch.setattr(launching, "launch", launch)
+    return calls
+
+
+def test_training_starts_through_accelerate_with_its_options(launched):
+    done = start("finetune", "--model", "m", "--num_processes", 2, "--gradient_accumulation_steps", 4, "--cpu")
+    assert done.exit_code == 3, "its exit status is that of the processes"
+    words = ["--model", "m", "--gradient_accumulation_steps", "4"]
+    assert launched.pop() == ("hmba_hf.commands.finetune", ["--num_processes", "2", "--cpu"], words)
+    start("finetune", "questions", "--accelerate_config", "fsdp", "--bf16", "True")
+    module, launcher, words = launched.pop()
+    assert module == "hmba_hf.commands.finetune_questions" and words == ["--bf16", "True"]
+    assert launcher == ["--config_file", str(launching.CONFIGS / "fsdp.yaml")]
+    start("cache-features", "--model", "m")
+    assert launched.pop() == ("hmba_hf.commands.cache_features", [], ["--model", "m"])
+
+
+def test_an_evaluation_starts_through_accelerate_only_if_it_is_asked_to(launched, monkeypatch):
+    seen = []
+    monkeypatch.setattr("hmba_hf.commands.evaluate.main", seen.append)
+    start("evaluate", "--predictions", "a.jsonl")
+    assert seen == [["--predictions", "a.jsonl"]] and not launched
+    start("evaluate", "--model", "m", "--mixed_precision", "bf16")
+    assert launched == [("hmba_hf.commands.evaluate", ["--mixed_precision", "bf16"], ["--model", "m"])]
+
+
+def test_a_configuration_is_one_of_the_package_or_a_file(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("")
+    assert launching.split_words(["--accelerate_config", str(own)]) == (["--config_file", str(own)], [])
+    assert start("predict", "--accelerate_config", "nosuch").exit_code == 2
+    with pytest.raises(FileNotFoundError, match="must be one of ddp, deepspeed_zero2, .*, or a file, got nosuch"):
+        launching.find_config("nosuch")
+
+
+def test_sigterm_reaches_what_accelerate_has_started(tmp_path):
+    (tmp_path / "waiting.py").write_text(WAITING)
+    code = "import sys; from hmba_hf.commands.launching import launch; "
+    code += "sys.exit(launch('waiting', ['--cpu', '--num_processes', '1', '--mixed_precision', 'no'], []))"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "at work\n"
+        start = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        printed, errors = process.communicate(timeout=50)
+    assert printed == "saved\n" and process.returncode == 0, errors
+    assert time.monotonic() - start < 50
