@@ -3,10 +3,10 @@
 import json
 import subprocess
 import sys
+import tomllib
 from fnmatch import fnmatch
 
 import pytest
-import tomllib
 
 import hmba_hf
 from documented import ROOT
