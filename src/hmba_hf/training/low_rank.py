@@ -3,12 +3,17 @@
 from typing import Any
 
 from huggingface_hub import CommitInfo
-from peft import PeftModel
 
 from ..hub import push_model
+from ..installation import install_command
+
+try:
+    import peft
+except ImportError as missing:
+    raise ImportError(f"low-rank updates (LoRA) need `{install_command('train')}`") from missing
 
 
-class LowRankModel(PeftModel):
+class LowRankModel(peft.PeftModel):
     """A `PeftModel` whose `push_to_hub` ends where `push_checkpoint` does, with the same card.
 
     (PEFT's own loses the card of a new repository.)

@@ -164,12 +164,8 @@ def _add_lora(
     model: PreTrainedModel, family: Family, parts: Sequence[str], way: str, settings: LoraSettings
 ) -> tuple[nn.Module, dict[str, int]]:
     """Put low-rank updates into a part; the parts that learn whole travel in the same checkpoint."""
-    try:
-        from peft import LoraConfig
+    from .low_rank import LowRankModel, peft
 
-        from .low_rank import LowRankModel
-    except ImportError as error:
-        raise ImportError(f"low-rank updates (LoRA) need `{install_command('train')}`") from error
     held = _choose(model, family, parts)
     layers: Any = model.modules()
     for layer in layers:
@@ -181,7 +177,7 @@ def _add_lora(
     for chosen in parts:
         if held[chosen]:
             whole += _names_for_peft(model, family, chosen)
-    config = LoraConfig(
+    config = peft.LoraConfig(
         base_model_name_or_path=model.name_or_path or None,
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]
