@@ -2,6 +2,8 @@
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 logger = logging.getLogger("hmba_hf")
 
@@ -23,3 +25,28 @@ def show_messages() -> None:
     logger.setLevel(logging.INFO)
     if not any(isinstance(handler, _Printer) for handler in logger.handlers):
         logger.addHandler(_Printer())
+
+
+@contextmanager
+def without_load_report() -> Iterator[None]:
+    """Keep back the table in which transformers lists every weight that a checkpoint lacks; after an error, show it.
+
+    The caller checks `output_loading_info` and says what matters of it.
+    """
+    source = logging.getLogger("transformers.modeling_utils")
+    kept: list[logging.LogRecord] = []
+
+    def keep_report(record: logging.LogRecord) -> bool:
+        is_report = "LOAD REPORT" in str(record.msg)
+        if is_report:
+            kept.append(record)
+        return not is_report
+
+    source.addFilter(keep_report)
+    try:
+        yield
+        kept.clear()
+    finally:
+        source.removeFilter(keep_report)
+        for record in kept:
+            source.handle(record)

@@ -1,6 +1,7 @@
 """The model that a run starts from: whole, with low-rank updates, or as the base of new ones."""
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils.hub import cached_file, resolve_revision
 
 from ..families import Family, auto_class, family_of, has_family
-from ..messages import logger
+from ..messages import logger, without_load_report
 from ..models.loading_checkpoints import refuse_lacking
 from ..repositories import check_revision
 from ..weight_files import find_weights
@@ -206,19 +207,32 @@ def _load(source: _Source, is_quantised: bool) -> tuple[PreTrainedModel, Any]:
         options = {"quantization_config": quantization_config(family, shapes), "device_map": {"": device}}
     if Path(path).is_dir():
         find_weights(Path(path))  # names a missing or damaged file
-    loaded: Any = auto_class(family).from_pretrained(
-        path,
-        config=config,
-        revision=source.revision,
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-        **options,
-    )
+    with without_load_report():
+        loaded: Any = auto_class(family).from_pretrained(
+            path,
+            config=config,
+            revision=source.revision,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
     model, loading = loaded
     lacking = {*loading["missing_keys"], *(name for name, *_ in loading["mismatched_keys"])}
     refuse_lacking(path, (name for name in lacking if family.part_of(name) not in source.rules.may_lack))
     source.rules.check(model, loading, source.arguments, path)
+    if PartialState().is_main_process:
+        _report_differences(path, family, lacking, loading["unexpected_keys"])
     return model, _load_processor(source, model)
+
+
+def _report_differences(path: str, family: Family, lacking: set[str], unused: set[str]) -> None:
+    """Tell in a line each which parts of a model start fresh, and which weights of its base have no place in it."""
+    if lacking:
+        counts = Counter(str(family.part_of(name)) for name in lacking)
+        parts = " and ".join(f"{part} ({count} weights)" for part, count in sorted(counts.items()))
+        logger.info(f"new in the model, and untrained: {parts}; all the rest is of {path}")
+    if unused:
+        logger.info(f"the model has no place for {len(unused)} weights of {path}, such as {min(unused)}")
 
 
 def _build(source: _Source, adapting: Adapting) -> tuple[PreTrainedModel, Any]:

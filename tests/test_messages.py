@@ -1,0 +1,45 @@
+import logging
+
+import pytest
+
+from hmba_hf import HMBAForConditionalGeneration
+from hmba_hf.messages import without_load_report
+from tiny_bases import save_base, tune
+from tiny_models import tiny_model
+
+
+@pytest.fixture
+def of_transformers():
+    """What transformers logs about weights while a test runs."""
+    records = []
+    handler = logging.Handler()
+    handler.emit = lambda record: records.append(record.getMessage())
+    source = logging.getLogger("transformers.modeling_utils")
+    source.addHandler(handler)
+    yield records
+    source.removeHandler(handler)
+
+
+def test_a_run_tells_in_one_line_what_is_new_and_what_of_its_base_it_leaves_out(tmp_path, capsys, of_transformers):
+    base = save_base(tmp_path / "base")
+    tune(base, tmp_path / "first", "--adapter", "transformer", "--max_steps", 1)
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if "new in the model" in line]
+    assert line.startswith("new in the model, and untrained: adapter (")
+    assert line.endswith(f"all the rest is of {base}")
+    tune(tmp_path / "first", tmp_path / "second", "--adapter", "none", "--max_steps", 1)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "no place" in line]
+    assert f"weights of {tmp_path / 'first'}, such as model.temporal_adapter." in line
+    assert of_transformers == []
+
+
+def test_a_table_of_weights_is_shown_after_an_error(tmp_path, of_transformers):
+    tiny_model(adapter="none").save_pretrained(tmp_path)
+    with pytest.raises(ZeroDivisionError), without_load_report():
+        HMBAForConditionalGeneration.from_pretrained(tmp_path, adapter="transformer", output_loading_info=True)
+        assert of_transformers == []
+        1 / 0  # noqa: B018
+    assert len(of_transformers) == 1 and "LOAD REPORT" in of_transformers[0]
+    with without_load_report():
+        logging.getLogger("transformers.modeling_utils").warning("another warning")
+    assert of_transformers[1:] == ["another warning"]
