@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from hmba_hf import decode_frames, iter_frames
+from hmba_hf import VideoDecodeError, decode_frames, iter_frames
 from numbered_videos import numbered_video, read_numbers
 
 FORMATS = {
@@ -12,6 +12,10 @@ FORMATS = {
     "ogg": ("libvpx", "it ends within a page"),
     "flv": ("libx264", "it ends within a tag"),
     "mxf": ("mpeg2video", "its last partition is missing"),
+    "asf": ("wmv2", "it ends at byte"),
+    "avi": ("mpeg4", "it ends at byte"),
+    "nut": ("ffv1", "its index is missing"),
+    "yuv4mpegpipe": ("rawvideo", "it ends within a picture"),
 }
 
 
@@ -20,10 +24,10 @@ def test_a_file_that_lacks_its_last_bytes_is_named_and_its_pictures_are_the_righ
     codec, sign = FORMATS[container]
     whole = numbered_video(30, rate=25, container=container, codec=codec, gop=8)
     assert read_numbers(decode_frames(whole, num_frames=1)[0]) == [29] and not caplog.records
-    cut = whole[:-5] if container != "mxf" else whole[: int(0.97 * len(whole))]
+    cut = whole[: int(0.97 * len(whole))] if container in ("mxf", "nut") else whole[:-5]
 
     with caplog.at_level(logging.WARNING):
-        pairs = list(iter_frames(cut))
+        pairs = [(time, picture) for time, picture in iter_frames(cut) if not isinstance(picture, VideoDecodeError)]
         times = [seconds for seconds, _ in pairs]
         numbers = read_numbers([picture[None] for _, picture in pairs][-1])
 
@@ -37,3 +41,38 @@ def test_a_last_page_of_ogg_that_is_not_marked_as_the_last_shows_a_cut(caplog):
     list(iter_frames(whole[: whole.rindex(b"OggS")]))
 
     assert "is cut short: its last page is not marked as the last" in caplog.text
+
+
+def test_half_the_header_of_a_picture_at_the_end_of_an_ivf_file_shows_a_cut(caplog):
+    whole = numbered_video(30, rate=25, container="ivf", codec="libvpx")
+    last = whole.rindex((29).to_bytes(8, "little"))  # its time, in the middle of its header
+
+    assert len(list(iter_frames(whole))) == 30 and not caplog.records
+    assert len(list(iter_frames(whole[: last + 2]))) == 29
+
+    assert "is cut short: it ends within a picture" in caplog.text
+
+
+def test_half_a_picture_at_the_end_of_a_dv_file_is_not_shown(caplog):
+    whole = numbered_video(3, rate=25, container="dv", codec="dvvideo", size=(720, 576))
+    assert read_numbers(decode_frames(whole, num_frames=1)[0]) == [2] and not caplog.records
+
+    *pairs, (_, error) = iter_frames(whole[:-10_000])
+
+    assert [read_numbers(picture[None]) for _, picture in pairs] == [[0], [1]]
+    assert isinstance(error, VideoDecodeError) and "the file ends within a picture" in str(error)
+    with pytest.raises(VideoDecodeError, match="is damaged: the last frame cannot be decoded"):
+        decode_frames(whole[:-10_000], num_frames=1)
+
+
+def test_a_file_of_parts_as_cameras_send_them_ends_behind_its_last_part():
+    whole = numbered_video(20, rate=25, container="mpjpeg", codec="mjpeg")
+    for data in (whole, whole[: whole.rindex(b"\r\n--")]):
+        assert read_numbers(decode_frames(data, num_frames=2, fps=25)[0]) == [18, 19]
+        assert [read_numbers(picture[None]) for _, picture in iter_frames(data)] == [[n] for n in range(20)]
+
+    for data in (whole[:-300], whole + whole):
+        *_, (_, error) = iter_frames(data)
+        assert isinstance(error, VideoDecodeError)
+        with pytest.raises(VideoDecodeError, match="is damaged: the last frame cannot be decoded"):
+            decode_frames(data, num_frames=1)

@@ -27,6 +27,15 @@ MP4 = "mov,mp4,m4a,3gp,3g2,mj2"
 MP4_BOXES = (*b"ftyp moov moof mdat mfra sidx styp ssix emsg prft free skip wide udta meta uuid pdin".split(),)
 MOST_BOXES = 2**15
 PNG_END = b"\0\0\0\0IEND\xaeB`\x82"
+LONGEST_RIFF = 2**32 - 2**16  # bytes: larger lengths stand for unknown ones
+RIFF_PADDING = 1  # byte that some programs count and do not write
+# Packets of MPEG-TS: their length, and where in it the byte stands that each one has.
+TS_PACKETS = ((188, 0), (192, 4), (204, 0))
+TS_SYNC = 0x47
+NUT_INDEX = b"NX\xddg/#\xe6N"
+# Formats whose pictures reach to the end of the file, and the bytes before each that FFmpeg counts to its place.
+PICTURES_TO_THE_END = {"dv": 0, "ivf": 12, "yuv4mpegpipe": 0}
+PART_MARK = b"--"  # before and behind each part of a file of parts
 
 
 class AsfProperties(NamedTuple):
@@ -82,16 +91,61 @@ def torn_bytes(format_name: str, bytes_at: Callable[[int, int], bytes], size: in
         return _torn_flv(bytes_at, size)
     if format_name == MP4:
         return _torn_box(bytes_at, size)
-    if format_name not in ("ogg", "apng", "mxf"):
+    if format_name in ("asf", "avi"):
+        return _torn_by_length(format_name, bytes_at(0, LONGEST_HEAD), size)
+    if format_name not in ("ogg", "apng", "mxf", "nut"):
         return None
     tail = bytes_at(max(size - LONGEST_TAIL, 0), LONGEST_TAIL)
     if not tail:  # of a source that cannot be looked into
         return None
     if format_name == "apng":
         return None if PNG_END in tail else "its last chunk is missing"
+    if format_name == "nut":
+        return None if NUT_INDEX in tail else "its index is missing"
     if format_name == "mxf":
         return None if _ends_as_mxf(tail) else "its last partition is missing or torn"
     return _torn_ogg(tail)
+
+
+def torn_picture(format_name: str, rest: bytes) -> str | None:
+    """Return the evidence of a torn picture in what follows the last whole one; `None` where there is none."""
+    if format_name not in PICTURES_TO_THE_END:
+        return None
+    is_torn = rest[PICTURES_TO_THE_END[format_name] :].strip(b"\0")
+    return "it ends within a picture" if is_torn else None
+
+
+def torn_ts_packet(bytes_at: Callable[[int, int], bytes], start: int, end: int) -> bool:
+    """Return whether a transport stream ends within a packet.
+
+    Args:
+        bytes_at: returns the bytes from a place on, at most so many.
+        start: of a packet.
+        end: of the file.
+    """
+    head = bytes_at(start, 2 * TS_PACKETS[-1][0])
+    marks = bytes([TS_SYNC, TS_SYNC])
+    for length, place in TS_PACKETS:
+        if head[place::length][:2] == marks:
+            tail = bytes_at(end - 2 * length, 2 * length)
+            # What is no packet may lie before, and then the last ones still end where the file does.
+            return (end - start) % length > 0 and tail[place::length][:2] != marks
+    return False
+
+
+def ends_parts(rest: bytes) -> bool:
+    """Return whether a file of parts, as cameras send pictures, ends behind its last whole part."""
+    mark = rest.strip()
+    return not mark or (mark.startswith(PART_MARK) and b"\n" not in mark)
+
+
+def _torn_by_length(format_name: str, head: bytes, size: int) -> str | None:
+    """Compare the length that the header states with the size of the file. Live recordings state none, or zero."""
+    end = stated_end(format_name, head)
+    longest = LONGEST_RIFF if format_name == "avi" else LARGEST_FILE
+    if end is None or not size + RIFF_PADDING < end < longest:
+        return None
+    return f"it ends at byte {size} of {end}"
 
 
 def _torn_matroska(head: bytes, size: int) -> str | None:

@@ -14,7 +14,7 @@ from av.format import Flags
 
 from .decoding_avi import moved_pictures
 from .decoding_damage import Continuity, SliceChecksums, meets_another_recording
-from .decoding_endings import LONGEST_HEAD, asf_properties, torn_bytes
+from .decoding_endings import LONGEST_HEAD, asf_properties, ends_parts, torn_bytes, torn_picture, torn_ts_packet
 from .decoding_joined import LONGEST_TRAILER, NOT_READ, NextFile, is_header, start_in
 
 # Seconds without a packet after which a source with "try again" counts as ended, and between two tries.
@@ -32,9 +32,6 @@ DECLARED_DURATION = {"matroska,webm", "flv", "ivf", "mxf"}
 ESTIMATED_DURATION = {"mpeg", "mpegts", "asf", "nut"}
 # The index of these is in the file. FFmpeg builds that of others while it reads.
 INDEXED = {"avi", "flv", "matroska,webm", MP4}
-# Packets of MPEG-TS: their length, and where in it the byte stands that each one has.
-TS_PACKETS = ((188, 0), (192, 4), (204, 0))
-TS_SYNC = 0x47
 # Steps by which a header may promise more than came: the last pictures' durations are often unknown.
 LAST_STEPS = 8
 # Of so many pictures the times are examined; so many steps at either end may be longer for want of others.
@@ -46,8 +43,6 @@ ROUNDING = 2
 AVI_CHUNK_HEADER = 8
 # How whole pictures of codecs end whose decoders fill the rest of half a picture with old memory.
 LAST_BYTES = {"mjpeg": (b"\xff\xd9",), "gif": (b"\x00", b"\x3b")}
-
-
 # Formats without an index, whose packets have the time wherever reading begins; the number of places to look at.
 UNINDEXED = {"mpeg", "mpegts"}
 PLACES = 16
@@ -213,11 +208,22 @@ class VideoPackets:
                     yield packet
                 self.has_ended = True
                 return
+            except av.InvalidDataError:
+                if not self._is_behind_last_part():
+                    raise
+                self.has_ended = True
+                return
             except BlockingIOError:
                 waiting_since = waiting_since or time.monotonic()
                 if time.monotonic() - waiting_since > PATIENCE:
                     raise
                 time.sleep(PAUSE)
+
+    def _is_behind_last_part(self) -> bool:
+        """Return whether FFmpeg expects one more of the pictures that a camera has sent as parts of a file."""
+        if self.container.format.name != "mpjpeg" or not self._end_in_bytes:
+            return False
+        return hasattr(self.source, "read") and ends_parts(self._bytes_at(self._end_in_bytes, LONGEST_HEAD))
 
     def _note(self, packet: Any) -> None:
         if packet.pos is not None:
@@ -264,7 +270,9 @@ class VideoPackets:
         if packet.size == 0:
             return False
         codec = self.stream.codec_context.codec
-        if packet.is_corrupt and codec.intra_only:
+        length = self.container.size or 0  # for a source without end `None` in PyAV 19, a negative number before
+        is_beyond = self.container.format.name == "dv" and 0 < length < (packet.pos or 0) + packet.size
+        if is_beyond or (packet.is_corrupt and codec.intra_only):
             return True
         ends = LAST_BYTES.get(codec.name)
         if ends is None:
@@ -272,7 +280,6 @@ class VideoPackets:
         has_mark = bytes(packet).endswith(ends)
         if self._is_ended_by_mark is None:
             self._is_ended_by_mark = has_mark or codec.name == "gif"  # some cameras leave out the mark of JPEG
-        length = self.container.size or 0  # for a source without end `None` in PyAV 19, a negative number before
         is_last = packet.pos is not None and 0 < length <= packet.pos + packet.size
         return self._is_ended_by_mark and not has_mark and (is_last or codec.intra_only)
 
@@ -325,10 +332,12 @@ class VideoPackets:
         """Return the evidence that a file was longer, even without a promised duration; `None` where there is none."""
         if not self.has_ended:
             return None
-        if self.container.format.name not in UNINDEXED:
-            return self.torn_file()
+        format_name = self.container.format.name
+        if format_name not in UNINDEXED:
+            return self.torn_file() or torn_picture(format_name, self._bytes_at(self._end_in_bytes, LONGEST_HEAD))
         signs = []
-        if self._ends_within_packet():
+        start = self._start_in_bytes if format_name == "mpegts" else None
+        if start is not None and torn_ts_packet(self._bytes_at, start, self.container.size or 0):
             signs.append("it ends within a packet")
         if count := self._missing_pictures():
             signs.append(f"it lacks {count} of the pictures before its last one")
@@ -354,19 +363,6 @@ class VideoPackets:
             return False
         format_name = self.container.format.name
         return not guesses_times(self.container) and (format_name != "mxf" or self.torn_file() is None)
-
-    def _ends_within_packet(self) -> bool:
-        start, end = self._start_in_bytes, self.container.size or 0
-        if self.container.format.name != "mpegts" or start is None:
-            return False
-        head = self._bytes_at(start, 2 * TS_PACKETS[-1][0])
-        for length, place in TS_PACKETS:
-            marks = bytes([TS_SYNC, TS_SYNC])
-            if head[place::length][:2] == marks:
-                tail = self._bytes_at(end - 2 * length, 2 * length)
-                # What is no packet may lie before, and then the last ones still end where the file does.
-                return (end - start) % length > 0 and tail[place::length][:2] != marks
-        return False
 
     def _missing_pictures(self) -> int:
         """Count pictures that are shown before the last one, but would have come after it: others refer to it.
