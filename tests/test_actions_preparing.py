@@ -65,7 +65,7 @@ def test_every_entry_becomes_a_row_or_is_named_with_the_reason(kinetics, tmp_pat
     assert samples.rows.features["label"].names == ["jump", "run"]
     assert load_samples(str(tmp_path), "test")[0].label is None
     card = (tmp_path / "README.md").read_text()
-    assert "video-classification" in card and "finetune_videomamba.py" in card and "driving" not in card
+    assert "video-classification" in card and "hmba finetune classification" in card and "driving" not in card
 
 
 def test_a_dataset_that_is_read_is_classified_and_streamed(kinetics, tmp_path):

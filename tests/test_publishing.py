@@ -62,7 +62,7 @@ def test_the_card_tells_terms_counts_settings_limits_and_how_it_is_read(prepared
         text.licence,
         "annotations_only=True",
         "Not for driving",
-        f"finetune.py --dataset_name name/bddx@{'0' * 40}",
+        f"hmba finetune --dataset_name name/bddx@{'0' * 40}",
     ):
         assert part in card, part
     assert f'repository = "name/bddx"\nrevision = "{"0" * 40}"\n' in card

@@ -27,7 +27,8 @@ from filelock import FileLock
 
 from hmba_hf.data.micro_world.world import MOTIONS, MicroWorldConfig
 from hmba_hf.files import read_json_object, write_json
-from hmba_hf.tasks.answering.studies.catalogue import DISCLAIMER, STUDIES, Study, write_page
+from hmba_hf.tasks.answering.studies import catalogue
+from hmba_hf.tasks.answering.studies.catalogue import DISCLAIMER, Study, write_page
 
 BASE = Path(__file__).parents[1] / "micro_base"
 DEFAULTS = {"motion": "symmetric", "per_device_train_batch_size": 32}
@@ -39,7 +40,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="hmba study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("studies", nargs="+", choices=[*STUDIES, "all", "page"], metavar="STUDY")
+    parser.add_argument("studies", nargs="+", choices=[*catalogue.STUDIES, "all", "page"], metavar="STUDY")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=300, help="of fine-tuning; twice as many for two tasks")
     parser.add_argument("--batch_size", type=int, default=32, help="clips of a step")
@@ -50,15 +51,15 @@ def main(words: Sequence[str] | None = None) -> None:
     args = parser.parse_args(words)
     names = [name for name in args.studies if name != "page"]
     if "all" in names:
-        names = [*STUDIES]
+        names = [*catalogue.STUDIES]
     try:
         for name in names:
-            for variant in STUDIES[name].variants.values():
+            for variant in catalogue.STUDIES[name].variants.values():
                 MicroWorldConfig(motion=args.motion, num_frames=variant.get("num_frames", 5))
     except ValueError as error:
         parser.error(f"{name} cannot be run: {error}")
     for name in names:
-        run_study(name, STUDIES[name], args)
+        run_study(name, catalogue.STUDIES[name], args)
     if "page" in args.studies:
         collect(args.output_dir, args.page)
 
@@ -182,7 +183,7 @@ def collect(folder: Path, page: Path) -> None:
     """Write the results in a folder to the page, and their plots beside it; other sections of the page stay."""
     results: dict[str, Any] = {}
     page.parent.mkdir(parents=True, exist_ok=True)
-    for name in STUDIES:
+    for name in catalogue.STUDIES:
         record = folder / name / "results.json"
         if not record.exists():
             continue
