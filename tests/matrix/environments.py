@@ -115,7 +115,7 @@ def uv(*words: str, folder: Path = ROOT) -> str:
 
 def install(environment: Environment, interpreter: str, source: Path, folder: Path) -> str:
     """Make the environment in a folder, with the checkout `source` editable in it, and return its Python."""
-    uv("venv", "--quiet", "--clear", "--python", interpreter, str(folder))
+    uv("venv", "--quiet", "--clear", "--seed", "--python", interpreter, str(folder))
     own = str(folder / "bin" / "python")
     options = [*environment.options]
     if environment.resolved_with:
