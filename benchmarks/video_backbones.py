@@ -2,20 +2,32 @@
 
     python benchmarks/video_backbones.py [--frames 8 16 32 64] [--backward] [--memory] [--output_dir runs/backbones]
     python benchmarks/video_backbones.py --frames 8 --sizes 224 320 448      # longer by larger frames
+    python benchmarks/video_backbones.py --alone_by_length                  # does a frame of a long clip cost more?
     python benchmarks/video_backbones.py --quick                            # tiny sizes, to see that all is well
 
 All models have random weights, the same width, patches of 16 pixels and one frame a token. A transformer has as many
-layers as VideoMamba has blocks: `--peer_layers` sets another number, and half as many give both about as many
-parameters. Calls run in turns. `scan in torch` is the same VideoMamba with the plain torch scan and convolution of
-transformers' Mamba. It is slow, so it runs with `--scan_layers` blocks, beside ours with as many; both must give the
-same features. A candidate that would need more memory than there is, or more time than `--max_seconds` a call, is left
-out by name. `--memory` measures each peak in a process of its own.
+layers as VideoMamba has blocks, unless `--blocks` and `--peer_layers` set other numbers; half as many layers as blocks
+give both about as many parameters. Calls run in turns. On one thread the time is the processor's, which other work on
+the machine stretches less than that of the wall.
+
+`scan in torch` is the same VideoMamba with the plain torch scan and convolution of transformers' Mamba. It is slow, so
+it runs with `--scan_layers` blocks, beside ours with as many; both must give the same features. With gradients its
+time grows with the square of the length, so it runs once in a process of its own, and `--scan_seconds` end it: the
+table then holds a lower bound. `scans for free` is VideoMamba with as many blocks, whose scans and convolutions do
+nothing: no scan, however fast, can make the products of matrices that are left cheaper.
+
+A candidate that would need more memory than there is, or more time than `--max_seconds` a call, is left out by name.
+`--memory` measures each peak in a process of its own.
 """
 
 import argparse
 import json
+import resource
+import signal
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -57,6 +69,8 @@ HEAD = 64  # channels of an attention head
 OURS = "VideoMamba"
 TORCH_SCAN = "scan in torch"
 OURS_SHORT = "VideoMamba, few blocks"  # beside the one above
+FREE_SCAN = "scans for free"
+SHORT = (OURS_SHORT, TORCH_SCAN, FREE_SCAN)  # with `scan_layers` blocks
 TOLERANCE = 1e-4
 
 
@@ -142,12 +156,29 @@ MODELS: dict[str, Callable[[Sizes], Any]] = {
     "V-JEPA 2": build_vjepa2,
     OURS_SHORT: lambda sizes: build_videomamba(sizes, sizes.scan_layers),
     TORCH_SCAN: lambda sizes: build_videomamba(sizes, sizes.scan_layers),
+    FREE_SCAN: lambda sizes: build_videomamba(sizes, sizes.scan_layers),
 }
-BASES = {name: OURS_SHORT if name == TORCH_SCAN else OURS for name in MODELS}
+BASES = {name: OURS_SHORT if name in SHORT else OURS for name in MODELS}
 
 
 @contextmanager
-def torch_scan() -> Iterator[None]:
+def replaced_ops(scan: Callable[..., Any], convolve: Callable[..., Any]) -> Iterator[None]:
+    """Put other functions in the place of the scan and of the convolution."""
+    ours = layers_state_space.selective_scan, layers_state_space.causal_conv1d
+    layers_state_space.selective_scan = scan  # type: ignore[assignment]
+    layers_state_space.causal_conv1d = convolve  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        layers_state_space.selective_scan, layers_state_space.causal_conv1d = ours
+
+
+def free_scan() -> Any:
+    """Let scans and convolutions hand on what they get."""
+    return replaced_ops(lambda u, *_, **__: (u, None), lambda x, *_, **__: (x, None))
+
+
+def torch_scan() -> Any:
     """Compute state spaces with the plain torch scan of transformers' Mamba, and torch's convolution."""
     plain_scan = load_transformers()
 
@@ -169,12 +200,7 @@ def torch_scan() -> Iterator[None]:
         y = F.silu(F.conv1d(F.pad(column, (taps - 1, 0)), weight[:, None], bias, groups=len(weight)))
         return (y.flip(-1) if reverse else y).transpose(1, 2), None
 
-    ours = layers_state_space.selective_scan, layers_state_space.causal_conv1d
-    layers_state_space.selective_scan, layers_state_space.causal_conv1d = scan, convolve  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        layers_state_space.selective_scan, layers_state_space.causal_conv1d = ours
+    return replaced_ops(scan, convolve)
 
 
 def call_of(name: str, sizes: Sizes, backward: bool) -> Callable[[], Any]:
@@ -193,11 +219,15 @@ def call_of(name: str, sizes: Sizes, backward: bool) -> Callable[[], Any]:
             model.zero_grad(set_to_none=True)
         return features.detach()
 
-    def run_on_torch_scan() -> Tensor:
-        with torch_scan():
+    other_ops = {TORCH_SCAN: torch_scan, FREE_SCAN: free_scan}.get(name)
+    if other_ops is None:
+        return run
+
+    def run_on_other_ops() -> Tensor:
+        with other_ops():
             return run()
 
-    return run_on_torch_scan if name == TORCH_SCAN else run
+    return run_on_other_ops
 
 
 def check(sizes: Sizes) -> float:
@@ -213,11 +243,27 @@ def check(sizes: Sizes) -> float:
     return error
 
 
-def measured_alone(name: str, sizes: Sizes, backward: bool) -> float | None:
-    """Return the peak memory of one call in a process of its own, in bytes; `None` if the process died."""
-    words = [sys.executable, __file__, "--alone", name, json.dumps(vars(sizes)), *(["--backward"] if backward else [])]
+def measured_alone(name: str, sizes: Sizes, *options: str) -> str | None:
+    """Measure one call in a process of its own, and return the last line it prints; `None` if it died.
+
+    Args:
+        name: of the model.
+        sizes: of it.
+        options: `--backward`, and with `--scan_seconds` its time is measured, else its peak memory.
+    """
+    words = [sys.executable, __file__, "--alone", name, json.dumps(vars(sizes)), *options]
     done = subprocess.run(words, capture_output=True, text=True)
-    return float(done.stdout.splitlines()[-1]) if done.returncode == 0 else None
+    if done.returncode not in (0, -signal.SIGXCPU, -signal.SIGKILL, 1):
+        raise RuntimeError(done.stderr)
+    return done.stdout.splitlines()[-1] if done.returncode == 0 else None
+
+
+def seconds_until(limit: float, run: Callable[[], Any]) -> float:
+    """Return the processor's time of one call; the system ends this process if it takes longer."""
+    before = time.process_time()
+    resource.setrlimit(resource.RLIMIT_CPU, (int(before + limit), resource.RLIM_INFINITY))
+    run()
+    return time.process_time() - before
 
 
 def compare(args: argparse.Namespace, sizes: Sizes) -> list[dict[str, Any]]:
@@ -226,6 +272,8 @@ def compare(args: argparse.Namespace, sizes: Sizes) -> list[dict[str, Any]]:
     for backward in (False, True) if args.backward else (False,):
         calls = {}
         for name in args.models:
+            if backward and name in (TORCH_SCAN, FREE_SCAN):
+                continue
             call = call_of(name, sizes, backward)
             try:
                 with time_limit(args.max_seconds):
@@ -233,27 +281,71 @@ def compare(args: argparse.Namespace, sizes: Sizes) -> list[dict[str, Any]]:
                     calls[name] = call
             except (TimeoutError, RuntimeError, MemoryError) as error:
                 print(f"{name}, {sizes.frames} frames of {sizes.side}: left out, {type(error).__name__}: {error}")
-        times = in_turns(calls, args.repeats)
+        times = in_turns(calls, args.repeats, clock=clock_of(args))
+        is_bound = False
+        if backward and TORCH_SCAN in args.models:
+            words = ("--backward", "--threads", str(args.threads), "--scan_seconds", str(args.scan_seconds))
+            found = measured_alone(TORCH_SCAN, sizes, *words)
+            is_bound = found is None
+            times[TORCH_SCAN] = [args.scan_seconds if found is None else float(found)]
         for name, taken in times.items():
             base = times.get(BASES[name])
             record = {"model": name, "frames": sizes.frames, "side": sizes.side, "backward": backward}
             record |= {"times": taken, "ratio": ratio(taken, base) if base else None}
-            record["memory"] = measured_alone(name, sizes, backward) if args.memory else None
+            record["is_bound"] = is_bound and name == TORCH_SCAN
+            record["layers"] = layers_of(name, sizes)
+            record["memory"] = None
+            if args.memory:
+                found = measured_alone(name, sizes, *(["--backward"] if backward else []))
+                record["memory"] = None if found is None else float(found)
             records.append(record)
     return records
+
+
+def compare_lengths(args: argparse.Namespace, lengths: list[Sizes]) -> list[dict[str, Any]]:
+    """Time VideoMamba alone at all lengths in turns; a ratio is of the time of a frame, to that of the shortest."""
+    records = []
+    for backward in (False, True) if args.backward else (False,):
+        calls = {str(sizes.frames): call_of(OURS, sizes, backward) for sizes in lengths}
+        for call in calls.values():  # compiles what is to be compiled
+            call()
+        times = in_turns(calls, args.repeats, clock=clock_of(args))
+        shortest = min(lengths, key=lambda sizes: sizes.frames)
+        for sizes in lengths:
+            taken = times[str(sizes.frames)]
+            record = {"model": OURS, "frames": sizes.frames, "side": sizes.side, "backward": backward}
+            by_frames = shortest.frames / sizes.frames
+            record |= {"times": taken, "ratio": by_frames * ratio(taken, times[str(shortest.frames)])}
+            record |= {"is_bound": False, "layers": sizes.blocks, "memory": None}
+            records.append(record)
+    return records
+
+
+def layers_of(name: str, sizes: Sizes) -> int:
+    """Return how many blocks or layers a model has."""
+    if name in SHORT:
+        return sizes.scan_layers
+    return sizes.blocks if name == OURS else sizes.peer_layers
+
+
+def clock_of(args: argparse.Namespace) -> Callable[[], float]:
+    """Return the clock: the processor's on one thread, else that of the wall."""
+    return time.process_time if args.threads == 1 else time.perf_counter
 
 
 def row_of(record: dict[str, Any]) -> dict[str, Any]:
     """Write a record as a row."""
     memory = record["memory"]
+    more = "> " if record["is_bound"] else ""
     return {
         "model": record["model"],
+        "layers": record["layers"],
         "frames": record["frames"],
         "side": record["side"],
         "pass": "forward, backward" if record["backward"] else "forward",
-        "median": milliseconds(record["times"]),
+        "median": more + milliseconds(record["times"]),
         "a frame": milliseconds([seconds / record["frames"] for seconds in record["times"]]),
-        "x ours": "" if record["ratio"] is None else f"{record['ratio']:.2f}",
+        "x ours": "" if record["ratio"] is None else f"{more}{record['ratio']:.2f}",
         "extra memory": "" if memory is None else f"{memory / MIB:.0f} MiB",
     }
 
@@ -264,7 +356,7 @@ def draw(records: list[dict[str, Any]], backward: bool, axis: Any) -> None:
         points = [r for r in records if r["model"] == name and r["backward"] == backward]
         if points:
             tokens = [r["frames"] * (r["side"] // PATCH) ** 2 for r in points]
-            axis.plot(tokens, [sorted(r["times"])[len(r["times"]) // 2] for r in points], "o-", label=name)
+            axis.plot(tokens, [statistics.median(r["times"]) for r in points], "o-", label=name)
     axis.set(xscale="log", yscale="log", xlabel="patches of a clip", ylabel="seconds a clip, batch 1")
     axis.legend()
 
@@ -276,6 +368,7 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", type=int, default=[224], help="sides of a frame in pixels")
     parser.add_argument("--size", choices=list(SIZES), default="small")
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--blocks", type=int, help="of VideoMamba; those of its size when absent")
     parser.add_argument("--peer_layers", type=int, help="VideoMamba's number of blocks when absent")
     parser.add_argument("--scan_layers", type=int, default=1)
     parser.add_argument("--backward", action="store_true", help="also with gradients")
@@ -283,36 +376,44 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--max_seconds", type=float, default=300, help="of one call")
+    parser.add_argument("--scan_seconds", type=float, help="limit of the torch scan with gradients; 60 when absent")
+    parser.add_argument("--alone_by_length", action="store_true", help="VideoMamba alone, all lengths in turns")
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
     parser.add_argument("--output_dir", help="write results.json and plots here")
     parser.add_argument("--alone", nargs=2, metavar=("MODEL", "SIZES"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.alone:
         name, sizes = args.alone
+        torch.set_num_threads(args.threads)
         call = call_of(name, Sizes(**json.loads(sizes)), args.backward)
-        print(extra_memory(call))
+        print(seconds_until(args.scan_seconds, call) if args.scan_seconds else extra_memory(call))
         return
+    args.scan_seconds = args.scan_seconds or 60
     keep_memory()
     torch.set_num_threads(args.threads)
     width, blocks = (2 * HEAD, 2) if args.quick else SIZES[args.size]
+    blocks = args.blocks or blocks
     frames, sides = ([2], [2 * PATCH]) if args.quick else (args.frames, args.sizes)
     peer_layers = args.peer_layers or blocks
     print(f"{hardware()}; {args.threads} threads; width {width}, {blocks} blocks, {peer_layers} layers, batch 1\n")
-    records = []
+    lengths = []
     for side in sides:
         for count in frames:
-            sizes = Sizes(
-                frames=count,
-                side=side,
-                width=width,
-                blocks=blocks,
-                peer_layers=peer_layers,
-                scan_layers=args.scan_layers,
-            )
-            if count == min(frames) and side == min(sides) and TORCH_SCAN in args.models:
-                print(f"largest difference of features from the torch scan's: {check(sizes):.0e}")
+            sizes = Sizes(frames=count, side=side, width=width)
+            sizes.blocks = blocks
+            sizes.peer_layers = peer_layers
+            sizes.scan_layers = args.scan_layers
+            lengths.append(sizes)
+    if args.alone_by_length:
+        records = compare_lengths(args, lengths)
+    else:
+        records = []
+        if TORCH_SCAN in args.models:
+            print(f"largest difference of features from the torch scan's: {check(lengths[0]):.0e}")
+        for sizes in lengths:
             records += compare(args, sizes)
             keep(args, records)  # a run that is ended early leaves what it has measured
+    keep(args, records)
     print(markdown([row_of(record) for record in records]))
 
 

@@ -482,14 +482,36 @@ def test_a_checkpoint_of_another_family_depth_or_scan_is_refused(tmp_path):
     BertModel(BertConfig(vocab_size=9, **sizes)).save_pretrained(tmp_path / "bert")
     VideoMambaForVideoClassification(tiny_config()).save_pretrained(tmp_path / "clips")
     for model_class in (VideoMambaModel, VideoMambaForVideoClassification, VideoMambaForPreTraining):
-        with pytest.raises(ValueError, match="cls_token"):
+        with pytest.raises(ValueError, match="must be a checkpoint of videomamba, got one of bert"):
             model_class.from_pretrained(tmp_path / "bert")
         with pytest.raises(ValueError, match=r"layers\.2\.mixer"):
             model_class.from_pretrained(tmp_path / "clips", num_hidden_layers=3)
+        with pytest.raises(ValueError, match=r"as many blocks and scans .* got others: .*layers\.1\.mixer"):
+            model_class.from_pretrained(tmp_path / "clips", num_hidden_layers=1)
         with pytest.raises(ValueError, match="temporal_forward_ssm"):
             model_class.from_pretrained(tmp_path / "clips", scan_type="spatiotemporal_v2")
-    with pytest.raises(RuntimeError, match="ignore_mismatched_sizes"):
-        VideoMambaForVideoClassification.from_pretrained(tmp_path / "clips", hidden_size=32)
+
+
+def test_scans_that_the_configuration_lacks_are_never_dropped(tmp_path):
+    VideoMambaModel(tiny_config(scan_type="spatiotemporal_v2")).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="got others: .*temporal_forward_ssm"):
+        VideoMambaModel.from_pretrained(tmp_path, scan_type="spatial_first")
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"hidden_size": 32}, r"cls_token of \(1, 1, 16\) instead of \(1, 1, 32\)"),
+        ({"image_size": 32}, r"position_embeddings of .*; .* resize_clips"),
+        ({"num_frames": 8}, r"temporal_embeddings of .* instead of .* resize_clips"),
+        ({"num_labels": 5}, r"classifier.weight of \(\d+, 16\) instead of \(5, 16\); ignore_mismatched_sizes=True"),
+    ],
+)
+@pytest.mark.parametrize("wants_report", [False, True])
+def test_a_checkpoint_of_another_size_is_refused_in_one_sentence(changed, told, wants_report, tmp_path):
+    VideoMambaForVideoClassification(tiny_config()).save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match=f"must hold weights of the sizes .* says, got .*{told}"):
+        VideoMambaForVideoClassification.from_pretrained(tmp_path, output_loading_info=wants_report, **changed)
 
 
 def test_other_classes_and_clips_for_pictures_get_new_weights(tmp_path):

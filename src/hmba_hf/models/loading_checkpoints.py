@@ -325,13 +325,17 @@ def check_index(checkpoint: Any, options: Mapping[str, Any]) -> None:
 
 def refuse_lacking(checkpoint: Any, lacking: Iterable[str]) -> None:
     """Raise a `ValueError` that names the weights that a checkpoint lacks, if there are any."""
-    names = sorted(lacking)
-    if not names:
-        return
-    listed = ", ".join(names[:3])
-    if len(names) > 3:
-        listed += f" and {len(names) - 3} more"
-    raise ValueError(f"{checkpoint} must hold every weight that is read, in its shape, got none for {listed}")
+    if listed := first_names(lacking):
+        raise ValueError(f"{checkpoint} must hold every weight that is read, in its shape, got none for {listed}")
+
+
+def first_names(names: Iterable[str]) -> str:
+    """List the first names in words; empty if there are none."""
+    found = sorted(names)
+    listed = ", ".join(found[:3])
+    if len(found) > 3:
+        listed += f" and {len(found) - 3} more"
+    return listed
 
 
 def say_what_is_tied(model: Any) -> None:

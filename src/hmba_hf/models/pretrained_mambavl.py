@@ -23,6 +23,7 @@ class MambaVLPreTrainedModel(SafetensorsPreTrainedModel):
 
     config: MambaVLConfig
     may_be_new = re.compile(r"^classifiers\.")
+    model_types = ("mambavl",)
     base_model_prefix = "mambavl"
     main_input_name = "pixel_values_videos"
     input_modalities = ["video", "text"]

@@ -25,6 +25,9 @@ class VideoMambaPreTrainedModel(SafetensorsPreTrainedModel):
     config: VideoMambaConfig
     # Heads, and the table of times of a model of pictures that is to take clips.
     may_be_new = re.compile(r"^(classifier|distillation_head|alignment_heads)\.|\btemporal_embeddings$")
+    must_be_read = re.compile(r"\bencoder\.layers\.")
+    model_types = ("videomamba",)
+    help_with_sizes = "resize_clips of a VideoMambaModel interpolates tables of times and places"
     base_model_prefix = "videomamba"
     main_input_name = "pixel_values_videos"
     input_modalities = ["video", "image"]

@@ -52,6 +52,7 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
     """
 
     config: VideoMambaRetrievalConfig  # type: ignore[assignment]
+    model_types = ("videomamba_retrieval",)
     _auto_class = "AutoModel"
     base_model_prefix = ""
     input_modalities = ["video", "text"]
