@@ -57,6 +57,12 @@ FLOORS = (
         travels_with="model",
         families=True,
     ),
+    Floor(
+        "bundling",
+        ("loading", "configuration", "modeling", "bundling"),
+        "weights, files: families meet here alone, for a checkpoint with a tower of another one",
+        travels_with="model",
+    ),
     Floor("decoding", ("decoding", "sampling"), "models", travels_with="processor"),
     Floor("sampling", ("sampling",), "models", travels_with="processor"),
     Floor("parsing", ("parsing",), "models", travels_with="processor"),
