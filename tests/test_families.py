@@ -1,8 +1,13 @@
 """A family may have models for several tasks: its rows are told apart by the classes of models."""
 
+from types import SimpleNamespace
+
 import pytest
 
+from hmba_hf.evaluation.results import card_results
 from hmba_hf.families import FAMILIES, TASKS, auto_class, family_of, register_family
+from hmba_hf.hub import CardDetails
+from hmba_hf.hub.cards import compose_card
 from hmba_hf.models.configuration_videomamba import VideoMambaConfig
 from hmba_hf.models.modeling_videomamba import VideoMambaForImageClassification, VideoMambaForVideoClassification
 
@@ -62,3 +67,29 @@ def test_two_rows_for_one_class_are_refused(birds):
         register_family(PAIR[0]._replace(architectures=("BirdThatFlies",)))
     with pytest.raises(ValueError, match="model_type must be one that no family has, got 'bird'"):
         register_family(PAIR[0]._replace(architectures=()))
+
+
+@pytest.mark.parametrize(
+    ("model_class", "tag"),
+    [
+        (VideoMambaForImageClassification, "image-classification"),
+        (VideoMambaForVideoClassification, "video-classification"),
+    ],
+)
+def test_results_on_a_card_are_of_the_task_of_its_model(model_class, tag):
+    scores = {
+        "task": "classification",
+        "dataset": "org/clips",
+        "split": "test",
+        "scores": {"top_1": 0.5},
+        "intervals": {"top_1": [0.4, 0.6]},
+        "samples": {"answered": 4, "skipped": 0},
+        "bootstrap": {"draws": 10, "confidence": 0.95},
+        "arguments": {},
+        "versions": {},
+        "command": "hmba evaluate",
+        "absent": {},
+    }
+    run = SimpleNamespace(metrics=scores, recipe={}, results=card_results(scores))
+    data = compose_card(model_class(VideoMambaConfig(**SMALL)), CardDetails(), [run]).data
+    assert {result.task_type for result in data.eval_results} == {data.pipeline_tag} == {tag}

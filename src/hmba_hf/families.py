@@ -45,6 +45,7 @@ class Family(NamedTuple):
         card: template of its cards, a file in `model_cards/` or the absolute path of another one.
         architectures: names of the classes of models that the row is for, as configurations hold them; all classes of
             the model type when empty.
+        results_tag: the Hub's word for the task in the results of its cards; that of `task` when absent.
     """
 
     model_type: str
@@ -63,6 +64,7 @@ class Family(NamedTuple):
     no_low_rank: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
+    results_tag: str | None = None
 
     def part_of(self, name: str) -> str | None:
         """Name the part of a parameter, also in a wrapped or a PEFT model; `None` for no part."""
@@ -189,6 +191,7 @@ FAMILIES = [
         auto_class="AutoModelForImageClassification",
         architectures=("VideoMambaForImageClassification",),
         pipeline_tag="image-classification",
+        results_tag="image-classification",
         **_VIDEOMAMBA,
     ),
     Family(

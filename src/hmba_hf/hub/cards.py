@@ -124,18 +124,21 @@ def compose_card(
     """
     parents = find_parents(model, details, repo_id)
     learned_from = details.learned_from
+    family = family_of(model)
     results = []
     seen = list(learned_from)
     for run in runs:
         results += run.results
         seen.append(run.metrics["dataset"])
+    for result in results:
+        result.task_type = family.results_tag or result.task_type
     is_drawn = any(drawn in name for name in seen for drawn in _DRAWN)
     name = repo_id.rpartition("/")[2]
     data = ModelCardData(
         language="en",
         license=details.license,
         library_name="peft" if is_adapter(model) else "transformers",
-        pipeline_tag=family_of(model).pipeline_tag,
+        pipeline_tag=family.pipeline_tag,
         base_model=parents.names or None,
         base_model_relation=parents.relation if parents.names else None,
         datasets=_hub_datasets(learned_from) or None,
