@@ -261,5 +261,5 @@ def test_unknown_values_of_a_configuration_are_refused(options, message):
 
 def test_a_checkpoint_of_videos_alone_is_refused(tmp_path):
     tiny_retrieval().vision_model.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="must hold every weight that is read"):
+    with pytest.raises(ValueError, match="must be a checkpoint of videomamba_retrieval, got one of videomamba"):
         VideoMambaForVideoTextRetrieval.from_pretrained(tmp_path, config=tiny_retrieval().config)
