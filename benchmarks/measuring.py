@@ -21,6 +21,8 @@ from typing import Any
 import torch
 import transformers
 
+from hmba_hf.commands.env import processor_name
+
 try:
     import numba
 except ImportError:
@@ -39,15 +41,11 @@ SHORT = 1.0  # seconds; a longer call does not feel what was run before it
 
 def hardware(device: str = "cpu") -> str:
     """Describe the machine and the libraries that a timing belongs to."""
-    model = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").is_file():
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), model)
     card = f"{torch.cuda.get_device_name()}, " if device == "cuda" else ""
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     versions += f", numba {numba.__version__}" if numba else ", no numba"
     return (
-        f"{card}{model} ({torch.backends.cpu.get_cpu_capability()}), {os.cpu_count()} cores, "
+        f"{card}{processor_name()} ({torch.backends.cpu.get_cpu_capability()}), {os.cpu_count()} cores, "
         f"{platform.system()}, Python {platform.python_version()}, {versions}"
     )
 

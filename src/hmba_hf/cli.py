@@ -49,6 +49,8 @@ VERBS = {
     "evaluate": Verb("commands.evaluate", "Score predictions, or make and score them.", "on demand"),
     "push": Verb("commands.push", "Push a model to the Hub with its code and card."),
     "study": Verb("commands.study", "Ablate the adapter on the drawn world."),
+    "backends": Verb("commands.backends", "Show which kernels run here, and why not others."),
+    "env": Verb("commands.env", "Show versions, devices and backends for a bug report."),
 }
 PREPARING = {
     "drama": Verb("commands.prepare_drama", "DRAMA: the object at risk in a drive."),

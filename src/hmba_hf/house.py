@@ -184,6 +184,7 @@ FLOORS = (
             "metrics",
             "families",
             "files",
+            "installation",
             "messages",
             "visualization",
         ),

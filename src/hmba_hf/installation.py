@@ -1,6 +1,7 @@
 """How to install this package, or what one of its extras adds to it."""
 
 import shlex
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
@@ -34,6 +35,21 @@ def how_to_install(extra: str | None = None) -> str:
     if RELEASE is None:
         return f"{NAME} is on no package index: its authors give it as a wheel or as source"
     return install_command(extra)
+
+
+def declared_packages(without: Sequence[str] = ()) -> list[str]:
+    """Return the names of the packages that this one needs, or that its extras add.
+
+    Args:
+        without: extras whose packages are left out.
+    """
+    names = []
+    for line in _declared():
+        requirement = Requirement(line)
+        if requirement.name == NAME or any(_holds(requirement, extra) for extra in without if requirement.marker):
+            continue
+        names.append(requirement.name)
+    return list(dict.fromkeys(names))
 
 
 def _released(release: str, extra: str | None) -> str:

@@ -190,17 +190,23 @@ def scan_function(backend: str) -> Callable:
 
 def show_backends() -> None:
     """Print which implementation of the scan and the convolution runs where, and why not another."""
+    print(describe_backends())
+
+
+def describe_backends() -> str:
+    """Return what `show_backends` prints."""
     forced = os.environ.get(VARIABLE)
     value = repr(forced) if forced else "not set"
-    print(f"{VARIABLE} is {value}; it may force one of {', '.join(BACKENDS)}.")
+    lines = [f"{VARIABLE} is {value}; it may force one of {', '.join(BACKENDS)}."]
     for device in ("cpu", "cuda"):
         try:
-            print(f"Tensors on {device}: {', then '.join(scan_backends(device))}")
+            lines.append(f"Tensors on {device}: {', then '.join(scan_backends(device))}")
         except RuntimeError as error:
-            print(f"Tensors on {device}: {error}")
+            lines.append(f"Tensors on {device}: {error}")
     for name, description in BACKENDS.items():
         line = f"  {name:10} {description}."
         needs_loading = name not in ("portable", "reference", "hub") or name == "hub" == forced
         if needs_loading and isinstance(_load(name), Unavailable):
             line += f" Not usable: {_load(name)}."
-        print(line)
+        lines.append(line)
+    return "\n".join(lines)

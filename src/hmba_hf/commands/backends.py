@@ -1,0 +1,22 @@
+"""Show which implementation of the scan and the convolution runs where, and why not another.
+
+    hmba backends
+
+The variable `HMBA_SCAN_BACKEND` forces one.
+"""
+
+import argparse
+from collections.abc import Sequence
+
+from hmba_hf.models.ops_backends import show_backends
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Print it."""
+    layout = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(prog="hmba backends", description=__doc__, formatter_class=layout).parse_args(words)
+    show_backends()
+
+
+if __name__ == "__main__":
+    main()
