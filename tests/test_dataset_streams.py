@@ -24,7 +24,7 @@ WORLD = MicroWorldConfig(frame_size=32)
 @pytest.fixture(autouse=True)
 def soon_over(monkeypatch):
     """At the end of a pass datasets waits five seconds for the threads of Arrow."""
-    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1)
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1, raising=False)
 
 
 @pytest.fixture(scope="module")

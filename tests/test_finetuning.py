@@ -311,7 +311,7 @@ def test_training_on_cached_features_has_equal_losses_and_runs_no_tower(base, da
 
 
 def test_a_stream_is_learned_from_again_and_again_and_resumed_exactly(base, datasets, tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1)
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0.1, raising=False)
     words = ["--dataset_name", *datasets, "--streaming", "True", "--save_steps", 4, "--save_total_limit", 9]
     words += ["--max_steps", 8]  # more than the 12 clips give in a pass
     tune(base, tmp_path / "whole", *words)

@@ -94,7 +94,8 @@ def place(tmp_path_factory):
 @pytest.fixture
 def start(place, stored_model, tmp_path, monkeypatch):
     """Run a command of the tables, each time in a new folder."""
-    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)  # as long as a stream of one row is read
+    # It sleeps for as long as a stream of one row is read.
+    monkeypatch.setattr(datasets.config, "SLEEP_TIME_ON_THREADS_SHUTDOWN", 0, raising=False)
 
     def run(command, **options):
         out = tmp_path / f"run{len(list(tmp_path.iterdir()))}"

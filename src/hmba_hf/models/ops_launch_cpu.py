@@ -53,7 +53,7 @@ def inlined(function: Callable) -> Any:
 
 
 class _Memory:
-    """The memory that a tensor spans, as numpy takes it in; the tensor lives for as long as the array."""
+    """The memory of a tensor with elements, as numpy takes it in; the tensor lives for as long as the array."""
 
     __slots__ = ("__array_interface__", "tensor")
 
@@ -65,7 +65,7 @@ class _Memory:
         self.tensor = tensor
         self.__array_interface__ = {
             "data": (tensor.data_ptr(), False),
-            "shape": (last + 1 if tensor.numel() else 0,),
+            "shape": (last + 1,),
             "typestr": dtype,
             "version": 3,
         }
@@ -87,7 +87,11 @@ def flat(dtype: torch.dtype, *tensors: Tensor | None) -> list[np.ndarray]:
             continue
         if not x.is_cpu:
             raise ValueError(f"tensors of the CPU kernels must be on cpu, got one on {x.device}")
-        assert x.dtype == dtype and (x.numel() == 0 or x.shape[-1] == 1 or x.stride(-1) == 1)
+        assert x.dtype == dtype
+        if x.numel() == 0:  # torch has no address for it, which older releases of numpy refuse
+            arrays.append(np.empty(0, NUMPY_DTYPES[dtype]))
+            continue
+        assert x.shape[-1] == 1 or x.stride(-1) == 1
         arrays.append(np.asarray(_Memory(x, NUMPY_DTYPES[dtype])))
     return arrays
 
