@@ -68,6 +68,25 @@ def test_a_matrix_that_does_not_matter_or_states_nothing_is_no_obstacle(picture_
     assert to_rgb(frame, SQUARE, "drive.mp4").shape == (48, 64, 3)
 
 
+@pytest.mark.parametrize(
+    ("matrix", "red", "blue"),
+    [(1, 0.2126, 0.0722), (2, 0.299, 0.114), (5, 0.299, 0.114), (7, 0.212, 0.087), (9, 0.2627, 0.0593)],
+)
+def test_colours_follow_from_the_matrix_that_a_frame_states(matrix, red, blue):
+    y, cb, cr = 128, 100, 170
+    pixels = np.stack([np.full((48, 64), value, np.uint8) for value in (y, cb, cr)])
+    frame = av.VideoFrame.from_ndarray(pixels, format="yuv444p")
+    frame.colorspace = matrix
+
+    light = (y - 16) / 219
+    r = light + 2 * (1 - red) * (cr - 128) / 224
+    b = light + 2 * (1 - blue) * (cb - 128) / 224
+    g = (light - red * r - blue * b) / (1 - red - blue)
+
+    shown = to_rgb(frame, SQUARE, "drive.mp4")[0, 0].astype(int)
+    assert np.abs(shown - 255 * np.array([r, g, b])).max() <= 2
+
+
 def test_every_door_names_the_file_whose_pictures_cannot_be_converted(tmp_path):
     def odd_matrix(stream):
         stream.codec_context.colorspace = 8

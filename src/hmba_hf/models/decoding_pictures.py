@@ -8,6 +8,7 @@ import av
 import numpy as np
 from av.filter import Graph
 from av.sidedata.sidedata import SideDataContainer
+from av.video.reformatter import Colorspace
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
 
 from .decoding_containers import LIMITS, SourceLimits, VideoDecodeError, errors_named
@@ -31,6 +32,8 @@ _UNKNOWN_MATRICES = {
 }
 _UNSPECIFIED_MATRIX = 2
 _RESERVED_MATRIX = 3
+# PyAV before 17 takes all matrices for that of BT.601, unless a second one is named: BT.709, FCC, SMPTE 240M, BT.2020.
+_IGNORED_MATRICES = (1, 4, 7, 9) if int(av.__version__.partition(".")[0]) < 17 else ()
 _BAND = 2**18  # pixels that are composited at once
 _STRETCHED_BAND = 2**19  # pixels of a stretched picture that are converted at once
 _RGB_BITS = 24
@@ -59,9 +62,10 @@ def _trouble(frame: av.VideoFrame) -> str:
 def _converted(frame: av.VideoFrame, width: int) -> np.ndarray:
     """The pixels of a frame as they are stored, stretched to a width, `(h, width, 3)`."""
     has_alpha = any(component.is_alpha for component in frame.format.components)
-    pixels: np.ndarray = frame.to_ndarray(
-        format="rgba" if has_alpha else "rgb24", width=width, interpolation="BICUBIC"
-    )
+    options: dict[str, Any] = {"format": "rgba" if has_alpha else "rgb24", "interpolation": "BICUBIC"}
+    if _has_matrix(frame) and int(frame.colorspace) in _IGNORED_MATRICES:
+        options["dst_colorspace"] = Colorspace.DEFAULT
+    pixels: np.ndarray = frame.to_ndarray(width=width, **options)
     return over_white(pixels) if has_alpha else pixels
 
 
@@ -268,11 +272,16 @@ def _square_width(frame: av.VideoFrame, stream: Any, name: str, limits: SourceLi
     return width
 
 
+def _has_matrix(frame: av.VideoFrame) -> bool:
+    """Return whether RGB follows from the colours of a frame by a matrix."""
+    return not frame.format.is_rgb and len(frame.format.components) >= 3
+
+
 def _check_matrix(frame: av.VideoFrame) -> None:
     matrix = int(frame.colorspace)
     if matrix == _RESERVED_MATRIX:  # states nothing
         frame.colorspace = _UNSPECIFIED_MATRIX
-    if matrix in _UNKNOWN_MATRICES and not frame.format.is_rgb and len(frame.format.components) >= 3:
+    if matrix in _UNKNOWN_MATRICES and _has_matrix(frame):
         raise ValueError(f"FFmpeg cannot convert its colour matrix, {_UNKNOWN_MATRICES[matrix]}")
 
 
