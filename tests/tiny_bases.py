@@ -31,8 +31,8 @@ def save_base(folder, **kwargs):
     return folder
 
 
-def tune(base, folder, *words):
-    """Fine-tune as the example does; return the trainer."""
+def tune(base, folder, *words, **options):
+    """Fine-tune as the example does; `options` are other ones of `finetune`; return the trainer."""
     own = ["--model", base, "--output_dir", folder, "--max_train_samples", 10]
     words = [*own, "--per_device_train_batch_size", 2, *FAST, *words]
-    return finetune(*parse_arguments("", [str(word) for word in words]))
+    return finetune(*parse_arguments("", [str(word) for word in words]), **options)

@@ -106,11 +106,19 @@ class DataArguments(StreamableDataArguments, ClipArguments):
         default=None,
         metadata={"help": "folder of `hmba cache-features`, whose features are then not computed in training"},
     )
+    keep_features: float = field(
+        default=0.0,
+        metadata={
+            "help": "gigabytes of memory for the features of a frozen vision tower, so that a later epoch neither "
+            "reads nor encodes a clip again; what does not fit is encoded at each visit"
+        },
+    )
 
     def recipe(self, is_best_chosen: bool) -> dict[str, Any]:
         """Return what a result depends on; arguments as in `StreamableDataArguments`."""
         kept = super().recipe(is_best_chosen)
         del kept["feature_cache"]  # the same result, faster
+        del kept["keep_features"]  # likewise
         if not is_best_chosen:
             del kept["max_new_tokens"]
         return kept
@@ -146,4 +154,25 @@ def check_options(
         raise ValueError("--feature_cache and --stream_frames need datasets that are held, not --streaming")
     if data_args.feature_cache and family.encodes_frames in model_args.learns:
         raise ValueError("the features of a vision tower that learns cannot be cached: leave out one of the two")
+    _check_kept(model_args, data_args, args, family)
     check_run_options(args)
+
+
+def _check_kept(
+    model_args: ModelArguments, data_args: DataArguments, args: FinetuningArguments, family: Family
+) -> None:
+    """Raise a `ValueError` if features cannot be kept in memory."""
+    wanted = data_args.keep_features
+    if wanted < 0:
+        raise ValueError(f"keep_features must be gigabytes from 0 on, got {wanted}")
+    reasons = {
+        "a vision tower that learns": family.encodes_frames in model_args.learns,
+        "--streaming": data_args.streaming,
+        "--feature_cache": data_args.feature_cache is not None,
+        f"--dataloader_num_workers {args.dataloader_num_workers}": args.dataloader_num_workers > 0,
+        "a model that is spread over processes": bool(args.fsdp or args.deepspeed),
+        "a vision-language model, whose features cache_features.py keeps in files": family.model_type != "hmba",
+    }
+    for reason, is_so in reasons.items():
+        if wanted and is_so:
+            raise ValueError(f"keep_features must be 0 with {reason}, got {wanted}")

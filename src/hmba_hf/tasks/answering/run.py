@@ -7,20 +7,23 @@ from functools import partial
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, set_seed
+from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, TrainerCallback, set_seed
 
 from ...data.bad_samples import BadSamples
 from ...data.dataset_streams import open_stream
 from ...data.encoded_samples import EncodedSamples, EncodedStream, evaluation_samples
+from ...data.feature_cache.keeping import KeptFeatures
 from ...data.feature_cache.reading import CachedSamples, FeatureCache
 from ...data.loading import load_samples
 from ...data.mixing import MixedSamples
 from ...data.past_frames import SamplesWithPast
 from ...data.samples import Sample
 from ...data.schemas import QUESTIONS
+from ...digests import digest_text
 from ...evaluation.results import package_versions
 from ...evaluation.scoring import ScoredRecords
 from ...families import family_of
+from ...files import differences
 from ...hub import CardDetails
 from ...hub.checkpoints import check_base
 from ...metrics.bootstrap import Bootstrap
@@ -40,14 +43,26 @@ from .trainer import AdapterTrainer, ScoreAnswers
 _PACKAGES = ("hmba-hf", "torch", "transformers", "accelerate", "peft")
 
 
-def finetune(model_args: ModelArguments, data_args: DataArguments, args: FinetuningArguments) -> AdapterTrainer:
+def finetune(
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    args: FinetuningArguments,
+    clips: KeptFeatures | None = None,
+    progress: TrainerCallback | None = None,
+) -> AdapterTrainer:
     """Train, or resume from the last whole checkpoint in the folder of the run, and leave model and history there.
 
     A run that SIGTERM has stopped, with `--enable_jit_checkpoint`, leaves a checkpoint alone.
 
+    Args:
+        model_args, data_args, args: options.
+        clips: the `train_dataset` of an earlier run of this process with the same clips and `keep_features`, whose
+            features serve again.
+        progress: shows how far the run is, in the place of the bar of `Trainer`.
+
     Raises:
         ValueError: if an option is wrong or does not go with another, if the folder holds checkpoints of another
-            recipe, or if a sample cannot be learned from and the run is to stop then.
+            recipe, if `clips` hold other features, or if a sample cannot be learned from and the run is to stop then.
         OSError: if something cannot be written, as on a full disk; the last whole checkpoint stays.
     """
     family = read_family_of_base(model_args)
@@ -63,10 +78,13 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
     collator = SampleCollator(processor, data_args.max_length)
     set_seed(args.seed)  # low-rank updates start equal in all processes
     learning, counts = choose_what_learns(model_args, args, model, commit)
+    dataset: Any = training_dataset(data_args, args, collator, bad, cache)
+    if data_args.keep_features:
+        dataset = keep_features(dataset, model, processor, data_args, args, clips)
     trainer = AdapterTrainer(
         model=learning,
         args=args,
-        train_dataset=training_dataset(data_args, args, collator, bad, cache),
+        train_dataset=dataset,
         eval_dataset=None if args.eval_strategy == "no" else evaluation_dataset(data_args, collator, bad),
         data_collator=collator,
         processing_class=processor,
@@ -77,6 +95,10 @@ def finetune(model_args: ModelArguments, data_args: DataArguments, args: Finetun
         max_new_tokens=data_args.max_new_tokens,
         card=CardDetails(license=args.hub_license, training=wanted, environment=package_versions(*_PACKAGES)),
     )
+    if progress is not None:
+        trainer.remove_callback(ProgressCallback)
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(progress)
     options = {**vars(model_args), **vars(data_args), **args.to_sanitized_dict()}
     has_ended = train_to_end(trainer, checkpoint, counts, options, bad)
     if has_ended and args.push_to_hub:
@@ -153,16 +175,51 @@ def open_cache(
     if folder is None:
         return None
     features = frame_features(model, processor)
-    computes_in = features.dtype
-    if args.bf16:
-        computes_in = torch.bfloat16
-    elif args.fp16:
-        computes_in = torch.float16
+    computes_in = _computes_in(features.dtype, args)
     with gathered(features.parameters()):
         cache = FeatureCache(folder, features.key(computes_in))
     if processor.time_format is not None:
         cache.check_times()
     return cache
+
+
+def keep_features(
+    samples: EncodedSamples,
+    model: PreTrainedModel,
+    processor: Any,
+    data_args: DataArguments,
+    args: FinetuningArguments,
+    clips: KeptFeatures | None = None,
+) -> KeptFeatures:
+    """Keep the features of samples in memory, or go on with those of `clips`.
+
+    Raises:
+        ValueError: if `clips` hold features of another tower or other clips.
+    """
+    features = frame_features(model, processor)
+    computes_in = _computes_in(features.dtype, args)
+    prompts = digest_text(repr((data_args, args.seed, processor)))
+    key = {**features.key(computes_in), "clips and prompts": prompts}
+
+    def encode(pixels: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(args.device.type, computes_in, enabled=computes_in != features.dtype):
+            return features.encode(pixels).to(computes_in)
+
+    if clips is None:
+        return KeptFeatures(samples, encode, key, data_args.keep_features)
+    stale = differences(clips.key, key)
+    if stale:
+        raise ValueError(f"clips must be kept with the features of this run, got other ones: {'; '.join(stale)}")
+    return clips
+
+
+def _computes_in(dtype: torch.dtype, args: FinetuningArguments) -> torch.dtype:
+    """Return the dtype in which a model of some dtype computes while it learns."""
+    if args.bf16:
+        return torch.bfloat16
+    if args.fp16:
+        return torch.float16
+    return dtype
 
 
 def scoring_for(processor: Any) -> ScoreAnswers:
