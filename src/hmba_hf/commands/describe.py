@@ -9,7 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 from transformers import pipeline
@@ -40,29 +40,66 @@ def main(words: Sequence[str] | None = None) -> None:
 
     task: Any = "video-text-to-text"  # which transformers learns by importing this package
     pipe = pipeline(task, model=args.model, dtype=args.dtype, device_map=args.device_map)
-    sampling = pipe.processor.video_processor
-    sampling.set_source_rules(**options.rules)
-    rules = sampling.source_rules
+    pipe.processor.video_processor.set_source_rules(**options.rules)
     try:
-        frames, metadata = decode_frames(
-            args.video, timestamp=args.timestamp, num_frames=sampling.num_frames, fps=sampling.fps, **rules
-        )
+        described = describe(pipe, args.video, args.question, args.timestamp, args.max_new_tokens)
     except (FileNotFoundError, ValueError) as error:  # the video, or a moment outside of it
         sys.exit(f"--video: {error}")
-    generation = {"max_new_tokens": args.max_new_tokens}
-    (answer,) = pipe(videos=frames, text=args.question, generate_kwargs=generation)
-    text = re.sub(r"\[[\d.,;]+\]", "", answer["generated_text"])  # the boxes are drawn instead
-    pictures = [Image.fromarray(frame) for frame in frames]
-    name = family_of(pipe.model.config).name
-    page = draw_answer(pictures, metadata.timestamps, args.question, text, answer["objects"], name=name)
-    page.save(args.output)
+    described.page.save(args.output)
 
-    times = [f"{time:.2f}" for time in metadata.timestamps]
+    times = [f"{time:.2f}" for time in described.times]
     print(f"frames at {', '.join(times)} s")
-    print(answer["generated_text"])
-    for item in answer["objects"]:
+    print(described.text)
+    for item in described.objects:
         print(f"  {item['label']}: {item['box']}")
     print(f"picture: {args.output}")
+
+
+class Description(NamedTuple):
+    """An answer about a moment of a video.
+
+    Attributes:
+        text: as the model has written it.
+        objects: its boxes, as in `draw_answer`.
+        times: of the frames that the model saw, in seconds.
+        page: the answer, drawn.
+    """
+
+    text: str
+    objects: list[dict[str, Any]]
+    times: Sequence[float]
+    page: Image.Image
+
+
+def describe(
+    pipe: Any, video: Any, question: str = QUESTION, timestamp: float | None = None, max_new_tokens: int = 128
+) -> Description:
+    """Ask the model of a pipeline about a moment of a video, and draw its answer.
+
+    Args:
+        pipe: of `"video-text-to-text"`, whose video processor has the rules for files.
+        video: any source of `decode_frames`.
+        question: text.
+        timestamp: seconds into the video; its end when absent.
+        max_new_tokens: longest answer.
+
+    Raises:
+        FileNotFoundError: if there is no such video.
+        ValueError: if it cannot be read, or if the moment is outside of it.
+    """
+    sampling = pipe.processor.video_processor
+    rules = sampling.source_rules
+    frames, metadata = decode_frames(
+        video, timestamp=timestamp, num_frames=sampling.num_frames, fps=sampling.fps, **rules
+    )
+    (answer,) = pipe(videos=frames, text=question, generate_kwargs={"max_new_tokens": max_new_tokens})
+    text = answer["generated_text"]
+    objects = answer["objects"]
+    without_boxes = re.sub(r"\[[\d.,;]+\]", "", text)  # the boxes are drawn instead
+    pictures = [Image.fromarray(frame) for frame in frames]
+    name = family_of(pipe.model.config).name
+    page = draw_answer(pictures, metadata.timestamps, question, without_boxes, objects, name=name)
+    return Description(text, objects, metadata.timestamps, page)
 
 
 if __name__ == "__main__":
