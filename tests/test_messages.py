@@ -1,9 +1,12 @@
+import importlib
+import io
 import logging
+import sys
 
 import pytest
 
-from hmba_hf import HMBAForConditionalGeneration
-from hmba_hf.messages import without_load_report
+from hmba_hf import HMBAForConditionalGeneration, commands
+from hmba_hf.messages import show_escapes, show_messages, without_load_report
 from tiny_bases import save_base, tune
 from tiny_models import tiny_model
 
@@ -43,3 +46,25 @@ def test_a_table_of_weights_is_shown_after_an_error(tmp_path, of_transformers):
     with without_load_report():
         logging.getLogger("transformers.modeling_utils").warning("another warning")
     assert of_transformers[1:] == ["another warning"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"), [("utf-8", r"\udcfe.mp4 – 答"), ("ascii", r"\udcfe.mp4 \u2013 \u7b54")]
+)
+def test_names_that_are_not_utf8_and_answers_in_any_letters_are_printed(monkeypatch, encoding, shown):
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding))
+    show_messages()
+    show_escapes()
+    text = b"\xfe.mp4".decode("utf-8", "surrogateescape") + " – 答"
+    print(text)
+    logging.getLogger("hmba_hf").info(text)
+    sys.stdout.flush()
+    assert output.getvalue().decode(encoding).splitlines() == [shown, shown]
+
+
+def test_every_command_prints_so_however_it_is_started(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    importlib.reload(commands)
+    assert stream.errors == "backslashreplace"

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import typer
 
+from .messages import show_escapes
+
 UNTOUCHED = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 FINETUNING = {
     "answering": "finetune",
@@ -68,6 +70,7 @@ CONVERTING = {
 
 def run(verb: Verb, words: list[str]) -> None:
     """Hand the words behind a verb to its module, in this process or by Accelerate's launcher."""
+    show_escapes()
     module = f"hmba_hf.{verb.module}"
     if verb.module == "commands.finetune" and words and words[0] in FINETUNING:
         module = f"hmba_hf.commands.{FINETUNING[words[0]]}"

@@ -1,5 +1,6 @@
 """Reports of long work: one logger, which commands show."""
 
+import io
 import logging
 import sys
 from collections.abc import Iterator
@@ -50,3 +51,12 @@ def without_load_report() -> Iterator[None]:
         source.removeFilter(keep_report)
         for record in kept:
             source.handle(record)
+
+
+def show_escapes() -> None:
+    """Let standard output show escapes in the place of letters that it cannot encode.
+
+    Such are names of files that are not UTF-8, and answers on a terminal of few letters. Standard error does so, too.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
