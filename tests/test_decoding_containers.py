@@ -269,6 +269,13 @@ def test_file_objects_of_every_kind_are_read_and_left_open(kind, video, tmp_path
         assert read_numbers(np.stack([picture for _, picture in iter_frames(file)])) == list(range(20))
 
 
+def test_a_long_text_that_is_no_path_is_refused_without_printing_all_of_it():
+    for door in (decode_frames, video_duration, lambda source: next(iter_frames(source))):
+        with pytest.raises(FileNotFoundError, match="got 'data:video/mp4;base64,AAAA.*no such file") as caught:
+            door("data:video/mp4;base64," + 100_000 * "A")
+        assert len(str(caught.value)) < 500
+
+
 def test_file_objects_that_cannot_be_read_are_refused_in_one_sentence(video, tmp_path):
     (tmp_path / "cut.gz").write_bytes(gzip.compress(video)[:-2000])
     (tmp_path / "flipped.gz").write_bytes(gzip.compress(video)[:-8] + bytes(8))

@@ -81,6 +81,7 @@ _READ_TROUBLE = (
     http.client.HTTPException,
 )
 _CHUNK = 2**20
+LONGEST_SHOWN = 300  # characters of a text that leads to no file, as base64 text does
 _HEAD = 2**20  # bytes of a picture that hold its size, behind EXIF data and a preview, too
 
 
@@ -410,7 +411,8 @@ def _check_path(path: str, kind: str) -> None:
     if _ADDRESS.match(path):
         raise VideoDecodeError(_live(path, "an address that cannot be fetched as a file", "'rtsp' or 'mpegts'"))
     reason = "a directory" if os.path.isdir(path) else "no such file"
-    raise FileNotFoundError(f"a {kind} must be a local file or an http(s) URL, got {path!r} ({reason})")
+    shown = path if len(path) <= LONGEST_SHOWN else f"{path[:LONGEST_SHOWN]}..."
+    raise FileNotFoundError(f"a {kind} must be a local file or an http(s) URL, got {shown!r} ({reason})")
 
 
 def _opened_path(path: str) -> Any:

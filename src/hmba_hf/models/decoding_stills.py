@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from .decoding_containers import LIMITS, SourceLimits, VideoDecodeError, opened
+from .decoding_containers import LIMITS, LONGEST_SHOWN, SourceLimits, VideoDecodeError, opened
 
 PICTURE_FORMATS = tuple(
     "AVIF BMP DIB GIF HEIF ICO JPEG JPEG2000 JXL MPO PCX PNG PPM QOI SGI SUN TGA TIFF WEBP XBM XPM".split()
@@ -24,7 +24,6 @@ PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 """How names of pictures in a folder end, in small letters."""
 
 _ORIENTATION = 274
-_SHOWN = 100  # characters of a text that is no picture
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -101,7 +100,7 @@ def load_frame(source: str, limits: SourceLimits = LIMITS) -> Image.Image:
     try:
         data = b64decode("".join(text.split()), validate=True)
     except ValueError as error:
-        start = source if len(source) <= _SHOWN else f"{source[:_SHOWN]}..."
+        start = source if len(source) <= LONGEST_SHOWN else f"{source[:LONGEST_SHOWN]}..."
         raise ValueError(f"a picture must be a local file, an http(s) URL or base64 text, got {start!r}") from error
     return read_picture(data, limits)
 
