@@ -105,9 +105,9 @@ def test_the_table_says_how_far_an_interrupted_run_came(tool, tmp_path):
     first = dict([*OUTCOMES.items()][:1])
     text = written_table(tool, tmp_path, result_of(outcomes=first, finished=False))
     assert "| central part, interrupted after 1 of 2 | 0 | 1 |" in text
-    assert not tool["run"].has_finished(tmp_path / "abc" / "lowest.jsonl")
+    assert not tool["run"].read_result(tmp_path / "abc" / "lowest.jsonl")["finished"]
     assert "interrupted" not in written_table(tool, tmp_path, result_of())
-    assert tool["run"].has_finished(tmp_path / "abc" / "lowest.jsonl")
+    assert tool["run"].read_result(tmp_path / "abc" / "lowest.jsonl")["finished"]
 
 
 def test_a_failure_with_a_known_cause_is_not_ours(tool, tmp_path, monkeypatch):
