@@ -72,13 +72,10 @@ tags: [hmba, micro-world]
 # The micro-world's base model
 
 An H-MBA model of {count:,} parameters without a temporal adapter (`adapter="none"`). It names the road users of one
-drawn picture and gives their boxes, and knows nothing of motion. `make demo` and the studies fine-tune it.
+drawn picture and gives their boxes, and knows nothing of motion. `hmba demo` and `hmba study` fine-tune it.
 
-This command trained it from random weights on drawn pictures of the micro-world:
-
-    python examples/train_micro_base.py --output_dir examples/micro_base
-
-It was evaluated on {scores.count} held-out pictures with questions such as "Where is the red truck?":
+It learned from random weights on drawn pictures of the micro-world, by a program that comes with the source
+of hmba-hf. It was evaluated on {scores.count} held-out pictures with questions such as "Where is the red truck?":
 
 | mIoU | Acc@0.5 | share of unparsed answers |
 |---|---|---|

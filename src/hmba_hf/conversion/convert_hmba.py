@@ -15,7 +15,7 @@ A checkpoint is a folder, a Hub id (`org/name` or `org/name@revision`) or a file
 sharded or not. No code in it is run. The result holds processor, tokenizer, code and card, and is written one tensor
 at a time, whole or not at all. `--verify` reads it again, compares every tensor with its origins, and a released
 adapter with a plain restatement of the original. `--verify RECORDED` also compares the whole model with recorded
-numbers of the original code (see `verification.py`).
+numbers of the original code (see `hmba_hf.conversion.verification`).
 """
 
 import argparse

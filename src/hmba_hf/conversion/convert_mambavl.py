@@ -21,7 +21,8 @@ A checkpoint is a file (.pyth, .pth, .pt, .bin or .safetensors), a folder, or on
 file, in which they are not RoBERTa's. The result reads padding as text and starts decays as the released code does. It
 holds processor, code and card, and is written one tensor at a time, whole or not at all.
 `--verify` reads it again, and compares every tensor with its origin and the model with a plain restatement of the
-original. `--verify RECORDED` also compares it with recorded numbers of the original code (see `verification.py`).
+original. `--verify RECORDED` also compares it with recorded numbers of the original code (see
+`hmba_hf.conversion.verification`).
 """
 
 import argparse

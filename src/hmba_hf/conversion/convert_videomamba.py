@@ -25,7 +25,7 @@ A checkpoint is a file (.pth, .pt, .bin or .safetensors), a folder, or on the Hu
 leaves out. The result holds processor, code and card, and is written one tensor at a time, whole or not at all.
 `--verify` reads it again, and compares every tensor with its origin and the backbone with a plain restatement of the
 original. `--verify RECORDED` also compares the model with recorded numbers of the original code (see
-`verification.py`).
+`hmba_hf.conversion.verification`).
 """
 
 import argparse

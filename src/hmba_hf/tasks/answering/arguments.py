@@ -171,7 +171,7 @@ def _check_kept(
         "--feature_cache": data_args.feature_cache is not None,
         f"--dataloader_num_workers {args.dataloader_num_workers}": args.dataloader_num_workers > 0,
         "a model that is spread over processes": bool(args.fsdp or args.deepspeed),
-        "a vision-language model, whose features cache_features.py keeps in files": family.model_type != "hmba",
+        "a vision-language model, whose features `hmba cache-features` keeps in files": family.model_type != "hmba",
     }
     for reason, is_so in reasons.items():
         if wanted and is_so:
