@@ -13,7 +13,7 @@ REAL := .cache/real
 .PHONY: demo matrix test test-real test-latest test-lowest clean
 
 demo: $(INSTALLED)
-	$(BIN)/python examples/demo.py $(if $(VIDEO),--video "$(VIDEO)")
+	$(BIN)/hmba demo $(if $(VIDEO),--video "$(VIDEO)")
 
 # Two processes fill two cores; with more threads they would wait for each other.
 test: export OMP_NUM_THREADS := 1

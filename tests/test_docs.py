@@ -95,7 +95,7 @@ OTHERS = [(page, line) for page, line in COMMANDS if line not in PROGRAMS]
 def sandbox(stored_model, golden, tmp_path_factory):
     """A folder that holds what the pages name: models, foreign checkpoints, datasets, clips."""
     folder = tmp_path_factory.mktemp("docs")
-    for name in ("hmba-base", "hmba-drama", "runs/demo/mamba-300"):
+    for name in ("hmba-base", "hmba-drama", "runs/demo/model"):
         shutil.copytree(stored_model, folder / name)
     save_mambavl(folder / "mambavl", HEADS[MICRO_QUESTIONS])  # evaluate.py reads whose options it has
     save_vlm("qwen3_vl", folder / "qwen3-vl")

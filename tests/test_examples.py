@@ -32,7 +32,6 @@ from hmba_hf.tasks.answering.collator import SampleCollator
 from hmba_hf.tasks.answering.generation import answer_samples
 from tiny_models import part_of, tiny_model, tiny_tower
 from tiny_processors import tiny_tokenizer
-from tiny_runs import run_commands_here
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -467,36 +466,6 @@ def test_the_base_of_the_micro_world_can_be_trained_anew(tmp_path):
     assert model.config.adapter == "none"
     still = MicroWorld(MicroWorldConfig(), "test", 1).still_sample(0)
     assert len(answer_samples(model, processor, [still], max_new_tokens=2)) == 1
-
-
-def test_the_demo_teaches_compares_answers_and_reports(clip, tmp_path, call, monkeypatch, capsys):
-    run_commands_here(monkeypatch)
-    call("demo.py", "--steps", 1, "--clips", 2, "--video", clip)
-    printed = capsys.readouterr().out
-    assert printed.count("$ hmba") == 8
-    assert "mamba-1 loads as HMBAModel with " in printed
-    assert "H-MBA: mIoU" in printed and "current frame only: mIoU" in printed and "worth nothing" in printed
-    report = (tmp_path / "runs" / "demo" / "report.html").read_text()
-    assert report.count("<img") == 5 and "worth nothing" in report
-    run_here = subprocess.run
-
-    def fail_on_your_video(command, **options):
-        if any("your_video" in word for word in command):
-            raise subprocess.CalledProcessError(1, command)
-        return run_here(command, **options)
-
-    monkeypatch.setattr(subprocess, "run", fail_on_your_video)
-    call("demo.py", "--steps", 1, "--clips", 2, "--video", clip)
-    assert "is left out of the report" in capsys.readouterr().out
-    assert (tmp_path / "runs" / "demo" / "report.html").read_text().count("<img") == 4
-
-
-@pytest.mark.parametrize("name", ["typo.mp4", "finetune.py"])
-def test_the_demo_refuses_what_is_no_video_before_it_trains(name, call, monkeypatch, capsys):
-    monkeypatch.setattr(subprocess, "run", lambda *command, **options: pytest.fail("nothing must be run"))
-    with pytest.raises(SystemExit):
-        call("demo.py", "--video", EXAMPLES / name)
-    assert "error: --video: " in capsys.readouterr().err
 
 
 def test_the_card_of_the_shipped_base_is_what_its_training_writes():

@@ -124,23 +124,29 @@ def changed_options(args: argparse.Namespace) -> list[str]:
 
 def learn_and_score(folder: Path, options: Mapping[str, Any], seed: int, steps: int, clips: int) -> dict[str, float]:
     """Fine-tune the base with a fresh adapter and evaluate it on the CPU, unless that is done; return the scores."""
+    learn(folder, options, seed, steps)
+    metrics = folder / f"test-{clips}" / "metrics.json"
+    if not metrics.exists():
+        motion = finetuning_options(options, seed, steps)["motion"]
+        how = {"motion": motion, "device_map": "cpu", "tokenizer": "words", "overwrite": True}
+        run("evaluate", model=folder, max_samples=clips, output_dir=metrics.parent, **how)
+    return read_json_object(metrics, scores=dict)["scores"]
+
+
+def learn(folder: Path, options: Mapping[str, Any], seed: int, steps: int) -> None:
+    """Fine-tune the base with a fresh adapter on the CPU, unless that is done."""
     options = finetuning_options(options, seed, steps)
     recipe = {"options": options, "base": base_digest()}
     record = folder / "recipe.json"
-    metrics = folder / f"test-{clips}" / "metrics.json"
     if record.exists() and read_json_object(record) == recipe:
         print(f"{folder} is trained already")
-    else:
-        record.unlink(missing_ok=True)
-        for stale in folder.glob("test-*"):  # answers and measurements of another model
-            shutil.rmtree(stale)
-        launch = ("accelerate.commands.launch", "--cpu", "--num_processes", "1", "--mixed_precision", "no")
-        run("finetune", launcher=("-m", *launch), model=BASE, output_dir=folder, **options)
-        write_json(record, recipe)
-    if not metrics.exists():
-        how = {"motion": options["motion"], "device_map": "cpu", "tokenizer": "words", "overwrite": True}
-        run("evaluate", model=folder, max_samples=clips, output_dir=metrics.parent, **how)
-    return read_json_object(metrics, scores=dict)["scores"]
+        return
+    record.unlink(missing_ok=True)
+    for stale in folder.glob("test-*"):  # answers and measurements of another model
+        shutil.rmtree(stale)
+    launch = ("accelerate.commands.launch", "--cpu", "--num_processes", "1", "--mixed_precision", "no")
+    run("finetune", launcher=("-m", *launch), model=BASE, output_dir=folder, **options)
+    write_json(record, recipe)
 
 
 def base_digest() -> str:
