@@ -189,7 +189,7 @@ FLOORS = (
             "visualization",
         ),
     ),
-    Floor("cli", ("commands",)),
+    Floor("cli", ("commands", "messages")),
 )
 
 
