@@ -12,6 +12,7 @@ from PIL import Image
 from hmba_hf import VideoDecodeError, decode_frames, iter_frames
 from hmba_hf.data.clips import video_duration
 from hmba_hf.models.decoding_packets import VideoPackets
+from hmba_hf.models.decoding_video import decode_segments
 from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor
 from numbered_videos import numbered_frame, numbered_video, read_numbers
 
@@ -376,6 +377,24 @@ def test_a_clock_that_goes_back_outside_of_a_clip_is_named_and_decides_what_a_ti
     caplog.clear()
     assert numbers(joined)[-1] == 999 + after and caplog.text.count("has a clock that goes back") == 1
     assert video_duration(joined) == pytest.approx(max(before, after) / 25)
+
+
+@pytest.mark.parametrize("back_to", [0.0, 3.0])
+def test_frames_that_are_spread_evenly_over_a_matroska_file_are_those_of_one_recording(back_to, caplog):
+    times = [number / 25 for number in range(200)]
+    times += [back_to + time for time in times]
+    data = numbered_video(400, rate=25, container="matroska", codec="mjpeg", times=times)
+    frames, metadata = decode_segments(data, 8)
+    assert read_numbers(frames) == list(range(212, 400, 25)) and metadata.duration is None
+    assert caplog.text.count("has a clock that goes back") == 1
+
+
+def test_one_cluster_with_a_stray_time_is_no_other_recording(shared_data, caplog):
+    stray = shared_data / "reports" / "stray_past.mkv"
+    frames, _ = decode_segments(stray, 6)
+    assert read_numbers(frames) == list(range(25, 300, 50)) and "goes back" not in caplog.text
+    frames, _ = decode_segments(shared_data / "reports" / "step_back.mkv", 6)
+    assert min(read_numbers(frames)) >= 200 and "goes back" in caplog.text
 
 
 @pytest.mark.parametrize("start", [0, 2**33 / 90000 - 5])

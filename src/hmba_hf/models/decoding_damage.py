@@ -3,6 +3,7 @@
 import re
 import zlib
 from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 BytesAt = Callable[[int, int], bytes]
@@ -32,6 +33,10 @@ _MATROSKA_CHECKSUM = b"\xbf\x84"
 _MATROSKA_HEADER = 12  # most bytes of an element's name and length
 _MATROSKA_BLOCK_HEADER = 4
 _MATROSKA_LOOK_BACK = 2**16
+_MATROSKA_SEGMENT = 0x18538067
+_MATROSKA_TIME = 0xE7
+_CLUSTER_START = 40  # bytes that hold its name, length, checksum and time
+_MOST_CLUSTERS = 2**16
 _MATROSKA_UNKNOWN = 2**56  # bytes: as long as it comes
 _TS_LENGTHS = ((188, 0), (192, 4), (204, 0))  # of packets of MPEG-TS, and where in them the first byte stands
 _TS_SYNC = 0x47
@@ -302,6 +307,54 @@ def ogg_page_length(page: bytes) -> int:
 def _goes_on(page: bytes) -> bool:
     """Return whether the last packet of the page continues in the next one."""
     return page[_OGG_HEADER - 1] > 0 and page[_OGG_HEADER + page[_OGG_HEADER - 1] - 1] == 255
+
+
+def cluster_step_back(bytes_at: BytesAt, size: int, least: Fraction) -> tuple[int, int] | None:
+    """Return the times of two clusters of a Matroska file from one to the next of which its clock goes back.
+
+    A single one with a stray time does not count.
+
+    Args:
+        bytes_at: gives the bytes from a place on, at most so many.
+        size: bytes of the file.
+        least: ticks by which it must go back.
+    """
+    times = _cluster_times(bytes_at, size)
+    for earlier, before, time, following in zip(
+        [*times[:1], *times], times, times[1:], [*times[2:], -1], strict=False
+    ):
+        is_back = before - time > least and following < before
+        if is_back or (time == before and before - earlier > least):  # it has gone back within a long cluster
+            return before, time
+    return None
+
+
+def _cluster_times(bytes_at: BytesAt, size: int) -> list[int]:
+    """Return the times of the clusters of a Matroska file in the order of the file, in ticks of its clock.
+
+    They end where a length is unknown, as in live recordings.
+    """
+    times: list[int] = []
+    place = 0
+    while place < size and len(times) < _MOST_CLUSTERS:
+        header = bytes_at(place, _CLUSTER_START)
+        name, length, start = _element(header)
+        if name == _MATROSKA_SEGMENT:
+            length = 0  # its elements follow
+        elif start == 0 or length == _MATROSKA_UNKNOWN:
+            break
+        elif name == _MATROSKA_CLUSTER:
+            times += _cluster_time(header[start:])
+        place += start + length
+    return times
+
+
+def _cluster_time(content: bytes) -> list[int]:
+    """The time of a cluster, which stands behind its checksum, if that is there; empty if it is not known."""
+    if content.startswith(_MATROSKA_CHECKSUM):
+        content = content[len(_MATROSKA_CHECKSUM) + 4 :]
+    name, length, start = _element(content)
+    return [int.from_bytes(content[start : start + length], "big")] if name == _MATROSKA_TIME else []
 
 
 def _element(header: bytes) -> tuple[int, int, int]:

@@ -13,7 +13,7 @@ import av
 from av.format import Flags
 
 from .decoding_avi import moved_pictures
-from .decoding_damage import Continuity, SliceChecksums, meets_another_recording
+from .decoding_damage import Continuity, SliceChecksums, cluster_step_back, meets_another_recording
 from .decoding_endings import LONGEST_HEAD, asf_properties, ends_parts, torn_bytes, torn_picture, torn_ts_packet
 from .decoding_joined import LONGEST_TRAILER, NOT_READ, NextFile, is_header, start_in
 
@@ -74,15 +74,19 @@ def guesses_times(container: Any) -> bool:
     return bool(container.format.name == "mpeg")
 
 
-def find_step_back(container: Any, stream: Any) -> tuple[Fraction, Fraction] | None:
-    """Look at some places all over a file without an index, and return two between which its clock goes back.
+def find_step_back(container: Any, stream: Any, source: Any) -> tuple[Fraction, Fraction] | None:
+    """Look at some places all over a file, and return two between which its clock goes back.
 
-    Nothing between the places is read. Afterwards the container must seek before it is read.
+    The places are the clusters of Matroska, and some of a file without an index. Nothing between them is read.
+    Afterwards the container must seek before it is read.
 
     Returns:
         Times at the two places, in seconds on the container's clock; `None` where no such places are known.
     """
     length = container.size or 0
+    if container.format.name == "matroska,webm":
+        ticks = cluster_step_back(partial(bytes_of, source), length, STEP_BACK / stream.time_base)
+        return None if ticks is None else (ticks[0] * stream.time_base, ticks[1] * stream.time_base)
     if container.format.name not in UNINDEXED or length <= 0:
         return None
     before: Fraction | None = None

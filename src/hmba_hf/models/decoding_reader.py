@@ -80,7 +80,8 @@ class VideoReader:
             raise VideoDecodeError(f"{self.name} holds no frame that can be decoded{reason}")
         self.origin = min(times)
         self.can_seek = self.has_times and self.video.packets.can_seek
-        self._step_back = find_step_back(self.video.container, self.video.stream) if self.has_times else None
+        video = self.video
+        self._step_back = find_step_back(video.container, video.stream, video.source) if self.has_times else None
 
     def _first_decoded(self) -> Iterator[av.VideoFrame]:
         """Decode the first frames, none of which is kept, and note whether they have times."""
