@@ -153,6 +153,8 @@ class VideoMambaConfig(PreTrainedConfig):
                 raise ValueError(f"{name} must be at least 1, got {value}")
         if not self.layer_norm_eps > 0:
             raise ValueError(f"layer_norm_eps must be greater than zero, got {self.layer_norm_eps}")
+        if not self.initializer_range >= 0:
+            raise ValueError(f"initializer_range must be zero or more, got {self.initializer_range}")
         if not 0 <= self.drop_path_rate < 1:
             raise ValueError(f"drop_path_rate must be from 0 up to but without 1, got {self.drop_path_rate}")
         for side, patch in zip(self.frame_size, self.patch_shape, strict=True):

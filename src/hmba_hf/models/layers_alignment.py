@@ -1,6 +1,9 @@
 """Heads that bring tokens to a teacher's features, and the distance between them."""
 
+import torch
 from torch import Tensor, nn
+
+from .layers_conditions import require
 
 
 class AlignmentHead(nn.Module):
@@ -53,7 +56,11 @@ def alignment_distance(features: Tensor, teacher_features: Tensor, kind: str = "
         features: of length one, `(..., c)`.
         teacher_features: likewise, of any length.
         kind: `"cosine"`, or `"mse"` or `"smooth_l1"` of single channels.
+
+    Raises:
+        ValueError: if a teacher's features are not finite.
     """
+    require(torch.isfinite(teacher_features).all(), "teacher_features must be finite, got NaN or infinity")
     features = features.float()
     wanted = nn.functional.normalize(teacher_features.to(features), dim=-1)
     if kind == "mse":

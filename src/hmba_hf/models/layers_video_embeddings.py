@@ -25,13 +25,17 @@ class PatchEmbeddings(nn.Module):
         """Embed clips, `(b, t, channels, height, width)`, as `(b, t / tubelet_size, rows, columns, d)`.
 
         Raises:
-            ValueError: if the clips have another shape or are not finite, or if patches or tubelets would not cover
-                them.
+            ValueError: if the clips have another shape, are no floats or not finite, or if patches or tubelets would
+                not cover them.
         """
         shape = tuple(pixel_values_videos.shape)
         channels = self.projection.in_channels
         if len(shape) != 5 or 0 in shape or shape[2] != channels:
             raise ValueError(f"pixel_values_videos must be (batch, frames, {channels}, height, width), got {shape}")
+        if not pixel_values_videos.is_floating_point():
+            raise ValueError(
+                f"pixel_values_videos must be floats, as a processor makes them, got {pixel_values_videos.dtype}"
+            )
         sides = {"frames": shape[1], "height": shape[3], "width": shape[4]}
         for (name, side), step in zip(sides.items(), self.kernel_size, strict=True):
             if side % step:

@@ -25,6 +25,7 @@ from .layers_video_embeddings import VideoEmbeddings, sinusoidal_positions
 from .outputs_videomamba import VideoMambaClassifierOutput, VideoMambaPreTrainingOutput
 
 IGNORED_LABEL = -100  # of samples that have none, as in torch
+PROBLEMS_OF_VALUES = ("regression", "multi_label_classification")
 
 
 class VideoMambaEncoder(nn.Module):
@@ -252,9 +253,10 @@ class VideoMambaForVideoClassification(VideoMambaPreTrainedModel):
         check_labels(labels, logits, problem)
         is_mixed = labels.ndim == 2 and labels.is_floating_point() and logits.shape[1] > 1
         if is_mixed and problem in (None, "single_label_classification"):
+            require((labels >= 0).all(), "labels must be probabilities of classes, got negative ones or NaN")
             return nn.functional.cross_entropy(logits.float(), labels.float())
-        if problem == "multi_label_classification":
-            labels = labels.to(logits.dtype)
+        are_values = logits.shape[1] == 1 or problem in PROBLEMS_OF_VALUES
+        labels = labels.to(logits.dtype if are_values else torch.long)
         return self.loss_function(labels, logits, self.config)
 
     def _distance(self, features: Tensor | None, teacher_features: Tensor) -> Tensor:
@@ -396,12 +398,14 @@ def as_clips(pixel_values_videos: Tensor | None, pixel_values: Tensor | None) ->
     """Return clips, `(b, t, channels, height, width)`, of clips or of pictures.
 
     Raises:
-        ValueError: unless one of them is given, with 4 or 5 dimensions.
+        ValueError: unless one of them is given, a tensor with 4 or 5 dimensions.
     """
     given = [pixels for pixels in (pixel_values_videos, pixel_values) if pixels is not None]
     if len(given) != 1:
         raise ValueError(f"one of pixel_values_videos and pixel_values must be given, got {len(given)}")
     pixels = given[0]
+    if not isinstance(pixels, Tensor):
+        raise ValueError(f"pixels must be a tensor, as a processor makes it, got {type(pixels).__name__}")
     if pixels.ndim == 4:
         return pixels[:, None]
     if pixels.ndim != 5:
@@ -417,8 +421,10 @@ def visible_tokens(bool_masked_pos: Tensor, wanted: tuple[int, int]) -> Tensor:
         wanted: its shape, `(b, patches)`.
 
     Raises:
-        ValueError: if the shape is another one, if a clip has no visible patch, or if clips have different numbers.
+        ValueError: if it is no such tensor, if a clip has no visible patch, or if clips have different numbers.
     """
+    if not isinstance(bool_masked_pos, Tensor):
+        raise ValueError(f"bool_masked_pos must be a tensor of {wanted} in bool, got {type(bool_masked_pos).__name__}")
     shape = tuple(bool_masked_pos.shape)
     if shape != wanted or bool_masked_pos.dtype != torch.bool:
         raise ValueError(f"bool_masked_pos must be {wanted} in bool, got {shape} in {bool_masked_pos.dtype}")
@@ -462,11 +468,16 @@ def check_labels(labels: Tensor, logits: Tensor, problem_type: str | None) -> No
         problem_type: of the configuration.
     """
     batch, num_labels = logits.shape
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"labels must be a tensor, got {type(labels).__name__}")
     shape = tuple(labels.shape)
-    if num_labels == 1 or labels.is_floating_point() or problem_type in ("regression", "multi_label_classification"):
+    if num_labels == 1 or labels.is_floating_point() or problem_type in PROBLEMS_OF_VALUES:
+        require(torch.isfinite(labels).all(), "labels must be finite, got NaN or infinity")
         if shape != (batch, num_labels) and (num_labels > 1 or shape != (batch,)):
             raise ValueError(f"labels must be {(batch, num_labels)} for values, got {shape}")
         return
+    if labels.dtype == torch.bool:
+        raise ValueError(f"labels must be whole numbers of classes, got {labels.dtype}")
     if shape not in ((batch,), (batch, 1)):
         raise ValueError(f"labels must be {(batch,)} for classes, got {shape}")
     is_known = ((labels >= 0) & (labels < num_labels)) | (labels == IGNORED_LABEL)

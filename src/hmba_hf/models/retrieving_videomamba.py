@@ -14,6 +14,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_videomamba import VideoMambaRetrievalConfig
 from .layers_alignment import alignment_distance
+from .layers_conditions import require
 from .layers_contrast import contrastive_loss, gathered, hard_negatives, similarities
 from .loading_checkpoints import refuse_lacking, say_what_is_tied
 from .modeling_videomamba import VideoMambaForPreTraining, visible_features, visible_tokens
@@ -163,7 +164,11 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
         Args:
             input_ids: `(b, l)`.
             attention_mask: `(b, l)`, true for tokens; all when absent.
+
+        Raises:
+            ValueError: if there are too many tokens, unknown ones or none, or if a mask hides all of a text.
         """
+        _check_tokens(input_ids, attention_mask, self.config.text_config)
         bert = self.text_model.bert
         hidden_states = bert.embeddings(input_ids=input_ids)
         mask = self._mask(hidden_states, attention_mask)
@@ -344,6 +349,19 @@ def _check_texts(
     of_tokens = {"attention_mask": attention_mask, "masked_input_ids": masked_input_ids, "labels": labels}
     for name, given in of_tokens.items():
         _check_shape(name, given, tuple(input_ids.shape))
+
+
+def _check_tokens(input_ids: Tensor, attention_mask: Tensor | None, text_config: Any) -> None:
+    """Raise a `ValueError` unless a BERT can read its texts, each of which has a token that counts."""
+    longest = text_config.max_position_embeddings
+    if input_ids.ndim != 2 or not 1 <= input_ids.shape[1] <= longest:
+        raise ValueError(f"input_ids must be (batch, tokens) with 1 to {longest} tokens, got {tuple(input_ids.shape)}")
+    size = text_config.vocab_size
+    is_known = (input_ids >= 0) & (input_ids < size)
+    require(is_known.all(), f"input_ids must be of the {size} tokens of the text model, got others")
+    if attention_mask is not None:
+        is_read = attention_mask.bool().any(dim=1)
+        require(is_read.all(), "attention_mask must leave a token of each text, got all hidden")
 
 
 def _guessing_loss(logits: Tensor, labels: Tensor) -> Tensor:
