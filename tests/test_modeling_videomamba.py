@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, BitsAndBytesConfig
 
 from hmba_hf import HMBAForConditionalGeneration
 from hmba_hf.conversion.rename_keys import rename_tensors
@@ -526,6 +526,22 @@ def test_pickled_weights_are_refused(tmp_path):
     VideoMambaModel(tiny_config()).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="weights must be in safetensors"):
         VideoMambaModel.from_pretrained(tmp_path, use_safetensors=False)
+
+
+@pytest.mark.parametrize("hidden_size", [16, 64])
+@pytest.mark.parametrize("has_nested_scales", [False, True])
+def test_layers_in_4_bits_are_evaluated_on_a_cpu_whatever_their_width(hidden_size, has_nested_scales, tmp_path):
+    torch.manual_seed(0)
+    model = VideoMambaForVideoClassification(tiny_config(hidden_size=hidden_size)).eval()
+    model.save_pretrained(tmp_path)
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_use_double_quant=has_nested_scales)
+    options = {"quantization_config": config, "device_map": "cpu"}
+    quantised = VideoMambaForVideoClassification.from_pretrained(tmp_path, **options).eval()
+    with torch.no_grad():
+        clips = tiny_clips()
+        wanted = model(clips).logits
+        found = quantised(clips).logits
+    assert 0 < (found - wanted).norm() < 0.3 * wanted.norm()
 
 
 @pytest.mark.parametrize("layer", [-1, -2])

@@ -11,6 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from .configuration_adapter import TemporalAdapterConfig
 from .layers_baseline_adapters import CurrentFrameAdapter, MeanFrameAdapter, TransformerAdapter
 from .layers_temporal_adapter import ContextMamba, QueryMamba, TemporalAdapter
+from .loading_quantised import keep_scales
 
 # Names under which a quantiser's settings list the layers that it leaves out.
 _LEFT_OUT = ("llm_int8_skip_modules", "modules_to_not_convert")
@@ -97,19 +98,6 @@ def carry_quantiser(model: Any, parts: list[Any]) -> None:
     keep_scales(model)
     model.is_quantized = True
     model.quantization_method = settings.quant_method
-
-
-def keep_scales(model: nn.Module) -> None:
-    """Keep layers in 4 bits as they lie in memory, unless their scales are quantised, too.
-
-    On CPUs with AVX512-BF16, bitsandbytes (0.50) packs a layer at its first evaluation, and a later save then gets
-    other scales.
-    """
-    layers: Any = model.modules()
-    for layer in layers:
-        state = getattr(getattr(layer, "weight", None), "quant_state", None)
-        if getattr(layer, "support_avx512bf16_for_cpu", False) and not getattr(state, "nested", True):
-            layer.support_avx512bf16_for_cpu = False
 
 
 def is_whole(weight: torch.Tensor) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 from .loading_checkpoints import (  # first: it refuses an old transformers
     OPTIONS_OF_PUSHES,
     check_index,
+    check_quantised,
     first_names,
     pushing_options,
     read_settings,
@@ -16,6 +17,8 @@ from .loading_checkpoints import (  # first: it refuses an old transformers
 
 # isort: split
 from transformers.modeling_utils import PreTrainedModel
+
+from .loading_quantised import keep_scales
 
 
 class SafetensorsPreTrainedModel(PreTrainedModel):
@@ -57,6 +60,8 @@ class SafetensorsPreTrainedModel(PreTrainedModel):
         wants_report = kwargs.pop("output_loading_info", False)
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         model, report = loaded
+        check_quantised(model, pretrained_model_name_or_path)
+        keep_scales(model)
         if not may_mismatch:
             refuse_other_sizes(pretrained_model_name_or_path, report["mismatched_keys"], cls.help_with_sizes)
         if wants_report:

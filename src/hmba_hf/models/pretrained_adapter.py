@@ -23,11 +23,12 @@ from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_adapter import TemporalAdapterConfig
-from .joining_adapter import build_without_weights, device_map_of, keep_scales
+from .joining_adapter import build_without_weights, device_map_of
 from .layers_baseline_adapters import SelfAttention, TransformerAdapter
 from .layers_context_fusion import AddFusion, CosineFusion, CrossAttentionFusion
 from .layers_state_space import StateSpace
 from .layers_temporal_adapter import ContextMamba, QueryMamba, TemporalAdapter
+from .loading_quantised import keep_scales
 from .loading_transformers import CACHE_NAMES
 
 # Options of `save_pretrained` about files; all others are for `push_to_hub`.
