@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from importlib import import_module
 
 import pytest
 import torch
@@ -323,3 +324,15 @@ def test_datasets_of_other_classes_than_the_first_are_refused(base, tmp_path, mo
     monkeypatch.setattr(classification_run, "load_samples", load)
     with pytest.raises(ValueError, match="class 1 of the model must be 'up', as in the dataset, got 'right'"):
         finetune(*arguments(base, tmp_path, {"dataset_name": ["a", "b"]}))
+
+
+@pytest.mark.parametrize(
+    "task",
+    ["classification.arguments", "classification.question_arguments", "pretraining.arguments", "retrieval.arguments"],
+)
+def test_options_that_no_task_of_clips_has_are_refused_in_a_sentence(task):
+    parse = import_module(f"hmba_hf.tasks.{task}").parse_arguments
+    with pytest.raises(ValueError, match="streaming must be absent, .* got --streaming True"):
+        parse("", ["--model", "base", "--streaming", "True"])
+    with pytest.raises(ValueError, match="options must be among those of --help, got --num_fraems 3"):
+        parse("", ["--model", "base", "--num_fraems", "3"])

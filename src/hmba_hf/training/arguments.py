@@ -161,6 +161,9 @@ def parse_options(
 
     Returns:
         An object of each kind.
+
+    Raises:
+        ValueError: for options that none of them has.
     """
     parser = HfArgumentParser(
         kinds,  # type: ignore[arg-type]
@@ -177,7 +180,20 @@ def parse_options(
         preset = {**presets[name], "bf16": is_torch_bf16_gpu_available()}
         parser.set_defaults(**preset)
         logger.info(f"preset {name}: {preset}")
-    return parser.parse_args_into_dataclasses(words)[: len(kinds)]
+    *found, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
+    _refuse_unknown(unknown)
+    return tuple(found[: len(kinds)])
+
+
+def _refuse_unknown(words: Sequence[str]) -> None:
+    """Raise a `ValueError` for words of a command line that no option takes."""
+    if any(word.partition("=")[0] == "--streaming" for word in words):
+        raise ValueError(
+            "streaming must be absent, for this task draws its clips by their numbers, which a stream does not have, "
+            f"got {' '.join(words)}"
+        )
+    if words:
+        raise ValueError(f"options must be among those of --help, got {' '.join(words)}")
 
 
 def recipe(model_args: TrainedModelArguments, data_args: RunDataArguments, args: TrainingArguments) -> dict[str, Any]:
