@@ -1,7 +1,9 @@
 """`hmba VERB`: every verb is there, gets its words as they are, and starts through Accelerate where it may train."""
 
 import importlib
+import os
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import hmba_hf
 from documented import MODULES, ROOT
 from hmba_hf import cli
 from hmba_hf.commands import launching
@@ -56,6 +59,13 @@ def test_the_program_lists_its_verbs():
     assert start("nosuch").exit_code == 2
 
 
+def test_the_program_tells_its_version(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["hmba", "--version"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("hmba_hf", run_name="__main__")
+    assert end.value.code == 0 and capsys.readouterr().out == f"hmba-hf {hmba_hf.__version__}\n"
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -99,6 +109,13 @@ def test_training_starts_through_accelerate_with_its_options(launched):
     assert launched.pop() == ("hmba_hf.commands.cache_features", [], ["--model", "m"])
 
 
+def test_a_task_that_is_not_there_is_refused(launched):
+    done = start("finetune", "clasification", "--model", "m")
+    assert done.exit_code == 2 and not launched
+    words = " ".join(done.output.replace("│", " ").split())
+    assert "the task must be one of answering, classification, questions, retrieval, got 'clasification'" in words
+
+
 def test_an_evaluation_starts_through_accelerate_only_if_it_is_asked_to(launched, monkeypatch):
     seen = []
     monkeypatch.setattr("hmba_hf.commands.evaluate.main", seen.append)
@@ -129,3 +146,17 @@ def test_sigterm_reaches_what_accelerate_has_started(tmp_path):
         printed, errors = process.communicate(timeout=50)
     assert printed == "saved\n" and process.returncode == 0, errors
     assert time.monotonic() - start < 50
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_with_its_exit_status(number, monkeypatch):
+    def be_ended(args):
+        raise subprocess.CalledProcessError(returncode=-number, cmd="run")
+
+    monkeypatch.setattr(launching, "launch_command", be_ended)
+    assert launching.launch("waiting", [], []) == 128 + number
+    monkeypatch.setattr(launching.psutil.Process, "children", lambda process: [])
+    monkeypatch.setattr(launching, "launch_command", lambda args: os.kill(os.getpid(), number))
+    with pytest.raises(SystemExit) as end:  # no process has begun that could end by itself
+        launching.launch("waiting", [], [])
+    assert end.value.code == 128 + number

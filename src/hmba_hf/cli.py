@@ -2,9 +2,11 @@
 
 import importlib
 import sys
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
+
+import hmba_hf
 
 from .messages import show_escapes
 
@@ -68,12 +70,31 @@ CONVERTING = {
 }
 
 
+def show_version(is_wanted: bool) -> None:
+    """Print the version and end."""
+    if is_wanted:
+        typer.echo(f"hmba-hf {hmba_hf.__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Take the options before a verb."""
+
+
 def run(verb: Verb, words: list[str]) -> None:
     """Hand the words behind a verb to its module, in this process or by Accelerate's launcher."""
     show_escapes()
     module = f"hmba_hf.{verb.module}"
-    if verb.module == "commands.finetune" and words and words[0] in FINETUNING:
-        module = f"hmba_hf.commands.{FINETUNING[words[0]]}"
+    if verb.module == "commands.finetune" and words and not words[0].startswith("-"):
+        task = words[0]
+        if task not in FINETUNING:
+            raise typer.BadParameter(f"the task must be one of {', '.join(FINETUNING)}, got {task!r}")
+        module = f"hmba_hf.commands.{FINETUNING[task]}"
         words = words[1:]
     if verb.launched != "never" and not {"-h", "--help"}.intersection(words):
         from .commands.launching import launch, split_words

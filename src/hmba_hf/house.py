@@ -190,6 +190,7 @@ FLOORS = (
         ),
     ),
     Floor("cli", ("commands", "messages")),
+    Floor("__main__", ("cli",)),
 )
 
 

@@ -1,8 +1,10 @@
 """How a command starts through Accelerate's launcher, as `accelerate launch` starts a script."""
 
 import argparse
+import contextlib
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -71,25 +73,44 @@ def find_config(name: str) -> Path:
 
 
 def launch(module: str, launcher: list[str], words: list[str]) -> int:
-    """Let Accelerate run a module with words of a command line; return the exit status.
+    """Let Accelerate run a module with words of a command line; return the exit status, as a shell counts it.
 
     SIGTERM reaches the processes that train, which may still save. Ctrl-C reaches them by themselves: this process
-    waits until they have ended.
+    waits until they have ended. Either one ends a launch of which no process has begun.
     """
     args = launch_command_parser().parse_args([*launcher, "--module", module, *words])
 
     def hand_on(number: int, frame: Any) -> None:
-        for child in psutil.Process().children():
-            child.send_signal(number)
+        for child in _begun_or_exit(number):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                child.send_signal(number)
+
+    def wait(number: int, frame: Any) -> None:
+        _begun_or_exit(number)
 
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
     signal.signal(signal.SIGTERM, hand_on)
-    signal.signal(signal.SIGINT, lambda number, frame: None)
+    signal.signal(signal.SIGINT, wait)
     try:
         launch_command(args)
     except subprocess.CalledProcessError as failed:  # it has said why
+        if failed.returncode < 0:  # a signal has ended it
+            return _status(-failed.returncode)
         return failed.returncode
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     return 0
+
+
+def _begun_or_exit(number: int) -> list[psutil.Process]:
+    """Return the processes that have begun; exit as a signal does if there are none."""
+    children = psutil.Process().children()
+    if not children:
+        sys.exit(_status(number))
+    return children
+
+
+def _status(number: int) -> int:
+    """Return the exit status of what a signal has ended."""
+    return 128 + number
