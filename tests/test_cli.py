@@ -45,6 +45,28 @@ def test_a_verb_says_how_it_is_called(verb, capsys):
     assert not re.search(r"(examples|conversion)/|\w\.py\b", printed), "a user of the wheel has no scripts"
 
 
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        ("describe", ["--model", "m", "--video", "a.mp4"]),
+        ("prepare drama", ["--images", "i", "--output_dir", "o"]),
+        ("cache-features", ["--model", "m", "--dataset_name", "micro-world", "--output_dir", "o"]),
+    ],
+)
+def test_an_option_that_a_verb_has_not_is_refused_in_a_line(verb, words, capsys):
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(MODULES[verb]).main([*words, "--nosuch", "1"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"hmba {verb}: error: unrecognized arguments: --nosuch 1"
+
+
+@pytest.mark.parametrize("verb", [verb for verb in MODULES if verb.startswith(("finetune", "pretrain"))])
+def test_what_is_wrong_in_the_words_of_a_training_stands_in_few_lines(verb, capsys):
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(MODULES[verb]).main(["--bf16", "perhaps"])
+    assert end.value.code == 2 and len(capsys.readouterr().err.splitlines()) <= 3
+
+
 def test_nothing_that_is_installed_names_a_script_of_the_repository():
     scripts = "|".join(path.stem for path in (ROOT / "examples").glob("*.py"))
     for path in Path(cli.__file__).parent.rglob("*"):

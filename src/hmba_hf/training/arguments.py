@@ -168,6 +168,7 @@ def parse_options(
     parser = HfArgumentParser(
         kinds,  # type: ignore[arg-type]
         prog=program,
+        usage="%(prog)s [options]",  # all of them are a page of names
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
