@@ -7,9 +7,15 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from transformers.utils import torch_compilable_check
 
+_MAJOR, _MINOR = torch.__version__.split(".")[:2]
+# Until torch 2.13 is the oldest: before, its checks in a graph leave a number behind that its compiler refuses.
+CHECKS_COMPILE = (int(_MAJOR), int(_MINOR)) >= (2, 13)
+
 
 def require(condition: Tensor, message: str | Callable[[], str]) -> None:
     """Raise a `ValueError` unless a condition holds, also in a compiled graph; meta and fake tensors pass.
+
+    With torch before 2.13 a compiled graph raises a `RuntimeError`.
 
     Torch has no public name for the wrapper of `torch.func`, for fake tensors, or for an assertion in a graph that
     raises a `ValueError`.
@@ -19,6 +25,10 @@ def require(condition: Tensor, message: str | Callable[[], str]) -> None:
             condition = torch._C._functorch.get_unwrapped(condition)
         if condition.is_meta or isinstance(condition, FakeTensor):
             return
+    elif not CHECKS_COMPILE:
+        told = message if isinstance(message, str) else "a condition of the model does not hold"
+        torch._assert_async(condition.all(), told)
+        return
     elif isinstance(message, str) and not torch.compiler.is_exporting():
         torch._check_tensor_all_with(ValueError, condition, lambda: message)  # transformers' check drops the message
         return
