@@ -189,7 +189,7 @@ FLOORS = (
             "visualization",
         ),
     ),
-    Floor("cli", ("commands", "messages")),
+    Floor("cli", ("commands", "messages", "models")),
     Floor("__main__", ("cli",)),
 )
 
