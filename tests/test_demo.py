@@ -75,6 +75,15 @@ def test_a_demo_that_was_stopped_goes_on_from_its_last_checkpoint(tmp_path, monk
     assert moves[-4:] == [0, 1, 1, 1]
 
 
+def test_a_demo_that_is_stopped_says_that_it_goes_on(call, monkeypatch):
+    def stop(*words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "show_all", stop)
+    with pytest.raises(SystemExit, match="stopped: the same command goes on from here"):
+        call()
+
+
 @pytest.mark.parametrize("name", ["typo.mp4", "pyproject.toml"])
 def test_the_demo_refuses_what_is_no_video_before_any_work(name, call, monkeypatch, capsys):
     monkeypatch.setattr(demo, "show_all", lambda *words: pytest.fail("nothing must be done"))
