@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from accelerate.commands import launch as launch_of_accelerate
 from typer.testing import CliRunner
 
 import hmba_hf
@@ -154,6 +155,26 @@ def test_a_configuration_is_one_of_the_package_or_a_file(tmp_path):
     assert start("predict", "--accelerate_config", "nosuch").exit_code == 2
     with pytest.raises(FileNotFoundError, match="must be one of ddp, deepspeed_zero2, .*, or a file, got nosuch"):
         launching.find_config("nosuch")
+
+
+def test_on_a_machine_of_cpus_a_launch_has_all_threads_and_no_warning(monkeypatch, caplog):
+    settings = []
+
+    def settle(args):
+        settings.append(launch_of_accelerate._validate_launch_command(args)[0])
+
+    monkeypatch.setattr(launching, "launch_command", settle)
+    monkeypatch.setattr(launching.torch.accelerator, "is_available", lambda: False)
+    monkeypatch.setattr(launching, "default_config_file", "nosuch.yaml")
+    monkeypatch.setattr(launching.torch, "get_num_threads", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    launching.launch("training", [], [])
+    launching.launch("training", ["--mixed_precision", "bf16"], ["--num_processes", "9"])
+    assert [args.num_cpu_threads_per_process for args in settings] == [6, 6] and not caplog.records
+    assert [args.mixed_precision for args in settings] == ["no", "bf16"]
+    own = ["--config_file", str(launching.CONFIGS / "ddp.yaml")]
+    launching.launch("training", own, [])
+    assert settings[-1].num_processes == 8 and not settings[-1].cpu
 
 
 def test_sigterm_reaches_what_accelerate_has_started(tmp_path):

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import torch
+from accelerate.commands.config import default_config_file
 from accelerate.commands.launch import launch_command, launch_command_parser
 
 CONFIGS = Path(__file__).parents[1] / "accelerate_configs"
@@ -72,12 +74,35 @@ def find_config(name: str) -> Path:
     return path
 
 
+def has_settings(launcher: list[str]) -> bool:
+    """Return whether the launcher has a configuration, or finds an accelerator."""
+    is_configured = "--config_file" in launcher or Path(default_config_file).is_file()
+    return is_configured or torch.accelerator.is_available()
+
+
+def on_this_cpu() -> list[str]:
+    """Return the launcher's options for a machine of CPUs, for which it would take one thread, after a warning."""
+    settings = {
+        "num_processes": 1,
+        "num_machines": 1,
+        "mixed_precision": "no",
+        "dynamo_backend": "no",
+        "num_cpu_threads_per_process": torch.get_num_threads(),
+    }
+    words = ["--cpu"]
+    for name, value in settings.items():
+        words += [f"--{name}", str(value)]
+    return words
+
+
 def launch(module: str, launcher: list[str], words: list[str]) -> int:
     """Let Accelerate run a module with words of a command line; return the exit status, as a shell counts it.
 
     SIGTERM reaches the processes that train, which may still save. Ctrl-C reaches them by themselves: this process
     waits until they have ended. Either one ends a launch of which no process has begun.
     """
+    if not has_settings(launcher):
+        launcher = [*on_this_cpu(), *launcher]
     args = launch_command_parser().parse_args([*launcher, "--module", module, *words])
 
     def hand_on(number: int, frame: Any) -> None:
