@@ -30,6 +30,7 @@ QUICK = {
     "convert llava": [],
     "convert mambavl": [],
     "convert videomamba": [],
+    "demo": "--steps 1 --clips 2".split(),
     "describe": QUICK_ANSWERS,
     "evaluate": ["--tokenizer", "words", "--draws", "5"],
     "finetune": [*ONE_STEP, "--dataloader_num_workers", "0", "--save_strategy", "no"],

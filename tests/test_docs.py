@@ -68,6 +68,7 @@ MAKERS = {
     "convert llava",
     "convert mambavl",
     "convert videomamba",
+    "demo",
     "finetune",
     "finetune questions",
     "finetune classification",
