@@ -2,6 +2,7 @@
 
 import ast
 import re
+import subprocess
 import sys
 import tomllib
 from importlib.metadata import packages_distributions
@@ -22,6 +23,9 @@ LINES = [*PROJECT["project"]["dependencies"], *(line for lines in EXTRAS.values(
 HOSTS = {"deepspeed", "lmms_eval"}
 # A script's own modules lie beside it or in a folder that it adds to the path.
 OWN = {"hmba_hf", *(path.stem for folder in ("conversion", "examples") for path in (ROOT / folder).rglob("*.py"))}
+MODELS = Path(loading_checkpoints.__file__).parent
+KINDS = ("configuration", "modeling", "pipeline", "processing", "retrieving", "video_processing")
+ENTRIES = sorted(path.stem for kind in KINDS for path in MODELS.glob(f"{kind}_*.py"))
 
 
 def bound_of(name):
@@ -94,6 +98,30 @@ def test_a_checkpoint_asks_for_the_transformers_that_the_package_asks_for():
     source = Path(loading_checkpoints.__file__).read_text()
     (asked,) = re.findall(r'^require_version\("transformers>=([\d.]+)"', source, flags=re.MULTILINE)
     assert Version(asked) == bound_of("transformers")
+
+
+def test_whatever_a_checkpoint_is_loaded_by_refuses_an_older_transformers():
+    """Each file that a config names is imported by itself, as from the Hub, beside a version that is too old."""
+    code = f"""
+import importlib, importlib.metadata, sys, types
+entries = {ENTRIES}
+version = importlib.metadata.version
+importlib.metadata.version = lambda name: "5.18.0" if name == "transformers" else version(name)
+for entry in entries:
+    for name in [name for name in sys.modules if name.startswith("carried")]:
+        del sys.modules[name]
+    sys.modules["carried"] = types.ModuleType("carried")
+    sys.modules["carried"].__path__ = [{str(MODELS)!r}]
+    try:
+        importlib.import_module("carried." + entry)
+    except ImportError as error:
+        assert "transformers>=5.19 is required" in str(error) and "5.18.0" in str(error), (entry, error)
+    else:
+        raise AssertionError(entry)
+print(len(entries))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=240)
+    assert done.stdout.split() == [str(len(ENTRIES))], done.stderr
 
 
 def test_one_oldest_python_is_named():
