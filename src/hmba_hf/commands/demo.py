@@ -293,7 +293,7 @@ def write_demo_report(folder: Path, scores: dict[str, dict[str, Any]], pictures:
     """Put scores, loss and answers on one page."""
     rows = [{"model": name, **score} for name, score in scores.items()]
     sections: dict[str, list] = {
-        "What this is": [DISCLAIMER],
+        "What this is": [DISCLAIMER, "H-MBA has one of its three scans here, divided space-time."],
         "Held-out clips of the micro-world": [
             rows,
             "In each clip four road users are seen and one of them moves into the way. The current frame is the same "
@@ -302,9 +302,10 @@ def write_demo_report(folder: Path, scores: dict[str, dict[str, Any]], pictures:
     }
     losses = {}
     for name, adapter in RUNS.items():
-        losses[name] = read_json_object(folder / FOLDERS[adapter] / "history.json", loss=list)["loss"]
+        loss = read_json_object(folder / FOLDERS[adapter] / "history.json", loss=list)["loss"]
+        losses[name] = [(step, value) for step, value in loss if step > loss[-1][0] / 4]  # where the two part
     try:
-        sections["Loss in training"] = [plot_curves(losses, "Loss in training")]
+        sections["Loss in training"] = [plot_curves(losses, "Loss after the first quarter of the steps")]
     except ImportError as error:
         print(f"the report has no curve of the loss: {error}")
     for title, picture in pictures.items():
