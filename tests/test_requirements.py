@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import hmba_hf
 from hmba_hf.models import loading_checkpoints
 
 ROOT = Path(__file__).parents[1]
@@ -95,9 +96,10 @@ def test_every_requirement_has_a_lower_bound_and_the_measured_versions_fit(lowes
 
 
 def test_a_checkpoint_asks_for_the_transformers_that_the_package_asks_for():
-    source = Path(loading_checkpoints.__file__).read_text()
-    (asked,) = re.findall(r'^require_version\("transformers>=([\d.]+)"', source, flags=re.MULTILINE)
-    assert Version(asked) == bound_of("transformers")
+    for module in (hmba_hf, loading_checkpoints):
+        source = Path(module.__file__).read_text()
+        (asked,) = re.findall(r'^require_version\("transformers>=([\d.]+)"', source, flags=re.MULTILINE)
+        assert Version(asked) == bound_of("transformers")
 
 
 def test_whatever_a_checkpoint_is_loaded_by_refuses_an_older_transformers():

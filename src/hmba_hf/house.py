@@ -89,6 +89,7 @@ FLOORS = (
     Floor("families", ("files", "weight_files"), "models, tasks: it has their names"),
     Floor("house", (), "models"),
     Floor("installation", (), "models"),
+    Floor("late_imports", (), "models"),
     Floor("messages", (), "models"),
     Floor("repositories", (), "models"),
     Floor("weight_files", (), "models"),
@@ -101,6 +102,7 @@ FLOORS = (
     Floor("visualization", ("installation",), "models"),
     Floor("flops", ("ops",), "models"),
     Floor("streaming", ("streaming", "models")),
+    Floor("registration", ("streaming", "hub", "models"), "tasks"),
     Floor(
         "evaluation",
         ("evaluation", "data", "metrics", "families", "files", "digests", "messages", "repositories"),
