@@ -1,6 +1,6 @@
 # `make demo` and `make test` set themselves up: they build .venv from pyproject.toml and constraints.txt on first use.
 #   make demo [VIDEO=clip.mp4]    make test    make test-real    make test-latest    make test-lowest
-#   make matrix    make clean
+#   make test-wheel    make test-extras [EXTRAS="train eval"]    make test-sdist    make matrix    make clean
 #   PYTHON=python3.12 chooses the interpreter of a new .venv
 
 PYTHON ?= python3
@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 
 REAL := .cache/real
 
-.PHONY: demo matrix test test-real test-latest test-lowest clean
+.PHONY: demo matrix test test-extras test-latest test-lowest test-real test-sdist test-wheel clean
 
 demo: $(INSTALLED)
 	$(BIN)/hmba demo $(if $(VIDEO),--video "$(VIDEO)")
@@ -46,6 +46,16 @@ test-lowest:
 #   make matrix [ENVIRONMENTS="lowest vllm"] [TESTS=central]
 matrix:
 	$(PYTHON) tests/matrix/run.py $(if $(ENVIRONMENTS),--environments $(ENVIRONMENTS)) $(if $(TESTS),--tests $(TESTS))
+
+# What a user installs, in clean environments and empty folders: the wheel alone, with each extra, and the sdist.
+test-wheel:
+	$(PYTHON) tests/wheel/run.py wheel
+
+test-extras:
+	$(PYTHON) tests/wheel/run.py extras --quick $(if $(EXTRAS),--extras $(EXTRAS))
+
+test-sdist: $(INSTALLED)
+	$(BIN)/python tests/wheel/run.py sdist
 
 # torch comes first and pinned, so that the index chosen for it decides which build (CPU or CUDA) is installed.
 $(INSTALLED): pyproject.toml constraints.txt

@@ -1,7 +1,7 @@
 """Try what a user installs: the wheel, alone or with one extra, in a clean environment and an empty folder.
 
-    make test-wheel                                     # without extras; every verb's --help, and the whole demo
-    make test-extras [EXTRAS="train eval"]              # each extra alone, with a short demo
+    make test-wheel                                     # without extras
+    make test-extras [EXTRAS="train eval"]              # each extra alone, quickly
     make test-sdist                                     # the tests are collected from an unpacked sdist
 
 Builds the sdist, and the wheel from it, as a release does. Environments are made with uv under `.cache/wheel` and
@@ -95,8 +95,8 @@ class Installed:
         return found
 
 
-def steps(installed: Installed, extra: str | None) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Yield what is tried in an environment, each with its name."""
+def steps(installed: Installed, quick: bool) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield what is tried in an environment, each with its name; see `--quick`."""
 
     def imports() -> None:
         answer = installed.run("python", TESTS / "hidden_packages.py", '{"": []}', installed.folder)
@@ -120,7 +120,7 @@ for verb in sys.argv[1:]:
         installed.run("python", "-c", code, *installed.verbs())
 
     def demo() -> None:
-        words = SHORT_DEMO if extra else ()
+        words = SHORT_DEMO if quick else ()
         installed.run("hmba", "demo", *words)
         if not (installed.folder / "runs" / "demo" / "report.html").is_file():
             raise Failed("hmba demo has left no report")
@@ -149,14 +149,14 @@ for verb in sys.argv[1:]:
 
     yield "imports", imports
     yield "env", lambda: installed.run("hmba", "env")
-    yield "help", helps_in_one_process if extra else helps
+    yield "help", helps_in_one_process if quick else helps
     yield "demo", demo
     yield "convert", convert
     yield "describe", describe
     yield "push", push
 
 
-def try_wheel(wheel: Path, extra: str | None) -> dict[str, str]:
+def try_wheel(wheel: Path, extra: str | None, quick: bool) -> dict[str, str]:
     """Try the wheel in an environment of its own; return `ok` or an error for each step."""
     outcome = {}
     try:
@@ -164,7 +164,7 @@ def try_wheel(wheel: Path, extra: str | None) -> dict[str, str]:
     except RuntimeError as error:
         return {"install": str(error)}
     outcome["install"] = "ok"
-    for name, step in steps(installed, extra):
+    for name, step in steps(installed, quick):
         try:
             step()
             outcome[name] = "ok"
@@ -193,6 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("wheel", "extras", "sdist"))
     parser.add_argument("--extras", nargs="+", default=EXTRAS, help="which of them")
+    parser.add_argument("--quick", action="store_true", help="a short demo, and all --help in one process")
     given = parser.parse_args()
     shutil.rmtree(PLACE, ignore_errors=True)
     PLACE.mkdir(parents=True)
@@ -203,7 +204,7 @@ def main() -> None:
     else:
         for extra in (None,) if given.what == "wheel" else given.extras:
             print(f"{extra or 'without extras'} ...", flush=True)
-            outcomes[extra or "none"] = try_wheel(wheel, extra)
+            outcomes[extra or "none"] = try_wheel(wheel, extra, given.quick)
     for name, outcome in outcomes.items():
         cells = [f"{step} {'ok' if result == 'ok' else 'FAILED'}" for step, result in outcome.items()]
         print(f"{name:7} {', '.join(cells)}")
