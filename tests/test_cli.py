@@ -128,6 +128,8 @@ def test_training_starts_through_accelerate_with_its_options(launched):
     module, launcher, words = launched.pop()
     assert module == "hmba_hf.commands.finetune_questions" and words == ["--bf16", "True"]
     assert launcher == ["--config_file", str(launching.CONFIGS / "fsdp.yaml")]
+    start("predict", "--num-processes", 2, "--output-dir=o")
+    assert launched.pop()[1:] == (["--num_processes", "2"], ["--output-dir=o"]), "either spelling, as in the verbs"
     start("cache-features", "--model", "m")
     assert launched.pop() == ("hmba_hf.commands.cache_features", [], ["--model", "m"])
 

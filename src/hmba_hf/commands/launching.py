@@ -38,11 +38,10 @@ def split_words(words: list[str]) -> tuple[list[str], list[str]]:
         SystemExit: if the configuration is neither.
     """
     parser = argparse.ArgumentParser(prog="hmba", add_help=False, allow_abbrev=False)
-    parser.add_argument("--accelerate_config")
-    for name in OPTIONS:
-        parser.add_argument(f"--{name}")
+    for name in ("accelerate_config", *OPTIONS):
+        parser.add_argument(*_spellings(name))
     for name in SWITCHES:
-        parser.add_argument(f"--{name}", action="store_true")
+        parser.add_argument(*_spellings(name), action="store_true")
     known, own = parser.parse_known_args(words)
     launcher = []
     if known.accelerate_config is not None:
@@ -56,6 +55,11 @@ def split_words(words: list[str]) -> tuple[list[str], list[str]]:
             launcher += [f"--{name}", value]
     launcher += [f"--{name}" for name in SWITCHES if getattr(known, name)]
     return launcher, own
+
+
+def _spellings(name: str) -> list[str]:
+    """Return the ways to write an option, as Accelerate and `HfArgumentParser` take them."""
+    return [f"--{name}", f"--{name.replace('_', '-')}"]
 
 
 def find_config(name: str) -> Path:
