@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import SkipTest
 
 import torch
 import transformers
@@ -361,9 +362,19 @@ BASES: dict[str, Callable[[], PIECES]] = {
     "video_llama_3": video_llama_3,
 }
 
+# The version of transformers from which a base is there whole, without packages that the tests do not need.
+SINCE = {"gemma4": 21, "granite4_vision": 20, "lfm3_vl": 23, "nemotron_h_omni": 23, "perception_lm": 20}
+
 
 def tiny_vlm(name: str, seed: int = 0) -> TinyVLM:
-    """Build a base of `BASES` with seeded random weights, in evaluation mode."""
+    """Build a base of `BASES` with seeded random weights, in evaluation mode.
+
+    Raises:
+        SkipTest: if the installed transformers is older than the base.
+    """
+    major, minor = map(int, transformers.__version__.split(".")[:2])
+    if (major, minor) < (5, SINCE.get(name, 0)):
+        raise SkipTest(f"transformers {transformers.__version__} lacks {name}, which 5.{SINCE[name]} has whole")
     config, processor = BASES[name]()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
