@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, TrainingArguments
 
+from hmba_hf import VideoMambaConfig, VideoMambaModel
 from hmba_hf.digests import fingerprint
 from hmba_hf.families import load_model
 from hmba_hf.hub.checkpoints import checkpoint_files
@@ -155,3 +156,15 @@ def test_a_model_answers_only_if_all_of_its_weights_are_there(tmp_path, stored_m
     save_file({key: tensor for key, tensor in weights.items() if key != gone}, folder / SAFE, {"format": "pt"})
     with pytest.raises(ValueError, match=f"must hold every weight that is read, in its shape, got none for {gone}"):
         load_model(folder)
+
+
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", b"", None])
+def test_a_torn_file_of_weights_is_refused_with_its_checkpoint(tmp_path, stored_model, content):
+    folders = [tmp_path / "hmba", tmp_path / "videomamba"]
+    shutil.copytree(stored_model, folders[0])
+    VideoMambaModel(VideoMambaConfig(hidden_size=32, num_hidden_layers=1, image_size=32)).save_pretrained(folders[1])
+    for folder in folders:
+        weights = folder / SAFE
+        weights.write_bytes(weights.read_bytes()[:-10] if content is None else content)
+        with pytest.raises(OSError, match=f"{folder} must hold whole weights, got a torn file: "):
+            load_model(folder)

@@ -52,12 +52,6 @@ def build_adapter(config: TemporalAdapterConfig, width: int) -> nn.Module:
     return TemporalAdapter(width, context, query, config.gated)
 
 
-def build_without_weights(model_class: Any, config: Any) -> Any:
-    """Build the model of a configuration with shapes but no weights."""
-    with torch.device("meta"):
-        return model_class(config)
-
-
 def draw_weights(model: PreTrainedModel, part: nn.Module, device: Any = "cpu") -> None:
     """Initialise a part of a model, which has shapes but no weights."""
     part.to_empty(device=device)

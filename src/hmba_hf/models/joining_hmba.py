@@ -10,7 +10,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_adapter import TemporalAdapterConfig
 from .configuration_hmba import HMBAConfig
-from .joining_adapter import build_without_weights, carry_quantiser, check_type, device_map_of, draw_weights
+from .joining_adapter import carry_quantiser, check_type, device_map_of, draw_weights
 from .layers_projector import TwoLayerProjector
 from .loading_checkpoints import (
     file_options,
@@ -23,6 +23,7 @@ from .loading_checkpoints import (
     split_options,
 )
 from .loading_towers import load_vision_tower
+from .loading_weights import build_without_weights
 
 try:
     from transformers import GgufConfig

@@ -8,7 +8,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from .configuration_adapter import TemporalAdapterConfig
 from .configuration_hmba_vlm import HMBAVLMConfig
-from .joining_adapter import build_without_weights, carry_quantiser, check_type, device_map_of, draw_weights
+from .joining_adapter import carry_quantiser, check_type, device_map_of, draw_weights
 from .loading_checkpoints import (
     LOADING_OPTIONS,
     check_holds_a_model,
@@ -16,6 +16,7 @@ from .loading_checkpoints import (
     load_with_report,
     refuse_lacking,
 )
+from .loading_weights import build_without_weights
 
 # Options of `from_pretrained` beside those that a joined model takes: where weights lie, and which attention runs.
 _PLACES = ("attn_implementation", "max_memory", "offload_folder")

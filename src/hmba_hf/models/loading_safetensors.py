@@ -16,9 +16,11 @@ from .loading_checkpoints import (  # first: it refuses an old transformers
 )
 
 # isort: split
+from safetensors import SafetensorError
 from transformers.modeling_utils import PreTrainedModel
 
 from .loading_quantised import keep_scales
+from .loading_weights import check_loads_back
 
 
 class SafetensorsPreTrainedModel(PreTrainedModel):
@@ -47,7 +49,7 @@ class SafetensorsPreTrainedModel(PreTrainedModel):
             ValueError: if pickled weights are wanted, if a list of shards leads out of the checkpoint, or if the
                 checkpoint is of another family, or lacks blocks or has more.
             RuntimeError: if weights have other shapes, unless `ignore_mismatched_sizes` draws these anew.
-            OSError: if weights are missing, or not in safetensors.
+            OSError: if weights are missing, damaged, or not in safetensors.
         """
         if kwargs.get("use_safetensors") is False:
             raise ValueError("weights must be in safetensors, got use_safetensors=False: pickles can hold programs")
@@ -58,7 +60,14 @@ class SafetensorsPreTrainedModel(PreTrainedModel):
         may_mismatch = kwargs.get("ignore_mismatched_sizes")
         kwargs["ignore_mismatched_sizes"] = True  # else transformers tells of them in a log alone
         wants_report = kwargs.pop("output_loading_info", False)
-        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        try:
+            loaded: Any = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+        except SafetensorError as error:
+            raise OSError(
+                f"{pretrained_model_name_or_path} must hold whole weights, got a torn file: {error}"
+            ) from error
         model, report = loaded
         check_quantised(model, pretrained_model_name_or_path)
         keep_scales(model)
@@ -83,16 +92,23 @@ class SafetensorsPreTrainedModel(PreTrainedModel):
         push_to_hub: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Save a model as every model of transformers is saved.
+        """Save a model as every model of transformers is saved, if `from_pretrained` will find all of it there.
+
+        Low-rank updates that transformers has put into the model are saved alone.
 
         Differs: `push_to_hub=True` calls the method of that name with its options. So it pushes to a private
         repository unless `private=False` is given; `repo_id` is the folder's name when absent.
+
+        Raises:
+            ValueError: if names, shapes or kinds of the weights are not those of a new model of this configuration.
         """
         of_push: dict[str, Any] = {}
         if push_to_hub:
             others = {name: kwargs.pop(name) for name in OPTIONS_OF_PUSHES if name in kwargs}
             of_push = pushing_options(self, save_directory, push_to_hub, others)
             of_push["private"] = of_push.get("private") is not False
+        if not self._hf_peft_config_loaded:
+            check_loads_back(self, state_dict)
         super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
         if push_to_hub and self.should_save_on_this_rank(is_main_process):
             self.push_to_hub(**of_push)

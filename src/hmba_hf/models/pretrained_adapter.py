@@ -1,7 +1,6 @@
 """The base class of all models with a temporal adapter: loading and saving them whole, initialising new weights."""
 
 import re
-from copy import deepcopy
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,21 @@ from .loading_checkpoints import (  # first: it refuses an old transformers
 
 # isort: split
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_adapter import TemporalAdapterConfig
-from .joining_adapter import build_without_weights, device_map_of
+from .joining_adapter import device_map_of
 from .layers_baseline_adapters import SelfAttention, TransformerAdapter
 from .layers_context_fusion import AddFusion, CosineFusion, CrossAttentionFusion
 from .layers_state_space import StateSpace
 from .layers_temporal_adapter import ContextMamba, QueryMamba, TemporalAdapter
 from .loading_quantised import keep_scales
 from .loading_transformers import CACHE_NAMES
+from .loading_weights import build_without_weights, check_loads_back
 
 # Options of `save_pretrained` about files; all others are for `push_to_hub`.
 _SAVE_OPTIONS = ("save_peft_format", "save_original_format", "distributed_checkpoint")
@@ -69,7 +70,7 @@ class AdapterPreTrainedModel(PreTrainedModel):
             ValueError: if pickled weights are wanted, if a list of shards leads out of the checkpoint or names none,
                 if the checkpoint or low-rank updates lack weights or are not quantised as their config says, or if
                 layers shall be fused.
-            OSError: if weights are missing, or not in safetensors.
+            OSError: if weights are missing, damaged, or not in safetensors.
         """
         _refuse_pickles(kwargs.get("use_safetensors"))
         kwargs["use_safetensors"] = True
@@ -86,6 +87,10 @@ class AdapterPreTrainedModel(PreTrainedModel):
             if "safetensors" not in str(error) or re.search(r"-\d+-of-\d+\.", str(error)):
                 raise  # a missing shard does not imply pickles
             raise OSError(f"weights must be in safetensors, for H-MBA never loads pickles: {error}") from error
+        except SafetensorError as error:
+            raise OSError(
+                f"{pretrained_model_name_or_path} must hold whole weights, got a torn file: {error}"
+            ) from error
         model, report = loaded
         check_quantised(model, pretrained_model_name_or_path)
         keep_scales(model)
@@ -149,11 +154,7 @@ class AdapterPreTrainedModel(PreTrainedModel):
             self._hf_peft_config_loaded = False
             vars(self).pop("_weight_conversions", None)
         if not self._hf_peft_config_loaded:
-            if odd := _odd_weights(self, state_dict):
-                raise ValueError(
-                    f"weights must be those of a new {type(self).__name__} of this configuration, got {odd}: merge "
-                    "low-rank updates (`merge_and_unload`) or save them alone, and unwrap wrapped layers"
-                )
+            check_loads_back(self, state_dict)
             if Path(save_directory, "adapter_config.json").exists():
                 raise ValueError(
                     f"the folder of a whole model must be without low-rank updates, got {save_directory}: loading "
@@ -340,56 +341,3 @@ def _with_own_memory(model: Any) -> dict[str, Tensor] | None:
         if seen.setdefault(memory, name) != name:
             copies[name] = weight.detach().clone()
     return {**model.state_dict(), **copies} if copies else None
-
-
-def _odd_weights(model: Any, state_dict: dict[str, Tensor] | None) -> str:
-    """Describe the weights that are not those of a new model of this class and configuration; empty if none.
-
-    Args:
-        model: its quantiser may have replaced layers.
-        state_dict: weights to check in place of the model's; they may be a part of them.
-    """
-    new = build_without_weights(type(model), deepcopy(model.config))
-    wanted = new.state_dict()
-    held = model.state_dict() if state_dict is None else state_dict
-    is_quantised = getattr(model, "hf_quantizer", None) is not None
-    quantised: tuple[str, ...] = ()
-    if is_quantised:
-        quantised = tuple(f"{layer}." for layer in _quantised_layers(model, new))
-    odd = {}
-    for name in wanted.keys() | held.keys():
-        if name.startswith(quantised):
-            continue
-        if name not in wanted:
-            odd[name] = "no weight of it"
-        elif name not in held:
-            if state_dict is None:
-                odd[name] = "missing"
-        elif not _is_alike(held[name], wanted[name]) or not (is_quantised or _is_plain(held[name])):
-            kind = type(held[name]).__name__
-            shape = tuple(held[name].shape)
-            odd[name] = f"{kind} {shape} in {held[name].dtype} instead of {tuple(wanted[name].shape)}"
-    listed = ", ".join(f"{name} ({what})" for name, what in sorted(odd.items())[:3])
-    if len(odd) > 3:
-        listed += f" and {len(odd) - 3} more"
-    return listed
-
-
-def _quantised_layers(model: Any, new: nn.Module) -> list[str]:
-    """Return the names of the layers that the quantiser of a model has replaced."""
-    others = dict(new.named_modules())
-    found = []
-    for name, layer in model.named_modules():
-        is_innermost = next(layer.children(), None) is None
-        if is_innermost and name in others and type(layer) is not type(others[name]):
-            found.append(name)
-    return found
-
-
-def _is_alike(weight: Tensor, wanted: Tensor) -> bool:
-    return weight.shape == wanted.shape and weight.is_floating_point() == wanted.is_floating_point()
-
-
-def _is_plain(weight: Tensor) -> bool:
-    """Return whether a tensor, also one on several devices, wraps no others."""
-    return type(weight.data) is Tensor or hasattr(weight, "device_mesh")
