@@ -18,6 +18,8 @@ WAYS = {
     "CONFIG_MAPPING = auto.CONFIG_MAPPING",
     "a module of the package": "from hmba_hf.models.modeling_hmba import HMBAModel; HMBAModel.check_push; "
     "from transformers import CONFIG_MAPPING",
+    "parts of the package": "import hmba_hf; hmba_hf.models.modeling_hmba.HMBAModel; hmba_hf.streaming.VideoStream; "
+    "from transformers import CONFIG_MAPPING",
     "all names": "from hmba_hf import *; VideoStream; from transformers import CONFIG_MAPPING",
 }
 CHECK = """

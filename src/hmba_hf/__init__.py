@@ -23,9 +23,10 @@ def __getattr__(name: str) -> Any:
     if name.startswith("_") and name != "__all__":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     registration = import_module(f"{__name__}.registration")
-    if name != "__all__" and name not in registration.__all__:
+    if name == "__all__" or name in registration.__all__:
+        globals()[name] = getattr(registration, name)
+    if name not in globals():  # else it is a part of the package, which the registration has imported
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = getattr(registration, name)
     return globals()[name]
 
 
