@@ -155,6 +155,8 @@ def section_of_remarks(found: Mapping[str, dict]) -> str:
         if "check" in result:
             verdict = "passed" if result["check"]["passed"] else "FAILED"
             lines.append(f"- {name}, `{environment.check}` {verdict}: {shortened(result['check']['message'])}.")
+        if "remark" in result:  # written into a stored result by hand
+            lines.append(f"- {name}: {result['remark']}")
         if "refused" in result:
             lines.append(f"- {name} could not be installed:\n\n      " + result["refused"].replace("\n", "\n      "))
     files = ", ".join(f"`test_{pattern}`" for pattern in CENTRAL)
