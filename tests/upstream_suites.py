@@ -7,6 +7,7 @@ import fnmatch
 import functools
 import importlib
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -20,11 +21,13 @@ import av
 import pytest
 import transformers
 from filelock import FileLock
+from packaging.version import Version
 from PIL import Image
 from transformers import testing_utils
 from transformers.models.auto.video_processing_auto import AutoVideoProcessor
 
 CACHE = Path(__file__).parents[1] / ".cache"
+CONSTRAINTS = Path(__file__).parents[1] / "constraints.txt"
 PACKAGE = "transformers_tests"
 # What a decorator may skip any test for: parts of a machine, or packages, that these suites do without.
 LACKING = {
@@ -159,6 +162,14 @@ def _must_fail(test: Callable, reason: str) -> Callable:
     return failing
 
 
+def _skip_where_the_tables_are_of_a_newer_version() -> None:
+    (measured,) = re.findall(r"^transformers==(\S+)", CONSTRAINTS.read_text(), flags=re.MULTILINE)
+    if Version(transformers.__version__) < Version(measured):
+        reason = f"the tables name tests of transformers {measured}, got {transformers.__version__}"
+        pytest.skip(reason, allow_module_level=True)
+
+
+_skip_where_the_tables_are_of_a_newer_version()
 _prepare_imports()
 modeling = importlib.import_module(f"{PACKAGE}.test_modeling_common")
 ModelTesterMixin = modeling.ModelTesterMixin
