@@ -18,11 +18,9 @@ from pathlib import Path
 from measuring import hardware
 
 IMPORTS = {
-    "nothing": "pass",
     "torch and transformers": "import torch, transformers",
     "hmba_hf": "import hmba_hf",
     "torch, transformers and hmba_hf": "import torch, transformers, hmba_hf",
-    "transformers' Auto classes": "import torch, transformers; from transformers import AutoModelForImageTextToText",
     "transformers' models": "import torch, transformers, transformers.modeling_utils",
     "hmba_hf's models": "import hmba_hf; hmba_hf.HMBAForConditionalGeneration",
 }
