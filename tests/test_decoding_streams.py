@@ -1,5 +1,6 @@
 """The rate at which pictures without times are counted, at every door, and pictures that a decoder makes up."""
 
+import weakref
 from fractions import Fraction
 from io import BytesIO
 
@@ -10,6 +11,7 @@ from transformers import pipeline
 
 from hmba_hf import decode_frames, iter_frames
 from hmba_hf.data.clips import cut_clips, video_duration
+from hmba_hf.models import decoding_streams
 from hmba_hf.models.decoding_video import causal_timestamps, latest_frames
 from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor
 from numbered_videos import numbered_video, read_numbers
@@ -196,3 +198,28 @@ def test_a_camera_with_jitter_and_lost_and_doubled_frames_keeps_each_at_its_time
         assert numbers[3] == current
         assert all(low <= number <= high for low, number, high in zip(latest[0], numbers, latest[1], strict=False))
     assert not caplog.records
+
+
+def test_heavy_pictures_that_wait_for_their_turn_take_no_memory(monkeypatch):
+    def deepen(stream):
+        stream.pix_fmt = "yuv444p12le"
+
+    made = []
+    held = []
+
+    def counted(*args):
+        picture = make(*args)
+        made.append(weakref.ref(picture))
+        held.append(sum(one() is not None for one in made))
+        return picture
+
+    make = decoding_streams.picture_or_error
+    monkeypatch.setattr(decoding_streams, "picture_or_error", counted)
+    times = [(index ^ 1) / 10 for index in range(20)]
+    data = numbered_video(20, container="matroska", codec="ffv1", times=times, size=(320, 240), prepare=deepen)
+    shown = []
+    for _, picture in iter_frames(BytesIO(data)):
+        shown += read_numbers(picture[None])
+        del picture
+    assert shown == [index ^ 1 for index in range(20)]
+    assert max(held) == 1, "eight of them wait, in files"

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from fractions import Fraction
-from typing import Any, NamedTuple
+from tempfile import TemporaryFile
+from typing import Any
 
 import av
 import numpy as np
@@ -252,11 +253,24 @@ class OpenVideo:
         return Fraction(frame.duration * self.stream.time_base)
 
 
-class _Picture(NamedTuple):
-    """What a frame became, a picture or an error, and its mark of not being whole."""
+class _Picture:
+    """What a frame became, an error or a picture that waits in a file, and its mark of not being whole."""
 
-    picture: Any
-    opaque: Any
+    def __init__(self, picture: np.ndarray | VideoDecodeError, opaque: Any):
+        self.opaque = opaque
+        self._error: VideoDecodeError | None = None
+        if isinstance(picture, VideoDecodeError):
+            self._error = picture
+            return
+        self._file = TemporaryFile()  # which goes with this object
+        np.save(self._file, picture, allow_pickle=False)
+
+    def read(self) -> np.ndarray | VideoDecodeError:
+        """Return the error, or the picture."""
+        if self._error is not None:
+            return self._error
+        self._file.seek(0)
+        return np.load(self._file, allow_pickle=False)
 
 
 def _with_pictures(moments: Iterator[Moment], video: OpenVideo, limits: SourceLimits) -> Iterator[Moment]:
@@ -317,7 +331,7 @@ def iter_frames(
             if only_whole and not is_whole:
                 yield seconds, video.mended_error(seconds)
             elif isinstance(moment.frame, _Picture):
-                yield seconds, moment.frame.picture
+                yield seconds, moment.frame.read()
             else:
                 yield seconds, picture_or_error(moment.frame, video.stream, name, limits)
             del moment  # before the next one is decoded
