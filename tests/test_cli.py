@@ -18,6 +18,7 @@ import hmba_hf
 from documented import MODULES, ROOT
 from hmba_hf import cli
 from hmba_hf.commands import launching
+from hmba_hf.commands.training import run_training
 
 WAITING = """
 import signal, sys, time
@@ -205,3 +206,13 @@ def test_a_signal_ends_a_run_with_its_exit_status(number, monkeypatch):
     with pytest.raises(SystemExit) as end:  # no process has begun that could end by itself
         launching.launch("waiting", [], [])
     assert end.value.code == 128 + number
+
+
+def test_ctrl_c_ends_a_training_in_a_sentence(capsys):
+    def train(words):
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        run_training(train, lambda description, words, program: (words,), "", program="hmba finetune", words=[])
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "\nstopped; the same command resumes from the last checkpoint\n"

@@ -18,16 +18,14 @@ pictures of loss and metrics. `hmba predict` and `hmba evaluate` score it over s
 
 from collections.abc import Sequence
 
-import hmba_hf  # noqa: F401 - registers the model
-from hmba_hf.messages import show_messages
+from hmba_hf.commands.training import run_training
 from hmba_hf.tasks.classification.arguments import parse_arguments
 from hmba_hf.tasks.classification.run import finetune
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Train, resume or finish the run that the words of a command line describe."""
-    show_messages()
-    finetune(*parse_arguments(__doc__, words, program="hmba finetune classification"))
+    run_training(finetune, parse_arguments, __doc__, program="hmba finetune classification", words=words)
 
 
 if __name__ == "__main__":

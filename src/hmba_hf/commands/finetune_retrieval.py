@@ -18,16 +18,14 @@ a checkpoint. The run writes the model, `history.json`, and pictures of loss and
 
 from collections.abc import Sequence
 
-import hmba_hf  # noqa: F401 - registers the model
-from hmba_hf.messages import show_messages
+from hmba_hf.commands.training import run_training
 from hmba_hf.tasks.retrieval.arguments import parse_arguments
 from hmba_hf.tasks.retrieval.run import train
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Train, resume or finish the run that the words of a command line describe."""
-    show_messages()
-    train(*parse_arguments(__doc__, words, program="hmba finetune retrieval"))
+    run_training(train, parse_arguments, __doc__, program="hmba finetune retrieval", words=words)
 
 
 if __name__ == "__main__":

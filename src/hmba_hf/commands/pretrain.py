@@ -19,16 +19,14 @@ run with a checkpoint. The run writes the model, `history.json`, and pictures of
 
 from collections.abc import Sequence
 
-import hmba_hf  # noqa: F401 - registers the model
-from hmba_hf.messages import show_messages
+from hmba_hf.commands.training import run_training
 from hmba_hf.tasks.pretraining.arguments import parse_arguments
 from hmba_hf.tasks.pretraining.run import pretrain
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Train, resume or finish the run that the words of a command line describe."""
-    show_messages()
-    pretrain(*parse_arguments(__doc__, words, program="hmba pretrain"))
+    run_training(pretrain, parse_arguments, __doc__, program="hmba pretrain", words=words)
 
 
 if __name__ == "__main__":
