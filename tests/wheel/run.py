@@ -99,7 +99,8 @@ def steps(installed: Installed, quick: bool) -> Iterator[tuple[str, Callable[[],
     """Yield what is tried in an environment, each with its name; see `--quick`."""
 
     def imports() -> None:
-        answer = installed.run("python", TESTS / "hidden_packages.py", '{"": []}', installed.folder)
+        program = TESTS / "hidden_packages.py"
+        answer = installed.run("python", program, '{"": []}', installed.folder, TRITON_INTERPRET="1")  # from its start
         for name, reason in json.loads(answer.splitlines()[-1])[""].items():
             if reason is not None and not re.search(r"pip install \S", reason):
                 raise Failed(f"{name}: {reason}")
