@@ -133,7 +133,7 @@ def base(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def stored_run(stored_model, tmp_path_factory):
-    """What `evaluate.py` leaves about it."""
+    """What `hmba evaluate` leaves about it."""
     from tiny_runs import evaluate
 
     return evaluate(stored_model, tmp_path_factory.mktemp("stored_run"))

@@ -29,7 +29,7 @@ def test_a_stored_run_tells_its_numbers_with_what_made_them(run, stored_model):
     assert {result.dataset_split for result in stored.results} == {"test"}
     for result in stored.results:
         arguments = result.metric_args
-        assert arguments["command"].startswith("python ") and f"--model {stored_model}" in arguments["command"]
+        assert arguments["command"].startswith("hmba evaluate ") and f"--model {stored_model}" in arguments["command"]
         assert "torch " in arguments["environment"] and "hmba-hf 0.1.0" in arguments["environment"]
         assert len(arguments["interval"]) == 2 and arguments["answered"] == 3
     stored.check_model(stored_model)
@@ -114,7 +114,7 @@ def test_scores_do_not_tell_of_other_clips_than_the_answers_are_about(run, name,
         ("metrics.json", "[1]", "must be a JSON object, got list"),
         ("metrics.json", '{"scores": {"mean_iou": 0.9}}', r"got one without \['intervals', "),
         ("recipe.json", None, "a folder that `hmba evaluate` has written"),
-        ("recipe.json", "{}", "must hold predictions of predict.py, got a recipe without weights"),
+        ("recipe.json", "{}", "must hold predictions of `hmba predict`, got a recipe without weights"),
     ],
 )
 def test_a_folder_of_something_else_is_refused(run, name, content, message):
@@ -128,7 +128,7 @@ def test_a_folder_of_something_else_is_refused(run, name, content, message):
 def test_a_number_by_hand_is_no_run(run):
     with pytest.raises(ValueError, match="results must be folders that `hmba evaluate` has written, got dict"):
         read_runs([{"mean_iou": 0.9}])
-    with pytest.raises(ValueError, match="results must be a list of folders of evaluate.py"):
+    with pytest.raises(ValueError, match="results must be a list of folders of `hmba evaluate`"):
         read_runs(run)
     with pytest.raises(ValueError, match="results must be of one run for each split"):
         read_runs([run, run])
