@@ -24,6 +24,7 @@ ONE_STEP = ["--max_steps", "1", "--per_device_train_batch_size", "2", "--use_cpu
 CLIPS = ["--dataloader_num_workers", "0", "--save_strategy", "no", "--max_train_samples", "4"]
 # Options behind those of a documented command, which make it quick.
 QUICK = {
+    "backends": [],
     "study": "--seeds 0 --steps 1 --batch_size 2 --clips 2 --page studies.md".split(),
     "cache-features": ["--use_cpu"],
     "convert hmba": [],
@@ -33,6 +34,7 @@ QUICK = {
     "demo": "--steps 1 --clips 2".split(),
     "describe": QUICK_ANSWERS,
     "evaluate": ["--tokenizer", "words", "--draws", "5"],
+    "finetune.py": [*ONE_STEP, "--dataloader_num_workers", "0", "--save_strategy", "no"],
     "finetune": [*ONE_STEP, "--dataloader_num_workers", "0", "--save_strategy", "no"],
     "finetune questions": [*ONE_STEP, *CLIPS],
     "finetune classification": [*ONE_STEP, *CLIPS],

@@ -69,6 +69,7 @@ MAKERS = {
     "convert mambavl",
     "convert videomamba",
     "demo",
+    "finetune.py",
     "finetune",
     "finetune questions",
     "finetune classification",
