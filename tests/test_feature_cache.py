@@ -282,7 +282,7 @@ def test_a_cache_that_is_not_whole_any_more_is_refused_and_made_again(tmp_path, 
         damaged.unlink()
     else:
         damaged.write_bytes(before[damaged.name][:-1] if harm == "cut off" else b"")
-    with pytest.raises(ValueError, match=f"{damaged.name} of .* missing or damaged: .*cache_features.py makes it"):
+    with pytest.raises(ValueError, match=f"{damaged.name} of .* missing or damaged: .*`hmba cache-features` makes it"):
         cached(tmp_path, WORLD, model, processor)
     assert writer(tmp_path, model, processor).write(WORLD)["made"] in (2, 4)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
