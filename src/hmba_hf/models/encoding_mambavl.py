@@ -193,7 +193,7 @@ class MambaVLMotionformerModel(SafetensorsPreTrainedModel):
     def _embed(self, clips: Tensor) -> Tensor:
         patches = self.patch_embedding(clips.transpose(1, 2)).flatten(3).permute(0, 2, 3, 1)  # (b, t, p, d)
         patches = patches + self.position_embeddings[1:] + self.temporal_embeddings[:, None]
-        first = (self.class_embedding + self.position_embeddings[:1]).expand(len(clips), 1, -1)
+        first = (self.class_embedding + self.position_embeddings[:1]).expand(clips.shape[0], 1, -1)
         return torch.cat([first, patches.flatten(1, 2)], dim=1)
 
     def _checked_boxes(self, boxes: Tensor | None, clips: Tensor) -> Tensor:

@@ -17,12 +17,11 @@ def require(condition: Tensor, message: str | Callable[[], str]) -> None:
 
     With torch before 2.13 a compiled graph raises a `RuntimeError`.
 
-    Torch has no public name for the wrapper of `torch.func`, for fake tensors, or for an assertion in a graph that
+    Torch has no public name for fake tensors, or for an assertion in a graph that
     raises a `ValueError`.
     """
     if not torch.compiler.is_compiling():
-        while torch._C._functorch.is_functorch_wrapped_tensor(condition):  # a mapped condition is checked as a whole
-            condition = torch._C._functorch.get_unwrapped(condition)
+        condition = whole(condition)
         if condition.is_meta or isinstance(condition, FakeTensor):
             return
     elif not CHECKS_COMPILE:
@@ -33,3 +32,13 @@ def require(condition: Tensor, message: str | Callable[[], str]) -> None:
         torch._check_tensor_all_with(ValueError, condition, lambda: message)  # transformers' check drops the message
         return
     torch_compilable_check(condition, message)
+
+
+def whole(x: Tensor) -> Tensor:
+    """Return a tensor with what `vmap` maps over beside its own dimensions, since its values are checked together.
+
+    Torch has no public name for the wrapper of `torch.func`.
+    """
+    while torch._C._functorch.is_functorch_wrapped_tensor(x):
+        x = torch._C._functorch.get_unwrapped(x)
+    return x

@@ -94,7 +94,7 @@ class DropPath(nn.Module):
         """Drop samples of `x`, `(b, ...)`."""
         if self.rate == 0 or not self.training:
             return x
-        kept = torch.rand((len(x), *[1] * (x.ndim - 1)), device=x.device) >= self.rate
+        kept = torch.rand((x.shape[0], *[1] * (x.ndim - 1)), device=x.device) >= self.rate
         return x * kept / (1 - self.rate)
 
     def extra_repr(self) -> str:

@@ -48,7 +48,7 @@ class MambaFusion(nn.Module):
         if text is None or mask is None:
             return mixed, features
         read, _ = self.text_mixer(text.flatten(0, 1), return_last_state=False)
-        return mixed, features + masked_mean(read, mask.flatten(0, 1)).unflatten(0, (len(video), -1))
+        return mixed, features + masked_mean(read, mask.flatten(0, 1)).unflatten(0, (video.shape[0], -1))
 
 
 class TransformerFusion(nn.Module):
@@ -103,7 +103,7 @@ class TransformerFusion(nn.Module):
         tokens = self.dropout(tokens)
         for layer in self.layers:
             tokens = layer(tokens, is_read)
-        normed = self.norm(tokens).unflatten(0, (len(video), num_heads))
+        normed = self.norm(tokens).unflatten(0, (video.shape[0], num_heads))
         return normed[:, 0, 1 : 1 + video.shape[1]], normed[:, :, 0]
 
     def _embed(self, tokens: Tensor, modality: int) -> Tensor:
@@ -111,7 +111,7 @@ class TransformerFusion(nn.Module):
         length = tokens.shape[1]
         if length >= MAX_TOKENS:
             raise ValueError(f"a clip or a question must have less than {MAX_TOKENS} tokens, got {length}")
-        first = self.class_tokens[modality].expand(len(tokens), 1, -1)
+        first = self.class_tokens[modality].expand(tokens.shape[0], 1, -1)
         places = self.position_embeddings[modality, : 1 + length]
         return torch.cat((first, tokens), dim=1) + places + self.modality_embeddings[modality]
 
@@ -195,7 +195,7 @@ class MlpFusion(nn.Module):
         seen = video.mean(dim=1)[:, None]
         asked = torch.zeros_like(seen)
         if text is not None and mask is not None:
-            asked = masked_mean(text.flatten(0, 1), mask.flatten(0, 1)).unflatten(0, (len(video), -1))
+            asked = masked_mean(text.flatten(0, 1), mask.flatten(0, 1)).unflatten(0, (video.shape[0], -1))
         both = torch.cat((seen.expand_as(asked), asked), dim=-1)
         return video, self.dropout(self.fc2(nn.functional.gelu(self.fc1(both))))
 
@@ -231,7 +231,8 @@ def real_first(text: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         mask: true for tokens that are read, `(b, l)`.
     """
     order = mask.to(torch.int8).argsort(dim=1, descending=True, stable=True)
-    return text.take_along_dim(order[..., None], dim=1), mask.take_along_dim(order, dim=1)
+    # `take_along_dim` would keep an exported graph to batches and texts of these sizes.
+    return text.gather(1, order[..., None].expand_as(text)), mask.gather(1, order)
 
 
 def masked_mean(text: Tensor, mask: Tensor) -> Tensor:

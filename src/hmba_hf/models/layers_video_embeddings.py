@@ -156,8 +156,11 @@ def interpolate_places(table: Tensor, grid: tuple[int, int], wanted: tuple[int, 
 
 
 def interpolate_times(table: Tensor, wanted: int) -> Tensor:
-    """Resize a table of times, `(1, t, d)`, to another number of them, linearly."""
-    if table.shape[1] == wanted:
+    """Resize a table of times, `(1, t, d)`, to another number of them, linearly.
+
+    In an exported graph `wanted` may be any number, which a comparison would bind.
+    """
+    if isinstance(wanted, int) and table.shape[1] == wanted:
         return table
     times = table.to(torch.promote_types(table.dtype, torch.float32)).transpose(1, 2)
     resized = nn.functional.interpolate(times, size=wanted, mode="linear", align_corners=False)

@@ -31,6 +31,7 @@ from .encoding_hmba_vlm import (
 from .joining_adapter import build_adapter
 from .joining_hmba_vlm import adapt_pretrained, check_door, tied_within
 from .layers_adapter_state import AdapterState
+from .layers_baseline_adapters import differentiable_attention
 from .layers_conditions import require
 from .loading_transformers import CACHE_NAME, one_cache
 from .outputs_hmba import HMBAVideoFeatures
@@ -79,7 +80,8 @@ class HMBAVLMModel(HMBAVLMPreTrainedModel):
         """
         check_pixels(pictures)
         pictures.setdefault("return_dict", self.config.return_dict)
-        return self.base.base_model.get_image_features(**pictures)
+        with differentiable_attention():
+            return self.base.base_model.get_image_features(**pictures)
 
     def get_frame_features(self, picture_tokens: Tensor | None = None, **pictures: Any) -> list[Tensor]:
         """Encode pictures, and return the rows, `(p, d)`, of each, for `adapt_frame_features`.
@@ -219,7 +221,8 @@ class HMBAVLMModel(HMBAVLMPreTrainedModel):
         kwargs |= {"position_ids": position_ids, "inputs_embeds": inputs_embeds}
         kwargs[CACHE_NAME] = one_cache(past_key_values, cache)
         inputs = self.encode_clips(**kwargs)
-        return self.base.base_model(input_ids=input_ids, attention_mask=attention_mask, **inputs)
+        with differentiable_attention():
+            return self.base.base_model(input_ids=input_ids, attention_mask=attention_mask, **inputs)
 
 
 def _pad_in_front(clips: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
@@ -333,4 +336,5 @@ class HMBAVLMForConditionalGeneration(HMBAVLMPreTrainedModel, GenerationMixin):
         kwargs |= {"position_ids": position_ids, "inputs_embeds": inputs_embeds}
         kwargs[CACHE_NAME] = one_cache(past_key_values, cache)
         inputs = self.model.encode_clips(**kwargs)
-        return self.model.base(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **inputs)
+        with differentiable_attention():
+            return self.model.base(input_ids=input_ids, attention_mask=attention_mask, labels=labels, **inputs)

@@ -22,6 +22,7 @@ from .configuration_mambavl import (
 )
 from .encoding_mambavl import MambaVLMotionformerModel, MambaVLVisionModel
 from .joining_mambavl import drop_unread, join_pretrained
+from .layers_baseline_adapters import differentiable_attention
 from .layers_conditions import require
 from .layers_question_fusion import (
     MambaFusion,
@@ -116,8 +117,9 @@ class MambaVLModel(MambaVLPreTrainedModel):
             raise ValueError("boxes must come with pixel_values_videos, got them with video_features")
         tokens: Any = seen.last_hidden_state
         video = self._check_features(tokens)
-        text, mask = self.encode_texts(input_ids, attention_mask, len(video))
-        mixed, features = self.fusion(video, text, mask)
+        text, mask = self.encode_texts(input_ids, attention_mask, video.shape[0])
+        with differentiable_attention():
+            mixed, features = self.fusion(video, text, mask)
         return MambaVLModelOutput(
             last_hidden_state=mixed,
             head_features=features.expand(-1, len(self.config.heads), -1),
@@ -168,7 +170,8 @@ class MambaVLModel(MambaVLPreTrainedModel):
         if "skip_predictor" in taken:  # of V-JEPA 2
             options["skip_predictor"] = True
         options[self.vision_model.main_input_name] = pixels if reads_clips else pixels.flatten(0, 1)
-        outputs = self.vision_model(**options)
+        with differentiable_attention():
+            outputs = self.vision_model(**options)
         tokens = outputs.last_hidden_state
         if not reads_clips:
             tokens = tokens.unflatten(0, pixels.shape[:2]).flatten(1, 2)
@@ -214,14 +217,16 @@ class MambaVLModel(MambaVLPreTrainedModel):
         if self.config.text_features == "contextual":
             attended = self._attended(is_read).flatten(0, 1)
         ids = input_ids.flatten(0, 1)
-        tokens = self.text_model(input_ids=ids, attention_mask=attended, return_dict=True).last_hidden_state
+        with differentiable_attention():
+            tokens = self.text_model(input_ids=ids, attention_mask=attended, return_dict=True).last_hidden_state
         text, is_read = real_first(self.text_projection(tokens.to(self._dtype)), is_read.flatten(0, 1))
         return text.unflatten(0, wanted), is_read.unflatten(0, wanted)
 
     @property
     def _dtype(self) -> torch.dtype:
         """The dtype of the fusion and of what leads to it."""
-        return self.text_projection.get_parameter("layers.0.weight").dtype
+        last: Any = self.text_projection.layers[-1]
+        return last.bias.dtype  # its weight may be quantised, but never its bias
 
     @staticmethod
     def _attended(is_read: Tensor) -> Tensor:
@@ -325,7 +330,7 @@ class MambaVLForVideoClassification(MambaVLPreTrainedModel):
             logits[head] = classifier(features[:, number])
         loss = None
         if labels is not None:
-            check_labels(labels, self.config.head_sizes, len(features))
+            check_labels(labels, self.config.head_sizes, features.shape[0])
             loss = sum_of_losses(labels, logits)
         of_answers = None
         if answer_input_ids is not None:
@@ -354,7 +359,7 @@ class MambaVLForVideoClassification(MambaVLPreTrainedModel):
         """
         if labels is None:
             raise ValueError("labels must come with answer_input_ids, to know which answers are the same, got none")
-        answers, is_read = self.mambavl.encode_texts(input_ids, attention_mask, len(features))
+        answers, is_read = self.mambavl.encode_texts(input_ids, attention_mask, features.shape[0])
         assert answers is not None and is_read is not None
         pooled = masked_mean(answers.flatten(0, 1), is_read.flatten(0, 1)).unflatten(0, features.shape[:2])
         classes = hard_labels(labels, self.config.head_sizes)
@@ -421,7 +426,7 @@ def check_labels(labels: Tensor, sizes: dict[str, int], num_clips: int) -> None:
         return
     if shape[1:] != (len(sizes),) and not (len(shape) == 1 and len(sizes) == 1):
         raise ValueError(f"labels must be (batch, {len(sizes)}), one for each of {list(sizes)}, got {shape}")
-    classes = labels.reshape(len(labels), -1)
+    classes = labels.reshape(labels.shape[0], -1)
     for number, (head, size) in enumerate(sizes.items()):
         of_head = classes[:, number]
         is_known = ((of_head >= 0) & (of_head < size)) | (of_head == IGNORED_LABEL)
@@ -437,7 +442,7 @@ def hard_labels(labels: Tensor, sizes: dict[str, int]) -> Tensor:
         labels, sizes: as in `check_labels`.
     """
     if not labels.is_floating_point():
-        return labels.reshape(len(labels), -1)
+        return labels.reshape(labels.shape[0], -1)
     classes = []
     for of_head in labels.split(list(sizes.values()), dim=1):
         weight, number = of_head.max(dim=1)
@@ -456,7 +461,7 @@ def sum_of_losses(labels: Tensor, logits: dict[str, Tensor]) -> Tensor:
     if labels.is_floating_point():
         wanted = labels.split(sizes, dim=1)
     else:
-        wanted = labels.reshape(len(labels), -1).unbind(dim=1)
+        wanted = labels.reshape(labels.shape[0], -1).unbind(dim=1)
     total = None
     for of_head, answer in zip(logits.values(), wanted, strict=True):
         is_known = answer.sum(dim=1) > 0 if answer.ndim == 2 else answer != IGNORED_LABEL

@@ -12,7 +12,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_videomamba import VideoMambaConfig
 from .layers_alignment import AlignmentHead, DistillationHead, alignment_distance
-from .layers_conditions import require
+from .layers_conditions import require, whole
 from .layers_mamba import DropPath, MambaBlock, ResidualNorm, add_residual
 from .layers_scan_orders import (
     SCANS,
@@ -429,12 +429,13 @@ def visible_tokens(bool_masked_pos: Tensor, wanted: tuple[int, int]) -> Tensor:
     if shape != wanted or bool_masked_pos.dtype != torch.bool:
         raise ValueError(f"bool_masked_pos must be {wanted} in bool, got {shape} in {bool_masked_pos.dtype}")
     is_visible = nn.functional.pad(~bool_masked_pos, (1, 0), value=True)
-    counts = is_visible.sum(dim=1).tolist()
+    counts = whole(is_visible.sum(dim=1)).flatten().tolist()
     if min(counts) != max(counts):
         raise ValueError(f"bool_masked_pos must hide as many patches in each clip, got {counts} visible tokens")
     if counts[0] == 1:
         raise ValueError("bool_masked_pos must leave a patch visible in each clip, got all hidden")
-    return is_visible.nonzero()[:, 1].unflatten(0, (len(is_visible), -1))
+    visible_first = is_visible.to(torch.uint8).argsort(dim=1, descending=True, stable=True)
+    return visible_first[:, : counts[0]]
 
 
 def visible_features(features: Tensor, teacher_features: Tensor, tokens: Tensor, num_tokens: int) -> Tensor:

@@ -14,6 +14,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_videomamba import VideoMambaRetrievalConfig
 from .layers_alignment import alignment_distance
+from .layers_baseline_adapters import differentiable_attention
 from .layers_conditions import require
 from .layers_contrast import contrastive_loss, gathered, hard_negatives, similarities
 from .loading_checkpoints import refuse_lacking, say_what_is_tied
@@ -172,8 +173,9 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
         bert = self.text_model.bert
         hidden_states = bert.embeddings(input_ids=input_ids)
         mask = self._mask(hidden_states, attention_mask)
-        for layer in bert.encoder.layer[: self.config.num_text_layers]:
-            hidden_states = _first(layer(hidden_states, mask))
+        with differentiable_attention():
+            for layer in bert.encoder.layer[: self.config.num_text_layers]:
+                hidden_states = _first(layer(hidden_states, mask))
         return VideoMambaTextFeatures(
             last_hidden_state=hidden_states, text_embeds=self.text_projection(hidden_states[:, 0])
         )
@@ -192,10 +194,11 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
         hidden_states = text_states
         mask = self._mask(hidden_states, attention_mask)
         layers: Any = self.text_model.bert.encoder.layer[self.config.num_text_layers :]
-        for layer, cross_attention in zip(layers, self.cross_attentions, strict=True):
-            hidden_states = _first(layer.attention(hidden_states, mask))
-            hidden_states = _first(cross_attention(hidden_states, encoder_hidden_states=patches))
-            hidden_states = layer.feed_forward_chunk(hidden_states)
+        with differentiable_attention():
+            for layer, cross_attention in zip(layers, self.cross_attentions, strict=True):
+                hidden_states = _first(layer.attention(hidden_states, mask))
+                hidden_states = _first(cross_attention(hidden_states, encoder_hidden_states=patches))
+                hidden_states = layer.feed_forward_chunk(hidden_states)
         return hidden_states
 
     def match(self, text_states: Tensor, patches: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -232,8 +235,8 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
             ValueError: as `VideoMambaModel` and `VideoMambaForPreTraining`, if there are not as many texts as videos,
                 if an argument has another shape, or if only one of `masked_input_ids` and `labels` is given.
         """
-        _check_texts(len(pixel_values_videos), input_ids, attention_mask, masked_input_ids, labels)
-        _check_shape("pair_ids", pair_ids, (len(input_ids),))
+        _check_texts(pixel_values_videos.shape[0], input_ids, attention_mask, masked_input_ids, labels)
+        _check_shape("pair_ids", pair_ids, (input_ids.shape[0],))
         video: Any = self.get_video_features(
             pixel_values_videos, bool_masked_pos, interpolate_pos_encoding=interpolate_pos_encoding
         )
@@ -342,8 +345,8 @@ def _check_texts(
     labels: Tensor | None,
 ) -> None:
     """Raise a `ValueError` unless there is a text for each video, and all of one shape that is about its tokens."""
-    if len(input_ids) != num_videos:
-        raise ValueError(f"input_ids must have a text for each of {num_videos} videos, got {len(input_ids)}")
+    if input_ids.shape[0] != num_videos:
+        raise ValueError(f"input_ids must have a text for each of {num_videos} videos, got {input_ids.shape[0]}")
     if (masked_input_ids is None) != (labels is None):
         raise ValueError("masked_input_ids and labels must be given together, got one of them")
     of_tokens = {"attention_mask": attention_mask, "masked_input_ids": masked_input_ids, "labels": labels}
