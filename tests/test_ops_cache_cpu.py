@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import os
 import resource
 import shutil
 import sys
@@ -78,6 +79,17 @@ def test_a_damaged_file_is_a_miss_and_is_mended(kind, folder, start, caplog):
     loaded(start())
     file = kept_file(folder)
     file.write_bytes(DAMAGE[kind](file.read_bytes()))
+    assert not loaded(start())
+    (warning,) = warnings_of(caplog)
+    assert str(file) in warning and "damaged" in warning
+    assert loaded(start())
+
+
+def test_a_pipe_in_the_place_of_a_file_is_a_miss_and_is_mended(folder, start, caplog):
+    loaded(start())
+    file = kept_file(folder)
+    file.unlink()
+    os.mkfifo(file)
     assert not loaded(start())
     (warning,) = warnings_of(caplog)
     assert str(file) in warning and "damaged" in warning
