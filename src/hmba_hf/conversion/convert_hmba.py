@@ -29,9 +29,11 @@ from transformers import AddedToken, AutoProcessor, LlamaConfig
 
 from hmba_hf import HMBAConfig, HMBAForConditionalGeneration, HMBAProcessor
 from hmba_hf.conversion.checkpoint_folders import (
+    UNUSED,
     Checkpoint,
     blank_model,
     fresh_adapter,
+    kept_tensors,
     read_generation_config,
     special_ids,
     wanted_tensors,
@@ -39,7 +41,15 @@ from hmba_hf.conversion.checkpoint_folders import (
     write_checkpoint,
     write_shards,
 )
-from hmba_hf.conversion.foreign_checkpoints import card_name, hmba_parser, open_checkpoint, open_legacy_tokenizer
+from hmba_hf.conversion.converter_commands import (
+    asked_dtype,
+    hmba_parser,
+    parse_either_way,
+    report_recorded,
+    report_unused,
+    run_conversion,
+)
+from hmba_hf.conversion.foreign_checkpoints import card_name, open_checkpoint, open_legacy_tokenizer
 from hmba_hf.conversion.rename_keys import (
     ADAPTER,
     TOWER,
@@ -64,13 +74,12 @@ from hmba_hf.conversion.tensor_sources import (
     Tensors,
     in_dtype,
 )
-from hmba_hf.conversion.verification import compare_adapters, compare_recorded, compare_tensors
+from hmba_hf.conversion.verification import compare_adapters, compare_tensors, recompute_hmba
 from hmba_hf.conversion.vision_towers import VisionTower
 from hmba_hf.hub import CardDetails
 
 CLIP = "openai/clip-vit-large-patch14"
 TOKENS = ("<im_patch>", "<im_start>", "<im_end>")  # in the order in which Shikra adds them
-UNUSED = "unused_tensors"
 # Values of the configuration that change the numbers of the released model.
 RELEASED_VALUES = (
     "adapter",
@@ -85,8 +94,6 @@ RELEASED_VALUES = (
     "projector_hidden_act",
     "lm_head_bias",
 )
-# Options without a meaning for the way back.
-ONE_WAY = ("base", "vision", "config", "preset", "num_frames", "dtype", "license", "keep_unused")
 
 
 class Original(NamedTuple):
@@ -117,26 +124,12 @@ def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--preset", choices=("released", "paper"), help="default: released with an adapter, else paper"
     )
-    parser.add_argument("--keep_unused", action="store_true", help=f"keep unused tensors in {UNUSED}.safetensors")
-    parser.add_argument("--verify", nargs="?", const="", metavar="RECORDED", help="see above")
-    parser.add_argument("--to_original", action="store_true", help="write the original's names")
-    args = parser.parse_args(words)
-    useless = [f"--{name}" for name in ONE_WAY if getattr(args, name)]
-    if args.verify:
-        useless.append("--verify RECORDED")
-    if args.to_original and useless:
-        parser.error(f"--to_original must be without {', '.join(useless)}")
-    return args
+    return parse_either_way(parser, words)
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Convert in either direction."""
-    args = parse_arguments(words)
-    if args.to_original:
-        export(args)
-    else:
-        convert(args)
-    print(f"checkpoint: {args.output_dir}")
+    run_conversion(parse_arguments(words), convert, export)
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -148,9 +141,7 @@ def convert(args: argparse.Namespace) -> None:
     preset = "released" if is_released(config) else "paper"
     rules = shikra_rules(original.prefix or "model.hmba.", preset)
     renaming, fresh = plan_adapter(config, original, rules, wanted=wanted, seed=args.seed)
-    asked: torch.dtype | None = None
-    if args.dtype:
-        asked = getattr(torch, args.dtype)
+    asked = asked_dtype(args)
     dtype = asked or single_dtype(original.tensors.specs, renaming)
     tensors = JoinedTensors(
         RenamedTensors(original.tensors, renaming, asked),
@@ -276,13 +267,6 @@ def plan_adapter(
     return renaming, SelectedTensors(MemoryTensors(fresh_adapter(config, seed)), drawn)
 
 
-def report_unused(names: list[str], are_kept: bool) -> None:
-    """Print the tensors that the model does not use."""
-    if names:
-        fate = "kept" if are_kept else "dropped"
-        print(f"not used and {fate}: {len(names)} tensors", *names, sep="\n  ")
-
-
 def build_processor(original: Original, num_frames: int) -> HMBAProcessor:
     """Build the processor: the tower's normalisation, Shikra's tokens."""
     joined = HMBAProcessor.from_vision_text_pretrained(
@@ -320,10 +304,7 @@ def verify(folder: Path, recorded: str, tensors: Tensors, original: Original, dt
     if original.prefix is not None and is_released(HMBAConfig.from_pretrained(folder)):
         error = compare_adapters(folder, original_adapter_weights(original.tensors, original.prefix, dtype))
         print(f"verified: the adapter reproduces the original's features to {error:.1e} in double precision")
-    if not recorded:
-        return
-    for name, error in compare_recorded(folder, Path(recorded)).items():
-        print(f"verified: {name} of the original to {error:.1e}")
+    report_recorded(folder, recorded, recompute_hmba)
 
 
 def original_adapter_weights(tensors: Tensors, prefix: str, dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
@@ -363,10 +344,7 @@ def export(args: argparse.Namespace) -> None:
         else:
             names.append(name)
     originals: Tensors = OriginalTensors(ours, plan_originals(names, shikra_rules()))
-    unused = sorted(path.glob(f"{UNUSED}*.safetensors"))
-    if unused:
-        index = path / f"{UNUSED}.safetensors.index.json"
-        originals = JoinedTensors(originals, FileTensors(index if index.is_file() else unused[0]))
+    originals = JoinedTensors(originals, kept_tensors(path))
     tower = OriginalTensors(ours, plan_originals(tower_names, [Rule("*", (f"{TOWER}*",))]))
     processor: Any = AutoProcessor.from_pretrained(path)
     with whole_folder(args.output_dir) as folder:

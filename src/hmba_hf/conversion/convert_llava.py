@@ -35,13 +35,8 @@ from hmba_hf.conversion.checkpoint_folders import (
     whole_folder,
     write_checkpoint,
 )
-from hmba_hf.conversion.foreign_checkpoints import (
-    card_name,
-    hmba_parser,
-    open_checkpoint,
-    open_legacy_tokenizer,
-    open_tokenizer,
-)
+from hmba_hf.conversion.converter_commands import asked_dtype, hmba_parser, report_unused, run_conversion
+from hmba_hf.conversion.foreign_checkpoints import card_name, open_checkpoint, open_legacy_tokenizer, open_tokenizer
 from hmba_hf.conversion.rename_keys import (
     PROJECTOR,
     TOWER,
@@ -120,9 +115,7 @@ def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Convert."""
-    args = parse_arguments(words)
-    convert(args)
-    print(f"checkpoint: {args.output_dir}")
+    run_conversion(parse_arguments(words), convert)
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -130,8 +123,7 @@ def convert(args: argparse.Namespace) -> None:
     llava = read_llava(args)
     model = blank_model(HMBAForConditionalGeneration, llava.config)
     tensors, dtype, unused = plan_tensors(args, llava, model)
-    if unused:
-        print(f"not used and dropped: {len(unused)} tensors", *unused, sep="\n  ")
+    report_unused(unused)
     card = CardDetails(license=args.license, origin=ORIGIN.format(checkpoint=card_name(args.checkpoint)))
     settings = read_generation_config(llava.folder)
     processor = build_processor(args, llava)
@@ -279,10 +271,7 @@ def plan_tensors(args: argparse.Namespace, llava: Llava, model: Any) -> tuple[Te
         from_source = {name: spec for name, spec in from_source.items() if not name.startswith(TOWER)}
     table = llava_table(llava, wanted, f"{embeddings}.weight")
     renaming = plan_renaming(source.specs, table, from_source)
-    if args.dtype:
-        dtype = getattr(torch, args.dtype)
-    else:
-        dtype = single_dtype(source.specs, renaming)
+    dtype = asked_dtype(args) or single_dtype(source.specs, renaming)
     parts: list[Tensors] = [RenamedTensors(source, renaming, dtype, rows)]
     if not has_tower:
         parts.append(llava.tower.renamed(wanted, dtype))

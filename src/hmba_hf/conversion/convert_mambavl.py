@@ -42,7 +42,17 @@ from hmba_hf.conversion.checkpoint_folders import (
     write_checkpoint,
     write_shards,
 )
-from hmba_hf.conversion.foreign_checkpoints import card_name, conversion_parser
+from hmba_hf.conversion.converter_commands import (
+    asked_dtype,
+    conversion_parser,
+    parse_either_way,
+    read_model_type,
+    report_recorded,
+    report_unused,
+    run_conversion,
+    write_originals,
+)
+from hmba_hf.conversion.foreign_checkpoints import card_name
 from hmba_hf.conversion.mambavl_names import (
     BASE,
     ORVIT,
@@ -53,7 +63,7 @@ from hmba_hf.conversion.mambavl_names import (
 )
 from hmba_hf.conversion.mambavl_plans import ROBERTA, Original, Plan, build_processor, open_original, plan_model
 from hmba_hf.conversion.rename_keys import Renaming, plan_originals, plan_renaming, single_dtype
-from hmba_hf.conversion.tensor_files import FileTensors, local_path, parse_hashes, read_json
+from hmba_hf.conversion.tensor_files import FileTensors, local_path, parse_hashes
 from hmba_hf.conversion.tensor_sources import (
     Change,
     ChangedTensors,
@@ -64,7 +74,7 @@ from hmba_hf.conversion.tensor_sources import (
     StackedTensors,
     Tensors,
 )
-from hmba_hf.conversion.verification import compare_mambavl, compare_tensors, compare_whole_mambavl
+from hmba_hf.conversion.verification import compare_tensors, compare_whole_mambavl, recompute_mambavl
 from hmba_hf.hub import CardDetails
 from hmba_hf.models.configuration_mambavl import (
     MambaVLConfig,
@@ -75,18 +85,6 @@ from hmba_hf.models.configuration_mambavl import (
 from hmba_hf.models.modeling_mambavl import MambaVLForVideoClassification
 
 VISION = f"{BASE}vision_model."
-# Options without a meaning for the way back.
-ONE_WAY = (
-    "vision",
-    "features_only",
-    "num_attention_heads",
-    "num_frames",
-    "labels",
-    "tokenizer",
-    "dtype",
-    "license",
-    "keep_unused",
-)
 # What the released code has no other of: values of a configuration by their names.
 RELEASED = {"fusion": "mamba", "share_A": True, "text_features": "embeddings"}
 
@@ -110,15 +108,7 @@ def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
         help="names of the classes: EPIC_100_verb_classes.csv and EPIC_100_noun_classes.csv",
     )
     parser.add_argument("--tokenizer", help=f"of the questions, a folder or Hub id; default: {ROBERTA}")
-    parser.add_argument("--keep_unused", action="store_true", help=f"keep unused tensors in {UNUSED}.safetensors")
-    parser.add_argument("--verify", nargs="?", const="", metavar="RECORDED", help="see above")
-    parser.add_argument("--to_original", action="store_true", help="write the original's names")
-    args = parser.parse_args(words)
-    useless = [f"--{name}" for name in ONE_WAY if getattr(args, name) not in (None, False)]
-    if args.verify:
-        useless.append("--verify RECORDED")
-    if args.to_original and useless:
-        parser.error(f"--to_original must be without {', '.join(useless)}")
+    args = parse_either_way(parser, words)
     if args.vision is not None and args.features_only:
         parser.error(f"--features_only must be without --vision, got {args.vision}")
     return args
@@ -126,12 +116,7 @@ def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> None:
     """Convert in either direction."""
-    args = parse_arguments(words)
-    if args.to_original:
-        export(args)
-    else:
-        convert(args)
-    print(f"checkpoint: {args.output_dir}")
+    run_conversion(parse_arguments(words), convert, export)
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -173,9 +158,7 @@ def renamed_tensors(
     if plan.other is not None:
         own = {name: spec for name, spec in wanted.items() if not name.startswith(VISION)}
     renaming = plan_renaming(original.tensors.specs, plan.rules, own)
-    asked: torch.dtype | None = None
-    if args.dtype:
-        asked = getattr(torch, args.dtype)
+    asked = asked_dtype(args)
     dtype = asked or single_dtype(original.tensors.specs, renaming)
     tensors: Tensors = RenamedTensors(original.tensors, renaming, asked)
     if plan.other is not None:
@@ -187,9 +170,7 @@ def renamed_tensors(
 
 def report(args: argparse.Namespace, plan: Plan, unused: list[str]) -> None:
     """Print what is converted, and what is not used."""
-    if unused:
-        fate = "kept" if args.keep_unused else "dropped"
-        print(f"not used and {fate}: {len(unused)} tensors", *unused, sep="\n  ")
+    report_unused(unused, args.keep_unused)
     print(f"converted: both mixers, the embeddings of texts and their projection, the heads {plan.config.head_sizes}")
     if plan.other is not None:
         print(f"video model: that of {args.vision}")
@@ -221,10 +202,7 @@ def verify(folder: Path, recorded: str, tensors: Tensors, plan: Plan) -> None:
     weights = released_weights(tensors, plan.config)
     error = compare_whole_mambavl(folder, {name: weights.read(name) for name in weights.specs})
     print(f"verified: the model reproduces the original's logits to {error:.1e} in double precision")
-    if not recorded:
-        return
-    for name, error in compare_mambavl(folder, Path(recorded)).items():
-        print(f"verified: {name} of the original to {error:.1e}")
+    report_recorded(folder, recorded, recompute_mambavl)
 
 
 def released_weights(ours: Tensors, config: MambaVLConfig) -> Tensors:
@@ -263,10 +241,7 @@ def export(args: argparse.Namespace) -> None:
     if not config.ignore_text_mask:
         print("the original code reads padding as text, which this model does not: its outputs will differ")
     originals = JoinedTensors(released_weights(ours, config), kept_tensors(path))
-    with whole_folder(args.output_dir) as folder:
-        write_shards(folder, originals, args.max_shard_size)
-        if args.verify is not None:
-            print(f"verified: {compare_tensors(folder, originals)} tensors equal their origins")
+    write_originals(args, originals)
 
 
 def original_config(path: Path) -> MambaVLConfig:
@@ -276,9 +251,7 @@ def original_config(path: Path) -> MambaVLConfig:
         FileNotFoundError: if it has none.
         ValueError: if the original code has no such model.
     """
-    if not (path / "config.json").is_file():
-        raise FileNotFoundError(f"{path} must have a config.json, got none")
-    model_type = read_json(path / "config.json").get("model_type")
+    model_type = read_model_type(path)
     if model_type != MambaVLConfig.model_type:
         raise ValueError(f"{path} must be of a MambaVL, got one of {model_type!r}")
     config: Any = MambaVLConfig.from_pretrained(path)

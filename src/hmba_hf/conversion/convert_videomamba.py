@@ -45,9 +45,19 @@ from hmba_hf.conversion.checkpoint_folders import (
     write_checkpoint,
     write_shards,
 )
-from hmba_hf.conversion.foreign_checkpoints import card_name, conversion_parser
+from hmba_hf.conversion.converter_commands import (
+    asked_dtype,
+    conversion_parser,
+    parse_either_way,
+    read_model_type,
+    report_recorded,
+    report_unused,
+    run_conversion,
+    write_originals,
+)
+from hmba_hf.conversion.foreign_checkpoints import card_name
 from hmba_hf.conversion.rename_keys import Rule, plan_originals, plan_renaming, single_dtype
-from hmba_hf.conversion.tensor_files import FileTensors, local_path, parse_hashes, read_json
+from hmba_hf.conversion.tensor_files import FileTensors, local_path, parse_hashes
 from hmba_hf.conversion.tensor_sources import (
     Change,
     ChangedTensors,
@@ -57,7 +67,7 @@ from hmba_hf.conversion.tensor_sources import (
     RenamedTensors,
     Tensors,
 )
-from hmba_hf.conversion.verification import compare_backbones, compare_tensors, compare_videomamba
+from hmba_hf.conversion.verification import compare_backbones, compare_tensors, recompute_videomamba
 from hmba_hf.conversion.videomamba_fitting import fit
 from hmba_hf.conversion.videomamba_names import (
     BASE,
@@ -72,24 +82,6 @@ from hmba_hf.conversion.videomamba_sizes import PATCHES, read_sizes
 from hmba_hf.hub import CardDetails
 from hmba_hf.models.configuration_videomamba import SIZES, VideoMambaConfig, VideoMambaRetrievalConfig
 
-# Options without a meaning for the way back.
-ONE_WAY = (
-    "size",
-    "num_frames",
-    "image_size",
-    "tubelet_size",
-    "num_labels",
-    "labels",
-    "label_map",
-    "new_head",
-    "alignment_interval",
-    "vision_half",
-    "num_attention_heads",
-    "tokenizer",
-    "dtype",
-    "license",
-    "keep_unused",
-)
 CONFIGURATIONS = {config.model_type: config for config in (VideoMambaConfig, VideoMambaRetrievalConfig)}
 # Classes that the original code has, too.
 ARCHITECTURES = (
@@ -126,26 +118,12 @@ def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--vision_half", action="store_true", help="of the multi-modal stage, for pre-training")
     parser.add_argument("--num_attention_heads", type=int, help="of the text half; default: one for 64 channels")
     parser.add_argument("--tokenizer", help=f"of the text half, a folder or Hub id; default: {BERT}")
-    parser.add_argument("--keep_unused", action="store_true", help=f"keep unused tensors in {UNUSED}.safetensors")
-    parser.add_argument("--verify", nargs="?", const="", metavar="RECORDED", help="see above")
-    parser.add_argument("--to_original", action="store_true", help="write the original's names")
-    args = parser.parse_args(words)
-    useless = [f"--{name}" for name in ONE_WAY if getattr(args, name) not in (None, False)]
-    if args.verify:
-        useless.append("--verify RECORDED")
-    if args.to_original and useless:
-        parser.error(f"--to_original must be without {', '.join(useless)}")
-    return args
+    return parse_either_way(parser, words)
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Convert in either direction."""
-    args = parse_arguments(words)
-    if args.to_original:
-        export(args)
-    else:
-        convert(args)
-    print(f"checkpoint: {args.output_dir}")
+    run_conversion(parse_arguments(words), convert, export)
 
 
 def convert(args: argparse.Namespace) -> None:
@@ -155,9 +133,7 @@ def convert(args: argparse.Namespace) -> None:
     model = blank_model(plan.model_class, plan.config)
     fitted = fit(original.tensors, original.sizes, plan.vision, head=plan.head, seed=args.seed)
     renaming = plan_renaming(fitted.specs, plan.rules, wanted_tensors(model))
-    asked: torch.dtype | None = None
-    if args.dtype:
-        asked = getattr(torch, args.dtype)
+    asked = asked_dtype(args)
     tensors = RenamedTensors(fitted, renaming, asked)
     checkpoint = Checkpoint(
         model=model,
@@ -199,9 +175,7 @@ def read_original(args: argparse.Namespace) -> Original:
 
 def report(original: Original, plan: Plan, unused: list[str], are_kept: bool) -> None:
     """Print what the model does not use, and what of it is new."""
-    if unused:
-        fate = "kept" if are_kept else "dropped"
-        print(f"not used and {fate}: {len(unused)} tensors", *unused, sep="\n  ")
+    report_unused(unused, are_kept)
     if original.is_multi_modal and plan.config is plan.vision:
         print("only the vision half is converted, without text, fusion and pooling")
     if plan.head is not None and plan.head.rows is None:
@@ -227,10 +201,7 @@ def verify(folder: Path, recorded: str, tensors: RenamedTensors) -> None:
     print(f"verified: {compare_tensors(folder, tensors)} tensors equal their origins")
     error = compare_backbones(folder, backbone_weights(tensors))
     print(f"verified: the backbone reproduces the original's tokens to {error:.1e} in double precision")
-    if not recorded:
-        return
-    for name, error in compare_videomamba(folder, Path(recorded)).items():
-        print(f"verified: {name} of the original to {error:.1e}")
+    report_recorded(folder, recorded, recompute_videomamba)
 
 
 def backbone_weights(tensors: RenamedTensors) -> dict[str, torch.Tensor]:
@@ -261,10 +232,7 @@ def export(args: argparse.Namespace) -> None:
     if is_half:
         originals = RelabeledTensors(originals, {f"{VISION_HALF}{name}": name for name in originals.specs})
     originals = JoinedTensors(originals, unused)
-    with whole_folder(args.output_dir) as folder:
-        write_shards(folder, originals, args.max_shard_size)
-        if args.verify is not None:
-            print(f"verified: {compare_tensors(folder, originals)} tensors equal their origins")
+    write_originals(args, originals)
 
 
 def original_config(path: Path) -> Any:
@@ -274,9 +242,7 @@ def original_config(path: Path) -> Any:
         FileNotFoundError: if it has none.
         ValueError: if the original code has no such model.
     """
-    if not (path / "config.json").is_file():
-        raise FileNotFoundError(f"{path} must have a config.json, got none")
-    model_type = read_json(path / "config.json").get("model_type")
+    model_type = read_model_type(path)
     if model_type not in CONFIGURATIONS:
         raise ValueError(f"{path} must be of a VideoMamba, got one of {model_type!r}")
     config = CONFIGURATIONS[model_type].from_pretrained(path)

@@ -1,4 +1,4 @@
-"""The options that every converter takes, and the foreign checkpoint that they name."""
+"""The foreign checkpoint that a command line names: tensors, settings, tokenizer."""
 
 import argparse
 from pathlib import Path
@@ -37,30 +37,6 @@ class ForeignCheckpoint(NamedTuple):
     settings: dict[str, Any]
     folder: Path
     hub_id: str
-
-
-def conversion_parser(description: str | None, program: str) -> argparse.ArgumentParser:
-    """Return a parser with the options of every converter."""
-    parser = argparse.ArgumentParser(
-        prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--checkpoint", required=True, help="folder, Hub id or file")
-    parser.add_argument("--output_dir", type=Path, required=True, help="new or empty folder")
-    parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), help="default: that of the checkpoint")
-    parser.add_argument("--license", help="of the weights, for the card, in the Hub's names, such as llama2")
-    parser.add_argument("--sha256", nargs="+", default=[], metavar="NAME=HASH", help="of files of the checkpoint")
-    parser.add_argument("--max_shard_size", default="5GB", help="of the files written")
-    return parser
-
-
-def hmba_parser(description: str | None, program: str) -> argparse.ArgumentParser:
-    """Return a parser with the options of every converter to H-MBA."""
-    parser = conversion_parser(description, program)
-    parser.add_argument("--vision", help="the tower of a checkpoint without one; default: the one its config names")
-    parser.add_argument("--config", help="folder with config.json and tokenizer of a checkpoint without them")
-    parser.add_argument("--num_frames", type=int, help="of a new adapter; default: 5")
-    parser.add_argument("--seed", type=int, default=0, help="of new weights")
-    return parser
 
 
 def open_checkpoint(args: argparse.Namespace) -> ForeignCheckpoint:

@@ -1,5 +1,6 @@
 """The checks of `--verify`: every tensor against its origins, and our numbers against the original's."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,14 +75,15 @@ def compare_adapters(folder: Path, original: dict[str, Tensor]) -> float:
 
 
 @torch.no_grad()
-def compare_recorded(folder: Path, recorded: Path) -> dict[str, float]:
+def compare_recorded(
+    folder: Path, recorded: Path, recompute: Callable[[Path, dict[str, Tensor]], dict[str, Tensor]]
+) -> dict[str, float]:
     """Compare a converted model with recorded numbers of the original code, in float32.
 
     Args:
         folder: checkpoint of this package.
-        recorded: safetensors file with `in.input_ids`, `in.videos` (earlier frames), `in.images` (the current one)
-            and any of `out.adapted`, `out.logits` and `out.loss` (with `in.labels`); or with `in.whole_video` (frame
-            features) and `out.output`.
+        recorded: safetensors file with inputs and outputs of the original.
+        recompute: returns the model's outputs for the inputs, such as `recompute_hmba`.
 
     Returns:
         The largest differences, by the names of the recorded outputs.
@@ -90,6 +92,25 @@ def compare_recorded(folder: Path, recorded: Path) -> dict[str, float]:
         ValueError: if one exceeds rounding, or if there is nothing to compare.
     """
     numbers = load_file(recorded)
+    ours = recompute(folder, numbers)
+    if ours.keys().isdisjoint(numbers):
+        raise ValueError(f"{recorded} must hold inputs and outputs of the original, got {sorted(numbers)[:5]} ...")
+    errors = {}
+    for name, tensor in ours.items():
+        if name in numbers:
+            errors[name] = _compare(name, tensor, numbers[name], tolerance=RECORDED_TOLERANCE)
+    return errors
+
+
+def recompute_hmba(folder: Path, numbers: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the outputs of an H-MBA for recorded inputs, by the names of the recorded outputs.
+
+    Args:
+        folder: checkpoint of this package.
+        numbers: `in.input_ids`, `in.videos` (earlier frames), `in.images` (the current one)
+            and any of `out.adapted`, `out.logits` and `out.loss` (with `in.labels`); or with `in.whole_video` (frame
+            features) and `out.output`.
+    """
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32).eval()
     ours: dict[str, Tensor] = {}
     if "in.whole_video" in numbers:
@@ -102,28 +123,20 @@ def compare_recorded(folder: Path, recorded: Path) -> dict[str, float]:
         ours["out.logits"] = output.logits
         if output.loss is not None:
             ours["out.loss"] = output.loss[None]
-    return _compare_recorded_names(ours, numbers, recorded)
+    return ours
 
 
-@torch.no_grad()
-def compare_videomamba(folder: Path, recorded: Path) -> dict[str, float]:
-    """Compare a converted VideoMamba with recorded numbers of the original code, in float32.
+def recompute_videomamba(folder: Path, numbers: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the outputs of a VideoMamba for recorded inputs, by the names of the recorded outputs.
 
     Args:
         folder: checkpoint of this package.
-        recorded: safetensors file with `in.video`, `(b, channels, t, height, width)`, or `in.image`, `(b, channels,
+        numbers: `in.video`, `(b, channels, t, height, width)`, or `in.image`, `(b, channels,
             height, width)`, and any of `out.last_hidden_state`, `out.features` (the class token), `out.logits` and
             `out.loss` (with `in.labels`); of pre-training `in.mask`, `(b, 1 + patches)` with the class token, and any
             of `out.clip`, features of any length, and `out.uta_loss` (with `in.teacher`); of the whole multi-modal
             model also any of `out.vis`, `out.pool`, `out.pool_temporal`, `out.vis_masked` and `out.pool_masked`.
-
-    Returns:
-        The largest differences, by the names of the recorded outputs.
-
-    Raises:
-        ValueError: if one exceeds rounding, or if there is nothing to compare.
     """
-    numbers = load_file(recorded)
     if "out.clip" in numbers:  # the multi-modal stage brings them to length one in its loss
         numbers["out.clip"] = torch.nn.functional.normalize(numbers["out.clip"], dim=-1)
     model = load_videomamba(folder, dtype=torch.float32)
@@ -136,7 +149,7 @@ def compare_videomamba(folder: Path, recorded: Path) -> dict[str, float]:
         ours = videomamba_outputs(getattr(model, "vision_model", model), clips, numbers)
         if hasattr(model, "vision_model"):
             ours |= pooled_outputs(model, clips, numbers.get("in.mask"))
-    return _compare_recorded_names(ours, numbers, recorded)
+    return ours
 
 
 @torch.no_grad()
@@ -277,24 +290,16 @@ def _clips_and_tokens(
     return {"pixel_values_videos": clips, "boxes": boxes}, original_motionformer(weights, clips, boxes, heads)
 
 
-@torch.no_grad()
-def compare_mambavl(folder: Path, recorded: Path) -> dict[str, float]:
-    """Compare the fusion of a converted MambaVL with recorded numbers of the original code, in float32.
+def recompute_mambavl(folder: Path, numbers: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the outputs of a MambaVL's fusion for recorded inputs, by the names of the recorded outputs.
 
     Args:
         folder: checkpoint of this package.
-        recorded: safetensors file with `in.video_features`, `(b, n, d)`, embedded questions of both heads,
+        numbers: `in.video_features`, `(b, n, d)`, embedded questions of both heads,
             `in.verb_question_embeddings` and `in.noun_question_embeddings`, `(b, l, channels)`, and any of
             `out.verb_logits`, `out.noun_logits`, `out.x_verb`, `out.x_noun` (the features of each head) and
             `out.video_mamba` (the mixed tokens).
-
-    Returns:
-        The largest differences, by the names of the recorded outputs.
-
-    Raises:
-        ValueError: if one exceeds rounding, or if there is nothing to compare.
     """
-    numbers = load_file(recorded)
     model = MambaVLForVideoClassification.from_pretrained(folder, dtype=torch.float32).eval()
     ours: dict[str, Tensor] = {}
     if "in.video_features" in numbers:
@@ -306,7 +311,7 @@ def compare_mambavl(folder: Path, recorded: Path) -> dict[str, float]:
         for number, (head, classifier) in enumerate(model.classifiers.items()):
             ours[f"out.x_{head}"] = features[:, number]
             ours[f"out.{head}_logits"] = classifier(features[:, number])
-    return _compare_recorded_names(ours, numbers, recorded)
+    return ours
 
 
 @torch.no_grad()
@@ -339,16 +344,6 @@ def compare_with_llava(folder: Path, source: Path) -> float:
     logits = ours(input_ids=ids, pixel_values_videos=picture[:, None, :, :height, :width].to(ours.dtype)).logits
     rounding = {torch.float32: 1e-5}.get(ours.dtype, wanted.abs().max().item() / 128)
     return _compare("logits", logits[..., : wanted.shape[-1]], wanted, tolerance=rounding)
-
-
-def _compare_recorded_names(ours: dict[str, Tensor], numbers: dict[str, Tensor], recorded: Path) -> dict[str, float]:
-    if ours.keys().isdisjoint(numbers):
-        raise ValueError(f"{recorded} must hold inputs and outputs of the original, got {sorted(numbers)[:5]} ...")
-    errors = {}
-    for name, tensor in ours.items():
-        if name in numbers:
-            errors[name] = _compare(name, tensor, numbers[name], tolerance=RECORDED_TOLERANCE)
-    return errors
 
 
 def _compare(name: str, ours: Tensor, wanted: Tensor, tolerance: float) -> float:
