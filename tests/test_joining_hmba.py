@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from hmba_hf import HMBAForConditionalGeneration, HMBAProcessor
-from hmba_hf.models.loading_checkpoints import split_options
+from hmba_hf.models.loading_options import split_options
 from test_modeling_hmba_joining import join, prompt, save_language_model
 from tiny_gguf import VOCABULARY, write_gguf
 from tiny_models import assert_equal_weights, tiny_model

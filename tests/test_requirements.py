@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 import hmba_hf
-from hmba_hf.models import loading_checkpoints
+from hmba_hf.models import loading_options
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -24,7 +24,7 @@ LINES = [*PROJECT["project"]["dependencies"], *(line for lines in EXTRAS.values(
 HOSTS = {"deepspeed", "lmms_eval"}
 # A script's own modules lie beside it or in a folder that it adds to the path.
 OWN = {"hmba_hf", *(path.stem for folder in ("conversion", "examples") for path in (ROOT / folder).rglob("*.py"))}
-MODELS = Path(loading_checkpoints.__file__).parent
+MODELS = Path(loading_options.__file__).parent
 KINDS = ("configuration", "modeling", "pipeline", "processing", "retrieving", "video_processing")
 ENTRIES = sorted(path.stem for kind in KINDS for path in MODELS.glob(f"{kind}_*.py"))
 
@@ -96,7 +96,7 @@ def test_every_requirement_has_a_lower_bound_and_the_measured_versions_fit(lowes
 
 
 def test_a_checkpoint_asks_for_the_transformers_that_the_package_asks_for():
-    for module in (hmba_hf, loading_checkpoints):
+    for module in (hmba_hf, loading_options):
         source = Path(module.__file__).read_text()
         (asked,) = re.findall(r'^require_version\("transformers>=([\d.]+)"', source, flags=re.MULTILINE)
         assert Version(asked) == bound_of("transformers")

@@ -5,7 +5,19 @@ Importing this file registers them; `import hmba_hf` puts it off until they can 
 
 from typing import Any
 
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoModelForImageTextToText,
+    AutoModelForMultimodalLM,
+    AutoModelForPreTraining,
+    AutoModelForVideoClassification,
+    AutoProcessor,
+)
 from transformers.modeling_utils import PreTrainedModel
+from transformers.models.auto.video_processing_auto import AutoVideoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .models.configuration_hmba import HMBAConfig
 from .models.configuration_hmba_vlm import HMBAVLMConfig
@@ -86,6 +98,50 @@ __all__ = [
     "selective_scan",
     "show_backends",
 ]
+
+AutoConfig.register("hmba", HMBAConfig)
+AutoModel.register(HMBAConfig, HMBAModel)
+AutoModelForImageTextToText.register(HMBAConfig, HMBAForConditionalGeneration)
+AutoModelForMultimodalLM.register(HMBAConfig, HMBAForConditionalGeneration)
+AutoVideoProcessor.register(
+    HMBAConfig, video_processor_classes={"torchvision": HMBAVideoProcessor, "pil": HMBAVideoProcessor}
+)
+AutoProcessor.register(HMBAConfig, HMBAProcessor)
+AutoConfig.register("hmba_vlm", HMBAVLMConfig)
+AutoModel.register(HMBAVLMConfig, HMBAVLMModel)
+AutoModelForImageTextToText.register(HMBAVLMConfig, HMBAVLMForConditionalGeneration)
+AutoModelForMultimodalLM.register(HMBAVLMConfig, HMBAVLMForConditionalGeneration)
+AutoProcessor.register(HMBAVLMConfig, HMBAVLMProcessor)
+AutoConfig.register("videomamba", VideoMambaConfig)
+AutoModel.register(VideoMambaConfig, VideoMambaModel)
+AutoModelForImageClassification.register(VideoMambaConfig, VideoMambaForImageClassification)
+AutoModelForPreTraining.register(VideoMambaConfig, VideoMambaForPreTraining)
+AutoModelForVideoClassification.register(VideoMambaConfig, VideoMambaForVideoClassification)
+AutoConfig.register("mambavl", MambaVLConfig)
+AutoModel.register(MambaVLConfig, MambaVLModel)
+AutoConfig.register("mambavl_vision", MambaVLVisionConfig)
+AutoModel.register(MambaVLVisionConfig, MambaVLVisionModel)
+AutoConfig.register("mambavl_motionformer", MambaVLMotionformerConfig)
+AutoModel.register(MambaVLMotionformerConfig, MambaVLMotionformerModel)
+AutoConfig.register("mambavl_features", MambaVLFeaturesConfig)
+AutoModelForVideoClassification.register(MambaVLConfig, MambaVLForVideoClassification)
+AutoProcessor.register(MambaVLConfig, MambaVLProcessor)
+AutoVideoProcessor.register(
+    MambaVLConfig, video_processor_classes={"torchvision": MambaVLVideoProcessor, "pil": MambaVLVideoProcessor}
+)
+AutoConfig.register("videomamba_retrieval", VideoMambaRetrievalConfig)
+AutoModel.register(VideoMambaRetrievalConfig, VideoMambaForVideoTextRetrieval)
+AutoProcessor.register(VideoMambaRetrievalConfig, VideoMambaProcessor)
+AutoVideoProcessor.register(
+    VideoMambaConfig,
+    video_processor_classes={"torchvision": VideoMambaVideoProcessor, "pil": VideoMambaVideoProcessor},
+)
+PIPELINE_REGISTRY.register_pipeline(
+    "video-text-to-text",
+    pipeline_class=VideoTextToTextPipeline,
+    pt_model=(AutoModelForImageTextToText, AutoModelForMultimodalLM),  # type: ignore[arg-type]
+    type="multimodal",
+)
 
 
 def _push_model(model: PreTrainedModel, repo_id: str, **options: Any) -> Any:

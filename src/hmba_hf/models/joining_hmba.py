@@ -20,8 +20,8 @@ from .loading_checkpoints import (
     load_with_report,
     refuse_lacking,
     say_what_is_tied,
-    split_options,
 )
+from .loading_options import split_options
 from .loading_towers import load_vision_tower
 from .loading_weights import build_without_weights
 

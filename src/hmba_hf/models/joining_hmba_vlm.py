@@ -10,12 +10,12 @@ from .configuration_adapter import TemporalAdapterConfig
 from .configuration_hmba_vlm import HMBAVLMConfig
 from .joining_adapter import carry_quantiser, check_type, device_map_of, draw_weights
 from .loading_checkpoints import (
-    LOADING_OPTIONS,
     check_holds_a_model,
     file_options,
     load_with_report,
     refuse_lacking,
 )
+from .loading_options import LOADING_OPTIONS
 from .loading_weights import build_without_weights
 
 # Options of `from_pretrained` beside those that a joined model takes: where weights lie, and which attention runs.

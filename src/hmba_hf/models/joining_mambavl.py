@@ -7,8 +7,8 @@ from .loading_checkpoints import (  # first: it refuses an old transformers
     load_vision_config,
     load_with_report,
     refuse_lacking,
-    split_options,
 )
+from .loading_options import split_options
 
 # isort: split
 import torch

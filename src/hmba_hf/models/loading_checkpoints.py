@@ -1,77 +1,19 @@
-"""Checks while a checkpoint is loaded: the version of transformers, packages, file names, and names in a config.
+"""Checks while a checkpoint is loaded: packages, file names, names in a config, weights."""
 
-Importing this file checks the version, so files that need a new transformers import it first.
-"""
-
-import inspect
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 from transformers.utils.hub import cached_file
-from transformers.utils.versions import require_version
 
-require_version("transformers>=5.19", "Run `pip install -U 'transformers>=5.19'`")
+from .loading_options import DOWNLOAD_OPTIONS
 
 # Private names that transformers itself has written into configs; no config should set any other.
 _KNOWN_PRIVATE = {"_attn_implementation_autoset", "_commit_hash", "_name_or_path"}
-_DOWNLOAD = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
-# Options that load either part of a joined model.
-LOADING_OPTIONS = (*_DOWNLOAD, "device_map", "quantization_config")
-# Other options that `from_pretrained` of every class takes, or that scripts give to a model and its processor alike.
-_OF_ANY_CLASS = {
-    *LOADING_OPTIONS,
-    "attn_implementation",
-    "backend",
-    "code_revision",
-    "config",
-    "dtype",
-    "force_download",
-    "gguf_file",
-    "low_cpu_mem_usage",
-    "mistral_format",
-    "repo_type",
-    "tokenizer_type",
-    "torch_dtype",
-    "trust_remote_code",
-    "use_fast",
-    "use_safetensors",
-    "user_agent",
-}
-# Options that some tokenizers take beside the parameters of their `__init__`.
-_OF_ANY_TOKENIZER = {
-    "add_bos_token",
-    "add_eos_token",
-    "add_prefix_space",
-    "additional_special_tokens",
-    "chat_control_tokens",
-    "clean_up_tokenization_spaces",
-    "clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output",
-    "extra_special_tokens",
-    "fix_mistral_regex",
-    "from_slow",
-    "legacy",
-    "model_input_names",
-    "model_max_length",
-    "model_specific_special_tokens",
-    "padding_side",
-    "response_template",
-    "sp_model_kwargs",
-    "spaces_between_special_tokens",
-    "split_special_tokens",
-    "token_type_ids_pattern",
-    "tokenizer_file",
-    "tokenizer_padding",
-    "truncation_side",
-    "verbose",
-}
-
 # Settings of PEFT's learned prompts, in front of the words or of layers, which change no weights.
 _OF_PROMPTS = {"num_virtual_tokens", "adapter_len"}
 # Layers of bitsandbytes that compute only with packed weights.
@@ -85,18 +27,6 @@ _PIXEL_SETTINGS = (
     ("video_preprocessor_config.json", None),
 )
 _PIXEL_OPTIONS = ("image_mean", "image_std", "do_normalize", "do_rescale", "rescale_factor")
-# Options that `save_pretrained` passes to `push_to_hub`.
-OPTIONS_OF_PUSHES = (
-    "repo_id",
-    "commit_message",
-    "commit_description",
-    "private",
-    "token",
-    "revision",
-    "create_pr",
-    "tags",
-)
-_OPTIONS_ARE_CHECKED = ContextVar("options_are_checked", default=False)
 
 
 def unknown_private_keys(config: Iterable[str]) -> list[str]:
@@ -104,32 +34,9 @@ def unknown_private_keys(config: Iterable[str]) -> list[str]:
     return sorted(key for key in config if key.startswith("_") and key not in _KNOWN_PRIVATE)
 
 
-def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """Sort the options of `from_vision_text_pretrained` by the part that they load.
-
-    Options of `from_pretrained` are for both parts, or with `vision_` or `text_` before their name for one of them;
-    `gguf_file` is for the language model.
-
-    Returns:
-        Options of the vision tower's `from_pretrained`, of the language model's, and all others.
-    """
-    parts: dict[str, dict[str, Any]] = {"vision": {}, "text": {}}
-    known = set()
-    for name in LOADING_OPTIONS:
-        for part, chosen in parts.items():
-            value = options.get(f"{part}_{name}", options.get(name))
-            if value is not None:
-                chosen[name] = value
-            known |= {name, f"{part}_{name}"}
-    if options.get("gguf_file") is not None:
-        parts["text"]["gguf_file"] = options["gguf_file"]
-    others = {name: value for name, value in options.items() if name not in {*known, "gguf_file"}}
-    return parts["vision"], parts["text"], others
-
-
 def file_options(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options of `from_pretrained` that a configuration and a tokenizer take, too."""
-    return {name: value for name, value in options.items() if name in (*_DOWNLOAD, "gguf_file")}
+    return {name: value for name, value in options.items() if name in (*DOWNLOAD_OPTIONS, "gguf_file")}
 
 
 def load_vision_config(vision: Any, **options: Any) -> tuple[Any, Any]:
@@ -346,67 +253,6 @@ def say_what_is_tied(model: Any) -> None:
         model.config.tie_word_embeddings = False
 
 
-def refuse_unknown_options(options: Iterable[str], known: Iterable[str]) -> None:
-    """Raise a `ValueError` for options of `from_pretrained` that nothing reads; transformers ignores them.
-
-    Args:
-        options: their names; transformers passes those with an underscore before them to itself.
-        known: names beside those that `from_pretrained` of every class takes.
-    """
-    named = {name for name in options if not name.startswith("_")}
-    if unknown := sorted(named - _OF_ANY_CLASS - {*known}):
-        raise ValueError(f"options must be those of loading or among {sorted(known)}, got {unknown}")
-
-
-@contextmanager
-def checking_options() -> Iterator[None]:
-    """Mark that the caller checks all options, so that each part loaded meanwhile accepts those of others, too."""
-    mark = _OPTIONS_ARE_CHECKED.set(True)
-    try:
-        yield
-    finally:
-        _OPTIONS_ARE_CHECKED.reset(mark)
-
-
-def are_options_checked() -> bool:
-    """Return whether a caller is within `checking_options`."""
-    return _OPTIONS_ARE_CHECKED.get()
-
-
-def pushing_options(saved: Any, folder: Any, push_to_hub: bool, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the options of `save_pretrained` that `push_to_hub` takes; the folder's name is the default `repo_id`.
-
-    Args:
-        saved: the model or processor. Its method `check_push`, where the package adds one, refuses before the folder
-            is written what `push_to_hub` would refuse afterwards.
-        folder, push_to_hub, options: of `save_pretrained`.
-
-    Raises:
-        ValueError: for an option that nothing reads, as those of a push without `push_to_hub=True`; as `check_push`.
-    """
-    known = OPTIONS_OF_PUSHES if push_to_hub else ()
-    # Transformers' own `push_to_hub`, that of a checkpoint's code, passes `max_shard_size` to every object it saves.
-    if unknown := sorted(options.keys() - {*known, "max_shard_size"}):
-        raise ValueError(
-            f"options of save_pretrained must be push_to_hub=True and with it those of a push, {OPTIONS_OF_PUSHES}, "
-            f"got push_to_hub={push_to_hub} and {unknown}"
-        )
-    of_push = dict(options)
-    repo_id = of_push.pop("repo_id", None)
-    if push_to_hub and hasattr(saved, "check_push"):
-        saved.check_push(**of_push)
-    return {**of_push, "repo_id": repo_id or Path(folder).absolute().name}
-
-
-def tokenizer_options(tokenizer_class: type) -> set[str]:
-    """Return the options with which a tokenizer of this class can be loaded; it ignores all others."""
-    options = set(_OF_ANY_TOKENIZER)
-    for owner in tokenizer_class.__mro__:
-        if owner is not object and "__init__" in vars(owner):
-            options.update(inspect.signature(vars(owner)["__init__"]).parameters)
-    return options
-
-
 def load_tokenizer(checkpoint: Any, tokenizer_class: Any = AutoTokenizer, **options: Any) -> Any:
     """Load a tokenizer, also one of a sentencepiece model, as of many Llamas; `options` are of `from_pretrained`.
 
@@ -486,7 +332,7 @@ def _file_of(checkpoint: Any, file: str, options: Mapping[str, Any]) -> str | No
 
     Transformers has no public way to ask for a file that may be missing: hence the options with an underscore.
     """
-    download = {name: options[name] for name in _DOWNLOAD if options.get(name) is not None}
+    download = {name: options[name] for name in DOWNLOAD_OPTIONS if options.get(name) is not None}
     return cached_file(
         checkpoint,
         file,

@@ -6,14 +6,13 @@ from itertools import filterfalse
 from typing import Any
 
 from .loading_checkpoints import (  # first: it refuses an old transformers
-    OPTIONS_OF_PUSHES,
     check_index,
     check_quantised,
     first_names,
-    pushing_options,
     read_settings,
     refuse_lacking,
 )
+from .loading_options import OPTIONS_OF_PUSHES, pushing_options
 
 # isort: split
 from safetensors import SafetensorError

@@ -12,7 +12,7 @@ from transformers.utils import logging
 from transformers.utils.chat_template_utils import Chat, is_valid_message
 from transformers.video_utils import is_valid_video_frame
 
-from .loading_checkpoints import OPTIONS_OF_PUSHES, pushing_options
+from .loading_options import OPTIONS_OF_PUSHES, pushing_options
 from .loading_transformers import generation_options
 
 logger = logging.get_logger(__name__)

@@ -10,9 +10,9 @@ from .loading_checkpoints import (  # first: it refuses an old transformers
     check_index,
     check_quantised,
     file_options,
-    pushing_options,
     refuse_lacking,
 )
+from .loading_options import pushing_options
 
 # isort: split
 import torch

@@ -7,8 +7,8 @@ from .loading_checkpoints import (  # first: it refuses an old transformers
     load_pixel_options,
     load_tokenizer,
     load_vision_config,
-    split_options,
 )
+from .loading_options import split_options
 
 # isort: split
 import numpy as np

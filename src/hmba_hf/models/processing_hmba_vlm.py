@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 from .loading_checkpoints import (  # first: it refuses an old transformers
     file_options,
     read_settings,
-    refuse_unknown_options,
-    tokenizer_options,
 )
+from .loading_options import refuse_unknown_options, tokenizer_options
 
 # isort: split
 import numpy as np

@@ -4,12 +4,14 @@ import inspect
 from typing import Any
 
 from .loading_checkpoints import (  # first: it refuses an old transformers
-    are_options_checked,
     check_file_names,
-    checking_options,
     file_options,
-    pushing_options,
     read_settings,
+)
+from .loading_options import (
+    are_options_checked,
+    checking_options,
+    pushing_options,
     refuse_unknown_options,
     tokenizer_options,
 )

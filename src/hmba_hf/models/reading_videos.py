@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from .loading_checkpoints import (  # first, since it refuses a transformers that is too old
+from .loading_options import (  # first, since it refuses a transformers that is too old
     are_options_checked,
     checking_options,
     pushing_options,
