@@ -20,7 +20,7 @@ def test_fails():
 
 @pytest.mark.parametrize("number", [1, 2])
 def test_is_skipped(number):
-    pytest.skip("no reason")
+    pytest.skip("to be counted as skipped")
 
 def test_dies():
     os.kill(os.getpid(), 9)
@@ -82,7 +82,7 @@ def test_a_run_that_dies_is_taken_up_behind_the_test_that_ended_it(tool, tmp_pat
         "test_comes_after_it": "passed",
     }
     assert outcomes["test_suite.py::test_fails"][1] == "assert 1 == 2"
-    assert outcomes["test_suite.py::test_is_skipped[1]"][1] == "no reason"
+    assert outcomes["test_suite.py::test_is_skipped[1]"][1] == "to be counted as skipped"
     assert "ended with -9" in outcomes["test_suite.py::test_dies"][1]
     started = [line for line in path.read_text().splitlines() if "started" in line]
     assert len(started) == len(outcomes), "a test ran twice"
