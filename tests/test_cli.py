@@ -18,7 +18,42 @@ import hmba_hf
 from documented import MODULES, ROOT
 from hmba_hf import cli
 from hmba_hf.commands import launching
+from hmba_hf.commands.study import BASE
 from hmba_hf.commands.training import run_training
+from hmba_hf.messages import run_command
+
+# Words with which a verb looks for a model that is not there.
+WITHOUT_MODEL = {
+    "cache-features": "--model nosuch --output_dir o",
+    "convert hmba": "--checkpoint nosuch --output_dir o",
+    "convert llava": "--checkpoint org/nosuch --output_dir o",
+    "convert mambavl": "--checkpoint nosuch --output_dir o",
+    "convert videomamba": "--checkpoint nosuch --output_dir o",
+    "describe": "--model nosuch --video a.mp4",
+    "evaluate": "--model nosuch",
+    "finetune": "--model nosuch --output_dir o",
+    "finetune answering": "--model org/nosuch --output_dir o",
+    "finetune classification": "--model nosuch --dataset_name micro-actions --output_dir o",
+    "finetune questions": "--model nosuch --dataset_name micro-actions --output_dir o",
+    "finetune retrieval": "--model nosuch --dataset_name micro-actions --output_dir o",
+    "predict": "--model nosuch",
+    "pretrain": "--model nosuch --output_dir o",
+    "push": "--model nosuch --repo_id org/model",
+    "stream": "--model nosuch --source a.mp4",
+}
+# Words with which a verb writes where a file takes the place of a folder.
+INTO_A_FILE = {
+    "cache-features": f"--model {BASE} --dataset_name micro-world --max_train_samples 2 --use_cpu --output_dir file",
+    "demo": "--output_dir file",
+    "describe": "--model nosuch --video a.mp4 --output file/answer.png",
+    "evaluate": f"--model {BASE} --max_samples 1 --device_map cpu --output_dir file",
+    "finetune": f"--model {BASE} --max_train_samples 2 --max_steps 1 --use_cpu True --output_dir file",
+    "predict": f"--model {BASE} --max_samples 1 --device_map cpu --output_dir file",
+    "prepare actions": "--videos videos --output_dir file",
+    "pretrain": "--model tiny --dataset_name micro-actions --bf16 False --use_cpu True --output_dir file",
+    "stream": "--model nosuch --source a.mp4 --output_dir file",
+    "study": "branches --output_dir file",
+}
 
 WAITING = """
 import signal, sys, time
@@ -216,3 +251,40 @@ def test_ctrl_c_ends_a_training_in_a_sentence(capsys):
         run_training(train, lambda description, words, program: (words,), "", program="hmba finetune", words=[])
     assert end.value.code == 130
     assert capsys.readouterr().err == "\nstopped; the same command resumes from the last checkpoint\n"
+
+
+def ended(verb, words):
+    """The sentence with which a verb ends."""
+    with pytest.raises(SystemExit) as end:
+        run_command(importlib.import_module(MODULES[verb]).main, words.split())
+    sentence = end.value.code
+    assert isinstance(sentence, str) and len(sentence.splitlines()) == 1, "status 1, and a line in standard error"
+    return sentence
+
+
+def test_every_verb_with_a_model_is_asked_for_one_that_is_not_there():
+    without = {"backends", "demo", "env", "study"}
+    assert {*WITHOUT_MODEL, *without} == {verb for verb in MODULES if not verb.startswith("prepare")}
+
+
+@pytest.mark.parametrize("verb", WITHOUT_MODEL)
+def test_a_model_that_is_not_there_is_named_in_a_sentence(verb, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert re.search(r"must be .*, got (org/)?nosuch\b", ended(verb, WITHOUT_MODEL[verb]))
+
+
+@pytest.mark.parametrize("verb", INTO_A_FILE)
+def test_a_file_in_the_place_of_a_folder_is_named_in_a_sentence(verb, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    (tmp_path / "videos" / "turning").mkdir(parents=True)
+    (tmp_path / "videos" / "turning" / "a.mp4").touch()
+    assert re.search(r"\bfile\b.* must .*, got", ended(verb, INTO_A_FILE[verb]))
+
+
+def test_a_command_ends_so_however_it_is_started(monkeypatch, capsys):
+    for module in MODULES.values():
+        source = Path(importlib.import_module(module).__file__).read_text()
+        assert source.endswith('if __name__ == "__main__":\n    run_command(main)\n'), module
+    done = start("convert", "hmba", *WITHOUT_MODEL["convert hmba"].split())
+    assert done.exit_code == 1 and "got nosuch" in done.output

@@ -4,9 +4,11 @@ import logging
 import sys
 
 import pytest
+import torch
 
 from hmba_hf import HMBAForConditionalGeneration, commands
-from hmba_hf.messages import show_escapes, show_messages, without_load_report
+from hmba_hf.files import check_fields
+from hmba_hf.messages import run_command, show_escapes, show_messages, without_load_report
 from tiny_bases import save_base, tune
 from tiny_models import tiny_model
 
@@ -72,3 +74,46 @@ def test_every_command_prints_so_however_it_is_started(monkeypatch):
     monkeypatch.setattr(sys, "stdout", stream)
     importlib.reload(commands)
     assert stream.errors == "backslashreplace"
+
+
+def write_to_a_full_disk():
+    with open("/dev/full", "w") as file:
+        file.write("much")
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (write_to_a_full_disk, "the disk must have room, got: No space left on device"),
+        (lambda: open("/proc/nosuch", "w"), "/proc/nosuch must be there, got: No such file or directory"),
+        (lambda: open("/dev/null/a"), "/dev/null/a must lie in a folder, got: Not a directory"),
+        (lambda: check_fields([], "a.json"), "a.json must be a JSON object, got a list"),
+    ],
+)
+def test_what_the_user_can_mend_ends_a_command_in_a_sentence(command, sentence):
+    with pytest.raises(SystemExit) as end:
+        run_command(command)
+    assert end.value.code == sentence
+
+
+def test_ctrl_c_ends_a_command_in_a_word(capsys):
+    def wait():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        run_command(wait)
+    assert end.value.code == 130 and capsys.readouterr().err == "\nstopped\n"
+
+
+@pytest.mark.parametrize(
+    ("mistake", "kind"),
+    [
+        (lambda: int("it must be, got"), ValueError),
+        (lambda: importlib.import_module("nosuch"), ImportError),
+        (lambda: [][0], IndexError),
+        (lambda: torch.zeros(2).view(3), RuntimeError),
+    ],
+)
+def test_a_mistake_in_the_code_keeps_its_traceback(mistake, kind):
+    with pytest.raises(kind):
+        run_command(mistake)

@@ -8,7 +8,7 @@ import typer
 
 import hmba_hf
 
-from .messages import show_escapes
+from .messages import run_command, show_escapes
 
 UNTOUCHED = {"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False}
 FINETUNING = {
@@ -102,7 +102,7 @@ def run(verb: Verb, words: list[str]) -> None:
         launcher, words = split_words(words)
         if launcher or verb.launched == "always":
             sys.exit(launch(module, launcher, words))
-    importlib.import_module(module).main(words)
+    run_command(lambda: importlib.import_module(module).main(words))
 
 
 def add(group: typer.Typer, name: str, verb: Verb) -> None:

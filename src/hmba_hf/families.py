@@ -391,19 +391,38 @@ def read_config(checkpoint: str | Path, **options: Any) -> Any:
     Args:
         checkpoint: folder or Hub id.
         options: of `from_pretrained`.
+
+    Raises:
+        FileNotFoundError, ValueError: as `config_of`.
     """
     checkpoint = str(checkpoint)
     place = {name: options[name] for name in _OF_CONFIGURATIONS if name in options}
     if (Path(checkpoint) / "config.json").is_file():
-        return AutoConfig.from_pretrained(checkpoint, **place)
+        return config_of(checkpoint, **place)
     of_updates = {**place, **(options.get("adapter_kwargs") or {})}
     of_updates.pop("trust_remote_code", None)
     updates = find_adapter_config_file(checkpoint, **of_updates)
     if updates is None:
-        return AutoConfig.from_pretrained(checkpoint, **place)
+        return config_of(checkpoint, **place)
     settings = read_json_object(updates, base_model_name_or_path=str)
     place["revision"] = settings.get("revision")
-    return AutoConfig.from_pretrained(settings["base_model_name_or_path"], **place)
+    return config_of(settings["base_model_name_or_path"], **place)
+
+
+def config_of(checkpoint: str | Path, **options: Any) -> Any:
+    """Read the configuration that a checkpoint itself holds; arguments as in `read_config`.
+
+    Raises:
+        FileNotFoundError: if it has none, or is not there.
+        ValueError: if transformers does not know it.
+    """
+    wanted = f"a model must be a folder or a Hub id with a configuration, got {checkpoint}"
+    try:
+        return AutoConfig.from_pretrained(str(checkpoint), **options)
+    except OSError as error:
+        raise FileNotFoundError(f"{wanted}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{wanted}: {error}") from error
 
 
 def unwrapped_name(name: str) -> str:

@@ -48,14 +48,14 @@ def explained_write_errors(target: Path, safe: str) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if not _is_failed_write(error):
+        if not is_failed_write(error):
             raise
         place = next(path for path in (target, *target.absolute().parents) if path.exists())
         free = shutil.disk_usage(place).free / 2**20
         raise OSError(f"{target} could not be written, {free:,.1f} MiB are free: {error}. {safe}") from error
 
 
-def _is_failed_write(error: Exception) -> bool:
+def is_failed_write(error: Exception) -> bool:
     """Return whether an error is of the disk, or of safetensors or torch for it, and not of a network or the like."""
     if isinstance(error, OSError):
         return error.errno is not None

@@ -90,7 +90,7 @@ FLOORS = (
     Floor("house", (), "models"),
     Floor("installation", (), "models"),
     Floor("late_imports", (), "models"),
-    Floor("messages", (), "models"),
+    Floor("messages", ("files",), "models"),
     Floor("repositories", (), "models"),
     Floor("weight_files", (), "models"),
     Floor("metrics", ("metrics", "installation"), "everything else"),

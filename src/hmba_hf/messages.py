@@ -1,12 +1,30 @@
-"""Reports of long work: one logger, which commands show."""
+"""What commands say: reports of long work by one logger, and what ends them, in a sentence."""
 
+import errno
 import io
 import logging
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .files import is_failed_write
 
 logger = logging.getLogger("hmba_hf")
+
+INTERRUPTED = 130  # as shells count what SIGINT has ended
+# What a file or folder must be, by the number of the system's error.
+_WANTED = {
+    errno.EACCES: "be open to you",
+    errno.EEXIST: "be new or a folder",
+    errno.EISDIR: "be a file",
+    errno.ENOENT: "be there",
+    errno.ENOSPC: "have room",
+    errno.ENOTDIR: "lie in a folder",
+    errno.EROFS: "be writable",
+}
 
 
 class _Printer(logging.Handler):
@@ -60,3 +78,43 @@ def show_escapes() -> None:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def run_command(main: Callable[..., Any], *arguments: Any) -> None:
+    """Run a command; what the user can mend, and Ctrl-C, end it in a sentence.
+
+    Raises:
+        SystemExit: after such an error, with status 1, and after Ctrl-C.
+    """
+    try:
+        main(*arguments)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        if not _can_be_mended(error):
+            raise
+        sys.exit(_sentence(error))
+
+
+def _can_be_mended(error: Exception) -> bool:
+    """Return whether an error is of files, the Hub or a missing package, or a sentence of this package about a value.
+
+    A `ValueError` that Python or a library raises is a mistake of ours.
+    """
+    if isinstance(error, OSError) or is_failed_write(error):
+        return True
+    if isinstance(error, ImportError):
+        return "pip install" in str(error)
+    *_, innermost = traceback.extract_tb(error.__traceback__)
+    is_ours = Path(innermost.filename).is_relative_to(Path(__file__).parent)
+    return isinstance(error, ValueError) and is_ours and " must " in str(error)
+
+
+def _sentence(error: Exception) -> str:
+    """Return what was wanted and what came, in one line."""
+    if isinstance(error, OSError) and error.strerror is not None:
+        place = "the disk" if error.filename is None else error.filename
+        wanted = _WANTED.get(error.errno or 0, "be one to read or write")
+        return f"{place} must {wanted}, got: {error.strerror}"
+    return " ".join(str(error).split())

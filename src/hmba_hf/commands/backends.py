@@ -8,6 +8,7 @@ The variable `HMBA_SCAN_BACKEND` forces one.
 import argparse
 from collections.abc import Sequence
 
+from hmba_hf.messages import run_command
 from hmba_hf.models.ops_backends import show_backends
 
 
@@ -19,4 +20,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -23,7 +23,7 @@ from accelerate import PartialState
 import hmba_hf  # noqa: F401 - registers the model
 from hmba_hf.commands.parsing import command_parser
 from hmba_hf.data.bad_samples import BadSamples
-from hmba_hf.messages import show_messages
+from hmba_hf.messages import run_command, show_messages
 from hmba_hf.tasks.answering.arguments import ClipArguments
 from hmba_hf.tasks.answering.base_model import load_encoder
 from hmba_hf.tasks.answering.features import frame_features
@@ -74,4 +74,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -39,6 +39,7 @@ from hmba_hf.data.video_options import VideoOptions
 from hmba_hf.evaluation.batches import split_batches
 from hmba_hf.families import load_model
 from hmba_hf.files import read_json_object, write_json
+from hmba_hf.messages import run_command
 from hmba_hf.tasks.answering.arguments import parse_arguments
 from hmba_hf.tasks.answering.boxes import score_grounding, share_picked
 from hmba_hf.tasks.answering.generation import encode_questions, generate_answers
@@ -314,4 +315,4 @@ def write_demo_report(folder: Path, scores: dict[str, dict[str, Any]], pictures:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

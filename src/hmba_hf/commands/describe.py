@@ -18,7 +18,8 @@ import hmba_hf  # noqa: F401 - registers the pipeline
 from hmba_hf import decode_frames
 from hmba_hf.commands.parsing import command_parser
 from hmba_hf.data.video_options import VideoOptions
-from hmba_hf.families import family_of
+from hmba_hf.families import family_of, read_family
+from hmba_hf.messages import run_command
 from hmba_hf.visualization import draw_answer
 
 QUESTION = "Which object is at the highest risk for the ego car?"
@@ -38,6 +39,7 @@ def main(words: Sequence[str] | None = None) -> None:
     options, args = parser.parse_args_into_dataclasses(words)
     args.output.parent.mkdir(parents=True, exist_ok=True)
 
+    read_family(args.model)  # raises for a model that is not there, before transformers does without its name
     task: Any = "video-text-to-text"  # which transformers learns by importing this package
     pipe = pipeline(task, model=args.model, dtype=args.dtype, device_map=args.device_map)
     pipe.processor.video_processor.set_source_rules(**options.rules)
@@ -103,4 +105,4 @@ def describe(
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

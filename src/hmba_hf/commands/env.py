@@ -18,6 +18,7 @@ import torch
 import hmba_hf
 from hmba_hf.evaluation.results import package_versions
 from hmba_hf.installation import declared_packages
+from hmba_hf.messages import run_command
 from hmba_hf.metrics.caption_tokens import java_version
 from hmba_hf.models.ops_backends import describe_backends
 
@@ -93,4 +94,4 @@ def _packages() -> Iterator[tuple[str, str]]:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -37,7 +37,7 @@ from hmba_hf.evaluation.records import read_records
 from hmba_hf.evaluation.results import card_results, format_table, run_metrics, to_model_index
 from hmba_hf.evaluation.scoring import ScoredRecords, only_task
 from hmba_hf.files import explained_write_errors, read_json_object, write_json, written_whole
-from hmba_hf.messages import show_messages
+from hmba_hf.messages import run_command, show_messages
 from hmba_hf.metrics.bootstrap import Bootstrap
 from hmba_hf.metrics.caption_tokens import TOKENIZERS, MetricUnavailable, require_java
 
@@ -146,4 +146,4 @@ def write(folder: Path, metrics: dict[str, Any], scored: ScoredRecords, recipe: 
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -23,6 +23,7 @@ a checkpoint. The run writes the model, `history.json`, and pictures of loss and
 from collections.abc import Sequence
 
 from hmba_hf.commands.training import run_training
+from hmba_hf.messages import run_command
 from hmba_hf.tasks.answering.arguments import parse_arguments
 from hmba_hf.tasks.answering.run import finetune
 
@@ -33,4 +34,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -19,6 +19,7 @@ pictures of loss and metrics. `hmba predict` and `hmba evaluate` score it over s
 from collections.abc import Sequence
 
 from hmba_hf.commands.training import run_training
+from hmba_hf.messages import run_command
 from hmba_hf.tasks.classification.arguments import parse_arguments
 from hmba_hf.tasks.classification.run import finetune
 
@@ -29,4 +30,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

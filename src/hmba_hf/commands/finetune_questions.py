@@ -22,6 +22,7 @@ pictures of loss and metrics. `hmba predict` and `hmba evaluate` score it, with 
 from collections.abc import Sequence
 
 from hmba_hf.commands.training import run_training
+from hmba_hf.messages import run_command
 from hmba_hf.tasks.classification.question_arguments import parse_arguments
 from hmba_hf.tasks.classification.question_run import finetune
 
@@ -32,4 +33,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -20,7 +20,7 @@ from accelerate import PartialState
 import hmba_hf  # noqa: F401 - registers the model
 from hmba_hf.commands.parsing import command_parser
 from hmba_hf.evaluation.predicting import SplitArguments, find_task_of_words, predict_splits
-from hmba_hf.messages import show_messages
+from hmba_hf.messages import run_command, show_messages
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -42,4 +42,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

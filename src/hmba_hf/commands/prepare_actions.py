@@ -18,6 +18,7 @@ from collections.abc import Sequence
 
 from hmba_hf.commands.preparing import prepare
 from hmba_hf.data.actions.preparing import ActionOptions, prepare_actions
+from hmba_hf.messages import run_command
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -26,4 +27,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from hmba_hf.commands.preparing import prepare
 from hmba_hf.data.driving.bddx import BDDXOptions, prepare_bddx
+from hmba_hf.messages import run_command
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -24,4 +25,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

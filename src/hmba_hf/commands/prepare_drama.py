@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from hmba_hf.commands.preparing import prepare
 from hmba_hf.data.driving.drama import DramaOptions, prepare_drama
+from hmba_hf.messages import run_command
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -25,4 +26,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -23,6 +23,7 @@ from collections.abc import Sequence
 
 from hmba_hf.commands.preparing import prepare
 from hmba_hf.data.actions.epic_kitchens import EpicKitchensOptions, prepare_epic_kitchens
+from hmba_hf.messages import run_command
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -31,4 +32,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -20,6 +20,7 @@ run with a checkpoint. The run writes the model, `history.json`, and pictures of
 from collections.abc import Sequence
 
 from hmba_hf.commands.training import run_training
+from hmba_hf.messages import run_command
 from hmba_hf.tasks.pretraining.arguments import parse_arguments
 from hmba_hf.tasks.pretraining.run import pretrain
 
@@ -30,4 +31,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -16,6 +16,7 @@ from transformers import AutoProcessor
 import hmba_hf  # noqa: F401 - registers the model
 from hmba_hf.families import load_model
 from hmba_hf.hub import CardDetails, push_checkpoint, recorded_training
+from hmba_hf.messages import run_command
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -44,4 +45,4 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

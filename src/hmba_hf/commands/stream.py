@@ -38,6 +38,7 @@ from hmba_hf import FrameError, SourceLimits, TimeJump, VideoDecodeError, VideoS
 from hmba_hf.commands.parsing import command_parser
 from hmba_hf.data.video_options import VideoOptions
 from hmba_hf.families import load_model
+from hmba_hf.messages import run_command
 from hmba_hf.models.decoding_containers import LIMITS
 from hmba_hf.models.decoding_stills import PICTURE_SUFFIXES, list_pictures, read_picture
 from hmba_hf.streaming import check_every, texts_differ, words_differ
@@ -306,7 +307,7 @@ def main(words: Sequence[str] | None = None) -> None:
     args, options = read_options(words)
     try:
         problem = run(args, options)
-    except (FileNotFoundError, VideoDecodeError) as error:
+    except VideoDecodeError as error:
         problem = str(error)
     if problem is not None:
         sys.exit(problem)
@@ -334,4 +335,4 @@ def run(args: argparse.Namespace, options: VideoOptions) -> str | None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

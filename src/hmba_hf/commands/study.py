@@ -27,6 +27,7 @@ from filelock import FileLock
 
 from hmba_hf.data.micro_world.world import MOTIONS, MicroWorldConfig
 from hmba_hf.files import read_json_object, write_json
+from hmba_hf.messages import run_command
 from hmba_hf.tasks.answering.studies import catalogue
 from hmba_hf.tasks.answering.studies.catalogue import DISCLAIMER, Study, write_page
 
@@ -210,4 +211,4 @@ def collect(folder: Path, page: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

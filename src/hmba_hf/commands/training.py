@@ -5,9 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import hmba_hf  # noqa: F401 - registers the models
-from hmba_hf.messages import show_messages
-
-INTERRUPTED = 130  # as shells count what SIGINT has ended
+from hmba_hf.messages import INTERRUPTED, show_messages
 
 
 def run_training(

@@ -77,6 +77,7 @@ from hmba_hf.conversion.tensor_sources import (
 from hmba_hf.conversion.verification import compare_adapters, compare_tensors, recompute_hmba
 from hmba_hf.conversion.vision_towers import VisionTower
 from hmba_hf.hub import CardDetails
+from hmba_hf.messages import run_command
 
 CLIP = "openai/clip-vit-large-patch14"
 TOKENS = ("<im_patch>", "<im_start>", "<im_end>")  # in the order in which Shikra adds them
@@ -382,4 +383,4 @@ def write_original_files(folder: Path, config: HMBAConfig, processor: Any) -> No
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -52,6 +52,7 @@ from hmba_hf.conversion.tensor_sources import JoinedTensors, MemoryTensors, Rena
 from hmba_hf.conversion.verification import compare_tensors, compare_with_llava
 from hmba_hf.conversion.vision_towers import VisionTower
 from hmba_hf.hub import CardDetails
+from hmba_hf.messages import run_command
 
 # Model types of LLaVA's form in transformers: a tower, two layers, a language model. They differ in cutting pictures.
 FITTING = ("llava", "llava_next", "llava_next_video", "llava_onevision", "video_llava")
@@ -343,4 +344,4 @@ def _change_each(templates: Any, change: Callable[[str], str]) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

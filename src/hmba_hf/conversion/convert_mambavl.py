@@ -76,6 +76,7 @@ from hmba_hf.conversion.tensor_sources import (
 )
 from hmba_hf.conversion.verification import compare_tensors, compare_whole_mambavl, recompute_mambavl
 from hmba_hf.hub import CardDetails
+from hmba_hf.messages import run_command
 from hmba_hf.models.configuration_mambavl import (
     MambaVLConfig,
     MambaVLFeaturesConfig,
@@ -274,4 +275,4 @@ def original_config(path: Path) -> MambaVLConfig:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -80,6 +80,7 @@ from hmba_hf.conversion.videomamba_names import (
 from hmba_hf.conversion.videomamba_plans import BERT, Original, Plan, build_processor, plan_model
 from hmba_hf.conversion.videomamba_sizes import PATCHES, read_sizes
 from hmba_hf.hub import CardDetails
+from hmba_hf.messages import run_command
 from hmba_hf.models.configuration_videomamba import SIZES, VideoMambaConfig, VideoMambaRetrievalConfig
 
 CONFIGURATIONS = {config.model_type: config for config in (VideoMambaConfig, VideoMambaRetrievalConfig)}
@@ -277,4 +278,4 @@ def flattening(shape: tuple[int, ...]) -> Change:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -137,7 +137,13 @@ def local_path(name: str) -> Path:
     found = HUB_NAME.fullmatch(name)
     if found is None:
         raise FileNotFoundError(f"a checkpoint must be a file, a folder or a Hub id, got {name}, which does not exist")
-    repo, revision, file = found.groups()
+    try:
+        return _download(*found.groups())
+    except OSError as error:
+        raise FileNotFoundError(f"a checkpoint must be a file, a folder or a Hub id, got {name}: {error}") from error
+
+
+def _download(repo: str, revision: str | None, file: str | None) -> Path:
     if file is not None:
         return Path(hf_hub_download(repo, file, revision=revision))
     wanted = ["*.json", "*.model", "*.txt", "*.jinja", "*.safetensors"]

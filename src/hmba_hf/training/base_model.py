@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
-from transformers import AutoConfig, AutoProcessor, PreTrainedModel
+from transformers import AutoProcessor, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils.hub import cached_file, resolve_revision
 
-from ..families import Family, auto_class, family_of, has_family
+from ..families import Family, auto_class, config_of, family_of, has_family
 from ..messages import logger, without_load_report
 from ..models.loading_checkpoints import refuse_lacking
 from ..repositories import check_revision
@@ -71,7 +71,7 @@ class _Source(NamedTuple):
 
     def read_config(self) -> Any:
         """Read the configuration of the base."""
-        return AutoConfig.from_pretrained(self.path, revision=self.revision)
+        return config_of(self.path, revision=self.revision)
 
     def adapting(self, config: Any) -> Adapting | None:
         """Return how a model is made of a base with this configuration, if that is of no family."""

@@ -63,7 +63,12 @@ class ClipTeacher:
             ValueError: if it is no CLIP, or if a weight is missing.
             OSError: if weights are not there, or not in safetensors.
         """
-        whole, config = load_vision_config(checkpoint, revision=revision)
+        try:
+            whole, config = load_vision_config(checkpoint, revision=revision)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"teacher must be a folder or a Hub id of a CLIP, got {checkpoint}: {error}"
+            ) from error
         if config.model_type != "clip_vision_model":
             raise ValueError(f"teacher must be a CLIP with a vision tower, got {whole.model_type!r} in {checkpoint}")
         options: dict[str, Any] = {"dtype": torch.float32, "revision": revision, "use_safetensors": True}

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from ...data.actions.questioned import ACTION_HEAD
-from ...families import family_of, load_model
+from ...families import config_of, family_of, load_model
 from ...messages import logger
 from ...models.video_processing_videomamba import VideoMambaVideoProcessor
 from ...training import base_model
@@ -46,7 +46,7 @@ def load_base(
     Raises:
         ValueError: if a weight is missing that is of no head, or if sizes do not fit.
     """
-    held = AutoConfig.from_pretrained(arguments.model, revision=arguments.model_revision)
+    held = config_of(arguments.model, revision=arguments.model_revision)
     if hasattr(held, "heads"):
         raise ValueError(
             f"model must be of a family that is asked nothing, got {family_of(held).name}, {arguments.model}: "
