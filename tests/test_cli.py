@@ -1,5 +1,6 @@
 """`hmba VERB`: every verb is there, gets its words as they are, and starts through Accelerate where it may train."""
 
+import argparse
 import importlib
 import os
 import re
@@ -80,6 +81,22 @@ def test_a_verb_says_how_it_is_called(verb, capsys):
     assert printed.startswith(f"usage: hmba {verb} ")
     assert re.search(rf"^    hmba {verb}( |$)", printed, flags=re.MULTILINE)
     assert not re.search(r"(examples|conversion)/|\w\.py\b", printed), "a user of the wheel has no scripts"
+
+
+@pytest.mark.parametrize("verb", MODULES)
+def test_the_help_of_a_verb_fits_a_terminal_and_describes_every_option(verb, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    parsers = []
+    format_help = argparse.ArgumentParser.format_help
+    monkeypatch.setattr(
+        argparse.ArgumentParser, "format_help", lambda parser: parsers.append(parser) or format_help(parser)
+    )
+    with pytest.raises(SystemExit):
+        importlib.import_module(MODULES[verb]).main(["--help"])
+    prose = [line for line in capsys.readouterr().out.splitlines() if line[:1].isalpha()]
+    assert prose and max(map(len, prose)) <= 80
+    (parser,) = parsers
+    assert not [action.option_strings for action in parser._actions if not action.help]
 
 
 @pytest.mark.parametrize(

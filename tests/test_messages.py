@@ -1,3 +1,4 @@
+import argparse
 import importlib
 import io
 import logging
@@ -8,7 +9,7 @@ import torch
 
 from hmba_hf import HMBAForConditionalGeneration, commands
 from hmba_hf.files import check_fields
-from hmba_hf.messages import run_command, show_escapes, show_messages, without_load_report
+from hmba_hf.messages import HelpFormatter, run_command, show_escapes, show_messages, without_load_report
 from tiny_bases import save_base, tune
 from tiny_models import tiny_model
 
@@ -117,3 +118,14 @@ def test_ctrl_c_ends_a_command_in_a_word(capsys):
 def test_a_mistake_in_the_code_keeps_its_traceback(mistake, kind):
     with pytest.raises(kind):
         run_command(mistake)
+
+
+def test_options_show_defaults_that_are_values():
+    parser = argparse.ArgumentParser(formatter_class=HelpFormatter)
+    parser.add_argument("--seed", type=int, default=0, help="of weights")
+    parser.add_argument("--split", nargs="+", default=["test", "100%"], help="one or more")
+    parser.add_argument("--model", help="folder")
+    parser.add_argument("--size", default=3, help="default: that of the file")
+    printed = parser.format_help()
+    for line in ("of weights (default: 0)", "one or more (default: test 100%)", "folder\n", "that of the file\n"):
+        assert line in printed

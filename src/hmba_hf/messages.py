@@ -1,9 +1,12 @@
 """What commands say: reports of long work by one logger, and what ends them, in a sentence."""
 
+import argparse
 import errno
 import io
 import logging
+import re
 import sys
+import textwrap
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -78,6 +81,28 @@ def show_escapes() -> None:
     """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+class HelpFormatter(argparse.HelpFormatter):
+    """The layout of `--help`: paragraphs fill the terminal, indented lines and lists stay, options show defaults."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = []
+        for paragraph in text.strip().split("\n\n"):
+            if not re.search(r"^( |- )", paragraph, flags=re.MULTILINE):
+                paragraph = textwrap.fill(" ".join(paragraph.split()), width, break_long_words=False)
+            paragraphs.append(paragraph)
+        return "\n\n".join(paragraphs)
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        default = action.default
+        text = action.help or ""
+        says_nothing = default is None or default is False or default in (argparse.SUPPRESS, "", [])
+        if says_nothing or "default" in text:
+            return action.help
+        if isinstance(default, list | tuple):
+            default = " ".join(map(str, default))
+        return f"{text} (default: {str(default).replace('%', '%%')})".strip()
 
 
 def run_command(main: Callable[..., Any], *arguments: Any) -> None:

@@ -8,14 +8,13 @@ The variable `HMBA_SCAN_BACKEND` forces one.
 import argparse
 from collections.abc import Sequence
 
-from hmba_hf.messages import run_command
+from hmba_hf.messages import HelpFormatter, run_command
 from hmba_hf.models.ops_backends import show_backends
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Print it."""
-    layout = argparse.RawDescriptionHelpFormatter
-    argparse.ArgumentParser(prog="hmba backends", description=__doc__, formatter_class=layout).parse_args(words)
+    argparse.ArgumentParser(prog="hmba backends", description=__doc__, formatter_class=HelpFormatter).parse_args(words)
     show_backends()
 
 

@@ -63,7 +63,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--video", default=None, help="a video of yours to ask about as well")
     parser.add_argument("--steps", type=int, default=250, help="of fine-tuning, for the adapter and for the baseline")
     parser.add_argument("--clips", type=int, default=200, help="held-out clips to evaluate on")
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"))
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"), help="for models, clips and the report")
     options, args = parser.parse_args_into_dataclasses(words)
     if args.video is not None:
         try:

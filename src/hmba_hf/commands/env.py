@@ -18,7 +18,7 @@ import torch
 import hmba_hf
 from hmba_hf.evaluation.results import package_versions
 from hmba_hf.installation import declared_packages
-from hmba_hf.messages import run_command
+from hmba_hf.messages import HelpFormatter, run_command
 from hmba_hf.metrics.caption_tokens import java_version
 from hmba_hf.models.ops_backends import describe_backends
 
@@ -30,8 +30,7 @@ _FOLDERS = re.compile(r"(?<![\w.~/])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\",:;()]+[/\
 
 def main(words: Sequence[str] | None = None) -> None:
     """Print it."""
-    layout = argparse.RawDescriptionHelpFormatter
-    argparse.ArgumentParser(prog="hmba env", description=__doc__, formatter_class=layout).parse_args(words)
+    argparse.ArgumentParser(prog="hmba env", description=__doc__, formatter_class=HelpFormatter).parse_args(words)
     print(describe_environment())
 
 

@@ -1,9 +1,10 @@
 """The parser of a command line that dataclasses of options describe."""
 
-import argparse
 from typing import Any
 
 from transformers import HfArgumentParser
+
+from hmba_hf.messages import HelpFormatter
 
 
 class CommandParser(HfArgumentParser):
@@ -24,9 +25,8 @@ def command_parser(*kinds: type, program: str, description: str | None, **option
     Args:
         kinds: dataclasses of options.
         program: the name of the command in `--help` and errors.
-        description: the first text of `--help`, printed as it is.
+        description: the first text of `--help`.
         options: of `argparse.ArgumentParser`.
     """
-    layout = argparse.RawDescriptionHelpFormatter
     described: Any = kinds
-    return CommandParser(described, prog=program, description=description, formatter_class=layout, **options)
+    return CommandParser(described, prog=program, description=description, formatter_class=HelpFormatter, **options)

@@ -1,7 +1,7 @@
 """Make a dataset of actions: one row for each video, with its class.
 
     hmba prepare actions --videos k400 --train_files train.csv --test_files val.csv --output_dir K400
-    hmba prepare actions --videos 20bn-something-something-v2 --labels labels.json \
+    hmba prepare actions --videos 20bn-something-something-v2 --labels labels.json \\
         --train_files train.json --validation_files validation.json --output_dir SSV2
     hmba prepare actions --videos breakfast --output_dir BREAKFAST
 

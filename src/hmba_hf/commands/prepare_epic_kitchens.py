@@ -1,7 +1,7 @@
 """Make a dataset of EPIC-KITCHENS-100: one clip for each action, with its verb and its noun, and questions about it.
 
-    hmba prepare epic-kitchens --videos EPIC-KITCHENS --verb_classes EPIC_100_verb_classes.csv \
-        --noun_classes EPIC_100_noun_classes.csv --train_files EPIC_100_train.csv \
+    hmba prepare epic-kitchens --videos EPIC-KITCHENS --verb_classes EPIC_100_verb_classes.csv \\
+        --noun_classes EPIC_100_noun_classes.csv --train_files EPIC_100_train.csv \\
         --validation_files EPIC_100_validation.csv --output_dir EPIC
 
 The files are those of github.com/epic-kitchens/epic-kitchens-100-annotations; `--test_files` takes the list without

@@ -16,14 +16,12 @@ from transformers import AutoProcessor
 import hmba_hf  # noqa: F401 - registers the model
 from hmba_hf.families import load_model
 from hmba_hf.hub import CardDetails, push_checkpoint, recorded_training
-from hmba_hf.messages import run_command
+from hmba_hf.messages import HelpFormatter, run_command
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Load, compose, push, print the address."""
-    parser = argparse.ArgumentParser(
-        prog="hmba push", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog="hmba push", description=__doc__, formatter_class=HelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id")
     parser.add_argument("--repo_id", required=True, help="repository, such as name/model")
     parser.add_argument("--results", nargs="*", default=[], help="folders of `hmba evaluate`")

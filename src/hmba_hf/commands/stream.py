@@ -285,15 +285,27 @@ def read_options(words: Sequence[str] | None) -> tuple[argparse.Namespace, Video
     parser.add_argument("--model", required=True, help="folder or Hub id")
     parser.add_argument("--source", required=True, help="video file or URL, folder of pictures, or camera")
     parser.add_argument("--source_format", help="FFmpeg's name of a camera's format, such as v4l2 or avfoundation")
-    parser.add_argument("--mode", default="window", choices=["window", "recurrent"])
-    parser.add_argument("--question", default=QUESTION)
+    parser.add_argument(
+        "--mode",
+        default="window",
+        choices=["window", "recurrent"],
+        help="whether the model sees the last frames, or all by a state",
+    )
+    parser.add_argument("--question", default=QUESTION, help="to ask again and again")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two questions")
     parser.add_argument("--changed", choices=CHANGES, help="only answers that differ in it from the last one")
-    parser.add_argument("--max_new_tokens", type=int, default=128)
-    parser.add_argument("--on_error", default="skip", choices=["skip", "hold", "stop"])
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/stream"))
+    parser.add_argument("--max_new_tokens", type=int, default=128, help="longest answer")
+    parser.add_argument(
+        "--on_error",
+        default="skip",
+        choices=["skip", "hold", "stop"],
+        help="what a broken frame does; hold shows the last good one",
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("runs/stream"), help="for answers and the annotated video"
+    )
     parser.add_argument("--dtype", default="auto", help="of the weights, such as bfloat16")
-    parser.add_argument("--device_map", default=None, help="such as auto")
+    parser.add_argument("--device_map", default=None, help="where the model runs, such as cpu or auto")
     try:
         options, args = parser.parse_args_into_dataclasses(words)
         check_every(args.every)

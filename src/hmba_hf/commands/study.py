@@ -27,26 +27,27 @@ from filelock import FileLock
 
 from hmba_hf.data.micro_world.world import MOTIONS, MicroWorldConfig
 from hmba_hf.files import read_json_object, write_json
-from hmba_hf.messages import run_command
+from hmba_hf.messages import HelpFormatter, run_command
 from hmba_hf.tasks.answering.studies import catalogue
 from hmba_hf.tasks.answering.studies.catalogue import DISCLAIMER, Study, write_page
 
 BASE = Path(__file__).parents[1] / "micro_base"
 DEFAULTS = {"motion": "symmetric", "per_device_train_batch_size": 32}
 PAGE = Path("benchmarks/results/studies.md")
+STUDIES_HELP = f"{', '.join(catalogue.STUDIES)}, all, or page, which writes the results to --page"
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Run what is missing, then print the tables."""
-    parser = argparse.ArgumentParser(
-        prog="hmba study", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="hmba study", description=__doc__, formatter_class=HelpFormatter)
+    parser.add_argument(
+        "studies", nargs="+", choices=[*catalogue.STUDIES, "all", "page"], metavar="STUDY", help=STUDIES_HELP
     )
-    parser.add_argument("studies", nargs="+", choices=[*catalogue.STUDIES, "all", "page"], metavar="STUDY")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="one run each")
     parser.add_argument("--steps", type=int, default=300, help="of fine-tuning; twice as many for two tasks")
     parser.add_argument("--batch_size", type=int, default=32, help="clips of a step")
     parser.add_argument("--clips", type=int, default=500, help="held-out clips to evaluate on")
-    parser.add_argument("--motion", default=DEFAULTS["motion"], choices=MOTIONS)
+    parser.add_argument("--motion", default=DEFAULTS["motion"], choices=MOTIONS, help="of the micro-world")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/studies"), help="for runs and results")
     parser.add_argument("--page", type=Path, default=PAGE, help="what `page` writes")
     args = parser.parse_args(words)

@@ -11,6 +11,7 @@ from hmba_hf.conversion.checkpoint_folders import UNUSED, whole_folder, write_sh
 from hmba_hf.conversion.tensor_files import read_json
 from hmba_hf.conversion.tensor_sources import Tensors
 from hmba_hf.conversion.verification import compare_recorded, compare_tensors
+from hmba_hf.messages import HelpFormatter
 
 # Options with a meaning for the way back; `--verify` has one without numbers to compare with.
 OF_THE_WAY_BACK = {"checkpoint", "output_dir", "sha256", "max_shard_size", "to_original", "verify"}
@@ -18,9 +19,7 @@ OF_THE_WAY_BACK = {"checkpoint", "output_dir", "sha256", "max_shard_size", "to_o
 
 def conversion_parser(description: str | None, program: str) -> argparse.ArgumentParser:
     """Return a parser with the options of every converter."""
-    parser = argparse.ArgumentParser(
-        prog=program, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(prog=program, description=description, formatter_class=HelpFormatter)
     parser.add_argument("--checkpoint", required=True, help="folder, Hub id or file")
     parser.add_argument("--output_dir", type=Path, required=True, help="new or empty folder")
     parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), help="default: that of the checkpoint")

@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from transformers import HfArgumentParser, TrainingArguments
@@ -14,7 +14,7 @@ from ..data.bad_samples import POLICIES
 from ..data.loading import MICRO_WORLD
 from ..data.micro_world.world import MOTIONS
 from ..data.video_options import VideoOptions
-from ..messages import logger
+from ..messages import HelpFormatter, logger
 from .parts import LOW_RANK, LoraSettings
 
 _KNOWN = {option.name for option in dataclasses.fields(TrainingArguments)}
@@ -170,9 +170,10 @@ def parse_options(
         prog=program,
         usage="%(prog)s [options]",  # all of them are a page of names
         description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
+    _describe_defaults_of_ours(parser)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for chosen in (first, parser):
         chosen.add_argument("--preset", choices=sorted(presets), default=None, help="the published hyper-parameters")
@@ -184,6 +185,13 @@ def parse_options(
     *found, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
     _refuse_unknown(unknown)
     return tuple(found[: len(kinds)])
+
+
+def _describe_defaults_of_ours(parser: argparse.ArgumentParser) -> None:
+    """Give options of `TrainingArguments` whose defaults a class of ours replaces the words that they have there."""
+    words = {option.name: option.metadata.get("help") for option in fields(TrainingArguments)}
+    for action in parser._actions:
+        action.help = action.help or words.get(action.dest)
 
 
 def _refuse_unknown(words: Sequence[str]) -> None:
