@@ -32,6 +32,14 @@ def test_frames_without_stamps_are_counted_on():
     assert placed([0, None, None, 120, None])[0] == [0, 40, 80, 120, 160]
 
 
+@pytest.mark.parametrize("step", [20, 133, 500, 3000])
+def test_frames_without_stamps_are_counted_at_the_rate_that_those_before_have_shown(step):
+    stamps = [step * index for index in range(12)]
+    assert placed([*stamps[:10], None, None])[0] == stamps
+    assert placed([*stamps[:8], None, *stamps[9:]])[0] == stamps
+    assert placed([0, None, 80, None, 160, None, 240, None, 320, None])[0] == [40 * index for index in range(10)]
+
+
 def test_stamps_that_stand_still_are_counted_on_and_times_ascend():
     assert placed([0, 0, 80, 80, 160])[0] == [0, 40, 80, 120, 160]
     assert placed([0, 0, 0, 0])[0] == [0, 40, 80, 120]

@@ -26,6 +26,9 @@ LONG_GAP = 8
 LONG_FIRST_GAP = 1
 # Seconds. Clocks of 33 bits start anew after 26.5 hours, so FFmpeg takes a long step back for a step of this and more.
 NEVER_A_GAP = 12 * 3600
+# Steps of a steady rate that is known better than the nominal one, and seconds by which they may differ.
+SETTLED_STEPS = 4
+ROUNDED_STEP = Fraction(2, 1000)
 # Seconds between a counted picture and the next stamp, if that lies before it.
 SHORTEST_STEP = Fraction(1, 10000)
 
@@ -71,6 +74,8 @@ class Timeline:
         self._recent: deque[Fraction] = deque(maxlen=REORDER_FRAMES)  # stamps
         self._latest = Fraction(0)  # of them
         self._advance: Fraction | None = None  # by which the latest one has grown
+        self._stamped = 0  # frames since one that had to be counted
+        self._settled_step: Fraction | None = None  # of frames that each had a stamp
         self._counted: Fraction | None = None  # time of the last picture, if its own stamp does not give it
         self._last: Fraction | float = -math.inf
         self._shift = Fraction(0)  # by which stamps are late, where they begin anew after counted pictures
@@ -213,6 +218,8 @@ class Timeline:
             )
             self._recent.clear()
             self._advance = None
+            self._stamped = 0
+            self._settled_step = None
             self._counted = None
             self._recording += 1
         return self._at(frame, stamp, None)
@@ -220,8 +227,9 @@ class Timeline:
     def _at(self, frame: Any, stamp: Fraction | None, start: Fraction | None) -> Moment:
         is_repeated = bool(self._recent) and stamp == self._latest
         if stamp is None or is_repeated:
-            time = self._counted_on(start)
+            time = self._counted_on(start, self._nominal_step if is_repeated else self._settled_step)
             self._counted = time
+            self._stamped = 0
         else:
             time = stamp
             self._origin = stamp if self._origin is None else self._origin
@@ -240,12 +248,23 @@ class Timeline:
             self._advance = stamp - self._latest
             self._latest = stamp
         self._recent.append(stamp)
+        self._stamped += 1
+        if self._stamped > SETTLED_STEPS:
+            self._settle()
 
-    def _counted_on(self, start: Fraction | None) -> Fraction:
+    def _settle(self) -> None:
+        """Measure the step from one picture to the next where it is steady: FFmpeg's rate may be a guess."""
+        stamps = sorted(self._recent)
+        steps = [later - earlier for earlier, later in pairwise(stamps)]
+        is_steady = max(steps) - min(steps) <= ROUNDED_STEP
+        self._settled_step = (stamps[-1] - stamps[0]) / len(steps) if is_steady else None
+
+    def _counted_on(self, start: Fraction | None, step: Fraction | None) -> Fraction:
+        step = self._nominal_step if step is None else step
         if self._counted is not None:
-            return self._counted + self._nominal_step
+            return self._counted + step
         if self._recent:
-            return self._latest + self._nominal_step
+            return self._latest + step
         assert start is not None
         return start
 
