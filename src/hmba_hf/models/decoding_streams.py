@@ -39,6 +39,19 @@ def is_intra_coded(frame: Any, codec: str) -> bool:
     return int(frame.pict_type) in INTRA_CODED and codec not in ALL_CALLED_INTRA
 
 
+def declared_rate(stream: Any) -> Fraction:
+    """Pictures per second that the headers of a raw stream declare.
+
+    FFmpeg's own guess is 25, or a rate of fields, where either is near that of pictures or above 210.
+    """
+    declared = Fraction(stream.codec_context.framerate)  # in MPEG-4, ticks of its clock
+    base = Fraction(stream.base_rate or declared)
+    if base == 2 * declared:  # of fields, as in H.264
+        return declared
+    guessed = Fraction(stream.guessed_rate or declared)
+    return base if guessed == stream.average_rate else guessed
+
+
 class TornPictureError(ValueError):
     """Half a picture, at the end of a file that is cut short."""
 
@@ -102,7 +115,7 @@ class OpenVideo:
         elif source_fps is not None:
             self.rate = Fraction(source_fps).limit_denominator(100_000)
         elif stream.codec_context.framerate:  # what the headers declare; `average_rate` is always 25
-            self.rate = Fraction(stream.guessed_rate or stream.codec_context.framerate)
+            self.rate = declared_rate(stream)
         else:
             self.rate, self.is_rate_known = Fraction(ASSUMED_RATE), False
             self.warn(f"states no rate: {ASSUMED_RATE} pictures a second are assumed, unless source_fps gives another")
