@@ -133,6 +133,13 @@ def test_times_that_a_container_rounds_are_those_of_their_frames(container, rate
             assert numbers(clip, None, None) == [*range(last + 1)]
 
 
+@pytest.mark.parametrize("rate", [Fraction(30000, 1001), Fraction(24000, 1001)])
+def test_times_in_the_600ths_of_a_second_of_quicktime_are_those_of_their_frames(rate):
+    data = numbered_video(90, rate=rate, container="mov", codec="mpeg4", video_track_timescale="600")
+    for last in range(20, 90):
+        assert numbers(data, float(last / rate), 3, float(rate)) == [*range(last - 2, last + 1)]
+
+
 def cut_clips_of(data, spans, rate):
     from tempfile import NamedTemporaryFile
 

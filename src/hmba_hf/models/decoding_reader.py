@@ -106,7 +106,7 @@ class VideoReader:
     def tolerance(self) -> float:
         """Seconds by which a time may miss its frame, whose own time the container may have rounded."""
         tick = float(self.video.stream.time_base)
-        return (tick if self.has_times and tick <= LONGEST_ROUNDING else 0.0) + TIME_TOLERANCE
+        return (min(tick, LONGEST_ROUNDING) if self.has_times else 0.0) + TIME_TOLERANCE
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
         """Decode from where the container stands; an error ends the frames and is kept as `damage`.

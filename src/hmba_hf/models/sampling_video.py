@@ -11,7 +11,7 @@ from transformers.video_utils import VideoMetadata
 
 # Seconds. A decimal such as 2.76 stands for the frame at 69/25 s, which the nearest float may miss by rounding.
 TIME_TOLERANCE = 1e-6
-# Seconds. Containers whose clocks tick so often or less round the times of frames; others state them exactly.
+# Seconds. Containers round the times of frames to ticks of their clocks: by half of 1/600 s in QuickTime, or less.
 LONGEST_ROUNDING = 1e-3
 
 
