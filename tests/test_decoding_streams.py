@@ -3,6 +3,7 @@
 import weakref
 from fractions import Fraction
 from io import BytesIO
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -12,6 +13,8 @@ from transformers import pipeline
 from hmba_hf import decode_frames, iter_frames
 from hmba_hf.data.clips import cut_clips, video_duration
 from hmba_hf.models import decoding_streams
+from hmba_hf.models.decoding_containers import opened
+from hmba_hf.models.decoding_streams import OpenVideo
 from hmba_hf.models.decoding_video import causal_timestamps, latest_frames
 from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor
 from numbered_videos import numbered_video, read_numbers
@@ -138,6 +141,16 @@ def test_times_in_the_600ths_of_a_second_of_quicktime_are_those_of_their_frames(
     data = numbered_video(90, rate=rate, container="mov", codec="mpeg4", video_track_timescale="600")
     for last in range(20, 90):
         assert numbers(data, float(last / rate), 3, float(rate)) == [*range(last - 2, last + 1)]
+
+
+@pytest.mark.parametrize(("ticks", "is_stamp"), [(-(2**60), False), (2**62, False), (-25, True), (45 * 10**9, True)])
+def test_numbers_that_are_no_time_of_any_camera_are_no_stamps(ticks, is_stamp):
+    data = BytesIO(numbered_video(3, rate=25, container="avi"))
+    with opened(data) as (file, name):
+        video = OpenVideo(file, name)
+        stamp = video.stamp_of(SimpleNamespace(pts=ticks, dts=ticks))
+        video.close()
+    assert stamp == (Fraction(ticks, 25) if is_stamp else None)
 
 
 def cut_clips_of(data, spans, rate):

@@ -26,6 +26,9 @@ from .decoding_timeline import Moment, Timeline, come_in_order, in_order
 logger = logging.get_logger(__name__)
 
 ASSUMED_RATE = 25
+# Seconds, from days before zero to the year 5138. What lies beyond are no stamps, such as negative places in Ogg.
+EARLIEST_STAMP = -(10**6)
+LATEST_STAMP = 10**11
 # `AVPictureType`: I and BI.
 INTRA_CODED = (1, 7)
 # Codecs that call every picture intra-coded, although it may need what was learned from those before.
@@ -225,7 +228,10 @@ class OpenVideo:
         if self.is_counted:
             return None
         ticks = self._ticks_of(frame)
-        return None if ticks is None else ticks * self.stream.time_base
+        if ticks is None:
+            return None
+        stamp = ticks * self.stream.time_base
+        return stamp if EARLIEST_STAMP < stamp < LATEST_STAMP else None
 
     def timeline(self, origin: Fraction | None = None) -> Timeline:
         """The clock of a stretch.
