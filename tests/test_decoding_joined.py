@@ -10,6 +10,7 @@ from hmba_hf import VideoDecodeError, decode_frames, iter_frames
 from hmba_hf.data.clips import video_duration
 from hmba_hf.models.decoding_endings import ASF_NUMBERS, ASF_PROPERTIES
 from hmba_hf.models.decoding_joined import PART, next_file
+from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor
 from numbered_videos import numbered_frame, numbered_video, read_numbers
 
 NOT_READ = "which is not read"
@@ -162,3 +163,22 @@ def test_the_start_of_a_file_is_found_where_two_pieces_of_it_are_read(shift):
 
     found = next_file(bytes_at, len(data))
     assert found is not None and found.start == PART + 1 + shift
+
+
+@pytest.mark.parametrize("container", ["mpegts", "matroska", "vob"])
+@pytest.mark.parametrize("start", [20, 100])  # by a longer step back FFmpeg takes the clock of MPEG for one that wraps
+def test_a_recording_whose_clock_begins_earlier_begins_at_zero_at_every_door(container, start):
+    codec = "mpeg2video" if container == "vob" else "mpeg4"
+    kind = {"rate": 25, "container": container, "codec": codec}
+    first = numbered_video(90, output_ts_offset=str(start), **kind)
+    joined = first + numbered_video(70, first=100, **kind)
+    pairs = list(iter_frames(joined))
+    assert read_numbers(np.stack([frame for _, frame in pairs])) == [*range(90), *range(100, 170)]
+    assert [time for time, _ in pairs[90:]] == pytest.approx([index / 25 for index in range(70)], abs=1e-3)
+    clip, metadata = decode_frames(joined, None, 4, 25.0)
+    assert read_numbers(clip) == [166, 167, 168, 169]
+    assert metadata.timestamps == pytest.approx([2.64, 2.68, 2.72, 2.76], abs=1e-3) and metadata.duration is None
+    assert read_numbers(decode_frames(joined, None, None)[0]) == [*range(100, 170)]
+    assert read_numbers(decode_frames(joined, 1.0, 3, 25.0)[0]) == [23, 24, 25]
+    assert video_duration(joined) == pytest.approx(3.6, abs=1e-3)
+    assert HMBAVideoProcessor()(joined)["pixel_values_videos"] is not None

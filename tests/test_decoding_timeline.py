@@ -53,7 +53,8 @@ def test_where_the_clock_goes_back_another_recording_begins(back, before):
     first = [200_000_000 + 40 * index for index in range(before)]
     second = [stamp - back + 40 * before for stamp in first]
     times, recordings, warnings = placed([*first, *second])
-    assert times == [*first, *second]
+    earlier = max(first[0] - second[0], 0)  # a recording that begins before the first one begins with it
+    assert times == [*first, *(stamp + earlier for stamp in second)]
     if before > 8:  # among the first frames, a frame may as well come late
         assert recordings == [0] * before + [1] * before
         assert len(warnings) == 1 and "a clock that goes back after" in warnings[0]
@@ -78,13 +79,31 @@ def test_one_stray_stamp_is_not_believed(stray):
     assert "a wrong timestamp" in warnings[0]
 
 
-def test_a_stray_stamp_of_the_last_frame_does_not_lose_it():
-    assert placed([*range(4000, 4800, 40), 7])[0][-2:] == [4760, 4800]
+@pytest.mark.parametrize("stray", [8, 900_000, 90_000_000, 3000])
+def test_two_stray_stamps_in_a_row_are_not_believed(stray):
+    stamps = [40 * index for index in range(4, 60)]
+    wild = [*stamps[:40], stray, stray + 40, *stamps[42:]]
+    times, recordings, warnings = placed(wild)
+    assert times == stamps and set(recordings) == {0} and len(warnings) == 2
+    assert all("a wrong timestamp" in warning for warning in warnings)
+    assert placed([*stamps[:20], stray + 999_999, 7, *stamps[22:]])[0] == stamps
+
+
+@pytest.mark.parametrize("stray", [7, 500_000, 900_000_000])
+def test_a_stray_stamp_of_the_last_frame_does_not_lose_it(stray):
+    assert placed([*range(4000, 4800, 40), stray])[0][-2:] == [4760, 4800]
+
+
+def test_a_last_frame_may_come_after_a_gap():
+    for stamps in ([*range(0, 800, 40), 10_000], [0, 40, 80, 500_000], [0, 40, 100, 500, 520, 700, 900_000]):
+        assert placed(stamps) == (stamps, [0] * len(stamps), [])
 
 
 def test_a_clock_that_wraps_is_one_that_goes_back():
     stamps = [0, 40, 80, 95_443_717 - 5000, 95_443_717 - 4960, 95_443_717 - 4920]
-    assert placed(stamps)[1] == [0, 0, 0, 1, 1, 1]
+    times, recordings, warnings = placed(stamps)
+    assert (times, recordings) == ([0, 40, 80, 0, 40, 80], [0, 0, 0, 1, 1, 1])
+    assert "a clock that leaps after 0.080 s, to 95438.717 s" in warnings[0]
 
 
 def test_a_frame_waits_for_the_next_only_where_its_stamp_contradicts_the_order():
@@ -96,7 +115,7 @@ def test_a_frame_waits_for_the_next_only_where_its_stamp_contradicts_the_order()
             yield stamp
 
     timeline = Timeline(lambda frame: Fraction(frame, 1000), STEP, lambda what: None)
-    assert [taken[-1] for _ in timeline.place(camera())] == [40, 40, 80, 5040, 5040, 5080]
+    assert [taken[-1] for _ in timeline.place(camera())] == [40, 40, 80, 5080, 5080, 5080]
 
 
 def test_errors_stay_between_their_frames():

@@ -16,6 +16,7 @@ from .decoding_avi import moved_pictures
 from .decoding_damage import Continuity, SliceChecksums, cluster_step_back, meets_another_recording
 from .decoding_endings import LONGEST_HEAD, asf_properties, ends_parts, torn_bytes, torn_picture, torn_ts_packet
 from .decoding_joined import LONGEST_TRAILER, NOT_READ, NextFile, is_header, start_in
+from .decoding_timeline import NEVER_A_GAP
 
 # Seconds without a packet after which a source with "try again" counts as ended, and between two tries.
 PATIENCE = 10.0
@@ -75,7 +76,7 @@ def guesses_times(container: Any) -> bool:
 
 
 def find_step_back(container: Any, stream: Any, source: Any) -> tuple[Fraction, Fraction] | None:
-    """Look at some places all over a file, and return two between which its clock goes back.
+    """Look at some places all over a file, and return two between which its clock goes back, or leaps.
 
     The places are the clusters of Matroska, and some of a file without an index. Nothing between them is read.
     Afterwards the container must seek before it is read.
@@ -100,7 +101,7 @@ def find_step_back(container: Any, stream: Any, source: Any) -> tuple[Fraction, 
         if stamp is None:
             return None
         time = stamp * stream.time_base
-        if before is not None and time < before - STEP_BACK:
+        if before is not None and (time < before - STEP_BACK or time > before + NEVER_A_GAP):
             return before, time
         before = time
     return None

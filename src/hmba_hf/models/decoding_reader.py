@@ -14,7 +14,7 @@ from .decoding_containers import SourceLimits, VideoDecodeError
 from .decoding_packets import Shortfall, find_step_back
 from .decoding_pictures import ClipPictures, picture_or_error
 from .decoding_streams import OpenVideo, is_intra_coded
-from .decoding_timeline import REORDER_FRAMES, Moment
+from .decoding_timeline import REORDER_FRAMES, Moment, begins_anew
 from .sampling_video import LONGEST_ROUNDING, TIME_TOLERANCE, ClipMetadata
 
 # Seconds. Later than any video ends: seeking there leads to the last keyframe, whatever the header states.
@@ -82,6 +82,9 @@ class VideoReader:
         self.can_seek = self.has_times and self.video.packets.can_seek
         video = self.video
         self._step_back = find_step_back(video.container, video.stream, video.source) if self.has_times else None
+        if self._step_back is not None and begins_anew(*self._step_back, self.origin):
+            self._step_back = self._step_back[0], self.origin
+            self.can_seek = False  # to a recording whose clock is its own
 
     def _first_decoded(self) -> Iterator[av.VideoFrame]:
         """Decode the first frames, none of which is kept, and note whether they have times."""
@@ -199,12 +202,13 @@ class VideoReader:
                 continue
             if start is None:
                 self.video.warn_of_the_end()
-            elif self.video.packets.may_hide_a_file:
+            elif self.video.packets.may_hide_a_file or latest.time < 0:
                 self.can_seek = False
                 return self.last_time()
             if last is None:
                 trouble = self._trouble(latest.time, "the last frame")
-            if last is None or (self.damage is None and latest.time > last):
+            # More frames before it show what the stamp of the last one is worth.
+            if last is None or self.damage is None:
                 last = latest.time
                 self.end = float(last + shown_for)
             # After a shorter stretch, the last frame might be one out of order that precedes it.

@@ -7,6 +7,7 @@ times, or decoding times where it has no others. Where a stamp contradicts the o
     stamps  0  80  40 120 160          a picture that comes late is shown at its stamp
     stamps  0  40   -  40 160          pictures without a stamp of their own are counted
     stamps  0  40 9e9 120 160          a stray stamp is ignored: that picture is counted
+    stamps  0  40 9e9 9e9 160          so are two in a row
     stamps  0  40   0  40  80          the clock goes back: another recording begins
 """
 
@@ -24,6 +25,10 @@ OWN_PLACE = Fraction(3, 4)
 # Steps, or seconds as long as they are unknown, after which a gap may be a stray stamp.
 LONG_GAP = 8
 LONG_FIRST_GAP = 1
+# Stray stamps in a row.
+MOST_STRAY = 2
+# Steps of a steady rate, after which a last picture that stands alone has a stray stamp.
+LONELY = 1000
 # Seconds. Clocks of 33 bits start anew after 26.5 hours, so FFmpeg takes a long step back for a step of this and more.
 NEVER_A_GAP = 12 * 3600
 # Steps of a steady rate that is known better than the nominal one, and seconds by which they may differ.
@@ -84,8 +89,8 @@ class Timeline:
     def place(self, found: Iterable[Any], start: Fraction | None = None) -> Iterator[Moment]:
         """Give each frame its time, in the order in which frames come.
 
-        A frame whose stamp contradicts the order waits for the next one, as the first one does. Every other frame
-        passes at once.
+        A frame whose stamp contradicts the order waits for the next one or two, as the first one does for one. Every
+        other frame passes at once.
 
         Args:
             found: frames, and the errors between them.
@@ -94,27 +99,30 @@ class Timeline:
         Yields:
             Moments of frames, and of errors at the time of the frame before them, `-inf` before the first.
         """
-        puzzling: Any = None
+        puzzling: list[Any] = []
         errors: list[Exception] = []
         for frame in self._with_sound_start(found):
             if isinstance(frame, Exception):
                 errors.append(frame)
             else:
                 stamp = self._stamp_of(frame)
-                if puzzling is not None:
-                    yield self._explained(puzzling, stamp)
-                    puzzling = None
+                if puzzling and len(puzzling) < MOST_STRAY and not self._is_stray(puzzling, stamp):
+                    puzzling.append(frame)
+                    continue
+                if puzzling:
+                    yield from self._explained(puzzling, stamp)
+                    stamp = self._stamp_of(frame)  # on the clock of another recording, if one has begun
                 if self._contradicts(stamp):
-                    puzzling = frame
+                    puzzling.append(frame)
                 elif stamp is not None or self._has_started or start is not None:
                     yield from self._passed(errors)
                     stamp = self._after_counted(stamp)
                     yield self._at(frame, stamp, start)
-            if puzzling is None:
+            if not puzzling:
                 yield from self._passed(errors)
             del frame  # before the next one is decoded
-        if puzzling is not None:
-            yield self._explained(puzzling, None)
+        if puzzling:
+            yield from self._explained(puzzling, None)
         yield from self._passed(errors)
 
     def _with_sound_start(self, found: Iterable[Any]) -> Iterator[Any]:
@@ -198,31 +206,67 @@ class Timeline:
         is_after_what_passed = len(self._recent) < REORDER_FRAMES or stamp > min(self._recent)
         return is_near and is_new and is_after_what_passed
 
-    def _explained(self, frame: Any, following: Fraction | None) -> Moment:
-        """Place a frame whose stamp contradicts the order, by the stamp of the one that follows it."""
-        stamp, latest, step = self._stamp_of(frame), self._latest, self._step()
-        assert stamp is not None
-        if following is None:
-            is_stray = stamp < latest
-        else:
-            is_stray = abs(following - latest - 2 * step) < abs(following - stamp - step)
-        origin = Fraction(0) if self._origin is None else self._origin
-        stamped, before = float(stamp - origin), float(latest - origin)
-        if is_stray:
-            self._warn(f"has a wrong timestamp: the one after {before:.3f} s is {stamped:.3f} s, and is not believed")
-            return self._at(frame, None, None)
-        if stamp < latest or stamp - latest > NEVER_A_GAP:
-            how = "goes back" if stamp < latest else "leaps"
+    def _is_stray(self, frames: list[Any], following: Fraction | None) -> bool:
+        """Return whether the stamps of frames contradict the order, by the stamp of the one that follows them."""
+        first = self._stamp_of(frames[0])
+        last = self._stamp_of(frames[-1])
+        assert first is not None
+        if following is not None:
+            step = self._step()
+            counted = self._latest + (len(frames) + 1) * step
+            return abs(following - counted) < abs(following - (first if last is None else last) - step)
+        if len(frames) > 1:
+            return False
+        is_lonely = self._settled_step is not None and first - self._latest > LONELY * self._settled_step
+        return first < self._latest or is_lonely
+
+    def _explained(self, frames: list[Any], following: Fraction | None) -> Iterator[Moment]:
+        """Place frames the first of which contradicts the order, by the stamp of the one that follows them."""
+        is_stray = self._is_stray(frames, following)
+        if not is_stray:
+            self._begin_recording(frames[0])
+        while frames:  # none is kept longer than it takes
+            stamp = self._stamp_of(frames[0])
+            if is_stray:
+                self._warn_of_stray(stamp)
+                stamp = None
+            yield self._at(frames.pop(0), stamp, None)
+
+    def _warn_of_stray(self, stamp: Fraction | None) -> None:
+        before = self._latest if self._counted is None else self._counted
+        if stamp is not None:
             self._warn(
-                f"has a clock that {how} after {before:.3f} s, to {stamped:.3f} s: another recording begins there"
+                f"has a wrong timestamp: the one after {self._shown(before)} is {self._shown(stamp)}, "
+                "and is not believed"
             )
-            self._recent.clear()
-            self._advance = None
-            self._stamped = 0
-            self._settled_step = None
-            self._counted = None
-            self._recording += 1
-        return self._at(frame, stamp, None)
+
+    def _shown(self, stamp: Fraction) -> str:
+        origin = Fraction(0) if self._origin is None else self._origin
+        return f"{float(stamp - origin):.3f} s"
+
+    def _begin_recording(self, frame: Any) -> None:
+        """Begin another recording with a frame unless its stamp lies behind a mere gap.
+
+        One whose clock would begin before the video, or long after it, begins with it.
+        """
+        stamp = self._stamp_of(frame)
+        latest = self._latest
+        assert stamp is not None
+        if latest <= stamp <= latest + NEVER_A_GAP:
+            return
+        how = "goes back" if stamp < latest else "leaps"
+        self._warn(
+            f"has a clock that {how} after {self._shown(latest)}, to {self._shown(stamp)}: another recording "
+            "begins there"
+        )
+        if self._origin is not None and begins_anew(latest, stamp, self._origin):
+            self._shift += self._origin - stamp
+        self._recent.clear()
+        self._advance = None
+        self._stamped = 0
+        self._settled_step = None
+        self._counted = None
+        self._recording += 1
 
     def _at(self, frame: Any, stamp: Fraction | None, start: Fraction | None) -> Moment:
         is_repeated = bool(self._recent) and stamp == self._latest
@@ -267,6 +311,11 @@ class Timeline:
             return self._latest + step
         assert start is not None
         return start
+
+
+def begins_anew(before: Fraction, after: Fraction, origin: Fraction) -> bool:
+    """Return whether a recording has a clock of its own: it begins before the video does, or long after it."""
+    return after < origin or after - before > NEVER_A_GAP
 
 
 def _is_far(stamp: Fraction, other: Fraction) -> bool:
