@@ -366,14 +366,17 @@ def channels_first(frames: np.ndarray, layout: Any) -> np.ndarray:
     """Move the channels of `(t, c, h, w)` or `(t, h, w, c)` to the second axis; there must be 1, 3 or 4 of them."""
     if 0 in frames.shape:
         raise ValueError(f"a clip must hold at least one frame and one pixel, got shape {frames.shape}")
-    if layout is None:
-        try:
-            layout = infer_channel_dimension_format(frames, num_channels=(1, 3, 4))
-        except ValueError as error:
-            raise ValueError(
-                f"frames must have 1, 3 or 4 channels, first or last, got shape {frames.shape}"
-            ) from error
-    return np.moveaxis(frames, -1, 1) if ChannelDimension(layout) == ChannelDimension.LAST else frames
+    return np.moveaxis(frames, -1, 1) if layout_of(frames, layout) == ChannelDimension.LAST else frames
+
+
+def layout_of(frames: np.ndarray, layout: Any = None) -> ChannelDimension:
+    """Return whether the channels of `(t, ...)` come first or last, found by their number where `layout` is absent."""
+    if layout is not None:
+        return ChannelDimension(layout)
+    try:
+        return infer_channel_dimension_format(frames, num_channels=(1, 3, 4))
+    except ValueError as error:
+        raise ValueError(f"frames must have 1, 3 or 4 channels, first or last, got shape {frames.shape}") from error
 
 
 def checked_pixels(frames: np.ndarray, do_rescale: bool | None) -> np.ndarray:

@@ -19,6 +19,7 @@ from transformers.processing_utils import VideosKwargs
 from transformers.video_processing_utils import VideoProcessorMixin
 
 from .decoding_containers import LIMITS, SourceLimits
+from .decoding_pictures import add_colours, channels_first, layout_of
 from .decoding_stills import decode_picture, load_frame, upright_rgb
 from .decoding_streams import check_source_fps
 from .decoding_video import decode_frames
@@ -181,15 +182,30 @@ class VideoFileProcessor(VideoProcessorMixin, PilBackend):
         self, image: Any, do_convert_rgb: bool | None = None, input_data_format: Any = None, **kwargs: Any
     ) -> np.ndarray:
         """Return a picture as `(c, h, w)`; one that Pillow has opened is turned upright and brought to 8 bits."""
+        if do_convert_rgb:
+            pixels = self.convert_to_rgb(image, input_data_format)
+        elif isinstance(image, Image.Image):
+            pixels = np.array(decode_picture(image, self.limits or LIMITS))
+        else:
+            pixels = np.asarray(image)
+        if pixels.ndim == 2:
+            return pixels[None]
         if isinstance(image, Image.Image):
-            image = decode_picture(image, self.limits or LIMITS)
-        return super().process_image(image, do_convert_rgb, input_data_format, **kwargs)
+            input_data_format = ChannelDimension.LAST
+        return channels_first(pixels[None], input_data_format)[0]
 
     def convert_to_rgb(self, image: Any, input_data_format: Any = None) -> np.ndarray:
         """Return a picture in RGB, transparency over white: `(h, w, 3)` of Pillow's, an array in its own layout."""
         if isinstance(image, Image.Image):
-            image = upright_rgb(image, self.limits or LIMITS)
-        return super().convert_to_rgb(image, input_data_format)
+            return np.array(upright_rgb(image, self.limits or LIMITS))
+        pixels = np.asarray(image)
+        if pixels.ndim == 2:
+            pixels = pixels[None]
+        layout = layout_of(pixels[None], input_data_format)
+        channels = channels_first(pixels[None], layout)[0]
+        if len(channels) != 3:
+            channels = add_colours(channels)
+        return np.moveaxis(channels, 0, -1) if layout == ChannelDimension.LAST else channels
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> Any:
         """Save it with its code; arguments are those of transformers, of a push with `push_to_hub=True` alone."""
