@@ -10,6 +10,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch.distributed.fsdp import FSDPModule
@@ -37,6 +38,12 @@ _OF_LOADERS = """
 num_workers pin_memory persistent_workers prefetch_factor drop_last multiprocessing_context in_order
 """.split()
 _OF_ONE_RATE = ("lomo", "adalomo")
+# NumPy 2 renamed the module of the function that rebuilds an array; random states are read under either name.
+_REBUILD_ARRAY: Any = np.zeros(0).__reduce__()[0]
+_ARRAYS_OF_EITHER_NUMPY = [
+    (_REBUILD_ARRAY, "numpy.core.multiarray._reconstruct"),
+    (_REBUILD_ARRAY, "numpy._core.multiarray._reconstruct"),
+]
 Predicted = tuple[Sample, Any]
 PredictSamples = Callable[[Any, Any, Sequence[Sample], int], Iterator[Predicted]]
 ScorePredictions = Callable[[Sequence[Any], Sequence[Sample]], Mapping[str, float]]
@@ -287,7 +294,8 @@ class ResumableTrainer(PushingTrainer):
         self._save_rng_state(self._numbers.name)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        super()._load_rng_state(checkpoint if self._numbers is None else self._numbers.name)
+        with torch.serialization.safe_globals(_ARRAYS_OF_EITHER_NUMPY):
+            super()._load_rng_state(checkpoint if self._numbers is None else self._numbers.name)
 
     def evaluation_loop(
         self,
