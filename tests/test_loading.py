@@ -1,8 +1,10 @@
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from datasets import Dataset, Video
+from pyarrow import parquet
 
 from hmba_hf.data.actions.samples import ActionSample, action_features, to_action_row
 from hmba_hf.data.dataset_streams import open_stream
@@ -118,9 +120,17 @@ def test_a_bddx_dataset_whose_videos_would_be_decoded_is_read_as_bytes(bddx):
 
 def test_an_empty_split_is_an_error(tmp_path):
     features = drama_features()
-    Dataset.from_dict({name: [] for name in features}, features=features).to_parquet(tmp_path / "train.parquet")
+    parquet.ParquetWriter(tmp_path / "train.parquet", features.arrow_schema).close()
     for streaming in (False, True):
         with pytest.raises(ValueError, match="no data"):
+            load_samples(str(tmp_path), "train", streaming=streaming)
+
+
+def test_files_that_cannot_be_read_are_named_with_their_dataset(drama, tmp_path):
+    whole = next(Path(drama).rglob("train*.parquet")).read_bytes()
+    (tmp_path / "train.parquet").write_bytes(whole[: len(whole) // 2])
+    for streaming in (False, True):
+        with pytest.raises(ValueError, match=rf"the files of '{tmp_path}' must be whole, got .*[Pp]arquet"):
             load_samples(str(tmp_path), "train", streaming=streaming)
 
 

@@ -166,8 +166,13 @@ def load_rows(name: str, split: str, streaming: bool = False, schemas: Sequence[
     repository, revision = split_revision(name)
     check_revision(repository, revision)
     check_finished(repository)
+    datasets = import_datasets()
+    import pyarrow  # which datasets brings
+
     try:
-        rows = import_datasets().load_dataset(repository, split=split, streaming=streaming, revision=revision)
+        rows = datasets.load_dataset(repository, split=split, streaming=streaming, revision=revision)
+        return undecoded(rows, schemas)
     except (FileNotFoundError, ConnectionError) as error:
         raise ValueError(f"a dataset must be {MICRO_WORLD!r}, a folder or a Hub id, got {name!r}: {error}") from error
-    return undecoded(rows, schemas)
+    except (datasets.exceptions.DatasetGenerationError, pyarrow.ArrowInvalid) as error:
+        raise ValueError(f"the files of {name!r} must be whole, got {error.__cause__ or error}") from error
