@@ -91,7 +91,9 @@ def poisoned_memory(monkeypatch):
 def poisoning(allocate):
     def poisoned(*args, **kwargs):
         x = allocate(*args, **kwargs)
-        return x.fill_(float("nan")) if x.is_floating_point() and not x.is_meta else x
+        if x.is_floating_point() and not x.is_meta:
+            x.data.fill_(float("nan"))  # its data, since a leaf that wants gradients refuses to be filled
+        return x
 
     return poisoned
 

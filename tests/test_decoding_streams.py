@@ -236,7 +236,7 @@ def test_heavy_pictures_that_wait_for_their_turn_take_no_memory(monkeypatch):
     make = decoding_streams.picture_or_error
     monkeypatch.setattr(decoding_streams, "picture_or_error", counted)
     times = [(index ^ 1) / 10 for index in range(20)]
-    data = numbered_video(20, container="matroska", codec="ffv1", times=times, size=(320, 240), prepare=deepen)
+    data = numbered_video(20, container="nut", codec="ffv1", times=times, size=(320, 240), prepare=deepen)
     shown = []
     for _, picture in iter_frames(BytesIO(data)):
         shown += read_numbers(picture[None])

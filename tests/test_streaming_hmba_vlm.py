@@ -23,7 +23,7 @@ from hmba_hf.streaming import words_differ
 from tiny_hmba_vlm import KINDS, model_on
 from tiny_vlm_bases import noisy_picture, tiny_vlm
 
-CONTAINERS = {"qwen3_vl": tuple, "internvl": torch.Tensor, "smolvlm": list}
+CONTAINERS = {"qwen3_vl": tuple, "internvl": torch.Tensor, "smolvlm": (list, torch.Tensor)}  # a tensor in 5.19
 QUESTION = "Which object is the risk?"
 SIZE = (40, 24)  # width, height
 

@@ -366,16 +366,26 @@ BASES: dict[str, Callable[[], PIECES]] = {
 SINCE = {"gemma4": 21, "granite4_vision": 20, "lfm3_vl": 23, "nemotron_h_omni": 23, "perception_lm": 20}
 
 
-def tiny_vlm(name: str, seed: int = 0) -> TinyVLM:
-    """Build a base of `BASES` with seeded random weights, in evaluation mode.
+def is_there(name: str) -> bool:
+    """Return whether the installed transformers has a base of `BASES` whole."""
+    major, minor = map(int, transformers.__version__.split(".")[:2])
+    return (major, minor) >= (5, SINCE.get(name, 0))
+
+
+def pieces_of(name: str) -> PIECES:
+    """Return the configuration and the processor of a base of `BASES`.
 
     Raises:
         SkipTest: if the installed transformers is older than the base.
     """
-    major, minor = map(int, transformers.__version__.split(".")[:2])
-    if (major, minor) < (5, SINCE.get(name, 0)):
+    if not is_there(name):
         raise SkipTest(f"transformers {transformers.__version__} lacks {name}, which 5.{SINCE[name]} has whole")
-    config, processor = BASES[name]()
+    return BASES[name]()
+
+
+def tiny_vlm(name: str, seed: int = 0) -> TinyVLM:
+    """Build a base of `BASES` with seeded random weights, in evaluation mode; `pieces_of` may skip the test."""
+    config, processor = pieces_of(name)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = AutoModelForImageTextToText.from_config(config)
