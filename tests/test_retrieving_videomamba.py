@@ -1,8 +1,10 @@
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
 from torch.testing import assert_close
-from transformers import AutoModel, BertConfig, BertForMaskedLM
+from transformers import AutoModel, BertConfig, BertForMaskedLM, BitsAndBytesConfig
 from transformers.models.bert.modeling_bert import BertLayer
 
 from hmba_hf import VideoMambaConfig
@@ -205,6 +207,24 @@ def test_pretrained_halves_are_joined_whole(tmp_path):
     text.bert.save_pretrained(tmp_path / "headless")
     with pytest.raises(ValueError, match="must hold every weight that is read"):
         VideoMambaForVideoTextRetrieval.from_vision_text_pretrained(tmp_path / "vision", tmp_path / "headless")
+
+
+def test_options_of_a_join_work_or_are_refused_by_name(tmp_path):
+    VideoMambaForPreTraining(VideoMambaConfig(**VISION)).save_pretrained(tmp_path / "vision")
+    BertForMaskedLM(BertConfig(**TEXT)).save_pretrained(tmp_path / "text")
+    join = partial(VideoMambaForVideoTextRetrieval.from_vision_text_pretrained, tmp_path / "vision", tmp_path / "text")
+    narrow = join(dtype="bfloat16", text_revision="main", token=False)
+    kinds = {name.rpartition(".")[2] == "A_log": parameter.dtype for name, parameter in narrow.named_parameters()}
+    assert kinds == {True: torch.float32, False: torch.bfloat16}
+    assert join().dtype == torch.float32
+    for name in ("device_map", "projektion_size"):
+        with pytest.raises(ValueError, match=f"must be dtype or those of the halves' files, got \\['{name}'\\]"):
+            join(**{name: "cpu"})
+    with pytest.raises(ValueError, match="must have plain weights, got a quantization_config for"):
+        join(quantization_config=BitsAndBytesConfig(load_in_4bit=True))
+    (tmp_path / "text" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(ValueError, match="must be a whole model, got low-rank updates in"):
+        join()
 
 
 def test_a_text_model_keeps_a_head_of_its_own_where_its_configuration_says_that_it_is_tied(tmp_path):

@@ -3,6 +3,7 @@
 from typing import Any
 
 from .loading_checkpoints import (  # first: it refuses an old transformers
+    check_holds_a_model,
     file_options,
     load_vision_config,
     load_with_report,
@@ -16,6 +17,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, CLIPVisionModel, PreTrainedModel
 
 from .configuration_mambavl import MambaVLConfig
+from .loading_quantised import refuse_quantised
 from .loading_towers import load_vision_tower
 
 # Parts of video and text models beside the tokens that a fusion reads.
@@ -50,14 +52,23 @@ def join_pretrained(model_class: Any, vision: Any, text: Any, options: dict[str,
     if unknown := set(values) - (set(MambaVLConfig.__annotations__) - _OF_PARTS):
         raise ValueError(f"options must be those of loading or values of MambaVLConfig, got {sorted(unknown)}")
     whole_config, vision_config = load_vision_config(vision, **file_options(vision_options))
+    check_holds_a_model(text, file_options(text_options))
     text_config = AutoConfig.from_pretrained(text, **file_options(text_options))
+    refuse_quantised(vision, whole_config, vision_options)
+    refuse_quantised(text, text_config, text_options)
     # This refuses what cannot be joined before any weight is loaded, and leaves out layers that are not read.
     config = MambaVLConfig(vision_config=vision_config, text_config=text_config, **values)
-    tower, lacking = load_vision_tower(vision, whole_config, dtype, vision_options)
-    refuse_lacking(vision, _read(tower, lacking))
     text_model, lacking = load_with_report(AutoModel, text, config=config.text_config, dtype=dtype, **text_options)
     refuse_lacking(text, _read(text_model, lacking))
     _check_reads(text_model, text)
+    dtype = text_model.dtype  # also where its name was given, or "auto"
+    tower, lacking = load_vision_tower(vision, whole_config, dtype, vision_options)
+    refuse_lacking(vision, _read(tower, lacking))
+    if not tower.main_input_name.startswith("pixel_values"):
+        raise ValueError(
+            f"vision must be a model of videos or pictures, got {type(tower).__name__} in {vision}, which reads "
+            f"{tower.main_input_name}"
+        )
     model = model_class(config)
     stay_wide = tuple(model._keep_in_fp32_modules_strict)  # transformers reads this name when it loads a model
     for name, parameter in model.named_parameters():

@@ -1,5 +1,6 @@
-"""Layers in 4 bits on a CPU, as bitsandbytes holds them."""
+"""Quantised parts of joins, and layers in 4 bits on a CPU, as bitsandbytes holds them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
@@ -22,3 +23,18 @@ def keep_scales(model: nn.Module) -> None:
         can_be_packed = rows % _PACKED_ROWS == 0 and columns % state.blocksize == 0
         if not (state.nested and can_be_packed):
             layer.support_avx512bf16_for_cpu = False
+
+
+def refuse_quantised(part: Any, config: Any, options: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` if a part of a join is quantised, or shall be.
+
+    Args:
+        part: folder or Hub id.
+        config: of its checkpoint.
+        options: with which it is loaded.
+    """
+    if "quantization_config" in options or getattr(config, "quantization_config", None) is not None:
+        raise ValueError(
+            f"the parts of this join must have plain weights, got a quantization_config for {part}: join plain parts, "
+            "save the model, and load it with one"
+        )

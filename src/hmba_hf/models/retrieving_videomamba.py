@@ -7,17 +7,24 @@ from .pretrained_videomamba import VideoMambaPreTrainedModel  # first: it refuse
 # isort: split
 import torch
 from torch import Tensor, nn
-from transformers import BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.models.bert.modeling_bert import BertAttention
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_videomamba import VideoMambaRetrievalConfig
+from .configuration_videomamba import VideoMambaConfig, VideoMambaRetrievalConfig
 from .layers_alignment import alignment_distance
 from .layers_baseline_adapters import differentiable_attention
 from .layers_conditions import require
 from .layers_contrast import contrastive_loss, gathered, hard_negatives, similarities
-from .loading_checkpoints import refuse_lacking, say_what_is_tied
+from .loading_checkpoints import (
+    check_holds_a_model,
+    file_options,
+    refuse_lacking,
+    say_what_is_tied,
+    split_options,
+)
+from .loading_quantised import refuse_quantised
 from .modeling_videomamba import VideoMambaForPreTraining, visible_features, visible_tokens
 from .outputs_videomamba import VideoMambaRetrievalOutput, VideoMambaTextFeatures, VideoMambaVideoFeatures
 
@@ -87,16 +94,25 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
             vision: folder or Hub id of a VideoMamba that masked pre-training made.
             text: folder or Hub id of a BERT with its masked language head.
             num_fusion_layers, projection_size: as in `VideoMambaRetrievalConfig`.
-            options: of both halves' `from_pretrained`, such as `token`.
+            options: `dtype`, float32 when absent, and options of both halves' `from_pretrained`, such as `token`, or
+                with `vision_` or `text_` before their name for one of them.
 
         Raises:
-            ValueError: if a half lacks weights.
+            ValueError: if a half lacks weights, is quantised or holds low-rank updates, or if an option is none.
             OSError: if weights are missing, or not in safetensors.
         """
-        options = {**options, "output_loading_info": True}
-        vision_model, seen = VideoMambaForPreTraining.from_pretrained(vision, **options)
+        vision_options, text_options, values = split_options(options)
+        dtype = values.pop("dtype", torch.float32)
+        if unknown := sorted({*values, *({"device_map"} & (vision_options.keys() | text_options.keys()))}):
+            raise ValueError(f"options must be dtype or those of the halves' files, got {unknown}")
+        halves = ((vision, VideoMambaConfig, vision_options), (text, BertConfig, text_options))
+        for half, config_class, of_half in halves:
+            check_holds_a_model(half, file_options(of_half))
+            refuse_quantised(half, config_class.from_pretrained(half, **file_options(of_half)), of_half)
+            of_half |= {"dtype": dtype, "output_loading_info": True}
+        vision_model, seen = VideoMambaForPreTraining.from_pretrained(vision, **vision_options)
         refuse_lacking(vision, seen["missing_keys"])
-        loaded: Any = BertForMaskedLM.from_pretrained(text, use_safetensors=True, **options)
+        loaded: Any = BertForMaskedLM.from_pretrained(text, use_safetensors=True, **text_options)
         text_model, read = loaded
         refuse_lacking(text, read["missing_keys"])
         say_what_is_tied(text_model)
@@ -107,6 +123,10 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
             projection_size=projection_size,
         )
         model = cls(config)
+        stay_wide = tuple(model._keep_in_fp32_modules_strict)  # transformers reads this name when it loads a model
+        for name, parameter in model.named_parameters():
+            if not name.endswith(stay_wide):
+                parameter.data = parameter.data.to(text_model.dtype)
         model.vision_model.load_state_dict(vision_model.state_dict())
         model.text_model.load_state_dict(text_model.state_dict())
         return model
