@@ -3,8 +3,10 @@
 from itertools import product
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from transformers import EvalPrediction
 
 from hmba_hf.evaluation.results import format_table, run_metrics, to_eval_results
 from hmba_hf.evaluation.scoring import ScoredRecords
@@ -12,6 +14,7 @@ from hmba_hf.metrics.bootstrap import Bootstrap
 from hmba_hf.tasks.classification.heads import Heads, check_class_names, combination_name
 from hmba_hf.tasks.classification.prediction import classify_clips
 from hmba_hf.tasks.classification.records import NUM_KEPT, check_record
+from hmba_hf.tasks.classification.trainer import ClassificationTrainer
 
 CLASSES = {"verb": [f"verb {number}" for number in range(7)], "noun": [f"noun {number}" for number in range(9)]}
 HEADS = Heads(CLASSES, asks=True)
@@ -184,3 +187,11 @@ def test_a_record_of_heads_that_cannot_be_scored_is_named(changes, message):
     check_record(RECORDS[0])
     with pytest.raises(ValueError, match=message):
         check_record({**RECORDS[0], "id": "a", **changes})
+
+
+def test_a_model_that_has_diverged_is_never_right_in_training():
+    logits = {head: np.full((2, len(names)), np.nan, dtype=np.float32) for head, names in CLASSES.items()}
+    trainer = SimpleNamespace(heads=HEADS)
+    evaluation = EvalPrediction(predictions=logits, label_ids=np.zeros((2, 2), dtype=int))
+    scores = ClassificationTrainer._top_accuracies(trainer, evaluation)
+    assert {"verb_top_1", "noun_top_5", "action_top_1"} <= scores.keys() and set(scores.values()) == {0.0}

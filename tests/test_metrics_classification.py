@@ -35,3 +35,19 @@ def test_labels_that_are_no_classes_are_refused():
         top_k(LOGITS, np.array([1, 2, 1, 3]), 1)
     with pytest.raises(ValueError, match="probabilities must be"):
         top_k(LOGITS, LABELS[:2], 1)
+
+
+def test_a_sample_without_numbers_is_no_success_whatever_its_class():
+    for broken in (np.full((1, 3), np.nan), np.array([[np.nan, 0.9, 0.1]])):
+        for label in range(3):
+            assert top_k(broken, np.array([label]), 3) == 0.0
+
+
+def test_scores_of_nothing_are_refused():
+    nothing = np.zeros(0, dtype=int)
+    with pytest.raises(ValueError, match="samples and k must be at least one, got 0 and 1"):
+        top_k(np.zeros((0, 3)), nothing, 1)
+    with pytest.raises(ValueError, match="samples and k must be at least one, got 4 and 0"):
+        top_k(LOGITS, LABELS, 0)
+    with pytest.raises(ValueError, match="samples must be at least one, got none"):
+        mean_class_accuracy(nothing.astype(bool), nothing)

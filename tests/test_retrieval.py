@@ -34,3 +34,12 @@ def test_right_items_do_not_push_one_another_back():
 def test_scores_that_cannot_be_ranked_are_refused(scores, is_match, message):
     with pytest.raises(ValueError, match=message):
         retrieval_ranks(scores, is_match)
+
+
+def test_scores_of_nothing_are_refused():
+    with pytest.raises(ValueError, match="queries and k must be at least one, got 0 and 1"):
+        recall_at([], 1)
+    with pytest.raises(ValueError, match="queries and k must be at least one, got 2 and 0"):
+        recall_at([1, 2], 0)
+    with pytest.raises(ValueError, match=r"queries and items must be at least one, got \(0, 0\)"):
+        retrieval_ranks(np.zeros((0, 0)), np.zeros((0, 0), dtype=bool))

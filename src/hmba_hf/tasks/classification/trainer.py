@@ -134,7 +134,10 @@ class ClassificationTrainer(ResumableTrainer):
                     scores[f"{prefix}top_{k}"] = top_k(logits[head][is_known], labels[is_known, number], k)
         if heads.combination is not None:
             is_known = (labels != UNKNOWN).all(axis=1)
-            best = np.stack([logits[head].argmax(axis=1) for head in heads.names], axis=1)
+            is_right = np.ones(len(labels), dtype=bool)
+            for number, head in enumerate(heads.names):
+                is_right &= logits[head].argmax(axis=1) == labels[:, number]
+                is_right &= ~np.isnan(logits[head]).any(axis=1)
             if is_known.any():
-                scores[f"{heads.combination}_top_1"] = float((best == labels)[is_known].all(axis=1).mean())
+                scores[f"{heads.combination}_top_1"] = float(is_right[is_known].mean())
         return scores
