@@ -39,8 +39,8 @@ num_workers pin_memory persistent_workers prefetch_factor drop_last multiprocess
 """.split()
 _OF_ONE_RATE = ("lomo", "adalomo")
 # NumPy 2 renamed the module of the function that rebuilds an array; random states are read under either name.
-_REBUILD_ARRAY: Any = np.zeros(0).__reduce__()[0]
-_ARRAYS_OF_EITHER_NUMPY = [
+_REBUILD_ARRAY = np.zeros(0).__reduce__()[0]
+_ARRAYS_OF_EITHER_NUMPY: list[Any] = [
     (_REBUILD_ARRAY, "numpy.core.multiarray._reconstruct"),
     (_REBUILD_ARRAY, "numpy._core.multiarray._reconstruct"),
 ]
