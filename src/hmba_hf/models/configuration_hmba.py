@@ -9,7 +9,7 @@ from .configuration_adapter import TemporalAdapterConfig  # first: it refuses a 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 
-from .loading_code import copy_code, is_of_another_family, through_bundle
+from .loading_code import ConfigWithTower
 from .loading_transformers import CACHE_NAMES, SubConfigSpec, make_sub_configs
 
 # What a saved config names, so that a checkpoint loads where this package is not installed.
@@ -19,7 +19,6 @@ AUTO_MAP = {
     "AutoModelForImageTextToText": "modeling_hmba.HMBAForConditionalGeneration",
     "AutoModelForMultimodalLM": "modeling_hmba.HMBAForConditionalGeneration",
 }
-BUNDLE = "bundling_hmba"  # names the same classes where the tower is of another family here
 CUSTOM_PIPELINES = {
     "video-text-to-text": {
         "impl": "pipeline_hmba.VideoTextToTextPipeline",
@@ -30,7 +29,7 @@ CUSTOM_PIPELINES = {
 
 
 @strict
-class HMBAConfig(TemporalAdapterConfig):
+class HMBAConfig(TemporalAdapterConfig, ConfigWithTower):
     """Configuration of an H-MBA model; the defaults are the paper's on CLIP ViT-L/14 and a 7B Llama.
 
     Args:
@@ -51,6 +50,8 @@ class HMBAConfig(TemporalAdapterConfig):
 
     model_type = "hmba"
     _auto_class = "AutoConfig"
+    classes_of_checkpoint = AUTO_MAP
+    bundle = "bundling_hmba"
     keys_to_ignore_at_inference = [*CACHE_NAMES]
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
     sub_configs_defaults = {
@@ -140,21 +141,9 @@ class HMBAConfig(TemporalAdapterConfig):
                 f"video_token_id must be one of the language model's {vocab_size} tokens, got {self.video_token_id}"
             )
 
-    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Save the config with its code as transformers does, and with that of a tower of another family here."""
-        super().save_pretrained(save_directory, push_to_hub, **kwargs)
-        if is_of_another_family(self, self.vision_config):
-            copy_code(BUNDLE, save_directory)
-
-    def _auto_map(self) -> dict[str, str]:
-        if is_of_another_family(self, self.vision_config):
-            return through_bundle(AUTO_MAP, BUNDLE)
-        return dict(AUTO_MAP)
-
     def to_dict(self) -> dict[str, Any]:
         """Return the config as a dict, with the code that a checkpoint of it carries."""
-        code = {"auto_map": self._auto_map(), "custom_pipelines": deepcopy(CUSTOM_PIPELINES)}
-        config = {**super().to_dict(), **code}
+        config = {**super().to_dict(), "custom_pipelines": deepcopy(CUSTOM_PIPELINES)}
         return self._without_private_keys(config)
 
 

@@ -11,7 +11,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, CLIPVisionConfig
 from transformers.configuration_utils import PreTrainedConfig
 
-from .loading_code import copy_code, is_of_another_family, through_bundle
+from .loading_code import ConfigWithTower
 from .loading_transformers import SubConfigSpec, make_sub_configs
 
 FUSIONS = ("mamba", "transformer", "mlp")
@@ -29,7 +29,6 @@ AUTO_MAP = {
     "AutoModel": "modeling_mambavl.MambaVLModel",
     "AutoModelForVideoClassification": "modeling_mambavl.MambaVLForVideoClassification",
 }
-BUNDLE = "bundling_mambavl"  # names the same classes where the video model is of another family here
 VISION_AUTO_MAP = {
     "AutoConfig": "configuration_mambavl.MambaVLVisionConfig",
     "AutoModel": "encoding_mambavl.MambaVLVisionModel",
@@ -169,7 +168,7 @@ _OF_THIS_FAMILY = {
 
 
 @strict
-class MambaVLConfig(PreTrainedConfig):
+class MambaVLConfig(ConfigWithTower):
     """Configuration of a MambaVL; the defaults are those of CLIP ViT-B/16 on EPIC-KITCHENS-100.
 
     Args:
@@ -208,6 +207,8 @@ class MambaVLConfig(PreTrainedConfig):
 
     model_type = "mambavl"
     _auto_class = "AutoConfig"
+    classes_of_checkpoint = AUTO_MAP
+    bundle = "bundling_mambavl"
     sub_configs = {"vision_config": AutoConfig, "text_config": AutoConfig}
     sub_configs_defaults = {
         "vision_config": SubConfigSpec(
@@ -336,20 +337,9 @@ class MambaVLConfig(PreTrainedConfig):
             )
         self.heads = {head: [names[number] for number in sorted(names)] for head in self.heads}
 
-    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
-        """Save the config with its code as transformers does, and with that of a tower of another family here."""
-        super().save_pretrained(save_directory, push_to_hub, **kwargs)
-        if is_of_another_family(self, self.vision_config):
-            copy_code(BUNDLE, save_directory)
-
-    def _auto_map(self) -> dict[str, str]:
-        if is_of_another_family(self, self.vision_config):
-            return through_bundle(AUTO_MAP, BUNDLE)
-        return dict(AUTO_MAP)
-
     def to_dict(self) -> dict[str, Any]:
         """Return the config as a dict, with the code that a checkpoint of it carries."""
-        values = {**super().to_dict(), "auto_map": self._auto_map()}
+        values = super().to_dict()
         # A file sorts the keys of an object, and so would lose the order of the heads.
         values["heads"] = [{"name": head, "classes": list(classes)} for head, classes in self.heads.items()]
         for made in ("id2label", "label2id"):
