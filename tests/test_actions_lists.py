@@ -69,6 +69,8 @@ def test_a_list_of_something_something_has_classes_without_brackets(tmp_path):
         ("a,b 3", "a,b", "3"),
         ("path,label\na.webm,jump", "a.webm", "jump"),
         ("label_name,video\njump,a.webm", "a.webm", "jump"),
+        ('path;label\n"a;b.mp4";jump, high', "a;b.mp4", "jump, high"),
+        ("\ufeffpath\tlabel\r\na.mp4\tjump high\r", "a.mp4", "jump high"),
     ],
 )
 def test_a_plain_list_has_paths_and_labels(tmp_path, line, video, label):
@@ -81,13 +83,26 @@ def test_a_line_without_a_label_is_named(tmp_path):
     assert dropped.id == "train.txt, line 2" and "must be a path and a label, got 'b.mp4'" in dropped.detail
 
 
-@pytest.mark.parametrize(("name", "content"), [("a.csv", ""), ("a.json", "{"), ("a.json", "{}"), ("a.json", "[]")])
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.csv", ""), ("a.json", "{"), ("a.json", "{}"), ("a.json", "[]"), ("a.csv", "path,label,label\na.mp4,1,2")],
+)
 def test_a_file_that_is_no_list_is_refused_by_name(tmp_path, name, content):
     with pytest.raises(ValueError, match=rf"{name} must"):
         read_list(written(tmp_path, name, content), "train")
     (tmp_path / "b.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(ValueError, match="must be a text in UTF-8"):
         read_list(tmp_path / "b.csv", "train")
+
+
+def test_a_class_over_two_lines_is_no_class_cut_off(tmp_path):
+    first, second = read_list(written(tmp_path, "train.csv", 'path,label\na.mp4,"jump\nhigh"\n'), "train")
+    assert isinstance(first, Dropped) and isinstance(second, Dropped)
+
+
+def test_a_json_list_may_begin_with_a_mark_of_its_encoding_and_have_no_label(tmp_path):
+    path = written(tmp_path, "train.json", '\ufeff[{"id": "1", "label": "run"}, {"id": "2", "label": ""}]')
+    assert [video.label for video in read_list(path, "train")] == ["run", None]
 
 
 def make_files(folder, *names):
@@ -120,6 +135,9 @@ def test_names_of_classes_come_from_files_of_many_forms(tmp_path):
         "list.json": ["run, fast", "jump"],
         "labels.csv": 'id,name\n0,"run, fast"\n1,jump\n',
         "labels.txt": "run, fast\njump\n",
+        "parted.csv": "\ufeffid;name\r\n0;run, fast\r\n1; jump\r\n",
+        "tabs.tsv": "id\tname\n0\trun, fast\n1\tjump\n",
+        "marked.json": '\ufeff["run, fast", "jump"]',
     }.items():
         assert read_class_names(written(tmp_path, name, content)) == ["run, fast", "jump"]
 
@@ -134,6 +152,16 @@ def test_names_of_classes_come_from_files_of_many_forms(tmp_path):
         ("a.json", 3, "must be a list or an object of classes, got int"),
         ("a.csv", "id,name\n0\n", "line 2, must have an id and a name"),
         ("a.txt", "", "must have lines"),
+        ("a.csv", "id,name\n0,jump, high\n", "line 2, must have an id and a name"),
+        ("a.csv", "id,name\n0,jump\n1,jump\n", "must name each class once, got 'jump'"),
+        ("a.csv", "id,name\n0,jump\n-1,run\n", "must give each class a number, got '-1' for 'run'"),
+        ("a.csv", "0,jump\n1,run\n", "must hold one name a line, or a header .*, got '0,jump'"),
+        ("a.txt", "jump high 1\nrun 2\n", "must hold one name a line, or a header .*, got 'jump high 1'"),
+        ("a.json", ["jump", " jump"], "must name each class once, got ' jump'"),
+        ("a.json", {"jump": 1.5, "run": 0}, "must give each class a number, got 1.5 for 'jump'"),
+        ("a.json", {"jump": True, "run": False}, "must give each class a number, got True for 'jump'"),
+        ("a.json", '{"jump": 1e400, "run": NaN}', "must give each class a number, got inf for 'jump'"),
+        ("a.json", {"jump": {"run": 0}}, "must give each class a number, got {'run': 0} for 'jump'"),
         ("a.json", [], "must name classes, got none"),
         ("a.json", {}, "must name classes, got none"),
     ],
@@ -150,7 +178,15 @@ def listed(*labels):
 def test_classes_without_a_file_are_in_alphabetical_order_or_numbers():
     assert names_of(listed("run", None, "jump")) == ["jump", "run"]
     assert names_of(listed("3", "0")) == ["0", "1", "2", "3"]
-    for labels, message in (((None,), "must have labels"), (("3", "run"), r"got \['run'\]"), (("9" * 9,), "below")):
+    refused = (
+        ((None,), "must have labels"),
+        (("3", "run"), r"got \['run'\]"),
+        (("9" * 9,), "below"),
+        (("-1", "0"), r"got \['-1'\]"),
+        (("nan",), "must be names, or"),
+        (("9" * 5000,), "below"),
+    )
+    for labels, message in refused:
         with pytest.raises(ValueError, match=message):
             names_of(listed(*labels))
 
@@ -158,5 +194,6 @@ def test_classes_without_a_file_are_in_alphabetical_order_or_numbers():
 def test_a_class_is_found_by_name_or_number():
     numbers = {"jump": 0, "run": 1}
     assert [number_of(label, list(numbers), numbers) for label in ("run", "0", None)] == [1, 0, None]
-    with pytest.raises(ValueError, match="the class must be one of 2, got '2'"):
-        number_of("2", list(numbers), numbers)
+    for label in ("2", "-1", "1.0", "", "9" * 5000):
+        with pytest.raises(ValueError, match=f"the class must be one of 2, got '{label[:70]}"):
+            number_of(label, list(numbers), numbers)

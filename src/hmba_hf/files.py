@@ -83,7 +83,7 @@ def parse_json(text: bytes | str) -> Any:
     """
     try:
         if isinstance(text, bytes):
-            text = text.decode()
+            text = text.decode("utf-8-sig")
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error

@@ -1,7 +1,8 @@
 """Lists of videos and the classes of their actions, in the layouts in which datasets publish them.
 
-- CSV files with a header, as Kinetics has them: `label,youtube_id,time_start,time_end,split`, whose videos are called
-  `{youtube_id}_{time_start:06d}_{time_end:06d}`, or `path,label`. Lists of a test may lack the labels.
+- CSV files with a header, parted by commas, semicolons or tabs: `label,youtube_id,time_start,time_end,split`, as
+  Kinetics has it, whose videos are called `{youtube_id}_{time_start:06d}_{time_end:06d}`, or `path,label`. Lists of a
+  test may lack the labels.
 - JSON files as Something-Something has them: objects with an `id`, which is the name of the video, and a `template`,
   which is its class with words in brackets.
 - Lines of a path and a label, parted by a space, a tab or a comma, as the original VideoMamba reads them.
@@ -38,6 +39,7 @@ _LABELS = ("label", "class", "label_name", "class_name")
 _TIMES = ("time_start", "time_end")
 _LONGEST = 1e6  # seconds
 _MOST_CLASSES = 100_000
+_SEPARATORS = (",", ";", "\t")
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,12 @@ def read_list(path: str | Path, split: str) -> list[ListedVideo | Dropped]:
     if Path(path).suffix.lower() == ".json":
         return _read_json(Path(path).read_bytes(), str(path))
     lines = _read_lines(path)
-    header = [name.lower() for name in _cells(lines[0][1])]
-    if "youtube_id" in header or {*header} & {*_PATHS}:
-        return list(_read_table(lines[1:], header, split, Path(path).name))
+    for separator in _SEPARATORS:
+        header = [name.lower() for name in _cells(lines[0][1], separator)]
+        if {*header} & {"youtube_id", *_PATHS} and (len(header) > 1 or separator == ","):
+            if len({*header}) < len(header):
+                raise ValueError(f"{path} must name each column once, got {header}")
+            return list(_read_table(lines[1:], header, separator, split, Path(path).name))
     return [_read_line(line, f"{Path(path).name}, line {number}") for number, line in lines]
 
 
@@ -87,10 +92,10 @@ def _read_lines(path: str | Path) -> list[tuple[int, str]]:
     return numbered
 
 
-def _cells(line: str) -> list[str]:
-    """Return the cells of a line of a CSV file; a line that is none is one cell."""
+def _cells(line: str, separator: str) -> list[str]:
+    """Return the cells of a line of a CSV file; a line that is none, as of an open quote, is one cell."""
     try:
-        return [cell.strip() for cell in next(csv.reader([line]))]
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=separator, strict=True))]
     except csv.Error:
         return [line]
 
@@ -101,7 +106,8 @@ def _read_json(text: bytes, path: str) -> list[ListedVideo | Dropped]:
     except ValueError as error:
         raise ValueError(f"{path} must be a JSON file, got one that cannot be read: {error}") from error
     if not isinstance(rows, list) or not rows:
-        raise ValueError(f"{path} must be a JSON list of videos, got {type(rows).__name__}")
+        got = "an empty one" if isinstance(rows, list) else type(rows).__name__
+        raise ValueError(f"{path} must be a JSON list of videos, got {got}")
     found: list[ListedVideo | Dropped] = []
     for number, row in enumerate(rows):
         try:
@@ -115,7 +121,7 @@ def _read_json(text: bytes, path: str) -> list[ListedVideo | Dropped]:
         if not name:
             found.append(Dropped(f"entry {number}", "malformed_entry", "it names no video"))
             continue
-        found.append(ListedVideo(name, name, None if label is None else without_brackets(label)))
+        found.append(ListedVideo(name, name, without_brackets(label) if label else None))
     return found
 
 
@@ -125,12 +131,12 @@ def without_brackets(template: str) -> str:
 
 
 def _read_table(
-    numbered: Sequence[tuple[int, str]], header: Sequence[str], split: str, title: str
+    numbered: Sequence[tuple[int, str]], header: Sequence[str], separator: str, split: str, title: str
 ) -> Iterator[ListedVideo | Dropped]:
     """Read the rows of a CSV file with a header."""
     labels = [name for name in _LABELS if name in header]
     for number, line in numbered:
-        cells = _cells(line)
+        cells = _cells(line, separator)
         place = f"{title}, line {number}"
         if len(cells) != len(header):
             yield Dropped(place, "malformed_entry", f"{len(cells)} cells for {len(header)} columns")
@@ -223,11 +229,11 @@ def read_class_names(path: str | Path) -> list[str]:
         numbers = order_classes(numbers, str(path))
     if not isinstance(numbers, list):
         raise ValueError(f"{path} must be a list or an object of classes, got {type(numbers).__name__}")
-    names = []
+    names: list[str] = []
     for name in numbers:
-        if not isinstance(name, str) or not name or name in names:
+        if not isinstance(name, str) or not name.strip() or name.strip() in names:
             raise ValueError(f"{path} must name each class once, got {name!r}")
-        names.append(name)
+        names.append(name.strip())
     if not names:
         raise ValueError(f"{path} must name classes, got none")
     return names
@@ -241,14 +247,32 @@ def _read_classes(path: Path) -> Any:
         except ValueError as error:
             raise ValueError(f"{path} must be a JSON file, got one that cannot be read: {error}") from error
     lines = _read_lines(path)
-    header = [name.lower() for name in _cells(lines[0][1])]
-    if not {"id", "name"} <= {*header}:
-        return [line.strip() for _, line in lines]
-    numbers = {}
-    for number, line in lines[1:]:
-        row = dict(zip(header, _cells(line), strict=False))
-        if "id" not in row or "name" not in row:
+    for separator in _SEPARATORS:
+        header = [name.lower() for name in _cells(lines[0][1], separator)]
+        if {"id", "name"} <= {*header}:
+            return _read_numbers(lines[1:], header, separator, path)
+    names = [line.strip() for _, line in lines]
+    for ends in ([name.split()[-1] for name in names], [re.split(r"[\s,;]", name)[0] for name in names]):
+        if len(names) > 1 and ends in ([str(number + first) for number in range(len(names))] for first in (0, 1)):
+            raise ValueError(
+                f"{path} must hold one name a line, or a header with id and name before numbers and names, got "
+                f"{names[0][:80]!r}"
+            )
+    return names
+
+
+def _read_numbers(
+    lines: Sequence[tuple[int, str]], header: Sequence[str], separator: str, path: Path
+) -> dict[str, str]:
+    """Read the numbers of classes by their names from the rows of a CSV file."""
+    numbers: dict[str, str] = {}
+    for number, line in lines:
+        cells = _cells(line, separator)
+        if len(cells) != len(header):
             raise ValueError(f"{path}, line {number}, must have an id and a name, got {line[:80]!r}")
+        row = dict(zip(header, cells, strict=True))
+        if row["name"] in numbers:
+            raise ValueError(f"{path} must name each class once, got {row['name']!r}")
         numbers[row["name"]] = row["id"]
     return numbers
 
@@ -266,10 +290,12 @@ def order_classes(numbers: Mapping[str, Any], path: str) -> list[Any]:
     wanted = [str(number) for number in range(len(numbers))]
     if numbers.keys() == set(wanted):  # names by numbers
         return [numbers[number] for number in wanted]
-    try:
-        by_number = {int(number): name for name, number in numbers.items()}
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{path} must give each class a number, got {error}") from error
+    by_number = {}
+    for name, number in numbers.items():
+        whole = _whole_number(str(number))
+        if whole is None or isinstance(number, bool):
+            raise ValueError(f"{path} must give each class a number, got {number!r:.80} for {name!r:.80}")
+        by_number[whole] = name
     if sorted(by_number) != list(range(len(numbers))):
         raise ValueError(f"{path} must number its {len(numbers)} classes from 0 on, got {sorted(by_number)[:5]} ...")
     return [by_number[number] for number in range(len(numbers))]
@@ -288,14 +314,15 @@ def names_of(lists: Mapping[str, Sequence[ListedVideo | Dropped]]) -> list[str]:
                 labels.add(video.label)
     if not labels:
         raise ValueError("lists must have labels, got none")
-    numbers = {int(label) for label in labels if label.isdecimal()}
+    strange = sorted(label[:20] for label in labels if _is_no_class(label))
+    if strange:
+        raise ValueError(f"labels must be names, or whole numbers below {_MOST_CLASSES:,}, got {strange[:3]}")
+    numbers = {number for label in labels if (number := _whole_number(label)) is not None}
     if not numbers:
         return sorted(labels)
     if len(numbers) < len(labels):
-        named = sorted(label for label in labels if not label.isdecimal())
+        named = sorted(label for label in labels if _whole_number(label) is None)
         raise ValueError(f"labels must be all numbers or all names, or a file must name the classes, got {named[:3]}")
-    if max(numbers) >= _MOST_CLASSES:
-        raise ValueError(f"labels must be below {_MOST_CLASSES:,}, got {max(numbers)}")
     return [str(number) for number in range(max(numbers) + 1)]
 
 
@@ -309,6 +336,24 @@ def number_of(label: str | None, names: Sequence[str], numbers: Mapping[str, int
         return None
     if label in numbers:
         return numbers[label]
-    if label.isdecimal() and int(label) < len(names):
-        return int(label)
-    raise ValueError(f"the class must be one of {len(names)}, got {label!r}")
+    number = _whole_number(label)
+    if number is not None and number < len(names):
+        return number
+    raise ValueError(f"the class must be one of {len(names)}, got {label!r:.80}")
+
+
+def _whole_number(text: str) -> int | None:
+    """Return the number that digits stand for; `None` for another text, or for a number that no class has."""
+    if not re.fullmatch("[0-9]{1,20}", text):
+        return None
+    number = int(text)
+    return number if number < _MOST_CLASSES else None
+
+
+def _is_no_class(label: str) -> bool:
+    """Whether a label is a number, but none of a class, such as -1 for an unknown one, or nan."""
+    try:
+        float(label)
+    except ValueError:
+        return False
+    return _whole_number(label) is None
