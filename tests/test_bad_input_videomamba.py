@@ -1,8 +1,9 @@
 """Inputs that no VideoMamba can make sense of are refused by what was wanted and what came, at every class."""
 
+import numpy as np
 import pytest
 import torch
-from transformers import BertConfig
+from transformers import BertConfig, VideoClassificationPipeline
 
 from hmba_hf import VideoMambaForVideoTextRetrieval, VideoMambaRetrievalConfig
 from hmba_hf.models.configuration_videomamba import VideoMambaConfig
@@ -12,6 +13,7 @@ from hmba_hf.models.modeling_videomamba import (
     VideoMambaForVideoClassification,
     VideoMambaModel,
 )
+from hmba_hf.models.video_processing_videomamba import VideoMambaVideoProcessor
 
 SIZES = {
     "hidden_size": 16,
@@ -147,6 +149,43 @@ def test_whole_numbers_are_values_where_values_are_learned():
 def test_texts_that_a_bert_cannot_read_are_refused(retrieval, changed, message):
     with pytest.raises(ValueError, match=message):
         retrieval(**{"pixel_values_videos": CLIPS, "input_ids": IDS, **changed})
+
+
+@pytest.mark.parametrize(
+    ("clip", "message"),
+    [
+        (None, "videos must be a video, .* got NoneType"),
+        ([], "videos must be a video, .* none of them empty"),
+        ([[]], "videos must be a video, .* none of them empty"),
+        (3, "videos must be a video, .* got int"),
+        (np.array(["a"]), "videos must be a video"),
+        (np.zeros((0, 20, 20, 3), np.uint8), "a clip must hold at least one frame and one pixel"),
+        (np.full((4, 20, 20, 3), np.nan), "pixels must be finite, got NaN or infinity"),
+        (np.zeros((4, 20, 20, 3), complex), "pixels must be numbers, got complex128"),
+        (np.zeros((4, 20, 20, 3), bool), "pixels must be numbers, got bool"),
+        (torch.zeros(4, 3, 20, 20, device="meta"), "pixels must be in memory, got a tensor on the device meta"),
+        (b"", "cannot be read as a video"),
+        ("nosuch.mp4", "a video must be a local file or an http.* got 'nosuch.mp4'"),
+    ],
+    ids=range(12),
+)
+def test_a_clip_that_is_none_is_refused_by_the_processor_and_by_the_pipeline(clip, message):
+    side = {"height": 16, "width": 16}
+    processor = VideoMambaVideoProcessor(num_frames=4, size={"shortest_edge": 16}, crop_size=side)
+    with pytest.raises((ValueError, OSError), match=message):
+        processor(clip)
+    if clip is None or isinstance(clip, list) and not clip:
+        return  # the pipeline has no words for these itself
+    model = build(VideoMambaForVideoClassification)
+    with pytest.raises((ValueError, OSError), match=message):
+        VideoClassificationPipeline(model=model, video_processor=processor)(clip)
+
+
+def test_a_clip_of_one_pixel_is_a_clip():
+    side = {"height": 16, "width": 16}
+    processor = VideoMambaVideoProcessor(num_frames=4, size={"shortest_edge": 16}, crop_size=side)
+    pixels = processor(np.full((4, 3, 1, 1), 255, np.uint8), return_tensors="pt")["pixel_values_videos"]
+    assert pixels.shape == (1, 4, 3, 16, 16) and pixels.std(dim=(0, 1, 3, 4)).max() == 0
 
 
 def test_a_spread_of_new_weights_that_is_no_number_is_refused():

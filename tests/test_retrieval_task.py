@@ -167,6 +167,12 @@ def test_rows_without_a_pair_are_refused(row, message):
         from_caption_row(row)
 
 
+@pytest.mark.parametrize("caption", [None, 3, float("nan"), " "])
+def test_a_pair_without_a_text_is_refused(caption):
+    with pytest.raises(ValueError, match=f"sample a must have a caption, got {caption!r}"):
+        CaptionSample("a", "a.mp4", caption)
+
+
 def test_a_card_shows_how_pairs_are_compared(tmp_path):
     save_checkpoint(tmp_path / "saved", tiny_retrieval(), tiny_pair_processor())
     card = (tmp_path / "saved" / "README.md").read_text()

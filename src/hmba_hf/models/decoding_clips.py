@@ -70,6 +70,8 @@ def _is_frame(value: Any) -> bool:
 
 def _to_array(value: Any) -> np.ndarray:
     if is_torch_tensor(value):
+        if value.is_meta:
+            raise ValueError("pixels must be in memory, got a tensor on the device meta")
         value = value.detach().cpu()
         return (value.float() if value.is_floating_point() else value).numpy()
     return np.asarray(value)

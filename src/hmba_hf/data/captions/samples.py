@@ -39,7 +39,7 @@ class CaptionSample:
             raise ValueError(f"a sample must have an id, got id={self.id!r}")
         if isinstance(self.video, tuple) and not self.video:
             raise ValueError(f"sample {self.id} must have a video, got no frames")
-        if not self.caption.strip():
+        if not isinstance(self.caption, str) or not self.caption.strip():
             raise ValueError(f"sample {self.id} must have a caption, got {self.caption!r}")
 
 
