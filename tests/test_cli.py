@@ -173,10 +173,10 @@ def launched(monkeypatch):
 
 
 def test_training_starts_through_accelerate_with_its_options(launched):
-    done = start("finetune", "--model", "m", "--num_processes", 2, "--gradient_accumulation_steps", 4, "--cpu")
+    done = start("finetune", "--model", "m", "--num_processes", 1, "--gradient_accumulation_steps", 4, "--cpu")
     assert done.exit_code == 3, "its exit status is that of the processes"
     words = ["--model", "m", "--gradient_accumulation_steps", "4"]
-    assert launched.pop() == ("hmba_hf.commands.finetune", ["--num_processes", "2", "--cpu"], words)
+    assert launched.pop() == ("hmba_hf.commands.finetune", ["--num_processes", "1", "--cpu"], words)
     start("finetune", "questions", "--accelerate_config", "fsdp", "--bf16", "True")
     module, launcher, words = launched.pop()
     assert module == "hmba_hf.commands.finetune_questions" and words == ["--bf16", "True"]
@@ -185,6 +185,13 @@ def test_training_starts_through_accelerate_with_its_options(launched):
     assert launched.pop()[1:] == (["--num_processes", "2"], ["--output-dir=o"]), "either spelling, as in the verbs"
     start("cache-features", "--model", "m")
     assert launched.pop() == ("hmba_hf.commands.cache_features", [], ["--model", "m"])
+
+
+@pytest.mark.parametrize("words", [["--accelerate_config", "fsdp"], ["--num_processes", "2"]])
+def test_one_process_does_not_stand_for_several(launched, words):
+    done = start("finetune", "--model", "m", "--cpu", *words)
+    assert done.exit_code == 2 and not launched
+    assert "--cpu must come without --accelerate_config and --num_processes" in " ".join(done.stderr.split())
 
 
 def test_a_task_that_is_not_there_is_refused(launched):

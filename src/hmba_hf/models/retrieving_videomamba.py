@@ -65,7 +65,16 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
     _auto_class = "AutoModel"
     base_model_prefix = ""
     input_modalities = ["video", "text"]
-    _no_split_modules = ["VideoEmbeddings", "MambaBlock", "BertEmbeddings", "BertLayer", "BertAttention"]
+    # A text layer is kept on one device; with a video its parts are called one by one, so each is spread by itself.
+    _no_split_modules = [
+        "VideoEmbeddings",
+        "MambaBlock",
+        "BertEmbeddings",
+        "BertLayer",
+        "BertAttention",
+        "BertIntermediate",
+        "BertOutput",
+    ]
     _supports_sdpa = True
     _supports_attention_backend = True
 
@@ -134,6 +143,10 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         """Return the table of the text's tokens."""
         return self.text_model.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the layer that names hidden tokens, whose weights are that table."""
+        return self.text_model.get_output_embeddings()
 
     @property
     def temperature(self) -> Tensor:

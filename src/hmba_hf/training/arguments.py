@@ -2,10 +2,12 @@
 
 import argparse
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from transformers import HfArgumentParser, TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import is_torch_bf16_gpu_available
@@ -141,6 +143,13 @@ class ResumableArguments(TrainingArguments):
     hub_license: str | None = field(
         default=None, metadata={"help": "of the weights, for the card of --push_to_hub, such as apache-2.0"}
     )
+
+    def __post_init__(self) -> None:
+        """Let processes on CPUs train together: without `use_cpu` Accelerate would have each train by itself."""
+        is_alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+        if not (is_alone or torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"):
+            self.use_cpu = True
+        super().__post_init__()
 
 
 def parse_options(

@@ -32,6 +32,13 @@ from .callbacks import EvaluationStopped, ExactResume, SignalledStop, spared_by_
 from .checkpoints import break_seal, last_whole_checkpoint, read_recipe, rotate_checkpoints, seal_checkpoint
 from .parts import shape_of
 from .pushing import PushingTrainer
+from .sharding import (
+    check_is_spread,
+    complete_states,
+    give_scalars_an_axis,
+    spread_in_units_of_their_own,
+    without_axis,
+)
 
 # Options of a `DataLoader` that `TrainingArguments` has.
 _OF_LOADERS = """
@@ -70,7 +77,7 @@ class ResumableTrainer(PushingTrainer):
 
     Raises:
         ValueError: if `score` comes without `predict`, or if an option of `args` cannot hold for the samples, such as
-            their order for a streamed dataset.
+            their order for a streamed dataset, or FSDP on CPUs.
     """
 
     def __init__(
@@ -88,6 +95,8 @@ class ResumableTrainer(PushingTrainer):
             raise ValueError("predict must be given with score, got None")
         super().__init__(*args, card=card or CardDetails(training=dict(recipe or {})), **kwargs)
         _check_sampling(self.args, self.train_dataset)
+        check_is_spread(self)
+        self._scalars = give_scalars_an_axis(self.model) if self.is_fsdp_enabled else set()
         self.learning_rates = dict(learning_rates or {})
         self.rate_scale = rate_scale
         self.recipe = dict(recipe or {})
@@ -367,6 +376,19 @@ class ResumableTrainer(PushingTrainer):
         if self.args.should_save:
             rotate_checkpoints(run, limit, folder, self.state.best_model_checkpoint)
 
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        """Prepare as `Trainer` does, also a model that FSDP could not spread as Accelerate would."""
+        context: Any = nullcontext()
+        if self.is_fsdp_enabled:
+            context = spread_in_units_of_their_own(self.accelerator.state.fsdp_plugin, self.model)
+        with context:
+            return super()._prepare_for_training(*args, **kwargs)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_fsdp_enabled:
+            complete_states(self.optimizer)
+        super()._save_optimizer_and_scheduler(output_dir)
+
     def _finalize_training(self, *args: Any, **kwargs: Any) -> TrainOutput:
         """End as `Trainer` does, but keep the last checkpoint, at which the same command ends again."""
         limit = self.args.save_total_limit
@@ -390,6 +412,8 @@ class ResumableTrainer(PushingTrainer):
             self.push_to_hub("Model save")
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        if state_dict is not None:
+            state_dict = without_axis(state_dict, self._scalars)
         super()._save(output_dir, state_dict)
         if self.args.should_save and self.recipe:
             write_json(Path(output_dir or self._run) / TRAINING_FILE, self._recipe_of(self._trial_at_work))
