@@ -69,7 +69,7 @@ def _parameters_of(modules: list[nn.Module]) -> set[nn.Parameter]:
     return {parameter for module in modules for parameter in module.parameters(recurse=False)}
 
 
-def give_scalars_an_axis(model: nn.Module) -> set[str]:
+def give_scalars_an_axis(model: Any) -> set[str]:
     """Let parameters without an axis, which FSDP cannot spread, have one of length 1, and return their names."""
     names = set()
     for name, parameter in [*model.named_parameters()]:
