@@ -114,7 +114,7 @@ def run_command(main: Callable[..., Any], *arguments: Any) -> None:
     try:
         main(*arguments)
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        sys.stderr.write("\nstopped\n")
         sys.exit(INTERRUPTED)
     except Exception as error:
         if not _can_be_mended(error):

@@ -22,8 +22,8 @@ from .loading_checkpoints import (
     file_options,
     refuse_lacking,
     say_what_is_tied,
-    split_options,
 )
+from .loading_options import split_options
 from .loading_quantised import refuse_quantised
 from .modeling_videomamba import VideoMambaForPreTraining, visible_features, visible_tokens
 from .outputs_videomamba import VideoMambaRetrievalOutput, VideoMambaTextFeatures, VideoMambaVideoFeatures
