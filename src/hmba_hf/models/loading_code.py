@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.dynamic_module_utils import get_relative_import_files
 
-from .loading_checkpoints import pushing_options
+from .loading_options import pushing_options
 
 
 class ConfigWithTower(PreTrainedConfig):
