@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from documented import PROGRAMS, SMALL, name_of, split_program
 from hmba_hf.models.configuration_videomamba import SCAN_TYPES
@@ -241,3 +242,52 @@ def test_the_benchmark_of_another_base_makes_what_is_missing(tmp_path):
     assert [json.loads(line)["variant"] for line in lines] == ["base alone", "H-MBA"]
     assert 0 <= json.loads(lines[1])["picked_without"] <= 1
     assert (tmp_path / "base" / "model.safetensors").stat().st_size < 6 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("command", "size", "unit"),
+    [
+        ("train", "micro", "step"),
+        ("train", "real", "step"),
+        ("stream", "micro", "moment"),
+        ("predict", "micro", "clip"),
+    ],
+)
+def test_the_stages_of_a_program_add_up_to_its_whole_time(command, size, unit, tmp_path):
+    printed = run("where_time_goes.py", command, "--quick", "--sizes", size, "--output_dir", tmp_path)
+    assert [names[0] for names in columns(printed)] == ["stage"]
+    records = json.loads((tmp_path / "results.json").read_text())["records"]
+    assert {record["size"] for record in records} == {size}
+    for record in records:
+        assert record["unit"] == unit and record["laps"] >= 1
+        for clock in ("processor", "wall"):
+            assert sum(record[clock].values()) == pytest.approx(record[f"{clock}, whole"])
+        assert record["processor, gap"] < 0.05  # of each lap, beside readings of its own
+        assert abs(record["processor"]["rest"]) < 0.3 * record["processor, whole"]
+        if record["case"] != "current frame, kept":
+            assert record["processor"]["adapter: scan"] > 0 and record["processor"]["adapter: in_proj"] > 0
+    if size == "real" or command != "train":  # the micro-world is drawn
+        assert {"decode", "convert and resize", "tower"} <= records[-1]["processor"].keys()
+
+
+def test_the_backward_pass_belongs_to_the_stages_that_made_its_graph(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    from stage_clock import StageClock
+
+    clock = StageClock()
+    x = torch.ones(300, 300, requires_grad=True)
+    with clock.stage_of("first"):
+        y = x @ x
+        with clock.stage_of("inner"):
+            y = y.sin()
+    with clock.stage_of("second"):
+        loss = (y @ x).sum()
+    clock.follow_backward(loss)
+    with clock.stage_of("rest, backward"):
+        loss.backward()
+    lap = clock.lap()
+    spent = lap.stages["wall"]
+    forward = {"first", "inner", "second", "rest"}
+    assert spent.keys() == forward | {f"{name}, backward" for name in forward}
+    assert min(spent.values()) >= 0
+    assert sum(spent.values()) == pytest.approx(lap.whole["wall"], rel=0.2)
