@@ -258,6 +258,7 @@ def test_a_saved_model_comes_back_with_its_tied_table(tmp_path):
         ({"labels": torch.zeros(3, 7, dtype=torch.long)}, "must be given together"),
         ({"teacher_features": torch.zeros(1, 3, 13, 6)}, "bool_masked_pos must say"),
         ({"attention_mask": torch.ones(3, 5)}, "attention_mask must be \\(3, 7\\), as input_ids are, got \\(3, 5\\)"),
+        ({"attention_mask": torch.full((3, 7), -1e9)}, "attention_mask must be 1 for tokens that are read and 0"),
         ({"pair_ids": torch.arange(2)}, "pair_ids must be \\(3,\\), as input_ids are, got \\(2,\\)"),
     ],
 )

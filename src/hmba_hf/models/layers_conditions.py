@@ -34,6 +34,12 @@ def require(condition: Tensor, message: str | Callable[[], str]) -> None:
     torch_compilable_check(condition, message)
 
 
+def require_text_mask(attention_mask: Tensor) -> None:
+    """Raise a `ValueError` unless a mask of tokens holds 0 and 1; one to add to scores would be read reversed."""
+    is_either = (attention_mask == 0) | (attention_mask == 1)
+    require(is_either.all(), "attention_mask must be 1 for tokens that are read and 0 for others, got other values")
+
+
 def whole(x: Tensor) -> Tensor:
     """Return a tensor with what `vmap` maps over beside its own dimensions, since its values are checked together.
 

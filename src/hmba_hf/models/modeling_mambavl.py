@@ -23,7 +23,7 @@ from .configuration_mambavl import (
 from .encoding_mambavl import MambaVLMotionformerModel, MambaVLVisionModel
 from .joining_mambavl import drop_unread, join_pretrained
 from .layers_baseline_adapters import differentiable_attention
-from .layers_conditions import require
+from .layers_conditions import require, require_text_mask
 from .layers_question_fusion import (
     MambaFusion,
     MlpFusion,
@@ -192,7 +192,7 @@ class MambaVLModel(MambaVLPreTrainedModel):
             num_clips: `b`.
 
         Raises:
-            ValueError: if shapes do not fit.
+            ValueError: if shapes do not fit, or if a mask holds anything but 0 and 1.
         """
         if input_ids is None:
             if attention_mask is not None:
@@ -210,6 +210,7 @@ class MambaVLModel(MambaVLPreTrainedModel):
             raise ValueError(
                 f"attention_mask must be {tuple(input_ids.shape)} as input_ids, got {tuple(attention_mask.shape)}"
             )
+        require_text_mask(attention_mask)
         is_read = attention_mask.bool()
         if self.config.ignore_text_mask:  # a question that is masked whole stays none
             is_read = is_read.any(dim=-1, keepdim=True).expand_as(is_read)
@@ -333,6 +334,8 @@ class MambaVLForVideoClassification(MambaVLPreTrainedModel):
             check_labels(labels, self.config.head_sizes, features.shape[0])
             loss = sum_of_losses(labels, logits)
         of_answers = None
+        if answer_input_ids is None and answer_attention_mask is not None:
+            raise ValueError("answer_attention_mask must come with answer_input_ids, got it alone")
         if answer_input_ids is not None:
             of_answers = self._answer_loss(outputs.head_features, answer_input_ids, answer_attention_mask, labels)
             weighted = self.config.answer_loss_weight * of_answers

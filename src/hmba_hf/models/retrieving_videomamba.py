@@ -15,7 +15,7 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_videomamba import VideoMambaConfig, VideoMambaRetrievalConfig
 from .layers_alignment import alignment_distance
 from .layers_baseline_adapters import differentiable_attention
-from .layers_conditions import require
+from .layers_conditions import require, require_text_mask
 from .layers_contrast import contrastive_loss, gathered, hard_negatives, similarities
 from .loading_checkpoints import (
     check_holds_a_model,
@@ -396,6 +396,7 @@ def _check_tokens(input_ids: Tensor, attention_mask: Tensor | None, text_config:
     is_known = (input_ids >= 0) & (input_ids < size)
     require(is_known.all(), f"input_ids must be of the {size} tokens of the text model, got others")
     if attention_mask is not None:
+        require_text_mask(attention_mask)
         is_read = attention_mask.bool().any(dim=1)
         require(is_read.all(), "attention_mask must leave a token of each text, got all hidden")
 
