@@ -294,6 +294,9 @@ def test_what_cannot_be_written_is_refused(name):
     for box in ((1, 2, 3), (1, 2, 3, float("nan")), (0, 0, float("inf"), 1)):
         with pytest.raises(ValueError, match="4 finite numbers"):
             DIALECTS[name].format_boxes([box], SIZE, RESIZED)
+    for box in ((3, 2, 1, 4), (1, 4, 3, 2)):  # no reader would take it
+        with pytest.raises(ValueError, match="a box must have x1 <= x2 and y1 <= y2, got"):
+            DIALECTS[name].format_boxes([box], SIZE, RESIZED)
     with pytest.raises(ValueError, match="labels must be one for each box, got 2 for 1 boxes"):
         DIALECTS[name].format_boxes([(1, 2, 3, 4)], SIZE, RESIZED, ["a", "b"])
     with pytest.raises(ValueError, match="size must be .*at least one pixel"):

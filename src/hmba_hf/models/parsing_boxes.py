@@ -220,9 +220,12 @@ def check_size(size: Any, name: str = "size") -> None:
 
 
 def check_box(box: Sequence[float]) -> None:
-    """Raise a `ValueError` unless a box is four finite numbers."""
+    """Raise a `ValueError` unless a box is four finite numbers in the order in which boxes are read."""
     if len(box) != 4 or not all(math.isfinite(value) for value in box):
         raise ValueError(f"a box must be 4 finite numbers (x1, y1, x2, y2), got {box!r}")
+    x1, y1, x2, y2 = box
+    if x1 > x2 or y1 > y2:
+        raise ValueError(f"a box must have x1 <= x2 and y1 <= y2, got {box!r}")
 
 
 def square_around(size: tuple[int, int]) -> tuple[int, int, int]:
