@@ -90,6 +90,8 @@ def test_spaces_around_an_id_are_none_of_it(tmp_path, name, text):
         ("q.csv", "narration_id,question\na,How?\n", "must have one or more of verb_question, noun_question, got"),
         ("q.csv", "id,verb_question\na,How?\n", "must have the columns narration_id, got"),
         ("q.json", "[{", "must be a JSON file, got one that cannot be read"),
+        ("q.json", '{"a": {"verb_question": "1?"}, "a": {"verb_question": "2?"}}', "each name once, got 'a' twice"),
+        ("q.csv", "narration_id,verb_question,verb question\na,1?,2?\n", r"two names of \['verb_question'\]"),
         ("q.json", '"How?"', "must be a JSON list or object of questions, got str"),
         ("q.json", "[]", r"must have one or more of verb_question, noun_question, got \[\]"),
         ("q.pkl", "", "got a pickle, which can run any code and is not read"),

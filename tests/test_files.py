@@ -14,7 +14,10 @@ def test_lines_end_where_bytes_say_so_and_empty_ones_are_passed_over(tmp_path):
     assert [(number, parse_json(line)) for number, line in split_lines(path)] == [(1, "a\u2028b"), (4, "c")]
 
 
-@pytest.mark.parametrize("text", [b"[" * 100_000, b"\xff\xfe", b"{'a': 1}", b"", b"9" * 10_000])
+DOUBLED = (b'{"a": 1, "a": 2}', b'[{"b": {"a": 1, "a": 1}}]')
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b"\xff\xfe", b"{'a': 1}", b"", b"9" * 10_000, *DOUBLED])
 def test_what_is_no_json_is_a_value_error(text):
     with pytest.raises(ValueError):
         parse_json(text)

@@ -79,14 +79,24 @@ def parse_json(text: bytes | str) -> Any:
     """Read a JSON value.
 
     Raises:
-        ValueError: if it is malformed, not in UTF-8, or nested too deeply.
+        ValueError: if it is malformed, not in UTF-8, nested too deeply, or has a name twice in an object.
     """
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_with_names_once)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def _with_names_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; the reader of Python would keep the last of several values in silence."""
+    content: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in content:
+            raise ValueError(f"an object in it must have each name once, got {name!r:.80} twice")
+        content[name] = value
+    return content
 
 
 def split_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:

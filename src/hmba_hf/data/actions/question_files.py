@@ -78,6 +78,8 @@ def read_questions(
             columns, entries = _read_csv(path, id_column, read)
         if not {column.replace(" ", "_") for column in columns} & {*wanted}:
             raise ValueError(f"{path} must have one or more of {', '.join(wanted)}, got {sorted(columns)}")
+        if doubled := [column for column in wanted if {column, column.replace("_question", " question")} <= columns]:
+            raise ValueError(f"{path} must have one column of questions for each head, got two names of {doubled}")
         for place, entry in entries:
             read.add(place, entry[id_column].strip(), _questions_of(entry, source, heads))
     return read
@@ -86,7 +88,9 @@ def read_questions(
 def _questions_of(entry: Mapping[str, Any], source: str, heads: Sequence[str]) -> tuple[Question, ...]:
     questions = []
     for head in heads:
-        text = entry.get(f"{head}_question", entry.get(f"{head} question"))
+        text = entry.get(f"{head}_question")
+        if text is None:
+            text = entry.get(f"{head} question")
         if text is not None and text.strip():
             questions.append(Question(head, source, text.strip()))
     return tuple(questions)
