@@ -171,6 +171,11 @@ def test_table_and_card_state_the_source_and_tell_the_two_counts_of_actions_apar
     assert all(result.metric_args["questions"] == "annotation" for result in shown.values())
 
 
+def _combined(*classes):
+    combinations = [{"class": one, "label": "a b", "score": 0.5} for one in classes]
+    return {**RECORDS[0]["answer"], "combinations": combinations}
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -181,6 +186,11 @@ def test_table_and_card_state_the_source_and_tell_the_two_counts_of_actions_apar
         ({"reference": {"verb": "take", "noun": 0}}, "verb must be"),
         ({"answer": {"heads": {"verb": [], "noun": []}}}, "verb must hold at least one class"),
         ({"answer": {"heads": RECORDS[0]["answer"]["heads"]}}, "must be an object with 'combinations'"),
+        ({"answer": _combined(*[{"verb": 0, "noun": 0}] * 2)}, "combinations must hold each class once"),
+        ({"answer": _combined({"verb": 0, "noun": 0, "tool": 0})}, "a combination must be of the heads"),
+        ({"reference_name": "run"}, "reference_name must be an object or null"),
+        ({"reference_name": {"verb": ["run"]}}, "verb: reference_name must be a text or null"),
+        ({"reference": {"verb": -1, "noun": 0}}, "verb: reference must be the number of a class, or null"),
     ],
 )
 def test_a_record_of_heads_that_cannot_be_scored_is_named(changes, message):

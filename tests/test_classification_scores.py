@@ -78,7 +78,10 @@ def test_a_card_and_a_table_show_the_scores():
         ({"answer": [{"class": 0, "label": "run"}]}, "must be an object with 'score'"),
         ({"answer": [{"class": 0, "label": "run", "score": float("nan")}]}, "a score must be finite"),
         ({"answer": RECORDS[0]["answer"][::-1]}, "classes must be in the order of their scores"),
+        ({"answer": RECORDS[0]["answer"][:1] * 2}, "record a: answer must hold each class once, got . more than once"),
         ({"reference": "run"}, "record a: reference must be"),
+        ({"reference": -1}, "record a: reference must be the number of a class, or null where it is unknown, got -1"),
+        ({"reference_name": ["run"]}, "record a: reference_name must be a text or null"),
     ],
 )
 def test_a_record_that_cannot_be_scored_is_named(changes, message):

@@ -299,6 +299,13 @@ def test_a_sample_of_a_split_counts_once(tmp_path):
             read_records(path)
 
 
+def test_a_split_without_a_name_is_none(tmp_path):
+    path = tmp_path / "predictions.jsonl"
+    path.write_text("".join(json.dumps(record(0, split=split)) + "\n" for split in (None, "")))
+    with pytest.raises(ValueError, match="line 2: a sample must be once in a split, got 'clip-0' of None in line 1"):
+        read_records(path)
+
+
 def test_an_id_is_a_text_also_where_it_is_written_as_a_number(tmp_path):
     path = tmp_path / "predictions.jsonl"
     path.write_text("".join(json.dumps(record(0, id=name)) + "\n" for name in (7, 8, "7")))

@@ -29,14 +29,14 @@ def read_records(path: str | Path) -> list[Record]:
         try:
             record = parse_json(line)
         except ValueError as error:
-            raise ValueError(f"{where}: a record must be a JSON object, got {shown!r}") from error
+            raise ValueError(f"{where}: a record must be a JSON object, got {shown!r}: {error}") from error
         if not isinstance(record, dict) or not (record.get("error") or record.keys() >= set(REQUIRED_KEYS)):
             raise ValueError(f"{where}: a record must have {REQUIRED_KEYS}, got {shown!r}")
         try:
             _check_record(record)
         except ValueError as error:
             raise ValueError(f"{where}: {error}") from error
-        split = record.get("split")
+        split = record.get("split") or None  # a split without a name is none
         name = record.get("id")
         key = (split, str(name))  # an id is a text, also where it was written as a number
         if name is not None and seen.setdefault(key, number) != number:

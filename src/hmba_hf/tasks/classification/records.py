@@ -47,6 +47,7 @@ def check_record(record: Record) -> None:
     name = f"record {record.get('id')}"
     if not isinstance(record.get("answer"), dict):
         check_fields(record, name, answer=list, reference=(int, _NOTHING))
+        _check_reference(record["reference"], record.get("reference_name"), name)
         _check_classes(record["answer"], name, "answer", kind=int)
         return
     check_fields(record, name, reference=dict, questions=dict)
@@ -54,15 +55,20 @@ def check_record(record: Record) -> None:
     heads = record["answer"]["heads"]
     if not heads or heads.keys() != record["reference"].keys():
         raise ValueError(f"{name}: answer must be of the heads {list(record['reference'])}, got {list(heads)}")
+    names = record.get("reference_name")
+    check_fields({"reference_name": names}, name, reference_name=(dict, _NOTHING))
     for head, classes in heads.items():
         check_fields(heads, f"{name}, answer", **{head: list})
         check_fields(record["reference"], f"{name}, reference", **{head: (int, _NOTHING)})
+        _check_reference(record["reference"][head], (names or {}).get(head), f"{name}, {head}")
         _check_classes(classes, name, head, kind=int)
     if len(heads) > 1:
         check_fields(record["answer"], f"{name}, answer", combinations=list)
         _check_classes(record["answer"]["combinations"], name, "combinations", kind=dict)
         for item in record["answer"]["combinations"]:
             check_fields(item["class"], f"{name}, a combination", **dict.fromkeys(heads, int))
+            if item["class"].keys() != heads.keys():
+                raise ValueError(f"{name}: a combination must be of the heads {list(heads)}, got {item['class']}")
     check_fields(record["questions"], f"{name}, questions", source=str)
     source = record["questions"]["source"]
     if source not in QUESTIONS:
@@ -71,8 +77,15 @@ def check_record(record: Record) -> None:
         raise ValueError(f"{name}: hide_words of questions must be true or false, got {record['questions']}")
 
 
+def _check_reference(label: int | None, title: Any, name: str) -> None:
+    """Raise a `ValueError` unless a class is a number from 0 on or none, and its name a text or none."""
+    if label is not None and label < 0:
+        raise ValueError(f"{name}: reference must be the number of a class, or null where it is unknown, got {label}")
+    check_fields({"reference_name": title}, name, reference_name=(str, _NOTHING))
+
+
 def _check_classes(classes: list[Any], name: str, part: str, kind: type) -> None:
-    """Raise a `ValueError` unless there are classes with finite scores, from the best on."""
+    """Raise a `ValueError` unless there are classes with finite scores, from the best on, and each once."""
     if not classes:
         raise ValueError(f"{name}: {part} must hold at least one class, got none")
     for item in classes:
@@ -82,6 +95,9 @@ def _check_classes(classes: list[Any], name: str, part: str, kind: type) -> None
         check_fields(item, f"{name}, {part}", **kinds)
         if not math.isfinite(item["score"]):
             raise ValueError(f"{name}: a score must be finite, got {item['score']!r}")
+    numbers = [item["class"] for item in classes]
+    if doubled := [number for number in numbers if numbers.count(number) > 1]:
+        raise ValueError(f"{name}: {part} must hold each class once, got {doubled[0]} more than once")
     scores = [item["score"] for item in classes]
     if scores != sorted(scores, reverse=True):
         raise ValueError(f"{name}: classes must be in the order of their scores, got {scores}")
