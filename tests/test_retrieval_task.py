@@ -19,6 +19,7 @@ from hmba_hf.tasks.retrieval.gallery import UNREAD, build_gallery, rank_pairs, r
 from hmba_hf.tasks.retrieval.prediction import PredictionArguments
 from numbered_videos import numbered_video
 from tiny_pairs import tiny_pair_processor, tiny_retrieval
+from tiny_runs import run_example
 
 CAPTIONS = ["a square moves left", "a disc turns", "the bar grows", "it shrinks", "a square moves left"]
 
@@ -138,6 +139,16 @@ def test_a_split_is_predicted_and_scored_both_ways(dataset, checkpoint, tmp_path
     assert values["video_to_text_recall_at_5"] == 1.0
     assert set(task.metrics) <= values.keys()
     assert len(scorer.each()) == 4
+
+
+def test_the_program_that_evaluates_scores_pairs(dataset, checkpoint, tmp_path):
+    words = ["--model", checkpoint, "--dataset_name", dataset, "--on_error", "skip", "--draws", 5]
+    run_example("evaluate.py", *words, "--output_dir", tmp_path / "scores", "--device_map", "cpu")
+    metrics = json.loads((tmp_path / "scores" / "metrics.json").read_text())
+    assert metrics["task"] == "retrieval" and metrics["samples"]["answered"] == 4
+    assert metrics["scores"].keys() >= {"text_to_video_recall_at_1", "video_to_text_median_rank"}
+    predictions = [json.loads(line) for line in (tmp_path / "scores" / "predictions.jsonl").open()]
+    assert [one["reference"] for one in predictions[:4]] == CAPTIONS[:4]
 
 
 def test_a_broken_video_stops_a_run_by_its_name(dataset, checkpoint, tmp_path):

@@ -11,11 +11,11 @@ RANKS = ("text_rank", "video_rank")
 
 
 def sample_record(sample: Any) -> dict[str, Any]:
-    """Return all that scoring retrieval needs of a sample, as plain values."""
+    """Return all that scoring retrieval needs of a sample, as plain values; `reference` is its caption."""
     return {
         "id": sample.id,
         "task": "retrieval",
-        "caption": caption_of(sample),
+        "reference": caption_of(sample),
         "tags": list(sample.tags),
     }
 
