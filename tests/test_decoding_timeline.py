@@ -70,6 +70,12 @@ def test_a_stray_stamp_of_the_first_frame_is_not_believed(stray):
         assert placed(steady) == (steady, [0] * len(steady), [])
 
 
+@pytest.mark.parametrize("seconds", [2, 5, 40])
+def test_a_first_frame_may_stand_for_seconds(seconds):
+    stamps = [0, *range(1000 * seconds, 1000 * seconds + 800, 40)]
+    assert placed(stamps) == (stamps, [0] * len(stamps), [])
+
+
 @pytest.mark.parametrize("stray", [8, 200, 900_000, 800, 0])
 def test_one_stray_stamp_is_not_believed(stray):
     stamps = [40 * index for index in range(4, 40)]

@@ -26,6 +26,8 @@ from .decoding_timeline import Moment, Timeline, come_in_order, in_order
 logger = logging.get_logger(__name__)
 
 ASSUMED_RATE = 25
+# Stamps of these are numbers of chunks, or sums of the delays of pictures.
+SUMS = ("avi", "gif", "apng")
 # Seconds, from days before zero to the year 5138. What lies beyond are no stamps, such as negative places in Ogg.
 EARLIEST_STAMP = -(10**6)
 LATEST_STAMP = 10**11
@@ -246,7 +248,7 @@ class OpenVideo:
             self.warn,
             origin,
             are_guessed=guesses_times(self.container),
-            can_stray=self.container.format.name != "avi",
+            can_stray=self.container.format.name not in SUMS,
         )
 
     @property

@@ -27,7 +27,7 @@ LONG_GAP = 8
 LONG_FIRST_GAP = 1
 # Stray stamps in a row.
 MOST_STRAY = 2
-# Steps of a steady rate, after which a last picture that stands alone has a stray stamp.
+# Steps of a steady rate by which a first or a last picture that stands alone has a stray stamp.
 LONELY = 1000
 # Seconds. Clocks of 33 bits start anew after 26.5 hours, so FFmpeg takes a long step back for a step of this and more.
 NEVER_A_GAP = 12 * 3600
@@ -59,7 +59,7 @@ class Timeline:
         warn: takes a sentence about ignored stamps, of which the file is the subject.
         origin: the time zero of warnings; the first stamp when absent.
         are_guessed: whether most stamps follow from a few of the container's, so that a short step back means nothing.
-        can_stray: whether a single stamp may be wrong, as it cannot where stamps are numbers of chunks.
+        can_stray: whether a single stamp may be wrong, as it cannot where stamps are sums of what stands in a file.
     """
 
     def __init__(
@@ -145,7 +145,9 @@ class Timeline:
                 break
         if len(stamps) == 3 and self._can_stray:
             (frame, first), (_, second), (_, third) = stamps
-            if _is_far(first, second) and _is_far(first, third) and not _is_far(second, third) and second < third:
+            is_alone = _is_far(first, second) and _is_far(first, third) and not _is_far(second, third)
+            stands = 0 < second - first <= LONELY * (third - second)  # a first picture may, as a last one may
+            if is_alone and second < third and not stands:
                 self._mended = frame, 2 * second - third
                 self._warn("has a wrong first timestamp, which is not believed")
         return start
@@ -187,7 +189,7 @@ class Timeline:
             return False
         ahead = stamp - self._latest
         if ahead >= 0:
-            return ahead > self._longest_step()
+            return self._can_stray and ahead > self._longest_step()
         return not self._comes_late(stamp)
 
     def _longest_step(self) -> Fraction | int:
