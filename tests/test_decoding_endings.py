@@ -1,11 +1,14 @@
 """What the bytes of a file tell of its end, looked at through the doors."""
 
 import logging
+from io import BytesIO
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from hmba_hf import VideoDecodeError, decode_frames, iter_frames
-from numbered_videos import numbered_video, read_numbers
+from numbered_videos import numbered_frame, numbered_video, read_numbers
 
 FORMATS = {
     "matroska": ("libx264", "it ends at byte"),
@@ -76,3 +79,30 @@ def test_a_file_of_parts_as_cameras_send_them_ends_behind_its_last_part():
         assert isinstance(error, VideoDecodeError)
         with pytest.raises(VideoDecodeError, match="is damaged: the last frame cannot be decoded"):
             decode_frames(data, num_frames=1)
+
+
+def test_a_gif_file_cut_at_any_byte_shows_whole_pictures_alone():
+    pictures = [Image.fromarray(numbered_frame(number)) for number in range(4)]
+    file = BytesIO()
+    pictures[0].save(file, format="GIF", save_all=True, append_images=pictures[1:], duration=100, comment=b"x" * 300)
+    whole = file.getvalue()
+    for length in range(400, len(whole)):
+        try:
+            found = [picture for _, picture in iter_frames(whole[:length])]
+        except VideoDecodeError:
+            continue
+        shown = [picture for picture in found if not isinstance(picture, VideoDecodeError)]
+        assert read_numbers(np.stack(shown)) == [*range(len(shown))], length
+
+
+def test_delays_of_animated_pictures_are_believed(caplog):
+    pictures = [Image.fromarray(numbered_frame(number)) for number in range(14)]
+    delays = [90_000, *[20] * 10, 30_000, 20, 20]
+    starts = np.cumsum([0, *delays[:-1]]) / 1000
+    for container in ("GIF", "PNG"):
+        file = BytesIO()
+        pictures[0].save(file, container, save_all=True, append_images=pictures[1:], duration=delays)
+        pairs = [*iter_frames(file.getvalue())]
+        assert [time for time, _ in pairs] == pytest.approx(starts, abs=0.02)
+        assert read_numbers(np.stack([picture for _, picture in pairs])) == [*range(14)]
+    assert not caplog.records

@@ -35,6 +35,13 @@ TS_SYNC = 0x47
 NUT_INDEX = b"NX\xddg/#\xe6N"
 # Formats whose pictures reach to the end of the file, and the bytes before each that FFmpeg counts to its place.
 PICTURES_TO_THE_END = {"dv": 0, "ivf": 12, "yuv4mpegpipe": 0}
+# The header of a GIF file, with flags three bytes before its end, and how blocks begin: others, and those of pixels,
+# whose description ends with flags.
+GIF_HEADS = (b"GIF87a", b"GIF89a")
+GIF_HEADER = 13
+GIF_EXTENSION = 0x21
+GIF_PIXELS = 0x2C
+GIF_DESCRIPTION = 10
 PART_MARK = b"--"  # before and behind each part of a file of parts
 
 
@@ -93,13 +100,15 @@ def torn_bytes(format_name: str, bytes_at: Callable[[int, int], bytes], size: in
         return _torn_box(bytes_at, size)
     if format_name in ("asf", "avi"):
         return _torn_by_length(format_name, bytes_at(0, LONGEST_HEAD), size)
-    if format_name not in ("ogg", "apng", "mxf", "nut"):
+    if format_name not in ("ogg", "apng", "gif", "mxf", "nut"):
         return None
     tail = bytes_at(max(size - LONGEST_TAIL, 0), LONGEST_TAIL)
     if not tail:  # of a source that cannot be looked into
         return None
     if format_name == "apng":
         return None if PNG_END in tail else "its last chunk is missing"
+    if format_name == "gif":  # a picture ends with a zero, and what else may follow is none of its own
+        return "its end mark is missing" if tail.endswith(b"\0") and not tail.rstrip(b"\0").endswith(b";") else None
     if format_name == "nut":
         return None if NUT_INDEX in tail else "its index is missing"
     if format_name == "mxf":
@@ -113,6 +122,36 @@ def torn_picture(format_name: str, rest: bytes) -> str | None:
         return None
     is_torn = rest[PICTURES_TO_THE_END[format_name] :].strip(b"\0")
     return "it ends within a picture" if is_torn else None
+
+
+def is_whole_gif(picture: bytes) -> bool:
+    """Return whether the blocks of a picture of a GIF file, behind the header of the file or not, come to their ends.
+
+    Half a picture may end as a whole one does, by zeros of a palette.
+    """
+    place = 0
+    if picture.startswith(GIF_HEADS):
+        place = GIF_HEADER + _palette_length(picture, GIF_HEADER - 3)
+    has_pixels = False
+    while place < len(picture):
+        kind = picture[place]
+        if kind == GIF_EXTENSION:
+            place += 2
+        elif kind == GIF_PIXELS:
+            place += GIF_DESCRIPTION + _palette_length(picture, place + GIF_DESCRIPTION - 1) + 1
+            has_pixels = True
+        else:  # the end of the file, or of no known kind
+            return has_pixels
+        while place < len(picture) and picture[place]:
+            place += 1 + picture[place]
+        place += 1
+    return has_pixels and place == len(picture)
+
+
+def _palette_length(picture: bytes, place: int) -> int:
+    """Bytes of the palette that the flags at a place announce."""
+    flags = picture[place] if place < len(picture) else 0
+    return 3 * 2 ** ((flags & 7) + 1) if flags & 0x80 else 0
 
 
 def torn_ts_packet(bytes_at: Callable[[int, int], bytes], start: int, end: int) -> bool:

@@ -14,7 +14,15 @@ from av.format import Flags
 
 from .decoding_avi import moved_pictures
 from .decoding_damage import Continuity, SliceChecksums, cluster_step_back, meets_another_recording
-from .decoding_endings import LONGEST_HEAD, asf_properties, ends_parts, torn_bytes, torn_picture, torn_ts_packet
+from .decoding_endings import (
+    LONGEST_HEAD,
+    asf_properties,
+    ends_parts,
+    is_whole_gif,
+    torn_bytes,
+    torn_picture,
+    torn_ts_packet,
+)
 from .decoding_joined import LONGEST_TRAILER, NOT_READ, NextFile, is_header, start_in
 from .decoding_timeline import NEVER_A_GAP
 
@@ -43,7 +51,7 @@ ROUNDING = 2
 # The bytes between the start of a chunk, which the index of an AVI file names, and its data.
 AVI_CHUNK_HEADER = 8
 # How whole pictures of codecs end whose decoders fill the rest of half a picture with old memory.
-LAST_BYTES = {"mjpeg": (b"\xff\xd9",), "gif": (b"\x00", b"\x3b")}
+LAST_BYTES = {"mjpeg": b"\xff\xd9", "gif": b""}
 # Formats without an index, whose packets have the time wherever reading begins; the number of places to look at.
 UNINDEXED = {"mpeg", "mpegts"}
 PLACES = 16
@@ -282,7 +290,7 @@ class VideoPackets:
         ends = LAST_BYTES.get(codec.name)
         if ends is None:
             return False
-        has_mark = bytes(packet).endswith(ends)
+        has_mark = is_whole_gif(bytes(packet)) if codec.name == "gif" else bytes(packet).endswith(ends)
         if self._is_ended_by_mark is None:
             self._is_ended_by_mark = has_mark or codec.name == "gif"  # some cameras leave out the mark of JPEG
         is_last = packet.pos is not None and 0 < length <= packet.pos + packet.size
