@@ -61,7 +61,7 @@ def _trouble(frame: av.VideoFrame) -> str:
 
 def _converted(frame: av.VideoFrame, width: int) -> np.ndarray:
     """The pixels of a frame as they are stored, stretched to a width, `(h, width, 3)`."""
-    has_alpha = any(component.is_alpha for component in frame.format.components)
+    has_alpha = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
     options: dict[str, Any] = {"format": "rgba" if has_alpha else "rgb24", "interpolation": "BICUBIC"}
     if _has_matrix(frame) and int(frame.colorspace) in _IGNORED_MATRICES:
         options["dst_colorspace"] = Colorspace.DEFAULT
