@@ -269,6 +269,19 @@ def test_file_objects_of_every_kind_are_read_and_left_open(kind, video, tmp_path
         assert read_numbers(np.stack([picture for _, picture in iter_frames(file)])) == list(range(20))
 
 
+class ShortReads(BytesIO):
+    """A file that gives fewer bytes than it is asked for, as unbuffered ones may."""
+
+    def read(self, size=-1):
+        return super().read(min(size, 3))
+
+
+def test_a_file_whose_reads_are_short_is_examined_as_others_are(video):
+    assert read_numbers(decode_frames(ShortReads(video), 1.0, 3, 5.0)[0]) == [6, 8, 10]
+    with pytest.raises(VideoDecodeError, match="no video but a list of addresses"):
+        decode_frames(ShortReads(HLS.encode()))
+
+
 def test_a_long_text_that_is_no_path_is_refused_without_printing_all_of_it():
     for door in (decode_frames, video_duration, lambda source: next(iter_frames(source))):
         with pytest.raises(FileNotFoundError, match="got 'data:video/mp4;base64,AAAA.*no such file") as caught:

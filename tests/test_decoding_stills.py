@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image, ImageOps
 
+from hmba_hf import iter_frames
 from hmba_hf.data.driving.bddx import find_videos
 from hmba_hf.data.driving.drama_rows import EntryError, read_frames, read_picture_size
 from hmba_hf.data.samples import Sample, from_drama_row
@@ -115,6 +116,16 @@ def test_transparent_pictures_show_white_as_transparent_videos_do():
     assert np.abs(np.asarray(read_picture(data)).astype(int) - decode_frames(data, num_frames=1)[0][0]).max() <= 1
 
 
+@pytest.mark.parametrize("suffix", ["PNG", "GIF"])
+def test_transparent_colours_of_a_palette_show_white_as_transparent_videos_do(suffix):
+    palette = corners().quantize(4)
+    transparency = bytes([0, 128, 255, 255]) if suffix == "PNG" else 1
+    data = encoded(palette, suffix, transparency=transparency)
+    picture = np.asarray(read_picture(data))
+    assert np.array_equal(decode_frames(data, num_frames=1)[0][0], picture)
+    assert (picture == 255).all(axis=-1).any()
+
+
 def test_pictures_of_a_folder_come_in_natural_order_without_hidden_files(tmp_path):
     names = [
         "frame1.png",
@@ -171,6 +182,37 @@ def test_a_picture_larger_than_its_limit_is_refused_by_its_header(tmp_path):
     corners().save(path)
     with pytest.raises(VideoDecodeError, match=r"large\.png .*at most max_pixels=3000, got 64 x 48 pixels"):
         read_picture(path, SourceLimits(max_pixels=3000))
+
+
+def claimed_size(kind, width, height):
+    """A small picture in WebP, QOI or SGI whose header claims another size."""
+    mode = "RGBA" if kind == "VP8X" else "RGB"
+    suffix = "WEBP" if kind.startswith("VP8") else kind
+    data = bytearray(encoded(Image.new(mode, (32, 24)), suffix, **({"lossless": True} if kind == "VP8L" else {})))
+    if kind == "VP8X":
+        data[20] |= 0x10  # what is transparent
+        data[24:30] = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    elif kind == "VP8L":
+        data[21:25] = (width - 1 | height - 1 << 14).to_bytes(4, "little")
+    elif kind == "VP8":
+        data[26:30] = struct.pack("<HH", width, height)
+    elif kind == "QOI":
+        data[4:12] = struct.pack(">II", width, height)
+    else:
+        data[6:10] = struct.pack(">HH", width, height)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("size", [(9_000, 8_000), (16_000, 15_000)])
+@pytest.mark.parametrize("kind", ["VP8", "VP8L", "VP8X", "QOI", "SGI"])
+def test_the_size_that_a_picture_claims_is_named_at_every_door(kind, size):
+    data = claimed_size(kind, *size)
+    doors = [read_picture, read_picture_header]
+    if kind != "VP8X":  # whose canvas FFmpeg passes over: it shows the picture in its own size
+        doors += [decode_frames, lambda source: list(iter_frames(source))]
+    for door in doors:
+        with pytest.raises(VideoDecodeError, match=f"max_pixels=67108864, got {size[0]} x {size[1]} pixels"):
+            door(data)
 
 
 def test_what_is_no_picture_is_named(tmp_path):

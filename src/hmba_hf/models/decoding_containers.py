@@ -82,7 +82,7 @@ _READ_TROUBLE = (
 )
 _CHUNK = 2**20
 LONGEST_SHOWN = 300  # characters of a text that leads to no file, as base64 text does
-_HEAD = 2**20  # bytes of a picture that hold its size, behind EXIF data and a preview, too
+HEAD = 2**20  # bytes of a picture that hold its size, behind EXIF data and a preview, too
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ def _claimed_size(source: "ReadableFile", name: str, source_format: str | None) 
         if codec.width and codec.height:
             return codec.width, codec.height
     source.seek(0)
-    return picture_size(source.read(_HEAD))
+    return picture_size(source.read(HEAD))
 
 
 class ReadableFile:
@@ -295,17 +295,19 @@ class ReadableFile:
         self._is_searched = False
 
     def read(self, size: int) -> bytes:
-        """Read at most `size` bytes; an error is raised once and ends the file from then on."""
+        """Read `size` bytes, fewer at the end alone; an error is raised once and ends the file from then on."""
         if self._trouble is not None:
             return b""
         if self.end is not None:
             size = min(size, max(self.end - self.tell(), 0))
+        data = bytearray()
         try:
-            data = _read(self.file, size, self._title)
+            while len(data) < size and (piece := _read(self.file, size - len(data), self._title)):
+                data += piece  # of a file whose reads are short, as those of unbuffered ones may be
         except VideoDecodeError as error:
             self._trouble = error
             raise
-        return data
+        return bytes(data)
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Move to a place, as file objects do."""

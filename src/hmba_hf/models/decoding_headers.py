@@ -8,7 +8,7 @@ _TIFF_KINDS = {3: "H", 4: "I"}  # numbers of 16 and of 32 bits
 
 
 def picture_size(head: bytes) -> tuple[int, int]:
-    """Return width and height in the header of a GIF, PNG, BMP, JPEG or TIFF picture; zeros for any other.
+    """Return width and height in the header of a BMP, GIF, JPEG, PNG, QOI, SGI, TIFF or WebP picture, else zeros.
 
     Args:
         head: the first bytes of its file.
@@ -24,6 +24,12 @@ def picture_size(head: bytes) -> tuple[int, int]:
             width, height = _jpeg_size(head)
         elif head.startswith((b"II*\0", b"MM\0*")):
             width, height = _tiff_size(head)
+        elif head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+            width, height = _webp_size(head)
+        elif head.startswith(b"qoif"):
+            width, height = struct.unpack_from(">II", head, 4)
+        elif head.startswith(b"\x01\xda"):
+            width, height = struct.unpack_from(">HH", head, 6)
         else:
             return 0, 0
     except struct.error:  # the header is cut short
@@ -53,3 +59,17 @@ def _tiff_size(head: bytes) -> tuple[int, int]:
         if tag in sizes and kind in _TIFF_KINDS:
             (sizes[tag],) = struct.unpack_from(f"{order}{_TIFF_KINDS[kind]}", head, entry + 8)
     return sizes[256], sizes[257]
+
+
+def _webp_size(head: bytes) -> tuple[int, int]:
+    """The size of the canvas, or that of the only picture, with loss or without."""
+    kind = head[12:16]
+    if kind == b"VP8X":
+        low, high = struct.unpack_from("<IH", head, 24)
+        size = low | high << 32
+        return (size & 0xFFFFFF) + 1, (size >> 24) + 1
+    if kind == b"VP8L":
+        (size,) = struct.unpack_from("<I", head, 21)
+        return (size & 0x3FFF) + 1, (size >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack_from("<HH", head, 26)
+    return width & 0x3FFF, height & 0x3FFF

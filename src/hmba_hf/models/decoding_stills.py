@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from .decoding_containers import LIMITS, LONGEST_SHOWN, SourceLimits, VideoDecodeError, opened
+from .decoding_containers import HEAD, LIMITS, LONGEST_SHOWN, SourceLimits, VideoDecodeError, opened
+from .decoding_headers import picture_size
 
 PICTURE_FORMATS = tuple(
     "AVIF BMP DIB GIF HEIF ICO JPEG JPEG2000 JXL MPO PCX PNG PPM QOI SGI SUN TGA TIFF WEBP XBM XPM".split()
@@ -84,7 +85,7 @@ def read_picture(source: Any, limits: SourceLimits = LIMITS) -> Image.Image:
         VideoDecodeError: it is no picture, is damaged, or is larger than `limits` allow.
     """
     with opened(source, limits, kind="picture") as (file, name):
-        return upright_rgb(_open_picture(file, name), limits, name)
+        return upright_rgb(_open_picture(file, name, limits), limits, name)
 
 
 def load_frame(source: str, limits: SourceLimits = LIMITS) -> Image.Image:
@@ -108,17 +109,23 @@ def load_frame(source: str, limits: SourceLimits = LIMITS) -> Image.Image:
 def read_picture_header(source: Any, limits: SourceLimits = LIMITS) -> PictureHeader:
     """Read the header of a picture file; one that has to be turned is decoded. Errors are those of `read_picture`."""
     with opened(source, limits, kind="picture") as (file, name):
-        picture = _open_picture(file, name)
+        picture = _open_picture(file, name, limits)
         limits.check_size(*picture.size, name)
         is_plain_jpeg = (picture.format, picture.mode) == ("JPEG", "RGB") and _orientation(picture) not in _TURNS
         return PictureHeader(upright(picture, name).size, is_plain_jpeg)
 
 
-def _open_picture(file: Any, name: str) -> Image.Image:
+def _open_picture(file: Any, name: str, limits: SourceLimits) -> Image.Image:
     Image.init()
     formats = [known for known in PICTURE_FORMATS if known in Image.OPEN]  # packages add some of them
     with _errors_named(name):
-        return Image.open(file.file, formats=formats)
+        try:
+            return Image.open(file.file, formats=formats)
+        except Image.DecompressionBombError as error:  # does not tell the size
+            trouble = error
+    file.seek(0)
+    limits.check_size(*picture_size(file.read(HEAD)), name)
+    raise VideoDecodeError(f"{name} cannot be read as a picture: {trouble}") from trouble
 
 
 def upright_rgb(picture: Image.Image, limits: SourceLimits = LIMITS, name: str = "a picture") -> Image.Image:
