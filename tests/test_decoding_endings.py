@@ -1,6 +1,7 @@
 """What the bytes of a file tell of its end, looked at through the doors."""
 
 import logging
+import struct
 from io import BytesIO
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from hmba_hf import VideoDecodeError, decode_frames, iter_frames
+from hmba_hf.models.decoding_video import video_duration
 from numbered_videos import numbered_frame, numbered_video, read_numbers
 
 FORMATS = {
@@ -79,6 +81,24 @@ def test_a_file_of_parts_as_cameras_send_them_ends_behind_its_last_part():
         assert isinstance(error, VideoDecodeError)
         with pytest.raises(VideoDecodeError, match="is damaged: the last frame cannot be decoded"):
             decode_frames(data, num_frames=1)
+
+
+@pytest.mark.parametrize(
+    ("container", "codec", "before", "number"),
+    [
+        ("matroska", "mpeg4", b"\x44\x89\x88", struct.pack(">d", 1e12)),
+        ("avi", "mpeg4", b"vidsFMP4" + bytes(12) + struct.pack("<II", 1, 25) + bytes(4), struct.pack("<I", 2**32 - 1)),
+        ("ivf", "libvpx", struct.pack("<II", 25, 1), struct.pack("<I", 2**32 - 1)),
+    ],
+)
+def test_a_header_that_promises_years_promises_nothing(container, codec, before, number, caplog):
+    data = numbered_video(30, rate=25, container=container, codec=codec)
+    place = data.index(before) + len(before)
+    changed = data[:place] + number + data[place + len(number) :]
+
+    assert read_numbers(decode_frames(changed, num_frames=2, fps=25.0)[0]) == [28, 29]
+    assert video_duration(changed) == pytest.approx(1.2)
+    assert len([*iter_frames(changed)]) == 30 and not caplog.records
 
 
 def test_a_gif_file_cut_at_any_byte_shows_whole_pictures_alone():

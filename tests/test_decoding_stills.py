@@ -14,6 +14,7 @@ from hmba_hf.data.driving.bddx import find_videos
 from hmba_hf.data.driving.drama_rows import EntryError, read_frames, read_picture_size
 from hmba_hf.data.samples import Sample, from_drama_row
 from hmba_hf.models.decoding_containers import SourceLimits, VideoDecodeError
+from hmba_hf.models.decoding_headers import picture_size
 from hmba_hf.models.decoding_stills import list_pictures, read_picture, read_picture_header, upright, upright_rgb
 from hmba_hf.models.decoding_video import decode_frames
 from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor, load_frame
@@ -186,13 +187,9 @@ def test_a_picture_larger_than_its_limit_is_refused_by_its_header(tmp_path):
 
 def claimed_size(kind, width, height):
     """A small picture in WebP, QOI or SGI whose header claims another size."""
-    mode = "RGBA" if kind == "VP8X" else "RGB"
     suffix = "WEBP" if kind.startswith("VP8") else kind
-    data = bytearray(encoded(Image.new(mode, (32, 24)), suffix, **({"lossless": True} if kind == "VP8L" else {})))
-    if kind == "VP8X":
-        data[20] |= 0x10  # what is transparent
-        data[24:30] = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
-    elif kind == "VP8L":
+    data = bytearray(encoded(Image.new("RGB", (32, 24)), suffix, **({"lossless": True} if kind == "VP8L" else {})))
+    if kind == "VP8L":
         data[21:25] = (width - 1 | height - 1 << 14).to_bytes(4, "little")
     elif kind == "VP8":
         data[26:30] = struct.pack("<HH", width, height)
@@ -204,15 +201,19 @@ def claimed_size(kind, width, height):
 
 
 @pytest.mark.parametrize("size", [(9_000, 8_000), (16_000, 15_000)])
-@pytest.mark.parametrize("kind", ["VP8", "VP8L", "VP8X", "QOI", "SGI"])
+@pytest.mark.parametrize("kind", ["VP8", "VP8L", "QOI", "SGI"])
 def test_the_size_that_a_picture_claims_is_named_at_every_door(kind, size):
     data = claimed_size(kind, *size)
-    doors = [read_picture, read_picture_header]
-    if kind != "VP8X":  # whose canvas FFmpeg passes over: it shows the picture in its own size
-        doors += [decode_frames, lambda source: list(iter_frames(source))]
-    for door in doors:
+    for door in (decode_frames, read_picture, read_picture_header, lambda source: list(iter_frames(source))):
         with pytest.raises(VideoDecodeError, match=f"max_pixels=67108864, got {size[0]} x {size[1]} pixels"):
             door(data)
+
+
+@pytest.mark.parametrize("suffix", ["BMP", "GIF", "JPEG", "PNG", "QOI", "SGI", "TIFF", "WEBP"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_the_size_of_a_picture_is_found_in_its_header(suffix, mode):
+    mode = "RGB" if suffix == "JPEG" else mode
+    assert picture_size(encoded(Image.new(mode, (32, 24), "red"), suffix)) == (32, 24)
 
 
 def test_what_is_no_picture_is_named(tmp_path):

@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, SupportsBytes
 
 LONGEST_HEAD = 2**16  # bytes of a header about its file
 LONGEST_TAIL = 2**17  # bytes that hold the last page of an Ogg file, which has 65,307 at the most
@@ -35,6 +35,7 @@ TS_SYNC = 0x47
 NUT_INDEX = b"NX\xddg/#\xe6N"
 # Formats whose pictures reach to the end of the file, and the bytes before each that FFmpeg counts to its place.
 PICTURES_TO_THE_END = {"dv": 0, "ivf": 12, "yuv4mpegpipe": 0}
+JPEG_END = b"\xff\xd9"
 # The header of a GIF file, with flags three bytes before its end, and how blocks begin: others, and those of pixels,
 # whose description ends with flags.
 GIF_HEADS = (b"GIF87a", b"GIF89a")
@@ -124,7 +125,17 @@ def torn_picture(format_name: str, rest: bytes) -> str | None:
     return "it ends within a picture" if is_torn else None
 
 
-def is_whole_gif(picture: bytes) -> bool:
+def is_whole_picture(codec: str, picture: SupportsBytes) -> bool | None:
+    """Return whether a picture ends as whole ones do; `None` where nothing is known of its codec.
+
+    Decoders of these codecs fill the rest of half a picture with old memory.
+    """
+    if codec == "mjpeg":
+        return bytes(picture).endswith(JPEG_END)
+    return _is_whole_gif(bytes(picture)) if codec == "gif" else None
+
+
+def _is_whole_gif(picture: bytes) -> bool:
     """Return whether the blocks of a picture of a GIF file, behind the header of the file or not, come to their ends.
 
     Half a picture may end as a whole one does, by zeros of a palette.

@@ -18,7 +18,7 @@ from .decoding_endings import (
     LONGEST_HEAD,
     asf_properties,
     ends_parts,
-    is_whole_gif,
+    is_whole_picture,
     torn_bytes,
     torn_picture,
     torn_ts_packet,
@@ -39,6 +39,8 @@ DECODING_TIMES_ALONE = {"avi", "asf", "asf_o", "mxf"}
 DECLARED_DURATION = {"matroska,webm", "flv", "ivf", "mxf"}
 # FFmpeg makes up these from the last packets or the size of the file, and the header of the last one is longer.
 ESTIMATED_DURATION = {"mpeg", "mpegts", "asf", "nut"}
+# Seconds. A header that promises more states nothing, as one of 2**32 - 1 pictures does.
+LONGEST_PROMISE = 10**6
 # The index of these is in the file. FFmpeg builds that of others while it reads.
 INDEXED = {"avi", "flv", "matroska,webm", MP4}
 # Steps by which a header may promise more than came: the last pictures' durations are often unknown.
@@ -50,8 +52,6 @@ UNSETTLED = 4
 ROUNDING = 2
 # The bytes between the start of a chunk, which the index of an AVI file names, and its data.
 AVI_CHUNK_HEADER = 8
-# How whole pictures of codecs end whose decoders fill the rest of half a picture with old memory.
-LAST_BYTES = {"mjpeg": b"\xff\xd9", "gif": b""}
 # Formats without an index, whose packets have the time wherever reading begins; the number of places to look at.
 UNINDEXED = {"mpeg", "mpegts"}
 PLACES = 16
@@ -287,10 +287,9 @@ class VideoPackets:
         is_beyond = self.container.format.name == "dv" and 0 < length < (packet.pos or 0) + packet.size
         if is_beyond or (packet.is_corrupt and codec.intra_only):
             return True
-        ends = LAST_BYTES.get(codec.name)
-        if ends is None:
+        has_mark = is_whole_picture(codec.name, packet)
+        if has_mark is None:
             return False
-        has_mark = is_whole_gif(bytes(packet)) if codec.name == "gif" else bytes(packet).endswith(ends)
         if self._is_ended_by_mark is None:
             self._is_ended_by_mark = has_mark or codec.name == "gif"  # some cameras leave out the mark of JPEG
         is_last = packet.pos is not None and 0 < length <= packet.pos + packet.size
@@ -434,7 +433,7 @@ class VideoPackets:
             return Shortfall(max(self.header_duration(origin) or 0.0, float(indexed)), came, is_indexed=True)
         promised = self.promised_duration(origin) if self._is_bound_by_header else None
         step = 1 / Fraction(self.stream.average_rate or self.stream.guessed_rate or 25)
-        if promised is None or promised <= came + float(LAST_STEPS * step):
+        if promised is None or not came + float(LAST_STEPS * step) < promised <= LONGEST_PROMISE:
             return None
         return Shortfall(promised, came, is_indexed=False)
 
