@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from hmba_hf import VideoDecodeError, decode_frames, iter_frames
+from hmba_hf.models.decoding_stills import read_picture
 from hmba_hf.models.decoding_video import video_duration
 from numbered_videos import numbered_frame, numbered_video, read_numbers
 
@@ -113,6 +114,20 @@ def test_a_gif_file_cut_at_any_byte_shows_whole_pictures_alone():
             continue
         shown = [picture for picture in found if not isinstance(picture, VideoDecodeError)]
         assert read_numbers(np.stack(shown)) == [*range(len(shown))], length
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "progressive JPEG", "QOI", "PNG", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("share", [0.6, 0.9])
+def test_half_of_a_picture_that_is_alone_is_none(kind, share):
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    file = BytesIO()
+    Image.fromarray(noise).save(file, kind.split()[-1], **({"progressive": True} if "prog" in kind else {}))
+    whole = file.getvalue()
+
+    assert decode_frames(whole, num_frames=1, only_whole=True)[0].shape == (1, 48, 64, 3)
+    for door in (decode_frames, lambda source: [*iter_frames(source)], read_picture):
+        with pytest.raises(VideoDecodeError):
+            door(whole[: int(share * len(whole))])
 
 
 def test_delays_of_animated_pictures_are_believed(caplog):

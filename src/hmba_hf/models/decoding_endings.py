@@ -36,6 +36,7 @@ NUT_INDEX = b"NX\xddg/#\xe6N"
 # Formats whose pictures reach to the end of the file, and the bytes before each that FFmpeg counts to its place.
 PICTURES_TO_THE_END = {"dv": 0, "ivf": 12, "yuv4mpegpipe": 0}
 JPEG_END = b"\xff\xd9"
+QOI_END = bytes(7) + b"\1"
 # The header of a GIF file, with flags three bytes before its end, and how blocks begin: others, and those of pixels,
 # whose description ends with flags.
 GIF_HEADS = (b"GIF87a", b"GIF89a")
@@ -128,10 +129,12 @@ def torn_picture(format_name: str, rest: bytes) -> str | None:
 def is_whole_picture(codec: str, picture: SupportsBytes) -> bool | None:
     """Return whether a picture ends as whole ones do; `None` where nothing is known of its codec.
 
-    Decoders of these codecs fill the rest of half a picture with old memory.
+    Decoders of these codecs fill the rest of half a picture with what is in memory.
     """
     if codec == "mjpeg":
         return bytes(picture).endswith(JPEG_END)
+    if codec == "qoi":
+        return bytes(picture).endswith(QOI_END)
     return _is_whole_gif(bytes(picture)) if codec == "gif" else None
 
 

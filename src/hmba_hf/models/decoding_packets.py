@@ -291,7 +291,7 @@ class VideoPackets:
         if has_mark is None:
             return False
         if self._is_ended_by_mark is None:
-            self._is_ended_by_mark = has_mark or codec.name == "gif"  # some cameras leave out the mark of JPEG
+            self._is_ended_by_mark = has_mark or codec.name != "mjpeg"  # some cameras leave out its mark
         is_last = packet.pos is not None and 0 < length <= packet.pos + packet.size
         return self._is_ended_by_mark and not has_mark and (is_last or codec.intra_only)
 

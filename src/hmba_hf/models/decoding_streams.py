@@ -19,6 +19,7 @@ from .decoding_containers import (
     open_container,
     opened,
 )
+from .decoding_endings import is_whole_picture
 from .decoding_packets import VideoPackets, counts_pictures, guesses_times, holds_decoding_times_alone
 from .decoding_pictures import picture_or_error, weight_of
 from .decoding_timeline import Moment, Timeline, come_in_order, in_order
@@ -187,7 +188,8 @@ class OpenVideo:
         try:
             return list(packet.decode())
         except av.InvalidDataError:
-            if not mends_in_silence(self.stream):
+            is_whole = is_whole_picture(self.stream.codec_context.name, packet)
+            if not mends_in_silence(self.stream) or not is_whole:  # half a picture is none
                 raise
         frames = list(mending_decoder(self.stream).decode(packet))
         for frame in frames:
