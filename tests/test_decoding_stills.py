@@ -132,6 +132,8 @@ def test_pictures_of_a_folder_come_in_natural_order_without_hidden_files(tmp_pat
         "frame1.png",
         "Frame2.PNG",
         "frame10.png",
+        "frame10 (2).png",
+        "frame10.5.png",
         "frame10a.jpg",
         "frame100.png",
         "x 3-2.bmp",
@@ -139,6 +141,7 @@ def test_pictures_of_a_folder_come_in_natural_order_without_hidden_files(tmp_pat
     ]
     for name in [*names, "._frame1.png", ".DS_Store", ".hidden.png", "notes.txt"]:
         (tmp_path / name).write_bytes(b"")
+    (tmp_path / "frame3.png").mkdir()
     assert [path.name for path in list_pictures(tmp_path)] == names
 
 

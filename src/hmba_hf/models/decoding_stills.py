@@ -64,12 +64,12 @@ class PictureHeader(NamedTuple):
 
 def list_pictures(folder: str | os.PathLike) -> list[Path]:
     """List the pictures in a folder in the natural order of their names, 2 before 10, without hidden files."""
-    paths = [path for path in Path(folder).iterdir() if not path.name.startswith(".")]
+    paths = [path for path in Path(folder).iterdir() if not path.name.startswith(".") and not path.is_dir()]
     return sorted((path for path in paths if path.suffix.lower() in PICTURE_SUFFIXES), key=_natural_order)
 
 
 def _natural_order(path: Path) -> tuple[list[Any], str]:
-    pieces = re.split(r"(\d+)", path.name)  # text and numbers by turns
+    pieces = re.split(r"(\d+)", path.stem)  # text and numbers by turns; the suffix would part 1.png from 1 (2).png
     return [int(piece) if place % 2 else piece.casefold() for place, piece in enumerate(pieces)], path.name
 
 
