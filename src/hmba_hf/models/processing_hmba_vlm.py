@@ -125,6 +125,8 @@ class HMBAVLMProcessor(VideoChatProcessor):
     def from_base_pretrained(cls, base: Any, **options: Any) -> "HMBAVLMProcessor":
         """Build the processor of a model that `HMBAVLMForConditionalGeneration.from_base_pretrained` makes.
 
+        It pads on the left, for generation.
+
         Args:
             base: folder or Hub id of the base, as given to the model.
             options: `boxes_dialect` in place of that of the base's model type and `time_format`; `num_frames`, which
@@ -143,6 +145,8 @@ class HMBAVLMProcessor(VideoChatProcessor):
             raise ValueError(
                 f"the base {base} must have a processor of pictures and texts, got none: {error}"
             ) from error
+        if "padding_side" not in options:
+            base_processor.tokenizer.padding_side = "left"  # else answers of a batch follow the padding
         if own.get("boxes_dialect") is None:
             settings = read_settings(base, "config.json", **file_options(options))
             if settings.get("model_type") in BASES:
