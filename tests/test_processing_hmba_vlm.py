@@ -294,6 +294,29 @@ def test_a_chat_without_a_message_is_refused(processor):
         processor.apply_chat_template([], **OPTIONS)
 
 
+def test_a_name_of_no_template_is_no_prompt(processor):
+    with pytest.raises(ValueError, match=r"one of the names \[\], got 'nope'"):
+        processor.apply_chat_template([user("a")], chat_template="nope")
+    several = vlm_processor()
+    several.chat_template = {"default": "{{ messages[0].role }}", "short": "{% if true %}s{% endif %}"}
+    assert several.apply_chat_template([user("a")], chat_template="short") == "s"
+    with pytest.raises(ValueError, match=r"one of the names \['default', 'short'\], got 'shorter'"):
+        several.apply_chat_template([user("a")], chat_template="shorter")
+
+
+def test_several_templates_are_saved_and_loaded(tmp_path):
+    several = vlm_processor()
+    several.chat_template = {"default": several.chat_template, "tool_use": "{{ tools[0].function.name }}"}
+    several.save_pretrained(tmp_path / "first")
+    HMBAVLMProcessor.from_pretrained(tmp_path / "first").save_pretrained(tmp_path / "second")
+    loaded = AutoProcessor.from_pretrained(tmp_path / "second")
+    assert loaded.chat_template == several.chat_template
+    chat = [user(video(clip()), "What?")]
+    assert loaded.apply_chat_template(chat) == several.apply_chat_template(chat)
+    tools = [{"type": "function", "function": {"name": "brake", "parameters": {}}}]
+    assert loaded.apply_chat_template(chat, tools=tools) == "brake"
+
+
 def test_a_chat_without_a_template_is_refused():
     processor = vlm_processor()
     processor.chat_template = None
@@ -332,7 +355,9 @@ def save_base(name, folder):
 
 def test_a_processor_is_built_from_the_checkpoint_of_a_base(tmp_path):
     folder = save_base("qwen3_vl", tmp_path)
-    processor = HMBAVLMProcessor.from_base_pretrained(folder, num_frames=3, fps=4.0, padding_side="left")
+    right = HMBAVLMProcessor.from_base_pretrained(folder, padding_side="right")
+    assert right.tokenizer.padding_side == "right"
+    processor = HMBAVLMProcessor.from_base_pretrained(folder, num_frames=3, fps=4.0)
     assert (processor.video_processor.num_frames, processor.video_processor.fps) == (3, 4.0)
     assert processor.tokenizer.padding_side == "left" and processor.boxes_dialect == "thousand"
     given = vlm_processor()

@@ -16,6 +16,7 @@ from .decoding_containers import SourceLimits
 from .parsing_answers import answer_spans, mark_tokens, token_spans
 from .parsing_chats import block_video, check_blocks, clips_in, with_one_kind, with_pictures_loaded
 
+_EXPRESSION = re.compile("{[{%]")
 _GENERATION_BLOCK = re.compile(r"{%-?\s*generation\s*-?%}")
 # Arguments of `apply_chat_template` that no template gets, or that differ from text to text.
 _OPTIONS_OF_INPUTS = {
@@ -117,7 +118,8 @@ class VideoChatProcessor(VideoTextProcessor):
                 of answers. Without `{% generation %}` in the template, an answer is the text behind its prompt.
 
         Raises:
-            ValueError: if answers shall be found so, and the template does not write them behind the prompt.
+            ValueError: if answers shall be found so, and the template does not write them behind the prompt, or if
+                there is no template of a name.
         """
         if isinstance(conversation, (list, tuple)) and not conversation:
             raise ValueError("a chat must hold a message, and a list of chats a chat, got an empty list")
@@ -131,6 +133,12 @@ class VideoChatProcessor(VideoTextProcessor):
             if tools is not None and "tool_use" in self.chat_template:
                 own = "tool_use"
             chat_template = self.chat_template.get(chat_template or own, chat_template)
+        if chat_template is not None and not _EXPRESSION.search(chat_template):  # it would be the prompt of every chat
+            names = list(self.chat_template) if isinstance(self.chat_template, dict) else []
+            raise ValueError(
+                f"chat_template must be a template that reads the chat, or one of the names {names}, got "
+                f"{chat_template!r}"
+            )
         kwargs |= {"chat_template": chat_template, "tools": tools, "documents": documents}
         template = chat_template or self.chat_template
         wants_marks = kwargs.get("return_assistant_tokens_mask") and kwargs.get("return_dict")
