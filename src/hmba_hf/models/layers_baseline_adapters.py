@@ -1,18 +1,16 @@
 """Baselines of H-MBA's adapter: the current frame alone, the mean of all frames, attention over time."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import initialization as init
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .layers_adapter_state import AdapterOutput, AdapterState, check_frames, check_padding
 from .layers_state_space import holds_parameters
-from .ops_derivatives import may_want_tangents, wants_plain_torch
+from .ops_derivatives import wants_plain_torch
 
 # Attention for the long sequences of language models, from which a query of one step gains nothing.
 _OF_LONG_SEQUENCES = ("flash_attention", "flex_attention", "paged|")
@@ -102,16 +100,6 @@ def eager_attention_forward(
     dtype = torch.promote_types(scores.dtype, torch.float32)
     weights = scores.softmax(dim=-1, dtype=dtype).to(query.dtype)
     return (weights @ value).transpose(1, 2), weights
-
-
-def differentiable_attention() -> AbstractContextManager:
-    """Return a context in which torch's own attention has tangents, where some may be wanted.
-
-    Its fused forms have no forward mode, so that `jvp` of a tower or a language model would fail in them.
-    """
-    if torch.compiler.is_compiling() or not may_want_tangents():
-        return nullcontext()
-    return sdpa_kernel(SDPBackend.MATH)
 
 
 class SelfAttention(nn.Module):

@@ -20,7 +20,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from .joining_adapter import build_adapter
 from .joining_hmba import build_projector, join_pretrained
 from .layers_adapter_state import AdapterState, check_frame_mask
-from .layers_baseline_adapters import differentiable_attention
+from .layers_attention import differentiable_attention
 from .layers_conditions import require
 from .loading_transformers import (
     CACHE_NAME,

@@ -31,7 +31,7 @@ from .encoding_hmba_vlm import (
 from .joining_adapter import build_adapter
 from .joining_hmba_vlm import adapt_pretrained, check_door, tied_within
 from .layers_adapter_state import AdapterState
-from .layers_baseline_adapters import differentiable_attention
+from .layers_attention import differentiable_attention
 from .layers_conditions import require
 from .loading_transformers import CACHE_NAME, one_cache
 from .outputs_hmba import HMBAVideoFeatures

@@ -22,7 +22,7 @@ from .configuration_mambavl import (
 )
 from .encoding_mambavl import MambaVLMotionformerModel, MambaVLVisionModel
 from .joining_mambavl import drop_unread, join_pretrained
-from .layers_baseline_adapters import differentiable_attention
+from .layers_attention import differentiable_attention
 from .layers_conditions import require, require_text_mask
 from .layers_question_fusion import (
     MambaFusion,

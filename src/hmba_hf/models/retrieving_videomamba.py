@@ -14,7 +14,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_videomamba import VideoMambaConfig, VideoMambaRetrievalConfig
 from .layers_alignment import alignment_distance
-from .layers_baseline_adapters import differentiable_attention
+from .layers_attention import differentiable_attention
 from .layers_conditions import require, require_text_mask
 from .layers_contrast import contrastive_loss, gathered, hard_negatives, similarities
 from .loading_checkpoints import (
