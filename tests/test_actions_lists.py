@@ -157,6 +157,7 @@ def test_names_of_classes_come_from_files_of_many_forms(tmp_path):
         ("a.csv", "id,name\n0,jump\n-1,run\n", "must give each class a number, got '-1' for 'run'"),
         ("a.csv", "0,jump\n1,run\n", "must hold one name a line, or a header .*, got '0,jump'"),
         ("a.txt", "jump high 1\nrun 2\n", "must hold one name a line, or a header .*, got 'jump high 1'"),
+        ("a.txt", "jump,0\nrun,1\n", "must hold one name a line, or a header .*, got 'jump,0'"),
         ("a.json", ["jump", " jump"], "must name each class once, got ' jump'"),
         ("a.json", {"jump": 1.5, "run": 0}, "must give each class a number, got 1.5 for 'jump'"),
         ("a.json", {"jump": True, "run": False}, "must give each class a number, got True for 'jump'"),
@@ -169,6 +170,11 @@ def test_names_of_classes_come_from_files_of_many_forms(tmp_path):
 def test_names_of_classes_that_make_no_sense_are_refused(tmp_path, name, content, message):
     with pytest.raises(ValueError, match=message):
         read_class_names(written(tmp_path, name, content))
+
+
+@pytest.mark.parametrize("names", [["0", "1", "2"], ["level 0", "level 1"], ["1 hand", "2 hand"], ["jump 1"]])
+def test_names_of_classes_may_be_or_hold_numbers(tmp_path, names):
+    assert read_class_names(written(tmp_path, "a.txt", "\n".join(names))) == names
 
 
 def listed(*labels):

@@ -252,13 +252,25 @@ def _read_classes(path: Path) -> Any:
         if {"id", "name"} <= {*header}:
             return _read_numbers(lines[1:], header, separator, path)
     names = [line.strip() for _, line in lines]
-    for ends in ([name.split()[-1] for name in names], [re.split(r"[\s,;]", name)[0] for name in names]):
-        if len(names) > 1 and ends in ([str(number + first) for number in range(len(names))] for first in (0, 1)):
+    _refuse_numbers_beside(names, path)
+    return names
+
+
+def _refuse_numbers_beside(names: Sequence[str], path: Path) -> None:
+    """Raise a `ValueError` if each line holds a name and its number, which would be part of the name.
+
+    Lines that differ by their numbers alone, such as `level 0` and `level 1`, are names.
+    """
+    count = len(names)
+    for layout in (r"(?P<number>[0-9]+)[\s,;]+(?P<name>.+)", r"(?P<name>.+)[\s,;]+(?P<number>[0-9]+)"):
+        matches = [match for name in names if (match := re.fullmatch(layout, name))]
+        numbers = [_whole_number(match["number"]) for match in matches]
+        others = {match["name"] for match in matches}
+        if count > 1 and len(others) == count and numbers in ([*range(count)], [*range(1, count + 1)]):
             raise ValueError(
                 f"{path} must hold one name a line, or a header with id and name before numbers and names, got "
                 f"{names[0][:80]!r}"
             )
-    return names
 
 
 def _read_numbers(
