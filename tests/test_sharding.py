@@ -92,6 +92,7 @@ def test_no_unit_shares_a_parameter_with_another(build):
         outside = {p for module in model.modules() if module not in inside for p in module.parameters(recurse=False)}
         assert outside.isdisjoint(unit.parameters())
     assert (model.get_input_embeddings(), model.get_output_embeddings()) == tables
+    assert plugin.transformer_cls_names_to_wrap is None, "another training begins as this one did"
 
 
 def test_layers_that_the_user_names_stay():
@@ -121,7 +122,7 @@ def test_processes_on_cpus_train_together_and_fsdp_is_not_left_out(monkeypatch, 
     assert ResumableArguments(output_dir=str(tmp_path)).use_cpu
     monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
     assert not ResumableArguments(output_dir=str(tmp_path)).use_cpu, "it has its own way on CPUs"
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "True")  # Accelerate reads either
     arguments = SimpleNamespace(world_size=2, device=torch.device("cpu"))
     check_is_spread(SimpleNamespace(is_fsdp_enabled=True, args=arguments))
     with pytest.raises(ValueError, match="FSDP must have several accelerators, got 2 of cpu"):

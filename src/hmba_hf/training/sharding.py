@@ -11,7 +11,7 @@ from torch import nn
 
 def check_is_spread(trainer: Any) -> None:
     """Raise a `ValueError` if FSDP was asked for, but Accelerate leaves it out, as it does without a word on CPUs."""
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and not trainer.is_fsdp_enabled:
+    if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true" and not trainer.is_fsdp_enabled:
         raise ValueError(
             f"FSDP must have several accelerators, got {trainer.args.world_size} of {trainer.args.device.type}: each "
             "process would hold the whole model, as with --accelerate_config ddp"
@@ -29,7 +29,7 @@ def spread_in_units_of_their_own(plugin: Any, model: Any) -> Iterator[None]:
 
     Args:
         plugin: of Accelerate, for FSDP.
-        model: of transformers; it is spread within this context.
+        model: of transformers; it is spread within this context, after which both are as before.
     """
     layers = getattr(model, "_no_split_modules", None)
     if layers is None or plugin.transformer_cls_names_to_wrap is not None:
@@ -54,8 +54,10 @@ def spread_in_units_of_their_own(plugin: Any, model: Any) -> Iterator[None]:
     try:
         yield
     finally:
+        plugin.transformer_cls_names_to_wrap = None
         if is_shared:
-            del model.get_input_embeddings, model.get_output_embeddings
+            del model.get_input_embeddings
+            del model.get_output_embeddings
 
 
 def _outside(model: nn.Module, parts: list[nn.Module]) -> list[nn.Module]:
