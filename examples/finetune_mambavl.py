@@ -1,6 +1,7 @@
 """`hmba finetune questions` as a script, such as for `accelerate launch`; `--help` shows its options."""
 
 from hmba_hf.commands.finetune_questions import main
+from hmba_hf.messages import run_command
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -191,7 +191,8 @@ def test_training_starts_through_accelerate_with_its_options(launched):
 def test_one_process_does_not_stand_for_several(launched, words):
     done = start("finetune", "--model", "m", "--cpu", *words)
     assert done.exit_code == 2 and not launched
-    assert "--cpu must come without --accelerate_config and --num_processes" in " ".join(done.stderr.split())
+    assert "--cpu starts one process, and must come without" in " ".join(done.stderr.split())
+    assert f"got {' '.join(words)};" in " ".join(done.stderr.split())
 
 
 def test_a_task_that_is_not_there_is_refused(launched):
@@ -307,8 +308,13 @@ def test_a_file_in_the_place_of_a_folder_is_named_in_a_sentence(verb, tmp_path, 
 
 
 def test_a_command_ends_so_however_it_is_started(monkeypatch, capsys):
-    for module in MODULES.values():
-        source = Path(importlib.import_module(module).__file__).read_text()
-        assert source.endswith('if __name__ == "__main__":\n    run_command(main)\n'), module
+    scripts = [Path(importlib.import_module(module).__file__) for module in MODULES.values()]
+    for path in sorted((ROOT / "examples").glob("*.py")):
+        if "import main" in path.read_text():
+            scripts.append(path)
+    assert len(scripts) > len(MODULES)
+    for script in scripts:
+        source = script.read_text()
+        assert source.endswith('if __name__ == "__main__":\n    run_command(main)\n'), script
     done = start("convert", "hmba", *WITHOUT_MODEL["convert hmba"].split())
     assert done.exit_code == 1 and "got nosuch" in done.output

@@ -2,14 +2,18 @@ import argparse
 import importlib
 import io
 import logging
+import os
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from hmba_hf import HMBAForConditionalGeneration, commands
 from hmba_hf.files import check_fields
 from hmba_hf.messages import HelpFormatter, run_command, show_escapes, show_messages, without_load_report
+from hmba_hf.metrics.captioning import ComparedCaptions
 from tiny_bases import save_base, tune
 from tiny_models import tiny_model
 
@@ -106,6 +110,12 @@ def test_ctrl_c_ends_a_command_in_a_word(capsys):
     assert end.value.code == 130 and capsys.readouterr().err == "\nstopped\n"
 
 
+def join_columns_that_differ():
+    one = np.zeros((1, 1))
+    columns = SimpleNamespace(bleu=one, rouge_l=np.zeros(2), cider=np.zeros(1), defined=one, meteor=None, spice=None)
+    ComparedCaptions._statistics(columns)
+
+
 @pytest.mark.parametrize(
     ("mistake", "kind"),
     [
@@ -113,6 +123,9 @@ def test_ctrl_c_ends_a_command_in_a_word(capsys):
         (lambda: importlib.import_module("nosuch"), ImportError),
         (lambda: [][0], IndexError),
         (lambda: torch.zeros(2).view(3), RuntimeError),
+        (lambda: os.read(10**6, 1), OSError),  # a descriptor that is not open
+        (lambda: sys.__stdin__.write("much"), OSError),  # what is open for reading
+        (join_columns_that_differ, ValueError),  # of NumPy, in a line of this package
     ],
 )
 def test_a_mistake_in_the_code_keeps_its_traceback(mistake, kind):

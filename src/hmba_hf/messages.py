@@ -21,11 +21,16 @@ INTERRUPTED = 130  # as shells count what SIGINT has ended
 # What a file or folder must be, by the number of the system's error.
 _WANTED = {
     errno.EACCES: "be open to you",
+    errno.EDQUOT: "have room",
     errno.EEXIST: "be new or a folder",
+    errno.EIO: "be one to read or write",
     errno.EISDIR: "be a file",
+    errno.ENAMETOOLONG: "have a shorter name",
     errno.ENOENT: "be there",
     errno.ENOSPC: "have room",
     errno.ENOTDIR: "lie in a folder",
+    errno.EPERM: "be open to you",
+    errno.EPIPE: "be read to its end",
     errno.EROFS: "be writable",
 }
 
@@ -125,21 +130,32 @@ def run_command(main: Callable[..., Any], *arguments: Any) -> None:
 def _can_be_mended(error: Exception) -> bool:
     """Return whether an error is of files, the Hub or a missing package, or a sentence of this package about a value.
 
-    A `ValueError` that Python or a library raises is a mistake of ours.
+    A `ValueError` that Python or a library raises is a mistake of ours, also in a line of ours. So is an error of the
+    system that is not of a file, such as a closed descriptor.
     """
-    if isinstance(error, OSError) or is_failed_write(error):
-        return True
+    if isinstance(error, io.UnsupportedOperation):
+        return False
+    if isinstance(error, OSError):
+        return error.errno is None or error.errno in _WANTED
     if isinstance(error, ImportError):
         return "pip install" in str(error)
+    if isinstance(error, ValueError):
+        return " must " in str(error) and _is_raised_here(error)
+    return is_failed_write(error)
+
+
+def _is_raised_here(error: Exception) -> bool:
+    """Return whether a `raise` of this package is the origin of an error."""
     *_, innermost = traceback.extract_tb(error.__traceback__)
     is_ours = Path(innermost.filename).is_relative_to(Path(__file__).parent)
-    return isinstance(error, ValueError) and is_ours and " must " in str(error)
+    return is_ours and (innermost.line or "").startswith("raise ")
 
 
 def _sentence(error: Exception) -> str:
     """Return what was wanted and what came, in one line."""
-    if isinstance(error, OSError) and error.strerror is not None:
-        place = "the disk" if error.filename is None else error.filename
-        wanted = _WANTED.get(error.errno or 0, "be one to read or write")
-        return f"{place} must {wanted}, got: {error.strerror}"
+    if isinstance(error, OSError) and error.errno in _WANTED:
+        place = error.filename
+        if place is None:
+            place = "the output" if error.errno == errno.EPIPE else "the disk"
+        return f"{place} must {_WANTED[error.errno]}, got: {error.strerror}"
     return " ".join(str(error).split())

@@ -35,7 +35,8 @@ def split_words(words: list[str]) -> tuple[list[str], list[str]]:
     `--accelerate_config` names a configuration of this package, such as `fsdp`, or a file of `accelerate config`.
 
     Raises:
-        SystemExit: if the configuration is neither, or for several processes with `--cpu`, which starts one.
+        SystemExit: if the configuration is neither, or if `--cpu`, which starts one process, comes with it or with
+            several processes.
     """
     parser = argparse.ArgumentParser(prog="hmba", add_help=False, allow_abbrev=False)
     for name in ("accelerate_config", *OPTIONS):
@@ -43,10 +44,15 @@ def split_words(words: list[str]) -> tuple[list[str], list[str]]:
     for name in SWITCHES:
         parser.add_argument(*_spellings(name), action="store_true")
     known, own = parser.parse_known_args(words)
-    if known.cpu and (known.accelerate_config is not None or known.num_processes not in (None, "1")):
+    others = []
+    if known.accelerate_config is not None:
+        others.append(f"--accelerate_config {known.accelerate_config}")
+    if known.num_processes not in (None, "1"):
+        others.append(f"--num_processes {known.num_processes}")
+    if known.cpu and others:
         parser.error(
-            "--cpu must come without --accelerate_config and --num_processes, for it starts one process, got them; "
-            "--accelerate_config ddp starts several, also on CPUs"
+            "--cpu starts one process, and must come without --accelerate_config and other --num_processes, got "
+            f"{' and '.join(others)}; --accelerate_config ddp starts several, also on CPUs"
         )
     launcher = []
     if known.accelerate_config is not None:

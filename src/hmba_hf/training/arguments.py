@@ -182,7 +182,7 @@ def parse_options(
         formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
-    _describe_defaults_of_ours(parser)
+    _describe_changed_options(parser)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for chosen in (first, parser):
         chosen.add_argument("--preset", choices=sorted(presets), default=None, help="the published hyper-parameters")
@@ -196,8 +196,8 @@ def parse_options(
     return tuple(found[: len(kinds)])
 
 
-def _describe_defaults_of_ours(parser: argparse.ArgumentParser) -> None:
-    """Give options of `TrainingArguments` whose defaults a class of ours replaces the words that they have there."""
+def _describe_changed_options(parser: argparse.ArgumentParser) -> None:
+    """Describe options of `TrainingArguments` that have other defaults here in the words of that class."""
     words = {option.name: option.metadata.get("help") for option in fields(TrainingArguments)}
     for action in parser._actions:
         action.help = action.help or words.get(action.dest)
