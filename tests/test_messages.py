@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hmba_hf import HMBAForConditionalGeneration, commands
+from hmba_hf import HMBAForConditionalGeneration, commands, decode_frames
 from hmba_hf.files import check_fields
 from hmba_hf.messages import HelpFormatter, run_command, show_escapes, show_messages, without_load_report
 from hmba_hf.metrics.captioning import ComparedCaptions
@@ -101,6 +101,14 @@ def test_what_the_user_can_mend_ends_a_command_in_a_sentence(command, sentence):
     assert end.value.code == sentence
 
 
+def test_a_file_that_is_no_video_ends_a_command_in_a_sentence(tmp_path):
+    path = tmp_path / "a.mp4"
+    path.write_text("no video at all")
+    with pytest.raises(SystemExit) as end:
+        run_command(decode_frames, path)
+    assert str(end.value.code).startswith(f"{path} cannot be read as a video")
+
+
 def test_ctrl_c_ends_a_command_in_a_word(capsys):
     def wait():
         raise KeyboardInterrupt
@@ -124,7 +132,7 @@ def join_columns_that_differ():
         (lambda: [][0], IndexError),
         (lambda: torch.zeros(2).view(3), RuntimeError),
         (lambda: os.read(10**6, 1), OSError),  # a descriptor that is not open
-        (lambda: sys.__stdin__.write("much"), OSError),  # what is open for reading
+        (lambda: open(__file__).write("much"), OSError),  # what is open for reading
         (join_columns_that_differ, ValueError),  # of NumPy, in a line of this package
     ],
 )

@@ -140,7 +140,7 @@ def _can_be_mended(error: Exception) -> bool:
     if isinstance(error, ImportError):
         return "pip install" in str(error)
     if isinstance(error, ValueError):
-        return " must " in str(error) and _is_raised_here(error)
+        return _is_raised_here(error)
     return is_failed_write(error)
 
 
