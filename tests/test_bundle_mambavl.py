@@ -13,6 +13,11 @@ from tiny_mambavl import tiny_batch, tiny_model
 from without_package import LOAD, MODELS, WITHOUT_PACKAGE, code, import_closure
 
 
+@pytest.mark.parametrize("entry", ["modeling_mambavl", "modeling_videomamba", "retrieving_videomamba"])
+def test_no_checkpoint_carries_the_adapters_of_another_family(entry):
+    assert not [name for name in import_closure(entry) if "adapter" in name]
+
+
 @pytest.mark.parametrize("auto_class", ["AutoModel", "AutoModelForVideoClassification"])
 def test_a_checkpoint_gives_the_same_numbers_without_the_package(auto_class, tmp_path):
     model = tiny_model()
