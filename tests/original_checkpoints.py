@@ -1,7 +1,6 @@
 """Tiny checkpoints as the original codes write them, and the converters, run by their command lines."""
 
 import json
-import runpy
 import sys
 from pathlib import Path
 from unittest import mock
@@ -20,6 +19,7 @@ from transformers import (
 )
 
 from tiny_models import tiny_tower
+from tiny_runs import run_script
 
 CONVERSION = Path(__file__).parents[1] / "conversion"
 PICTURES = {"image_processor_type": "CLIPImageProcessor", "image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.3, 0.2]}
@@ -33,7 +33,7 @@ LLAVA_TEXT = {**LLAVA_SIZES, "num_key_value_heads": 4, "vocab_size": 64, "bos_to
 def run_conversion(script, *words):
     """Run a converter with words of a command line, inside this process."""
     with mock.patch.object(sys, "argv", [script, *map(str, words)]):
-        runpy.run_path(str(CONVERSION / script), run_name="__main__")
+        run_script(CONVERSION / script)
 
 
 def save_tokenizer(folder, words, added=(), **options):

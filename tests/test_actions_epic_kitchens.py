@@ -1,6 +1,5 @@
 import json
 import math
-import runpy
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -16,7 +15,7 @@ from hmba_hf.data.preparing.converting import RunOptions
 from hmba_hf.models.video_processing_videomamba import VideoMambaVideoProcessor
 from numbered_videos import read_numbers
 from synthetic_downloads import EPIC_RATES, epic_row, write_epic_download, write_epic_list
-from tiny_runs import run_example
+from tiny_runs import run_example, run_script
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "prepare_epic_kitchens.py"
 ROUNDING = Fraction(1, 1000)
@@ -319,7 +318,7 @@ def test_the_example_prepares_a_dataset(kitchens, tmp_path, monkeypatch, capsys)
         words += [f"--{kind}_classes", str(kitchens / f"EPIC_100_{kind}_classes.csv")]
     words += ["--train_files", str(kitchens / "EPIC_100_train.csv"), "--fps", "5", "--label_questions"]
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *words])
-    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    run_script(EXAMPLE)
     printed = capsys.readouterr().out
     assert "rows written" in printed and "observes_less_than_the_window" in printed
     assert len(load_samples(str(tmp_path), "train")) == 4

@@ -1,6 +1,5 @@
 import csv
 import json
-import runpy
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from hmba_hf.data.loading import load_samples
 from hmba_hf.data.preparing.converting import RunOptions
 from hmba_hf.models.video_processing_videomamba import VideoMambaVideoProcessor
 from numbered_videos import numbered_video
+from tiny_runs import run_script
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "prepare_actions.py"
 
@@ -143,10 +143,10 @@ def test_the_example_prepares_folders_of_webm_files(tmp_path, monkeypatch, capsy
         path.write_bytes(numbered_video(6, container="webm", codec="libvpx"))
     words = ["--videos", str(tmp_path / "ssv2"), "--output_dir", str(tmp_path / "out"), "--title", "Up"]
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *words])
-    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    run_script(EXAMPLE)
     assert "rows written" in capsys.readouterr().out
     assert json.loads((tmp_path / "out" / "report.json").read_text())["card"]["title"] == "Up"
     assert load_samples(str(tmp_path / "out"), "validation")[0].label_name == "down"
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *words, "--by_path", "--push_to_hub", "someone/up"])
     with pytest.raises(ValueError, match="by_path must be false to push"):
-        runpy.run_path(str(EXAMPLE), run_name="__main__")
+        run_script(EXAMPLE)

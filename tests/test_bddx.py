@@ -1,6 +1,5 @@
 import csv
 import dataclasses
-import runpy
 import sys
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from synthetic_downloads import (
     write_bddx_annotations,
     write_bddx_download,
 )
+from tiny_runs import run_script
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "prepare_bddx.py"
 
@@ -248,7 +248,7 @@ def test_the_rate_and_the_height_of_clips_can_be_chosen(download, tmp_path):
 def test_the_example_prepares_and_says_what_became_of_all(download, prepared, tmp_path, monkeypatch, capsys):
     words = ["--annotations", download / "BDD-X-Annotations_v1.csv", "--videos", download / "videos"]
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *map(str, words), "--output_dir", str(tmp_path)])
-    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    run_script(EXAMPLE)
     printed = capsys.readouterr().out.splitlines()
     assert any(line.split() == ["media_unreadable", "1"] for line in printed)
     assert any(line.split() == ["rows", "written", "9"] for line in printed)

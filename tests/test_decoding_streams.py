@@ -15,7 +15,7 @@ from hmba_hf.data.clips import cut_clips, video_duration
 from hmba_hf.models import decoding_streams
 from hmba_hf.models.decoding_containers import opened
 from hmba_hf.models.decoding_streams import OpenVideo
-from hmba_hf.models.sampling_video import LONGEST_ROUNDING, causal_timestamps, latest_frames
+from hmba_hf.models.sampling_video import causal_timestamps, latest_frames
 from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor
 from numbered_videos import numbered_video, read_numbers
 from tiny_models import lively_model
@@ -173,7 +173,7 @@ def test_pictures_that_a_decoder_makes_up_after_a_seek_are_never_shown(codec, co
     assert read_numbers(everything) == [*range(100)]
     for timestamp in (0.2, 0.52, 1.0, 2.04, 3.3, 3.96, None):
         end = facts.timestamps[-1] if timestamp is None else timestamp
-        wanted = latest_frames(facts.timestamps, causal_timestamps(end, 3, 12.5), LONGEST_ROUNDING)
+        wanted = latest_frames(facts.timestamps, causal_timestamps(end, 3, 12.5))
         frames, _ = decode_frames(lying, timestamp, 3, 12.5)
         assert np.array_equal(frames, everything[wanted]), timestamp
 

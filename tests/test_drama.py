@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import runpy
 import sys
 from collections import Counter
 from pathlib import Path
@@ -29,6 +28,7 @@ from synthetic_downloads import (
     write_drama_clip,
     write_drama_download,
 )
+from tiny_runs import run_script
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "prepare_drama.py"
 CLIPS = {
@@ -377,7 +377,7 @@ def test_options_that_do_not_go_together_are_refused(download, changes, error, m
 def test_the_example_prepares_and_says_what_became_of_all(download, prepared, tmp_path, monkeypatch, capsys):
     words = ["--annotations", download / "integrated_output_v2.json", "--images", download, "--rows_per_file", 3]
     monkeypatch.setattr(sys, "argv", [str(EXAMPLE), *map(str, words), "--output_dir", str(tmp_path)])
-    runpy.run_path(str(EXAMPLE), run_name="__main__")
+    run_script(EXAMPLE)
     printed = capsys.readouterr().out.splitlines()
     assert any(line.split() == ["media_unreadable", "2"] for line in printed)
     assert folder_bytes(tmp_path) == folder_bytes(prepared[0])

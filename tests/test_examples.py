@@ -32,6 +32,7 @@ from hmba_hf.tasks.answering.collator import SampleCollator
 from hmba_hf.tasks.answering.generation import answer_samples
 from tiny_models import part_of, tiny_model, tiny_tower
 from tiny_processors import tiny_tokenizer
+from tiny_runs import run_script
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -64,7 +65,7 @@ def call(monkeypatch, tmp_path):
         monkeypatch.syspath_prepend(EXAMPLES)
         monkeypatch.syspath_prepend(ROOT / "benchmarks")
         monkeypatch.chdir(tmp_path)
-        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        run_script(EXAMPLES / script)
 
     return run_here
 

@@ -1,7 +1,6 @@
 """Training, predictions, low-rank updates and cached features of H-MBA on vision-language models of transformers."""
 
 import json
-import runpy
 import shutil
 import sys
 from dataclasses import replace
@@ -29,6 +28,7 @@ from hmba_hf.training.arguments import CHECKPOINTING
 from hmba_hf.training.parts import learn
 from tiny_bases import tune
 from tiny_models import tiny_text
+from tiny_runs import run_script
 from tiny_vlm_bases import save_vlm, tiny_vlm
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -57,7 +57,7 @@ def call(monkeypatch, capsys):
 
     def run_here(script, *words):
         monkeypatch.setattr(sys, "argv", [script, *map(str, words)])
-        runpy.run_path(str(EXAMPLES / script), run_name="__main__")
+        run_script(EXAMPLES / script)
         return capsys.readouterr().out
 
     return run_here

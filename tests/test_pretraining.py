@@ -1,7 +1,6 @@
 """Masked pre-training from options to history: exact resume, cached features, cost of what is hidden, refusals."""
 
 import json
-import runpy
 import sys
 from pathlib import Path
 
@@ -30,6 +29,7 @@ from hmba_hf.tasks.pretraining.distances import DistanceArguments
 from hmba_hf.tasks.pretraining.student import load_student
 from hmba_hf.training.clip_teacher import ClipTeacher
 from tiny_pretraining import pretrain_tiny, save_student, save_teacher, tiny_processor
+from tiny_runs import run_script
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "pretrain_videomamba.py"
 EVALUATED = ["--eval_strategy", "epoch", "--max_eval_samples", 4]
@@ -283,5 +283,5 @@ def test_the_example_pretrains_and_resumes(student, teacher, tmp_path, monkeypat
             sys.argv.pop()
         else:
             sys.argv.append("run/checkpoint-1")
-        runpy.run_path(str(EXAMPLE), run_name="__main__")
+        run_script(EXAMPLE)
     assert (tmp_path / "run" / "checkpoint-2").is_dir() and (tmp_path / "run" / "model.safetensors").exists()

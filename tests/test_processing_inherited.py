@@ -102,7 +102,7 @@ def test_audio_in_a_chat_is_refused(processor, tokenize):
     with pytest.raises(Exception, match="of type video, image or text, got .*audio"):
         processor.apply_chat_template([user("Hear", block)], tokenize=tokenize, return_dict=tokenize)
     with pytest.raises(ValueError, match=r"of type video, image or text, got \['audio'\]"):
-        processor.apply_chat_template([user("Hear", block)], "a template that passes it over", tokenize=True)
+        processor.apply_chat_template([user("Hear", block)], "{{ 'it is passed over' }}", tokenize=True)
     with pytest.raises(ValueError, match="load_audio_from_video must be absent, .* got True"):
         processor.apply_chat_template([user("Hear")], tokenize=tokenize, load_audio_from_video=True)
 

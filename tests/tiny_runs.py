@@ -11,13 +11,23 @@ LAUNCH = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "
 
 
 def run_example(name, *words):
-    """Run an example as its command would."""
+    """Run an example as its command would; an error that ends it in a sentence is raised as it was."""
     command = [str(EXAMPLES / name), *map(str, words)]
     held, sys.argv = sys.argv, command
     try:
-        runpy.run_path(command[0], run_name="__main__")
+        run_script(command[0])
     finally:
         sys.argv = held
+
+
+def run_script(path):
+    """Run a file as a program; an error that ends it in a sentence is raised as it was."""
+    try:
+        runpy.run_path(str(path), run_name="__main__")
+    except SystemExit as end:
+        if isinstance(end.__context__, Exception):
+            raise end.__context__ from None
+        raise
 
 
 def run_commands_here(monkeypatch):

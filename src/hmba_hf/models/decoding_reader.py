@@ -109,7 +109,9 @@ class VideoReader:
     def tolerance(self) -> float:
         """Seconds by which a time may miss its frame, whose own time the container may have rounded."""
         tick = float(self.video.stream.time_base)
-        return (min(tick, LONGEST_ROUNDING) if self.has_times else 0.0) + TIME_TOLERANCE
+        if not self.has_times or tick > 2 * LONGEST_ROUNDING:  # ticks of pictures or fields, which are exact
+            return TIME_TOLERANCE
+        return min(tick, LONGEST_ROUNDING) + TIME_TOLERANCE
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
         """Decode from where the container stands; an error ends the frames and is kept as `damage`.
