@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import sys
 from pathlib import Path
 
@@ -11,7 +12,6 @@ from PIL import Image
 from hmba_hf import HMBAForConditionalGeneration, iter_frames
 from hmba_hf.commands.stream import AnnotatedVideo
 from numbered_videos import numbered_video
-from tiny_runs import run_script
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "stream_video.py"
 
@@ -24,7 +24,7 @@ def stream(stored_model, tmp_path, monkeypatch, capsys):
         out = tmp_path / "out"
         options = ["--model", stored_model, "--source", source, "--max_new_tokens", 1, "--output_dir", out, *words]
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, options)])
-        run_script(SCRIPT)
+        runpy.run_path(str(SCRIPT), run_name="__main__")
         printed = capsys.readouterr()
         answers = [json.loads(line)["timestamp"] for line in (out / "answers.jsonl").read_text().splitlines()]
         return printed.out + printed.err, answers, [time for time, _ in iter_frames(out / "annotated.mp4")]
@@ -97,7 +97,7 @@ def test_a_source_that_cannot_be_read_ends_with_one_line(tmp_path, stored_model,
     options = ["--model", stored_model, "--source", source, "--output_dir", tmp_path / "out", *words]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
         patch.setattr(sys, "argv", [str(SCRIPT), *map(str, options)])
-        run_script(SCRIPT)
+        runpy.run_path(str(SCRIPT), run_name="__main__")
     assert isinstance(end.value.code, str) and re.search(sentence, end.value.code) and "\n" not in end.value.code
 
 
@@ -115,5 +115,5 @@ def test_a_mistake_of_the_model_is_no_broken_frame(monkeypatch, stream, tmp_path
 def test_a_wrong_option_ends_with_one_line_before_anything_is_loaded(monkeypatch, capsys, words):
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--model", "none", "--source", "none", *map(str, words)])
     with pytest.raises(SystemExit) as end:
-        run_script(SCRIPT)
+        runpy.run_path(str(SCRIPT), run_name="__main__")
     assert end.value.code == 2 and f"{words[0][2:]} must be a number" in capsys.readouterr().err
