@@ -454,7 +454,7 @@ def test_a_real_video_is_described_at_its_end(finetuned, shared_data, tmp_path, 
 
 
 def test_a_moment_outside_of_the_video_is_an_error(finetuned, clip, call):
-    with pytest.raises(SystemExit, match=r"timestamp 99.000 s lies outside .*clip.mp4, which ends at 2.5"):
+    with pytest.raises(ValueError, match=r"timestamp 99.000 s lies outside .*clip.mp4, which ends at 2.5"):
         call("describe_video.py", "--model", finetuned[0], "--video", clip, "--timestamp", 99)
 
 

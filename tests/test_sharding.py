@@ -34,6 +34,7 @@ pytestmark = pytest.mark.timeout(600)
 def train(config, module, folder, *words):
     """Train on two processes of this machine's CPUs; return the losses."""
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
+    launcher += ["--main_process_port", "0"]  # any free one: other tests launch at the same time
     config = EXAMPLES / "accelerate" / f"{config}.yaml"
     own = ["--use_cpu", "True", "--per_device_train_batch_size", 2, "--logging_steps", 1, "--save_steps", 1]
     own += ["--max_steps", 2, "--save_total_limit", 2, "--max_train_samples", 12, "--output_dir", folder]

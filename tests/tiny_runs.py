@@ -25,7 +25,7 @@ def run_script(path):
     try:
         runpy.run_path(str(path), run_name="__main__")
     except SystemExit as end:
-        if isinstance(end.__context__, Exception):
+        if isinstance(end.code, str) and isinstance(end.__context__, Exception):
             raise end.__context__ from None
         raise
 
