@@ -146,6 +146,24 @@ def test_a_lost_block_of_an_avi_file_does_not_move_later_pictures(codec):
     assert numbers(bytes(data), None, 4) == [61, 74, 86, 99]
 
 
+@pytest.mark.parametrize("codec", ["mjpeg", "mpeg4"])
+@pytest.mark.parametrize("way", ["cut out", "overwritten", "one of each"])
+def test_pictures_between_lost_blocks_of_an_avi_file_keep_their_times(codec, way):
+    if not hasattr(av.stream.Stream, "index_entries") and not hasattr(av.video.stream.VideoStream, "index_entries"):
+        pytest.skip("this PyAV does not show the index of a file")
+    data = bytearray(numbered_video(100, rate=25, gop=10, container="avi", codec=codec))
+    places = packets_of(bytes(data))
+    for first, last, is_cut in ((63, 68, way == "cut out"), (23, 28, way != "overwritten")):
+        start, end = places[first][0] + 5, places[last][0] + 9
+        data[start:end] = b"" if is_cut else bytes(end - start)
+    times, shown, _ = streamed(bytes(data))
+    by_time = {round(25 * time): number for time, number in zip(times, shown, strict=True)}
+    sound = [*range(23), *range(40, 63), *range(80, 100)]
+    assert [by_time[number] for number in sound] == sound
+    if codec == "mpeg4":  # FFmpeg seeks by the old places: a clip of MJPEG begins before the damage, and is refused
+        assert numbers(bytes(data), 50 / 25, 3, 25.0) == [48, 49, 50]
+
+
 def test_a_passing_shortage_is_not_the_end(caplog):
     data = numbered_video(100, rate=25, gop=25, container="mpegts", codec="mpeg2video")
     middle = len(data) // 2 // 188 * 188

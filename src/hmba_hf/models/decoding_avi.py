@@ -1,8 +1,12 @@
 """Where the pictures of an AVI file stand that has lost bytes or gained some, by the index at its end.
 
 The index tells the place of each chunk in the file as it was written. Chunks before the first gap are still there, and
-those behind the last one have moved by as much as the index itself has.
+those behind the last one have moved by as much as the index itself has. Chunks between gaps are known where several in
+a row are as long as no others in the file.
 """
+
+from collections import Counter
+from itertools import takewhile
 
 from .decoding_damage import BytesAt
 
@@ -12,6 +16,8 @@ _INDEX = b"idx1"
 _LIST = b"rec "  # of chunks, which have entries of their own
 _HEADER = 8  # bytes: the name of a chunk, and the length of its content
 _ENTRY = 16  # bytes of the index: name, flags, place, length
+_SURE = 4  # chunks in a row that tell by their names and lengths which ones they are
+_MOST_SEARCHED = 2**26  # bytes between gaps
 
 
 def moved_pictures(bytes_at: BytesAt, size: int, stream: int, reads_all: bool = False) -> dict[int, int]:
@@ -57,25 +63,78 @@ def _known_pictures(bytes_at: BytesAt, entries: list[bytes], movi: int, shift: i
     places = [int.from_bytes(entry[8:12], "little") for entry in entries]
     if places and places[0] < movi:  # they count from the name of the list
         places = [place + movi for place in places]
+    headers = [entry[:4] + entry[12:] for entry in entries]
     numbers = []
     count = 0
     for entry in entries:
         numbers.append(count)
         count += entry.startswith(stream)
 
-    def walk(order: range, by: int) -> dict[int, int]:
-        known = {}
-        for row in order:
-            entry = entries[row]
-            place = places[row] + by
-            if place < 0 or bytes_at(place, _HEADER) != entry[:4] + entry[12:]:
-                break
-            if entry.startswith(stream):
-                known[place + _HEADER] = numbers[row]
-        return known
+    def stands(row: int, by: int) -> bool:
+        place = places[row] + by
+        return place >= 0 and bytes_at(place, _HEADER) == headers[row]
 
-    before = walk(range(len(entries)), 0)
-    if shift == 0 and len(before) == count:
+    everything = range(len(entries))
+    before = [*takewhile(lambda row: stands(row, 0), everything)]
+    if shift == 0 and len(before) == len(entries):
         return {}
-    behind = walk(range(len(entries) - 1, -1, -1), shift)
-    return {**before, **behind} if behind else {}
+    behind = [*takewhile(lambda row: stands(row, shift), reversed(everything))]
+    if not behind:
+        return {}
+    found = dict.fromkeys(before, 0)
+    found |= _between_gaps(bytes_at, headers, places, range(len(before), behind[-1]), shift)
+    found |= dict.fromkeys(behind, shift)
+    known = {}
+    for row, by in found.items():
+        if entries[row].startswith(stream):
+            known[places[row] + by + _HEADER] = numbers[row]
+    return known
+
+
+def _between_gaps(
+    bytes_at: BytesAt, headers: list[bytes], places: list[int], rows: range, shift: int
+) -> dict[int, int]:
+    """By how much chunks have moved that stand between the first gap and the last one.
+
+    Args:
+        headers: name and length of each chunk of the index.
+        places: where each stood.
+        rows: of the index that are looked for.
+        shift: by which the index has moved.
+
+    Returns:
+        The shift of each chunk that is found, by its row.
+    """
+    marks = [b"".join(headers[row : row + _SURE]) for row in range(len(headers))]
+    frequency = Counter(marks)
+    found: dict[int, int] = {}
+    reached = 0  # the shift of the last chunk that was found
+    searched = 0
+    row = rows.start
+    while row < rows.stop and searched < _MOST_SEARCHED:
+        length = 0
+        if frequency[marks[row]] == 1:
+            start = max(places[row] + min(reached, shift), 0)
+            window = bytes_at(start, abs(reached - shift) + _HEADER)
+            searched += len(window)
+            at = window.find(headers[row])
+            while at >= 0 and length < _SURE:
+                by = start + at - places[row]
+                length = _run_length(bytes_at, headers, places, range(row, rows.stop), by)
+                at = window.find(headers[row], at + 1)
+        if length >= _SURE:
+            found |= dict.fromkeys(range(row, row + length), by)
+            reached = by
+            row += length
+        else:
+            row += 1
+    return found
+
+
+def _run_length(bytes_at: BytesAt, headers: list[bytes], places: list[int], rows: range, by: int) -> int:
+    """How many chunks from the first of some rows on stand where the index says, moved by so many bytes."""
+    for length, row in enumerate(rows):
+        place = places[row] + by
+        if place < 0 or bytes_at(place, _HEADER) != headers[row]:
+            return length
+    return len(rows)
