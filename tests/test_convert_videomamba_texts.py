@@ -8,6 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 from transformers import AutoModel, AutoModelForPreTraining, AutoProcessor
 
+from hmba_hf.conversion.verification import recompute_videomamba
 from hmba_hf.models.retrieving_videomamba import VideoMambaForVideoTextRetrieval
 from tiny_pairs import tiny_pair_tokenizer
 from videomamba_files import (
@@ -68,6 +69,14 @@ def test_the_multi_modal_stage_becomes_a_model_of_videos_and_texts(
     pairs = processor(videos=np.zeros((4, 40, 50, 3), dtype=np.uint8), text="the square moves left")
     assert model(**pairs).logits_per_video.shape == (1, 1)
     assert "Made of `original.pth` by" in (ours / "README.md").read_text()
+
+
+def test_recomputing_leaves_the_recorded_numbers_as_they_were(of_both_halves, options, tmp_path):
+    path, _, tensors = of_both_halves
+    numbers = {name: tensor.clone() for name, tensor in tensors.items()}
+    with torch.no_grad():
+        recompute_videomamba(convert(path, tmp_path / "ours", *options), numbers)
+    assert_close(numbers, tensors, atol=0, rtol=0)
 
 
 def text_outputs(model, ids):

@@ -101,6 +101,13 @@ def test_what_the_user_can_mend_ends_a_command_in_a_sentence(command, sentence):
     assert end.value.code == sentence
 
 
+@pytest.mark.parametrize(("value", "shows_traceback"), [("1", True), ("0", False), ("", False)])
+def test_a_variable_of_the_environment_shows_the_traceback_behind_a_sentence(monkeypatch, value, shows_traceback):
+    monkeypatch.setenv("HMBA_TRACEBACK", value)
+    with pytest.raises(ValueError if shows_traceback else SystemExit, match="a.json must be a JSON object"):
+        run_command(check_fields, [], "a.json")
+
+
 def test_a_file_that_is_no_video_ends_a_command_in_a_sentence(tmp_path):
     path = tmp_path / "a.mp4"
     path.write_text("no video at all")

@@ -117,6 +117,19 @@ def test_parameters_without_gradients_have_the_states_of_a_first_step():
     assert optimizer.state[first]["step"] == 1
 
 
+@pytest.mark.parametrize("number", ["", " "])
+def test_an_empty_number_in_the_environment_is_none(monkeypatch, tmp_path, number):
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.setenv(name, number)
+    assert ResumableArguments(output_dir=str(tmp_path), use_cpu=True).world_size == 1
+
+
+def test_a_word_in_the_place_of_a_number_in_the_environment_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("LOCAL_RANK", "first")
+    with pytest.raises(ValueError, match="LOCAL_RANK in the environment must be a whole number or absent, got 'first'"):
+        ResumableArguments(output_dir=str(tmp_path), use_cpu=True)
+
+
 def test_processes_on_cpus_train_together_and_fsdp_is_not_left_out(monkeypatch, tmp_path):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(TrainingArguments, "__post_init__", lambda self: None)

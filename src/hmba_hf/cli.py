@@ -22,7 +22,8 @@ app = typer.Typer(
     name="hmba",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Video models on Mamba: H-MBA, VideoMamba and MambaVL. `hmba VERB --help` shows the options of a verb.",
+    help="Video models on Mamba: H-MBA, VideoMamba and MambaVL. `hmba VERB --help` shows the options of a verb. "
+    "HMBA_TRACEBACK=1 in the environment shows the traceback of an error.",
 )
 prepare = typer.Typer(no_args_is_help=True, help="Make a dataset from raw downloads.")
 convert = typer.Typer(no_args_is_help=True, help="Convert a checkpoint of another code, and back.")

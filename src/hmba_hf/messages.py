@@ -4,6 +4,7 @@ import argparse
 import errno
 import io
 import logging
+import os
 import re
 import sys
 import textwrap
@@ -113,16 +114,19 @@ class HelpFormatter(argparse.HelpFormatter):
 def run_command(main: Callable[..., Any], *arguments: Any) -> None:
     """Run a command; what the user can mend, and Ctrl-C, end it in a sentence.
 
+    Where `HMBA_TRACEBACK` is set in the environment, not to 0, such an error shows its traceback instead.
+
     Raises:
         SystemExit: after such an error, with status 1, and after Ctrl-C.
     """
+    shows_tracebacks = os.environ.get("HMBA_TRACEBACK", "0") not in ("", "0")
     try:
         main(*arguments)
     except KeyboardInterrupt:
         sys.stderr.write("\nstopped\n")
         sys.exit(INTERRUPTED)
     except Exception as error:
-        if not _can_be_mended(error):
+        if shows_tracebacks or not _can_be_mended(error):
             raise
         sys.exit(_sentence(error))
 

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -131,6 +132,10 @@ class StreamableDataArguments(RunDataArguments):
     )
 
 
+# Variables of the environment in which launchers put the number of processes and the place of each among them.
+_NUMBERS_OF_LAUNCHERS = ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK", "OMP_NUM_THREADS")
+
+
 @dataclass
 class ResumableArguments(TrainingArguments):
     """`TrainingArguments` with defaults for runs that are resumed, on samples that are no rows of a table."""
@@ -146,10 +151,23 @@ class ResumableArguments(TrainingArguments):
 
     def __post_init__(self) -> None:
         """Let processes on CPUs train together: without `use_cpu` Accelerate would have each train by itself."""
+        _check_numbers_of_launchers()
         is_alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
         if not (is_alone or torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"):
             self.use_cpu = True
         super().__post_init__()
+
+
+def _check_numbers_of_launchers() -> None:
+    """Unset empty variables of the environment that Accelerate reads as numbers, and refuse what is no number."""
+    for name in _NUMBERS_OF_LAUNCHERS:
+        value = os.environ.get(name)
+        if value is None:
+            continue
+        if not value.strip():
+            del os.environ[name]
+        elif not re.fullmatch(r"\s*-?\d+\s*", value):
+            raise ValueError(f"{name} in the environment must be a whole number or absent, got {value!r}")
 
 
 def parse_options(
