@@ -126,7 +126,9 @@ def test_an_empty_number_in_the_environment_is_none(monkeypatch, tmp_path, numbe
 
 def test_a_word_in_the_place_of_a_number_in_the_environment_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("LOCAL_RANK", "first")
-    with pytest.raises(ValueError, match="LOCAL_RANK in the environment must be a whole number or absent, got 'first'"):
+    with pytest.raises(
+        ValueError, match="LOCAL_RANK in the environment must be a whole number or absent, got 'first'"
+    ):
         ResumableArguments(output_dir=str(tmp_path), use_cpu=True)
 
 

@@ -21,9 +21,9 @@ from .loading_checkpoints import (
     refuse_lacking,
     say_what_is_tied,
 )
-from .loading_options import split_options
+from .loading_options import refuse_options_of_join, split_options
 from .loading_towers import load_vision_tower
-from .loading_weights import build_without_weights
+from .loading_weights import build_without_weights, choose_dtype
 
 try:
     from transformers import GgufConfig
@@ -57,10 +57,11 @@ def join_pretrained(
         values: further values of the configuration.
     """
     vision_options, text_options, values = split_options(values)
+    dtype = choose_dtype(dtype, values)
+    attention = values.pop("attn_implementation", None)
     text_options = _unpack_gguf(text_options)
     known = {*TemporalAdapterConfig.__annotations__, *HMBAConfig.__annotations__} - _OF_PARTS
-    if unknown := values.keys() - known:
-        raise ValueError(f"options must be those of loading or values of HMBAConfig, got {sorted(unknown)}")
+    refuse_options_of_join(values.keys() - known, "those of loading or values of HMBAConfig")
     whole_vision_config, vision_config = load_vision_config(vision, **file_options(vision_options))
     text_config = load_text_config(text, **file_options(text_options))
     # This refuses what cannot be joined before any weight is loaded.
@@ -83,6 +84,8 @@ def join_pretrained(
         **values,
     )
     model = _assemble(model_class, config, vision_tower, causal)
+    if attention is not None:
+        model.set_attn_implementation(attention)
     if model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
     if model.generation_config.pad_token_id is None:

@@ -15,11 +15,8 @@ from .loading_checkpoints import (
     load_with_report,
     refuse_lacking,
 )
-from .loading_options import LOADING_OPTIONS
-from .loading_weights import build_without_weights
-
-# Options of `from_pretrained` beside those that a joined model takes: where weights lie, and which attention runs.
-_PLACES = ("attn_implementation", "max_memory", "offload_folder")
+from .loading_options import LOADING_OPTIONS, refuse_options_of_join
+from .loading_weights import build_without_weights, choose_dtype
 
 
 def check_door(base: Any) -> None:
@@ -63,8 +60,9 @@ def adapt_pretrained(model_class: Any, base: str, dtype: Any, values: dict[str, 
     """
     of_adapter = {name: values[name] for name in values if name in TemporalAdapterConfig.__annotations__}
     options = {name: values[name] for name in values if name not in of_adapter}
-    if unknown := sorted(options.keys() - {*LOADING_OPTIONS, *_PLACES}):
-        raise ValueError(f"options must be those of loading or values of HMBAVLMConfig, got {unknown}")
+    dtype = choose_dtype(dtype, options)
+    unknown = options.keys() - {*LOADING_OPTIONS, "attn_implementation"}
+    refuse_options_of_join(unknown, "those of loading or values of HMBAVLMConfig")
     check_holds_a_model(base, options)
     config = AutoConfig.from_pretrained(base, **file_options(options))
     if config.model_type == HMBAVLMConfig.model_type or type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:

@@ -9,7 +9,7 @@ from .loading_checkpoints import (  # first: it refuses an old transformers
     load_with_report,
     refuse_lacking,
 )
-from .loading_options import split_options
+from .loading_options import refuse_options_of_join, split_options
 
 # isort: split
 import torch
@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModel, CLIPVisionModel, PreTrainedModel
 from .configuration_mambavl import MambaVLConfig
 from .loading_quantised import refuse_quantised
 from .loading_towers import load_vision_tower
+from .loading_weights import choose_dtype
 
 # Parts of video and text models beside the tokens that a fusion reads.
 _UNREAD = ("pooler", "predictor")
@@ -48,9 +49,12 @@ def join_pretrained(model_class: Any, vision: Any, text: Any, options: dict[str,
         vision, text, options: as there.
     """
     vision_options, text_options, values = split_options(options)
-    dtype = values.pop("dtype", torch.float32)
-    if unknown := set(values) - (set(MambaVLConfig.__annotations__) - _OF_PARTS):
-        raise ValueError(f"options must be those of loading or values of MambaVLConfig, got {sorted(unknown)}")
+    dtype = choose_dtype(values.pop("dtype", None), values)
+    if dtype is None:
+        dtype = torch.float32
+    attention = values.pop("attn_implementation", None)
+    known = {*MambaVLConfig.__annotations__} - _OF_PARTS
+    refuse_options_of_join(values.keys() - known, "those of loading or values of MambaVLConfig")
     whole_config, vision_config = load_vision_config(vision, **file_options(vision_options))
     check_holds_a_model(text, file_options(text_options))
     text_config = AutoConfig.from_pretrained(text, **file_options(text_options))
@@ -76,6 +80,8 @@ def join_pretrained(model_class: Any, vision: Any, text: Any, options: dict[str,
             parameter.data = parameter.data.to(dtype)
     model.mambavl.vision_model = drop_unread(tower)
     model.mambavl.text_model = drop_unread(text_model)
+    if attention is not None:
+        model.set_attn_implementation(attention)
     return model.eval()
 
 

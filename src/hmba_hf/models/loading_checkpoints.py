@@ -230,6 +230,12 @@ def check_index(checkpoint: Any, options: Mapping[str, Any]) -> None:
                 )
 
 
+def refuse_pickles(use_safetensors: bool | None) -> None:
+    """Raise a `ValueError` if the caller wants pickles."""
+    if use_safetensors is False:
+        raise ValueError("weights must be in safetensors, got use_safetensors=False: pickles can hold programs")
+
+
 def refuse_lacking(checkpoint: Any, lacking: Iterable[str]) -> None:
     """Raise a `ValueError` that names the weights that a checkpoint lacks, if there are any."""
     if listed := first_names(lacking):

@@ -14,27 +14,43 @@ from transformers.utils.versions import require_version
 
 require_version("transformers>=5.19", "Run `pip install -U 'transformers>=5.19'`")
 
-DOWNLOAD_OPTIONS = ("cache_dir", "local_files_only", "proxies", "revision", "subfolder", "token")
+DOWNLOAD_OPTIONS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+# Options of where the layers of a model lie.
+PLACES = ("device_map", "max_memory", "offload_folder")
 # Options that load either part of a joined model.
-LOADING_OPTIONS = (*DOWNLOAD_OPTIONS, "device_map", "quantization_config")
+LOADING_OPTIONS = (
+    *DOWNLOAD_OPTIONS,
+    *PLACES,
+    "low_cpu_mem_usage",
+    "quantization_config",
+    "use_safetensors",
+    "variant",
+)
+# Options of a joined model as a whole.
+OPTIONS_OF_WHOLE = ("attn_implementation", "dtype", "torch_dtype")
+# Options of `from_pretrained` that no join takes, and why.
+_REFUSED_BY_JOINS = {
+    "code_revision": "no code of a checkpoint is run",
+    "config": "a part has the configuration of its checkpoint",
+    "ignore_mismatched_sizes": "every weight that is read must be there",
+    "key_mapping": "save a part under the names of its own class first",
+    "output_loading_info": "every weight that is read must be there",
+    "state_dict": "save a part with its weights first",
+    "trust_remote_code": "no code of a checkpoint is run",
+}
 # Other options that `from_pretrained` of every class takes, or that scripts give to a model and its processor alike.
 _OF_ANY_CLASS = {
     *LOADING_OPTIONS,
-    "attn_implementation",
+    *OPTIONS_OF_WHOLE,
     "backend",
     "code_revision",
     "config",
-    "dtype",
-    "force_download",
     "gguf_file",
-    "low_cpu_mem_usage",
     "mistral_format",
     "repo_type",
     "tokenizer_type",
-    "torch_dtype",
     "trust_remote_code",
     "use_fast",
-    "use_safetensors",
     "user_agent",
 }
 # Options that some tokenizers take beside the parameters of their `__init__`.
@@ -99,6 +115,24 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
         parts["text"]["gguf_file"] = options["gguf_file"]
     others = {name: value for name, value in options.items() if name not in {*known, "gguf_file"}}
     return parts["vision"], parts["text"], others
+
+
+def refuse_options_of_join(unknown: Iterable[str], wanted: str) -> None:
+    """Raise a `ValueError` for options that a join does not take, if there are any.
+
+    Args:
+        unknown: their names.
+        wanted: which options it takes.
+    """
+    names = sorted(unknown)
+    if not names:
+        return
+    reasons = []
+    for name in names:
+        reason = _REFUSED_BY_JOINS.get(name.removeprefix("vision_").removeprefix("text_"))
+        if reason is not None:
+            reasons.append(f"{name} is none, for {reason}")
+    raise ValueError("; ".join([f"options must be {wanted}, got {names}", *reasons]))
 
 
 def refuse_unknown_options(options: Iterable[str], known: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""Whether the weights of a model are those that loading will look for, told before they are written."""
+"""The dtype of weights that are loaded, and whether those that are saved are those that loading will look for."""
 
 from copy import deepcopy
 from typing import Any
@@ -11,6 +11,26 @@ def build_without_weights(model_class: Any, config: Any) -> Any:
     """Build the model of a configuration with shapes but no weights."""
     with torch.device("meta"):
         return model_class(config)
+
+
+def choose_dtype(dtype: Any, options: dict[str, Any]) -> Any:
+    """Return the dtype of a joined model, also where it has its older name, which is removed from its options.
+
+    Args:
+        dtype: a dtype, its name, `"auto"` or `None`.
+        options: of the join; `torch_dtype` may be among them.
+
+    Raises:
+        ValueError: if it is given under both names, or if there is no such dtype.
+    """
+    older = options.pop("torch_dtype", None)
+    if older is not None and dtype not in (None, "auto"):
+        raise ValueError(f"dtype must be given once, got dtype={dtype} and torch_dtype={older}")
+    chosen = dtype if older is None else older
+    named = getattr(torch, chosen, None) if isinstance(chosen, str) else chosen
+    if chosen not in (None, "auto") and not isinstance(named, torch.dtype):
+        raise ValueError(f"dtype must be a dtype of torch, its name, or 'auto', got {chosen!r}")
+    return chosen
 
 
 def check_loads_back(model: Any, state_dict: dict[str, Tensor] | None = None) -> None:

@@ -339,10 +339,12 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
             text: path or Hub id of a causal language model with its tokenizer.
             video_token: placeholder of one visual patch.
             dtype: of all weights, since a checkpoint has one dtype; `"auto"` is the language model's own.
+                `torch_dtype` is its older name.
             kwargs: further values of `HMBAConfig`, and options of `from_pretrained` for both parts: `revision`,
-                `token`, `device_map`, `quantization_config`, `subfolder`, `cache_dir`, `local_files_only` and
-                `proxies`. With `vision_` or `text_` before its name, an option is for one part. `gguf_file` names a
-                GGUF file of the language model, whose weights are unpacked.
+                `token`, `device_map`, `max_memory`, `offload_folder`, `quantization_config`, `subfolder`, `variant`,
+                `use_safetensors`, `cache_dir`, `force_download`, `local_files_only` and `proxies`. With `vision_` or
+                `text_` before its name, an option is for one part. `attn_implementation` is for the whole model.
+                `gguf_file` names a GGUF file of the language model, whose weights are unpacked.
 
         Raises:
             ValueError: if `HMBAConfig` has no such value, if a checkpoint lacks weights that are read or holds

@@ -278,7 +278,8 @@ class MambaVLForVideoClassification(MambaVLPreTrainedModel):
         Args:
             vision: folder or Hub id of a model of videos or pictures.
             text: folder or Hub id of a text model.
-            options: values of `MambaVLConfig`, and options of both halves' `from_pretrained`, such as `token`.
+            options: values of `MambaVLConfig`, `dtype`, float32 when absent, `attn_implementation`, and options of
+                both halves' `from_pretrained`, such as `token`, or with `vision_` or `text_` before the name for one.
 
         Raises:
             ValueError: if a half lacks weights, or if an option is none.

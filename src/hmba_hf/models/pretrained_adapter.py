@@ -11,6 +11,7 @@ from .loading_checkpoints import (  # first: it refuses an old transformers
     check_quantised,
     file_options,
     refuse_lacking,
+    refuse_pickles,
 )
 from .loading_options import pushing_options
 
@@ -72,7 +73,7 @@ class AdapterPreTrainedModel(PreTrainedModel):
                 layers shall be fused.
             OSError: if weights are missing, damaged, or not in safetensors.
         """
-        _refuse_pickles(kwargs.get("use_safetensors"))
+        refuse_pickles(kwargs.get("use_safetensors"))
         kwargs["use_safetensors"] = True
         if kwargs.get("fusion_config"):
             raise ValueError(f"fusion_config must be absent, for H-MBA fuses no layers, got {kwargs['fusion_config']}")
@@ -140,7 +141,7 @@ class AdapterPreTrainedModel(PreTrainedModel):
                 if a whole model would lie beside low-rank updates, which loading puts into it, or if a push would not
                 be of the whole model.
         """
-        _refuse_pickles(kwargs.pop("safe_serialization", None))  # the option's name before transformers 5
+        refuse_pickles(kwargs.pop("safe_serialization", None))  # the option's name before transformers 5
         others = {name: kwargs.pop(name) for name in [*kwargs] if name not in _SAVE_OPTIONS}
         of_push: dict[str, Any] = {}
         if push_to_hub:
@@ -188,7 +189,7 @@ class AdapterPreTrainedModel(PreTrainedModel):
             ValueError: if pickled weights are wanted, or if the updates lack weights.
             OSError: if there are no weights, or none in safetensors.
         """
-        _refuse_pickles(kwargs.get("use_safetensors"))
+        refuse_pickles(kwargs.get("use_safetensors"))
         if kwargs.pop("local_files_only", False):  # transformers passes it to a function that does not take it
             kwargs["adapter_kwargs"] = {"local_files_only": True, **(kwargs.get("adapter_kwargs") or {})}
         loading = kwargs.get("load_config")  # of `from_pretrained`, which refuses missing weights itself
@@ -302,12 +303,6 @@ class AdapterPreTrainedModel(PreTrainedModel):
             for name in ("temporal_position_embedding", "gate"):
                 if getattr(module, name, None) is not None:
                     init.zeros_(getattr(module, name))
-
-
-def _refuse_pickles(use_safetensors: bool | None) -> None:
-    """Raise a `ValueError` if the caller wants pickles."""
-    if use_safetensors is False:
-        raise ValueError("weights must be in safetensors, got use_safetensors=False: pickles can hold programs")
 
 
 def _tell_places(model: Any) -> None:

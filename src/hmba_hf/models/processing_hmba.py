@@ -8,7 +8,7 @@ from .loading_checkpoints import (  # first: it refuses an old transformers
     load_tokenizer,
     load_vision_config,
 )
-from .loading_options import split_options
+from .loading_options import OPTIONS_OF_WHOLE, split_options
 
 # isort: split
 import numpy as np
@@ -146,6 +146,7 @@ class HMBAProcessor(VideoChatProcessor):
                 `patch_size`, or mean and standard deviation of its pixels.
         """
         vision_options, text_options, kwargs = split_options(kwargs)
+        kwargs = {name: value for name, value in kwargs.items() if name not in OPTIONS_OF_WHOLE}
         own = {name: kwargs.pop(name) for name in _PROMPT_OPTIONS if name in kwargs}
         if unknown := sorted(kwargs.keys() - HMBAVideoProcessor.stored_options()):
             known = [*_PROMPT_OPTIONS, *sorted(HMBAVideoProcessor.stored_options())]

@@ -10,7 +10,7 @@ from .loading_checkpoints import (  # first: it refuses an old transformers
     load_tokenizer,
     load_vision_config,
 )
-from .loading_options import split_options
+from .loading_options import OPTIONS_OF_WHOLE, split_options
 
 # isort: split
 from transformers.feature_extraction_utils import BatchFeature
@@ -120,6 +120,7 @@ class MambaVLProcessor(VideoTextProcessor):
             ValueError: for an unknown option, or if the video model states no size or colours.
         """
         vision_options, text_options, kwargs = split_options(kwargs)
+        kwargs = {name: value for name, value in kwargs.items() if name not in OPTIONS_OF_WHOLE}
         own = {name: kwargs.pop(name) for name in _OWN_OPTIONS if name in kwargs}
         tokenizer = load_tokenizer(text, **file_options(text_options))
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.unk_token or tokenizer.eos_token

@@ -21,10 +21,12 @@ from .loading_checkpoints import (
     check_holds_a_model,
     file_options,
     refuse_lacking,
+    refuse_pickles,
     say_what_is_tied,
 )
-from .loading_options import split_options
+from .loading_options import PLACES, refuse_options_of_join, split_options
 from .loading_quantised import refuse_quantised
+from .loading_weights import choose_dtype
 from .modeling_videomamba import VideoMambaForPreTraining, visible_features, visible_tokens
 from .outputs_videomamba import VideoMambaRetrievalOutput, VideoMambaTextFeatures, VideoMambaVideoFeatures
 
@@ -103,25 +105,30 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
             vision: folder or Hub id of a VideoMamba that masked pre-training made.
             text: folder or Hub id of a BERT with its masked language head.
             num_fusion_layers, projection_size: as in `VideoMambaRetrievalConfig`.
-            options: `dtype`, float32 when absent, and options of both halves' `from_pretrained`, such as `token`, or
-                with `vision_` or `text_` before their name for one of them.
+            options: `dtype`, float32 when absent, `attn_implementation`, and options of both halves'
+                `from_pretrained`, such as `token`, or with `vision_` or `text_` before their name for one of them.
 
         Raises:
             ValueError: if a half lacks weights, is quantised or holds low-rank updates, or if an option is none.
             OSError: if weights are missing, or not in safetensors.
         """
         vision_options, text_options, values = split_options(options)
-        dtype = values.pop("dtype", torch.float32)
-        if unknown := sorted({*values, *({"device_map"} & (vision_options.keys() | text_options.keys()))}):
-            raise ValueError(f"options must be dtype or those of the halves' files, got {unknown}")
+        dtype = choose_dtype(values.pop("dtype", None), values)
+        if dtype is None:
+            dtype = torch.float32
+        attention = values.pop("attn_implementation", None)
+        places = {*PLACES} & (vision_options.keys() | text_options.keys())
+        refuse_options_of_join({*values, *places}, "dtype or those of the halves' files")
+        refuse_pickles(vision_options.get("use_safetensors"))
+        refuse_pickles(text_options.get("use_safetensors"))
         halves = ((vision, VideoMambaConfig, vision_options), (text, BertConfig, text_options))
         for half, config_class, of_half in halves:
             check_holds_a_model(half, file_options(of_half))
             refuse_quantised(half, config_class.from_pretrained(half, **file_options(of_half)), of_half)
-            of_half |= {"dtype": dtype, "output_loading_info": True}
+            of_half |= {"dtype": dtype, "output_loading_info": True, "use_safetensors": True}
         vision_model, seen = VideoMambaForPreTraining.from_pretrained(vision, **vision_options)
         refuse_lacking(vision, seen["missing_keys"])
-        loaded: Any = BertForMaskedLM.from_pretrained(text, use_safetensors=True, **text_options)
+        loaded: Any = BertForMaskedLM.from_pretrained(text, **text_options)
         text_model, read = loaded
         refuse_lacking(text, read["missing_keys"])
         say_what_is_tied(text_model)
@@ -138,6 +145,8 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
                 parameter.data = parameter.data.to(text_model.dtype)
         model.vision_model.load_state_dict(vision_model.state_dict())
         model.text_model.load_state_dict(text_model.state_dict())
+        if attention is not None:
+            model.set_attn_implementation(attention)
         return model
 
     def get_input_embeddings(self) -> nn.Module:
