@@ -1,8 +1,8 @@
-"""Show which implementation of the scan and the convolution runs where, and why not another.
+"""Show which implementation of scan, convolution and linear layers runs where, and why not another.
 
     hmba backends
 
-The variable `HMBA_SCAN_BACKEND` forces one.
+The variables `HMBA_SCAN_BACKEND` and `HMBA_LINEAR_BACKEND` force one.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     hmba env
 
-It holds no variable of the environment but `HMBA_SCAN_BACKEND`, and of a file in a message only the name.
+It holds no variable of the environment but those of `hmba backends`, and of a file in a message only the name.
 """
 
 import argparse

@@ -4,13 +4,13 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.modeling_utils import PreTrainedModel
 
 from .configuration_adapter import TemporalAdapterConfig
 from .configuration_hmba import HMBAConfig
 from .joining_adapter import carry_quantiser, check_type, device_map_of, draw_weights
+from .layers_linear import Linear
 from .layers_projector import TwoLayerProjector
 from .loading_checkpoints import (
     file_options,
@@ -34,7 +34,7 @@ except ImportError:  # an older transformers unpacks the weights of every GGUF f
 _OF_PARTS = {"vision_config", "text_config", "video_token_id", "lm_head_bias"}
 
 
-def build_projector(config: HMBAConfig, width: int) -> nn.Linear | TwoLayerProjector:
+def build_projector(config: HMBAConfig, width: int) -> Linear | TwoLayerProjector:
     """Build the projector of a config.
 
     Args:
@@ -42,7 +42,7 @@ def build_projector(config: HMBAConfig, width: int) -> nn.Linear | TwoLayerProje
     """
     channels = config.vision_config.hidden_size
     if config.projector_hidden_act is None:
-        return nn.Linear(channels, width)
+        return Linear(channels, width)
     return TwoLayerProjector(channels, width, config.projector_hidden_act)
 
 

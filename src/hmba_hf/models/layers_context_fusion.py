@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from .layers_linear import Linear
 from .layers_state_space import holds_parameters
 
 Contexts = dict[tuple[str, int], Tensor]
@@ -41,10 +42,10 @@ class CrossAttentionFusion(nn.Module):
         self.stride_embedding = nn.Parameter(torch.empty(len(self.strides), hidden_size))
         self.own_patch_bias = nn.Parameter(torch.empty(num_heads, len(contexts)))
         self.norm = nn.LayerNorm(hidden_size)
-        self.query_proj = nn.Linear(hidden_size, hidden_size)
-        self.key_proj = nn.Linear(hidden_size, hidden_size)
-        self.value_proj = nn.Linear(hidden_size, hidden_size)
-        self.out_proj = nn.Linear(hidden_size, hidden_size)
+        self.query_proj = Linear(hidden_size, hidden_size)
+        self.key_proj = Linear(hidden_size, hidden_size)
+        self.value_proj = Linear(hidden_size, hidden_size)
+        self.out_proj = Linear(hidden_size, hidden_size)
         if holds_parameters(self):
             self.reset_parameters()
 
@@ -115,7 +116,7 @@ class CosineFusion(nn.Module):
         self.weights = [1.0] * len(contexts)
         if weights is not None:
             self.weights = [weights[branch] for branch, _ in contexts]
-        self.query_proj = nn.Linear(hidden_size, hidden_size)
+        self.query_proj = Linear(hidden_size, hidden_size)
         self.context_scales = nn.Parameter(torch.empty(len(contexts)))
         if holds_parameters(self):
             self.reset_parameters()
@@ -166,7 +167,7 @@ class ConcatFusion(nn.Module):
 
     def __init__(self, hidden_size: int, contexts: list[tuple[str, int]]):
         super().__init__()
-        self.out_proj = nn.Linear(len(contexts) * hidden_size, hidden_size)
+        self.out_proj = Linear(len(contexts) * hidden_size, hidden_size)
 
     def forward(self, current: Tensor, contexts: Contexts) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the projection, `(b, p, d)`, and no attention maps."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .layers_linear import Linear
 from .layers_state_space import MambaState, Projection, StateSpace, holds_parameters, last_steps, project_rows
 
 
@@ -30,7 +31,7 @@ class MambaMixer(GradientCheckpointingLayer, StateSpace):
         # Optimizers of stored runs count parameters in this order.
         self.in_proj = Projection(hidden_size, 2 * d, bias=False)
         self.add_state_space(d, state_size, conv_kernel, math.ceil(hidden_size / 16))
-        self.out_proj = nn.Linear(d, hidden_size, bias=False)
+        self.out_proj = Linear(d, hidden_size, bias=False)
         if holds_parameters(self):
             self.reset_parameters()
 

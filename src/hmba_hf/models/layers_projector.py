@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
+from .layers_linear import Linear
+
 
 class TwoLayerProjector(nn.Module):
     """Project features by two linear layers with an activation between them.
@@ -23,9 +25,9 @@ class TwoLayerProjector(nn.Module):
         super().__init__()
         if hidden_act not in ACT2FN:
             raise ValueError(f"hidden_act must be one of transformers' activations, got {hidden_act!r}")
-        self.linear_1 = nn.Linear(in_features, out_features)
+        self.linear_1 = Linear(in_features, out_features)
         self.act = ACT2FN[hidden_act]
-        self.linear_2 = nn.Linear(out_features, out_features)
+        self.linear_2 = Linear(out_features, out_features)
 
     @property
     def bias(self) -> torch.Tensor:

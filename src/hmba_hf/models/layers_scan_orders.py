@@ -4,9 +4,10 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from .layers_linear import Linear
 from .layers_mamba import project_input
 from .layers_state_space import Projection, StateSpace
 
@@ -89,7 +90,7 @@ def reorder(tokens: Tensor, indices: Tensor) -> Tensor:
     return tokens.take_along_dim(indices[..., None], dim=1)
 
 
-class OutputProjection(nn.Linear):
+class OutputProjection(Linear):
     """The projection onto the residual, whose first values depend on the number of blocks; models find it by type."""
 
 

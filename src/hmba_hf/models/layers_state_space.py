@@ -7,7 +7,9 @@ import torch
 from torch import Tensor, nn
 from transformers import initialization as init
 
+from .layers_linear import Linear
 from .ops_causal_conv1d import causal_conv1d
+from .ops_linear import linear
 from .ops_selective_scan import selective_scan
 
 
@@ -31,7 +33,7 @@ def holds_parameters(module: nn.Module) -> bool:
     return all(parameter.numel() for parameter in module.parameters())
 
 
-class Projection(nn.Linear):
+class Projection(Linear):
     """A linear layer that can compute some of its rows alone."""
 
     def forward(self, x: Tensor, rows: slice | None = None) -> Any:
@@ -39,7 +41,7 @@ class Projection(nn.Linear):
         if rows is None:
             return super().forward(x)
         bias = None if self.bias is None else self.bias[rows]
-        return nn.functional.linear(x, self.weight[rows]), bias
+        return linear(x, self.weight[rows]), bias
 
 
 def project_rows(layer: nn.Module, x: Tensor, rows: slice) -> tuple[Tensor, Tensor | None]:
@@ -94,7 +96,7 @@ class StateSpace(nn.Module):
         self.state_size = state_size
         self.time_step_rank = time_step_rank
         self.conv1d = CausalConv1d(d, d, conv_kernel, groups=d)
-        self.x_proj = nn.Linear(d, time_step_rank + 2 * state_size, bias=False)
+        self.x_proj = Linear(d, time_step_rank + 2 * state_size, bias=False)
         self.dt_proj = Projection(time_step_rank, d)
         precise = torch.promote_types(torch.get_default_dtype(), torch.float32)
         self.A_log = nn.Parameter(torch.empty(d, state_size, dtype=precise))

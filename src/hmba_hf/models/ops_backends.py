@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from .ops_linear import describe_linear_backend
 from .ops_scan_inputs import ScanInputs
 
 logger = logging.getLogger(__name__)
@@ -189,7 +190,7 @@ def scan_function(backend: str) -> Callable:
 
 
 def show_backends() -> None:
-    """Print which implementation of the scan and the convolution runs where, and why not another."""
+    """Print which implementation of scan, convolution and linear layers runs where, and why not another."""
     print(describe_backends())
 
 
@@ -209,4 +210,4 @@ def describe_backends() -> str:
         if needs_loading and isinstance(_load(name), Unavailable):
             line += f" Not usable: {_load(name)}."
         lines.append(line)
-    return "\n".join(lines)
+    return "\n".join([*lines, describe_linear_backend()])

@@ -1,7 +1,8 @@
 """Derivatives that no kernel has: which calls need plain torch, and gradients that can be differentiated again.
 
 Torch has no public way to ask whether a transform of `torch.func`, forward mode or a batch of gradients is at work. So
-this file alone reads private names of torch: `_are_functorch_transforms_active`, `_current_level`, `_dispatch_keys`.
+this file alone reads private names of torch: `_are_functorch_transforms_active`, `_current_level`, `_dispatch_keys`,
+and those for the modes that see every call.
 """
 
 from collections.abc import Callable, Sequence
@@ -35,6 +36,11 @@ def wants_plain_torch(*tensors: Tensor | None) -> bool:
 def may_want_tangents() -> bool:
     """Return whether forward mode or a transform of `torch.func` is at work, whatever the tensors."""
     return is_transformed() or forward_ad._current_level >= 0
+
+
+def is_watched() -> bool:
+    """Return whether a mode sees every call of torch: fake tensors, a count of operations, a default device."""
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._len_torch_function_stack() > 0
 
 
 def wants_plain_gradients(*gradients: Tensor | None) -> bool:
