@@ -144,11 +144,11 @@ def _can_be_mended(error: Exception) -> bool:
     if isinstance(error, ImportError):
         return "pip install" in str(error)
     if isinstance(error, ValueError):
-        return _is_raised_here(error)
+        return is_raised_here(error)
     return is_failed_write(error)
 
 
-def _is_raised_here(error: Exception) -> bool:
+def is_raised_here(error: Exception) -> bool:
     """Return whether a `raise` of this package is the origin of an error."""
     *_, innermost = traceback.extract_tb(error.__traceback__)
     is_ours = Path(innermost.filename).is_relative_to(Path(__file__).parent)

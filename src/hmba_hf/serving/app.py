@@ -1,0 +1,222 @@
+"""The endpoint: routes, and the way of a request from its body to its answer."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
+from typing import Any
+
+from ..installation import install_command
+from ..models.pipeline_hmba import VideoTextToTextPipeline
+from .answering import Answer, Answerer
+from .bodies import ClientGone, read_body, read_upload, unless_gone
+from .completions import Completion, event
+from .errors import RequestError, internal_error
+from .gate import Gate
+from .limits import ServingLimits
+from .metrics import Metrics
+from .reading import Reader
+from .uploads import Uploads
+from .worker import BatchWorker
+
+try:
+    from fastapi import FastAPI
+    from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import JSONResponse, PlainTextResponse, Response
+except ImportError as missing:
+    raise ImportError(f"`hmba serve` needs `{install_command('serve')}`") from missing
+
+_GONE = 499  # as logs of servers count clients that have gone
+
+
+class Service:
+    """A model that answers requests, and all that it needs for that.
+
+    Args:
+        model, processor: as loaded, of H-MBA on a vision tower or on a vision-language model.
+        name: of the model, as clients call it.
+        limits: on what clients may ask.
+    """
+
+    def __init__(self, model: Any, processor: Any, name: str, limits: ServingLimits):
+        device = None if getattr(model, "hf_device_map", None) else model.device
+        pipeline = VideoTextToTextPipeline(model=model, processor=processor, device=device)
+        context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        self.name = name
+        self.limits = limits
+        self.processor = processor
+        self.metrics = Metrics()
+        self.uploads = Uploads(limits)
+        self.worker = BatchWorker(limits.max_batch)
+        self.reader = Reader(pipeline, name, context, self.uploads, limits)
+        self.answerer = Answerer(pipeline, self.worker, self.metrics)
+        self.created = int(time.time())
+        self._open = 0
+        self.metrics.watch("hmba_requests_open", lambda: self._open)
+        self.metrics.watch("hmba_model_queue", lambda: len(self.worker))
+
+    def close(self) -> None:
+        """Finish what runs, and delete the uploads."""
+        self.reader.close()
+        self.worker.close()
+        self.uploads.close()
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """Take one of the places for open requests.
+
+        Raises:
+            RequestError: if none is free.
+        """
+        if self._open >= self.limits.max_requests:
+            limit = f"max_requests={self.limits.max_requests}"
+            raise RequestError(429, "too_many_requests", f"requests must be at most {limit} at once", retry_after=1)
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
+
+    async def complete(self, body: bytes) -> AsyncIterator[Completion | str | Answer]:
+        """Read a request and answer it: yield the form of its response, pieces if it streams, and the answer.
+
+        Raises:
+            RequestError: it cannot be answered.
+        """
+        prompt = await self.reader.read(body)
+        yield Completion(prompt, self.processor)
+        answer = self.answerer.answer(prompt, self.reader.answer_length(prompt.request))
+        async with aclosing(answer):  # type: ignore[type-var]
+            async for part in answer:
+                yield part
+
+
+class EventStream(Response):
+    """Sends the events of an answer as fast as its client reads them, until it has gone or its time is over.
+
+    Args:
+        completion: the form of the response.
+        parts: of the answer.
+        end: time of the event loop after which it waits no longer for a client that does not read.
+        held: what is closed behind it.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, completion: Completion, parts: AsyncIterator[Any], end: float, held: AsyncExitStack):
+        super().__init__(headers={"Cache-Control": "no-store"})
+        del self.headers["content-length"]
+        self._completion = completion
+        self._parts = parts
+        self._end = end
+        self._held = held
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Send it."""
+        async with self._held:
+            with suppress(ClientGone, TimeoutError):  # the server then ends the connection
+                async with asyncio.timeout_at(self._end):
+                    await unless_gone(receive, self._send_all(send))
+
+    async def _send_all(self, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async for data in self._events():
+            await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _events(self) -> AsyncIterator[bytes]:
+        yield self._completion.first()
+        try:
+            async for part in self._parts:
+                yield self._completion.last(part) if isinstance(part, Answer) else self._completion.piece(part)
+        except RequestError as error:  # the status has been sent
+            yield event(error.as_json())
+
+
+def build_app(service: Service, token: str | None = None) -> Gate:
+    """Return the endpoint as an ASGI application.
+
+    Args:
+        service: that answers; it is closed when the application ends.
+        token: that all requests but those for `/health` must bear.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(service.close)
+
+    app = FastAPI(lifespan=lifespan, openapi_url=None)  # its pages would load scripts from elsewhere
+    _add_errors(app)
+    _add_routes(app, service)
+    paths = frozenset(getattr(route, "path", "") for route in app.routes)
+    return Gate(app, token=token, metrics=service.metrics, routes=paths)
+
+
+def _add_errors(app: FastAPI) -> None:
+    """Let every error have the form of OpenAI's."""
+
+    @app.exception_handler(RequestError)
+    async def refuse(request: Request, error: RequestError) -> Response:
+        headers = {**error.headers, "Connection": "close"}  # what is left of the request is not read
+        return JSONResponse(error.as_json(), error.status, headers)
+
+    @app.exception_handler(HTTPException)
+    async def have_no_route(request: Request, error: HTTPException) -> Response:
+        return await refuse(request, RequestError(error.status_code, "no_such_route", str(error.detail)))
+
+    @app.exception_handler(ClientDisconnect)
+    @app.exception_handler(ClientGone)
+    async def leave(request: Request, error: Exception) -> Response:
+        return Response(status_code=_GONE)
+
+    @app.exception_handler(Exception)
+    async def hide(request: Request, error: Exception) -> Response:
+        return await refuse(request, internal_error())
+
+
+def _add_routes(app: FastAPI, service: Service) -> None:
+    limits = service.limits
+
+    @app.post("/v1/chat/completions")
+    async def complete(request: Request) -> Response:
+        end = asyncio.get_running_loop().time() + limits.max_request_seconds
+        try:
+            async with asyncio.timeout_at(end), AsyncExitStack() as held:
+                held.enter_context(service.place())
+                body = await read_body(request, limits)
+                parts: Any = await held.enter_async_context(aclosing(service.complete(body)))
+                completion = await unless_gone(request.receive, anext(parts))
+                if completion.is_stream:
+                    return EventStream(completion, parts, end, held.pop_all())
+                answer = await unless_gone(request.receive, anext(parts))
+        except TimeoutError as error:
+            limit = f"max_request_seconds={limits.max_request_seconds:g}"
+            raise RequestError(504, "timeout", f"an answer must take at most {limit}, got none in time") from error
+        return JSONResponse(completion.whole(answer))
+
+    @app.post("/v1/files")
+    async def upload(request: Request) -> Response:
+        with service.place():
+            file, name, size = await read_upload(request, limits)
+            with file:
+                return JSONResponse(await service.reader.run(service.uploads.add, file, name, size))
+
+    @app.delete("/v1/files/{number}")
+    async def delete(number: str) -> Response:
+        service.uploads.delete(number)
+        return JSONResponse({"id": number, "object": "file", "deleted": True})
+
+    @app.get("/v1/models")
+    async def models() -> Response:
+        model = {"id": service.name, "object": "model", "created": service.created, "owned_by": "hmba-hf"}
+        return JSONResponse({"object": "list", "data": [model]})
+
+    @app.get("/health")
+    async def health() -> Response:
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return PlainTextResponse(service.metrics.text(), media_type="text/plain; version=0.0.4")

@@ -1,0 +1,133 @@
+"""What a client may ask for: a chat in OpenAI's form, with videos, pictures and the moment that it is about."""
+
+from typing import Annotated, Any, Literal
+
+from ..installation import install_command
+from .errors import RequestError
+
+try:
+    from pydantic import BaseModel, ConfigDict, Field, ValidationError
+except ImportError as missing:
+    raise ImportError(f"`hmba serve` needs `{install_command('serve')}`") from missing
+
+_LONGEST_SHOWN = 80  # characters of a value in an error
+_Stop = Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class _Strict(BaseModel):
+    """A field that nothing reads is refused, since it would change nothing."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Address(_Strict):
+    """Where a video or picture lies: a data URL, or an http(s) address of a public host."""
+
+    url: str
+    detail: str | None = None  # of OpenAI's pictures; the processor alone decides on sizes
+
+
+class FileReference(_Strict):
+    """An uploaded file."""
+
+    file_id: str
+
+
+class TextPart(_Strict):
+    """A text."""
+
+    type: Literal["text"]
+    text: str
+
+
+class VideoPart(_Strict):
+    """A video."""
+
+    type: Literal["video_url"]
+    video_url: Address
+
+
+class PicturePart(_Strict):
+    """A picture, which is a clip of one frame."""
+
+    type: Literal["image_url"]
+    image_url: Address
+
+
+class FilePart(_Strict):
+    """An uploaded video."""
+
+    type: Literal["file"]
+    file: FileReference
+
+
+Part = Annotated[TextPart | VideoPart | PicturePart | FilePart, Field(discriminator="type")]
+
+
+class Message(_Strict):
+    """One turn of a chat."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str | list[Part]
+
+
+class StreamOptions(_Strict):
+    """What a stream holds besides the answer."""
+
+    include_usage: bool = False
+
+
+class ChatRequest(_Strict):
+    """A request for a chat completion.
+
+    Beside OpenAI's fields it has `timestamp`, the current moment in seconds of all videos, and `num_frames` in place
+    of the processor's. `user` changes nothing. Without `temperature` and `top_p` the model's own generation config
+    decides, as in the pipeline; a temperature of 0 is greedy.
+    """
+
+    model: str
+    messages: list[Message] = Field(min_length=1)
+    timestamp: float | None = Field(None, ge=0, allow_inf_nan=False)
+    num_frames: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, gt=0, le=1)
+    stop: _Stop | Annotated[list[_Stop], Field(max_length=4)] | None = None
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: Literal[1] = 1
+    user: str | None = None
+
+    @property
+    def stops(self) -> list[str]:
+        """The texts before which an answer ends."""
+        if isinstance(self.stop, str):
+            return [self.stop]
+        return self.stop or []
+
+
+def read_request(body: bytes) -> ChatRequest:
+    """Read the body of a request.
+
+    Raises:
+        RequestError: with the first field that is not as it must be.
+    """
+    try:
+        return ChatRequest.model_validate_json(body)
+    except ValidationError as error:
+        raise RequestError(400, "invalid_request", _sentence(error)) from error
+
+
+def _sentence(error: ValidationError) -> str:
+    """Return what was wanted of the first wrong field, and what came."""
+    first: Any = error.errors(include_url=False)[0]
+    place = ".".join(str(step) for step in first["loc"]) or "the body"
+    got = first["input"]
+    shown = type(got).__name__
+    if not isinstance(got, dict | list):
+        shown = repr(got)[:_LONGEST_SHOWN]
+    wanted = first["msg"].removeprefix("Input should ")
+    if wanted == first["msg"]:
+        wanted = f"be right ({wanted})"
+    return f"{place} must {wanted}, got {shown}"

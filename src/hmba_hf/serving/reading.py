@@ -1,0 +1,235 @@
+"""From the body of a request to inputs of the model, in threads beside the model's own."""
+
+import asyncio
+import base64
+import copy
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from typing import IO, Any, NamedTuple, TypeVar
+
+from jinja2 import TemplateError
+from PIL import Image
+
+from ..messages import is_raised_here
+from ..models.decoding_containers import VideoDecodeError, opened
+from ..models.decoding_reader import VideoReader
+from ..models.decoding_stills import read_picture
+from ..models.pipeline_hmba import VideoTextToTextPipeline
+from .chats import ChatRequest, FilePart, PicturePart, TextPart, read_request
+from .errors import RequestError
+from .fetching import fetch
+from .limits import ServingLimits
+from .uploads import Uploads
+
+THREADS = 2
+USUAL_LENGTH = 256  # tokens of an answer where neither request nor model names a number, as in the pipeline
+_CHARACTERS = 16  # for each token of a context, more than any text of that length has
+
+Result = TypeVar("Result")
+
+
+class Prompt(NamedTuple):
+    """A request that has been read.
+
+    Attributes:
+        request: as it came.
+        inputs: of the model, for this prompt alone, as the pipeline makes them.
+        length: of the prompt in tokens.
+        size: height and width of the last video, whose pixels boxes are in; zeros without a video.
+    """
+
+    request: ChatRequest
+    inputs: dict[str, Any]
+    length: int
+    size: tuple[int, int]
+
+
+class Reader:
+    """Reads requests by the rules of the pipeline.
+
+    Each thread has a processor of its own, since those of transformers are not made for several threads.
+
+    Args:
+        pipeline: a `VideoTextToTextPipeline`, that of the model that will answer.
+        name: of the model, as clients call it.
+        context: longest prompt and answer in tokens, if the model has such a limit.
+        uploads, limits: of the server.
+    """
+
+    def __init__(
+        self,
+        pipeline: Any,
+        name: str,
+        context: int | None,
+        uploads: Uploads,
+        limits: ServingLimits,
+    ):
+        self._pipeline = pipeline
+        self._name = name
+        self._context = context
+        self._uploads = uploads
+        self._limits = limits
+        self._own = threading.local()
+        self._threads = ThreadPoolExecutor(THREADS, "hmba-reader", initializer=self._begin)
+
+    async def read(self, body: bytes) -> Prompt:
+        """Read the body of a request.
+
+        Raises:
+            RequestError: the request is not of the expected form, or a video cannot be had, read or sampled so.
+        """
+        return await self.run(self._read, body)
+
+    async def read_frame(self, data: bytes) -> Image.Image:
+        """Read a picture of a camera.
+
+        Raises:
+            RequestError: it is no picture, or a larger one than allowed.
+        """
+        return await self.run(self._read_picture, BytesIO(data))
+
+    async def run(self, call: Callable[..., Result], *arguments: Any) -> Result:
+        """Call something slow in one of the threads."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(cancel_futures=True)
+
+    def _begin(self) -> None:
+        processor = copy.deepcopy(self._pipeline.processor)
+        device = None if getattr(self._pipeline.model, "hf_device_map", None) else self._pipeline.device
+        self._own.pipeline = VideoTextToTextPipeline(self._pipeline.model, processor=processor, device=device)
+
+    def _read(self, body: bytes) -> Prompt:
+        request = read_request(body)
+        if request.model != self._name:
+            raise RequestError(404, "model_not_found", f"model must be {self._name!r}, got {request.model[:80]!r}")
+        self._check_counts(request)
+        options: dict[str, Any] = {"limits": self._limits.of_sources}
+        if request.timestamp is not None:
+            options["timestamp"] = request.timestamp
+        if request.num_frames is not None:
+            options["num_frames"] = request.num_frames
+        sources: list[IO[bytes]] = []
+        try:
+            chat = [self._message(message, sources) for message in request.messages]
+            inputs = self._preprocess({"text": chat}, options)
+        finally:
+            for source in sources:
+                source.close()
+        length = inputs["input_ids"].shape[1]
+        self._check_length(length + self.answer_length(request), "tokens of prompt and answer")
+        height, width = inputs["frame_size"][0].tolist()
+        return Prompt(request, inputs, length, (height, width))
+
+    def answer_length(self, request: ChatRequest) -> int:
+        """Return the most tokens that the answer of a request may have.
+
+        Raises:
+            RequestError: more are asked for than allowed, or by both names of the field.
+        """
+        asked = [number for number in (request.max_tokens, request.max_completion_tokens) if number is not None]
+        if len(asked) > 1:
+            raise RequestError(400, "invalid_request", "max_tokens must come without max_completion_tokens, got both")
+        limit = self._limits.max_new_tokens
+        if asked and asked[0] > limit:
+            raise RequestError(400, "invalid_request", f"max_tokens must be at most {limit}, got {asked[0]}")
+        own = self._pipeline.model.generation_config.max_new_tokens or USUAL_LENGTH
+        return asked[0] if asked else min(own, limit)
+
+    def _check_counts(self, request: ChatRequest) -> None:
+        clips = 0
+        characters = 0
+        for message in request.messages:
+            if isinstance(message.content, str):
+                characters += len(message.content)
+                continue
+            texts = [part.text for part in message.content if isinstance(part, TextPart)]
+            characters += sum(map(len, texts))
+            clips += len(message.content) - len(texts)
+        for number, wanted, limit in (
+            (clips, "clips", self._limits.max_clips),
+            (request.num_frames or 0, "num_frames", self._limits.max_frames),
+        ):
+            if number > limit:
+                raise RequestError(400, "too_many", f"{wanted} must be at most {limit}, got {number}")
+        self._check_length(characters / _CHARACTERS, f"{_CHARACTERS} characters of text")
+
+    def _check_length(self, length: float, of: str) -> None:
+        if self._context is not None and length > self._context:
+            what = f"a request must have at most {self._context} {of}, got {length:g}"
+            raise RequestError(400, "context_length_exceeded", what)
+
+    def _message(self, message: Any, sources: list[IO[bytes]]) -> dict[str, Any]:
+        """Return a turn in the form of processors; files that are opened for it join the `sources`."""
+        if isinstance(message.content, str):
+            return {"role": message.role, "content": [{"type": "text", "text": message.content}]}
+        blocks: list[dict[str, Any]] = []
+        for part in message.content:
+            if isinstance(part, TextPart):
+                blocks.append({"type": "text", "text": part.text})
+                continue
+            source = self._open(part)
+            sources.append(source)
+            if isinstance(part, PicturePart):
+                blocks.append({"type": "image", "image": self._read_picture(source)})
+            else:
+                self._check_duration(source)
+                blocks.append({"type": "video", "video": source})
+        return {"role": message.role, "content": blocks}
+
+    def _open(self, part: Any) -> IO[bytes]:
+        if isinstance(part, FilePart):
+            return self._uploads.open(part.file.file_id)
+        address = part.image_url.url if isinstance(part, PicturePart) else part.video_url.url
+        scheme = address.partition(":")[0].lower()
+        if scheme == "data":
+            return _read_data(address)
+        if scheme in ("http", "https"):
+            return fetch(address, self._limits)
+        raise RequestError(
+            400, "unsupported_url", f"a url must be a data URL or an http(s) address, got {address[:20]!r}"
+        )
+
+    def _read_picture(self, source: Any) -> Image.Image:
+        try:
+            return read_picture(source, self._limits.of_sources)
+        except VideoDecodeError as error:
+            raise RequestError(422, "undecodable_picture", str(error)) from error
+
+    def _check_duration(self, source: IO[bytes]) -> None:
+        limits = self._limits.of_sources
+        try:
+            with opened(source, limits) as (file, name), VideoReader(file, name, limits, None) as reader:
+                seconds = reader.header_duration() or 0.0
+        except VideoDecodeError as error:
+            raise RequestError(422, "undecodable_video", str(error)) from error
+        limit = self._limits.max_clip_seconds
+        if seconds > limit:
+            raise RequestError(400, "too_long", f"a video must have at most {limit:g} seconds, got {seconds:g}")
+
+    def _preprocess(self, chat: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._own.pipeline.preprocess(chat, **options)["inputs"]
+        except VideoDecodeError as error:
+            raise RequestError(422, "undecodable_video", str(error)) from error
+        except TemplateError as error:  # by which chat templates refuse an order of turns
+            raise RequestError(400, "invalid_chat", f"the chat must fit the model's template, got: {error}") from error
+        except ValueError as error:
+            if not is_raised_here(error):
+                raise
+            raise RequestError(400, "invalid_request", str(error)) from error
+
+
+def _read_data(address: str) -> IO[bytes]:
+    """Return what a data URL holds in base64."""
+    head, comma, text = address.partition(",")
+    if not comma or not head.endswith(";base64"):
+        raise RequestError(400, "unsupported_url", f"a data URL must hold base64 text, got {head[:40]!r}")
+    try:
+        return BytesIO(base64.b64decode(text, validate=True))
+    except ValueError as error:
+        raise RequestError(400, "unsupported_url", f"a data URL must hold base64 text, got {error}") from error

@@ -1,0 +1,70 @@
+"""The server of an endpoint: where it listens, and how it ends."""
+
+import os
+import socket
+from typing import Any
+
+from ..installation import install_command
+from ..messages import logger
+from .app import Service, build_app
+from .gate import is_loopback
+
+try:
+    import uvicorn
+    import websockets  # noqa: F401 - by which uvicorn speaks to cameras
+except ImportError as missing:
+    raise ImportError(f"`hmba serve` needs `{install_command('serve')}`") from missing
+
+TOKEN = "HMBA_SERVE_TOKEN"  # noqa: S105 - the name of a variable
+_BACKLOG = 2048
+
+
+def read_token() -> str | None:
+    """Return the token of the environment, which no option takes, since options are seen by others.
+
+    Raises:
+        ValueError: if it is empty.
+    """
+    token = os.environ.get(TOKEN)
+    if token is not None and not token.strip():
+        raise ValueError(f"{TOKEN} must be a token or be unset, got an empty one")
+    return token
+
+
+def check_host(host: str, token: str | None) -> None:
+    """Raise a `ValueError` for a host that others can reach, unless there is a token."""
+    try:
+        addresses = {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
+    except OSError as error:
+        raise ValueError(f"host must be a name or address of this machine, got {host!r}") from error
+    if token is None and not all(map(is_loopback, addresses)):
+        raise ValueError(f"host must be of this machine alone, such as 127.0.0.1, unless {TOKEN} is set, got {host!r}")
+
+
+def build_server(service: Service, host: str, port: int, token: str | None) -> Any:
+    """Return a uvicorn server of an endpoint, which is not running yet.
+
+    SIGTERM and Ctrl-C let it finish what runs.
+    """
+    limits = service.limits
+    config = uvicorn.Config(
+        build_app(service, token),
+        host=host,
+        port=port,
+        backlog=_BACKLOG,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(limits.max_request_seconds) + 1,
+        ws="websockets-sansio",
+        ws_max_size=limits.max_frame_bytes + 1024,
+        ws_max_queue=4,
+        ws_per_message_deflate=False,
+    )
+    return uvicorn.Server(config)
+
+
+def serve(service: Service, host: str, port: int, token: str | None) -> None:
+    """Answer requests until the process is told to end."""
+    logger.info("%s at http://%s:%s/v1", service.name, host, port)
+    build_server(service, host, port, token).run()

@@ -1,0 +1,106 @@
+"""Files that clients have uploaded, on disk until they are deleted, an hour has passed or the server ends."""
+
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+from .errors import RequestError
+from .limits import ServingLimits
+
+LIFETIME = 3600  # seconds
+
+
+class Upload(NamedTuple):
+    """One uploaded file."""
+
+    path: Path
+    name: str
+    size: int
+    created: float
+
+
+class Uploads:
+    """The uploaded files by their ids, which nobody can guess; a client's name of a file never becomes a path."""
+
+    def __init__(self, limits: ServingLimits):
+        self._limits = limits
+        self._folder = tempfile.TemporaryDirectory(prefix="hmba-uploads-")
+        self._files: dict[str, Upload] = {}
+        self._lock = threading.Lock()
+
+    def add(self, file: IO[bytes], name: str, size: int) -> dict[str, Any]:
+        """Keep a file; return what OpenAI's clients read of it.
+
+        Raises:
+            RequestError: if all files together would be larger than allowed.
+        """
+        number = f"file-{secrets.token_hex(16)}"
+        upload = Upload(Path(self._folder.name) / number, name, size, time.time())
+        with self._lock:
+            self._drop_old()
+            stored = sum(known.size for known in self._files.values())
+            if stored + size > self._limits.max_stored_bytes:
+                raise RequestError(
+                    429,
+                    "uploads_full",
+                    f"uploaded files must have at most max_stored_bytes={self._limits.max_stored_bytes} together, "
+                    f"got {stored + size}: delete some",
+                    retry_after=60,
+                )
+            self._files[number] = upload
+        try:
+            with open(upload.path, "wb") as kept:
+                shutil.copyfileobj(file, kept)
+        except BaseException:
+            self.delete(number)
+            raise
+        return {
+            "id": number,
+            "object": "file",
+            "bytes": size,
+            "created_at": int(upload.created),
+            "expires_at": int(upload.created) + LIFETIME,
+            "filename": name,
+            "purpose": "user_data",
+            "status": "processed",
+        }
+
+    def open(self, number: str) -> IO[bytes]:
+        """Open a file, which stays readable while it is open.
+
+        Raises:
+            RequestError: if there is no such file.
+        """
+        with self._lock:
+            self._drop_old()
+            if number in self._files:
+                return open(self._files[number].path, "rb")
+        raise _unknown()
+
+    def delete(self, number: str) -> None:
+        """Delete a file.
+
+        Raises:
+            RequestError: if there is no such file.
+        """
+        with self._lock:
+            if number not in self._files:
+                raise _unknown()
+            self._files.pop(number).path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Delete all files."""
+        self._folder.cleanup()
+
+    def _drop_old(self) -> None:
+        for number, upload in list(self._files.items()):
+            if time.time() - upload.created > LIFETIME:
+                self._files.pop(number).path.unlink(missing_ok=True)
+
+
+def _unknown() -> RequestError:
+    return RequestError(404, "file_not_found", "file_id must be one of an uploaded file, got another one")
