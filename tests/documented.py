@@ -53,6 +53,8 @@ QUICK = {
     "stream": QUICK_ANSWERS,
     "finetune retrieval": [*ONE_STEP, *CLIPS],
 }
+# Commands that end only when they are told to; tests/test_serving_command.py runs them.
+ENDLESS = {"serve"}
 # Likewise of programs that read a classifier, by the program that has made it.
 CLASSIFIERS = {"finetune questions"}
 QUICK_CLASSES = {"evaluate": ["--draws", "5"], "predict": ["--max_samples", "2", "--device_map", "cpu"]}

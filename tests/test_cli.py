@@ -40,6 +40,7 @@ WITHOUT_MODEL = {
     "predict": "--model nosuch",
     "pretrain": "--model nosuch --output_dir o",
     "push": "--model nosuch --repo_id org/model",
+    "serve": "--model nosuch",
     "stream": "--model nosuch --source a.mp4",
 }
 # Words with which a verb writes where a file takes the place of a folder.

@@ -15,11 +15,13 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from transformers import BertConfig, BertForMaskedLM, RobertaModel
+from huggingface_hub.utils import httpx
+from transformers import AutoModelForImageTextToText, AutoProcessor, BertConfig, BertForMaskedLM, RobertaModel
 
 from asked_clips import save_mambavl
 from documented import (
     COMMANDS,
+    ENDLESS,
     PAGES,
     PROGRAMS,
     PUSHES,
@@ -57,6 +59,7 @@ from synthetic_downloads import (
 from tiny_mambavl import tiny_text_config
 from tiny_pairs import TEXT, tiny_pair_tokenizer
 from tiny_pretraining import save_student, save_teacher
+from tiny_server import running
 from tiny_vlm_bases import save_vlm
 from videomamba_files import write_videomambas
 
@@ -81,7 +84,8 @@ MAKERS = {
     "finetune retrieval",
 }
 # Commands of other projects, and of the shell's.
-FOREIGN = {"hf", "lmms-eval", "python3"}
+FOREIGN = {"curl", "hf", "lmms-eval", "python3"}
+SERVED = "http://127.0.0.1:8000"
 MODULES = {"pycocoevalcap.spice.get_stanford_models"}
 
 
@@ -222,7 +226,10 @@ def make_what_is_read(line, start, sandbox):
             start(program, options + quick_options(maker))
 
 
-@pytest.mark.parametrize("line", [line for line in PROGRAMS if line not in PUSHES and name_of(line) not in SMALL])
+RUN = [line for line in PROGRAMS if line not in PUSHES and name_of(line) not in {*SMALL, *ENDLESS}]
+
+
+@pytest.mark.parametrize("line", RUN)
 def test_a_documented_command_runs(line, start, sandbox, tmp_path, one_variant):
     script, words = split_program(line)
     make_what_is_read(line, start, sandbox)
@@ -249,9 +256,38 @@ def test_a_documented_command_of_another_kind_exists(page, line):
         assert program in FOREIGN
 
 
+@pytest.fixture(scope="module")
+def served(sandbox):
+    """The address at which the model of the pages is served."""
+    folder = sandbox / "runs" / "demo" / "model"
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    with running(model.eval(), AutoProcessor.from_pretrained(folder), name=folder.name) as service:
+        yield service.address
+
+
+@pytest.mark.parametrize("line", [line for _, line in COMMANDS if line.startswith("curl ")])
+def test_a_documented_request_is_answered(line, served, sandbox):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("url")
+    parser.add_argument("-d", dest="data")
+    parser.add_argument("-F", dest="fields", action="append", default=[])
+    words = parser.parse_args(shlex.split(line)[1:])
+    fields = dict(field.split("=") for field in words.fields)
+    files = {name: (sandbox / value[1:]).open("rb") for name, value in fields.items() if value.startswith("@")}
+    texts = {name: value for name, value in fields.items() if name not in files}
+    url = words.url.replace(SERVED, served)
+    if words.data is not None or files:
+        response = httpx.post(url, content=words.data, data=texts or None, files=files or None, timeout=60)
+    else:
+        response = httpx.get(url)
+    assert response.status_code == 200, response.text
+
+
 @pytest.mark.parametrize("page, text", PYTHON)
-def test_documented_python_runs(page, text, sandbox, tmp_path, monkeypatch):
+def test_documented_python_runs(page, text, sandbox, tmp_path, monkeypatch, request):
     script = tmp_path / "block.py"
+    if SERVED in text:
+        text = text.replace(SERVED, request.getfixturevalue("served"))
     script.write_text(text)
     if text.startswith("# needs downloads"):
         compile(text, str(script), "exec")

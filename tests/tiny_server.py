@@ -24,9 +24,9 @@ QUESTION = "Which object is the risk?"
 
 
 @contextmanager
-def running(model=None, processor=None, token=None, **limits):
+def running(model=None, processor=None, token=None, name=NAME, **limits):
     """Start a server and stop it behind the test; yield its service, with the `address` of its root."""
-    service = Service(model or lively_model(), processor or tiny_processor(), NAME, ServingLimits(**limits))
+    service = Service(model or lively_model(), processor or tiny_processor(), name, ServingLimits(**limits))
     server = build_server(service, "127.0.0.1", 0, token)
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
@@ -54,10 +54,10 @@ def pipe_of(service):
     return pipeline("video-text-to-text", model=answerer._pipeline.model, processor=service.processor, device="cpu")
 
 
-def drawn_video(seed=0, length=6):
+def drawn_video(seed=0, length=6, size=(40, 20)):
     """Draw a video of noise, as bytes of MP4 with two frames a second."""
     file = io.BytesIO()
-    write_video(file, [Image.open(io.BytesIO(jpeg(seed + i))) for i in range(length)])
+    write_video(file, [Image.open(io.BytesIO(jpeg(seed + i, size))) for i in range(length)])
     return file.getvalue()
 
 

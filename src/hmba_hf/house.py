@@ -172,6 +172,7 @@ FLOORS = (
         ("conversion", "hub", "models", "data", "families", "files", "digests", "messages", "weight_files"),
         "tasks",
     ),
+    Floor("serving", ("serving", "streaming", "models", "installation", "messages"), "tasks, `data/`, `training/`"),
     Floor(
         "commands",
         (
@@ -179,6 +180,7 @@ FLOORS = (
             "tasks",
             "training",
             "streaming",
+            "serving",
             "evaluation",
             "hub",
             "models",

@@ -38,7 +38,7 @@ def is_public(address: str) -> bool:
                 return False
         if found.ipv4_mapped is not None:
             return True
-    return found.is_global and not (found.is_multicast or found.is_reserved or found.is_unspecified)
+    return found.is_global and not found.is_multicast
 
 
 def fetch(address: str, limits: ServingLimits) -> IO[bytes]:

@@ -1,0 +1,203 @@
+"""An address of a client leads to public hosts alone, is resolved once, and is read within limits."""
+
+import socket
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from hmba_hf.serving import fetching
+from hmba_hf.serving.errors import RequestError
+from hmba_hf.serving.fetching import fetch, is_public
+from hmba_hf.serving.limits import ServingLimits
+
+LIMITS = ServingLimits(max_upload_bytes=1000, max_body_seconds=1.0)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Answers as the path says, and counts requests."""
+
+    def do_GET(self):
+        self.server.paths.append((self.path, self.headers["Host"]))
+        name, _, rest = self.path[1:].partition("?")
+        getattr(self, name)(rest)
+
+    def file(self, size, stated=None):
+        self.send_response(200)
+        self.send_header("Content-Length", stated or size)
+        self.end_headers()
+        self.wfile.write(b"a" * int(size))
+
+    def short(self, size):
+        self.file(size, stated="500")
+
+    def endless(self, _):
+        self.send_response(200)
+        self.end_headers()
+        while not self.server.is_ended.wait(0.05):
+            self.wfile.write(b"a")
+
+    def silent(self, _):
+        while not self.server.is_ended.wait(0.05):
+            self.wfile.write(b"H")
+
+    def large(self, _):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"a" * 5000)
+
+    def missing(self, _):
+        self.send_error(404)
+
+    def redirect(self, target):
+        self.send_response(302)
+        self.send_header("Location", target)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server():
+    """A server on this machine's own address."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.paths = []
+        server.is_ended = threading.Event()
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.is_ended.set()
+        server.shutdown()
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """Names of the test's own, with the addresses that they have one after the other."""
+    known = {}
+    resolve = socket.getaddrinfo
+
+    def answer(host, port, *arguments, **options):
+        if host in known:
+            host = known[host].pop(0)
+        return resolve(host, port, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    return known
+
+
+@pytest.fixture
+def only_this_is_public(monkeypatch):
+    """127.0.0.1 counts as a public address, 127.0.0.2 does not."""
+    monkeypatch.setattr(fetching, "is_public", lambda address: address == "127.0.0.1")
+
+
+def address_of(server, path, host="127.0.0.1"):
+    return f"http://{host}:{server.server_port}/{path}"
+
+
+def refusal(address, limits=LIMITS):
+    with pytest.raises(RequestError) as refused:
+        fetch(address, limits)
+    return refused.value.status, refused.value.code, str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *(
+            "127.0.0.1",
+            "127.8.8.8",
+            "0.0.0.0",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+        ),
+        *(
+            "100.64.0.1",
+            "224.0.0.1",
+            "239.1.1.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "192.0.2.1",
+            "198.18.0.1",
+            "::",
+            "::1",
+        ),
+        *("fe80::1", "fe80::1%eth0", "fc00::1", "ff02::1", "2001:db8::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1"),
+        *("64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2002:a00:1::"),
+    ],
+)
+def test_an_address_that_is_not_of_the_public_network_is_none(address):
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+def test_a_public_address_is_one(address):
+    assert is_public(address)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "2130706433", "0x7f.1", "camera"])
+def test_no_private_host_gets_a_connection(server, names, host):
+    names["camera"] = ["127.0.0.1"]
+    assert refusal(address_of(server, "file?10", host))[:2] == (400, "private_address")
+    assert server.paths == []
+
+
+def test_a_name_is_resolved_once_so_that_a_second_answer_changes_nothing(server, names, only_this_is_public):
+    names["camera"] = ["127.0.0.1", "127.0.0.2"]
+    assert fetch(address_of(server, "file?10", "camera"), LIMITS).read() == b"a" * 10
+    assert names["camera"] == ["127.0.0.2"]
+    assert server.paths == [("/file?10", f"camera:{server.server_port}")]
+
+
+def test_each_redirection_is_checked(server, only_this_is_public):
+    onward = address_of(server, "file?10")
+    assert fetch(address_of(server, f"redirect?{onward}"), LIMITS).read() == b"a" * 10
+    assert fetch(address_of(server, "redirect?/file?20"), LIMITS).read() == b"a" * 20
+    server.paths.clear()
+    inward = address_of(server, "file?10", "127.0.0.2")
+    assert refusal(address_of(server, f"redirect?{inward}"))[:2] == (400, "private_address")
+    assert len(server.paths) == 1
+    assert refusal(address_of(server, "redirect?file:///etc/hostname"))[1] == "unreachable_url"
+    circle = address_of(server, "redirect?/redirect?/redirect?/redirect?/redirect?/redirect?/redirect?/file?1")
+    assert "at most 5 redirections" in refusal(circle)[2]
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "words"),
+    [
+        ("file?1001", 413, "at most max_upload_bytes=1000"),
+        ("large", 413, "at most max_upload_bytes=1000"),
+        ("short?100", 400, "a file of the 500 bytes that its server states, got 100"),
+        ("missing", 400, "a file, got status 404"),
+        ("endless", 400, "within max_body_seconds=1"),
+        ("silent", 400, "within max_body_seconds=1"),
+    ],
+)
+def test_what_an_address_gives_has_limits(server, only_this_is_public, path, status, words):
+    found, _, sentence = refusal(address_of(server, path))
+    assert found == status and words in sentence
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "ftp://host/a",
+        "http://",
+        "http://a b/",
+        "http://host:port/",
+        "http://name:word@host/",
+        "http://hôst/",
+        "http://h/\n",
+    ],
+)
+def test_what_is_no_plain_address_is_refused(address):
+    assert refusal(address)[:2] == (400, "unreachable_url")
+
+
+def test_an_own_network_is_fetched_from_where_the_server_is_told_to(server):
+    limits = ServingLimits(allow_private_addresses=True)
+    assert fetch(address_of(server, "file?10"), limits).read() == b"a" * 10
