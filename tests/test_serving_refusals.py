@@ -1,14 +1,17 @@
 """What a client may not send ends its own request, with an error of a type, and nothing else."""
 
+import asyncio
 import http.client
 import json
 import socket
 import time
+from contextlib import AsyncExitStack, aclosing
 
 import openai
 import pytest
 from huggingface_hub.utils import httpx
 
+from hmba_hf.serving.app import EventStream
 from hmba_hf.serving.gate import is_loopback
 from hmba_hf.serving.limits import ServingLimits
 from hmba_hf.serving.server import TOKEN, check_host, read_token
@@ -154,7 +157,8 @@ def test_a_body_that_does_not_come_is_refused_and_one_half_sent_is_forgotten(ser
         connection.endheaders(b"--b\r\n")
         wait_until(lambda: service._open == 1)
         connection.close()
-        wait_until(lambda: service._open == 0, seconds=1.5)  # before its time is over
+        noted = f'route="{path}",status="499"'
+        wait_until(lambda noted=noted: noted in service.metrics.text())
 
 
 @pytest.mark.parametrize(
@@ -218,19 +222,44 @@ def test_more_requests_than_places_are_told_to_come_again():
         assert ask(client_of(service)).choices
 
 
-def test_a_client_that_does_not_read_holds_nobody_up_and_is_left():
-    with running(max_request_seconds=4.0, max_new_tokens=1200) as service:
-        host, port = service.address.removeprefix("http://").split(":")
-        slow = socket.socket()
+def test_a_client_that_does_not_read_holds_nobody_up(service, client):
+    host, port = service.address.removeprefix("http://").split(":")
+    with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         slow.connect((host, int(port)))
-        body = body_of(stream=True, max_tokens=1200, messages=asking(text="Hello?")).encode()
-        slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n")
+        body = body_of(stream=True, max_tokens=40, messages=asking(text="Hello?")).encode()
+        slow.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n")
         slow.sendall(f"Content-Length: {len(body)}\r\n\r\n".encode() + body)
         wait_until(lambda: service._open == 1)
-        assert ask(client_of(service)).choices
-        wait_until(lambda: service._open == 0)
-        slow.close()
+        assert ask(client).choices
+        received = b""
+        while piece := slow.recv(65536):
+            received += piece
+        assert b"data: [DONE]" in received
+
+
+def test_a_client_that_does_not_read_is_left_when_its_time_is_over():
+    closed = []
+
+    async def parts():
+        try:
+            yield "a piece"
+        finally:
+            closed.append("parts")
+
+    async def block(*_):
+        await asyncio.Event().wait()
+
+    async def respond():
+        held = AsyncExitStack()
+        held.callback(closed.append, "place")
+        pieces = await held.enter_async_context(aclosing(parts()))
+        await anext(pieces)
+        end = asyncio.get_running_loop().time() + 0.05
+        await EventStream(None, pieces, end, held)({}, block, block)
+
+    asyncio.run(respond())
+    assert closed == ["parts", "place"]
 
 
 def test_an_answer_that_takes_too_long_is_an_error():
