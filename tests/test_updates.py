@@ -5,13 +5,24 @@ import shutil
 
 import pytest
 import torch
-from peft import IA3Config, PeftModel, get_peft_model
+from peft import IA3Config, LoraConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from asked_clips import AskedClips, save_mambavl
+from drawn_clips import Clips
+from drawn_clips import save_base as save_classifier
+from hmba_hf.families import load_model
+from hmba_hf.tasks.classification import run as classification_run
+from hmba_hf.tasks.classification.question_run import finetune as finetune_questions
 from hmba_hf.training.updates import find_updates
+from test_finetuning_mambavl import arguments as of_questions
+from test_finetuning_videomamba import arguments as of_classifier
+from test_retrieval_training import train_tiny
 from tiny_bases import tune
 from tiny_models import assert_equal_weights
+from tiny_pairs import tiny_pair_processor, tiny_retrieval
+from tiny_pretraining import pretrain_tiny, save_student, save_teacher
 
 LEARNS = ["--learns", "adapter", "lora", "--lora_targets", "q_proj", "v_proj", "--lora_rank", 4]
 STILL = ["--max_steps", 1, "--learning_rate", 0]
@@ -107,3 +118,47 @@ def test_updates_that_a_run_cannot_start_from_say_what_to_name_or_to_merge(store
         for words in (LEARNS, ["--learns", "adapter"]):
             with pytest.raises(ValueError, match=message):
                 tune(folder, tmp_path / "second", *STILL, *words)
+
+
+def updates_of(base, folder, targets, modules_to_save=None):
+    """Save random low-rank updates of a base; return their folder and the weights of the two merged."""
+    torch.manual_seed(3)
+    settings = {"target_modules": targets, "modules_to_save": modules_to_save, "init_lora_weights": False}
+    model = get_peft_model(load_model(base), LoraConfig(r=2, **settings))
+    model.save_pretrained(folder)
+    return folder, model.merge_and_unload().state_dict()
+
+
+def holds(model, wanted, spared=()):
+    held = model.state_dict()
+    return all(torch.allclose(held[name], wanted[name]) for name in wanted.keys() - {*spared})
+
+
+@pytest.mark.parametrize("head", [None, ["classifier"]])
+def test_a_classifier_starts_from_updates_also_where_options_change_it(tmp_path, monkeypatch, head):
+    monkeypatch.setattr(classification_run, "load_samples", lambda name, split, size, **options: Clips(size or 8))
+    still = {"learning_rate": 0.0, "max_steps": 1, "save_strategy": "no"}
+    folder, merged = updates_of(save_classifier(tmp_path / "base"), tmp_path / "updates", ["in_proj"], head)
+    trainer = classification_run.finetune(*of_classifier(folder, tmp_path / "run", drop_path_rate=0.3, **still))
+    assert holds(trainer.model, merged) and trainer.model.config.drop_path_rate == 0.3
+    trainer = classification_run.finetune(*of_classifier(folder, tmp_path / "longer", num_frames=8, **still))
+    assert trainer.model.config.num_frames == 8
+    assert holds(trainer.model, merged, spared=["videomamba.embeddings.temporal_embeddings"])
+
+
+def test_a_model_that_is_asked_questions_starts_from_updates(tmp_path, monkeypatch):
+    monkeypatch.setattr(classification_run, "load_samples", lambda name, split, size, **options: AskedClips(size or 8))
+    folder, merged = updates_of(save_mambavl(tmp_path / "base"), tmp_path / "updates", ["in_proj", "x_proj"])
+    options = {"learning_rate": 0.0, "max_steps": 1, "save_strategy": "no"}
+    assert holds(finetune_questions(*of_questions(folder, tmp_path / "run", **options)).model, merged)
+
+
+def test_models_of_videos_and_texts_and_of_videos_alone_start_from_updates(tmp_path):
+    tiny_retrieval().save_pretrained(tmp_path / "pairs")
+    tiny_pair_processor().save_pretrained(tmp_path / "pairs")
+    folder, merged = updates_of(tmp_path / "pairs", tmp_path / "updates", ["in_proj", "query"])
+    still = ["--max_steps", 1, "--learning_rate", 0, "--save_strategy", "no"]
+    assert holds(train_tiny(tmp_path / "run", "--model", folder, "--drop_path_rate", 0.2, *still).model, merged)
+    folder, merged = updates_of(save_student(tmp_path / "student"), tmp_path / "others", ["in_proj"])
+    trainer = pretrain_tiny(folder, save_teacher(tmp_path / "teacher"), tmp_path / "pretrained", *still)
+    assert holds(trainer.model, merged)

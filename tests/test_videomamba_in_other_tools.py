@@ -59,3 +59,13 @@ def test_low_rank_updates_of_a_videomambas_projections_load_and_merge(tmp_path):
         loaded = PeftModel.from_pretrained(base(), tmp_path / "updates").eval()
         assert_close(loaded(pixel_values_videos=clips).logits, wanted)
         assert_close(loaded.merge_and_unload()(clips).logits, wanted)
+
+
+@pytest.mark.parametrize("use_dora", [False, True])
+def test_low_rank_updates_of_the_patches_act_as_if_merged(use_dora):
+    model = tiny_classifier()
+    clips = torch.randn(2, model.config.num_frames, 3, *model.config.frame_size)
+    settings = LoraConfig(r=2, target_modules=["projection"], use_dora=use_dora, init_lora_weights=False)
+    adapted = get_peft_model(model, settings).eval()
+    logits = adapted(clips).logits
+    assert_close(adapted.merge_and_unload()(clips).logits, logits)

@@ -94,6 +94,7 @@ class StateSpace(nn.Module):
         d = intermediate_size
         self.intermediate_size = d
         self.state_size = state_size
+        self.conv_kernel = conv_kernel
         self.time_step_rank = time_step_rank
         self.conv1d = CausalConv1d(d, d, conv_kernel, groups=d)
         self.x_proj = Linear(d, time_step_rank + 2 * state_size, bias=False)
@@ -108,7 +109,7 @@ class StateSpace(nn.Module):
         for name, _ in self.named_children():
             if name != "dt_proj":
                 init.kaiming_uniform_(self.get_parameter(f"{name}.weight"), a=math.sqrt(5))
-        bound = 1 / math.sqrt(self.conv1d.kernel_size[0])
+        bound = 1 / math.sqrt(self.conv_kernel)
         init.uniform_(self.get_parameter("conv1d.bias"), -bound, bound)
         init.uniform_(self.dt_proj.weight, -(self.time_step_rank**-0.5), self.time_step_rank**-0.5)
         uniform = torch.rand(self.intermediate_size, device=self.dt_proj.bias.device)
@@ -173,7 +174,7 @@ class StateSpace(nn.Module):
     def state_shapes(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """The shapes of the two parts of a `MambaState` without their batch."""
         d = self.intermediate_size
-        return (self.conv1d.kernel_size[0] - 1, d), (d, self.state_size)
+        return (self.conv_kernel - 1, d), (d, self.state_size)
 
 
 def last_steps(length: int, count: int, reverse: bool) -> slice:

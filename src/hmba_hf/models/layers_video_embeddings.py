@@ -18,6 +18,7 @@ class PatchEmbeddings(nn.Module):
 
     def __init__(self, hidden_size: int, num_channels: int, patch_size: tuple[int, int], tubelet_size: int):
         super().__init__()
+        self.num_channels = num_channels
         self.kernel_size = (tubelet_size, *patch_size)
         self.projection = nn.Conv3d(num_channels, hidden_size, self.kernel_size, stride=self.kernel_size)
 
@@ -29,7 +30,7 @@ class PatchEmbeddings(nn.Module):
                 not cover them.
         """
         shape = tuple(pixel_values_videos.shape)
-        channels = self.projection.in_channels
+        channels = self.num_channels
         if len(shape) != 5 or 0 in shape or shape[2] != channels:
             raise ValueError(f"pixel_values_videos must be (batch, frames, {channels}, height, width), got {shape}")
         if not pixel_values_videos.is_floating_point():

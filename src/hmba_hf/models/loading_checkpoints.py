@@ -109,7 +109,7 @@ def check_holds_a_model(checkpoint: Any, options: Mapping[str, Any]) -> None:
         )
     raise ValueError(
         f"a part of a joined model must be a whole model, got low-rank updates in {checkpoint}: merge them first, "
-        "`peft.AutoPeftModelForCausalLM.from_pretrained(...).merge_and_unload()`, and save the result"
+        f"`peft.PeftModel.from_pretrained(base, {str(checkpoint)!r}).merge_and_unload()`, and save the result"
     )
 
 

@@ -12,7 +12,7 @@ from transformers import AutoProcessor, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils.hub import cached_file, resolve_revision
 
-from ..families import Family, auto_class, config_of, family_of, has_family
+from ..families import Family, auto_class, config_of, family_of, has_family, load_model
 from ..messages import logger, without_load_report
 from ..models.loading_checkpoints import refuse_lacking
 from ..repositories import check_revision
@@ -111,7 +111,8 @@ def load_base(
     updates are to be trained on a base whose configuration the options change, or of which a model is made first, the
     changed base is saved once, as `adapted_base` in the run's folder.
 
-    Low-rank updates as a base are merged into their own base, unless they are trained further.
+    Low-rank updates as a base are merged into their own base, unless they are trained further. Options that change the
+    base then change the merged one.
 
     Args:
         arguments: which model, and what changes in it.
@@ -160,16 +161,21 @@ def _load_updated(
             f"{updates.path} must hold low-rank updates of a model with an adapter, got those of {updates.base}: "
             f"merge them first, {updates.merging}"
         )
-    if _has_changed(source):
+    changed = _changed_values(source)
+    if changed and arguments.low_rank is not None:
         raise ValueError(
-            f"{updates.path} holds low-rank updates of a base without {arguments.config()}: leave these "
-            f"out, or merge the updates first, {updates.merging}"
+            f"{updates.path} holds low-rank updates of a base without {changed}: leave these out, or merge the "
+            f"updates first, {updates.merging}"
         )
-    model, processor = _load(source, is_quantised=arguments.low_rank == "qlora")
+    if changed:
+        merged = updates.merge(load_model(source.path, revision=source.revision))
+        model, processor = _load(source, weights=merged.state_dict())
+    else:
+        model, processor = _load(source, is_quantised=arguments.low_rank == "qlora")
+        if arguments.low_rank is None:
+            model = updates.merge(model)
     if _has_processor(updates):
         processor = _load_processor(source._replace(path=updates.path, revision=updates.revision), model)
-    if arguments.low_rank is None:
-        model = updates.merge(model)
     return model, processor, source.commit
 
 
@@ -182,8 +188,15 @@ def _has_processor(updates: LowRankUpdates) -> bool:
 
 def _has_changed(source: _Source) -> bool:
     """Whether the model that is asked for is not the base as it is."""
-    held = source.read_config()
-    return source.adapting(held) is not None or held.to_dict() != _changed(held, source).to_dict()
+    return source.adapting(source.read_config()) is not None or bool(_changed_values(source))
+
+
+def _changed_values(source: _Source) -> dict[str, Any]:
+    """Return the values of the configuration that is asked for in which it is not that of the base."""
+    config = source.read_config()
+    held = config.to_dict()
+    wanted = _changed(config, source).to_dict()
+    return {name: value for name, value in wanted.items() if name not in held or held[name] != value}
 
 
 def _changed(held: Any, source: _Source) -> Any:
@@ -191,7 +204,10 @@ def _changed(held: Any, source: _Source) -> Any:
     return type(held).from_dict({**held.to_dict(), **source.arguments.config()})  # checks the changed values, too
 
 
-def _load(source: _Source, is_quantised: bool) -> tuple[PreTrainedModel, Any]:
+def _load(
+    source: _Source, is_quantised: bool = False, weights: dict[str, torch.Tensor] | None = None
+) -> tuple[PreTrainedModel, Any]:
+    """Load the model that is asked for, of the base's weights unless others are given, and its processor."""
     path = source.path
     held = source.read_config()
     adapting = source.adapting(held)
@@ -200,16 +216,21 @@ def _load(source: _Source, is_quantised: bool) -> tuple[PreTrainedModel, Any]:
     config = _changed(held, source)
     family = family_of(config, source.rules.task)
     options: dict[str, Any] = {}
+    model_class: Any = auto_class(family)
+    if is_quantised or weights is not None:
+        with torch.device("meta"):
+            shapes = model_class.from_config(config)
     if is_quantised:
         device = torch.cuda.current_device() if torch.cuda.is_available() else "cpu"
-        with torch.device("meta"):
-            shapes = auto_class(family).from_config(config)
         options = {"quantization_config": quantization_config(family, shapes), "device_map": {"": device}}
+    if weights is not None:  # no Auto class takes them
+        model_class = type(shapes)
+        options = {"state_dict": weights}
     if Path(path).is_dir():
         find_weights(Path(path))  # names a missing or damaged file
     with without_load_report():
-        loaded: Any = auto_class(family).from_pretrained(
-            path,
+        loaded: Any = model_class.from_pretrained(
+            path if weights is None else None,
             config=config,
             revision=source.revision,
             ignore_mismatched_sizes=True,

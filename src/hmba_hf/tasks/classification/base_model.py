@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ...data.actions.questioned import ACTION_HEAD
-from ...families import config_of, family_of, load_model
+from ...families import family_of, load_model, read_config
 from ...messages import logger
 from ...models.video_processing_videomamba import VideoMambaVideoProcessor
 from ...training import base_model
@@ -46,7 +46,7 @@ def load_base(
     Raises:
         ValueError: if a weight is missing that is of no head, or if sizes do not fit.
     """
-    held = config_of(arguments.model, revision=arguments.model_revision)
+    held = read_config(arguments.model, revision=arguments.model_revision)
     if hasattr(held, "heads"):
         raise ValueError(
             f"model must be of a family that is asked nothing, got {family_of(held).name}, {arguments.model}: "

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from ...families import config_of, family_of
+from ...families import family_of, read_config
 from ...messages import logger
 from ...models.modeling_mambavl import MambaVLForVideoClassification
 from ...models.processing_mambavl import GENERIC_QUESTIONS, MambaVLProcessor
@@ -151,7 +151,7 @@ def load_base(
     Raises:
         ValueError: if it is of another family, if a weight is missing that is of no head, or if sizes do not fit.
     """
-    held = config_of(str(arguments.model), revision=arguments.model_revision)
+    held = read_config(str(arguments.model), revision=arguments.model_revision)
     if not hasattr(held, "heads"):
         raise ValueError(
             f"model must be of a family that reads questions, got {family_of(held).name}, {arguments.model}: join it "
