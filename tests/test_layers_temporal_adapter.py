@@ -141,6 +141,30 @@ def test_other_sizes_equal_their_full_form(preset, size):
     assert_gradients_close(gradients(output, adapter, frames), gradients(wanted, adapter, frames), 1e-12)
 
 
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("strides", [(1,), (1, 2), (1, 2, 3)], ids=str)
+@pytest.mark.parametrize("preset", ["paper", "released"])
+def test_frames_projected_one_by_one_give_what_the_clip_gives(preset, strides, dtype, tolerance):
+    adapter = randomize(build_adapter(preset, strides)).to(dtype)
+    frames = frame_features(7, dtype=dtype).detach()
+    pieces = [adapter.project_frames(frame) for frame in frames.split(1, dim=1)]
+    assert pieces[0].keys() == {"divided_time", *(scan for scan in adapter.context.mixers if "joint" in scan)} | (
+        {"space"} if preset == "released" else set()
+    )
+    projected = {name: torch.cat([piece[name] for piece in pieces], dim=1) for name in pieces[0]}
+    real = torch.arange(7) >= torch.tensor([[0], [2]])
+    for mask in (None, real):
+        wanted = adapter(frames, frame_mask=mask).features
+        assert_close(adapter(frames, None, mask, True, projected).features, wanted, atol=tolerance, rtol=tolerance)
+
+
+def test_a_replaced_or_narrow_projection_is_not_split_into_frames():
+    adapter, frames = build_adapter().float(), frame_features(1, dtype=torch.float32)
+    adapter.context.mixers["joint_stride_2"].forward_mixer.in_proj = nn.Linear(D, 4 * D)
+    assert adapter.project_frames(frames).keys() == {"divided_time", "joint_stride_1"}
+    assert adapter.bfloat16().project_frames(frames.bfloat16()) == {}
+
+
 def test_the_order_of_branches_and_strides_does_not_matter():
     adapter, frames = randomize(build_adapter()).double(), frame_features(5)
     other = build_adapter(strides=(2, 1), branches=BRANCHES[::-1]).double()

@@ -172,6 +172,30 @@ def test_the_tower_sees_each_frame_once(model, processor):
         assert torch.equal(torch.cat(seen), pixels)
 
 
+def test_a_window_that_moves_projects_the_new_frame_alone(model, processor):
+    rows = []
+    mixers = model.model.temporal_adapter.context.mixers
+    scans = [scan for scan in mixers if scan == "divided_time" or scan.startswith("joint")]
+    for scan in scans:
+        in_proj = mixers[scan].forward_mixer.in_proj
+        in_proj.register_forward_pre_hook(lambda module, args: rows.append(args[0].shape[:-1].numel()))
+    stream, frames = VideoStream(model, processor), frames_of_noise(8)
+    p = model.config.num_patches
+    for i, frame in enumerate(frames):
+        stream.push(frame, i / 2)
+        rows.clear()
+        read = stream.features().last_hidden_state
+        positions = 5 * (len(scans) - 1)
+        assert sum(rows) == 2 * p * len(scans) + positions  # of the new frame what is scanned, and the gate
+        clip = model.get_frame_features(
+            processor.video_processor([[frames[max(k, 0)] for k in range(i - 4, i + 1)]], return_tensors="pt")[
+                "pixel_values_videos"
+            ]
+        )
+        with torch.no_grad():
+            assert_close(read, model.adapt_frame_features(clip).last_hidden_state, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("preset", ["paper", "released"])
 def test_a_recurrent_stream_reads_what_the_adapter_reads_of_the_whole_drive(preset, processor):
     model = lively_model()

@@ -75,7 +75,25 @@ class MambaMixer(GradientCheckpointingLayer, StateSpace):
         if num_outputs is None or num_outputs > length:
             num_outputs = length
         last = last_steps(length, num_outputs, reverse)
-        return project_input(self.in_proj, self.intermediate_size, hidden_states, hidden_states[:, last])
+        return self.project_steps(hidden_states), self.project_gate(hidden_states[:, last])
+
+    def project_steps(self, hidden_states: Tensor) -> Tensor:
+        """Apply the half of `in_proj` for the scan to steps, `(..., hidden_size)`: `x`, `(..., d)`."""
+        return project_rows(self.in_proj, hidden_states, slice(0, self.intermediate_size))[0]
+
+    def project_gate(self, hidden_states: Tensor) -> Tensor:
+        """Apply the half of `in_proj` for the gate to steps that are read, `(..., hidden_size)`: `z`, `(..., d)`."""
+        return project_rows(self.in_proj, hidden_states, slice(self.intermediate_size, 2 * self.intermediate_size))[0]
+
+    @property
+    def projects_alike_elsewhere(self) -> bool:
+        """Whether steps projected alone, or as sums, have the values of a whole projection, to rounding in float32.
+
+        That is not known of layers put in place of `in_proj`, such as quantised ones.
+        """
+        weight = self.in_proj.weight
+        is_ours = type(self.in_proj) is Projection and type(weight) is nn.Parameter
+        return is_ours and not weight.is_meta and weight.dtype in (torch.float32, torch.float64)
 
 
 class DropPath(nn.Module):

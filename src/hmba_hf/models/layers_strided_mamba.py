@@ -35,6 +35,7 @@ class StridedMambaMixer(nn.Module):
         strides: Sequence[int] = (1,),
         frame_length: int = 1,
         states: Sequence[Sequence[MambaState]] | None = None,
+        projected: Tensor | None = None,
     ) -> tuple[list[list[Tensor]], list[list[MambaState]]]:
         """Mix a sequence of frames and read its last steps, at one stride or several.
 
@@ -47,6 +48,7 @@ class StridedMambaMixer(nn.Module):
             frame_length: steps of a frame.
             states: for each stride `n` the `n` states after an earlier part; the `k`-th belongs to the frames of which
                 the last was `k` frames before its end. Absent for a whole sequence, which returns no states.
+            projected: `forward_mixer.project_steps` of the sequence, if it was computed before.
 
         Returns:
             For each stride the read-out of each direction, `(b, num_outputs, hidden_size)`, and the states, ordered
@@ -57,9 +59,11 @@ class StridedMambaMixer(nn.Module):
         """
         _check_outputs(num_outputs, strides, frame_length)
         # No stride changes the projection of a step, or the reverse scan, which starts from the same last steps.
-        x = None
+        x = projected
         z = None
-        if len(strides) > 1:
+        if x is not None:
+            z = self.forward_mixer.project_gate(hidden_states[:, hidden_states.shape[1] - num_outputs :])
+        elif len(strides) > 1:
             x, z = self.forward_mixer.project(hidden_states, num_outputs=num_outputs)
         back = self._read_back(hidden_states, num_outputs)
         frames = hidden_states.shape[1] // frame_length

@@ -101,6 +101,7 @@ class ContextMamba(nn.Module):
         state: AdapterState | None = None,
         frame_mask: Tensor | None = None,
         read_out: bool = True,
+        projected: Mapping[str, Tensor] | None = None,
     ) -> tuple[Contexts, AdapterState | None]:
         """Summarise clips, or the next frames of streams, at their current frame.
 
@@ -110,6 +111,7 @@ class ContextMamba(nn.Module):
             frame_mask: `(b, t)`, true for real frames; padding comes first and changes nothing.
             read_out: whether to compute the contexts; without them the call only updates the state, which is much
                 cheaper.
+            projected: `project_frames` of these frames, as far as it was computed before.
 
         Returns:
             `{(branch, stride): context}`, with `(b, 1, d)` for `temporal`, else `(b, p, d)`; and the state after the
@@ -129,7 +131,9 @@ class ContextMamba(nn.Module):
         left = {}
         for branch in self.branches:
             read = getattr(self, f"_read_{branch}")
-            found[branch], left[branch] = read(frame_features, positions, mask, states.get(branch), int(read_out))
+            found[branch], left[branch] = read(
+                frame_features, positions, mask, states.get(branch), int(read_out), projected or {}
+            )
         contexts = {}
         if read_out:
             for branch, stride in self.contexts:
@@ -137,6 +141,23 @@ class ContextMamba(nn.Module):
         if state is None:
             return contexts, None
         return contexts, self._pack(left, b, seen + real.sum(1))
+
+    def project_frames(self, frame_features: Tensor) -> dict[str, Tensor]:
+        """Return what scans over frames read of each frame wherever it stands, `(b, t, p, channels)` by name of scan.
+
+        A window that moves on needs it of the new frame alone. The scans of `joint_space_time` add what they read of
+        the position, since a projection of a sum is the sum of projections.
+
+        Args:
+            frame_features: `(b, t, p, d)`.
+        """
+        projected = {}
+        for branch, stride in self.contexts:
+            scan = self._scans(branch, stride)[0]
+            mixer: Any = self.mixers[scan].forward_mixer
+            if branch != "temporal" and scan not in projected and mixer.projects_alike_elsewhere:
+                projected[scan] = mixer.project_steps(frame_features)
+        return projected
 
     def _state_names(self, branch: str) -> list[list[tuple[str, str]]]:
         """Return the names of a branch's states in an `AdapterState`, in the order of `StridedMambaMixer`."""
@@ -195,7 +216,13 @@ class ContextMamba(nn.Module):
         return AdapterState(tensors)
 
     def _read_temporal(
-        self, frames: Tensor, positions: Tensor, mask: Tensor | None, states: Any, reads: int
+        self,
+        frames: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        states: Any,
+        reads: int,
+        projected: Mapping[str, Tensor],
     ) -> tuple[list[Tensor], Any]:
         pooled = frames.mean(dim=2)  # (b, t, d)
         read, states = self.mixers["temporal"](
@@ -204,7 +231,13 @@ class ContextMamba(nn.Module):
         return self._normed_sums("temporal", read), states
 
     def _read_divided_space_time(
-        self, frames: Tensor, positions: Tensor, mask: Tensor | None, states: Any, reads: int
+        self,
+        frames: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        states: Any,
+        reads: int,
+        projected: Mapping[str, Tensor],
     ) -> tuple[list[Tensor], Any]:
         p = frames.shape[2]
         current = frames[:, -1]
@@ -213,7 +246,12 @@ class ContextMamba(nn.Module):
         tracks = frames.transpose(1, 2).flatten(0, 1)  # (b * p, t, d), each patch over time
         if mask is not None:
             mask = mask.repeat_interleave(p, dim=0)
-        read, states = self.mixers[time](tracks, num_outputs=reads, mask=mask, strides=strides, states=states)
+        x = projected.get(time)
+        if x is not None:
+            x = x.transpose(1, 2).flatten(0, 1)
+        read, states = self.mixers[time](
+            tracks, num_outputs=reads, mask=mask, strides=strides, states=states, projected=x
+        )
         over_time = self._normed_sums("divided_space_time", read)
         if not reads:
             return over_time, states
@@ -224,7 +262,13 @@ class ContextMamba(nn.Module):
         return self._normed_sums("divided_space_time", by_stride), states
 
     def _read_joint_space_time(
-        self, frames: Tensor, positions: Tensor, mask: Tensor | None, states: Any, reads: int
+        self,
+        frames: Tensor,
+        positions: Tensor,
+        mask: Tensor | None,
+        states: Any,
+        reads: int,
+        projected: Mapping[str, Tensor],
     ) -> tuple[list[Tensor], Any]:
         p = frames.shape[2]
         read: list[Any] = []
@@ -237,8 +281,18 @@ class ContextMamba(nn.Module):
         for i, stride in enumerate(self.temporal_strides):
             (scan,) = self._scans("joint_space_time", stride)
             before = None if states is None else states[i : i + 1]
-            found, after = self.mixers[scan](
-                tokens, num_outputs=reads * p, mask=mask, strides=(stride,), frame_length=p, states=before
+            mixers: Any = self.mixers[scan]
+            x = projected.get(scan)
+            if x is not None:
+                x = (x + mixers.forward_mixer.project_steps(position)[:, :, None]).flatten(1, 2)
+            found, after = mixers(
+                tokens,
+                num_outputs=reads * p,
+                mask=mask,
+                strides=(stride,),
+                frame_length=p,
+                states=before,
+                projected=x,
             )
             read += found
             left += after
@@ -351,6 +405,7 @@ class TemporalAdapter(nn.Module):
         state: AdapterState | None = None,
         frame_mask: Tensor | None = None,
         read_out: bool = True,
+        projected: Mapping[str, Tensor] | None = None,
     ) -> AdapterOutput:
         """Adapt the current frame's features.
 
@@ -362,12 +417,13 @@ class TemporalAdapter(nn.Module):
                 Absent for whole clips, which return none.
             frame_mask: `(b, t)`, true for real frames; padding comes before a stream's first frame.
             read_out: whether features are wanted; without them the call only updates the state, which is much cheaper.
+            projected: `project_frames` of these frames, as far as it was computed before.
 
         Raises:
             ValueError: if the frames or the mask do not fit, if the mask has padding behind a real frame, if the state
                 belongs to another adapter or number of streams, or if a stream that has frames is padded.
         """
-        contexts, state = self.context(frame_features, state, frame_mask, read_out)
+        contexts, state = self.context(frame_features, state, frame_mask, read_out, projected)
         if not read_out:
             return AdapterOutput(None, state, {})
         current = frame_features[:, -1]
@@ -375,3 +431,7 @@ class TemporalAdapter(nn.Module):
         if self.gate is not None:
             update = self.gate * update
         return AdapterOutput(current + update, state, attentions)
+
+    def project_frames(self, frame_features: Tensor) -> dict[str, Tensor]:
+        """Return what `ContextMamba.project_frames` does."""
+        return self.context.project_frames(frame_features)

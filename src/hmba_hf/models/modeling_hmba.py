@@ -111,19 +111,21 @@ class HMBAModel(HMBAPreTrainedModel):
         state: AdapterState | None = None,
         frame_mask: Tensor | None = None,
         read_out: bool = True,
+        projected: dict[str, Tensor] | None = None,
     ) -> HMBAVideoFeatures:
         """Apply adapter and projector to the features of frames; arguments as in `TemporalAdapter`.
 
         The result is that of `get_video_features` for the pixels, without running the vision tower again. With a
         state, the frames are the next ones of video streams, and the result holds the state after them.
         """
-        features, state, attentions = self.temporal_adapter(frame_features, state, frame_mask, read_out)
-        projected = None
+        given = {"projected": projected} if projected else {}
+        features, state, attentions = self.temporal_adapter(frame_features, state, frame_mask, read_out, **given)
+        embeddings = None
         if features is not None:
-            projected = self.multi_modal_projector(features)
+            embeddings = self.multi_modal_projector(features)
         return HMBAVideoFeatures(
             last_hidden_state=features,
-            pooler_output=projected,
+            pooler_output=embeddings,
             adapter_attentions=attentions,
             adapter_state=state,
         )

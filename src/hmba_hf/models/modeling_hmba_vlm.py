@@ -99,6 +99,7 @@ class HMBAVLMModel(HMBAVLMPreTrainedModel):
         state: AdapterState | None = None,
         frame_mask: Tensor | None = None,
         read_out: bool = True,
+        projected: dict[str, Tensor] | None = None,
     ) -> HMBAVideoFeatures:
         """Apply the adapter to rows of frames; arguments as in `TemporalAdapter`.
 
@@ -122,7 +123,8 @@ class HMBAVLMModel(HMBAVLMPreTrainedModel):
             frame_features = frame_features.to(parameter.dtype)
         if parameter is not None and not parameter.is_meta:  # accelerate brings features to weights that lie on a disk
             frame_features = frame_features.to(parameter.device)
-        features, state, attentions = self.temporal_adapter(frame_features, state, frame_mask, read_out)
+        given = {"projected": projected} if projected else {}
+        features, state, attentions = self.temporal_adapter(frame_features, state, frame_mask, read_out, **given)
         return HMBAVideoFeatures(
             last_hidden_state=features,
             pooler_output=features,

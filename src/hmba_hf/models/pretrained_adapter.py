@@ -170,6 +170,20 @@ class AdapterPreTrainedModel(PreTrainedModel):
         if push_to_hub and self.should_save_on_this_rank(is_main_process):
             self.push_to_hub(max_shard_size=max_shard_size, **of_push)
 
+    def project_frame_features(self, frame_features: Tensor) -> dict[str, Tensor]:
+        """Return what `adapt_frame_features` takes as `projected`, frame by frame; see `ContextMamba.project_frames`.
+
+        Args:
+            frame_features: as there, `(b, t, p, d)`.
+        """
+        adapter: Any = self.base_model.temporal_adapter
+        if not isinstance(adapter, TemporalAdapter):
+            return {}
+        weight = next(adapter.parameters())
+        if weight.is_meta:
+            return {}
+        return adapter.project_frames(frame_features.to(weight.device, weight.dtype))
+
     def save_distributed_checkpoint(self, *args: Any, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Save the weights as they are sharded over processes, as every model of transformers does.
 

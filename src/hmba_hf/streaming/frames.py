@@ -1,5 +1,6 @@
 """The frames that a video stream is given: what they are, and why one cannot follow another."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,19 @@ class FrameError(ValueError):
 
 class TimeJump(FrameError):
     """A frame with a time before the last one's, or more than a whole clip after it."""
+
+
+@dataclass(eq=False)
+class WindowFrame:
+    """A frame in the window of a stream.
+
+    Attributes:
+        rows: of its tokens, `(1, 1, p, d)`.
+        projected: what the adapter's scans read of it wherever it stands, once it was computed.
+    """
+
+    rows: Tensor
+    projected: dict[str, Tensor] | None = None
 
 
 def copy_frame(frame: Any) -> Any:

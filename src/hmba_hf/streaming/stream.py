@@ -21,7 +21,7 @@ from ..models.pipeline_hmba import VideoTextToTextPipeline, warn_of_other_length
 from ..models.processing_hmba import HMBAProcessor
 from ..models.processing_hmba_vlm import HMBAVLMProcessor
 from .encoders import ENCODERS, OPTIONS, EncodedFrame
-from .frames import FrameError, TimeJump, copy_frame, describe_frame
+from .frames import FrameError, TimeJump, WindowFrame, copy_frame, describe_frame
 from .watching import ROUNDING, Answer, Watch, texts_differ
 
 MODES = ("window", "recurrent")
@@ -119,7 +119,7 @@ class VideoStream:
         self._rows: int | None = None  # of each frame
         if state is not None:
             self._rows = self._encoder.rows_of(state)
-        self._window: deque[Tensor] = deque(maxlen=kept_frames)
+        self._window: deque[WindowFrame] = deque(maxlen=kept_frames)
         self._before: AdapterState | None = state or AdapterState()  # before the current frame
         self._features: HMBAVideoFeatures | None = None  # of the current frame, once computed
         self._start = math.nan  # time of the first frame
@@ -188,7 +188,7 @@ class VideoStream:
             rows = encoded.rows.shape[2]
             if self._rows not in (None, rows):
                 raise FrameError(f"frames must have {self._rows} tokens each, as those before, got one with {rows}")
-            window, before = self._advance(encoded.rows, moment - self._moment)
+            window, before = self._advance(WindowFrame(encoded.rows), moment - self._moment)
         if math.isnan(self._start):
             self._start = timestamp
         self.held += max(moment - self._moment - 1, 0)
@@ -232,27 +232,28 @@ class VideoStream:
         """Return the seconds between a time and its nearest moment."""
         return abs(timestamp - self._time_of(self._nearest_moment(timestamp)))
 
-    def _advance(self, features: Tensor, steps: int) -> tuple[deque[Tensor], AdapterState | None]:
-        """Return window and state with a frame, `(1, 1, p, d)`, `steps` moments after the current one.
+    def _advance(self, frame: WindowFrame, steps: int) -> tuple[deque[WindowFrame], AdapterState | None]:
+        """Return window and state with a frame `steps` moments after the current one.
 
         With no step between them the frame replaces the current one, which stands for the moments left out otherwise.
         """
         window = self._window.copy()
         if steps == 0:
-            window[-1] = features
+            window[-1] = frame
             return window, self._before
         held = []
         if window:
             held = [window[-1]] * min(steps - 1, self.num_frames)
-        window.extend([*held, features])
+        window.extend([*held, frame])
         if self.mode == "window" or not self._window:
             return window, self._before
         if self._features is not None:  # computed with the state after the current frame
             before = self._features.adapter_state
         else:
-            before = self.model.adapt_frame_features(self._window[-1], self._before, read_out=False).adapter_state
+            rows = self._window[-1].rows
+            before = self.model.adapt_frame_features(rows, self._before, read_out=False).adapter_state
         for still in held:
-            before = self.model.adapt_frame_features(still, before, read_out=False).adapter_state
+            before = self.model.adapt_frame_features(still.rows, before, read_out=False).adapter_state
         return window, before
 
     def features(self) -> HMBAVideoFeatures:
@@ -267,16 +268,26 @@ class VideoStream:
             raise ValueError("a frame must be pushed before the first question, got none: call push")
         if self._features is None:
             frames = list(self._window)
-            state = None
-            if self.mode == "recurrent":
-                state = self._before
-            else:
-                frames = [frames[0]] * (self.num_frames - len(frames)) + frames
             with torch.no_grad():
-                self._features = self.model.adapt_frame_features(torch.cat(frames, dim=1), state)
+                if self.mode == "recurrent":
+                    self._features = self.model.adapt_frame_features(frames[-1].rows, self._before)
+                else:
+                    self._features = self._read_window([frames[0]] * (self.num_frames - len(frames)) + frames)
             if self._features.adapter_state is not None:
                 self._features.adapter_state = replace(self._features.adapter_state, weights=self._weights)
         return self._features
+
+    def _read_window(self, frames: list[WindowFrame]) -> HMBAVideoFeatures:
+        """Adapt a whole window; what the scans read of frames that were read before is known."""
+        pieces: dict[str, list[Tensor]] = {}
+        for frame in frames:
+            if frame.projected is None:
+                frame.projected = self.model.project_frame_features(frame.rows)
+            for name, x in frame.projected.items():
+                pieces.setdefault(name, []).append(x)
+        projected = {name: torch.cat(xs, dim=1) for name, xs in pieces.items()}
+        rows = torch.cat([frame.rows for frame in frames], dim=1)
+        return self.model.adapt_frame_features(rows, projected=projected)
 
     def ask(self, question: str, **generate_kwargs: Any) -> Answer:
         """Answer a question about the current frame, as the pipeline would.
