@@ -12,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import hmba_hf
 from hmba_hf.models import ops_linear
-from hmba_hf.models.layers_linear import Linear
 from hmba_hf.models.ops_linear import linear
 
 VARIABLE = "HMBA_LINEAR_BACKEND"
@@ -230,17 +229,6 @@ def test_a_call_leaves_its_inputs_as_they_were():
         assert x._version == 0
     for x in (*inputs, y, *(x.grad for x in inputs)):
         assert x.untyped_storage().resizable()  # FSDP resizes them to nothing and back
-
-
-def test_the_layer_is_torchs_with_another_product(products):
-    torch.manual_seed(1)
-    layer = Linear(6, 5)
-    torch.manual_seed(1)
-    plain = nn.Linear(6, 5)
-    x = torch.randn(3, 6)
-    assert layer.state_dict().keys() == plain.state_dict().keys() and repr(layer) == repr(plain)
-    assert_close(layer(x), plain(x))
-    assert len(products) == 1
 
 
 def test_an_unknown_backend_is_refused(monkeypatch):

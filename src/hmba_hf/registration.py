@@ -32,6 +32,7 @@ from .models.decoding_containers import SourceLimits
 from .models.decoding_video import VideoDecodeError, decode_frames, iter_frames
 from .models.encoding_mambavl import MambaVLMotionformerModel, MambaVLVisionModel
 from .models.layers_adapter_state import AdapterState
+from .models.layers_linear import set_linear_implementation
 from .models.modeling_hmba import HMBAForConditionalGeneration, HMBAModel
 from .models.modeling_hmba_vlm import HMBAVLMForConditionalGeneration, HMBAVLMModel
 from .models.modeling_mambavl import MambaVLForVideoClassification, MambaVLModel
@@ -96,6 +97,7 @@ __all__ = [
     "decode_frames",
     "iter_frames",
     "selective_scan",
+    "set_linear_implementation",
     "show_backends",
 ]
 

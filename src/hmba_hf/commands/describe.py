@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import pipeline
 
 import hmba_hf  # noqa: F401 - registers the pipeline
-from hmba_hf import decode_frames
+from hmba_hf import decode_frames, set_linear_implementation
 from hmba_hf.commands.parsing import command_parser
 from hmba_hf.data.video_options import VideoOptions
 from hmba_hf.families import family_of, read_family
@@ -42,6 +42,7 @@ def main(words: Sequence[str] | None = None) -> None:
     read_family(args.model)  # raises for a model that is not there, before transformers does without its name
     task: Any = "video-text-to-text"  # which transformers learns by importing this package
     pipe = pipeline(task, model=args.model, dtype=args.dtype, device_map=args.device_map)
+    set_linear_implementation(pipe.model)
     pipe.processor.video_processor.set_source_rules(**options.rules)
     try:
         described = describe(pipe, args.video, args.question, args.timestamp, args.max_new_tokens)

@@ -34,7 +34,15 @@ from PIL import Image, ImageDraw
 from tqdm import tqdm
 from transformers import AutoProcessor
 
-from hmba_hf import FrameError, SourceLimits, TimeJump, VideoDecodeError, VideoStream, iter_frames
+from hmba_hf import (
+    FrameError,
+    SourceLimits,
+    TimeJump,
+    VideoDecodeError,
+    VideoStream,
+    iter_frames,
+    set_linear_implementation,
+)
 from hmba_hf.commands.parsing import command_parser
 from hmba_hf.data.video_options import VideoOptions
 from hmba_hf.families import load_model
@@ -329,6 +337,7 @@ def run(args: argparse.Namespace, options: VideoOptions) -> str | None:
     """Watch the source to its end; return the problem where no frame was shown."""
     args.output_dir.mkdir(parents=True, exist_ok=True)
     model = load_model(args.model, dtype=args.dtype, device_map=args.device_map)
+    set_linear_implementation(model)
     stream = VideoStream(model.eval(), AutoProcessor.from_pretrained(args.model), mode=args.mode)
     video = AnnotatedVideo(args.output_dir / "annotated.mp4")
     try:
