@@ -1,7 +1,7 @@
 """Bodies of requests, read within limits, and the end of a request whose client has gone."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import IO, Any, TypeVar
 
@@ -95,7 +95,7 @@ async def _in_time(limits: ServingLimits) -> AsyncIterator[None]:
         raise RequestError(408, "slow_body", f"{wanted}, got a part of it") from late
 
 
-async def _chunks(request: Request, limits: ServingLimits) -> AsyncIterator[bytes]:
+async def _chunks(request: Request, limits: ServingLimits) -> AsyncGenerator[bytes, None]:
     limit = limits.max_upload_bytes
     stated = request.headers.get("content-length", "")
     received = int(stated) if stated.isdecimal() else 0
