@@ -120,6 +120,8 @@ def serve(quick: bool) -> None:
 
 def source_of(commit: str) -> Path:
     """Write the package of a commit into a folder that keeps its kernels; return what goes on Python's path."""
+    if Path(commit).is_dir():
+        return Path(commit) / "src"
     folder = ROOT / ".cache" / "baselines" / commit
     packed = subprocess.run(["git", "archive", commit, "src"], cwd=ROOT, capture_output=True, check=True).stdout
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
@@ -179,7 +181,7 @@ def draw(records: list[dict[str, Any]], axis: Any) -> None:
 def main() -> None:
     """Run both in turns, print, save."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--baseline", help="the earlier commit")
+    parser.add_argument("--baseline", help="the earlier commit, or a folder with a clone of it")
     parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="tiny sizes")

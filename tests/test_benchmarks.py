@@ -291,3 +291,11 @@ def test_the_backward_pass_belongs_to_the_stages_that_made_its_graph(monkeypatch
     assert spent.keys() == forward | {f"{name}, backward" for name in forward}
     assert min(spent.values()) >= 0
     assert sum(spent.values()) == pytest.approx(lap.whole["wall"], rel=0.2)
+
+
+def test_an_adapter_is_compared_with_that_of_a_commit(tmp_path):
+    words = ("--cases", "window", "clip bfloat16", "--repeats", 1, "--quick", "--output_dir", tmp_path)
+    printed = run("adapter_baseline.py", "--baseline", BENCHMARKS.parent, *words)
+    assert columns(printed) == [["case", "before", "now", "before / now", "difference", "runs"]]
+    window, clip = json.loads((tmp_path / "results.json").read_text())["records"]
+    assert window["error"] == 0 and 0 < clip["error"] < 0.1

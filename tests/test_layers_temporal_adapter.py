@@ -5,6 +5,7 @@ from torch.nn.functional import cosine_similarity
 from torch.testing import assert_close
 
 from hmba_hf.conversion.rename_keys import adapter_rules, rename_tensors
+from hmba_hf.models import layers_temporal_adapter
 from hmba_hf.models.layers_baseline_adapters import CurrentFrameAdapter, MeanFrameAdapter, TransformerAdapter
 from hmba_hf.models.layers_context_fusion import AddFusion, ConcatFusion, CosineFusion, CrossAttentionFusion
 from hmba_hf.models.layers_temporal_adapter import BRANCHES, ContextMamba, QueryMamba, TemporalAdapter
@@ -144,7 +145,8 @@ def test_other_sizes_equal_their_full_form(preset, size):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
 @pytest.mark.parametrize("strides", [(1,), (1, 2), (1, 2, 3)], ids=str)
 @pytest.mark.parametrize("preset", ["paper", "released"])
-def test_frames_projected_one_by_one_give_what_the_clip_gives(preset, strides, dtype, tolerance):
+def test_frames_projected_one_by_one_give_what_the_clip_gives(preset, strides, dtype, tolerance, monkeypatch):
+    monkeypatch.setattr(layers_temporal_adapter, "FEWEST_KEPT", 0)
     adapter = randomize(build_adapter(preset, strides)).to(dtype)
     frames = frame_features(7, dtype=dtype).detach()
     pieces = [adapter.project_frames(frame) for frame in frames.split(1, dim=1)]
@@ -158,8 +160,10 @@ def test_frames_projected_one_by_one_give_what_the_clip_gives(preset, strides, d
         assert_close(adapter(frames, None, mask, True, projected).features, wanted, atol=tolerance, rtol=tolerance)
 
 
-def test_a_replaced_or_narrow_projection_is_not_split_into_frames():
+def test_a_small_replaced_or_narrow_projection_is_not_split_into_frames(monkeypatch):
     adapter, frames = build_adapter().float(), frame_features(1, dtype=torch.float32)
+    assert adapter.project_frames(frames) == {}
+    monkeypatch.setattr(layers_temporal_adapter, "FEWEST_KEPT", 0)
     adapter.context.mixers["joint_stride_2"].forward_mixer.in_proj = nn.Linear(D, 4 * D)
     assert adapter.project_frames(frames).keys() == {"divided_time", "joint_stride_1"}
     assert adapter.bfloat16().project_frames(frames.bfloat16()) == {}

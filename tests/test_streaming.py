@@ -13,6 +13,7 @@ from torch.testing import assert_close
 from transformers import GenerationConfig, MistralConfig, pipeline
 
 from hmba_hf import AdapterState, TimeJump, VideoStream, decode_frames
+from hmba_hf.models import layers_temporal_adapter
 from hmba_hf.streaming import words_differ
 from tiny_models import lively_model, tiny_model
 from tiny_processors import clip, tiny_processor
@@ -172,7 +173,8 @@ def test_the_tower_sees_each_frame_once(model, processor):
         assert torch.equal(torch.cat(seen), pixels)
 
 
-def test_a_window_that_moves_projects_the_new_frame_alone(model, processor):
+def test_a_window_that_moves_projects_the_new_frame_alone(model, processor, monkeypatch):
+    monkeypatch.setattr(layers_temporal_adapter, "FEWEST_KEPT", 0)
     rows = []
     mixers = model.model.temporal_adapter.context.mixers
     scans = [scan for scan in mixers if scan == "divided_time" or scan.startswith("joint")]
@@ -490,7 +492,9 @@ def test_baselines_stream_too(processor, adapter, mode):
 
 
 @pytest.mark.parametrize("mode", ["window", "recurrent"])
-def test_what_a_stream_holds_does_not_grow(model, processor, mode):
+def test_what_a_stream_holds_does_not_grow(model, processor, mode, monkeypatch):
+    monkeypatch.setattr(layers_temporal_adapter, "FEWEST_KEPT", 0)
+
     def living():
         gc.collect()
         # By its type: a weak proxy of what is gone refuses to be asked.

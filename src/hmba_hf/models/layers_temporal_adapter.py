@@ -17,6 +17,9 @@ from .layers_state_space import MambaState, holds_parameters
 from .layers_strided_mamba import StridedMambaMixer
 
 BRANCHES = ("temporal", "divided_space_time", "joint_space_time")
+# Multiplications in projecting a frame, below which its projection is not kept for a window. In the micro-world, with
+# 2^18, all projections take a twentieth of the adapter's time. H-MBA has 2^29.
+FEWEST_KEPT = 2**24
 
 
 class ContextMamba(nn.Module):
@@ -145,6 +148,8 @@ class ContextMamba(nn.Module):
     def project_frames(self, frame_features: Tensor) -> dict[str, Tensor]:
         """Return what scans over frames read of each frame wherever it stands, `(b, t, p, channels)` by name of scan.
 
+        There is nothing of a scan whose projection is small or has been replaced.
+
         A window that moves on needs it of the new frame alone. The scans of `joint_space_time` add what they read of
         the position, since a projection of a sum is the sum of projections.
 
@@ -155,8 +160,10 @@ class ContextMamba(nn.Module):
         for branch, stride in self.contexts:
             scan = self._scans(branch, stride)[0]
             mixer: Any = self.mixers[scan].forward_mixer
-            if branch != "temporal" and scan not in projected and mixer.projects_alike_elsewhere:
-                projected[scan] = mixer.project_steps(frame_features)
+            is_large = frame_features[0, 0].numel() * mixer.intermediate_size >= FEWEST_KEPT
+            if branch == "temporal" or scan in projected or not (is_large and mixer.projects_alike_elsewhere):
+                continue
+            projected[scan] = mixer.project_steps(frame_features)
         return projected
 
     def _state_names(self, branch: str) -> list[list[tuple[str, str]]]:
