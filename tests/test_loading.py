@@ -172,3 +172,10 @@ def test_samples_of_another_kind_than_a_task_reads_are_refused(drama, tmp_path):
         open_stream([str(tmp_path)], "train", schemas=QUESTIONS)
     with pytest.raises(ValueError, match=r"must have the columns of actions \['id', 'label', 'video'\], got"):
         load_samples(drama, "train", schemas=[ACTIONS])
+
+
+@pytest.mark.parametrize("name", ["run*", "a?b", "clips [1]", "two\nlines", "a::b"])
+def test_a_folder_that_reads_as_a_pattern_is_refused_and_no_other_is_read_in_its_place(tmp_path, name):
+    (tmp_path / name / "data").mkdir(parents=True)
+    with pytest.raises(ValueError, match="must have a path without .* which datasets reads as patterns, got "):
+        load_samples(str(tmp_path / name), "test", 1)

@@ -1,6 +1,7 @@
 """What a checkpoint may not do to who loads it: each attempt ends in an error that says so, and runs nothing."""
 
 import json
+import os
 import shutil
 import struct
 import subprocess
@@ -12,7 +13,7 @@ import safetensors
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from hmba_hf import HMBAConfig, HMBAForConditionalGeneration
+from hmba_hf import HMBAConfig, HMBAForConditionalGeneration, VideoMambaModel
 from hmba_hf.models.loading_checkpoints import check_file_names
 from tiny_bases import save_base
 
@@ -201,3 +202,11 @@ def test_an_index_that_lists_no_weights_is_refused_unless_one_file_has_them_all(
     (folder / "model.safetensors").unlink()
     with pytest.raises(ValueError, match="model.safetensors.index.json of .* must have metadata and a weight_map"):
         AutoModelForImageTextToText.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("model_class", [HMBAForConditionalGeneration, VideoMambaModel])
+def test_a_path_that_is_not_utf8_is_named_and_no_file_is_called_torn(tmp_path, model_class):
+    folder = tmp_path / os.fsdecode(b"\xfe")
+    folder.mkdir()
+    with pytest.raises(ValueError, match="the path of a checkpoint must be UTF-8, .* got '.*udcfe'"):
+        model_class.from_pretrained(folder)

@@ -1,6 +1,8 @@
 """Samples by name: the micro-world, or a dataset on disk or on the Hub."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..models.decoding_containers import LIMITS, SourceLimits
@@ -27,6 +29,7 @@ TWO_TASKS = "micro-world-two-tasks"
 DRAWN = (MICRO_WORLD, TWO_TASKS, MICRO_ACTIONS, MICRO_QUESTIONS, MICRO_DRIVING)
 """The datasets that are drawn, not read."""
 
+_OF_PATTERNS = re.compile(r"[*?\[\n\r]|::")
 _CLIPS = 10_000  # of the micro-world, which has no end of its own
 
 
@@ -161,11 +164,21 @@ def _taken(values: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
     return {name: values.pop(name) for name in names if name in values}
 
 
+def _check_is_no_pattern(repository: str) -> None:
+    """Raise a `ValueError` for a folder whose path `datasets` would take for a pattern, also of other folders."""
+    if Path(repository).is_dir() and (found := _OF_PATTERNS.search(str(Path(repository).resolve()))):
+        raise ValueError(
+            f"the folder of a dataset must have a path without *, ?, [, :: and line breaks, which datasets reads as "
+            f"patterns, got {found.group()!r} in {repository!r}: rename it"
+        )
+
+
 def load_rows(name: str, split: str, streaming: bool = False, schemas: Sequence[Schema] = SCHEMAS) -> Any:
     """Load one split of a dataset as undecoded rows, whole or streamed, as in `load_samples`."""
     repository, revision = split_revision(name)
     check_revision(repository, revision)
     check_finished(repository)
+    _check_is_no_pattern(repository)
     datasets = import_datasets()
     import pyarrow  # which datasets brings
 

@@ -202,9 +202,15 @@ def check_index(checkpoint: Any, options: Mapping[str, Any]) -> None:
         options: of `from_pretrained`.
 
     Raises:
-        ValueError: for such an index, or an incomplete one.
+        ValueError: for such an index, or an incomplete one, or a path whose letters are not UTF-8.
         FileNotFoundError: if a folder lacks a shard.
     """
+    try:
+        str(checkpoint).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"the path of a checkpoint must be UTF-8, for safetensors opens no other, got {str(checkpoint)!r}"
+        ) from error
     variant = options.get("variant")
     kinds = ["model.safetensors"] if options.get("use_safetensors") else ["model.safetensors", "pytorch_model.bin"]
     for kind in kinds:
