@@ -16,7 +16,7 @@ def noise(height, width, channels=3):
 
 
 @pytest.mark.parametrize("resample", range(6))
-@pytest.mark.parametrize("shape", [(48, 64), (65, 48), (1, 50), (50, 1), (33, 33), (90, 301, 1)])
+@pytest.mark.parametrize("shape", [(48, 64), (65, 48), (1, 50), (50, 1), (33, 33), (50, 50), (90, 301, 1)])
 def test_the_pixels_are_those_of_the_whole_square(shape, resample, monkeypatch):
     monkeypatch.setattr(decoding_squares, "_BAND", 500)  # several bands
     frame = noise(*shape)
@@ -24,6 +24,12 @@ def test_the_pixels_are_those_of_the_whole_square(shape, resample, monkeypatch):
         size = SizeDict(height=side, width=side)
         whole = HMBAVideoProcessor().resize(expand_to_square(np.moveaxis(frame, -1, 0)), size, resample)
         assert np.array_equal(resize_squared(frame, (side, side), resample, 255), np.moveaxis(whole, 0, -1))
+
+
+def test_a_square_frame_of_the_wanted_size_is_not_resampled(monkeypatch):
+    monkeypatch.setattr(decoding_squares, "_resize", lambda *given: pytest.fail("each pixel is there"))
+    frame = noise(40, 40)
+    assert np.array_equal(resize_squared(frame, (40, 40), 3, 255), frame)
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,8 @@ def resize_squared(frame: Any, size: tuple[int, int], resample: int, fill: int) 
         `(*size, channels)`, uint8.
     """
     height, width, channels = frame.shape
+    if size == (height, width) and height == width:  # Pillow would copy each pixel
+        return np.array(frame)
     if height > max(_TALL, _NARROW * width):
         turned = resize_squared(np.asarray(frame).swapaxes(0, 1), size[::-1], resample, fill)
         return np.ascontiguousarray(turned.swapaxes(0, 1))

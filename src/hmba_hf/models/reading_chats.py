@@ -203,6 +203,13 @@ class VideoChatProcessor(VideoTextProcessor):
             marks[places[start:end]] = 1
         return marks.tolist()
 
+    def _adjust_assistant_masks_indices(self, processed_dict: Any, generation_indices: Any) -> Any:
+        offsets = processed_dict["offset_mapping"]
+        if hasattr(offsets, "tolist"):  # transformers walks through them, which takes long in a tensor
+            processed_dict["offset_mapping"] = offsets.tolist()
+        theirs: Any = super()
+        return theirs._adjust_assistant_masks_indices(processed_dict, generation_indices)
+
     def _multimodal_inputs_from_conversations(
         self, conversations: list[list[dict]], audio_loading_params: dict, load_audio_from_video: bool = False
     ) -> tuple[list, list, list, dict]:
