@@ -328,6 +328,25 @@ def test_outputs_are_named_also_as_a_tuple():
     assert_close((first, second), (output.loss, output.logits))
 
 
+def test_the_loss_of_some_positions_is_that_of_the_tokens_behind_them():
+    inputs, model = tiny_inputs(batch=2), tiny_model()
+    ids = inputs["input_ids"]
+    length = ids.shape[1]
+    mask = torch.zeros(ids.shape, dtype=torch.bool)
+    mask[0, 3:5] = True
+    mask[1, 2] = True
+    ways = {"mask": mask, "last": 3, "positions": torch.tensor([1, length - 2])}
+    read = {"mask": mask, "last": torch.arange(length) >= length - 3}
+    read["positions"] = torch.isin(torch.arange(length), ways["positions"])
+    for name, kept in ways.items():
+        labels = torch.full_like(ids, -100)
+        labels[:, 1:] = torch.where(read[name].expand_as(ids)[:, :-1], ids[:, 1:], -100)
+        wanted = model(**inputs, labels=labels)
+        given = model(**inputs, labels=ids, logits_to_keep=kept)
+        assert_close(given.loss, wanted.loss)
+        assert given.logits.shape[:-1].numel() == read[name].expand_as(ids).sum()
+
+
 @pytest.mark.parametrize("how", ["argument", "config", "features"])
 def test_the_adapters_attention_is_given_when_asked_for(how):
     inputs, model = tiny_inputs(batch=2), open_gate(tiny_model(attn_implementation="eager"))

@@ -442,7 +442,8 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
 
         Args:
             labels: `(batch, length)`, -100 where no loss is wanted; shifted inside.
-            logits_to_keep: compute logits for this many last positions only; for all when 0.
+            logits_to_keep: compute logits, and the loss, for this many last positions only; for all when 0; or for
+                these positions, as in `slice_logits_to_keep`.
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -464,6 +465,10 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
         loss = None
         if labels is not None:
             vocab_size = self.config.text_config.vocab_size
+            if not isinstance(logits_to_keep, int) or logits_to_keep:
+                next_labels = nn.functional.pad(labels, (0, 1), value=-100)[:, 1:]
+                kept = slice_logits_to_keep(next_labels[..., None], logits_to_keep)
+                kwargs["shift_labels"] = kept[..., 0].contiguous()
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
         return HMBACausalLMOutputWithPast(
             loss=loss,
