@@ -21,7 +21,7 @@ from transformers.trainer_utils import EvalLoopOutput, TrainOutput
 from transformers.training_args import OptimizerNames
 
 from ..data.encoded_samples import EncodedSamples, EncodedStream
-from ..data.feature_cache.keeping import KeptFeatures
+from ..data.feature_cache.keeping import KeptClips
 from ..data.samples import Sample
 from ..families import family_of, unwrapped_name
 from ..files import explained_write_errors, write_json
@@ -443,7 +443,7 @@ def _without_video(sample: Any) -> Any:
 
 def _check_sampling(args: Any, dataset: Any) -> None:
     """Refuse options that a streamed dataset or encoded samples would leave without an effect."""
-    if isinstance(dataset, EncodedSamples | EncodedStream | KeptFeatures) and args.length_column_name != "length":
+    if isinstance(dataset, EncodedSamples | EncodedStream | KeptClips) and args.length_column_name != "length":
         raise ValueError(f"length_column_name names a column of a table, got {args.length_column_name!r} for samples")
     if not isinstance(dataset, EncodedStream):
         return

@@ -113,12 +113,19 @@ class DataArguments(StreamableDataArguments, ClipArguments):
             "reads nor encodes a clip again; what does not fit is encoded at each visit"
         },
     )
+    keep_clips: float = field(
+        default=0.0,
+        metadata={
+            "help": "gigabytes of memory for prepared clips, where the vision tower learns, so that a later epoch "
+            "does not read a clip again; what does not fit is read at each visit"
+        },
+    )
 
     def recipe(self, is_best_chosen: bool) -> dict[str, Any]:
         """Return what a result depends on; arguments as in `StreamableDataArguments`."""
         kept = super().recipe(is_best_chosen)
         del kept["feature_cache"]  # the same result, faster
-        del kept["keep_features"]  # likewise
+        del kept["keep_features"], kept["keep_clips"]  # likewise
         if not is_best_chosen:
             del kept["max_new_tokens"]
         return kept
@@ -161,18 +168,23 @@ def check_options(
 def _check_kept(
     model_args: ModelArguments, data_args: DataArguments, args: FinetuningArguments, family: Family
 ) -> None:
-    """Raise a `ValueError` if features cannot be kept in memory."""
-    wanted = data_args.keep_features
-    if wanted < 0:
-        raise ValueError(f"keep_features must be gigabytes from 0 on, got {wanted}")
-    reasons = {
-        "a vision tower that learns": family.encodes_frames in model_args.learns,
+    """Raise a `ValueError` if clips or features cannot be kept in memory."""
+    of_both = {
         "--streaming": data_args.streaming,
         "--feature_cache": data_args.feature_cache is not None,
         f"--dataloader_num_workers {args.dataloader_num_workers}": args.dataloader_num_workers > 0,
+    }
+    of_features = {
+        "a vision tower that learns": family.encodes_frames in model_args.learns,
         "a model that is spread over processes": bool(args.fsdp or args.deepspeed),
         "a vision-language model, whose features `hmba cache-features` keeps in files": family.model_type != "hmba",
     }
-    for reason, is_so in reasons.items():
-        if wanted and is_so:
-            raise ValueError(f"keep_features must be 0 with {reason}, got {wanted}")
+    of_clips = {f"--keep_features {data_args.keep_features}": data_args.keep_features > 0}
+    reasons = {"keep_features": of_both | of_features, "keep_clips": of_both | of_clips}
+    for name, why in reasons.items():
+        wanted = getattr(data_args, name)
+        if wanted < 0:
+            raise ValueError(f"{name} must be gigabytes from 0 on, got {wanted}")
+        for reason, is_so in why.items():
+            if wanted and is_so:
+                raise ValueError(f"{name} must be 0 with {reason}, got {wanted}")

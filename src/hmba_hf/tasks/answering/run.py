@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PrinterCallback, ProgressCallback, Tra
 from ...data.bad_samples import BadSamples
 from ...data.dataset_streams import open_stream
 from ...data.encoded_samples import EncodedSamples, EncodedStream, evaluation_samples
-from ...data.feature_cache.keeping import KeptFeatures
+from ...data.feature_cache.keeping import KeptClips, KeptFeatures
 from ...data.feature_cache.reading import CachedSamples, FeatureCache
 from ...data.loading import load_samples
 from ...data.mixing import MixedSamples
@@ -79,6 +79,8 @@ def finetune(
     set_seed(args.seed)  # low-rank updates start equal in all processes
     learning, counts = choose_what_learns(model_args, args, model, commit)
     dataset: Any = training_dataset(data_args, args, collator, bad, cache)
+    if data_args.keep_clips:
+        dataset = KeptClips(dataset, data_args.keep_clips)
     if data_args.keep_features:
         dataset = keep_features(dataset, model, processor, data_args, args, clips)
     trainer = AdapterTrainer(
