@@ -53,6 +53,23 @@ def test_the_scan_benchmark_checks_and_compares_every_candidate_it_is_given(tmp_
     assert all(record["times"] and record["check"] for record in records)
 
 
+def test_the_demos_steps_are_counted_beside_those_of_another_version(tmp_path):
+    words = ["--old", BENCHMARKS.parent, "--old_python", sys.executable, "--output_dir", tmp_path]
+    printed = run("demo_training.py", *words, "--steps", 10, "--turns", 1, "--batch", 2)
+    of_clocks = [f"{what}, {clock}" for clock in ("processor", "wall") for what in ("ms a step", "steps a second")]
+    assert columns(printed) == [["steps", *of_clocks]]
+    spent = json.loads((tmp_path / "results.json").read_text())["spent"]
+    assert {case: len(laps["wall"]) for case, laps in spent.items()} == {
+        "H-MBA, today, first visit": 1,
+        "H-MBA, today, kept": 4,
+        "H-MBA, old": 8,
+        "current frame only, today, kept": 8,
+        "current frame only, old": 8,
+        "whole demo, today": 1,
+        "whole demo, old": 1,
+    }
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_the_scan_benchmark_measures_memory_in_a_fresh_process():
     words = "--shapes 1x1024x1024x16 --peers cpu portable --repeats 1 --passes forward backward".split()
