@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from hmba_hf import VideoDecodeError, decode_frames, iter_frames
+from numbered_videos import numbered_video, read_numbers
 
 RATE = 25
 GROUP = 12
@@ -260,3 +261,57 @@ def test_a_tag_of_no_known_kind_hides_a_picture(caplog):
     tag = data.index(picture) - 16
 
     check_that_whole_frames_are_right(data, overwritten(data, tag, 1), caplog)
+
+
+CUT_INSIDE = [
+    ("avi", "mjpeg"),
+    ("avi", "mpeg4"),
+    ("avi", "libx264"),
+    ("matroska", "mjpeg"),
+    ("flv", "flv"),
+]
+
+
+@pytest.mark.parametrize("way", ["cut out", "overwritten"])
+@pytest.mark.parametrize(("container", "codec"), CUT_INSIDE)
+def test_a_clip_behind_lost_pictures_has_its_frames_and_one_among_them_is_refused(container, codec, way):
+    data = numbered_video(100, rate=RATE, gop=10, container=container, codec=codec)
+    with av.open(BytesIO(data)) as opened:
+        places = [packet.pos for packet in opened.demux(video=0)]
+    start, end = places[33] + 25, places[43] + 29
+    damaged = data[:start] + (b"" if way == "cut out" else bytes(end - start)) + data[end:]
+
+    for timestamp, last in ((20 / RATE, 20), (66 / RATE, 66), (None, 99)):
+        clip, metadata = decode_frames(damaged, timestamp, 3, RATE)
+        assert read_numbers(clip) == [last - 2, last - 1, last]
+        assert metadata.total_num_frames in (None, 100)
+    for last, count in ((38, 3), (52, 20)):
+        with pytest.raises(VideoDecodeError, match=r"cannot be decoded, because frames after 1\.[23]"):
+            decode_frames(damaged, last / RATE, count, RATE)
+
+
+def test_pictures_that_an_index_of_mp4_no_longer_finds_are_never_shown_at_the_times_of_others():
+    data = numbered_video(100, rate=RATE, container="mov", codec="mjpeg", movflags="faststart")
+    place = data.index(pictures_of(data)[33])
+    longer = data[:place] + bytes(5000) + data[place:]
+
+    assert read_numbers(decode_frames(longer, 32 / RATE, 3, RATE)[0]) == [30, 31, 32]
+    for timestamp in (*range(34, 100, 6), None):
+        with pytest.raises(VideoDecodeError, match="cannot be decoded"):
+            decode_frames(longer, None if timestamp is None else timestamp / RATE, 3, RATE)
+
+
+@pytest.mark.parametrize(("container", "codec", "count"), [("h264", "libx264", 500), ("mjpeg", "mjpeg", 500)])
+def test_a_raw_stream_is_read_behind_a_loss_up_to_its_last_frame(container, codec, count, caplog):
+    data = numbered_video(100, rate=RATE, gop=10, container=container, codec=codec)
+    damaged = overwritten(data, len(data) // 2, count, b"\0")
+    assert any(isinstance(frame, VideoDecodeError) for _, frame in iter_frames(damaged))
+
+    clip, metadata = decode_frames(damaged, None, 3, RATE)
+
+    assert read_numbers(clip) == [97, 98, 99]
+    assert (metadata.duration, metadata.total_num_frames) == (None, None)
+    assert "frames from there on may look wrong or be missing" in caplog.text
+    assert read_numbers(decode_frames(damaged, 20 / RATE, 3, RATE)[0]) == [18, 19, 20]
+    with pytest.raises(VideoDecodeError, match="cannot be decoded, because frames after"):
+        decode_frames(damaged, 70 / RATE, 3, RATE)

@@ -160,8 +160,7 @@ def test_pictures_between_lost_blocks_of_an_avi_file_keep_their_times(codec, way
     by_time = {round(25 * time): number for time, number in zip(times, shown, strict=True)}
     sound = [*range(23), *range(40, 63), *range(80, 100)]
     assert [by_time[number] for number in sound] == sound
-    if codec == "mpeg4":  # FFmpeg seeks by the old places: a clip of MJPEG begins before the damage, and is refused
-        assert numbers(bytes(data), 50 / 25, 3, 25.0) == [48, 49, 50]
+    assert numbers(bytes(data), 50 / 25, 3, 25.0) == [48, 49, 50]
 
 
 def test_a_passing_shortage_is_not_the_end(caplog):

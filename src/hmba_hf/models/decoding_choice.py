@@ -2,8 +2,8 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from .decoding_pictures import ClipPictures, weight_of
 from .decoding_timeline import Moment
@@ -101,15 +101,42 @@ class Choice:
         return [moment for moment in self._chosen if moment is not None]
 
 
+class Lost(NamedTuple):
+    """Seconds from the end of one frame to the next one, between which others were lost, and why."""
+
+    start: float
+    end: float
+    cause: Exception
+
+
+@dataclass
+class Progress:
+    """How far the frames of one recording have come: time of the last one, its end, and what was lost before."""
+
+    recording: int = 0
+    last: float = -math.inf
+    until: float = -math.inf
+    in_order: bool = True
+    lost: list[Lost] = field(default_factory=list)
+
+    def note(self, moment: Moment, shown_for: float) -> None:
+        """Take one more frame, shown for so many seconds."""
+        time = float(moment.time)
+        if moment.lost_before is not None:
+            self.lost.append(Lost(self.until, time, moment.lost_before))
+        self.in_order = self.in_order and time >= self.last
+        if time >= self.last:
+            self.last = time
+            self.until = time + shown_for
+
+
 @dataclass
 class Scan:
     """What one pass over a stretch of the video found of its last recording: moments without frames, and pictures."""
 
     chosen: list[Moment]
     clip: ClipPictures
+    came: Progress
     first_time: float
-    last_time: float
-    covered_until: float
     passed_end: bool
-    in_order: bool
     is_whole_recording: bool

@@ -144,7 +144,7 @@ class VideoPackets:
         self._recent: deque[int] = deque(maxlen=RECENT)  # times of the last pictures
         self._start_in_bytes: int | None = None
         self._reached = -1.0  # seconds, of any stream
-        self._is_ended_by_mark: bool | None = None
+        self._is_ended_by_mark: bool | None = None if before is None else before._is_ended_by_mark
         self._end_in_bytes = 0
         self.has_ended = False
         self.is_damaged = False  # whether the last packet is, or what lies between it and the next one

@@ -3,14 +3,15 @@
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import Any
 
 import av
 import numpy as np
 
-from .decoding_choice import Choice, Scan
+from .decoding_choice import LONGEST_STEP, Choice, Progress, Scan
 from .decoding_containers import SourceLimits, VideoDecodeError
+from .decoding_metadata import Known, metadata_of_video
 from .decoding_packets import Shortfall, find_step_back
 from .decoding_pictures import ClipPictures, picture_or_error
 from .decoding_streams import OpenVideo, is_intra_coded
@@ -31,7 +32,7 @@ class VideoReader:
         self.limits = limits
         self.prepare: Callable[[Any], np.ndarray] | None = None  # makes of a picture what is kept of it
         self.prepares_rows = False  # whether it takes `PictureRows`, too
-        self.damage: Exception | None = None
+        self.damage: Exception | None = None  # behind the last frame of what is read
         self.concealed_from: Fraction | float = math.inf
         self.end: float | None = None  # of the last frame, once it has been decoded
         self.count: int | None = None  # of all frames, once they have been decoded
@@ -88,10 +89,17 @@ class VideoReader:
 
     def _first_decoded(self) -> Iterator[av.VideoFrame]:
         """Decode the first frames, none of which is kept, and note whether they have times."""
-        for frame in islice(self._decoded(), REORDER_FRAMES):
+        count = 0
+        for frame in self.video.decode():
+            if isinstance(frame, Exception):
+                self.damage = frame
+                continue
             self.has_times = self.has_times and self.video.stamp_of(frame) is not None
             yield frame
             del frame  # before the next one is decoded
+            count += 1
+            if count == REORDER_FRAMES:
+                return
 
     def warn_of_other_recordings(self) -> None:
         """Log that the clock goes back in a part of the file that was not read, as far as known."""
@@ -113,8 +121,8 @@ class VideoReader:
             return TIME_TOLERANCE
         return min(tick, LONGEST_ROUNDING) + TIME_TOLERANCE
 
-    def _decoded(self) -> Iterator[av.VideoFrame]:
-        """Decode from where the container stands; an error ends the frames and is kept as `damage`.
+    def _decoded(self) -> Iterator[Any]:
+        """Decode from where the container stands, with errors in the places of what they keep from being decoded.
 
         After a seek, decoders of some codecs invent missing data until the first intra-coded picture. Containers
         whose index calls every picture a keyframe lead there.
@@ -122,12 +130,8 @@ class VideoReader:
         codec = self.video.stream.codec_context.codec
         is_sound = not self._is_after_seek or codec.intra_only or codec.name in WAITING_DECODERS
         for found in self.video.decode():
-            if isinstance(found, Exception):
-                if is_sound:
-                    self.damage = found
-                    return
-                continue
-            is_sound = is_sound or is_intra_coded(found, codec.name)
+            is_error = isinstance(found, Exception)
+            is_sound = is_sound or (not is_error and is_intra_coded(found, codec.name))
             if is_sound:
                 yield found
             del found  # before the next one is decoded
@@ -147,9 +151,21 @@ class VideoReader:
                 return
             video.start_reading(video.packets)
         count = 0
+        lacks_frames = False
         before: Moment | None = None
         for moment in video.timeline(self.origin).place(self._decoded(), self.origin if start is None else None):
+            if isinstance(moment.frame, Exception):
+                self.damage = self.damage or moment.frame
+                continue
             moment = video.seen(moment)._replace(time=moment.time - self.origin)
+            if self.damage is not None and not moment.is_whole:
+                continue  # it depends on what is lost
+            lost = self.damage or self._lost_between(before, moment)
+            if lost is not None:
+                moment = moment._replace(lost_before=lost)
+                self.concealed_from = min(self.concealed_from, moment.time if before is None else before.time)
+                self.damage = before = None
+                lacks_frames = True
             if not moment.is_whole:
                 self.concealed_from = min(self.concealed_from, moment.time)
             self.is_steady = self.is_steady and (before is None or self._is_next(before, moment))
@@ -161,13 +177,22 @@ class VideoReader:
             count += 1
             yield moment
             del moment  # before the next one is decoded
-        if start is None and video.packets.has_ended:
+        if start is None and video.packets.has_ended and not lacks_frames:
             self.count = count
 
     def _seek(self, time: float) -> None:
         """Let the container stand at the keyframe before a time."""
         ticks = int((self.origin + Fraction(time + TIME_TOLERANCE)) / self.video.stream.time_base)
         self.video.container.seek(ticks, stream=self.video.stream)
+
+    def _lost_between(self, before: Moment | None, moment: Moment) -> Exception | None:
+        """Why frames lack in the place of damage: those of a steady rate leave out no step."""
+        if before is None or not self.is_steady or before.recording != moment.recording:
+            return None
+        is_damaged = not (before.is_whole and moment.is_whole)
+        if not is_damaged or moment.time - before.time < LONGEST_STEP / self.video.rate:
+            return None
+        return ValueError("the data before and behind do not join up")
 
     def _is_next(self, before: Moment, moment: Moment) -> bool:
         step = moment.time - before.time
@@ -258,12 +283,13 @@ class VideoReader:
         """
         for start in self.starts_before(wanted[0], is_last):
             scan = self._scan(start, wanted, is_last)
-            slack = 0.0 if scan.in_order else float(REORDER_FRAMES / self.video.rate)
+            slack = 0.0 if scan.came.in_order else float(REORDER_FRAMES / self.video.rate)
             reaches_back = scan.first_time <= wanted[0] - slack + TIME_TOLERANCE
-            if is_last and abs(scan.last_time - wanted[-1]) > TIME_TOLERANCE and start is not None:
+            if is_last and abs(scan.came.last - wanted[-1]) > TIME_TOLERANCE and start is not None:
                 continue  # the stretch leads to another end
             if start is None or reaches_back or scan.is_whole_recording:
                 break
+        self._check_for_losses(scan, wanted, is_last)
         self._check_reached(scan, wanted[-1], is_last)
         return scan
 
@@ -323,22 +349,19 @@ class VideoReader:
         `passes_over`, frames that the next ones should replace are; where one is missing, all is read again.
         """
         choice = self._choice(wanted, passes_over)
-        last, until, in_order, beyond, recording = -math.inf, -math.inf, True, 0, 0
+        came, beyond = Progress(), 0
         for moment in self.read(start):
             time = float(moment.time)
-            if moment.recording > recording:
-                if not is_last and wanted[-1] < until:
+            if moment.recording > came.recording:
+                if not is_last and wanted[-1] < came.until:
                     break
                 choice = self._choice(wanted, passes_over)
-                last, until, in_order, beyond, recording = -math.inf, -math.inf, True, 0, moment.recording
+                came, beyond = Progress(moment.recording), 0
             elif choice.is_empty and start is not None and time > wanted[0] + TIME_TOLERANCE and not is_last:
-                return Scan([], choice.clip, math.inf, time, time, False, True, False)
+                return Scan([], choice.clip, Progress(0, time, time), math.inf, False, False)
             shown_for = float(self.video.shown_for(moment.frame))
             choice.offer(moment, shown_for)
-            in_order = in_order and time >= last
-            if time >= last:
-                last = time
-                until = time + shown_for
+            came.note(moment, shown_for)
             beyond += time > wanted[-1] + self.tolerance
             if beyond > REORDER_FRAMES and not is_last:
                 break
@@ -346,7 +369,7 @@ class VideoReader:
         chosen = choice.made()
         if choice.lacks_picture:
             return self._scan(start, wanted, is_last, passes_over=False)
-        return Scan(chosen, choice.clip, choice.first_time, last, until, beyond > 0, in_order, recording > 0)
+        return Scan(chosen, choice.clip, came, choice.first_time, beyond > 0, came.recording > 0)
 
     def _choice(self, wanted: list[float], passes_over: bool) -> Choice:
         pictures = self._pictures(count=len(wanted))
@@ -364,40 +387,54 @@ class VideoReader:
         moments: list[Moment] = []
         expected = int(end * self.video.rate) + REORDER_FRAMES
         clip = self._pictures(expected=expected)
-        last, until, recording = -math.inf, -math.inf, 0
+        came = Progress()
         for moment in self.read(None):
             time = float(moment.time)
-            if moment.recording > recording:
-                if not is_last and end < until:
+            if moment.recording > came.recording:
+                if not is_last and end < came.until:
                     break
                 moments = []
                 clip = self._pictures(expected=expected)
-                last, until, recording = -math.inf, -math.inf, moment.recording
-            if time >= last:
-                last = time
-                until = time + float(self.video.shown_for(moment.frame))
+                came = Progress(moment.recording)
+            came.note(moment, float(self.video.shown_for(moment.frame)))
             if time <= end + self.tolerance:
                 clip.put([len(moments)], self._picture(moment.frame))
                 moments.append(moment._replace(frame=None))
-            elif last > end + REORDER_FRAMES / self.video.rate and not is_last:
+            elif came.last > end + REORDER_FRAMES / self.video.rate and not is_last:
                 break
             del moment  # before the next one is decoded
-        scan = Scan(moments, clip, 0.0, last, until, last > end + self.tolerance, True, True)
+        scan = Scan(moments, clip, came, 0.0, came.last > end + self.tolerance, True)
+        self._check_for_losses(scan, [start for start, _, _ in came.lost if start <= end], is_last)
         self._check_reached(scan, end, is_last)
         return scan
 
+    def _check_for_losses(self, scan: Scan, wanted: list[float], is_last: bool) -> None:
+        """Raise where what is shown at a wanted time cannot be decoded, although frames before and behind it can.
+
+        Behind what is lost of a stream whose pictures are counted, only the last one is known.
+        """
+        for start, end, cause in scan.came.lost:
+            if self.video.is_counted:
+                end = start if is_last else math.inf
+            time = next((time for time in wanted if start - TIME_TOLERANCE <= time < end - self.tolerance), None)
+            if time is not None:
+                raise VideoDecodeError(
+                    f"{self.name} is damaged: the frame at {time:.3f} s cannot be decoded, because frames after "
+                    f"{max(start, 0.0):.3f} s are lost ({cause})"
+                )
+
     def _check_reached(self, scan: Scan, wanted: float, is_last: bool) -> None:
         """Raise unless decoding came far enough to know which frame is shown at the last wanted time."""
-        if scan.passed_end or wanted < scan.covered_until - TIME_TOLERANCE:
+        if scan.passed_end or wanted < scan.came.until - TIME_TOLERANCE:
             return
-        trouble = self._trouble(scan.last_time, f"the frame at {wanted:.3f} s")
+        trouble = self._trouble(scan.came.last, f"the frame at {wanted:.3f} s")
         if trouble is not None:
             raise trouble
         if is_last and not scan.chosen:
-            raise self._damaged(scan.last_time, "the last frame")
-        if wanted > scan.covered_until + TIME_TOLERANCE and not is_last:
+            raise self._damaged(scan.came.last, "the last frame")
+        if wanted > scan.came.until + TIME_TOLERANCE and not is_last:
             self.video.warn_of_the_end()
-            end = round(max(scan.covered_until, float(self.shown_until)), 6)  # of the longest recording
+            end = round(max(scan.came.until, float(self.shown_until)), 6)  # of the longest recording
             raise ValueError(f"timestamp {wanted:.3f} s lies outside {self.name}, which ends at {end} s")
 
     def _trouble(self, last: Fraction | float, wanted: str) -> VideoDecodeError | None:
@@ -434,43 +471,5 @@ class VideoReader:
 
     def metadata(self, size: tuple[int, int] | None, times: list[float]) -> ClipMetadata:
         """Describe a clip whose frames, of a height and a width, are shown at `times`."""
-        height, width = size or (None, None)
-        rate = self.video.rate
-        duration = self._known_duration()
-        indices = [round(time * rate) for time in times]
-        return ClipMetadata(
-            total_num_frames=self._known_count(duration),
-            fps=float(rate) if self._knows_rate else None,
-            width=width,
-            height=height,
-            duration=duration,
-            video_backend="pyav",
-            frames_indices=indices if self.video.is_counted or self.is_steady else None,
-            frame_times=times,
-        )
-
-    @property
-    def _knows_rate(self) -> bool:
-        if self.video.is_counted:
-            return self.video.is_rate_known
-        return self.is_steady or self.video.packets.states_average_rate
-
-    def _known_duration(self) -> float | None:
-        """Seconds of the whole file, from its decoded frames or from a header that nothing contradicts."""
-        if self.video.is_counted:
-            is_known = self.video.is_rate_known and self.count is not None
-            return float(self.count / self.video.rate) if is_known and self.count else None
-        if self.has_breaks:
-            return None
-        if self.end is not None:
-            return self.end
-        if not self.video.packets.describes_pictures(self.origin):
-            return None
-        promised = self.video.packets.promised_duration(self.origin)
-        return None if promised is None or promised <= self.seen_until else promised
-
-    def _known_count(self, duration: float | None) -> int | None:
-        """Frames of the whole file, from its decoded frames or from a rate and a duration."""
-        if self.count is not None:
-            return self.count
-        return round(duration * self.video.rate) if duration is not None and self._knows_rate else None
+        known = Known(self.origin, self.end, self.count, self.seen_until, self.has_breaks, self.is_steady)
+        return metadata_of_video(self.video, known, size, times)

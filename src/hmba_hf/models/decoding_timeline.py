@@ -41,13 +41,15 @@ SHORTEST_STEP = Fraction(1, 10000)
 class Moment(NamedTuple):
     """A decoded frame or an error, the time at which it is shown, and its recording in the file, counted from 0.
 
-    `is_whole` is false from a frame that the decoder had to mend up to the next intra-coded one.
+    `is_whole` is false from a frame that the decoder had to mend up to the next intra-coded one. `lost_before` is why
+    frames are missing between this one and the one before.
     """
 
     time: Any
     frame: Any
     recording: int
     is_whole: bool = True
+    lost_before: Exception | None = None
 
 
 class Timeline:

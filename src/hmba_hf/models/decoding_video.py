@@ -58,7 +58,7 @@ def decode_frames(
 
     Raises:
         FileNotFoundError: a path leads to no file.
-        VideoDecodeError: `source` holds no video, or a wanted frame lies in or after damage.
+        VideoDecodeError: `source` holds no video, or a wanted frame is lost or depends on one that is.
         ValueError: `timestamp` lies after the last frame.
     """
     check_sampling(timestamp, num_frames, fps)
@@ -122,7 +122,7 @@ def decode_times(
 
     Raises:
         FileNotFoundError: a path leads to no file.
-        VideoDecodeError: `source` holds no video, or its end or a wanted frame lies in or after damage.
+        VideoDecodeError: `source` holds no video, or its end or a wanted frame is lost or depends on one that is.
     """
     check_source_fps(source_fps)
     with opened(source, limits) as (file, name), VideoReader(file, name, limits, source_fps) as reader:
