@@ -98,7 +98,7 @@ class SourceLimits:
         max_pixels: of a picture, before and after pixels that are not square have been stretched.
         max_aspect_ratio: of a pixel, its longer side to its shorter.
         max_bytes: of a file that is kept on disk because it can be read only once: a download, a compressed file.
-        max_unstated_bytes, max_seconds: of a download whose server states no length, as it does where there is no end.
+        max_unstated_bytes, max_seconds: of a download, a pipe or a socket that states no length, as where is no end.
     """
 
     max_pixels: int = field(default=2**26, metadata={"help": "of a picture"})
@@ -439,8 +439,10 @@ def _opened_object(source: Any, title: str, limits: SourceLimits) -> Iterator[tu
         finally:
             source.seek(0)
     else:
+        lengths = [getattr(source, name, None) for name in ("length", "length_remaining")]  # of a server's response
+        has_end = isinstance(source, _STREAMED) or any(isinstance(length, int) for length in lengths)
         with tempfile.TemporaryFile() as file:
-            _keep(iter(lambda: _read(source, _CHUNK, title), b""), file, title, limits)
+            _keep(iter(lambda: _read(source, _CHUNK, title), b""), file, title, limits, has_end)
             yield ReadableFile(file, title), title
 
 
@@ -457,10 +459,10 @@ def _can_seek(source: Any) -> bool:
     return True
 
 
-def _keep(chunks: Iterable[bytes], file: Any, name: str, limits: SourceLimits) -> None:
-    """Copy a source that can be read only once to a file, within limits."""
+def _keep(chunks: Iterable[bytes], file: Any, name: str, limits: SourceLimits, has_end: bool) -> None:
+    """Copy a source that can be read only once to a file, within limits, which are narrower if it may have no end."""
     kept = 0
-    for chunk in chunks:
+    for chunk in chunks if has_end else _ending(chunks, name, limits):
         kept += len(chunk)
         if kept > limits.max_bytes:
             raise VideoDecodeError(f"{name} must have at most max_bytes={limits.max_bytes}, got more")
@@ -468,14 +470,14 @@ def _keep(chunks: Iterable[bytes], file: Any, name: str, limits: SourceLimits) -
 
 
 def _ending(chunks: Iterable[bytes], name: str, limits: SourceLimits) -> Iterator[bytes]:
-    """Yield the bytes of an address that states no length, and refuse one that seems to have no end."""
+    """Yield the bytes of a source that states no length, and refuse one that seems to have no end."""
     received = 0
     start = time.monotonic()
     for chunk in chunks:
         received += len(chunk)
         took = time.monotonic() - start
         if received > limits.max_unstated_bytes or took > limits.max_seconds:
-            kind = f"an address that states no length and has not ended after {received} bytes and {took:.0f} s"
+            kind = f"a source that states no length and has not ended after {received} bytes and {took:.0f} s"
             raise VideoDecodeError(_live(name, kind, "'mpegts' or 'mpjpeg'"))
         yield chunk
 
@@ -491,9 +493,8 @@ def _download(url: str, file: Any, limits: SourceLimits) -> None:
             length = response.headers.get("content-length", "")
             if length.isdecimal() and int(length) > limits.max_bytes:
                 raise VideoDecodeError(f"{url} must have at most max_bytes={limits.max_bytes}, got {length}")
-            chunks = response.iter_bytes()
             # The length of compressed content says nothing of what it unpacks to.
             states_length = length.isdecimal() and "content-encoding" not in response.headers
-            _keep(chunks if states_length else _ending(chunks, url, limits), file, url, limits)
+            _keep(response.iter_bytes(), file, url, limits, states_length)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise VideoDecodeError(f"cannot fetch {url}: {error}") from error
