@@ -424,7 +424,7 @@ def _opened_path(path: str) -> Any:
 
 def _live(name: str, kind: str, formats: str) -> str:
     return (
-        f"{name} is {kind}: what is read as it comes needs the name of its format, source_format={formats} of "
+        f"{name} is {kind}: what is read as it comes needs its address and format, source_format={formats} of "
         "iter_frames, --source_format of `hmba stream`"
     )
 
