@@ -269,6 +269,7 @@ CUT_INSIDE = [
     ("avi", "libx264"),
     ("matroska", "mjpeg"),
     ("flv", "flv"),
+    ("mpegts", "mpeg2video"),
 ]
 
 
@@ -315,3 +316,20 @@ def test_a_raw_stream_is_read_behind_a_loss_up_to_its_last_frame(container, code
     assert read_numbers(decode_frames(damaged, 20 / RATE, 3, RATE)[0]) == [18, 19, 20]
     with pytest.raises(VideoDecodeError, match="cannot be decoded, because frames after"):
         decode_frames(damaged, 70 / RATE, 3, RATE)
+
+
+@pytest.mark.parametrize("way", ["cut out", "overwritten"])
+@pytest.mark.parametrize("length", [188, 192])
+@pytest.mark.parametrize("codec", ["mpeg2video", "libx264"])
+def test_pictures_behind_what_is_no_packet_of_a_transport_stream_are_whole_if_none_is_lost(codec, length, way):
+    options = {"container": "mpegts", "codec": codec, "mpegts_m2ts_mode": str(int(length == 192))}
+    data = numbered_video(100, rate=RATE, gop=10, **options)
+    middle = len(data) // 2 // length * length
+    assert whole_frames(data[:middle] + bytes(3000) + data[middle:]) == [*range(100)]
+
+    for lost in range(4 * length, 8 * length, length):
+        end = middle + lost + 4
+        damaged = data[: middle + 25] + (b"" if way == "cut out" else bytes(end - middle - 25)) + data[end:]
+        whole = [pair for pair in iter_frames(damaged, only_whole=True) if isinstance(pair[1], np.ndarray)]
+        assert 80 < len(whole) < 100
+        assert all(read_numbers(picture[None]) == [round(RATE * time)] for time, picture in whole)

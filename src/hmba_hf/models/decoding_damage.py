@@ -2,7 +2,7 @@
 
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -41,6 +41,7 @@ _MATROSKA_UNKNOWN = 2**56  # bytes: as long as it comes
 _TS_LENGTHS = ((188, 0), (192, 4), (204, 0))  # of packets of MPEG-TS, and where in them the first byte stands
 _TS_SYNC = 0x47
 _TS_TABLE = 0
+_TS_NOTHING = 0x1FFF  # the number of a stream of stuffing
 _TS_BEFORE = 2**18  # bytes before and behind a mark in which its reason is looked for
 _TS_LONGEST = 2**21
 _PART = 2**20  # bytes that are read at once
@@ -87,10 +88,10 @@ def meets_another_recording(bytes_at: BytesAt, place: int, stream: int) -> bool:
         stream: the number that packets of the stream have.
     """
     data = bytes_at(place, _TS_LONGEST)
-    lengths = [size for size, sync in _TS_LENGTHS if data[sync::size][:2] == bytes([_TS_SYNC, _TS_SYNC])]
+    lengths = _ts_lengths(data)
     if not lengths:
         return False
-    step = lengths[0]
+    step = lengths[0][0]
     back = min(place, _TS_BEFORE) // step * step  # where the table is looked for that comes before
     data = bytes_at(place - back, back + _TS_LONGEST)
     counts: dict[int, int] = {}
@@ -114,6 +115,43 @@ def meets_another_recording(bytes_at: BytesAt, place: int, stream: int) -> bool:
     return False
 
 
+def _ts_lengths(data: bytes) -> list[tuple[int, int]]:
+    """The length of packets of MPEG-TS, and where in them the first byte stands, if `data` begins with two of them."""
+    marks = bytes([_TS_SYNC, _TS_SYNC])
+    return [(size, sync) for size, sync in _TS_LENGTHS if data[sync::size][:2] == marks]
+
+
+def _ts_numbers_follow(bytes_at: BytesAt, start: int, end: int, size: int, sync: int) -> bool:
+    """Return whether packets of MPEG-TS are numbered on behind something between them that is none.
+
+    Args:
+        bytes_at: gives the bytes from a place on, at most so many.
+        start, end: of two packets of `size` bytes before and behind it, each with the mark at `sync`.
+    """
+    back = min(start, _TS_BEFORE) // size * size
+    before: dict[int, int] = {}
+    for stream, number in _ts_numbers(bytes_at(start - back, back + end - start), sync, size):
+        before[stream] = number
+    data = bytes_at(start, end - start + _TS_BEFORE)
+    first = end - start
+    while first >= size and data[first - size + sync] == _TS_SYNC:
+        first -= size
+    behind: dict[int, int] = {}
+    for stream, number in _ts_numbers(data[first:], sync, size):
+        behind.setdefault(stream, number)
+    both = before.keys() & behind.keys() - {_TS_NOTHING}
+    return all(behind[stream] == (before[stream] + 1) % 16 for stream in both)
+
+
+def _ts_numbers(data: bytes, sync: int, size: int) -> Iterator[tuple[int, int]]:
+    """Yield stream and number of packets of MPEG-TS with content, up to what is no packet."""
+    for head in range(sync, len(data) - 3, size):
+        if data[head] != _TS_SYNC:
+            return
+        if data[head + 3] & 0x10:
+            yield int.from_bytes(data[head + 1 : head + 3], "big") & 0x1FFF, data[head + 3] & 0x0F
+
+
 class Continuity:
     """Follows the parts of a container from packet to packet, of all streams in the order of the file.
 
@@ -127,6 +165,7 @@ class Continuity:
             "avi": self._avi,
             "flv": self._flv,
             "matroska,webm": self._matroska,
+            "mpegts": self._ts,
             "ogg": self._ogg,
         }
         self._walk = walks.get(format_name)
@@ -137,6 +176,7 @@ class Continuity:
         self._end: int | None = None  # of the part that holds it
         self._damaged = range(0)  # bytes of which a checksum fails
         self._pages: dict[bytes, int] = {}  # the last number of each stream of an Ogg file
+        self._clocks: dict[int, int] = {}  # the last time of each stream of MPEG-TS
 
     def _bytes_at(self, place: int, length: int) -> bytes:
         start = place - self._block_place
@@ -253,6 +293,28 @@ class Continuity:
             place += len(data)
         if found != stated:
             self._damaged = range(start, start + length)
+
+    def _ts(self, start: int | None, packet: Any) -> tuple[bool, int]:
+        lengths = _ts_lengths(self._bytes_at(packet.pos, 2 * _TS_LENGTHS[-1][0]))
+        if not lengths:
+            return True, -1
+        size, sync = lengths[0]
+        goes_back = packet.dts is None or packet.dts < self._clocks.get(packet.stream.index, packet.dts)
+        if packet.dts is not None:
+            self._clocks[packet.stream.index] = packet.dts
+        if start is None or goes_back or self._is_row_of_ts(start, packet.pos, size, sync):
+            return True, packet.pos + size
+        # FFmpeg does not compare the numbers of packets behind what is none.
+        return _ts_numbers_follow(self._read_at, start, packet.pos, size, sync), packet.pos + size
+
+    def _is_row_of_ts(self, start: int, end: int, size: int, sync: int) -> bool:
+        """Return whether nothing but packets of MPEG-TS lies between two places."""
+        part = _PART // size * size
+        for place in range(start, end, part):
+            marks = self._read_at(place, min(part, end - place))[sync::size]
+            if marks.count(_TS_SYNC) < len(marks):
+                return False
+        return (end - start) % size == 0
 
     def _ogg(self, start: int | None, packet: Any) -> tuple[bool, int]:
         place = packet.pos if start is None else start
