@@ -18,7 +18,12 @@ from transformers import (
     ViTForImageClassification,
 )
 
-from hmba_hf import HMBAForConditionalGeneration, HMBAProcessor
+from hmba_hf import (
+    HMBAForConditionalGeneration,
+    HMBAProcessor,
+    VideoMambaForVideoClassification,
+    VideoMambaForVideoTextRetrieval,
+)
 from hmba_hf.models.loading_options import split_options
 from test_modeling_hmba_joining import join, prompt, save_language_model
 from tiny_gguf import VOCABULARY, write_gguf
@@ -214,6 +219,28 @@ def test_a_language_model_in_a_gguf_file_is_joined_with_plain_weights(quantizati
     packed = {"text_quantization_config": BitsAndBytesConfig(load_in_4bit=True)}
     with pytest.raises(ValueError, match="quantization_config must be absent with a GGUF file"):
         HMBAForConditionalGeneration.from_vision_text_pretrained(*sources, **file, **packed)
+
+
+@pytest.mark.parametrize("share", [0, 0.3, 0.6, 0.99])
+def test_a_gguf_file_that_is_cut_short_is_refused_by_name(share, llava, tmp_path):
+    write_gguf(tmp_path / "text.gguf")
+    whole = (tmp_path / "text.gguf").read_bytes()
+    (tmp_path / "text.gguf").write_bytes(whole[: int(share * len(whole))])
+    for joined in (HMBAForConditionalGeneration, HMBAProcessor):
+        with pytest.raises(ValueError, match="gguf_file must be a whole GGUF file .*, got text.gguf in .*: "):
+            joined.from_vision_text_pretrained(llava, tmp_path, text_gguf_file="text.gguf")
+
+
+def test_a_gguf_file_is_named_as_an_option_of_a_join_and_of_nothing_else(llava, tmp_path):
+    write_gguf(tmp_path / "text.gguf")
+    for joined in (HMBAForConditionalGeneration, HMBAProcessor):
+        with pytest.raises(ValueError, match="got the file .*text.gguf: name it as gguf_file, and its folder"):
+            joined.from_vision_text_pretrained(llava, tmp_path / "text.gguf")
+    for model_class in (HMBAForConditionalGeneration, VideoMambaForVideoClassification):
+        with pytest.raises(ValueError, match="must be in safetensors, got gguf_file='text.gguf'"):
+            model_class.from_pretrained(tmp_path, gguf_file="text.gguf")
+    with pytest.raises(ValueError, match=r"or those of the halves' files, got \['gguf_file'\]"):
+        VideoMambaForVideoTextRetrieval.from_vision_text_pretrained(llava, tmp_path, gguf_file="text.gguf")
 
 
 def save_updates(base, folder):

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,8 @@ def load_text_config(text: Any, **options: Any) -> Any:
         ValueError: if the checkpoint holds low-rank updates, or a model that reads more than text.
     """
     check_holds_a_model(text, options)
-    config = AutoConfig.from_pretrained(text, **options)
+    with _reading_gguf(text, options):
+        config = AutoConfig.from_pretrained(text, **options)
     if vision_half(config) is not config:
         raise ValueError(f"{text} must be a language model of text alone, got {type(config).__name__}")
     return config
@@ -173,6 +175,25 @@ def _check_is_a_name(checkpoint: Any) -> None:
     if not isinstance(checkpoint, str | os.PathLike):
         name = type(checkpoint).__name__
         raise ValueError(f"a part of a joined model must be a folder or a Hub id, got {name}: save it whole first")
+    if str(checkpoint).endswith(".gguf") and os.path.isfile(checkpoint):
+        raise ValueError(
+            f"a part of a joined model must be a folder or a Hub id, got the file {checkpoint}: name it as gguf_file, "
+            "and its folder in its place"
+        )
+
+
+@contextmanager
+def _reading_gguf(checkpoint: Any, options: Mapping[str, Any]) -> Iterator[None]:
+    """Turn errors of reading the `gguf_file` of some options, if there is one, into a `ValueError` with its name."""
+    file = options.get("gguf_file")
+    try:
+        yield
+    except (IndexError, KeyError, ValueError) as error:
+        if file is None:
+            raise
+        raise ValueError(
+            f"gguf_file must be a whole GGUF file of a language model, got {file} in {checkpoint}: {error}"
+        ) from error
 
 
 def load_with_report(model_class: Any, checkpoint: Any, **options: Any) -> tuple[Any, set[str]]:
@@ -236,6 +257,19 @@ def check_index(checkpoint: Any, options: Mapping[str, Any]) -> None:
                 )
 
 
+def refuse_other_files(options: Mapping[str, Any]) -> None:
+    """Raise a `ValueError` if the options of `from_pretrained` want pickles or a GGUF file.
+
+    Transformers would build a model of default size around a GGUF file's language model.
+    """
+    refuse_pickles(options.get("use_safetensors"))
+    if options.get("gguf_file") is not None:
+        raise ValueError(
+            f"weights must be in safetensors, got gguf_file={str(options['gguf_file'])!r}: GGUF files hold language "
+            "models, which HMBAForConditionalGeneration.from_vision_text_pretrained joins"
+        )
+
+
 def refuse_pickles(use_safetensors: bool | None) -> None:
     """Raise a `ValueError` if the caller wants pickles."""
     if use_safetensors is False:
@@ -274,7 +308,8 @@ def load_tokenizer(checkpoint: Any, tokenizer_class: Any = AutoTokenizer, **opti
     """
     _check_is_a_name(checkpoint)
     try:
-        return tokenizer_class.from_pretrained(checkpoint, **options)
+        with _reading_gguf(checkpoint, options):
+            return tokenizer_class.from_pretrained(checkpoint, **options)
     except (ImportError, OSError, ValueError) as error:
         has_packages = is_sentencepiece_available() and is_protobuf_available()
         if has_packages or _file_of(checkpoint, "tokenizer.model", options) is None:

@@ -111,9 +111,11 @@ def split_options(options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str,
             if value is not None:
                 chosen[name] = value
             known |= {name, f"{part}_{name}"}
-    if options.get("gguf_file") is not None:
-        parts["text"]["gguf_file"] = options["gguf_file"]
-    others = {name: value for name, value in options.items() if name not in {*known, "gguf_file"}}
+    gguf_file = options.get("text_gguf_file", options.get("gguf_file"))
+    if gguf_file is not None:
+        parts["text"]["gguf_file"] = gguf_file
+    known |= {"gguf_file", "text_gguf_file"}
+    others = {name: value for name, value in options.items() if name not in known}
     return parts["vision"], parts["text"], others
 
 

@@ -11,7 +11,7 @@ from .loading_checkpoints import (  # first: it refuses an old transformers
     first_names,
     read_settings,
     refuse_lacking,
-    refuse_pickles,
+    refuse_other_files,
 )
 from .loading_options import OPTIONS_OF_PUSHES, pushing_options
 
@@ -51,7 +51,7 @@ class SafetensorsPreTrainedModel(PreTrainedModel):
             RuntimeError: if weights have other shapes, unless `ignore_mismatched_sizes` draws these anew.
             OSError: if weights are missing, damaged, or not in safetensors.
         """
-        refuse_pickles(kwargs.get("use_safetensors"))
+        refuse_other_files(kwargs)
         kwargs["use_safetensors"] = True
         if pretrained_model_name_or_path is not None:
             check_index(pretrained_model_name_or_path, kwargs)

@@ -11,6 +11,7 @@ from .loading_checkpoints import (  # first: it refuses an old transformers
     check_quantised,
     file_options,
     refuse_lacking,
+    refuse_other_files,
     refuse_pickles,
 )
 from .loading_options import pushing_options
@@ -73,7 +74,7 @@ class AdapterPreTrainedModel(PreTrainedModel):
                 layers shall be fused.
             OSError: if weights are missing, damaged, or not in safetensors.
         """
-        refuse_pickles(kwargs.get("use_safetensors"))
+        refuse_other_files(kwargs)
         kwargs["use_safetensors"] = True
         if kwargs.get("fusion_config"):
             raise ValueError(f"fusion_config must be absent, for H-MBA fuses no layers, got {kwargs['fusion_config']}")

@@ -117,8 +117,8 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
         if dtype is None:
             dtype = torch.float32
         attention = values.pop("attn_implementation", None)
-        places = {*PLACES} & (vision_options.keys() | text_options.keys())
-        refuse_options_of_join({*values, *places}, "dtype or those of the halves' files")
+        without_effect = {*PLACES, "gguf_file"} & (vision_options.keys() | text_options.keys())
+        refuse_options_of_join({*values, *without_effect}, "dtype or those of the halves' files")
         refuse_pickles(vision_options.get("use_safetensors"))
         refuse_pickles(text_options.get("use_safetensors"))
         halves = ((vision, VideoMambaConfig, vision_options), (text, BertConfig, text_options))
