@@ -25,6 +25,7 @@ from hmba_hf.commands.env import processor_name
 
 try:
     import numba
+    from llvmlite import binding
 except ImportError:
     numba = None  # type: ignore[assignment]
 try:
@@ -36,6 +37,7 @@ MIB = 2**20
 LIBC = ctypes.CDLL(None)
 # What glibc's allocator is told by its environment, to keep memory that is freed.
 KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+AVX2 = "x86-64-v3"  # the processor that LLVM then compiles for
 SHORT = 1.0  # seconds; a longer call does not feel what was run before it
 
 
@@ -67,8 +69,21 @@ def keep_memory() -> None:
     Else every result above 32 MiB is cleared by the system page by page, at a cost that differs from machine to
     machine and minute to minute, and whoever comes after a candidate that freed gigabytes pays for it.
     """
-    if sys.platform == "linux" and not KEEPING.items() <= os.environ.items():
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEPING})
+    if sys.platform == "linux":
+        _start_again(KEEPING)
+
+
+def hide_avx512() -> None:
+    """Start the program again as on a processor with AVX2 alone: Numba's kernels, torch's and what asks torch."""
+    features = binding.get_host_cpu_features()
+    kept = [f"{'-' if name.startswith('avx512') or not has else '+'}{name}" for name, has in features.items()]
+    _start_again({"NUMBA_CPU_NAME": AVX2, "NUMBA_CPU_FEATURES": ",".join(kept), "ATEN_CPU_CAPABILITY": "avx2"})
+
+
+def _start_again(variables: Mapping[str, str]) -> None:
+    """Start the program again with these variables, unless they are set."""
+    if not variables.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **variables})
 
 
 def in_turns(

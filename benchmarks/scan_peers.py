@@ -230,6 +230,8 @@ def load_limit() -> Run:
     flags = "-O3 -march=native -ffast-math -std=c++17 -shared -fPIC -pthread".split()
     if "AVX512" in torch.backends.cpu.get_cpu_capability():
         flags.append("-mprefer-vector-width=512")
+    elif "AVX2" in torch.backends.cpu.get_cpu_capability():  # perhaps not all that the processor has
+        flags.append("-mno-avx512f")
     with tempfile.TemporaryDirectory() as folder:
         built = Path(folder) / "scan_limit.so"
         done = subprocess.run([compiler, *flags, LIMIT_SOURCE, "-o", built], capture_output=True, text=True)

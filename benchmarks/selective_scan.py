@@ -2,6 +2,7 @@
 
     python benchmarks/selective_scan.py --shapes grid --threads 1 2 --output_dir runs/scan
     python benchmarks/selective_scan.py --shapes 1x1280x2048x16 --peers cpu limit --repeats 9
+    python benchmarks/selective_scan.py --shapes 1x1280x2048x16 --avx2      # as on a processor without AVX-512
     python benchmarks/selective_scan.py --lengths                # cost per token, and where attention is dearer
     python benchmarks/selective_scan.py --shapes quick           # seconds, to see that all is well
 
@@ -32,6 +33,7 @@ from measuring import (
     MIB,
     extra_memory,
     hardware,
+    hide_avx512,
     in_turns,
     keep_memory,
     markdown,
@@ -56,6 +58,7 @@ SHAPES = {
         *("1x16384x2048x16", "1x12545x768x16"),
     ],
 }
+CLOCKS = {"wall": time.perf_counter, "processor": time.process_time}
 SMALL = (2, 37, 48, 16)
 LARGEST_CHECK = 2**26  # elements b*l*d*n; a float64 check of more would take longer than all the timing
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}  # of the largest element
@@ -75,6 +78,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max_seconds", type=float, default=30, help="for all runs of a candidate in one table row")
     parser.add_argument("--no_memory", action="store_true", help="do not measure memory")
     parser.add_argument("--system_allocator", action="store_true", help="count what the system takes to clear memory")
+    parser.add_argument(
+        "--clock", default="wall", choices=CLOCKS, help="processor: fit for a busy machine, one thread"
+    )
+    parser.add_argument("--avx2", action="store_true", help="on AVX-512, do as on a processor with AVX2 alone")
     parser.add_argument("--lengths", nargs="*", type=int, help=f"cost per token at these lengths, or at {LENGTHS}")
     parser.add_argument("--hidden_size", type=int, default=1024, help="with --lengths; the scan is twice as wide")
     parser.add_argument("--output_dir", help="write results.json and a plot here")
@@ -212,7 +219,8 @@ def time_case(runs: dict[str, Run], case: Case, backward: bool, args: argparse.N
             tried[name] = {"note": f"WRONG: {error}", "wrong": True}
     ready = {name: trial for name, trial in tried.items() if "run" in trial}
     counts = {name: min(args.repeats, trial["count"]) for name, trial in ready.items()}
-    times = in_turns({name: trial["run"] for name, trial in ready.items()}, counts, case.device)
+    calls = {name: trial["run"] for name, trial in ready.items()}
+    times = in_turns(calls, counts, case.device, CLOCKS[args.clock])
     found = {}
     for name, trial in tried.items():
         few = f"{counts[name]} of {args.repeats} runs" if name in counts and counts[name] < args.repeats else ""
@@ -394,6 +402,8 @@ def main() -> None:
     if args.measure_memory:
         measure_memory(args)
         return
+    if args.avx2:
+        hide_avx512()
     if not args.system_allocator:
         keep_memory()
     print(f"{hardware(args.device)}; threads {args.threads}; at most {args.repeats} runs in turns\n")

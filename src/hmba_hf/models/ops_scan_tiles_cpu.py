@@ -7,7 +7,25 @@ from typing import Any
 
 from .ops_launch_cpu import compiled, inlined
 from .ops_scan_records_cpu import Given, Maps
-from .ops_simd_cpu import LANES, LN_2, lane_sum, load, prefetch, read, sigmoid, softplus, splat, store, zeros
+from .ops_simd_cpu import (
+    LANES,
+    LN_2,
+    SPREAD,
+    lane_sum,
+    largest,
+    load,
+    longest_step,
+    prefetch,
+    read,
+    sigmoid,
+    smallest,
+    softplus,
+    splat,
+    store,
+    within_range,
+    write_number,
+    zeros,
+)
 
 STATES = 4  # in registers at once
 FOUR = STATES * LANES
@@ -51,7 +69,7 @@ def _is_masked(mask: Any, o: int) -> Any:
 
 
 @inlined
-def read_chunk(given: Any, maps: Any, call: Any, place: Any) -> None:
+def read_chunk(given: Any, maps: Any, longest: Any, call: Any, place: Any) -> None:
     """Read the inputs of a chunk, zeros where it is masked; the read-out of a step begins with the skip connection."""
     inputs = call.inputs
     mask = call.mask
@@ -60,23 +78,23 @@ def read_chunk(given: Any, maps: Any, call: Any, place: Any) -> None:
     chunk = sizes.chunk
     n = sizes.n
     row = place.row
-    padded = maps.B.size // chunk
+    padded = maps.B.size // (chunk * SPREAD)
     zero = splat(given.steps.dtype.type(0))
     ahead = -AHEAD if call.reverse else AHEAD
     for s in range(place.steps):
         t, r = _position(sizes, call.reverse, place.past + s)
         reading = place.past + s >= sizes.length - sizes.reads
         if _is_masked(mask, row * sizes.length + t):
-            maps.B[s * padded : s * padded + n] = 0
-            maps.C[s * padded : s * padded + n] = 0
+            maps.B[s * padded * SPREAD : (s * padded + n) * SPREAD] = 0
+            maps.C[s * padded * SPREAD : (s * padded + n) * SPREAD] = 0
             for c in range(0, place.width, LANES):
                 for array in given:
                     store(array, c * chunk + s * LANES, LANES, zero)
             continue
         for k in range(n):
-            maps.B[s * padded + k] = read(inputs.B, row * by.B_b + t * by.B_l + k)
+            write_number(maps.B, s * padded + k, read(inputs.B, row * by.B_b + t * by.B_l + k))
             if reading:
-                maps.C[s * padded + k] = read(inputs.C, row * by.C_b + r * by.C_l + k)
+                write_number(maps.C, s * padded + k, read(inputs.C, row * by.C_b + r * by.C_l + k))
         for c in range(0, place.width, LANES):
             rest = place.width - c
             channel = place.tile + c
@@ -86,7 +104,7 @@ def read_chunk(given: Any, maps: Any, call: Any, place: Any) -> None:
             u_t = load(inputs.u, row * by.u_b + t * by.u_l + channel, rest)
             raw = load(inputs.delta, row * by.delta_b + t * by.delta_l + channel, rest)
             step = softplus(raw + load(inputs.bias, channel, rest))
-            store(given.steps, o, LANES, step)
+            store(given.steps, o, LANES, smallest(load(longest, c, LANES), step))
             store(given.updates, o, LANES, step * u_t)
             if reading:
                 store(given.outs, o, LANES, load(inputs.D, channel, rest) * u_t)
@@ -201,6 +219,24 @@ def read_states(source: Any, offset: int, channels: int, tile: Any, size: Any) -
         for c in range(0, width, LANES):
             count = width - c if k < n else 0
             store(tile, c * padded + k * LANES, LANES, load(source, offset + k * channels + c, count))
+
+
+@compiled
+def read_rates(source: Any, tile: int, channels: int, rates: Any, longest: Any, size: Any) -> None:
+    """Read the rates of decay of a tile as `read_states` does, and the longest step that each channel's states take.
+
+    A state that grows faster leaves the range of floats within the step, however long it is beyond that.
+    """
+    n, padded, width = size
+    read_states(source, tile, channels, rates, size)
+    for c in range(0, width, LANES):
+        fastest = splat(rates.dtype.type(0))
+        for k in range(n):
+            o = c * padded + k * LANES
+            rate = load(rates, o, LANES)
+            fastest = largest(fastest, rate)
+            store(rates, o, LANES, within_range(rate))
+        store(longest, c, LANES, longest_step(fastest))
 
 
 @compiled

@@ -35,6 +35,7 @@ from .ops_scan_tiles_cpu import (
     FOUR,
     STATES,
     read_chunk,
+    read_rates,
     read_states,
     room_for_given,
     room_for_maps,
@@ -46,10 +47,11 @@ from .ops_scan_tiles_cpu import (
 from .ops_simd_cpu import (
     LANES,
     LN_2,
+    SPREAD,
     add_four,
     add_products,
     add_scaled,
-    exp2_four,
+    decay_four,
     four_numbers,
     load,
     load_four,
@@ -210,16 +212,17 @@ def _forward(
     like = inputs.rates
     call = Call(inputs, mask, strides, sizes, reverse)
     rates = zeros(padded * sizes.tile, like)
+    longest = zeros(sizes.tile, like)
     h = zeros(padded * sizes.tile, like)
     given = room_for_given(chunk * sizes.tile, like)
-    maps = room_for_maps(chunk * padded, like)
+    maps = room_for_maps(chunk * padded * SPREAD, like)
     kept = Kept(zeros(0, like), zeros(0, like))
     for task in range(first, last):
         group = task // tiles
         tile = task % tiles * sizes.tile
         width = min(sizes.tile, d - tile)
         size = n, padded, width
-        read_states(inputs.rates, tile, d, rates, size)
+        read_rates(inputs.rates, tile, d, rates, longest, size)
         for row in range(group * b // sizes.groups, (group + 1) * b // sizes.groups):
             if inputs.state.size:
                 read_states(inputs.state, row * n * d + tile, d, h, size)
@@ -233,7 +236,7 @@ def _forward(
                     start = (row * (chunks - 1) + part - 1) * n * d
                     write_states(h, outputs.starts, start + tile, d, size)
                 place = Place(row, tile, width, past, steps)
-                read_chunk(given, maps, call, place)
+                read_chunk(given, maps, longest, call, place)
                 for c in range(0, width, LANES):
                     for k in range(0, padded, STATES):
                         four = Four(
@@ -270,9 +273,10 @@ def _backward(
     like = inputs.rates
     call = Call(inputs, mask, strides, sizes, reverse)
     rates = zeros(padded * sizes.tile, like)
+    longest = zeros(sizes.tile, like)
     h = zeros(padded * sizes.tile, like)
     given = room_for_given(chunk * sizes.tile, like)
-    maps = room_for_maps(chunk * padded, like)
+    maps = room_for_maps(chunk * padded * SPREAD, like)
     kept = Kept(zeros((chunk + 1) * FOUR, like), zeros(chunk * FOUR, like))
     back = Backward(
         states=zeros(padded * sizes.tile, like),
@@ -290,7 +294,7 @@ def _backward(
         back.rates[:] = 0
         back.D[:] = 0
         back.bias[:] = 0
-        read_states(inputs.rates, tile, d, rates, size)
+        read_rates(inputs.rates, tile, d, rates, longest, size)
         for row in range(group * b // sizes.groups, (group + 1) * b // sizes.groups):
             if inputs.grad_end.size:
                 read_states(inputs.grad_end, row * n * d + tile, d, back.states, size)
@@ -308,7 +312,7 @@ def _backward(
                 else:
                     h[:] = 0
                 place = Place(row, tile, width, past, steps)
-                read_chunk(given, maps, call, place)
+                read_chunk(given, maps, longest, call, place)
                 for at in range(0, width, sizes.block):
                     for k in range(0, padded, STATES):
                         back.maps.B[: steps * FOUR] = 0
@@ -345,7 +349,7 @@ def _go_forth(h: Any, rates: Any, given: Any, maps: Any, kept: Any, four: Any) -
         j = s * four.n + four.k
         step = load(given.steps, o, LANES)
         update = load(given.updates, o, LANES)
-        decay = exp2_four(scale_four(rates_k, step))
+        decay = decay_four(scale_four(rates_k, step))
         h_k = multiply_add_four(decay, h_k, scale_four(four_numbers(maps.B, j), update))
         if kept.states.size:
             store_four(kept.decays, s * FOUR, decay)

@@ -1,6 +1,6 @@
-"""Sixteen numbers at a time: a vector type for Numba, with the few functions that the CPU kernels need.
+"""Several numbers at a time: a vector type for Numba, with the few functions that the CPU kernels need.
 
-LLVM turns one `Lanes` into one AVX-512 register, two of AVX2 or four of NEON. Kernels written in vectors do not depend
+LLVM turns one `Lanes` into one register of AVX-512 or AVX2, or two of NEON. Kernels written in vectors do not depend
 on what the auto-vectoriser makes of their memory accesses.
 
 Arrays are one-dimensional and contiguous; a 16-bit integer array holds bfloat16. Arithmetic is in float32, or in
@@ -19,12 +19,18 @@ try:
     from llvmlite import binding, ir
     from numba import types
     from numba.core import cgutils
+    from numba.core.registry import cpu_target
     from numba.core.typing.templates import AbstractTemplate, infer_global, signature
     from numba.extending import intrinsic, lower_builtin, models, register_model
 except ImportError as error:
     raise ImportError("the CPU kernels need Numba: pip install numba") from error
 
-LANES = 16
+# Of the processor to compile for: this one, or another one that NUMBA_CPU_FEATURES describes.
+FEATURES = cpu_target.target_context.codegen().magic_tuple()[2].split(",")
+AVX512 = "+avx512dq" in FEATURES
+AVX2 = "+avx2" in FEATURES and not AVX512
+LANES = 16 if AVX512 else 8  # AVX2 has 16 registers: four states, their inputs and a polynomial must fit
+SPREAD = LANES if AVX2 else 1  # copies of a number in a row: AVX2 alone cannot multiply by one number in memory
 CACHE_LINE = 64  # bytes
 _vector_function: Any = intrinsic  # kernels call a decorated function without its first argument
 
@@ -38,6 +44,9 @@ LOG1P = {
     32: (0.2801198746, 0.2800180519, 0.4002152724, 0.6666641629, 2.0),
     64: tuple(2 / (2 * k + 1) for k in reversed(range(17))),
 }
+# 2^f - 1 on [-1/16, 1/16] by powers of f, for AVX2: minimax to 3e-8, exact at 0, as states that hardly decay need it.
+EXP2_OF_EIGHTHS = (0.05549625158, 0.2402576305, 0.6931472141, 1.0)
+FASTEST = 1e19  # rate of decay: with a step of at most 127e17, x stays finite
 LOG2_E = 1.4426950408889634
 LN_2 = math.log(2)
 # LLVM may contract to fused multiply-adds, but may not assume that NaN and infinity do not occur.
@@ -71,10 +80,10 @@ def _lanes_of(array: types.Array) -> Lanes:
 class _Vector:
     """Emit arithmetic on vectors of one type; a Python number stands for a vector full of it."""
 
-    def __init__(self, builder: ir.IRBuilder, bits: int, avx512: bool = False):
+    def __init__(self, builder: ir.IRBuilder, bits: int):
         self.builder = builder
         self.bits = bits
-        self.avx512 = avx512
+        self.largest_exponent = 127 if bits == 32 else 1023
         self.type = ir.VectorType(_float(bits), LANES)
         self.integers = ir.VectorType(ir.IntType(bits), LANES)
 
@@ -106,28 +115,67 @@ class _Vector:
         return value
 
     def exp2(self, x: ir.Value) -> ir.Value:
-        """Compute 2^x, with `x` clamped to the range of exponents: at most 2^127 (2^1023 in double).
+        """Compute 2^x, with `x` clamped to the range of exponents: at most 2^127 (2^1023 in double)."""
+        return self.decay(self.smallest(float(self.largest_exponent), self._above_lowest(x)))
+
+    def _above_lowest(self, x: ir.Value) -> ir.Value:
+        return self.largest(float(1 - self.largest_exponent), x)
+
+    def decay(self, x: ir.Value) -> ir.Value:
+        """Compute 2^x of a finite `x` that is not above the largest exponent.
 
         Adding 1.5 * 2^(mantissa bits) plus the bias of exponents rounds `x` to an integer in the lowest bits. Shifted
         up, these bits are the power of two.
         """
-        if self.avx512 and self.bits == 32:
-            return self._exp2_avx512(x)
+        if AVX512 and self.bits == 32:
+            return self._decay_avx512(x)
+        if AVX2 and self.bits == 32:
+            return self._decay_avx2(x)
         mantissa = 23 if self.bits == 32 else 52
-        bias = 127 if self.bits == 32 else 1023
-        magic = 1.5 * 2**mantissa + bias
-        x = self.smallest(float(bias), self.largest(float(1 - bias), x))
+        magic = 1.5 * 2**mantissa + self.largest_exponent
+        x = self._above_lowest(x)
         rounded = self("fadd", x, magic)
         fraction = self("fsub", x, self("fsub", rounded, magic))
         shift = ir.Constant(self.integers, [mantissa] * LANES)
         power = self.builder.shl(self.builder.bitcast(rounded, self.integers), shift)
         return self("fmul", self.polynomial(fraction, EXP2[self.bits]), self.builder.bitcast(power, self.type))
 
-    def _exp2_avx512(self, x: ir.Value) -> ir.Value:
+    def _decay_avx512(self, x: ir.Value) -> ir.Value:
         """Compute 2^x: one instruction subtracts the nearest integer, another multiplies by a power of two."""
-        x = self.smallest(127.0, x)
         fraction = self._instruct("reduce", x, ir.Constant(ir.IntType(32), 0))
         return self._instruct("scalef", self.polynomial(fraction, EXP2[32]), self("fsub", x, fraction))
+
+    def _decay_avx2(self, x: ir.Value) -> ir.Value:
+        """Compute 2^x: one instruction looks up a power of 2^(1/8), so that a polynomial of three terms does the rest.
+
+        Adding 1.5 * 2^20 rounds `x` to eighths, whose number stands in the lowest bits. Shifted up, all but the last
+        three of these bits are the power of two; the table takes back what those three add.
+        """
+        builder = self.builder
+        magic = np.float32(1.5 * 2**20)
+        eighths = np.arange(LANES)
+        table = np.float32(2 ** (eighths / 8)).view(np.int32) - (eighths << 20)
+        lowest = int(magic.view(np.int32)) - 8 * 127  # its power is 0
+        rounded = self("fadd", x, float(magic))
+        fraction = self("fsub", x, self("fsub", rounded, float(magic)))
+        bits = builder.bitcast(rounded, self.integers)
+        bits = builder.select(builder.icmp_signed(">", bits, self._integer(lowest)), bits, self._integer(lowest))
+        function = ir.FunctionType(self.integers, [self.integers, self.integers])
+        look_up = cgutils.get_or_insert_function(builder.module, function, "llvm.x86.avx2.permd")
+        found = builder.call(look_up, [ir.Constant(self.integers, table.tolist()), bits])
+        power = builder.add(found, builder.shl(bits, self._integer(20)))
+        return self("fmul", self.polynomial(fraction, EXP2_OF_EIGHTHS), builder.bitcast(power, self.type))
+
+    def _integer(self, number: int) -> ir.Constant:
+        return ir.Constant(self.integers, [number] * LANES)
+
+    def within_range(self, rate: ir.Value) -> ir.Value:
+        """Bound a rate of decay, so that its product with a step is finite."""
+        return self.largest(-FASTEST, rate)
+
+    def longest_step(self, rate: ir.Value) -> ir.Value:
+        """Return the step in which a state that grows at a rate leaves the range of exponents; a long one if none."""
+        return self("fdiv", float(self.largest_exponent), self.largest(1e-17, rate))
 
     def _instruct(self, name: str, *args: ir.Value) -> ir.Value:
         undefined = ir.Constant(self.type, ir.Undefined)
@@ -145,7 +193,7 @@ class _Vector:
         """Compute log(1 + e^x) as max(x, 0) + log(1 + v), v = e^-|x|, and log(1 + v) as 2 artanh(v / (2 + v))."""
         positive = self.largest(0.0, x)
         minus_magnitude = self("fsub", x, self("fadd", positive, positive))
-        v = self.exp2(self("fmul", minus_magnitude, LOG2_E))
+        v = self.decay(self._above_lowest(self("fmul", minus_magnitude, LOG2_E)))
         s = self("fdiv", v, self("fadd", v, 2.0))
         return self("fadd", positive, self("fmul", s, self.polynomial(self("fmul", s, s), LOG1P[self.bits])))
 
@@ -179,15 +227,29 @@ def _declare_function(name: str) -> Callable:
     @_vector_function
     def function(typing: Any, x: Any) -> Any:
         def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple) -> ir.Value:
-            avx512 = "+avx512dq" in context.codegen().magic_tuple()[2]  # the features of the processor to compile for
-            return getattr(_Vector(builder, x.dtype.bitwidth, avx512), name)(args[0])
+            return getattr(_Vector(builder, x.dtype.bitwidth), name)(args[0])
 
         return x(x), emit
 
     return function
 
 
-exp2 = _declare_function("exp2")
+def _declare_choice(name: str) -> Callable:
+    @_vector_function
+    def function(typing: Any, x: Any, y: Any) -> Any:
+        def emit(context: Any, builder: ir.IRBuilder, sig: Any, args: tuple) -> ir.Value:
+            return getattr(_Vector(builder, x.dtype.bitwidth), name)(*args)
+
+        return x(x, y), emit
+
+    return function
+
+
+largest = _declare_choice("largest")
+smallest = _declare_choice("smallest")
+decay = _declare_function("decay")
+within_range = _declare_function("within_range")
+longest_step = _declare_function("longest_step")
 sigmoid = _declare_function("sigmoid")
 softplus = _declare_function("softplus")
 
@@ -406,9 +468,28 @@ def four_numbers(x: Any, j: int) -> Any:
 
 
 @inlined
-def exp2_four(x: Any) -> Any:
+def write_number(x: Any, j: int, number: Any) -> None:
+    """Write one number for `four_numbers`."""
+    x[j] = number
+
+
+if SPREAD > 1:
+
+    @inlined
+    def four_numbers(x: Any, j: int) -> Any:
+        """Read four neighbouring numbers, each in all lanes."""
+        return load_four(x, j * LANES)
+
+    @inlined
+    def write_number(x: Any, j: int, number: Any) -> None:
+        """Write one number for `four_numbers`."""
+        store(x, j * LANES, LANES, splat(number))
+
+
+@inlined
+def decay_four(x: Any) -> Any:
     """Compute 2^x of each."""
-    return exp2(x[0]), exp2(x[1]), exp2(x[2]), exp2(x[3])
+    return decay(x[0]), decay(x[1]), decay(x[2]), decay(x[3])
 
 
 @inlined
