@@ -85,7 +85,7 @@ MAKERS = {
 }
 # Commands of other projects, and of the shell's.
 FOREIGN = {"curl", "hf", "lmms-eval", "python3"}
-SERVED = "http://127.0.0.1:8000"
+SERVED = "127.0.0.1:8000"
 MODULES = {"pycocoevalcap.spice.get_stanford_models"}
 
 
@@ -275,7 +275,7 @@ def test_a_documented_request_is_answered(line, served, sandbox):
     fields = dict(field.split("=") for field in words.fields)
     files = {name: (sandbox / value[1:]).open("rb") for name, value in fields.items() if value.startswith("@")}
     texts = {name: value for name, value in fields.items() if name not in files}
-    url = words.url.replace(SERVED, served)
+    url = words.url.replace(SERVED, served.removeprefix("http://"))
     if words.data is not None or files:
         response = httpx.post(url, content=words.data, data=texts or None, files=files or None, timeout=60)
     else:
@@ -287,7 +287,7 @@ def test_a_documented_request_is_answered(line, served, sandbox):
 def test_documented_python_runs(page, text, sandbox, tmp_path, monkeypatch, request):
     script = tmp_path / "block.py"
     if SERVED in text:
-        text = text.replace(SERVED, request.getfixturevalue("served"))
+        text = text.replace(SERVED, request.getfixturevalue("served").removeprefix("http://"))
     script.write_text(text)
     if text.startswith("# needs downloads"):
         compile(text, str(script), "exec")

@@ -10,12 +10,14 @@ from ..installation import install_command
 from ..models.pipeline_hmba import VideoTextToTextPipeline
 from .answering import Answer, Answerer
 from .bodies import ClientGone, read_body, read_upload, unless_gone
+from .cameras import Cameras
 from .completions import Completion, event
 from .errors import RequestError, internal_error
 from .gate import Gate
 from .limits import ServingLimits
 from .metrics import Metrics
 from .reading import Reader
+from .sessions import serve_camera
 from .uploads import Uploads
 from .worker import BatchWorker
 
@@ -24,6 +26,7 @@ try:
     from starlette.exceptions import HTTPException
     from starlette.requests import ClientDisconnect, Request
     from starlette.responses import JSONResponse, PlainTextResponse, Response
+    from starlette.websockets import WebSocket
 except ImportError as missing:
     raise ImportError(f"`hmba serve` needs `{install_command('serve')}`") from missing
 
@@ -51,6 +54,7 @@ class Service:
         self.worker = BatchWorker(limits.max_batch)
         self.reader = Reader(pipeline, name, context, self.uploads, limits)
         self.answerer = Answerer(pipeline, self.worker, self.metrics)
+        self.cameras = Cameras(pipeline, self.worker, self.reader, limits, self.metrics)
         self.created = int(time.time())
         self._open = 0
         self.metrics.watch("hmba_requests_open", lambda: self._open)
@@ -207,6 +211,10 @@ def _add_routes(app: FastAPI, service: Service) -> None:
     async def delete(number: str) -> Response:
         service.uploads.delete(number)
         return JSONResponse({"id": number, "object": "file", "deleted": True})
+
+    @app.websocket("/v1/streams")
+    async def stream(socket: WebSocket) -> None:
+        await serve_camera(socket, service.cameras, limits, service.metrics)
 
     @app.get("/v1/models")
     async def models() -> Response:

@@ -116,10 +116,10 @@ def read_request(body: bytes) -> ChatRequest:
     try:
         return ChatRequest.model_validate_json(body)
     except ValidationError as error:
-        raise RequestError(400, "invalid_request", _sentence(error)) from error
+        raise RequestError(400, "invalid_request", first_mistake(error)) from error
 
 
-def _sentence(error: ValidationError) -> str:
+def first_mistake(error: ValidationError) -> str:
     """Return what was wanted of the first wrong field, and what came."""
     first: Any = error.errors(include_url=False)[0]
     place = ".".join(str(step) for step in first["loc"]) or "the body"

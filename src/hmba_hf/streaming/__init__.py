@@ -2,6 +2,7 @@
 
 from .frames import FrameError, TimeJump
 from .stream import VideoStream
+from .together import adapt_together, ask_together, push_together
 from .watching import Answer, Watch, check_every, texts_differ, words_differ
 
 __all__ = [
@@ -10,7 +11,10 @@ __all__ = [
     "TimeJump",
     "VideoStream",
     "Watch",
+    "adapt_together",
+    "ask_together",
     "check_every",
+    "push_together",
     "texts_differ",
     "words_differ",
 ]

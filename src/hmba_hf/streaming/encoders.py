@@ -3,7 +3,7 @@
 Each encoder has the same attributes and methods:
 
 - `parts_of_a_state` finds the names of the weights on which the state of a stream depends.
-- `encode` turns one frame into what a stream keeps of it.
+- `encode` turns frames, also of several streams, into what a stream keeps of each.
 - `write_prompt` turns a question into inputs of the model without the pixels of the frame that stands in it.
 - `fill_in` returns what `generate` reads in their place.
 - `channels` and `rows_of` tell the shape of a frame's rows.
@@ -12,6 +12,7 @@ Each encoder has the same attributes and methods:
 
 import copy
 import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -61,10 +62,11 @@ class HMBAEncoder:
         """Drop all that was kept of weights and prompts."""
         self._prefix: tuple[Tensor, Cache] | None = None  # text before the video, and its cache
 
-    def encode(self, frame: Any) -> EncodedFrame:
-        """Run the vision tower on one frame."""
-        inputs = self.processor.video_processor([[frame]], return_tensors="pt")
-        return EncodedFrame(self.model.get_frame_features(inputs["pixel_values_videos"].to(self.pipeline.device)))
+    def encode(self, frames: Sequence[Any]) -> list[EncodedFrame]:
+        """Run the vision tower on frames, all at once."""
+        inputs = self.processor.video_processor([[frame] for frame in frames], return_tensors="pt")
+        features = self.model.get_frame_features(inputs["pixel_values_videos"].to(self.pipeline.device))
+        return [EncodedFrame(rows.clone()) for rows in features.split(1)]  # a view would hold all of them
 
     def write_prompt(self, question: str, size: tuple[int, int], **times: Any) -> dict[str, Any]:
         """Return the inputs of a prompt about one frame, without pixels.
@@ -140,8 +142,11 @@ class HMBAVLMEncoder:
         """Drop all that was kept of weights and prompts."""
         self._prompt: tuple[Any, dict[str, Any]] | None = None  # what the last one was about, and its inputs
 
-    def encode(self, frame: Any) -> EncodedFrame:
-        """Run the base's towers on one frame."""
+    def encode(self, frames: Sequence[Any]) -> list[EncodedFrame]:
+        """Run the base's towers on frames, one after the other, since each base packs its pictures in its own way."""
+        return [self._encode_one(frame) for frame in frames]
+
+    def _encode_one(self, frame: Any) -> EncodedFrame:
         inputs = BatchFeature(self.processor.frame_inputs([frame])).to(self.pipeline.device, self.pipeline.dtype)
         output = self.model.get_image_features(**inputs, return_dict=True)
         pieces = split_rows(read_features(output, self.channels), None, None)

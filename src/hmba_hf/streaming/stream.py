@@ -4,13 +4,13 @@ import hashlib
 import math
 import re
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import nn
 
 from ..models.decoding_stills import upright
 from ..models.layers_adapter_state import AdapterState
@@ -22,6 +22,7 @@ from ..models.processing_hmba import HMBAProcessor
 from ..models.processing_hmba_vlm import HMBAVLMProcessor
 from .encoders import ENCODERS, OPTIONS, EncodedFrame
 from .frames import FrameError, TimeJump, WindowFrame, copy_frame, describe_frame
+from .together import Pushing, push_together, read_windows
 from .watching import ROUNDING, Answer, Watch, texts_differ
 
 MODES = ("window", "recurrent")
@@ -148,13 +149,27 @@ class VideoStream:
             FrameError: if the frame has the time of the last one, is no picture, or is of another size or dtype than
                 the first. The call then leaves the stream unchanged.
         """
+        (outcome,) = push_together([self], [frame], [timestamp])
+        if isinstance(outcome, FrameError):
+            raise outcome
+        return outcome
+
+    def pushing(self, frame: Any, timestamp: float) -> Pushing:
+        """Push a frame in steps, so that frames of several streams can be encoded together; see `push_together`.
+
+        Yields:
+            Frames to encode; each is answered by `send` with an `EncodedFrame`.
+
+        Returns:
+            As `push`, whose errors it raises, too.
+        """
         if isinstance(frame, Image.Image):
             frame = upright(frame)
         moment = self._moment_of(timestamp)
         kind = describe_frame(frame)
         if self._kind not in (None, kind):
             raise FrameError(f"frames must have the shape and dtype {self._kind} of the first, got {kind}")
-        taken = self._settle(moment, timestamp)
+        taken = yield from self._settle(moment, timestamp)
         interval = timestamp - self._last
         miss = self._miss_of(timestamp)
         if moment > self._moment or miss < self._miss - TIME_TOLERANCE:
@@ -162,13 +177,13 @@ class VideoStream:
             if is_early:  # the next one will be nearer
                 self._waiting = (copy_frame(frame), float(timestamp))
             else:
-                self._take(frame, float(timestamp))
+                yield from self._take(frame, float(timestamp))
                 taken = True
         self._kind = kind
         self._last = float(timestamp)
         return taken
 
-    def _settle(self, moment: int, timestamp: float) -> bool:
+    def _settle(self, moment: int, timestamp: float) -> Pushing:
         """Take the frame that waits, unless the new one is nearer to its moment; return whether it was taken."""
         if self._waiting is None:
             return False
@@ -177,14 +192,14 @@ class VideoStream:
         is_nearer = self._miss_of(timestamp) < self._miss_of(time) - TIME_TOLERANCE
         if moment == self._nearest_moment(time) and is_nearer:
             return False
-        self._take(frame, time)
+        yield from self._take(frame, time)
         return True
 
-    def _take(self, frame: Any, timestamp: float) -> None:
+    def _take(self, frame: Any, timestamp: float) -> Generator[Any, EncodedFrame, None]:
         """Make a frame the current one, that of its nearest moment."""
         moment = self._nearest_moment(timestamp)
+        encoded = yield frame
         with torch.no_grad():
-            encoded = self._encoder.encode(frame)
             rows = encoded.rows.shape[2]
             if self._rows not in (None, rows):
                 raise FrameError(f"frames must have {self._rows} tokens each, as those before, got one with {rows}")
@@ -256,6 +271,11 @@ class VideoStream:
             before = self.model.adapt_frame_features(still.rows, before, read_out=False).adapter_state
         return window, before
 
+    def window(self) -> list[WindowFrame]:
+        """Return the frames that the temporal adapter reads at the current one in window mode."""
+        frames = list(self._window)
+        return [frames[0]] * (self.num_frames - len(frames)) + frames
+
     def features(self) -> HMBAVideoFeatures:
         """Return the current frame's input of the language model: `pooler_output`, `(1, p, hidden_size)`.
 
@@ -267,27 +287,14 @@ class VideoStream:
         if not self._window:
             raise ValueError("a frame must be pushed before the first question, got none: call push")
         if self._features is None:
-            frames = list(self._window)
             with torch.no_grad():
                 if self.mode == "recurrent":
-                    self._features = self.model.adapt_frame_features(frames[-1].rows, self._before)
+                    self._features = self.model.adapt_frame_features(self._window[-1].rows, self._before)
                 else:
-                    self._features = self._read_window([frames[0]] * (self.num_frames - len(frames)) + frames)
+                    self._features = read_windows(self.model, [self.window()])
             if self._features.adapter_state is not None:
                 self._features.adapter_state = replace(self._features.adapter_state, weights=self._weights)
         return self._features
-
-    def _read_window(self, frames: list[WindowFrame]) -> HMBAVideoFeatures:
-        """Adapt a whole window; what the scans read of frames that were read before is known."""
-        pieces: dict[str, list[Tensor]] = {}
-        for frame in frames:
-            if frame.projected is None:
-                frame.projected = self.model.project_frame_features(frame.rows)
-            for name, x in frame.projected.items():
-                pieces.setdefault(name, []).append(x)
-        projected = {name: torch.cat(xs, dim=1) for name, xs in pieces.items()}
-        rows = torch.cat([frame.rows for frame in frames], dim=1)
-        return self.model.adapt_frame_features(rows, projected=projected)
 
     def ask(self, question: str, **generate_kwargs: Any) -> Answer:
         """Answer a question about the current frame, as the pipeline would.
@@ -311,14 +318,25 @@ class VideoStream:
         if options["num_return_sequences"] not in (None, 1):
             raise ValueError(f"num_return_sequences must be 1 for a stream, got {options['num_return_sequences']}")
         features: Any = self.features().pooler_output
-        times: dict[str, Any] = {}
-        if self.processor.time_format is not None:
-            times = {"video_metadata": [{"timestamps": [self.timestamp]}]}
-        height, width, _ = self._kind[0]  # type: ignore[index]
-        inputs = self._encoder.write_prompt(question, (height, width), **times)
+        inputs = self.write_prompt(question)
         filled = self._encoder.fill_in(inputs["input_ids"], frame=self._current, features=features, options=options)
         outputs = self._pipeline.forward({"inputs": inputs}, generate_kwargs={**generate_kwargs, **filled})
         return {**self._pipeline.postprocess(outputs)[0], "timestamp": self.timestamp}
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the frames; zeros before the first."""
+        if self._kind is None:
+            return 0, 0
+        height, width, _ = self._kind[0]
+        return height, width
+
+    def write_prompt(self, question: str) -> dict[str, Any]:
+        """Return the inputs of the model for a question about the current frame, without what it sees."""
+        times: dict[str, Any] = {}
+        if self.processor.time_format is not None:
+            times = {"video_metadata": [{"timestamps": [self.timestamp]}]}
+        return self._encoder.write_prompt(question, self.size, **times)
 
     def watch(
         self,
