@@ -200,7 +200,10 @@ def main() -> None:
             "before": start(source_of(args.baseline), args.quick),
             "now": start(ROOT / "src", args.quick),
         }
-        records = [compare(case, pair, folder, args.repeats) for case in args.cases]
+        records = []
+        for case in args.cases:
+            records.append(compare(case, pair, folder, args.repeats))
+            print(f"{case}: {records[-1]['ratio']:.2f} times faster", file=sys.stderr, flush=True)
         for process in pair.values():
             process.communicate()
     print(markdown([row(record) for record in records]))
