@@ -4,12 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from torch.nn.functional import pad
-
 from ...data.samples import Sample
-from ...families import family_of
 from ...training.trainer import ResumableTrainer
-from .collator import IGNORE_INDEX
 from .generation import stream_answers
 
 ScoreAnswers = Callable[[Sequence[str], Sequence[Sample]], Mapping[str, float]]
@@ -51,13 +47,3 @@ class AdapterTrainer(ResumableTrainer):
         )
         if self.label_smoother is not None:  # Trainer shifts the labels of the language models that it knows, alone
             self.label_smoother = partial(self.label_smoother, shift_labels=True)  # type: ignore[assignment]
-
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Compute the loss as `Trainer` does; an H-MBA that learns computes logits for its answers alone."""
-        trained: Any = self.model
-        has_own_loss = self.label_smoother is not None or self.compute_loss_func is not None
-        is_able = trained.training and family_of(trained).model_type == "hmba" and not has_own_loss
-        if is_able and "labels" in inputs and "shift_labels" not in inputs:
-            next_labels = pad(inputs["labels"], (0, 1), value=IGNORE_INDEX)[:, 1:]
-            inputs = {**inputs, "logits_to_keep": next_labels != IGNORE_INDEX}
-        return super().compute_loss(model, inputs, *args, **kwargs)
