@@ -62,6 +62,7 @@ from hmba_hf.evaluation.prediction_files import PredictionFolder
 from hmba_hf.evaluation.splits import Splits
 from hmba_hf.families import find_task, load_model
 from hmba_hf.models import decoding_reader, decoding_streams, video_processing_hmba
+from hmba_hf.models.decoding_needed import PlainStretch
 from hmba_hf.models.decoding_packets import VideoPackets
 from hmba_hf.models.decoding_reader import VideoReader
 from hmba_hf.models.decoding_streams import OpenVideo
@@ -87,7 +88,9 @@ PLACES: list[Any] = [
     (video_processing_hmba, "decode_frames", f"{OPENING} / rest"),
     (VideoReader, "__init__", f"{OPENING} / open"),
     (VideoReader, "read", f"{OPENING} / seek and times"),
+    (VideoReader, "_plain_scan", f"{OPENING} / seek and times"),
     (OpenVideo, "decode", first_or_clip),
+    (PlainStretch, "_decoded", f"{DECODING} / clip"),
     (VideoPackets, "__iter__", f"{DECODING} / packets"),
     (decoding_reader, "picture_or_error", f"{SHAPING} / to RGB"),
     (decoding_streams, "picture_or_error", f"{SHAPING} / to RGB"),

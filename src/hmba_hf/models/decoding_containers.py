@@ -43,7 +43,8 @@ _BLOCK_PIXELS = 2**20
 _MENDING_ALONE = ("h264",)
 # Decoders that mend damaged pictures without a flag, unless they must refuse them.
 _MENDING_IN_SILENCE = ("mjpeg",)
-_REFUSING = {"err_detect": "crccheck+explode"}
+REFUSING = {"err_detect": "crccheck+explode"}
+_UNDECODED = {"skip_frame": "all"}
 # The decoder of AV1 works on as many frames at once as the machine has cores for, each with several times its memory.
 _ONE_FRAME_AT_A_TIME = {"max_frame_delay": "1"}
 
@@ -149,7 +150,11 @@ def errors_named(name: str, trouble: str) -> Iterator[None]:
 
 
 def open_container(
-    source: Any, name: str, source_format: str | None = None, limits: SourceLimits = LIMITS
+    source: Any,
+    name: str,
+    source_format: str | None = None,
+    limits: SourceLimits = LIMITS,
+    decodes: bool = True,
 ) -> tuple[Any, Any]:
     """Open a container at its start and choose its best video stream.
 
@@ -158,13 +163,14 @@ def open_container(
         name: of the source, for messages.
         source_format: FFmpeg's name of an input format; found by the content when absent.
         limits: for the size of its pictures.
+        decodes: whether the first pictures are decoded, for what the header may not state of them.
 
     Raises:
         VideoDecodeError: `source` is no video, is in a format that leads to other files, or exceeds `limits`.
         ValueError: there is no such `source_format`, or it is neither a container nor a live source.
     """
     options = {"max_pixels": str(int(_BLOCKS * limits.max_pixels) + _BLOCK_PIXELS)}
-    container = _open(source, name, source_format, options)
+    container = _open(source, name, source_format, options if decodes else options | _UNDECODED)
     try:
         stream = container.streams.best("video")
         if stream is None or stream.codec_context is None or stream.disposition & av.stream.Disposition.attached_pic:
@@ -182,7 +188,7 @@ def open_container(
         container.close()
         raise
     options = options | _ONE_FRAME_AT_A_TIME
-    stream.codec_context.options = options | (_REFUSING if mends_in_silence(stream) else {})
+    stream.codec_context.options = options | (REFUSING if mends_in_silence(stream) else {})
     # Frame threads would swallow the error at the end of a truncated file.
     stream.thread_type = "NONE" if stream.codec_context.name in _MENDING_ALONE else "SLICE"
     return container, stream
@@ -194,18 +200,6 @@ def mends_in_silence(stream: Any) -> bool:
     Each of its pictures stands for itself, so that another decoder may mend it.
     """
     return stream.codec_context.name in _MENDING_IN_SILENCE
-
-
-def mending_decoder(stream: Any) -> Any:
-    """Return a decoder of the same pictures that refuses none."""
-    known = stream.codec_context
-    decoder: Any = av.CodecContext.create(known.codec, "r")
-    decoder.extradata = known.extradata
-    decoder.codec_tag = known.codec_tag
-    decoder.width = known.width
-    decoder.height = known.height
-    decoder.options = {key: value for key, value in known.options.items() if key not in _REFUSING}
-    return decoder
 
 
 def _open(source: Any, name: str, source_format: str | None, options: dict[str, str]) -> Any:
@@ -267,7 +261,7 @@ def _claimed_size(source: "ReadableFile", name: str, source_format: str | None) 
 
     FFmpeg states no size that it could not hold itself, nor that of a JPEG file beyond the limit.
     """
-    with _open(source, name, source_format, {"skip_frame": "all"}) as container:
+    with _open(source, name, source_format, _UNDECODED) as container:
         codec = container.streams.best("video").codec_context
         if codec.width and codec.height:
             return codec.width, codec.height

@@ -49,6 +49,17 @@ _BLOCK = 2**12  # bytes that are read where fewer are looked at
 _STEPS = 1000  # parts at the most from one packet to the next
 
 
+def bytes_of(source: Any, place: int, length: int) -> bytes:
+    """Read bytes of a file from a place on: fewer or none where it ends or can only be read once."""
+    if not hasattr(source, "read"):
+        return b""
+    before = source.tell()
+    source.seek(place)
+    found: bytes = source.read(length)
+    source.seek(before)
+    return found
+
+
 def _turned_checksum(data: bytes) -> int:
     return zlib.crc32(data.translate(_TURNED), _ZERO) ^ _ZERO
 

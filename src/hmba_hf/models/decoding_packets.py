@@ -13,7 +13,7 @@ import av
 from av.format import Flags
 
 from .decoding_avi import moved_pictures
-from .decoding_damage import Continuity, SliceChecksums, cluster_step_back, meets_another_recording
+from .decoding_damage import Continuity, SliceChecksums, bytes_of, cluster_step_back, meets_another_recording
 from .decoding_endings import (
     LONGEST_HEAD,
     asf_properties,
@@ -115,17 +115,6 @@ def find_step_back(container: Any, stream: Any, source: Any) -> tuple[Fraction, 
     return None
 
 
-def bytes_of(source: Any, place: int, length: int) -> bytes:
-    """Read bytes of a file from a place on: fewer or none where it ends or can only be read once."""
-    if not hasattr(source, "read"):
-        return b""
-    before = source.tell()
-    source.seek(place)
-    found: bytes = source.read(length)
-    source.seek(before)
-    return found
-
-
 class VideoPackets:
     """The packets of a video stream from where its container stands, of which a passing shortage is no end.
 
@@ -143,7 +132,7 @@ class VideoPackets:
         self._last_pts: int | None = None
         self._recent: deque[int] = deque(maxlen=RECENT)  # times of the last pictures
         self._start_in_bytes: int | None = None
-        self._reached = -1.0  # seconds, of any stream
+        self._ends: dict[int, int] = {}  # ticks to which packets of each stream have come
         self._is_ended_by_mark: bool | None = None if before is None else before._is_ended_by_mark
         self._end_in_bytes = 0
         self.has_ended = False
@@ -242,17 +231,19 @@ class VideoPackets:
         if packet.pos is not None:
             self._end_in_bytes = max(self._end_in_bytes, packet.pos + packet.size)
         stamps = [stamp for stamp in (packet.pts, packet.dts) if stamp is not None]
-        if not stamps or packet.time_base is None:
+        if not stamps:
             return
-        self._reached = max(self._reached, float((max(stamps) + (packet.duration or 0)) * packet.time_base))
-        if packet.stream.index != self.stream.index:
+        stream = packet.stream.index
+        end = max(stamps) + (packet.duration or 0)
+        self._ends[stream] = max(self._ends.get(stream, end), end)
+        if stream != self.stream.index:
             return
         if packet.dts is not None:
             self._last_dts = packet.dts
         if packet.pts is not None:
             self._last_pts = packet.pts if self._last_pts is None else max(packet.pts, self._last_pts)
             self._recent.append(packet.pts)
-        if self.delay is None and None not in (packet.pts, packet.dts):
+        if self.delay is None and len(stamps) == 2:
             self.delay = packet.pts - packet.dts
         if self._start_in_bytes is None:
             self._start_in_bytes = packet.pos
@@ -426,7 +417,9 @@ class VideoPackets:
             return None
         format_name = self.container.format.name
         last = self._last_pts if format_name in DECLARED_DURATION else self._last_dts
-        came = self._reached - float(origin)
+        streams = self.container.streams
+        ends = [float(end * streams[stream].time_base) for stream, end in self._ends.items()]
+        came = max([-1.0, *ends]) - float(origin)
         is_indexed = format_name in INDEXED and len(self._index) > 0
         if is_indexed and last is not None and last < self._index[len(self._index) - 1].timestamp:
             indexed = (self._index[len(self._index) - 1].timestamp + 1) * self.stream.time_base - origin

@@ -12,6 +12,7 @@ import numpy as np
 from .decoding_choice import LONGEST_STEP, Choice, Progress, Scan
 from .decoding_containers import SourceLimits, VideoDecodeError
 from .decoding_metadata import Known, metadata_of_video
+from .decoding_needed import PlainStretch, plain_origin, references_in
 from .decoding_packets import Shortfall, find_step_back
 from .decoding_pictures import ClipPictures, picture_or_error
 from .decoding_streams import OpenVideo, is_intra_coded
@@ -41,7 +42,7 @@ class VideoReader:
         self.has_breaks = False  # whether its clock has gone back
         self.is_steady = True  # whether frames that follow each other have been `1 / rate` apart
         self._is_after_seek = False
-        self.video = OpenVideo(source, name, None, limits, source_fps)
+        self.video = OpenVideo(source, name, None, limits, source_fps, is_read_in_parts=True)
         try:
             self._find_origin()
         except BaseException:
@@ -70,9 +71,11 @@ class VideoReader:
     def _find_origin(self) -> None:
         """Set the clock to zero at the first frame shown, and find out whether frames carry timestamps."""
         self.has_times = True
-        moments = self.video.timeline().place(self._first_decoded(), Fraction(0))
-        times: list[Any] = []
-        for moment in moments:
+        self._references = references_in(self.video)
+        origin = plain_origin(self.video, self._references)
+        times: list[Any] = [] if origin is None else [origin]
+        decoded = self._first_decoded() if origin is None else ()
+        for moment in self.video.timeline().place(decoded, Fraction(0)):
             if moment.recording == 0:
                 times.append(moment.time)
             del moment  # before the next one is decoded
@@ -348,6 +351,8 @@ class VideoReader:
         Where another recording begins, the frames before it are forgotten unless they are all that is wanted. With
         `passes_over`, frames that the next ones should replace are; where one is missing, all is read again.
         """
+        if passes_over and not is_last and (scan := self._plain_scan(start, wanted)) is not None:
+            return scan
         choice = self._choice(wanted, passes_over)
         came, beyond = Progress(), 0
         for moment in self.read(start):
@@ -370,6 +375,26 @@ class VideoReader:
         if choice.lacks_picture:
             return self._scan(start, wanted, is_last, passes_over=False)
         return Scan(chosen, choice.clip, came, choice.first_time, beyond > 0, came.recording > 0)
+
+    def _plain_scan(self, start: float | None, wanted: list[float]) -> Scan | None:
+        """Scan as `_scan` does, but decode only what is needed; `None` where the stretch is not plain."""
+        if self._references is None or start is None or self.may_have_breaks:
+            return None
+        try:
+            self._seek(start)
+        except av.FFmpegError:
+            return None
+        self.video.start_reading(self.video.packets)
+        clip = self._pictures(count=len(wanted))
+        stretch = PlainStretch(self.video, self._references, self.origin)
+        found = stretch.clip(wanted, self.tolerance, clip, self._picture)
+        if found is None:
+            return None
+        self.damage, self.concealed_from = None, math.inf
+        self.is_steady &= found.is_steady
+        if found.last >= self.seen_until:
+            self.seen_until, self.shown_until = found.last, found.shown_until
+        return found.scan
 
     def _choice(self, wanted: list[float], passes_over: bool) -> Choice:
         pictures = self._pictures(count=len(wanted))

@@ -12,16 +12,19 @@ from transformers.utils import logging
 
 from .decoding_containers import (
     LIMITS,
+    REFUSING,
     SourceLimits,
     VideoDecodeError,
-    mending_decoder,
     mends_in_silence,
     open_container,
     opened,
 )
+from .decoding_damage import bytes_of
 from .decoding_endings import is_whole_picture
+from .decoding_joined import MP4_START
 from .decoding_packets import VideoPackets, counts_pictures, guesses_times, holds_decoding_times_alone
 from .decoding_pictures import picture_or_error, weight_of
+from .decoding_references import states_pictures
 from .decoding_timeline import Moment, Timeline, come_in_order, in_order
 
 logger = logging.get_logger(__name__)
@@ -58,6 +61,18 @@ def declared_rate(stream: Any) -> Fraction:
     return base if guessed == stream.average_rate else guessed
 
 
+def mending_decoder(stream: Any) -> Any:
+    """Return a decoder of the same pictures that refuses none."""
+    known = stream.codec_context
+    decoder: Any = av.CodecContext.create(known.codec, "r")
+    decoder.extradata = known.extradata
+    decoder.codec_tag = known.codec_tag
+    decoder.width = known.width
+    decoder.height = known.height
+    decoder.options = {key: value for key, value in known.options.items() if key not in REFUSING}
+    return decoder
+
+
 class TornPictureError(ValueError):
     """Half a picture, at the end of a file that is cut short."""
 
@@ -75,6 +90,8 @@ class OpenVideo:
     Args:
         source, name, source_format, limits: as for `open_container`.
         source_fps: pictures per second of a stream without timestamps, instead of the rate that its headers declare.
+        is_read_in_parts: whether the first pictures may not be needed. Then they are decoded only for what the header
+            of the file does not state.
 
     Raises:
         VideoDecodeError: `source` holds no video.
@@ -87,20 +104,26 @@ class OpenVideo:
         source_format: str | None = None,
         limits: SourceLimits = LIMITS,
         source_fps: float | None = None,
+        is_read_in_parts: bool = False,
     ) -> None:
         self.source, self.name = source, name
         self._opening = (source, name, source_format, limits)
+        self._is_stated = is_read_in_parts and bytes_of(source, 4, len(MP4_START)) == MP4_START
         self._said: set[str] = set()
         self._has_warned_of_damage = False
         self.open()
         # Without times pictures are counted, so the rate must be right. With times it only fills gaps.
         self.is_counted = counts_pictures(self.container)
-        self._decoding_times_alone = holds_decoding_times_alone(self.container, self.stream)
+        self.has_decoding_times_alone = holds_decoding_times_alone(self.container, self.stream)
         self._set_rate(source_fps)
 
     def open(self) -> None:
         """Open the container, at its start."""
-        self.container, self.stream = open_container(*self._opening)
+        self.container, self.stream = open_container(*self._opening, decodes=not self._is_stated)
+        if self._is_stated and not states_pictures(self.stream):
+            self._is_stated = False
+            self.close()
+            self.container, self.stream = open_container(*self._opening)
         self.start_reading()
 
     def close(self) -> None:
@@ -224,7 +247,7 @@ class OpenVideo:
         return moment._replace(is_whole=moment.frame.opaque is None)
 
     def _ticks_of(self, item: Any) -> int | None:
-        ticks: int | None = item.dts if self._decoding_times_alone else item.pts
+        ticks: int | None = item.dts if self.has_decoding_times_alone else item.pts
         return ticks
 
     def stamp_of(self, frame: Any) -> Fraction | None:

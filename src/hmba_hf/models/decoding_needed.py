@@ -1,0 +1,204 @@
+"""The pictures that a clip needs, of a stretch of packets that shows without a decoder when each is shown.
+
+Pictures that no other refers to need not be decoded unless they are wanted, nor need any between the last wanted one
+and the next keyframe. What is skipped is known only where all is plain: one picture in a packet, all in the order that
+the stream states, each with a timestamp that follows the one before at once. For all else there is no plain stretch.
+"""
+
+from bisect import bisect, insort
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import av
+
+from .decoding_choice import Progress, Scan
+from .decoding_pictures import ClipPictures
+from .decoding_references import Kind, References, references_of
+from .decoding_streams import OpenVideo
+from .decoding_timeline import LONG_FIRST_GAP, LONG_GAP, REORDER_FRAMES, Moment
+from .sampling_video import TIME_TOLERANCE
+
+# Formats whose packets have the times of their pictures, and an index that leads to keyframes.
+PLAIN_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
+_HELD_PICTURES = 2  # of RGB, whose memory the packets of a stretch may take
+_MORE = 3  # packets that are read beyond those that a decoder may hold back
+
+
+def references_in(video: OpenVideo) -> References | None:
+    """Return the rules by which pictures of a video refer to others; `None` where its stretches are not plain."""
+    if video.is_counted or video.has_decoding_times_alone or video.container.format.name not in PLAIN_FORMATS:
+        return None
+    codec = video.stream.codec_context
+    return references_of(codec.name, codec.extradata)
+
+
+def plain_origin(video: OpenVideo, references: References | None) -> Fraction | None:
+    """The time of the first frame shown, from the first packets; `None` where these are not plain.
+
+    The video is to be read from its start or sought in afterwards.
+    """
+    if references is None:
+        return None
+    stretch = PlainStretch(video, references)
+    if stretch.read(until=None):
+        return Fraction(stretch.ticks[0] * video.stream.time_base)
+    video.close()
+    video.open()
+    return None
+
+
+class PlainClip(NamedTuple):
+    """What a clip of a plain stretch is, and what has been read for it: up to when, and whether at a steady rate."""
+
+    scan: Scan
+    last: Fraction
+    shown_until: Fraction
+    is_steady: bool
+
+
+class PlainStretch:
+    """Packets from a keyframe on, with the times of all pictures.
+
+    Args:
+        video: whose packets are read from where it stands.
+        references: the rules of its pictures.
+        origin: seconds on the container's clock at which the video starts.
+    """
+
+    def __init__(self, video: OpenVideo, references: References, origin: Fraction = Fraction(0)):
+        self._video = video
+        self._packets: list[Any] = []
+        self._kinds: list[Kind] = []
+        self._references = references
+        self._origin = origin
+        self._order: dict[int, int] = {}  # places of packets by their ticks, of pictures that are shown
+        self.ticks: list[int] = []  # of all pictures, in ascending order
+
+    def read(self, until: int | None) -> bool:
+        """Read up to some pictures behind so many ticks; return whether all is plain, and the file does not end.
+
+        Args:
+            until: timestamp of the container, the first one when absent.
+        """
+        beyond = 0
+        held = 0
+        codec = self._video.stream.codec_context
+        most = _HELD_PICTURES * 3 * codec.width * codec.height
+        for packet in self._video.packets:
+            held += packet.size
+            if packet.size == 0 or held > most or not self._takes(packet):
+                return False
+            beyond += until is None or packet.pts > until
+            if beyond > REORDER_FRAMES + self._references.header.reorder + _MORE:
+                return self._follow_each_other()
+        return False
+
+    def _takes(self, packet: Any) -> bool:
+        """Note a packet; return whether it is plain."""
+        stamp = packet.pts
+        if self._video.packets.is_damaged or packet.is_discard or stamp is None:
+            return False
+        kind = self._references.kind_of(bytes(packet))
+        if kind is None:
+            return False
+        begins = kind.is_key or kind.is_open
+        if not self._packets and not begins:
+            return False
+        is_lost = kind.is_leading and self._kinds[0].is_open and not any(k.is_open for k in self._kinds[1:])
+        self._kinds.append(kind)
+        self._packets.append(packet)
+        if is_lost:  # refers to what comes before the stretch
+            return True
+        behind = len(self.ticks) - bisect(self.ticks, stamp)
+        is_new = stamp not in self._order
+        insort(self.ticks, stamp)
+        self._order[stamp] = len(self._packets) - 1
+        return is_new and behind <= self._references.header.reorder and stamp >= self._packets[0].pts
+
+    def _follow_each_other(self) -> bool:
+        """Return whether no time between two pictures is so long that a stamp might be wrong."""
+        longest = min(LONG_GAP / self._video.rate, Fraction(LONG_FIRST_GAP)) / self._video.stream.time_base
+        return all(later - earlier <= longest for earlier, later in pairwise(self.ticks))
+
+    def clip(
+        self, wanted: list[float], tolerance: float, clip: ClipPictures, convert: Callable[[Any], Any]
+    ) -> PlainClip | None:
+        """Read and decode the latest frame not after each wanted time; `None` where something is not plain.
+
+        Args:
+            wanted, tolerance, clip, convert: as of `decoding_choice.Choice`.
+        """
+        tick = self._video.stream.time_base
+        end = wanted[-1] + tolerance
+        if not self.read(until=int((self._origin + Fraction(end)) / tick)):
+            return None
+        times = self._times()
+        if times[0] > wanted[0] + TIME_TOLERANCE:
+            return None
+        chosen = [bisect(times, time + tolerance) - 1 for time in wanted]
+        lacking = {self.ticks[place] for place in chosen}
+        for ticks, frame in self._decoded(frozenset(lacking)):
+            lacking.remove(ticks)
+            clip.put([row for row, place in enumerate(chosen) if self.ticks[place] == ticks], convert(frame))
+            del frame  # before the next one is decoded
+        if lacking:
+            return None
+        place = bisect(times, end) + REORDER_FRAMES  # as far as is decoded where nothing is skipped
+        last = self.ticks[place] * tick - self._origin
+        shown_until = last + self._video.shown_for(self._packets[self._order[self.ticks[place]]])
+        moments = [Moment(self.ticks[at] * tick - self._origin, None, 0) for at in chosen]
+        came = Progress(0, times[place], float(shown_until))
+        scan = Scan(moments, clip, came, times[0], passed_end=True, is_whole_recording=False)
+        return PlainClip(scan, last, shown_until, self._is_steady(place))
+
+    def _is_steady(self, last: int) -> bool:
+        """Return whether pictures up to the one in a place follow each other at the rate of the video."""
+        tick = self._video.stream.time_base
+        steps = {later - earlier for earlier, later in pairwise(self.ticks[: last + 1])}
+        return all(abs(step * tick - 1 / self._video.rate) <= tick for step in steps)
+
+    def _times(self) -> list[float]:
+        """Seconds from the start of the video to each picture, each the number nearest to the exact one."""
+        tick = self._video.stream.time_base
+        step = tick.numerator * self._origin.denominator
+        start = self._origin.numerator * tick.denominator
+        return [(ticks * step - start) / (tick.denominator * self._origin.denominator) for ticks in self.ticks]
+
+    def _decoded(self, wanted: frozenset[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+        """Decode the pictures with these timestamps, and yield each with its own, in the order of their times.
+
+        It ends early where the decoder shows anything that is not plain; then some are missing.
+        """
+        before = self.ticks[0]
+        context = self._video.stream.codec_context
+        for packet in [*self._needed(wanted), None]:
+            try:
+                frames = context.decode(packet)
+            except av.FFmpegError:
+                return
+            while frames:  # none is kept longer than it takes
+                frame = frames.pop(0)
+                ticks = frame.pts
+                if frame.is_corrupt or ticks not in self._order or ticks < before:
+                    return
+                before = ticks
+                if ticks in wanted:
+                    yield ticks, frame
+                del frame  # before the next one is decoded
+
+    def _needed(self, wanted: frozenset[int]) -> list[Any]:
+        """The packets without which the wanted pictures cannot be decoded, in the order of the file."""
+        places = {self._order[ticks] for ticks in wanted}
+        needed: list[Any] = []
+        waiting: list[Any] = []  # needed if another wanted picture comes before the next keyframe
+        for place, (packet, kind) in enumerate(zip(self._packets, self._kinds, strict=True)):
+            if kind.is_key:
+                waiting = []
+            if kind.is_reference or place in places:
+                waiting.append(packet)
+            if place in places:
+                needed += waiting
+                waiting = []
+        return needed
