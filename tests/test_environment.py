@@ -41,7 +41,9 @@ def test_what_is_absent_is_said(shown, monkeypatch):
     monkeypatch.setattr(caption_tokens.shutil, "which", lambda name: None)
     caption_tokens.java_version.cache_clear()
     monkeypatch.setitem(ops_backends.INSTALL, "numba", "pip install numba")
-    monkeypatch.setattr(ops_backends, "_load", lambda name: ops_backends.Unavailable("not installed: pip install it"))
+    monkeypatch.setattr(
+        ops_backends, "_load", lambda name, dtype=None: ops_backends.Unavailable("not installed: pip install it")
+    )
     block = shown()
     caption_tokens.java_version.cache_clear()
     assert "Java               none that runs" in block
@@ -58,10 +60,10 @@ def test_the_block_holds_no_secret_of_the_environment_and_no_folder_of_the_user(
     def broken(name):
         raise OSError(f"{Path.home()}/my lib/libcuda.so.1: cannot open, as /opt/jane/lib/other.so and C:\\jane\\x.dll")
 
-    ops_backends._load.cache_clear()
+    ops_backends._loaded.clear()
     monkeypatch.setattr(ops_backends, "_import", broken)
     block = shown()
-    ops_backends._load.cache_clear()
+    ops_backends._loaded.clear()
     caption_tokens.java_version.cache_clear()
     assert "libcuda.so.1: cannot open, as other.so and x.dll" in block
     for private in ("hush-hush", "jane", str(Path.cwd()), os.path.dirname(os.__file__)):

@@ -23,9 +23,9 @@ VARIABLE = "HMBA_SCAN_BACKEND"
 def untried(monkeypatch):
     """Let each test load backends anew, and none keep what another broke."""
     monkeypatch.delenv(VARIABLE, raising=False)
-    ops_backends._load.cache_clear()
+    ops_backends._loaded.clear()
     yield
-    ops_backends._load.cache_clear()
+    ops_backends._loaded.clear()
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_all_backends_are_shown_with_the_reason_for_those_left_out(imported, mon
 def a_cuda_device(monkeypatch):
     """Let the choice believe in a GPU, and run what it chooses on the CPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(ops_backends, "_try", lambda loaded, device: None)
+    monkeypatch.setattr(ops_backends, "_try", lambda loaded, device, dtype: None)
 
 
 def original_scan(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False, return_last_state=False):

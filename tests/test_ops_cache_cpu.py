@@ -155,7 +155,7 @@ def test_a_compiler_that_is_turned_off_is_named(monkeypatch, caplog):
     for path in Path(ops_cache_cpu.__file__).parent.glob("ops_*_cpu.py"):
         if path.stem != "ops_cache_cpu":
             monkeypatch.delitem(sys.modules, f"hmba_hf.models.{path.stem}", raising=False)
-    ops_backends._load.cache_clear()
+    ops_backends._loaded.clear()
     try:
         assert selective_scan(**scan_inputs())[0].isfinite().all()
         assert "NUMBA_DISABLE_JIT=1 turns off the compiler" in warnings_of(caplog)[0]
@@ -163,4 +163,4 @@ def test_a_compiler_that_is_turned_off_is_named(monkeypatch, caplog):
         with pytest.raises(RuntimeError, match="NUMBA_DISABLE_JIT=1"):
             selective_scan(**scan_inputs())
     finally:
-        ops_backends._load.cache_clear()
+        ops_backends._loaded.clear()

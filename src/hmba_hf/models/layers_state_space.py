@@ -9,6 +9,7 @@ from transformers import initialization as init
 
 from .layers_linear import Linear
 from .ops_causal_conv1d import causal_conv1d
+from .ops_compile_ahead import compile_ahead
 from .ops_linear import linear
 from .ops_selective_scan import selective_scan
 
@@ -182,3 +183,8 @@ def last_steps(length: int, count: int, reverse: bool) -> slice:
     if reverse:
         return slice(0, count)
     return slice(length - count, length)
+
+
+def compile_kernels_of(model: nn.Module) -> None:
+    """Begin to compile the kernels that a model will run forward, if it has a state space."""
+    compile_ahead({part.conv1d.weight.dtype for part in model.modules() if isinstance(part, StateSpace)})

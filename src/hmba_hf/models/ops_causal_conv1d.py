@@ -38,7 +38,7 @@ def causal_conv1d(
     Source: Gu & Dao 2023, arXiv:2312.00752, figure 3; `causal_conv1d_fn` of Dao-AILab/causal-conv1d.
     """
     _check_inputs(x, weight, bias=bias, state=state, mask=mask)
-    fused = [name for name in scan_backends(x.device.type) if name in FUSED]
+    fused = [name for name in scan_backends(x.device.type, x.dtype) if name in FUSED]
     if fused and x.numel() > 0 and not wants_plain_torch(x, weight, bias, state):
         y = causal_conv1d_fused(fused[0], x, weight, bias=bias, state=state, mask=mask, reverse=reverse)
         return y, _tail(x, weight.shape[1] - 1, state, mask, reverse)

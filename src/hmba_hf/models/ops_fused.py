@@ -25,7 +25,7 @@ def selective_scan_fused(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Compute `selective_scan` with the kernels of a backend."""
     wide = torch.promote_types(torch.promote_types(scan.u.dtype, scan.A.dtype), torch.float32)
-    narrow = _narrow_dtype(backend, wide, scan.u, scan.delta, scan.B, scan.C, scan.z)
+    narrow = narrow_dtype(backend, wide, scan.u, scan.delta, scan.B, scan.C, scan.z)
     state = _cast(wide, scan.state)
     cast = ScanInputs(
         u=_cast(narrow, scan.u),
@@ -61,7 +61,7 @@ def causal_conv1d_fused(
 ) -> Tensor:
     """Compute the `y` of `causal_conv1d` with the kernels of a backend."""
     wide = torch.promote_types(torch.promote_types(x.dtype, weight.dtype), torch.float32)
-    narrow = _narrow_dtype(backend, wide, x)
+    narrow = narrow_dtype(backend, wide, x)
     if bias is None:
         bias = weight.new_zeros(weight.shape[0])
     y = _conv(
@@ -81,7 +81,7 @@ def chunk_length(n: int) -> int:
     return max(32, 1 << (n - 1).bit_length())
 
 
-def _narrow_dtype(backend: str, wide: torch.dtype, *tensors: Tensor | None) -> torch.dtype:
+def narrow_dtype(backend: str, wide: torch.dtype, *tensors: Tensor | None) -> torch.dtype:
     """Return the dtype in which a kernel reads long tensors: the one they share, if it can, else the wide one."""
     dtypes = {x.dtype for x in tensors if x is not None}
     halves = {torch.bfloat16} if backend == "cpu" else {torch.bfloat16, torch.float16}

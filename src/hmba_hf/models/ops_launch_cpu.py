@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ if config.DISABLE_JIT:  # type: ignore[attr-defined]  # Numba sets its options f
 
 logger = logging.getLogger(__name__)
 _compiled: set[tuple] = set()  # kernels with the dtypes of their inputs
+_compiling = Lock()  # who needs a kernel that another thread compiles waits for it
 
 # Numpy lacks bfloat16: kernels read its bits as integers.
 NUMPY_DTYPES = {
@@ -124,8 +126,10 @@ def launch(kernel: Any, args: tuple, tasks: int, work: int) -> None:
     """
     call = (kernel, *(array.dtype for array in args[0]))
     if call not in _compiled:
-        _compile(kernel, args)
-        _compiled.add(call)
+        with _compiling:
+            if call not in _compiled:
+                _compile(kernel, args)
+                _compiled.add(call)
     threads = min(torch.get_num_threads(), tasks)
     if threads == 1 or work < WORTH_A_THREAD or _is_forked:
         kernel(0, tasks, *args)

@@ -92,7 +92,7 @@ def _run_best(scan: ScanInputs, return_last_state: bool) -> tuple[Tensor | None,
     plain = wants_plain_torch(*scan[:-2])  # all but mask and direction
     reads = scan.C is not None
     reads_all = scan.num_reads == scan.u.shape[1]
-    for backend in scan_backends(scan.u.device.type):
+    for backend in scan_backends(scan.u.device.type, scan.u.dtype):
         if backend == "reference":
             exact = selective_scan_reference
         if backend == "reference" or plain:

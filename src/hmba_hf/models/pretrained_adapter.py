@@ -28,7 +28,7 @@ from .configuration_adapter import TemporalAdapterConfig
 from .joining_adapter import device_map_of
 from .layers_baseline_adapters import SelfAttention, TransformerAdapter
 from .layers_context_fusion import AddFusion, CosineFusion, CrossAttentionFusion
-from .layers_state_space import StateSpace
+from .layers_state_space import StateSpace, compile_kernels_of
 from .layers_temporal_adapter import ContextMamba, QueryMamba, TemporalAdapter
 from .loading_quantised import keep_scales
 from .loading_transformers import CACHE_NAMES
@@ -112,6 +112,12 @@ class AdapterPreTrainedModel(PreTrainedModel):
             lacking &= build_without_weights(cls, held).state_dict().keys()
         refuse_lacking(model.name_or_path, lacking)
         return model
+
+    @staticmethod
+    def _load_pretrained_model(model: Any, *args: Any, **kwargs: Any) -> Any:
+        """Compile kernels while the weights are read."""
+        compile_kernels_of(model)
+        return PreTrainedModel._load_pretrained_model(model, *args, **kwargs)
 
     @staticmethod
     def _finalize_model_loading(model: Any, load_config: Any, loading_info: Any) -> Any:

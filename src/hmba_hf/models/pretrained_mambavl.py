@@ -13,6 +13,7 @@ from transformers import initialization as init
 from .configuration_mambavl import MambaVLConfig
 from .layers_mamba import MambaMixer
 from .layers_question_fusion import MambaFusion, TransformerFusion
+from .layers_state_space import compile_kernels_of
 
 
 class MambaVLPreTrainedModel(SafetensorsPreTrainedModel):
@@ -54,6 +55,12 @@ class MambaVLPreTrainedModel(SafetensorsPreTrainedModel):
                         f"for {pretrained_model_name_or_path}"
                     )
         return loaded
+
+    @staticmethod
+    def _load_pretrained_model(model: Any, *args: Any, **kwargs: Any) -> Any:
+        """Compile kernels while the weights are read."""
+        compile_kernels_of(model)
+        return SafetensorsPreTrainedModel._load_pretrained_model(model, *args, **kwargs)
 
     def get_expanded_tied_weights_keys(self, all_submodels: bool = False) -> dict[str, str]:
         """Return the names of tied parameters, each with the one that it is tied to.

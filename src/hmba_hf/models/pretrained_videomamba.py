@@ -2,6 +2,7 @@
 
 import math
 import re
+from typing import Any
 
 from .loading_safetensors import SafetensorsPreTrainedModel  # first: it refuses an old transformers
 
@@ -12,7 +13,7 @@ from transformers import initialization as init
 
 from .configuration_videomamba import VideoMambaConfig
 from .layers_scan_orders import OutputProjection
-from .layers_state_space import StateSpace
+from .layers_state_space import StateSpace, compile_kernels_of
 from .layers_video_embeddings import VideoEmbeddings
 
 
@@ -37,6 +38,12 @@ class VideoMambaPreTrainedModel(SafetensorsPreTrainedModel):
     accepts_loss_kwargs = False  # else `Trainer` takes the mean loss of a batch for a part of a sum over several
     _can_compile_fullgraph = True
     _input_embed_layer = "patch_embeddings"
+
+    @staticmethod
+    def _load_pretrained_model(model: Any, *args: Any, **kwargs: Any) -> Any:
+        """Compile kernels while the weights are read."""
+        compile_kernels_of(model)
+        return SafetensorsPreTrainedModel._load_pretrained_model(model, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
