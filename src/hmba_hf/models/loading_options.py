@@ -28,15 +28,13 @@ LOADING_OPTIONS = (
 )
 # Options of a joined model as a whole.
 OPTIONS_OF_WHOLE = ("attn_implementation", "dtype", "torch_dtype")
-# Options of `from_pretrained` that no join takes, and why.
+# Options of `from_pretrained` that no join takes, by the reason.
 _REFUSED_BY_JOINS = {
-    "code_revision": "no code of a checkpoint is run",
-    "config": "a part has the configuration of its checkpoint",
-    "ignore_mismatched_sizes": "every weight that is read must be there",
-    "key_mapping": "save a part under the names of its own class first",
-    "output_loading_info": "every weight that is read must be there",
-    "state_dict": "save a part with its weights first",
-    "trust_remote_code": "no code of a checkpoint is run",
+    "a part has the configuration of its checkpoint": ("config",),
+    "every weight that is read must be there": ("ignore_mismatched_sizes", "output_loading_info"),
+    "no code of a checkpoint is run": ("code_revision", "trust_remote_code"),
+    "save a part under the names of its own class first": ("key_mapping",),
+    "save a part with its weights first": ("state_dict",),
 }
 # Other options that `from_pretrained` of every class takes, or that scripts give to a model and its processor alike.
 _OF_ANY_CLASS = {
@@ -131,9 +129,10 @@ def refuse_options_of_join(unknown: Iterable[str], wanted: str) -> None:
         return
     reasons = []
     for name in names:
-        reason = _REFUSED_BY_JOINS.get(name.removeprefix("vision_").removeprefix("text_"))
-        if reason is not None:
-            reasons.append(f"{name} is none, for {reason}")
+        option = name.removeprefix("vision_").removeprefix("text_")
+        for reason, refused in _REFUSED_BY_JOINS.items():
+            if option in refused:
+                reasons.append(f"{name} is none, for {reason}")
     raise ValueError("; ".join([f"options must be {wanted}, got {names}", *reasons]))
 
 
