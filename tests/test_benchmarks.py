@@ -287,6 +287,16 @@ def test_the_stages_of_a_program_add_up_to_its_whole_time(command, size, unit, t
         assert {"decode", "convert and resize", "tower"} <= records[-1]["processor"].keys()
 
 
+def test_all_readers_of_clips_give_the_same_frames(tmp_path):
+    words = "--quick --codecs libx264 --keyframes 2 --clips 2 --workers 0 1 --turns 1".split()
+    printed = run("reading_clips.py", *words, "--output_dir", tmp_path)
+    assert columns(printed) == 2 * [["reader", "clips a second", "ms a clip", "time / ours", "difference"]]
+    records = json.loads((tmp_path / "results.json").read_text())
+    rows = [row for record in records for row in record["rows"]]
+    assert {"ours", "transformers, PyAV"} <= {row["reader"] for row in rows}
+    assert all(float(row["difference"]) < 1 for row in rows)
+
+
 def test_the_backward_pass_belongs_to_the_stages_that_made_its_graph(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from stage_clock import StageClock

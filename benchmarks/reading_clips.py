@@ -1,0 +1,280 @@
+"""How many clips a second do we read, beside an older commit of ours and beside other libraries?
+
+    git worktree add ../before 9fb78f3
+    python benchmarks/reading_clips.py --before ../before --output_dir runs/reading
+    python benchmarks/reading_clips.py --codecs libx264 --keyframes 5 --workers 1 2
+    python benchmarks/reading_clips.py --memory            # of 1,000 files
+
+Draws files of 40 s, 1280 x 720, 25 pictures a second, and reads five frames out of them, half a second apart, that
+end at random times, as RGB of the whole size. Each reader opens the file anew for each clip, as a dataset does, and
+decodes in one thread. All read the same clip in turns; times are of the processor, so that other work on the machine
+counts little. Readers that do not import are left out.
+
+- `torchcodec`: `VideoDecoder.get_frames_played_at`, in both of its modes.
+- `transformers`: `transformers.video_utils.load_video` with `backend="pyav"`, as its video processors read.
+- `decord`, `OpenCV`: `get_batch`; a seek to each frame.
+
+With workers, a data loader of PyTorch reads all clips of a reader, and the time is that of its processes.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import torch
+from measuring import hardware, markdown, save
+from transformers.video_utils import load_video
+from video_sampling import memory
+from where_time_goes import RATE, draw_picture
+
+from hmba_hf.models.decoding_video import decode_frames
+
+try:
+    from torchcodec.decoders import VideoDecoder
+except (ImportError, OSError, RuntimeError):  # the last where it finds no FFmpeg
+    VideoDecoder = None
+try:
+    import decord
+except (ImportError, OSError):
+    decord = None
+try:
+    import cv2
+except ImportError:
+    cv2 = None
+
+Reader = Callable[[str, float], np.ndarray]
+FRAMES, STEP = 5, 0.5
+SIZE, SECONDS = (1280, 720), 40
+OPTIONS = {
+    "libx264": {"crf": "23", "preset": "veryfast"},
+    "libx265": {"crf": "26", "preset": "veryfast", "x265-params": "log-level=error"},
+    "libsvtav1": {"crf": "35", "preset": "10"},
+}
+OURS, BEFORE = "ours", "ours before"
+
+
+def write_drive(path: Path, codec: str, keyframes: int, size: tuple[int, int] = SIZE, seconds: int = SECONDS) -> Path:
+    """Write a video of a drive, with a keyframe every so many seconds."""
+    with av.open(str(path), "w") as output:
+        stream: Any = output.add_stream(codec, rate=RATE, options=OPTIONS[codec])
+        stream.width, stream.height = size
+        stream.pix_fmt, stream.gop_size = "yuv420p", RATE * keyframes
+        stream.codec_context.thread_count = 1
+        for index in range(RATE * seconds):
+            picture = av.VideoFrame.from_ndarray(draw_picture(index, *size), format="rgb24")
+            picture.pts, picture.time_base = index, Fraction(1, RATE)
+            output.mux(stream.encode(picture))
+        output.mux(stream.encode(None))
+    return path
+
+
+def wanted(end: float) -> list[float]:
+    """Times of the frames of a clip."""
+    return [end - STEP * place for place in reversed(range(FRAMES))]
+
+
+def indices(end: float) -> list[int]:
+    """Numbers of the same frames, at the drive's rate."""
+    return [int(time * RATE + 1e-6) for time in wanted(end)]
+
+
+def read_ours(decode: Callable[..., Any], path: str, end: float) -> np.ndarray:
+    """Read with `decode_frames`, of this commit or an older one."""
+    frames: np.ndarray = decode(path, end, FRAMES, 1 / STEP)[0]
+    return frames
+
+
+def read_torchcodec(mode: str, path: str, end: float) -> np.ndarray:
+    """Read with torchcodec."""
+    decoder = VideoDecoder(path, seek_mode=mode, num_ffmpeg_threads=1, dimension_order="NHWC")
+    frames: np.ndarray = decoder.get_frames_played_at(wanted(end)).data.numpy()
+    return frames
+
+
+def read_transformers(path: str, end: float) -> np.ndarray:
+    """Read as the video processors of transformers do."""
+    frames: np.ndarray = load_video(path, backend="pyav", sample_indices_fn=lambda **_: np.array(indices(end)))[0]
+    return frames
+
+
+def read_decord(path: str, end: float) -> np.ndarray:
+    """Read with decord."""
+    frames: np.ndarray = decord.VideoReader(path, num_threads=1).get_batch(indices(end)).asnumpy()
+    return frames
+
+
+def read_opencv(path: str, end: float) -> np.ndarray:
+    """Read with OpenCV."""
+    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    frames = []
+    for index in indices(end):
+        capture.set(cv2.CAP_PROP_POS_FRAMES, index)
+        frames.append(cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB))
+    capture.release()
+    return np.stack(frames)
+
+
+def older_decoder(folder: Path) -> Callable[..., Any]:
+    """`decode_frames` of another checkout, whose modules stand beside ours under another name."""
+    models = folder / "src" / "hmba_hf" / "models"
+    spec = importlib.util.spec_from_file_location(
+        "models_before", models / "__init__.py", submodule_search_locations=[str(models)]
+    )
+    assert spec is not None
+    sys.modules["models_before"] = importlib.util.module_from_spec(spec)
+    decode: Callable[..., Any] = importlib.import_module("models_before.decoding_video").decode_frames
+    return decode
+
+
+def readers(before: Path | None) -> dict[str, Reader]:
+    """All readers that can be had, by name."""
+    found: dict[str, Reader] = {OURS: partial(read_ours, decode_frames)}
+    if before is not None:
+        found[BEFORE] = partial(read_ours, older_decoder(before))
+    if VideoDecoder is not None:
+        found |= {f"torchcodec, {mode}": partial(read_torchcodec, mode) for mode in ("exact", "approximate")}
+    found["transformers, PyAV"] = read_transformers
+    if decord is not None:
+        found["decord"] = read_decord
+    if cv2 is not None:
+        cv2.setNumThreads(1)
+        found["OpenCV"] = read_opencv
+    return found
+
+
+class Clips(torch.utils.data.Dataset):
+    """Clips of a file, for a data loader."""
+
+    def __init__(self, read: Reader, path: str, ends: list[float]):
+        self.read, self.path, self.ends = read, path, ends
+
+    def __len__(self) -> int:
+        """The number of clips."""
+        return len(self.ends)
+
+    def __getitem__(self, place: int) -> torch.Tensor:
+        """Read a clip."""
+        return torch.from_numpy(self.read(self.path, self.ends[place]))
+
+
+def loaded(read: Reader, path: str, ends: list[float], workers: int) -> float:
+    """Processor's seconds a clip of a data loader and its workers."""
+    start = sum(os.times()[:4])
+    for _ in torch.utils.data.DataLoader(Clips(read, path, ends), batch_size=None, num_workers=workers):
+        pass
+    return (sum(os.times()[:4]) - start) / len(ends)
+
+
+def compare(path: str, ends: list[float], found: dict[str, Reader], workers: int, turns: int) -> list[dict[str, Any]]:
+    """Time all readers in turns; a row for each."""
+    times: dict[str, list[float]] = {name: [] for name in found}
+    differences: dict[str, list[float]] = {name: [] for name in found}
+    for end in ends if workers == 0 else ends[:1]:
+        clips = {}
+        for name, read in found.items():
+            start = time.process_time()
+            clips[name] = read(path, end)
+            times[name].append(time.process_time() - start)
+        for name, clip in clips.items():
+            differences[name].append(float(np.abs(clip.astype(np.int16) - clips[OURS]).mean()))
+    if workers:
+        times = {name: [] for name in found}
+        for _ in range(turns):
+            for name, read in found.items():
+                times[name].append(loaded(read, path, ends, workers))
+    ours = statistics.mean(times[OURS])
+    return [
+        {
+            "reader": name,
+            "clips a second": f"{1 / statistics.mean(spent):.2f}",
+            "ms a clip": f"{1e3 * statistics.mean(spent):.0f}",
+            "time / ours": f"{statistics.mean(spent) / ours:.2f}",
+            "difference": f"{statistics.mean(differences[name]):.3f}",
+        }
+        for name, spent in times.items()
+    ]
+
+
+def measure_memory(folder: Path, count: int) -> None:
+    """Read a clip of each of many files, and print the process's memory and open files on the way."""
+    drive = write_drive(folder / "drive.mp4", "libx264", 2, (320, 180), 12)
+    rows = []
+    for number in range(1, count + 1):
+        path = folder / f"{number}.mp4"
+        os.link(drive, path)
+        read_ours(decode_frames, str(path), 2.5 + number % 8)
+        if number in (count // 10, count // 2, count):
+            files = len(os.listdir("/proc/self/fd"))
+            rows.append({"files read": number, "memory": f"{memory('VmRSS'):.1f} MiB", "open files": files})
+    print(markdown(rows))
+
+
+def draw(records: list[dict[str, Any]], axis: Any) -> None:
+    """Draw the time of each reader over ours, a group for each file."""
+    names = list(dict.fromkeys(row["reader"] for record in records for row in record["rows"]))
+    for place, name in enumerate(names):
+        heights = [
+            next((float(row["time / ours"]) for row in record["rows"] if row["reader"] == name), 0.0)
+            for record in records
+        ]
+        axis.bar(np.arange(len(records)) + 0.8 * place / len(names), heights, 0.8 / len(names), label=name)
+    axis.set_xticks(np.arange(len(records)) + 0.4, [record["file"] for record in records], fontsize=8)
+    axis.set_yscale("log")
+    axis.set_ylabel("processor's time a clip, ours = 1")
+    axis.legend(fontsize=8)
+
+
+def main() -> None:
+    """Draw files, read them, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--codecs", nargs="+", choices=list(OPTIONS), default=list(OPTIONS))
+    parser.add_argument("--keyframes", nargs="+", type=int, default=[5], help="seconds from one to the next")
+    parser.add_argument("--workers", nargs="+", type=int, default=[0], help="of a data loader; 0 reads in turns")
+    parser.add_argument("--clips", type=int, default=12)
+    parser.add_argument("--turns", type=int, default=2, help="with workers")
+    parser.add_argument("--before", type=Path, help="another checkout")
+    parser.add_argument("--folder", type=Path, help="where the files are drawn, unless they are there already")
+    parser.add_argument("--memory", action="store_true", help="of many files, and no times")
+    parser.add_argument("--files", type=int, default=1000, help="of --memory")
+    parser.add_argument("--quick", action="store_true", help="small files, to see that all is well")
+    parser.add_argument("--output_dir", help="write results.json and a plot here")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    print(f"{hardware()}, PyAV {av.__version__}, FFmpeg's libavcodec {av.library_versions['libavcodec']}\n")
+    size, seconds = ((160, 96), 10) if args.quick else (SIZE, SECONDS)
+    records = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary)
+        if args.memory:
+            measure_memory(Path(temporary), args.files)
+            return
+        found = readers(args.before)
+        pictures = np.random.default_rng(1).integers(2 * RATE, (seconds - 1) * RATE, args.clips)
+        ends = [(int(picture) + 0.25) / RATE for picture in pictures]  # no time is near the next picture
+        for codec in args.codecs:
+            for keyframes in args.keyframes:
+                path = folder / f"{codec}_{keyframes}.mp4"
+                if not path.exists():
+                    write_drive(path, codec, keyframes, size, seconds)
+                for workers in args.workers:
+                    rows = compare(str(path), ends, found, workers, args.turns)
+                    title = f"{codec}, {keyframes} s" + (f", {workers} workers" if workers else "")
+                    print(f"{title}\n\n{markdown(rows)}\n", flush=True)
+                    records.append({"file": title, "rows": rows})
+    save(args.output_dir, records, {"reading_clips": partial(draw, records)})
+
+
+if __name__ == "__main__":
+    main()
