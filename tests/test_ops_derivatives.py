@@ -50,7 +50,7 @@ def backend(request, monkeypatch):
         def scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus, return_last_state):
             return OpaqueScan.apply(u, delta, A, B, C, D, z, delta_bias)
 
-        monkeypatch.setattr(ops_selective_scan, "scan_backends", lambda device: ("mamba_ssm", "portable"))
+        monkeypatch.setattr(ops_selective_scan, "scan_backends", lambda device, dtype: ("mamba_ssm", "portable"))
         monkeypatch.setattr(ops_selective_scan, "scan_function", lambda name: scan)
     else:
         monkeypatch.setenv("HMBA_SCAN_BACKEND", request.param)
