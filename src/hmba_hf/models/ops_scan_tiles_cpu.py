@@ -23,9 +23,9 @@ from .ops_simd_cpu import (
     splat,
     store,
     within_range,
-    write_number,
     zeros,
 )
+from .ops_simd_fours_cpu import write_number
 
 STATES = 4  # in registers at once
 FOUR = STATES * LANES

@@ -44,24 +44,18 @@ from .ops_scan_tiles_cpu import (
     write_read_out,
     write_states,
 )
-from .ops_simd_cpu import (
-    LANES,
-    LN_2,
-    SPREAD,
+from .ops_simd_cpu import LANES, LN_2, SPREAD, load, splat, store, zeros
+from .ops_simd_fours_cpu import (
     add_four,
     add_products,
     add_scaled,
     decay_four,
     four_numbers,
-    load,
     load_four,
     multiply_add_four,
     multiply_four,
     scale_four,
-    splat,
-    store,
     store_four,
-    zeros,
 )
 
 TILE = 1024  # channels of a task, at most; rows lie pages apart, and with few channels pages are looked up too often
