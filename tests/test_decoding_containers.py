@@ -393,6 +393,41 @@ def test_a_file_object_that_may_have_no_end_is_refused_as_an_address_without_end
         assert len(decode_frames(unpacked, limits=few)[0]) == 5
 
 
+DRIPS = {
+    "a stated length": (b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b"x"),
+    "a head": (b"HTTP/1.1 200 OK\r\nX-Long: ", b"x"),
+    "packed content that unpacks to nothing": (
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 100000\r\n\r\n"
+        b"\x1f\x8b\x08\x08\x00\x00\x00\x00\x00\x03",  # its file name has no end
+        b"x",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DRIPS)
+def test_a_download_that_drips_ends_with_its_time_whatever_it_states(kind):
+    head, drip = DRIPS[kind]
+    left = threading.Event()
+
+    def answer():
+        connection, _ = server.accept()
+        connection.recv(2**16)
+        connection.sendall(head)
+        while not left.wait(0.02):
+            try:
+                connection.sendall(drip)
+            except OSError:  # the client has left
+                return
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(VideoDecodeError, match=r"must come within max_download_seconds=0\.2, got no end"):
+            decode_frames(
+                f"http://127.0.0.1:{server.getsockname()[1]}/", limits=SourceLimits(max_download_seconds=0.2)
+            )
+        left.set()
+
+
 @pytest.mark.parametrize(("path", "source_format"), [("/live", "mpegts"), ("/camera", "mpjpeg")])
 def test_an_address_without_end_is_read_as_it_comes_in_a_named_format(address, path, source_format):
     frames = iter_frames(f"{address}{path}", source_format)

@@ -28,7 +28,8 @@ from tiny_runs import run_example
 
 OF_PICTURES = {"max_pixels": 10**6}
 OF_LOCAL_VIDEOS = {**OF_PICTURES, "max_aspect_ratio": 5.0, "source_fps": 20.0, "only_whole": True}
-OF_VIDEOS = {**OF_LOCAL_VIDEOS, "max_bytes": 10**6, "max_unstated_bytes": 10**6, "max_seconds": 5.0}
+OF_DOWNLOADS = {"max_bytes": 10**6, "max_unstated_bytes": 10**6, "max_seconds": 5.0, "max_download_seconds": 9.0}
+OF_VIDEOS = {**OF_LOCAL_VIDEOS, **OF_DOWNLOADS}
 OPTIONS = {
     "predict.py": OF_VIDEOS,
     "evaluate.py": OF_VIDEOS,

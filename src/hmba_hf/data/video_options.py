@@ -76,3 +76,4 @@ class VideoOptions(LocalVideoOptions):
     max_bytes: int = field(default=LIMITS.max_bytes, metadata=_HELP["max_bytes"])
     max_unstated_bytes: int = field(default=LIMITS.max_unstated_bytes, metadata=_HELP["max_unstated_bytes"])
     max_seconds: float = field(default=LIMITS.max_seconds, metadata=_HELP["max_seconds"])
+    max_download_seconds: float = field(default=LIMITS.max_download_seconds, metadata=_HELP["max_download_seconds"])

@@ -26,6 +26,7 @@ from typing import Any
 import av
 from huggingface_hub.utils import httpx
 
+from .decoding_deadlines import client_for
 from .decoding_headers import picture_size
 from .decoding_joined import NOT_READ, NextFile, next_file
 
@@ -100,6 +101,7 @@ class SourceLimits:
         max_aspect_ratio: of a pixel, its longer side to its shorter.
         max_bytes: of a file that is kept on disk because it can be read only once: a download, a compressed file.
         max_unstated_bytes, max_seconds: of a download, a pipe or a socket that states no length, as where is no end.
+        max_download_seconds: of any download.
     """
 
     max_pixels: int = field(default=2**26, metadata={"help": "of a picture"})
@@ -107,6 +109,7 @@ class SourceLimits:
     max_bytes: int = field(default=2**33, metadata={"help": "of a download, or of a compressed file"})
     max_unstated_bytes: int = field(default=2**28, metadata={"help": "of a download whose server states no length"})
     max_seconds: float = field(default=60.0, metadata={"help": "of a download whose server states no length"})
+    max_download_seconds: float = field(default=3600.0, metadata={"help": "of any download"})
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -372,7 +375,9 @@ def opened(
         else:
             _check_path(place, kind)
             suffix = os.path.splitext(place)[1]
-            with _opened_path(place) as file:
+            with errors_named(place, "cannot be read as a video"):
+                opened_file = open(place, "rb")
+            with opened_file as file:
                 yield ReadableFile(file, place, suffix if _names_a_container(suffix) else ""), place
     elif isinstance(source, (bytes, bytearray, memoryview)):
         data = source.tobytes() if isinstance(source, memoryview) else source  # `BytesIO` takes no view with gaps
@@ -409,11 +414,6 @@ def _check_path(path: str, kind: str) -> None:
     reason = "a directory" if os.path.isdir(path) else "no such file"
     shown = path if len(path) <= LONGEST_SHOWN else f"{path[:LONGEST_SHOWN]}..."
     raise FileNotFoundError(f"a {kind} must be a local file or an http(s) URL, got {shown!r} ({reason})")
-
-
-def _opened_path(path: str) -> Any:
-    with errors_named(path, "cannot be read as a video"):
-        return open(path, "rb")
 
 
 def _live(name: str, kind: str, formats: str) -> str:
@@ -477,18 +477,23 @@ def _ending(chunks: Iterable[bytes], name: str, limits: SourceLimits) -> Iterato
 
 
 def _download(url: str, file: Any, limits: SourceLimits) -> None:
+    seconds = limits.max_download_seconds
+    late = VideoDecodeError(f"{url} must come within max_download_seconds={seconds:g}, got no end")
     try:
-        with httpx.stream("GET", url, follow_redirects=True) as response:
-            response.raise_for_status()
-            content = response.headers.get("content-type", "").lower()
-            for kind, source_format in _LIVE_CONTENT.items():
-                if kind in content:
-                    raise VideoDecodeError(_live(url, f"a source of type {content!r}", repr(source_format)))
-            length = response.headers.get("content-length", "")
-            if length.isdecimal() and int(length) > limits.max_bytes:
-                raise VideoDecodeError(f"{url} must have at most max_bytes={limits.max_bytes}, got {length}")
-            # The length of compressed content says nothing of what it unpacks to.
-            states_length = length.isdecimal() and "content-encoding" not in response.headers
-            _keep(response.iter_bytes(), file, url, limits, states_length)
+        with client_for(seconds, late) as client, client.stream("GET", url) as response:
+            _keep_response(response, url, file, limits)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise VideoDecodeError(f"cannot fetch {url}: {error}") from error
+
+
+def _keep_response(response: httpx.Response, url: str, file: Any, limits: SourceLimits) -> None:
+    response.raise_for_status()
+    content = response.headers.get("content-type", "").lower()
+    for kind, source_format in _LIVE_CONTENT.items():
+        if kind in content:
+            raise VideoDecodeError(_live(url, f"a source of type {content!r}", repr(source_format)))
+    length = response.headers.get("content-length", "")
+    if length.isdecimal() and int(length) > limits.max_bytes:
+        raise VideoDecodeError(f"{url} must have at most max_bytes={limits.max_bytes}, got {length}")
+    states_length = length.isdecimal() and "content-encoding" not in response.headers  # of what it unpacks to
+    _keep(response.iter_bytes(), file, url, limits, states_length)
