@@ -1,3 +1,4 @@
+import peft
 import pytest
 import torch
 from torch import nn
@@ -6,6 +7,7 @@ from torch.testing import assert_close
 
 from hmba_hf.conversion.rename_keys import adapter_rules, rename_tensors
 from hmba_hf.models import layers_temporal_adapter
+from hmba_hf.models.layers_adapter_state import AdapterState
 from hmba_hf.models.layers_baseline_adapters import CurrentFrameAdapter, MeanFrameAdapter, TransformerAdapter
 from hmba_hf.models.layers_context_fusion import AddFusion, ConcatFusion, CosineFusion, CrossAttentionFusion
 from hmba_hf.models.layers_temporal_adapter import BRANCHES, ContextMamba, QueryMamba, TemporalAdapter
@@ -167,6 +169,28 @@ def test_a_small_replaced_or_narrow_projection_is_not_split_into_frames(monkeypa
     adapter.context.mixers["joint_stride_2"].forward_mixer.in_proj = nn.Linear(D, 4 * D)
     assert adapter.project_frames(frames).keys() == {"divided_time", "joint_stride_1"}
     assert adapter.bfloat16().project_frames(frames.bfloat16()) == {}
+
+
+@pytest.mark.parametrize("names", [["A_log"], ["in_proj.weight", "conv1d.weight"]], ids=["bare", "of layers"])
+def test_updates_of_any_parameter_of_a_mixer_are_read_and_merged(names):
+    adapter = randomize(build_adapter().double())
+    frames = frame_features(7)
+    before = adapter(frames)[0]
+    targets = {"target_modules": [], "target_parameters": names}
+    updated = peft.get_peft_model(adapter, peft.LoraConfig(r=2, lora_alpha=8, init_lora_weights=False, **targets))
+    wanted = updated(frames)[0]
+    assert (wanted - before).abs().max() > 1e-3
+    state = AdapterState()
+    for frame in frames.split(1, dim=1):
+        streamed, state, _ = updated(frame, state)
+    assert_close(streamed, wanted)
+    assert_close(updated.merge_and_unload()(frames)[0], wanted)
+
+
+def test_a_convolution_over_time_is_refused_by_tools_that_wrap_torchs_own():
+    for rank in (2, 16):
+        with pytest.raises(ValueError, match=r"Target module CausalConv1d\(\) is not supported"):
+            peft.get_peft_model(build_adapter(), peft.LoraConfig(r=rank, target_modules=["conv1d"]))
 
 
 def test_the_order_of_branches_and_strides_does_not_matter():

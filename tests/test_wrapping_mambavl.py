@@ -5,10 +5,12 @@ import sys
 from pathlib import Path
 
 import peft
+import pytest
 import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from hmba_hf.models.modeling_mambavl import MambaVLForVideoClassification
 from tiny_mambavl import tiny_batch, tiny_model
 
 LABELS = torch.tensor([[0, 1], [2, 3]])
@@ -56,12 +58,35 @@ def test_a_fusion_that_learns_whole_beside_low_rank_updates_has_one_matrix(tmp_p
     assert_close(loaded(**tiny_batch()).logits, wrapped(**tiny_batch()).logits, atol=0, rtol=0)
 
 
+@pytest.mark.parametrize("targets", [["A_log"], ["video_mixer.A_log"], ["text_mixer.A_log"]])
+def test_updates_of_the_shared_matrix_for_one_mixer_are_refused_before_they_learn(targets):
+    options = peft.LoraConfig(r=2, target_modules=[], target_parameters=targets)
+    with pytest.raises(ValueError, match="A_log must be without updates where two mixers share it"):
+        peft.get_peft_model(tiny_model(), options)(**tiny_batch())
+    wrapped = learn(peft.get_peft_model(tiny_model(share_A=False), options))
+    wanted = wrapped(**tiny_batch()).logits
+    assert_close(wrapped.merge_and_unload()(**tiny_batch()).logits, wanted, atol=1e-5, rtol=0)
+
+
+def test_a_model_whose_mixers_no_longer_share_their_matrix_is_saved_as_such_alone(tmp_path):
+    options = peft.LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["video_mixer", *HEADS])
+    model = learn(peft.get_peft_model(tiny_model(), options)).merge_and_unload()
+    for state_dict in (None, model.state_dict()):
+        with pytest.raises(ValueError, match="share_A must be false .* set model.config.share_A = False"):
+            model.save_pretrained(tmp_path, state_dict=state_dict)
+    model.config.share_A = False
+    model.save_pretrained(tmp_path)
+    loaded = MambaVLForVideoClassification.from_pretrained(tmp_path)
+    assert_close(loaded(**tiny_batch()).logits, model(**tiny_batch()).logits, atol=0, rtol=0)
+
+
 def test_a_sharded_model_has_the_gradient_of_the_shared_matrix():
     code = """
 import sys, torch, torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 sys.path.insert(0, sys.argv[1])
+from hmba_hf.models.modeling_mambavl import MambaVLForVideoClassification
 from tiny_mambavl import tiny_batch, tiny_model
 
 labels = torch.tensor([[0, 1], [2, 3]])

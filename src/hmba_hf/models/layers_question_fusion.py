@@ -21,14 +21,19 @@ class MambaFusion(nn.Module):
     Args:
         hidden_size: channels of all tokens.
         state_size, conv_kernel, expand: of both mixers.
+        share_A: whether the model ties their matrices.
 
     Source: arXiv:2409.11513; `Mamba` of Dongzhikang/MambaVL.
     """
 
-    def __init__(self, hidden_size: int, state_size: int = 16, conv_kernel: int = 4, expand: int = 2):
+    def __init__(
+        self, hidden_size: int, state_size: int = 16, conv_kernel: int = 4, expand: int = 2, share_A: bool = True
+    ):
         super().__init__()
         self.video_mixer = MambaMixer(hidden_size, state_size, conv_kernel, expand)
         self.text_mixer = MambaMixer(hidden_size, state_size, conv_kernel, expand)
+        self.video_mixer.shares_decays = share_A
+        self.text_mixer.shares_decays = share_A
 
     def forward(self, video: Tensor, text: Tensor | None, mask: Tensor | None) -> tuple[Tensor, Tensor]:
         """Fuse a clip with the questions of its heads.

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from transformers import initialization as init
 
 from .layers_linear import Linear
@@ -55,10 +56,26 @@ def project_rows(layer: nn.Module, x: Tensor, rows: slice) -> tuple[Tensor, Tens
     return layer(x)[..., rows], None
 
 
-class CausalConv1d(nn.Conv1d):
-    """The weights of a depthwise `causal_conv1d`."""
+class CausalConv1d(nn.Module):
+    """The weights of a depthwise `causal_conv1d`, in the shape and by the draws of `nn.Conv1d`.
 
-    def forward(  # type: ignore[override]
+    It is none, since tools that wrap an `nn.Conv1d`, as low-rank updates do, expect channels before time and one
+    result.
+
+    Args:
+        channels: `d`.
+        kernel_size: taps.
+    """
+
+    def __init__(self, channels: int, kernel_size: int):
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels, 1, kernel_size))
+        self.bias = nn.Parameter(torch.empty(channels))
+        bound = 1 / math.sqrt(kernel_size)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -bound, bound)
+
+    def forward(
         self, x: Tensor, state: Tensor | None = None, mask: Tensor | None = None, reverse: bool = False
     ) -> tuple[Tensor, Tensor]:
         """Convolve `(b, l, d)` with its past; arguments and results are those of `causal_conv1d`."""
@@ -72,7 +89,7 @@ class StateSpace(nn.Module):
         y = selective_scan(x, delta, -exp(A_log), B, C, D, z)
 
     `MambaMixer` is one with projections of its own, and a mixer of two directions has two of them. Two of them may
-    share one `A_log`.
+    share one `A_log`, and then `shares_decays` is true.
 
     Args:
         intermediate_size: channels `d`.
@@ -83,6 +100,8 @@ class StateSpace(nn.Module):
     Source: Gu & Dao 2023, arXiv:2312.00752, section 3.4; `Mamba` of state-spaces/mamba.
     Differs: carries a state of `conv_kernel - 1` inputs, not `conv_kernel`; takes a mask and a direction.
     """
+
+    shares_decays = False
 
     def __init__(self, intermediate_size: int, state_size: int, conv_kernel: int, time_step_rank: int):
         super().__init__()
@@ -97,7 +116,7 @@ class StateSpace(nn.Module):
         self.state_size = state_size
         self.conv_kernel = conv_kernel
         self.time_step_rank = time_step_rank
-        self.conv1d = CausalConv1d(d, d, conv_kernel, groups=d)
+        self.conv1d = CausalConv1d(d, conv_kernel)
         self.x_proj = Linear(d, time_step_rank + 2 * state_size, bias=False)
         self.dt_proj = Projection(time_step_rank, d)
         precise = torch.promote_types(torch.get_default_dtype(), torch.float32)
@@ -141,7 +160,15 @@ class StateSpace(nn.Module):
 
         Returns:
             The read-out, `(b, m, d)`, and the state after the last step scanned, if it is wanted.
+
+        Raises:
+            ValueError: if a shared `A_log` has an update in one of those that share it, such as one of low rank.
         """
+        if self.shares_decays and is_parametrized(self, "A_log"):
+            raise ValueError(
+                "A_log must be without updates where two mixers share it, got updates for one of them: leave it out "
+                "of target_parameters, or load the model with share_A=False"
+            )
         last = last_steps(x.shape[1], z.shape[1], reverse)
         conv_state = None
         ssm_state = None

@@ -12,6 +12,8 @@ from .layers_state_space import MambaState
 class StridedMambaMixer(nn.Module):
     """Two mixers over one sequence, one from each end, read at the last steps.
 
+    Whatever wraps a mixer is called as the mixer is, and nothing else of it is asked for.
+
     The reverse direction starts at the end, so at the last `num_outputs` steps it has seen these steps alone. It
     never runs over the rest of the sequence, and the result is exactly that of two whole scans.
 
@@ -26,6 +28,17 @@ class StridedMambaMixer(nn.Module):
         super().__init__()
         self.forward_mixer = forward_mixer
         self.reverse_mixer = reverse_mixer
+        self.intermediate_size = forward_mixer.intermediate_size
+        self.state_shapes = forward_mixer.state_shapes
+
+    @property
+    def projects_alike_elsewhere(self) -> bool:
+        """Whether steps may be projected before the call; see `MambaMixer`."""
+        return isinstance(self.forward_mixer, MambaMixer) and self.forward_mixer.projects_alike_elsewhere
+
+    def project_steps(self, hidden_states: Tensor) -> Tensor:
+        """Return what the forward mixer reads of steps, `(..., hidden_size)`; see `MambaMixer`."""
+        return self.forward_mixer.project_steps(hidden_states)
 
     def forward(
         self,
@@ -48,7 +61,7 @@ class StridedMambaMixer(nn.Module):
             frame_length: steps of a frame.
             states: for each stride `n` the `n` states after an earlier part; the `k`-th belongs to the frames of which
                 the last was `k` frames before its end. Absent for a whole sequence, which returns no states.
-            projected: `forward_mixer.project_steps` of the sequence, if it was computed before.
+            projected: `project_steps` of the sequence, if it was computed before.
 
         Returns:
             For each stride the read-out of each direction, `(b, num_outputs, hidden_size)`, and the states, ordered
@@ -63,7 +76,7 @@ class StridedMambaMixer(nn.Module):
         z = None
         if x is not None:
             z = self.forward_mixer.project_gate(hidden_states[:, hidden_states.shape[1] - num_outputs :])
-        elif len(strides) > 1:
+        elif len(strides) > 1 and isinstance(self.forward_mixer, MambaMixer):
             x, z = self.forward_mixer.project(hidden_states, num_outputs=num_outputs)
         back = self._read_back(hidden_states, num_outputs)
         frames = hidden_states.shape[1] // frame_length

@@ -159,7 +159,7 @@ class ContextMamba(nn.Module):
         projected = {}
         for branch, stride in self.contexts:
             scan = self._scans(branch, stride)[0]
-            mixer: Any = self.mixers[scan].forward_mixer
+            mixer: Any = self.mixers[scan]
             is_large = frame_features[0, 0].numel() * mixer.intermediate_size >= FEWEST_KEPT
             if branch == "temporal" or scan in projected or not (is_large and mixer.projects_alike_elsewhere):
                 continue
@@ -203,7 +203,7 @@ class ContextMamba(nn.Module):
         shapes: dict[str, tuple[int, ...]] = {"frames_seen": (b,)}
         for branch, stride in self.contexts:
             pair: Any = self.mixers[self._scans(branch, stride)[0]]
-            tail, state_of_scan = pair.forward_mixer.state_shapes
+            tail, state_of_scan = pair.state_shapes
             rows = (b, p) if branch == "divided_space_time" else (b,)
             for conv, ssm in self._state_names(branch)[self.temporal_strides.index(stride)]:
                 shapes[conv] = (*rows, *tail)
@@ -291,7 +291,7 @@ class ContextMamba(nn.Module):
             mixers: Any = self.mixers[scan]
             x = projected.get(scan)
             if x is not None:
-                x = (x + mixers.forward_mixer.project_steps(position)[:, :, None]).flatten(1, 2)
+                x = (x + mixers.project_steps(position)[:, :, None]).flatten(1, 2)
             found, after = mixers(
                 tokens,
                 num_outputs=reads * p,

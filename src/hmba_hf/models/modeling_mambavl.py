@@ -391,7 +391,7 @@ def build_fusion(config: MambaVLConfig) -> nn.Module:
     """Build the fusion that a configuration names."""
     width: Any = config.hidden_size
     if config.fusion == "mamba":
-        return MambaFusion(width, config.state_size, config.conv_kernel, config.expand)
+        return MambaFusion(width, config.state_size, config.conv_kernel, config.expand, config.share_A)
     if config.fusion == "transformer":
         return TransformerFusion(width, config.fusion_layers, config.fusion_heads, config.fusion_dropout)
     return MlpFusion(width, config.fusion_dropout)

@@ -28,7 +28,7 @@ from .configuration_adapter import TemporalAdapterConfig
 from .joining_adapter import device_map_of
 from .layers_baseline_adapters import SelfAttention, TransformerAdapter
 from .layers_context_fusion import AddFusion, CosineFusion, CrossAttentionFusion
-from .layers_state_space import StateSpace, compile_kernels_of
+from .layers_state_space import CausalConv1d, StateSpace, compile_kernels_of
 from .layers_temporal_adapter import ContextMamba, QueryMamba, TemporalAdapter
 from .loading_quantised import keep_scales
 from .loading_transformers import CACHE_NAMES
@@ -318,7 +318,11 @@ class AdapterPreTrainedModel(PreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, (StateSpace, SelfAttention, CrossAttentionFusion, CosineFusion, AddFusion, QueryMamba)):
+        if isinstance(module, CausalConv1d):
+            init.normal_(module.weight)  # before `StateSpace` draws it: a seed gives the weights that it always gave
+        elif isinstance(
+            module, (StateSpace, SelfAttention, CrossAttentionFusion, CosineFusion, AddFusion, QueryMamba)
+        ):
             module.reset_parameters()
         elif isinstance(module, (ContextMamba, TransformerAdapter, TemporalAdapter)):
             for name in ("temporal_position_embedding", "gate"):

@@ -56,6 +56,24 @@ class MambaVLPreTrainedModel(SafetensorsPreTrainedModel):
                     )
         return loaded
 
+    def save_pretrained(  # type: ignore[override]
+        self, save_directory: Any, is_main_process: bool = True, state_dict: Any = None, **kwargs: Any
+    ) -> None:
+        """Save a model; see `SafetensorsPreTrainedModel.save_pretrained`.
+
+        Raises:
+            ValueError: as there, or if two matrices of decays that the model is to share differ.
+        """
+        held = self.state_dict() if state_dict is None else state_dict
+        for text, video in self.get_expanded_tied_weights_keys(all_submodels=True).items():
+            is_shared = not text.endswith("text_mixer.A_log") or held.get(text) is held.get(video)
+            if not is_shared and not held[text].is_meta and not torch.equal(held[text], held[video]):
+                raise ValueError(
+                    "share_A must be false for a model with two matrices of decays that differ, as one mixer has that "
+                    "was trained or merged alone, got true: set model.config.share_A = False"
+                )
+        super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+
     @staticmethod
     def _load_pretrained_model(model: Any, *args: Any, **kwargs: Any) -> Any:
         """Compile kernels while the weights are read."""
