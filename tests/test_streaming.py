@@ -3,6 +3,10 @@
 import gc
 import math
 import random
+from datetime import timedelta
+from decimal import Decimal
+from fractions import Fraction
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -372,6 +376,15 @@ def test_reset_forgets_everything(model, processor):
         assert torch.equal(stream.features().pooler_output, fresh.features().pooler_output)
 
 
+def cut_picture(orientation=1):
+    """A picture opened from a file that lacks its end, which shows once it is decoded."""
+    file, exif = BytesIO(), Image.Exif()
+    exif[274] = orientation
+    size = (20, 40) if orientation > 4 else (40, 20)
+    frames_of_noise(1)[0].resize(size).save(file, "JPEG", exif=exif)
+    return Image.open(BytesIO(file.getvalue()[:-300]))
+
+
 class Unharmed:
     """Two streams of the same frames, of which one is also given what it must refuse."""
 
@@ -398,7 +411,8 @@ def test_what_cannot_be_a_next_frame_is_refused_and_the_stream_goes_on(model, pr
     case.refuses(frame, 1.4, r"later than the last frame's, 1.5 s, got 1.4 s")
     case.refuses(frame, 1.5, "later than the last frame's")
     case.refuses(frame, 4.5, r"within 2.5 s of the last frame's, 1.5 s, got 4.5 s; `reset`")
-    case.refuses(frame, float("nan"), "timestamp must be a number of seconds, got nan")
+    for no_time in (float("nan"), None, "2.0", timedelta(seconds=2), 2j, np.zeros(2), 10**400):
+        case.refuses(frame, no_time, "timestamp must be a number of seconds, got ")
     for time in (1.7, 2.0):  # one that would not be taken, and one that would
         case.refuses(frame.resize((41, 20)), time, r"\(\(20, 40, 3\), 'uint8'\) of the first, got \(\(20, 41, 3\), ")
         case.refuses(np.asarray(frame, dtype=np.float32), time, "got .*'float32'")
@@ -408,6 +422,8 @@ def test_what_cannot_be_a_next_frame_is_refused_and_the_stream_goes_on(model, pr
         case.refuses("drive.mp4", time, "a frame must be a picture, .*got str")
         case.refuses([frame], time, "got list")
         case.refuses(None, time, "got NoneType")
+    for orientation in (1, 6):
+        case.refuses(cut_picture(orientation), 2.0, "a frame cannot be read as a picture: ")
     case.goes_on()
 
 
@@ -474,7 +490,8 @@ def test_choices_that_do_not_exist_are_refused(model, processor):
         VideoStream(model, processor, mode="endless")
     with pytest.raises(ValueError, match="must be one with a state, got 'transformer'"):
         VideoStream(tiny_model(adapter="transformer"), processor, mode="recurrent")
-    for wrong in ({"fps": 0}, {"fps": float("inf")}, {"num_frames": 0}):
+    wrong_rates = [{"fps": 0}, {"fps": float("inf")}, {"fps": "2"}]
+    for wrong in (*wrong_rates, {"num_frames": 0}, {"num_frames": 2.5}, {"num_frames": "5"}):
         with pytest.raises(ValueError, match="fps must be above 0 and num_frames 1 or more"):
             VideoStream(model, processor, **wrong)
 
@@ -604,6 +621,23 @@ def test_a_watch_asks_as_its_stream_does(model, processor):
         found = next(answers, None)
         assert found == (answered(stream) if found else None)
     assert answers.last is not None
-    for wrong in (-1.0, float("nan"), float("inf")):
-        with pytest.raises(ValueError, match=f"every must be a number of seconds, 0 or more, got {wrong}"):
+    for wrong in (-1.0, float("nan"), float("inf"), None, "2"):
+        with pytest.raises(ValueError, match=f"every must be a number of seconds, 0 or more, got {wrong!r}"):
             stream.watch(QUESTION, every=wrong)
+    with pytest.raises(ValueError, match="changed must be a function of two answers, .*got None"):
+        stream.watch(QUESTION, changed=None)
+
+
+def test_a_watch_that_waits_longer_than_any_drive_asks_once(model, processor):
+    stream = VideoStream(model, processor, fps=3e300)
+    answers = stream.watch(QUESTION, every=1e300, max_new_tokens=2)
+    stream.push(frames_of_noise(1)[0], 0.0)
+    assert next(answers, None) and next(answers, None) is None
+
+
+def test_times_of_every_kind_of_number_are_the_same(model, processor):
+    stream, other = VideoStream(model, processor), VideoStream(model, processor)
+    times = [Decimal("0.0"), Fraction(1, 2), np.float32(1.0), torch.tensor(1.5), np.array(2.0), np.int64(3)]
+    for frame, time in zip(frames_of_noise(6), times, strict=True):
+        assert stream.push(frame, time) == other.push(frame, float(time))
+    assert answered(stream) == answered(other)

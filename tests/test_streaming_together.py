@@ -4,7 +4,7 @@ import pytest
 
 from hmba_hf import FrameError, TimeJump, VideoStream
 from hmba_hf.streaming import ask_together, push_together
-from test_streaming import QUESTION, frames_of_noise
+from test_streaming import QUESTION, cut_picture, frames_of_noise
 from tiny_models import lively_model
 from tiny_processors import tiny_processor
 
@@ -57,6 +57,10 @@ def test_a_frame_that_cannot_follow_is_the_error_of_its_camera_alone(model):
     assert outcomes[0] is True and outcomes[3] is True
     assert type(outcomes[1]) is FrameError and type(outcomes[2]) is TimeJump
     assert [stream.timestamp for stream in streams] == [0.5, 0.0, 5.0, 0.5]
+    outcomes = push_together(streams, [frames[0], cut_picture(), frames[2], frames[3]], [1.0, 1.0, 5.5, None])
+    assert outcomes[0] is True and outcomes[2] is True
+    assert type(outcomes[1]) is FrameError and type(outcomes[3]) is FrameError
+    assert [stream.timestamp for stream in streams] == [1.0, 0.0, 5.5, 0.5]
 
 
 def test_streams_of_several_models_or_one_twice_are_not_read_together(model):

@@ -146,17 +146,25 @@ def decode_picture(picture: Image.Image, limits: SourceLimits = LIMITS, name: st
     limits.check_size(*picture.size, name)
     if picture.format == "EPS":
         raise VideoDecodeError(f"{name} must hold pixels, got PostScript, which Pillow runs in another program")
+    load_picture(picture, name)
+    return eight_bits(upright(picture, name), name)
+
+
+def load_picture(picture: Image.Image, name: str = "a picture") -> None:
+    """Decode an opened picture in its place.
+
+    Raises:
+        VideoDecodeError: it is damaged.
+    """
     with _errors_named(name):
         picture.load()
-    return eight_bits(upright(picture, name), name)
 
 
 def upright(picture: Image.Image, name: str = "a picture") -> Image.Image:
     """Turn an opened picture upright as its EXIF data ask; one that is upright stays as it is, decoded or not."""
     if _orientation(picture) not in _TURNS:
         return picture
-    with _errors_named(name):
-        picture.load()
+    load_picture(picture, name)
     turn = _TURNS.get(_orientation(picture))  # Pillow may have turned it by itself, as it does TIFF files
     if turn is None:
         return picture

@@ -7,6 +7,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ..models.decoding_containers import VideoDecodeError
+from ..models.decoding_stills import load_picture, upright
+
 _CHANNELS = (1, 3, 4)
 
 
@@ -31,8 +34,36 @@ class WindowFrame:
     projected: dict[str, Tensor] | None = None
 
 
+def upright_frame(frame: Any) -> Any:
+    """Turn a picture upright; one that is upright need not be decoded for that.
+
+    Raises:
+        FrameError: if it is damaged.
+    """
+    if not isinstance(frame, Image.Image):
+        return frame
+    try:
+        return upright(frame, "a frame")
+    except VideoDecodeError as error:
+        raise FrameError(str(error)) from error
+
+
+def load_frame(frame: Any) -> None:
+    """Decode a picture that was opened alone, before frames of other cameras are encoded beside it.
+
+    Raises:
+        FrameError: if it is damaged.
+    """
+    if isinstance(frame, Image.Image):
+        try:
+            load_picture(frame, "a frame")
+        except VideoDecodeError as error:
+            raise FrameError(str(error)) from error
+
+
 def copy_frame(frame: Any) -> Any:
-    """Copy a picture, array or tensor, since a camera may write its next frame into it."""
+    """Copy a picture, array or tensor, since a camera may write its next frame into it; errors of `load_frame`."""
+    load_frame(frame)
     if isinstance(frame, Tensor):
         return frame.clone()
     return frame.copy()

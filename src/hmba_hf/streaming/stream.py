@@ -6,13 +6,12 @@ import re
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import replace
+from numbers import Integral, Real
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import nn
 
-from ..models.decoding_stills import upright
 from ..models.layers_adapter_state import AdapterState
 from ..models.modeling_hmba import HMBAForConditionalGeneration
 from ..models.modeling_hmba_vlm import HMBAVLMForConditionalGeneration
@@ -21,7 +20,7 @@ from ..models.pipeline_hmba import VideoTextToTextPipeline, warn_of_other_length
 from ..models.processing_hmba import HMBAProcessor
 from ..models.processing_hmba_vlm import HMBAVLMProcessor
 from .encoders import ENCODERS, OPTIONS, EncodedFrame
-from .frames import FrameError, TimeJump, WindowFrame, copy_frame, describe_frame
+from .frames import FrameError, TimeJump, WindowFrame, copy_frame, describe_frame, load_frame, upright_frame
 from .together import Pushing, push_together, read_windows
 from .watching import ROUNDING, Answer, Watch, texts_differ
 
@@ -87,8 +86,13 @@ class VideoStream:
         self.mode = mode
         self.fps = processor.video_processor.fps if fps is None else fps
         self.num_frames = processor.video_processor.num_frames if num_frames is None else num_frames
-        if not (math.isfinite(self.fps) and self.fps > 0 and self.num_frames >= 1):
-            raise ValueError(f"fps must be above 0 and num_frames 1 or more, got {self.fps} and {self.num_frames}")
+        is_rate = isinstance(self.fps, Real) and 0 < float(self.fps) < math.inf
+        is_count = isinstance(self.num_frames, Integral) and int(self.num_frames) >= 1
+        if not (is_rate and is_count):
+            raise ValueError(
+                f"fps must be above 0 and num_frames 1 or more, as a whole number, got {self.fps!r} and "
+                f"{self.num_frames!r}"
+            )
         if mode == "window" and num_frames is None:
             warn_of_other_length(model, processor)
         self.held = 0
@@ -163,8 +167,8 @@ class VideoStream:
         Returns:
             As `push`, whose errors it raises, too.
         """
-        if isinstance(frame, Image.Image):
-            frame = upright(frame)
+        frame = upright_frame(frame)
+        timestamp = _in_seconds(timestamp)
         moment = self._moment_of(timestamp)
         kind = describe_frame(frame)
         if self._kind not in (None, kind):
@@ -175,12 +179,12 @@ class VideoStream:
         if moment > self._moment or miss < self._miss - TIME_TOLERANCE:
             is_early = timestamp < self._time_of(moment) and miss > (0.5 + ROUNDING) * interval
             if is_early:  # the next one will be nearer
-                self._waiting = (copy_frame(frame), float(timestamp))
+                self._waiting = (copy_frame(frame), timestamp)
             else:
-                yield from self._take(frame, float(timestamp))
+                yield from self._take(frame, timestamp)
                 taken = True
         self._kind = kind
-        self._last = float(timestamp)
+        self._last = timestamp
         return taken
 
     def _settle(self, moment: int, timestamp: float) -> Pushing:
@@ -198,6 +202,7 @@ class VideoStream:
     def _take(self, frame: Any, timestamp: float) -> Generator[Any, EncodedFrame, None]:
         """Make a frame the current one, that of its nearest moment."""
         moment = self._nearest_moment(timestamp)
+        load_frame(frame)
         encoded = yield frame
         with torch.no_grad():
             rows = encoded.rows.shape[2]
@@ -217,8 +222,6 @@ class VideoStream:
         self._miss = self._miss_of(timestamp)
 
     def _moment_of(self, timestamp: float) -> int:
-        if not math.isfinite(timestamp):
-            raise FrameError(f"timestamp must be a number of seconds, got {timestamp}")
         if math.isnan(self._start):
             return 0
         if timestamp <= self._last:
@@ -364,7 +367,7 @@ class VideoStream:
             generate_kwargs: as in `ask`.
 
         Raises:
-            ValueError: if `every` is negative or no number.
+            ValueError: if `every` is negative or no number, or if `changed` is no function.
         """
         return Watch(self, question, every=every, changed=changed, generate_kwargs=generate_kwargs)
 
@@ -382,6 +385,17 @@ class VideoStream:
                 f"{state.weights}"
             )
         return state
+
+
+def _in_seconds(timestamp: Any) -> float:
+    """Return a time as a float; a number of any kind, also in an array of no axis, is one, and a text is none."""
+    try:
+        seconds = math.nan if isinstance(timestamp, str | bytes) else float(timestamp)
+    except (TypeError, ValueError, OverflowError):  # of another kind, of several numbers, too large
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise FrameError(f"timestamp must be a number of seconds, got {timestamp!r}")
+    return seconds
 
 
 def _digest(model: nn.Module, parts: re.Pattern[str]) -> str:

@@ -1,7 +1,9 @@
 """A question repeated while a video stream goes on: when to ask it, and which answers to give."""
 
 import math
+import sys
 from collections.abc import Callable, Iterator
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 from ..models.parsing_dialects import find_dialect
@@ -21,8 +23,8 @@ def texts_differ(before: Answer, after: Answer) -> bool:
 
 def check_every(every: float) -> None:
     """Raise a `ValueError` unless the seconds from one question to the next are a number, 0 or more."""
-    if not (math.isfinite(every) and every >= 0):
-        raise ValueError(f"every must be a number of seconds, 0 or more, got {every}")
+    if not isinstance(every, Real) or not (math.isfinite(every) and every >= 0):
+        raise ValueError(f"every must be a number of seconds, 0 or more, got {every!r}")
 
 
 def words_differ(before: Answer, after: Answer) -> bool:
@@ -49,12 +51,15 @@ class Watch(Iterator[Answer]):
         generate_kwargs: dict[str, Any],
     ):
         check_every(every)
+        if not callable(changed):
+            raise ValueError(f"changed must be a function of two answers, such as words_differ, got {changed!r}")
         self.last: Answer | None = None
         self._stream = stream
         self._question = question
         self._changed = changed
         self._options = generate_kwargs
-        self._steps = max(1, math.ceil(every * stream.fps - ROUNDING))  # moments from one question to the next
+        moments = min(every * stream.fps, sys.maxsize)  # from one question to the next
+        self._steps = max(1, math.ceil(moments - ROUNDING))
         self._asked: tuple[int, int] | None = None  # in which drive of the stream, at which of its moments
 
     @property
