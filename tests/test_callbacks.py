@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -129,6 +130,22 @@ def test_sigterm_ends_a_process_as_ever_outside_of_a_training(stored_model, tmp_
     with pytest.raises(ZeroDivisionError):
         tune(stored_model, tmp_path / "out", "--max_steps", 1, *STOPPABLE)
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_training_that_no_signal_can_reach_is_refused_by_the_option_that_waits_for_one():
+    stop = SignalledStop(Told)
+
+    def train():
+        with pytest.raises(ValueError, match="enable_jit_checkpoint must be false outside of the main thread"):
+            with stop.listening():
+                raise AssertionError("it listens")
+        told.append(True)
+
+    told = []
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert told and not stop.has_stopped
 
 
 class Told:

@@ -3,6 +3,7 @@
 import atexit
 import multiprocessing
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -113,7 +114,16 @@ class SignalledStop(TrainerCallback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Note SIGTERM instead of dying from it, for as long as it is open."""
+        """Note SIGTERM instead of dying from it, for as long as it is open.
+
+        Raises:
+            ValueError: outside of the main thread, which alone is told of signals.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            raise ValueError(
+                "enable_jit_checkpoint must be false outside of the main thread, which alone is told of signals, got "
+                f"true in the thread {threading.current_thread().name!r}"
+            )
         self._is_listening = True
         self._is_wanted = False
         self.is_agreed = False
