@@ -358,13 +358,26 @@ def test_the_text_of_a_joined_model_is_the_pretrained_one(tmp_path):
         join(str(tmp_path / "vision"), str(tmp_path / "text"), num_heads=2)
 
 
-def test_a_text_model_that_cannot_be_read_is_refused(tmp_path):
+def failing(error):
+    def forward(self, input_ids=None, attention_mask=None):
+        raise error("of the program")
+
+    return forward
+
+
+def test_a_text_model_that_cannot_be_read_is_refused(tmp_path, monkeypatch):
     tiny_model().mambavl.vision_model.save_pretrained(tmp_path / "vision")
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     DebertaV2Model(DebertaV2Config(**sizes, vocab_size=60)).save_pretrained(tmp_path / "deberta")
     join = MambaVLForVideoClassification.from_vision_text_pretrained
     with pytest.raises(ValueError, match="must be a text model that reads tokens, .* got DebertaV2Model"):
         join(str(tmp_path / "vision"), str(tmp_path / "deberta"), heads=HEADS)
+    with pytest.raises(ValueError, match="must be a text model that reads tokens, .*, which (takes none|fails)"):
+        join(str(tmp_path / "vision"), str(tmp_path / "vision"), heads=HEADS)
+    for mistake in (TypeError, NameError, MemoryError, torch.OutOfMemoryError):
+        with monkeypatch.context() as patch, pytest.raises(mistake, match="of the program"):
+            patch.setattr(DebertaV2Model, "forward", failing(mistake))
+            join(str(tmp_path / "vision"), str(tmp_path / "deberta"), heads=HEADS)
     contextual = join(str(tmp_path / "vision"), str(tmp_path / "deberta"), heads=HEADS, text_features="contextual")
     assert contextual(**tiny_batch()).logits.isfinite().all()
     with pytest.raises(ValueError, match="text_config must be of a model without a decoder, got 't5'"):

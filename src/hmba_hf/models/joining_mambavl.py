@@ -1,5 +1,6 @@
 """Joining a pretrained video model and a pretrained text model in a MambaVL."""
 
+import inspect
 from typing import Any
 
 from .loading_checkpoints import (  # first: it refuses an old transformers
@@ -24,6 +25,8 @@ from .loading_weights import choose_dtype
 # Parts of video and text models beside the tokens that a fusion reads.
 _UNREAD = ("pooler", "predictor")
 _BEHIND_TOKENS = "post_layernorm"  # of CLIP
+# What text models of transformers raise without layers: DeBERTa's, Longformer's, CANINE's, and ViT without pixels.
+_OF_NO_LAYERS = (UnboundLocalError, ValueError, RuntimeError, AttributeError)
 _OF_PARTS = {"vision_config", "text_config"}
 
 
@@ -86,19 +89,21 @@ def join_pretrained(model_class: Any, vision: Any, text: Any, options: dict[str,
 
 
 def _check_reads(text_model: Any, text: Any) -> None:
-    """Raise a `ValueError` unless a text model reads a text, also where it has no layers.
-
-    What fails then is the model's own code, with whatever error.
-    """
+    """Raise a `ValueError` unless a text model reads a text, also where it has no layers."""
+    wanted = "text must be a text model that reads tokens, also without layers for text_features='embeddings', got"
+    found = f"{type(text_model).__name__} in {text}"
+    if "input_ids" not in inspect.signature(text_model.forward).parameters:
+        raise ValueError(f"{wanted} {found}, which takes none")
     tokens = torch.ones(1, 2, dtype=torch.long, device=text_model.device)
+    mask = torch.ones_like(tokens)
+    text_model.eval()
     try:
         with torch.no_grad():
-            text_model.eval()(input_ids=tokens, attention_mask=torch.ones_like(tokens))
-    except Exception as error:
-        raise ValueError(
-            f"text must be a text model that reads tokens, also without layers for text_features='embeddings', got "
-            f"{type(text_model).__name__} in {text}, which fails: {error}"
-        ) from error
+            text_model(input_ids=tokens, attention_mask=mask)
+    except torch.OutOfMemoryError:
+        raise
+    except _OF_NO_LAYERS as error:
+        raise ValueError(f"{wanted} {found}, which fails: {error}") from error
 
 
 def _read(model: Any, names: set[str]) -> list[str]:
