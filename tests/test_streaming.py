@@ -260,14 +260,15 @@ def test_text_before_the_video_is_read_once(model, processor):
         assert lengths == [*([before] if i == 0 else []), 4 + after - 1]
 
 
-def test_the_time_of_the_current_frame_is_told_as_the_pipeline_tells_it(model, processor):
+@pytest.mark.parametrize("start", [10.0, -12.0])
+def test_the_time_of_the_current_frame_is_told_as_the_pipeline_tells_it(model, processor, start):
     processor.time_format = " at {seconds} s. "
     stream, frames = VideoStream(model, processor), frames_of_noise(5)
-    watch(stream, frames, start=10.0)
+    watch(stream, frames, start=start)
     pipe = pipeline("video-text-to-text", model=model, processor=processor, device="cpu", max_new_tokens=8)
-    times = [{"timestamps": [10.0, 10.5, 11.0, 11.5, 12.0]}]
+    times = [{"timestamps": [start + step / 2 for step in range(5)]}]
     (wanted,) = pipe(videos=frames, text=QUESTION, video_metadata=times)
-    assert answered(stream) == {**wanted, "timestamp": 12.0}
+    assert answered(stream) == {**wanted, "timestamp": start + 2}
     assert pipe(videos=frames, text=QUESTION)[0] != wanted
 
 

@@ -1,6 +1,6 @@
 """Which frames a clip holds: times that end at a given one, and the frames that are shown at them."""
 
-import math
+import sys
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,7 +51,9 @@ def check_sampling(timestamp: float | None, num_frames: int | None, fps: float |
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool):
+        return False
+    return bool(-sys.float_info.max <= value <= sys.float_info.max)
 
 
 def causal_timestamps(timestamp: float, num_frames: int, fps: float) -> list[float]:
@@ -153,7 +155,15 @@ def rounding_of(times: Sequence[float]) -> float:
 
 
 def describe_frames(frames: np.ndarray, facts: Mapping | None) -> ClipMetadata:
-    """Complete the metadata that came with the frames of a clip, `(t, c, h, w)`."""
+    """Complete the metadata that came with the frames of a clip, `(t, c, h, w)`.
+
+    Times may be negative, as those of a clock that was set.
+
+    Raises:
+        ValueError: if facts are unknown, are no numbers, or are not one for each frame.
+    """
+    if not isinstance(facts, Mapping | None):
+        raise ValueError(f"video_metadata must be facts by name, got {facts!r}")
     given = {key: value for key, value in (facts or {}).items() if value is not None}
     if "timestamps" in given:
         given["frame_times"] = given.pop("timestamps")
@@ -161,18 +171,30 @@ def describe_frames(frames: np.ndarray, facts: Mapping | None) -> ClipMetadata:
     if unknown:
         raise ValueError(f"video_metadata has unknown keys {unknown}")
     length, _, height, width = frames.shape
-    for key in ("frames_indices", "frame_times"):
-        if key in given:
-            given[key] = [value.item() if hasattr(value, "item") else value for value in given[key]]
-            if len(given[key]) != length:
-                raise ValueError(f"video_metadata must give {key} for {length} frames, got {len(given[key])}")
+    for key in given.keys() & {"frames_indices", "frame_times"}:
+        given[key] = _one_for_each(given[key], length, key)
     check_sampling(None, None, given.get("fps"))
-    for time in given.get("frame_times", []):
-        check_sampling(time, None, None)
+    for key in given.keys() & {"total_num_frames", "duration", "height", "width"}:
+        if not (_is_number(given[key]) and given[key] >= 0):
+            raise ValueError(f"{key} of video_metadata must be a number, zero or more, got {given[key]!r}")
     given.setdefault("total_num_frames", length)
     if given["total_num_frames"] == length:
         given.setdefault("frames_indices", list(range(length)))
     return ClipMetadata(**{"height": height, "width": width, **given})
+
+
+def _one_for_each(values: Any, length: int, key: str) -> list[Any]:
+    """Return a fact of each frame of a clip as plain numbers."""
+    listed = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(listed, Sequence) or isinstance(listed, str):
+        raise ValueError(f"video_metadata must give {key} as a list, got {values!r}")
+    numbers = [value.item() if hasattr(value, "item") else value for value in listed]
+    if len(numbers) != length:
+        raise ValueError(f"video_metadata must give {key} for {length} frames, got {len(numbers)}")
+    for number in numbers:
+        if not _is_number(number):
+            raise ValueError(f"video_metadata must give {key} as numbers, got {number!r}")
+    return numbers
 
 
 def known_times(metadata: VideoMetadata) -> Sequence[float] | None:
