@@ -46,8 +46,12 @@ def push(connection, data, seconds):
     connection.send(struct.pack(">d", seconds) + data)
 
 
+def no_json(name):
+    raise AssertionError(f"{name} is no JSON")
+
+
 def receive(connection):
-    return json.loads(connection.recv(timeout=120))
+    return json.loads(connection.recv(timeout=120), parse_constant=no_json)
 
 
 def ask(connection, question=QUESTION, **fields):
@@ -146,6 +150,7 @@ def test_frames_of_cameras_that_wait_are_read_together(service, monkeypatch):
         (jpeg(size=(20, 40)), 0.5, "bad_frame", "must have the shape"),
         (jpeg(1), 0.0, "bad_frame", "must be later than the last frame's"),
         (jpeg(1), float("nan"), "bad_frame", "must be a number of seconds"),
+        (jpeg(1), float("inf"), "bad_frame", "must be a number of seconds"),
     ],
 )
 def test_a_frame_that_cannot_be_read_is_an_error_and_the_stream_goes_on(camera, data, seconds, code, words):

@@ -10,6 +10,7 @@ message. A question is about the newest frame that came before it, or a later on
 
 import asyncio
 import json
+import math
 import struct
 from collections import deque
 from typing import Annotated, Any
@@ -138,7 +139,7 @@ class Session:
             if await self._cameras.push(self._stream, data[_TIME.size :], seconds):
                 await self._send({"type": "restarted", "timestamp": seconds})
         except RequestError as error:
-            await self._send_error(error, timestamp=seconds if seconds == seconds else None)
+            await self._send_error(error, timestamp=seconds if math.isfinite(seconds) else None)
 
     async def _answer(self, question: StreamQuestion) -> None:
         try:
