@@ -1,6 +1,7 @@
 """What every test starts from: no network, a Hub cache of its own, one seed, and the shared fixtures."""
 
 import atexit
+import gc
 import json
 import os
 import shutil
@@ -57,6 +58,12 @@ def pytest_configure(config):
         config.addinivalue_line("markers", f"{mark}: used by transformers' own suites")
     if "PYTEST_XDIST_WORKER" in os.environ:
         torch.set_num_threads(1)
+
+
+def pytest_collection_finish():
+    """Leave what imports and collection have made out of each later search for garbage, which trainings begin with."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

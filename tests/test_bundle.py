@@ -137,6 +137,7 @@ def repository(bundle, home):
 def run_without_package(home):
     """Run a script in a fresh process, away from this checkout, that cannot import this package."""
     environment = {"PATH": os.environ["PATH"], "HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    environment["HMBA_SCAN_BACKEND"] = "portable"  # code at a new place would compile its kernels anew
 
     def run(script, *arguments):
         command = [sys.executable, "-I", "-c", WITHOUT_PACKAGE + START + script, *map(str, arguments)]

@@ -158,9 +158,9 @@ def test_labels_are_the_phrases_that_people_marked(shared_data):
 def test_hostile_text_takes_linear_time(unit):
     def seconds(length):
         text = "[0.1," + unit * (length // len(unit)) + "[0,0,1,1]"
-        start = time.perf_counter()
+        start = time.process_time()
         parse_boxes(text)
-        return time.perf_counter() - start
+        return time.process_time() - start
 
     quick = min(seconds(20_000) for _ in range(3))
     assert min(seconds(200_000) for _ in range(2)) < 40 * quick + 0.05  # quadratic: 100 times

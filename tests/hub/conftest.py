@@ -77,6 +77,7 @@ def run(hub, tmp_path):
             "HF_UPDATE_DOWNLOAD_COUNTS": "0",
             "DISABLE_SAFETENSORS_CONVERSION": "1",
             "OMP_NUM_THREADS": "1",
+            "HMBA_SCAN_BACKEND": "portable",  # code at a new place would compile its kernels anew
             **variables,
         }
         environment = {name: value for name, value in environment.items() if value is not None}
