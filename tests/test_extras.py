@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 from documented import ROOT
 from test_installation import PROJECT
 
-OF_THE_PACKAGE = ("all", "cpu", "demo", "eval", "gguf", "mamba-ssm", "qlora", "serve", "train", "triton")
+OF_THE_PACKAGE = ("all", "cpu", "demo", "eval", "gguf", "mamba-ssm", "qlora", "quantised", "serve", "train", "triton")
 OF_ITS_DEVELOPMENT = ("dev", "test")
 # Optional packages of no extra: they are installed beside the package, or come with a tool that starts it.
 BESIDE = {"deepspeed", "kernels", "lmms_eval"}
@@ -24,6 +24,7 @@ NEEDED_FOR = {
     "eval": {"hmba_hf.metrics.evaluate_modules", "benchmark_folder"},
     "gguf": set(),  # transformers' own
     "qlora": {"hmba_hf.training.low_rank", "require_bitsandbytes", "read_updates", "load_a_folder"},
+    "quantised": set(),  # transformers' own
     "serve": {"hmba_hf.serving.server", "hmba_hf.commands.serve"},
     "train": {"hmba_hf.training.low_rank", "read_updates", "load_a_folder", "bddx_features", "features_of_actions"},
     "triton": {

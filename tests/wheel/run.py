@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 PLACE = ROOT / ".cache" / "wheel"
-EXTRAS = ("cpu", "demo", "eval", "gguf", "qlora", "serve", "train", "triton", "all")
+EXTRAS = ("cpu", "demo", "eval", "gguf", "qlora", "quantised", "serve", "train", "triton", "all")
 # What the environment of a developer would lend to one that has to be clean.
 NOT_HANDED_ON = ("PYTHONPATH", "VIRTUAL_ENV", "HF_TOKEN", "HF_ENDPOINT", "HMBA_SCAN_BACKEND", "HMBA_LINEAR_BACKEND")
 SHORT_DEMO = ("--steps", "2", "--clips", "4")

@@ -16,7 +16,7 @@ from transformers import pipeline
 
 import hmba_hf  # noqa: F401 - registers the pipeline
 from hmba_hf import decode_frames, set_linear_implementation
-from hmba_hf.commands.parsing import command_parser
+from hmba_hf.commands.parsing import add_loading_options, command_parser, loading_options
 from hmba_hf.data.video_options import VideoOptions
 from hmba_hf.families import family_of, read_family
 from hmba_hf.messages import run_command
@@ -34,14 +34,13 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--timestamp", type=float, default=None, help="seconds into the video; its end if absent")
     parser.add_argument("--output", type=Path, default=Path("answer.png"), help="picture with the answer's boxes")
     parser.add_argument("--max_new_tokens", type=int, default=128, help="longest answer")
-    parser.add_argument("--dtype", default="auto", help="of the weights, such as bfloat16")
-    parser.add_argument("--device_map", default=None, help="where the model runs, such as cpu or auto")
+    add_loading_options(parser)
     options, args = parser.parse_args_into_dataclasses(words)
     args.output.parent.mkdir(parents=True, exist_ok=True)
 
     read_family(args.model)  # raises for a model that is not there, before transformers does without its name
     task: Any = "video-text-to-text"  # which transformers learns by importing this package
-    pipe = pipeline(task, model=args.model, dtype=args.dtype, device_map=args.device_map)
+    pipe = pipeline(task, model=args.model, model_kwargs=loading_options(args))
     set_linear_implementation(pipe.model)
     pipe.processor.video_processor.set_source_rules(**options.rules)
     try:

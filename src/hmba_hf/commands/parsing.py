@@ -1,10 +1,12 @@
-"""The parser of a command line that dataclasses of options describe."""
+"""The parser of a command line that dataclasses of options describe, and the options that load a model."""
 
+import argparse
 from typing import Any
 
 from transformers import HfArgumentParser
 
 from hmba_hf.messages import HelpFormatter
+from hmba_hf.quantisation import HELP, QUANTIZATIONS, quantising_options
 
 
 class CommandParser(HfArgumentParser):
@@ -30,3 +32,23 @@ def command_parser(*kinds: type, program: str, description: str | None, **option
     """
     described: Any = kinds
     return CommandParser(described, prog=program, description=description, formatter_class=HelpFormatter, **options)
+
+
+def add_loading_options(parser: CommandParser) -> None:
+    """Add the options of how a model is loaded, which `loading_options` reads."""
+    parser.add_argument("--dtype", default="auto", help="of the weights, such as bfloat16")
+    parser.add_argument("--device_map", default=None, help="where the model runs, such as cpu or auto")
+    parser.add_argument("--quantization", default=None, choices=QUANTIZATIONS, help=HELP)
+
+
+def loading_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return options of `from_pretrained`.
+
+    Args:
+        args: with the values of `add_loading_options`, and `model`.
+
+    Raises:
+        ValueError, ImportError: as `quantising_options`.
+    """
+    options = {"dtype": args.dtype, "device_map": args.device_map}
+    return options | quantising_options(args.model, args.quantization)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from transformers import AutoProcessor
 
-from hmba_hf.commands.parsing import command_parser
+from hmba_hf.commands.parsing import add_loading_options, command_parser, loading_options
 from hmba_hf.families import load_model, read_family
 from hmba_hf.messages import run_command, show_messages
 from hmba_hf.serving.app import Service
@@ -29,8 +29,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--name", help="of the model for clients; the Hub id or the folder's name if absent")
     parser.add_argument("--host", default="127.0.0.1", help="name or address to listen on")
     parser.add_argument("--port", type=int, default=8000, help="to listen on")
-    parser.add_argument("--dtype", default="auto", help="of the weights, such as bfloat16")
-    parser.add_argument("--device_map", default=None, help="where the model runs, such as cpu or auto")
+    add_loading_options(parser)
     limits, args = parser.parse_args_into_dataclasses(words)
     token = read_token()
     check_host(args.host, token)
@@ -38,7 +37,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if task != "answering":
         raise ValueError(f"the model must answer questions about videos, got one of {task}")
     show_messages()
-    model = load_model(args.model, dtype=args.dtype, device_map=args.device_map).eval()
+    model = load_model(args.model, **loading_options(args)).eval()
     processor = AutoProcessor.from_pretrained(args.model)
     name = args.name or (Path(args.model).resolve().name if Path(args.model).is_dir() else args.model)
     serve(Service(model, processor, name, limits), args.host, args.port, token)

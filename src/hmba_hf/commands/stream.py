@@ -43,7 +43,7 @@ from hmba_hf import (
     iter_frames,
     set_linear_implementation,
 )
-from hmba_hf.commands.parsing import command_parser
+from hmba_hf.commands.parsing import add_loading_options, command_parser, loading_options
 from hmba_hf.data.video_options import VideoOptions
 from hmba_hf.families import load_model
 from hmba_hf.messages import run_command
@@ -312,8 +312,7 @@ def read_options(words: Sequence[str] | None) -> tuple[argparse.Namespace, Video
     parser.add_argument(
         "--output_dir", type=Path, default=Path("runs/stream"), help="for answers and the annotated video"
     )
-    parser.add_argument("--dtype", default="auto", help="of the weights, such as bfloat16")
-    parser.add_argument("--device_map", default=None, help="where the model runs, such as cpu or auto")
+    add_loading_options(parser)
     try:
         options, args = parser.parse_args_into_dataclasses(words)
         check_every(args.every)
@@ -336,7 +335,7 @@ def main(words: Sequence[str] | None = None) -> None:
 def run(args: argparse.Namespace, options: VideoOptions) -> str | None:
     """Watch the source to its end; return the problem where no frame was shown."""
     args.output_dir.mkdir(parents=True, exist_ok=True)
-    model = load_model(args.model, dtype=args.dtype, device_map=args.device_map)
+    model = load_model(args.model, **loading_options(args))
     set_linear_implementation(model)
     stream = VideoStream(model.eval(), AutoProcessor.from_pretrained(args.model), mode=args.mode)
     video = AnnotatedVideo(args.output_dir / "annotated.mp4")

@@ -26,6 +26,7 @@ from ..digests import fingerprint
 from ..families import TASK_OF_VERSION_0_1, find_task, load_model, read_family
 from ..files import parse_json, split_lines
 from ..messages import logger
+from ..quantisation import HELP, QUANTIZATIONS, quantising_options
 from ..repositories import check_revision
 from .batches import Outcome, predict_batches, split_batches
 from .prediction_files import PredictionFolder
@@ -55,6 +56,7 @@ class SplitArguments(VideoOptions):
     device_map: str | None = field(
         default=None, metadata={"help": "where the model runs, such as cpu or auto; each process's device when absent"}
     )
+    quantization: str | None = field(default=None, metadata={"help": HELP, "choices": QUANTIZATIONS})
     on_error: str = field(
         default="stop", metadata={"help": "what a clip that cannot be read does", "choices": POLICIES}
     )
@@ -70,8 +72,7 @@ class SplitArguments(VideoOptions):
         names = ["model", "dataset_name", "split", "max_samples", "batch_size", "dtype"]
         if self.dataset_name in (MICRO_WORLD, TWO_TASKS):
             names += ["motion", "world_seed"]
-        if self.model_revision is not None:
-            names.append("model_revision")
+        names += [name for name in ("model_revision", "quantization") if getattr(self, name) is not None]
         return {name: getattr(self, name) for name in names} | self.stated()
 
 
@@ -109,13 +110,15 @@ def load_predictor(arguments: SplitArguments) -> tuple[Any, Any]:
     """Load the model that predicts onto the device of this process, and its processor, which reads files by the rules.
 
     Raises:
-        ValueError: if no model is named, if the processor takes no rules, or as `load_model`.
+        ValueError: if no model is named, if the processor takes no rules, or as `load_model` and `quantising_options`.
     """
     if arguments.model is None:
         raise ValueError("model must be a folder or Hub id, got None")
     state = _processes()
     device_map = arguments.device_map or str(state.device)
-    model = load_model(arguments.model, dtype=arguments.dtype, device_map=device_map, **_revision(arguments))
+    options = {"dtype": arguments.dtype, "device_map": device_map, **_revision(arguments)}
+    options |= quantising_options(arguments.model, arguments.quantization, **_revision(arguments))
+    model = load_model(arguments.model, **options)
     processor = AutoProcessor.from_pretrained(arguments.model, revision=arguments.model_revision)
     reader = getattr(processor, "video_processor", processor)
     if hasattr(reader, "set_source_rules"):

@@ -14,6 +14,7 @@ from ..evaluation.results import card_results
 from ..evaluation.scoring import ScoredRecords, only_task
 from ..families import TASK_OF_VERSION_0_1, find_task, load_model
 from ..metrics.bootstrap import Bootstrap
+from ..quantisation import quantising_options
 from ..repositories import split_revision
 
 METRICS_FILE = "metrics.json"
@@ -62,7 +63,8 @@ class StoredRun:
         Raises:
             ValueError: if it is not the model that made the predictions.
         """
-        model = load_model(folder, dtype=self.recipe["dtype"], device_map="cpu")
+        bits = quantising_options(folder, self.recipe.get("quantization"))
+        model = load_model(folder, dtype=self.recipe["dtype"], device_map="cpu", **bits)
         found = fingerprint(model)
         if found != self.recipe["weights"]:
             raise ValueError(

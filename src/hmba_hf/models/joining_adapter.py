@@ -11,7 +11,7 @@ from transformers.pytorch_utils import Conv1D
 from .configuration_adapter import TemporalAdapterConfig
 from .layers_baseline_adapters import CurrentFrameAdapter, MeanFrameAdapter, TransformerAdapter
 from .layers_temporal_adapter import ContextMamba, QueryMamba, TemporalAdapter
-from .loading_quantised import keep_scales
+from .loading_quantised import keep_savable
 
 # Names under which a quantiser's settings list the layers that it leaves out.
 _LEFT_OUT = ("llm_int8_skip_modules", "modules_to_not_convert")
@@ -89,7 +89,7 @@ def carry_quantiser(model: Any, parts: list[Any]) -> None:
     model.hf_quantizer = quantisers[-1]
     model.hf_quantizer.quantization_config = settings
     model.hf_quantizer.postprocess_model(model)
-    keep_scales(model)
+    keep_savable(model)
     model.is_quantized = True
     model.quantization_method = settings.quant_method
 

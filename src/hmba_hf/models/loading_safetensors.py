@@ -19,7 +19,7 @@ from .loading_options import OPTIONS_OF_PUSHES, pushing_options
 from safetensors import SafetensorError
 from transformers.modeling_utils import PreTrainedModel
 
-from .loading_quantised import keep_scales
+from .loading_quantised import keep_savable
 from .loading_weights import check_loads_back
 
 
@@ -69,7 +69,7 @@ class SafetensorsPreTrainedModel(PreTrainedModel):
             ) from error
         model, report = loaded
         check_quantised(model, pretrained_model_name_or_path)
-        keep_scales(model)
+        keep_savable(model)
         if not may_mismatch:
             refuse_other_sizes(pretrained_model_name_or_path, report["mismatched_keys"], cls.help_with_sizes)
         if wants_report:

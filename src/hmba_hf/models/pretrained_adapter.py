@@ -30,7 +30,7 @@ from .layers_baseline_adapters import SelfAttention, TransformerAdapter
 from .layers_context_fusion import AddFusion, CosineFusion, CrossAttentionFusion
 from .layers_state_space import CausalConv1d, StateSpace, compile_kernels_of
 from .layers_temporal_adapter import ContextMamba, QueryMamba, TemporalAdapter
-from .loading_quantised import keep_scales
+from .loading_quantised import keep_savable
 from .loading_transformers import CACHE_NAMES
 from .loading_weights import build_without_weights, check_loads_back
 
@@ -95,7 +95,7 @@ class AdapterPreTrainedModel(PreTrainedModel):
             ) from error
         model, report = loaded
         check_quantised(model, pretrained_model_name_or_path)
-        keep_scales(model)
+        keep_savable(model)
         lacking = vars(model).pop("_lacking", set())
         if kwargs.get("key_mapping"):
             vars(model).pop("_weight_conversions", None)  # a save would write the foreign names, which no load takes

@@ -9,12 +9,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.pytorch_utils import Conv1D
 
 from ..families import Family, family_of
 from ..installation import install_command
+from ..quantisation import build_quantization_config
 
 LOW_RANK = ("lora", "qlora")  # ways in which a part learns without its weights changing
 
@@ -124,22 +125,9 @@ def quantization_config(family: Family, model: Any = None) -> Any:
 
     Raises:
         ImportError: as `require_bitsandbytes`.
-
-    Source: Dettmers et al. 2023, arXiv:2305.14314.
     """
     require_bitsandbytes()
-    quantised = family.low_rank_modules()
-    whole: list[str] = []
-    for part in family.parts:
-        modules = family.modules_of(part) if model is None else family.modules_in(model, part)
-        whole += [module for module in modules if module not in quantised]
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-        llm_int8_skip_modules=whole,
-    )
+    return build_quantization_config("bnb-4bit", family, model)
 
 
 def _choose(model: PreTrainedModel, family: Family, parts: Sequence[str]) -> dict[str, int]:
