@@ -3,7 +3,10 @@
 import asyncio
 import http.client
 import json
+import logging
 import socket
+import subprocess
+import sys
 import time
 from contextlib import AsyncExitStack, aclosing
 
@@ -11,6 +14,7 @@ import openai
 import pytest
 from huggingface_hub.utils import httpx
 
+from hmba_hf.serving import logs
 from hmba_hf.serving.app import EventStream
 from hmba_hf.serving.gate import is_loopback
 from hmba_hf.serving.limits import ServingLimits
@@ -129,12 +133,14 @@ def test_a_body_that_is_too_large_is_refused_before_it_has_come(service, client)
     endless = (b"a" * 1000 for _ in range(10_000))  # without a length
     response = httpx.post(f"{service.address}/v1/chat/completions", content=endless)
     assert (response.status_code, response.json()["error"]["code"]) == (413, "too_large")
-    connection = connection_to(service)
-    connection.putrequest("POST", "/v1/chat/completions")
-    connection.putheader("Content-Length", str(2**31))  # of which nothing is sent
-    connection.endheaders()
-    assert connection.getresponse().status == 413
-    connection.close()
+    for path, kind in (("/v1/chat/completions", "application/json"), ("/v1/files", "multipart/form-data; boundary=b")):
+        connection = connection_to(service)
+        connection.putrequest("POST", path)
+        connection.putheader("Content-Type", kind)
+        connection.putheader("Content-Length", str(2**31))  # of which nothing is sent
+        connection.endheaders()
+        assert connection.getresponse().status == 413
+        connection.close()
     with pytest.raises(openai.APIStatusError) as refused:
         client.files.create(file=("drive.mp4", b"a" * 60_000), purpose="user_data")
     assert (refused.value.status_code, refused.value.code) == (413, "too_large")
@@ -204,6 +210,72 @@ def test_a_client_that_goes_away_leaves_the_model_to_the_others(service, client)
         wait_until(lambda: service._open == 0)
         assert "hmba_answer_tokens_total" in before
         assert "1200" not in [line.split()[-1] for line in service.metrics.text().splitlines()]
+
+
+KILLED = """
+import socket, sys, time
+connection = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+connection.sendall(sys.stdin.buffer.read())
+print("sent", flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_client_whose_process_is_killed_is_forgotten(service, client):
+    body = body_of(max_tokens=1200, temperature=2.0, messages=asking(text="Hello?")).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    words = [sys.executable, "-c", KILLED, service.address.rpartition(":")[2]]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdin.write(head + body)
+        process.stdin.close()
+        assert process.stdout.readline() == b"sent\n"
+        wait_until(lambda: service._open == 1)
+        process.kill()
+    wait_until(lambda: service._open == 0)
+
+
+class Lines(logging.Handler):
+    """Keeps the lines of a log."""
+
+    def __init__(self):
+        super().__init__()
+        self.held = []
+
+    def emit(self, record):
+        self.held.append(record.getMessage())
+
+
+def test_clients_that_send_rubbish_fill_no_log(service, client):
+    log = logging.getLogger("uvicorn.error")
+    logs.bound(log)  # so that no line of another test has come just before
+    lines = Lines()
+    log.addHandler(lines)
+    host, port = service.address.removeprefix("http://").split(":")
+    for _ in range(20):
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(b"rubbish\r\n\r\n")
+            assert connection.recv(100).startswith(b"HTTP/1.1 400")
+    log.removeHandler(lines)
+    assert lines.held == ["Invalid HTTP request received."]
+
+
+def test_a_log_says_how_many_lines_it_has_passed_over_and_keeps_other_errors_apart(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(logs.time, "monotonic", lambda: now)
+    log = logging.Logger("of this test")
+    lines = Lines()
+    log.addHandler(lines)
+    logs.bound(log)
+
+    def warn(error):
+        log.warning("a line about %s", "a client", exc_info=error)
+
+    for error in (None, None, ValueError(), ValueError(), KeyError(), None):
+        warn(error)
+    assert lines.held == ["a line about a client"] * 3
+    now = 61.0
+    warn(None)
+    assert lines.held[3:] == ["a line about a client (2 more of this since the last)"]
 
 
 def test_more_requests_than_places_are_told_to_come_again():

@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 _PACKED_ROWS = 32  # rows of weights that bitsandbytes packs together
 
 
-def keep_savable(model: nn.Module) -> None:
+def keep_savable(model: Any) -> None:
     """Let a quantised model be saved as it was loaded, also after evaluations, and if it was quantised on disk.
 
     On CPUs with AVX512-BF16, bitsandbytes (0.50) packs a layer in 4 bits at its first evaluation, and unpacks it for a
@@ -18,8 +16,7 @@ def keep_savable(model: nn.Module) -> None:
     if getattr(model, "hf_quantizer", None) is not None:
         conversions = vars(model).get("_weight_conversions") or ()
         model._weight_conversions = [change for change in conversions if _can_be_undone(change)]
-    layers: Any = model.modules()
-    for layer in layers:
+    for layer in model.modules():
         state = getattr(getattr(layer, "weight", None), "quant_state", None)
         if not getattr(layer, "support_avx512bf16_for_cpu", False) or state is None:
             continue

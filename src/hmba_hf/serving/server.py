@@ -1,5 +1,6 @@
 """The server of an endpoint: where it listens, and how it ends."""
 
+import logging
 import os
 import socket
 from typing import Any
@@ -8,6 +9,7 @@ from ..installation import install_command
 from ..messages import logger
 from .app import Service, build_app
 from .gate import is_loopback
+from .logs import bound
 
 try:
     import uvicorn
@@ -61,6 +63,7 @@ def build_server(service: Service, host: str, port: int, token: str | None) -> A
         ws_max_queue=4,
         ws_per_message_deflate=False,
     )
+    bound(logging.getLogger("uvicorn.error"))  # behind the configuration, which has set its handlers
     return uvicorn.Server(config)
 
 
