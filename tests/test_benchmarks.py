@@ -326,3 +326,19 @@ def test_an_adapter_is_compared_with_that_of_a_commit(tmp_path):
     assert columns(printed) == [["case", "before", "now", "before / now", "difference", "runs"]]
     window, clip = json.loads((tmp_path / "results.json").read_text())["records"]
     assert window["error"] == 0 and 0 < clip["error"] < 0.1
+
+
+def test_a_servers_clients_and_cameras_get_their_own_answers(tmp_path):
+    words = "--clients 3 --cameras 2 --seconds 8 --turns 1".split()
+    printed = run("serving.py", *words, "--output_dir", tmp_path)
+    rows = {row["what"]: row["value"] for row in json.loads((tmp_path / "results.json").read_text())}
+    assert columns(printed) == [["what", "value"]]
+    assert int(rows["right"]) and int(rows["strangers"])
+    assert not [what for what in rows if what in ("wrong", "camera wrong") or what.startswith("lost")]
+
+
+def test_a_quantised_language_model_is_measured_beside_the_plain_one(tmp_path):
+    printed = run("quantised.py", "--quick", "--turns", 1, "--output_dir", tmp_path)
+    rows = json.loads((tmp_path / "results.json").read_text())
+    assert [row["weights"] for row in rows] == ["bfloat16", "bnb-4bit", "bnb-8bit"]
+    assert columns(printed) == [[*rows[0]]] and "equal to the bit" in printed

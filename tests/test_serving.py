@@ -8,8 +8,11 @@ import openai
 import pytest
 from PIL import Image
 
+from hmba_hf import HMBAVLMProcessor
 from hmba_hf.models.processing_hmba import HMBAProcessor
+from tiny_hmba_vlm import model_on
 from tiny_server import NAME, QUESTION, asking, client_of, data_url, drawn_video, jpeg, pipe_of, running
+from tiny_vlm_bases import tiny_vlm
 
 LENGTH = 8
 VIDEOS = [drawn_video(seed) for seed in (0, 10, 20)]
@@ -216,3 +219,19 @@ def test_an_error_of_a_batch_reaches_only_the_one_that_causes_it(service, client
     for thread in threads:
         thread.join()
     assert outcomes == {0: wanted[0], 1: wanted[1], 2: "internal_error", 3: wanted[3]}
+
+
+def test_a_model_on_a_vision_language_model_is_served_as_its_pipeline_answers():
+    vlm = tiny_vlm("qwen3_vl")
+    processor = HMBAVLMProcessor(vlm.processor, boxes_dialect="unit_square")
+    with running(model_on(vlm, num_frames=3), processor) as service:
+        client = client_of(service)
+        pipe = pipe_of(service)
+        answers = []
+        for video in VIDEOS[:2]:
+            (wanted,) = pipe(videos=video, text=QUESTION, max_new_tokens=LENGTH)
+            chat = asking(data_url(video))
+            assert text_of(ask(client, chat)) == wanted["generated_text"]
+            assert joined(ask(client, chat, stream=True))[0] == wanted["generated_text"]
+            answers.append(wanted["generated_text"])
+    assert all(answers)

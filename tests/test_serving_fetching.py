@@ -1,6 +1,7 @@
 """An address of a client leads to public hosts alone, is resolved once, and is read within limits."""
 
 import socket
+import ssl
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -12,6 +13,28 @@ from hmba_hf.serving.fetching import fetch, is_public
 from hmba_hf.serving.limits import ServingLimits
 
 LIMITS = ServingLimits(max_upload_bytes=1000, max_body_seconds=1.0)
+SAFE_HOST = "clips.test"
+# A certificate of that name, signed by itself, and its key, which protects nothing: both are for this test alone.
+#   openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 36500 -subj /CN=clips.test \
+#       -addext subjectAltName=DNS:clips.test -addext basicConstraints=critical,CA:TRUE
+CERTIFICATE = """
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgzpvrIOl7p3GinUzl
+WQjVOS+uQJJP51EP7/nI0P7jwvyhRANCAASfQKWNSJLDDh4jHZuG3W+9l+7nZBO6
+77g0H78yNjaHEZNjI8SfJvzkuvDJ/gLdwzIvP9n0etxbq1r66aHgHMh2
+-----END PRIVATE KEY-----
+-----BEGIN CERTIFICATE-----
+MIIBmTCCAT6gAwIBAgIUU2PdXjbGso/+HLQqftYuqdGAZz0wCgYIKoZIzj0EAwIw
+FTETMBEGA1UEAwwKY2xpcHMudGVzdDAgFw0yNjExMzAxMTE5MzZaGA8yMTI2MTEw
+NjExMTkzNlowFTETMBEGA1UEAwwKY2xpcHMudGVzdDBZMBMGByqGSM49AgEGCCqG
+SM49AwEHA0IABJ9ApY1IksMOHiMdm4bdb72X7udkE7rvuDQfvzI2NocRk2MjxJ8m
+/OS68Mn+At3DMi8/2fR63FurWvrpoeAcyHajajBoMB0GA1UdDgQWBBRz5wb5LoLX
+7aOU74CQg5QZZEZSGTAfBgNVHSMEGDAWgBRz5wb5LoLX7aOU74CQg5QZZEZSGTAV
+BgNVHREEDjAMggpjbGlwcy50ZXN0MA8GA1UdEwEB/wQFMAMBAf8wCgYIKoZIzj0E
+AwIDSQAwRgIhAKQlQ4Sd0WswTTAKnB9l+Qw1/uiDUnRSlD5bIfGAifbDAiEAgJA0
+fBSKXoYblWYkFCxzMTmrDK9+zwKedq4RoH3sHVk=
+-----END CERTIFICATE-----
+"""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -201,3 +224,35 @@ def test_what_is_no_plain_address_is_refused(address):
 def test_an_own_network_is_fetched_from_where_the_server_is_told_to(server):
     limits = ServingLimits(allow_private_addresses=True)
     assert fetch(address_of(server, "file?10"), limits).read() == b"a" * 10
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    file = tmp_path / "certificate.pem"
+    file.write_text(CERTIFICATE)
+    return str(file)
+
+
+@pytest.fixture
+def safe_server(server, certificate):
+    """The same behind TLS, with a certificate that no authority has signed."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    return server
+
+
+def test_a_file_is_fetched_by_https_from_a_host_whose_certificate_is_trusted_and_of_its_name(
+    safe_server, names, only_this_is_public, certificate, monkeypatch
+):
+    limits = ServingLimits(max_upload_bytes=1000, max_body_seconds=60.0)
+    address = f"https://{SAFE_HOST}:{safe_server.server_port}/file?10"
+    names[SAFE_HOST] = ["127.0.0.1"] * 2
+    names["other.test"] = ["127.0.0.1"]
+    found = refusal(address, limits)
+    assert found[:2] == (400, "unreachable_url") and "SSLCertVerificationError of 'clips.test'" in found[2]
+    monkeypatch.setenv("SSL_CERT_FILE", certificate)
+    assert fetch(address, limits).read() == b"a" * 10
+    assert safe_server.paths == [("/file?10", f"{SAFE_HOST}:{safe_server.server_port}")]
+    found = refusal(address.replace(SAFE_HOST, "other.test"), limits)
+    assert found[:2] == (400, "unreachable_url") and "SSLCertVerificationError of 'other.test'" in found[2]

@@ -22,16 +22,19 @@ class Work(Protocol):
         """Take an error as the result."""
 
 
+Run = Callable[[Sequence[Any]], None]
+
+
 class _Waiting(NamedTuple):
-    kind: tuple[Callable[[Sequence[Any]], None], Any]
+    options: Any
     work: Any
 
 
 class BatchWorker:
     """Runs work in a thread, as much of one kind together as waits and fits.
 
-    Nothing waits for a fuller batch: while the model is busy others come. The oldest work is always among the next, so
-    that no kind starves.
+    Nothing waits for a fuller batch: while the model is busy others come. Functions take turns, so that the frame of a
+    camera waits for one batch of requests and not for all. The oldest work of a function is among its next.
 
     Args:
         max_batch: works that are run together.
@@ -39,16 +42,16 @@ class BatchWorker:
 
     def __init__(self, max_batch: int):
         self._max_batch = max_batch
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: dict[Run, deque[_Waiting]] = {}  # the next one first
         self._changed = threading.Condition()
         self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="hmba-model", daemon=True)
         self._thread.start()
 
-    def submit(self, run: Callable[[Sequence[Any]], None], options: Any, work: Work) -> None:
-        """Let the thread call `run` with this work and others of the same `run` and equal, hashable options."""
+    def submit(self, run: Run, options: Any, work: Work) -> None:
+        """Let the thread call `run` with this work and others of the same `run` and equal options."""
         with self._changed:
-            self._waiting.append(_Waiting((run, options), work))
+            self._waiting.setdefault(run, deque()).append(_Waiting(options, work))
             self._changed.notify()
 
     def close(self) -> None:
@@ -59,29 +62,35 @@ class BatchWorker:
         self._thread.join()
 
     def __len__(self) -> int:
-        return len(self._waiting)
+        with self._changed:
+            return sum(map(len, self._waiting.values()))
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            run = batch[0].kind[0]
-            _run_together(run, [waiting.work for waiting in batch])
+            _run_together(*batch)
 
-    def _next_batch(self) -> list[_Waiting]:
+    def _next_batch(self) -> tuple[Run, list[Any]] | None:
         """Wait for work and take it; nothing once the worker is closed and all is done."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._is_closing)
-            batch: list[_Waiting] = []
+            if not self._waiting:
+                return None
+            run = next(iter(self._waiting))
+            waiting = self._waiting.pop(run)
+            options = waiting[0].options
+            works: list[Any] = []
             others: deque[_Waiting] = deque()
-            for waiting in self._waiting:
-                if len(batch) < self._max_batch and (not batch or waiting.kind == batch[0].kind):
-                    batch.append(waiting)
+            for one in waiting:
+                if len(works) < self._max_batch and one.options == options:
+                    works.append(one.work)
                 else:
-                    others.append(waiting)
-            self._waiting = others
-            return batch
+                    others.append(one)
+            if others:
+                self._waiting[run] = others  # behind those of other functions
+            return run, works
 
 
-def _run_together(run: Callable[[Sequence[Any]], None], works: list[Any]) -> None:
+def _run_together(run: Run, works: list[Any]) -> None:
     """Run works, and where that fails each alone, so that an error reaches only the one that causes it."""
     try:
         run(works)
