@@ -7,7 +7,7 @@ from .loading_safetensors import SafetensorsPreTrainedModel  # first: it refuses
 
 # isort: split
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import initialization as init
 
 from .configuration_mambavl import MambaVLConfig
@@ -57,7 +57,12 @@ class MambaVLPreTrainedModel(SafetensorsPreTrainedModel):
         return loaded
 
     def save_pretrained(  # type: ignore[override]
-        self, save_directory: Any, is_main_process: bool = True, state_dict: Any = None, **kwargs: Any
+        self,
+        save_directory: Any,
+        is_main_process: bool = True,
+        state_dict: Any = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
     ) -> None:
         """Save a model; see `SafetensorsPreTrainedModel.save_pretrained`.
 
@@ -66,13 +71,12 @@ class MambaVLPreTrainedModel(SafetensorsPreTrainedModel):
         """
         held = self.state_dict() if state_dict is None else state_dict
         for text, video in self.get_expanded_tied_weights_keys(all_submodels=True).items():
-            is_shared = not text.endswith("text_mixer.A_log") or held.get(text) is held.get(video)
-            if not is_shared and not held[text].is_meta and not torch.equal(held[text], held[video]):
+            if text.endswith("text_mixer.A_log") and _differ(held.get(text), held.get(video)):
                 raise ValueError(
                     "share_A must be false for a model with two matrices of decays that differ, as one mixer has that "
                     "was trained or merged alone, got true: set model.config.share_A = False"
                 )
-        super().save_pretrained(save_directory, is_main_process, state_dict, **kwargs)
+        super().save_pretrained(save_directory, is_main_process, state_dict, push_to_hub, **kwargs)
 
     @staticmethod
     def _load_pretrained_model(model: Any, *args: Any, **kwargs: Any) -> Any:
@@ -120,3 +124,10 @@ class MambaVLPreTrainedModel(SafetensorsPreTrainedModel):
         for layer in (mixer.in_proj, mixer.x_proj, mixer.dt_proj, mixer.out_proj):
             init.trunc_normal_(layer.weight, std=self.config.initializer_range)
         init.zeros_(mixer.dt_proj.bias)
+
+
+def _differ(one: Tensor | None, other: Tensor | None) -> bool:
+    """Return whether two weights are there, in memory, and have other values."""
+    if one is None or other is None or one is other or one.is_meta or other.is_meta:
+        return False
+    return not torch.equal(one, other)
