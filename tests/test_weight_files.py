@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, TrainingArguments
 
 from hmba_hf import VideoMambaConfig, VideoMambaModel
+from hmba_hf.conversion.tensor_files import FileTensors
 from hmba_hf.digests import fingerprint
 from hmba_hf.families import load_model
 from hmba_hf.hub.checkpoints import checkpoint_files
@@ -95,6 +96,21 @@ def test_an_index_that_names_no_weights_is_refused_in_every_reader(
     for read in readers:
         with pytest.raises(error, match=message):
             read()
+
+
+def test_a_tensor_that_two_shards_hold_is_refused_in_every_reader(tmp_path, stored_model):
+    folder = tmp_path / "model"
+    shutil.copytree(stored_model, folder)
+    weights = load_file(folder / SAFE)
+    (folder / SAFE).unlink()
+    first, *others = sorted(weights)
+    save_file({first: weights[first]}, folder / SHARDS[0], {"format": "pt"})
+    save_file({**weights, first: weights[first] + 1}, folder / SHARDS[1], {"format": "pt"})
+    index = {first: SHARDS[0], **dict.fromkeys(others, SHARDS[1])}
+    put(folder, f"{SAFE}.index.json", metadata={}, weight_map=index)
+    for read in (load_model, lambda place: AutoModelForImageTextToText.from_pretrained(place), FileTensors):
+        with pytest.raises(ValueError, match=f"{first} .*must be in one (shard|file), got it in .*{SHARDS[0]} and"):
+            read(folder)
 
 
 @pytest.mark.parametrize("other", ["a pickle", "a named file"])

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer
 from transformers.utils import is_protobuf_available, is_sentencepiece_available
 from transformers.utils.hub import cached_file
@@ -215,15 +216,15 @@ def load_with_report(model_class: Any, checkpoint: Any, **options: Any) -> tuple
 def check_index(checkpoint: Any, options: Mapping[str, Any]) -> None:
     """Refuse a checkpoint in shards whose index leads out of it, names no weights, or names missing files.
 
-    Transformers would end in an `IndexError` or a `KeyError`. An index beside one file of all weights is not read, but
-    must be an index.
+    So is one in a folder, two of whose shards hold a tensor. Transformers would end in an `IndexError` or a
+    `KeyError`, or take either of the two. An index beside one file of all weights is not read, but must be an index.
 
     Args:
         checkpoint: folder or Hub id.
         options: of `from_pretrained`.
 
     Raises:
-        ValueError: for such an index, or an incomplete one, or a path whose letters are not UTF-8.
+        ValueError: for such an index or shards, an incomplete index, or a path whose letters are not UTF-8.
         FileNotFoundError: if a folder lacks a shard.
     """
     try:
@@ -250,11 +251,31 @@ def check_index(checkpoint: Any, options: Mapping[str, Any]) -> None:
             )
         if not Path(checkpoint).is_dir():
             continue
+        places = {}
         for shard in sorted(set(held["weight_map"].values())):
-            if _file_of(checkpoint, shard, options) is None:
+            place = _file_of(checkpoint, shard, options)
+            if place is None:
                 raise FileNotFoundError(
                     f"{shard} must be there for {index} of {checkpoint}, got no such file beside it"
                 )
+            places[shard] = place
+        if kind.endswith(".safetensors"):
+            _check_each_in_one(checkpoint, places)
+
+
+def _check_each_in_one(checkpoint: Any, shards: Mapping[str, str]) -> None:
+    """Raise a `ValueError` if two shards hold a tensor: transformers takes the last, whatever the index says."""
+    found: dict[str, str] = {}
+    for shard, place in shards.items():
+        try:
+            with safe_open(place, framework="pt") as tensors:
+                names = list(tensors.keys())
+        except SafetensorError:  # a torn file, which is named when it is loaded
+            return
+        for name in names:
+            if name in found:
+                raise ValueError(f"{name} of {checkpoint} must be in one shard, got it in {found[name]} and {shard}")
+            found[name] = shard
 
 
 def refuse_other_files(options: Mapping[str, Any]) -> None:
