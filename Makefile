@@ -1,7 +1,7 @@
 # `make demo` and `make test` set themselves up: they build .venv from pyproject.toml and constraints.txt on first use.
 #   make demo [VIDEO=clip.mp4]    make test    make test-real    make test-latest    make test-lowest
 #   make test-wheel    make test-extras [EXTRAS="train eval"]    make test-sdist    make matrix    make clean
-#   make test-benchmarks    make test-torchao
+#   make test-benchmarks    make test-torchao    make test-vllm [TESTS="-k chat"]
 #   PYTHON=python3.12 chooses the interpreter of a new .venv
 
 PYTHON ?= python3
@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 
 REAL := .cache/real
 
-.PHONY: demo matrix test test-benchmarks test-extras test-latest test-lowest test-real test-sdist test-torchao test-wheel clean
+.PHONY: demo matrix test test-benchmarks test-extras test-latest test-lowest test-real test-sdist test-torchao test-vllm test-wheel clean
 
 demo: $(INSTALLED)
 	$(BIN)/hmba demo $(if $(VIDEO),--video "$(VIDEO)")
@@ -54,6 +54,10 @@ test-latest:
 test-lowest: export OMP_NUM_THREADS := 1
 test-lowest:
 	$(PYTHON) tests/lowest/run.py $(TESTS)
+
+# The vLLM plug-in in vLLM's build for CPUs; an engine takes minutes to start.
+test-vllm:
+	$(PYTHON) tests/vllm_engine/run.py $(TESTS)
 
 # The suite beside what its users run: the newest and the lowest of everything, vLLM, SGLang and lmms-eval.
 #   make matrix [ENVIRONMENTS="lowest vllm"] [TESTS=central]

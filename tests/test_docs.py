@@ -84,7 +84,7 @@ MAKERS = {
     "finetune retrieval",
 }
 # Commands of other projects, and of the shell's.
-FOREIGN = {"curl", "hf", "lmms-eval", "python3"}
+FOREIGN = {"curl", "hf", "lmms-eval", "python3", "vllm"}
 SERVED = "127.0.0.1:8000"
 MODULES = {"pycocoevalcap.spice.get_stanford_models"}
 

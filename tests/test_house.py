@@ -28,7 +28,8 @@ MAY_NAME_FOR_TYPES = {"processing": {"pipeline"}}
 SHARED_FLOORS = {floor.name for floor in FLOORS if floor.travels_with and not floor.families}
 REQUIRED = {"accelerate", "av", "huggingface_hub", "jinja2", "numpy", "PIL", "safetensors", "torch", "transformers"}
 OPTIONAL = (
-    "datasets evaluate kernels llvmlite lmms_eval mamba_ssm matplotlib numba peft pycocoevalcap torchvision triton"
+    "datasets evaluate kernels llvmlite lmms_eval mamba_ssm matplotlib numba peft pycocoevalcap torchvision triton "
+    "vllm"
 ).split()
 BANNED_WORDS = {"utils", "helpers", "common", "misc", "manager"}
 UNSAFE_MODULES = {"dill", "joblib", "marshal", "pickle", "shelve"}

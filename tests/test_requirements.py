@@ -20,9 +20,9 @@ ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 LINES = [*PROJECT["project"]["dependencies"], *(line for lines in EXTRAS.values() for line in lines)]
-# Whoever reaches these imports has them: a process that DeepSpeed has started, a plug-in that lmms-eval has loaded,
+# Whoever reaches these imports has them: a process that DeepSpeed has started, a plug-in that its host has loaded,
 # and a quantisation by torchao, which is refused in a sentence without it.
-HOSTS = {"deepspeed", "lmms_eval", "torchao"}
+HOSTS = {"deepspeed", "lmms_eval", "torchao", "vllm"}
 # A script's own modules lie beside it or in a folder that it adds to the path.
 OWN = {"hmba_hf", *(path.stem for folder in ("conversion", "examples") for path in (ROOT / folder).rglob("*.py"))}
 MODELS = Path(loading_options.__file__).parent

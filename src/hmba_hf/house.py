@@ -186,6 +186,7 @@ FLOORS = (
         "tasks",
     ),
     Floor("serving", ("serving", "streaming", "models", "installation", "messages"), "tasks, `data/`, `training/`"),
+    Floor("integrations", ("integrations", "registration", "models"), "the programs' packages, but inside a `try:`"),
     Floor(
         "commands",
         (

@@ -1,0 +1,135 @@
+"""How many requests a second does vLLM answer with H-MBA, beside the pipeline in batches of eight?
+
+    make test-vllm                                                          # makes the environment
+    .cache/vllm/bin/python benchmarks/vllm_serving.py --output_dir runs/vllm
+
+Both answer the same requests in this process: a long system prompt that all share, a clip of their own, and greedy
+answers of one length. The two take turns, and times are of the processor, of all threads of the process, since other
+work of a machine moves those of a clock. vLLM forgets its clips and prompts before each turn, and keeps those of the
+turn, the system prompt among them.
+
+The model is tiny: its tower and adapter are those of the demo's tuned model, its language model is random.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from importlib.metadata import packages_distributions, version
+from pathlib import Path
+from typing import Any
+
+for _name, _value in {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+from measuring import hardware, in_turns, markdown, ratio, save  # noqa: E402
+from transformers import AutoProcessor, pipeline  # noqa: E402
+
+from hmba_hf.data.clips import write_video  # noqa: E402
+from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig  # noqa: E402
+
+try:
+    from vllm import LLM, SamplingParams
+except ImportError as missing:
+    raise ImportError("this benchmark needs `pip install vllm`") from missing
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "vllm_engine"))
+from tiny_engines import save_model  # noqa: E402
+
+BATCH = 8
+SYSTEM = "You watch the road in front of the car. Say in few words what is at risk, where it is and why. " * 2
+
+
+def write_videos(folder: Path, count: int) -> list[str]:
+    """Write so many short drives."""
+    world = MicroWorld(MicroWorldConfig(num_frames=5), "test", count)
+    paths = []
+    for number in range(count):
+        path = folder / f"drive_{number}.mp4"
+        write_video(path, world[number].frames)
+        paths.append(str(path))
+    return paths
+
+
+def by_pipeline(folder: Path, videos: list[str], length: int) -> Callable[[], list[str]]:
+    """Return what answers all requests by the pipeline."""
+    pipe = pipeline("video-text-to-text", model=str(folder), processor=AutoProcessor.from_pretrained(folder))
+    how = {"max_new_tokens": length, "min_new_tokens": length, "do_sample": False}
+
+    def answer() -> list[str]:
+        texts = [f"{SYSTEM}What is at risk?"] * len(videos)
+        return [
+            one[0]["generated_text"] for one in pipe([[video] for video in videos], texts, batch_size=BATCH, **how)
+        ]
+
+    return answer
+
+
+def by_vllm(folder: Path, videos: list[str], length: int) -> Callable[[], list[str]]:
+    """Return what answers all requests by vLLM."""
+    llm: Any = LLM(
+        str(folder),
+        enforce_eager=True,
+        dtype="float32",
+        max_model_len=512,
+        max_num_seqs=64,
+        block_size=32,
+        enable_prefix_caching=True,
+    )
+    greedy = SamplingParams(temperature=0, max_tokens=length, min_tokens=length)
+    asked = []
+    for video in videos:
+        prompt = f"USER: {SYSTEM}<video>What is at risk? ASSISTANT:"
+        asked.append({"prompt": prompt, "multi_modal_data": {"video": video}})
+
+    def answer() -> list[str]:
+        llm.reset_prefix_cache()
+        llm.reset_mm_cache()
+        return [got.outputs[0].text.strip() for got in llm.generate(asked, greedy, use_tqdm=False)]
+
+    return answer
+
+
+def main() -> None:
+    """Measure and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", required=True, help="folder for the times")
+    parser.add_argument("--requests", type=int, default=64, help="of one turn")
+    parser.add_argument("--length", type=int, default=32, help="of an answer, in tokens")
+    parser.add_argument("--turns", type=int, default=3, help="of each")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        save_model("llama", folder / "model")
+        videos = write_videos(folder, options.requests)
+        ways = {
+            "pipeline": by_pipeline(folder / "model", videos, options.length),
+            "vllm": by_vllm(folder / "model", videos, options.length),
+        }
+        first = {name: answer() for name, answer in ways.items()}
+        times = in_turns(ways, options.turns, clock=time.process_time)
+    equal = sum(a == b for a, b in zip(*first.values(), strict=True))
+    rows = [
+        {
+            "what": f"requests a second of the processor, {name}",
+            "value": f"{options.requests / statistics.median(taken):.1f}",
+        }
+        for name, taken in times.items()
+    ]
+    rows.append({"what": "vLLM beside the pipeline", "value": f"{ratio(times['pipeline'], times['vllm']):.2f} times"})
+    rows.append({"what": "equal answers", "value": f"{equal} of {options.requests}"})
+    package = "vllm-cpu" if "vllm-cpu" in packages_distributions().get("vllm", ()) else "vllm"
+    print(f"{hardware()}, {package} {version(package)}\n\n{markdown(rows)}")
+    save(options.output_dir, {"times": times, "equal": equal}, {})
+
+
+if __name__ == "__main__":
+    main()

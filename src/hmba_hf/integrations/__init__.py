@@ -1,0 +1,1 @@
+"""H-MBA in other people's programs."""

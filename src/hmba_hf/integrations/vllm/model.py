@@ -1,0 +1,169 @@
+"""H-MBA in vLLM's engine: its vision tower, adapter and projector before vLLM's own language model."""
+
+from collections.abc import Iterable
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForCausalLM
+
+from ...models.configuration_hmba import HMBAConfig
+from ...models.joining_adapter import build_adapter
+from ...models.joining_hmba import build_projector
+from ...models.layers_state_space import compile_kernels_of
+from ...models.modeling_hmba import HMBAModel
+from .processing import BlankClips, ClipInfo, ClipProcessor
+
+try:
+    from vllm.model_executor.models.interfaces import (
+        SupportsLoRA,
+        SupportsMultiModal,
+        SupportsPP,
+        is_attention_free,
+        is_hybrid,
+    )
+    from vllm.model_executor.models.module_mapping import MultiModelKeys
+    from vllm.model_executor.models.utils import (
+        AutoWeightsLoader,
+        WeightsMapper,
+        init_vllm_registered_model,
+        maybe_prefix,
+    )
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+except ImportError as missing:
+    raise ImportError("the vLLM plug-in needs `pip install vllm`") from missing
+
+
+class VideoEncoder(HMBAModel):
+    """The parts of an H-MBA that turn a clip into tokens, without its language model.
+
+    Args:
+        config: of the whole model.
+        width: of the language model's embeddings.
+    """
+
+    def __init__(self, config: HMBAConfig, width: int):
+        super(HMBAModel, self).__init__(config)
+        self.vision_tower = AutoModel.from_config(config.vision_config)
+        self.temporal_adapter = build_adapter(config, config.vision_config.hidden_size)
+        self.multi_modal_projector = build_projector(config, width)
+
+    def set_dtype(self, dtype: torch.dtype) -> None:
+        """Bring the weights to a dtype, but for those that loading leaves in float32, too."""
+        self.to(dtype)
+        stay_wide = tuple(self._keep_in_fp32_modules_strict)
+        for name, parameter in self.named_parameters():
+            if name.endswith(stay_wide):
+                parameter.data = parameter.data.float()
+
+
+def _names_of_weights(config: HMBAConfig) -> WeightsMapper:
+    """Return where vLLM's language model looks for the weights of a checkpoint: as in checkpoints of its own."""
+    language_model: Any = AutoModelForCausalLM._model_mapping[type(config.text_config)]
+    head = "lm_head"
+    for tied in language_model._tied_weights_keys or ():
+        head = tied.removesuffix(".weight")
+    prefixes = {
+        "model.language_model.": f"language_model.{language_model.base_model_prefix}.",
+        "lm_head.": f"language_model.{head}.",
+        "model.": "video.",
+    }
+    return WeightsMapper(orig_to_new_prefix=prefixes)
+
+
+@MULTIMODAL_REGISTRY.register_processor(ClipProcessor, info=ClipInfo, dummy_inputs=BlankClips)
+class HMBAForVLLM(nn.Module, SupportsMultiModal, SupportsPP, SupportsLoRA):
+    """H-MBA as vLLM runs it: answers are those of `HMBAForConditionalGeneration`.
+
+    Source: arXiv:2501.04302.
+    """
+
+    packed_modules_mapping = {
+        "qkv_proj": ["q_proj", "k_proj", "v_proj"],
+        "gate_up_proj": ["gate_proj", "up_proj"],
+    }
+
+    def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
+        super().__init__()
+        config: HMBAConfig = vllm_config.model_config.hf_config
+        self.config = config
+        self.configure_mm_token_handling(config.text_config.vocab_size, [config.video_token_id])
+        self.hf_to_vllm_mapper = _names_of_weights(config)
+        with self._mark_tower_model(vllm_config, "video"):
+            self.video = VideoEncoder(deepcopy(config), vllm_config.model_config.get_inputs_embeds_size())
+            self.video.set_dtype(vllm_config.model_config.dtype)
+        with self._mark_language_model(vllm_config):
+            self.language_model = init_vllm_registered_model(
+                vllm_config=vllm_config,
+                hf_config=config.text_config,
+                prefix=maybe_prefix(prefix, "language_model"),
+            )
+        if is_hybrid(self.language_model) or is_attention_free(self.language_model):
+            kind = type(self.language_model).__name__
+            raise ValueError(f"the language model must be one of attention alone for vLLM, got {kind}")
+        self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
+
+    @classmethod
+    def get_placeholder_str(cls, modality: str, i: int) -> str | None:
+        """Return nothing: H-MBA's chat templates write the token of a video themselves."""
+        return None
+
+    def embed_multimodal(self, **kwargs: Any) -> Any:
+        """Encode clips, each `(t, channels, height, width)`, to `(p, hidden_size)`; those of one length together."""
+        clips = kwargs.get("pixel_values_videos")
+        if clips is None:
+            return []
+        places: dict[int, list[int]] = {}
+        for place, clip in enumerate(clips):
+            places.setdefault(len(clip), []).append(place)
+        embeddings: list[Any] = [None] * len(clips)
+        for alike in places.values():
+            pixels = torch.stack([clips[place] for place in alike])
+            encoded = self.video.get_video_features(pixels, return_dict=True)
+            for place, embedding in zip(alike, encoded.pooler_output, strict=True):
+                embeddings[place] = embedding
+        return embeddings
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        positions: Tensor,
+        intermediate_tensors: Any = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Run the language model.
+
+        Args:
+            input_ids: `(tokens,)` of all requests that run together.
+            positions: `(tokens,)` of each token in its own prompt.
+            intermediate_tensors: from the stage before this one, where layers are spread over machines.
+            inputs_embeds: `(tokens, hidden_size)`, with clips in their places.
+        """
+        if intermediate_tensors is not None:
+            inputs_embeds = None
+        return self.language_model(input_ids, positions, intermediate_tensors, inputs_embeds=inputs_embeds)
+
+    def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
+        """Return the logits, in which a video token, for which there would be no video, is never the next one."""
+        logits = self.language_model.compute_logits(hidden_states)
+        if logits is not None:
+            logits[..., self.config.video_token_id] = float("-inf")
+        return logits
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+        """Load the weights of a checkpoint and return their names; meanwhile the adapter's kernels are compiled."""
+        compile_kernels_of(self.video)
+        return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
+
+    def get_mm_mapping(self) -> MultiModelKeys:
+        """Name the parts, for low-rank updates."""
+        return MultiModelKeys.from_string_field(
+            language_model="language_model",
+            connector=["video.temporal_adapter", "video.multi_modal_projector"],
+            tower_model="video.vision_tower",
+        )
+
+
+__all__ = ["HMBAForVLLM", "VideoEncoder"]

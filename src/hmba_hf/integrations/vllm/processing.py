@@ -1,0 +1,217 @@
+"""Prompts with videos for vLLM's engine: each video becomes the frames of a clip and the tokens of one frame."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.image_processing_utils import BatchFeature
+
+from .reading import Clip, ClipItems, ClipParser, clips_of
+
+try:
+    from vllm.multimodal.inputs import MultiModalFieldConfig
+    from vllm.multimodal.processing import (
+        BaseDummyInputsBuilder,
+        BaseMultiModalProcessor,
+        BaseProcessingInfo,
+        PromptReplacement,
+        PromptUpdateDetails,
+    )
+    from vllm.renderers import TokenizeParams
+except ImportError as missing:
+    raise ImportError("the vLLM plug-in needs `pip install vllm`") from missing
+
+
+# A longer clip of one request would take memory from all others.
+MOST_FRAMES = 256
+
+
+@dataclass(frozen=True)
+class TextChecks(TokenizeParams):
+    """How prompts become tokens, with a check that one without videos has no place for any.
+
+    Attributes:
+        video_token_id: of the token that is such a place.
+    """
+
+    video_token_id: int = -1
+
+    def with_kwargs(self, **kwargs: Any) -> "TextChecks":
+        """Return these settings with others in place of some."""
+        return TextChecks(**vars(super().with_kwargs(**kwargs)), video_token_id=self.video_token_id)
+
+    def apply_post_tokenization(self, tokenizer: Any, prompt: Any) -> Any:
+        """Check a prompt of tokens.
+
+        Raises:
+            ValueError: if it has a video token and no video.
+        """
+        if not prompt.get("multi_modal_data"):
+            check_count(list(prompt.get("prompt_token_ids", ())).count(self.video_token_id), 0)
+        return super().apply_post_tokenization(tokenizer, prompt)
+
+
+def check_count(tokens: int, videos: int) -> None:
+    """Check that each video has its place in the prompt.
+
+    Raises:
+        ValueError: if their numbers differ.
+    """
+    if tokens != videos:
+        raise ValueError(f"a prompt must hold one video token for each video, got {tokens} tokens and {videos} videos")
+
+
+def _check_length(num_frames: int) -> None:
+    if num_frames > MOST_FRAMES:
+        raise ValueError(f"a clip must have at most {MOST_FRAMES} frames, got {num_frames}")
+
+
+class ClipInfo(BaseProcessingInfo):
+    """What vLLM asks about H-MBA's videos before it sees one."""
+
+    def get_data_parser(self) -> ClipParser:
+        """Return what takes the videos of a request."""
+        return ClipParser()
+
+    def get_supported_mm_limits(self) -> Mapping[str, int | None]:
+        """Allow any number of videos, and nothing else."""
+        return {"video": None}
+
+    def get_default_tok_params(self) -> TokenizeParams:
+        """Return how prompts become tokens."""
+        token = self.ctx.get_hf_config().video_token_id
+        return TextChecks(**vars(super().get_default_tok_params()), video_token_id=token)
+
+    def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
+        """Count the tokens of a video, which are those of one frame."""
+        return {"video": len(self.tokens_of_video())}
+
+    def tokens_of_video(self) -> list[int]:
+        """Return the tokens that stand for a video."""
+        processor = self.get_hf_processor()
+        tokens = [self.ctx.get_hf_config().video_token_id] * self.ctx.get_hf_config().num_patches
+        vocabulary = processor.tokenizer.get_vocab()
+        if processor.video_start_token:
+            tokens = [vocabulary[processor.video_start_token], *tokens]
+        if processor.video_end_token:
+            tokens = [*tokens, vocabulary[processor.video_end_token]]
+        return tokens
+
+
+class BlankClips(BaseDummyInputsBuilder):
+    """Blank videos, by which vLLM measures how much memory a request needs."""
+
+    def get_dummy_text(self, mm_counts: Mapping[str, int]) -> str:
+        """Write a prompt with so many videos."""
+        return self.info.get_hf_processor().video_token * mm_counts.get("video", 0)
+
+    def get_dummy_mm_data(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> dict[str, Any]:
+        """Draw so many videos."""
+        height, width = self.info.ctx.get_hf_config().frame_size
+        num_frames = self.info.get_hf_processor().video_processor.num_frames
+        blank = np.full((num_frames, height, width, 3), 255, np.uint8)
+        return {"video": [blank] * mm_counts.get("video", 0)}
+
+
+class ClipProcessor(BaseMultiModalProcessor):
+    """Reads the videos of a request by H-MBA's video processor, and gives each its tokens.
+
+    Options of a request, `mm_processor_kwargs`, are those of the video processor: `timestamp`, one for all videos or
+    one for each, `num_frames`, `fps`, `source_fps`, `only_whole`.
+
+    Raises:
+        ValueError: if the model's prompts hold the times of videos.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        time_format = self.info.get_hf_processor().time_format
+        if time_format is not None:
+            raise ValueError(f"time_format must be None for vLLM, which writes no times, got {time_format!r}")
+
+    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
+        """Process one prompt.
+
+        Raises:
+            ValueError: if its video tokens are not as many as its videos, or if a video or an option is none.
+        """
+        inputs = self._begin_as_text(self._with_times(inputs))
+        token = self.info.ctx.get_hf_config().video_token_id
+        check_count(inputs.prompt.count(token), len(clips_of(inputs.mm_data_items)))
+        return super().apply(inputs, timing_ctx)
+
+    def _with_times(self, inputs: Any) -> Any:
+        """Give each clip its own moment, so that vLLM tells two moments of one video apart."""
+        options = {**inputs.hf_processor_mm_kwargs}
+        options |= options.pop("videos_kwargs", None) or {}
+        timestamp = options.pop("timestamp", None)
+        inputs = replace(inputs, hf_processor_mm_kwargs=options)
+        if timestamp is None:
+            return inputs
+        clips = clips_of(inputs.mm_data_items)
+        moments = list(timestamp) if isinstance(timestamp, (list, tuple)) else [timestamp] * len(clips)
+        if len(moments) != len(clips):
+            raise ValueError(f"timestamp must be one number or one for each of {len(clips)} videos, got {moments}")
+        items = type(inputs.mm_data_items)(inputs.mm_data_items)
+        items["video"] = ClipItems(
+            [clip and clip._replace(timestamp=moment) for clip, moment in zip(clips, moments, strict=True)]
+        )
+        names = {**(inputs.mm_uuid_items or {})}
+        if "video" in names:
+            given = zip(names["video"], moments, strict=True)
+            names["video"] = [name if name is None else f"{name}@{moment}" for name, moment in given]
+        return replace(inputs, mm_data_items=items, mm_uuid_items=names)
+
+    def _begin_as_text(self, inputs: Any) -> Any:
+        """Begin a prompt as the tokenizer begins every text, which vLLM's server leaves to the chat template."""
+        tokenizer = self.info.get_tokenizer()
+        begin = tokenizer.encode("")
+        if begin != [tokenizer.bos_token_id] or inputs.prompt[:1] == begin:
+            return inputs
+        return replace(inputs, prompt=[*begin, *inputs.prompt])
+
+    def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, object]) -> BatchFeature:
+        clips: list[Clip] = clips_of(mm_items)
+        if not clips:
+            return BatchFeature()
+        video_processor = self.info.get_hf_processor().video_processor
+        options = self.info.ctx.get_merged_mm_kwargs(hf_kwargs)
+        known = {*video_processor.valid_kwargs.__annotations__}
+        if unknown := sorted(options.keys() - known):
+            raise ValueError(f"options of a request must be those of the video processor, got {unknown}")
+        _check_length(options.get("num_frames") or 1)
+        frames, _ = video_processor.read_clips(
+            [clip.source for clip in clips],
+            video_metadata=[clip.metadata for clip in clips],
+            timestamp=[clip.timestamp for clip in clips],
+            **options,
+        )
+        dtype = self.info.ctx.model_config.dtype
+        return BatchFeature({"pixel_values_videos": [self._as_pixels(clip).to(dtype) for clip in frames]})
+
+    def _as_pixels(self, frames: np.ndarray) -> Tensor:
+        """Return frames, `(t, 3, height, width)`, as a tensor, unless an engine would end by them."""
+        _check_length(len(frames))
+        size = tuple(frames.shape[1:])
+        wanted = (3, *self.info.ctx.get_hf_config().frame_size)
+        if size != wanted:
+            raise ValueError(f"frames must be {wanted} for the vision tower, got {size}")
+        if not np.isfinite(frames).all():
+            raise ValueError("frames must be finite, got NaN or infinity")
+        return torch.from_numpy(frames)
+
+    def _get_mm_fields_config(self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, object]) -> Any:
+        return {"pixel_values_videos": MultiModalFieldConfig.batched("video")}
+
+    def _get_prompt_updates(
+        self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, object], out_mm_kwargs: Any
+    ) -> Sequence[PromptReplacement]:
+        token = self.info.ctx.get_hf_config().video_token_id
+        tokens = PromptUpdateDetails.select_token_id(self.info.tokens_of_video(), token)
+        return [PromptReplacement(modality="video", target=[token], replacement=tokens)]
+
+
+__all__ = ["BlankClips", "ClipInfo", "ClipProcessor", "TextChecks", "check_count"]

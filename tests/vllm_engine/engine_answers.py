@@ -1,0 +1,125 @@
+"""Answers of vLLM's engine are those of the pipeline, token for token."""
+
+import gc
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from tiny_engines import LENGTH, Request, pipeline_answers, save_model, save_videos, sixteen_requests
+from vllm import LLM, SamplingParams
+from vllm.distributed import cleanup_dist_env_and_memory
+
+GREEDY = SamplingParams(temperature=0, max_tokens=LENGTH, min_tokens=LENGTH)
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """Paths of four drives."""
+    return save_videos(tmp_path_factory.mktemp("videos"))
+
+
+@pytest.fixture(scope="module")
+def requests(videos):
+    """Sixteen questions."""
+    return sixteen_requests(videos)
+
+
+@pytest.fixture(scope="module", params=[("llama", True), ("llama", False), ("qwen3", True)], ids=str)
+def served(request, tmp_path_factory, requests, videos):
+    """An engine with or without prefix caching, what the pipeline answers, and whether there is caching."""
+    family, caches = request.param
+    folder = tmp_path_factory.mktemp(family)
+    save_model(family, folder)
+    wanted = pipeline_answers(folder, requests)
+    llm = LLM(
+        str(folder),
+        enforce_eager=True,
+        dtype="float32",
+        max_model_len=512,
+        max_num_seqs=16,
+        block_size=32,
+        enable_prefix_caching=caches,
+        allowed_local_media_path=str(Path(videos[0]).parent),
+    )
+    yield llm, wanted, caches
+    del llm
+    gc.collect()
+    cleanup_dist_env_and_memory()
+
+
+def answers(llm, asked):
+    return [list(got.outputs[0].token_ids) for got in llm.generate(asked, GREEDY, use_tqdm=False)]
+
+
+def test_prompts_with_no_clip_one_and_two_are_answered_as_by_the_pipeline(served, requests):
+    llm, wanted, _ = served
+    for request, answer in list(zip(requests, wanted, strict=True))[:4]:
+        assert answers(llm, [request.for_engine()]) == [answer], request
+
+
+def test_a_mixed_batch_of_sixteen_is_answered_as_by_the_pipeline(served, requests):
+    llm, wanted, caches = served
+    asked = [request.for_engine() for request in requests]
+    assert answers(llm, asked) == wanted
+    again = llm.generate(asked, GREEDY, use_tqdm=False)
+    assert [list(got.outputs[0].token_ids) for got in again] == wanted
+    assert all(bool(got.num_cached_tokens) == caches for got in again)
+    assert len({tuple(answer) for answer in wanted}) > 12, "the answers hardly depend on what is asked"
+
+
+def test_one_video_may_come_as_a_path_bytes_or_frames(served, requests):
+    llm, wanted, _ = served
+    asked = requests[1].for_engine()
+    (path,) = requests[1].videos
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        decoded = [
+            (float(frame.pts * stream.time_base), frame.to_ndarray(format="rgb24"))
+            for frame in container.decode(stream)
+        ]
+    frames = np.stack([frame for _, frame in decoded])
+    metadata = {"timestamps": [seconds for seconds, _ in decoded]}
+    forms = [path, Path(path), Path(path).read_bytes(), (frames, metadata), (torch.from_numpy(frames), metadata)]
+    for video in forms:
+        for one in (video, [video]):
+            asked["multi_modal_data"] = {"video": one}
+            assert answers(llm, [asked]) == [wanted[1]], type(video)
+
+
+def test_a_chat_fetches_its_videos_through_vllm(served, requests):
+    llm, wanted, _ = served
+    request = requests[1]
+    content = [
+        {"type": "video_url", "video_url": {"url": Path(request.videos[0]).as_uri()}},
+        {"type": "text", "text": request.text},
+    ]
+    (got,) = llm.chat(
+        [{"role": "user", "content": content}],
+        GREEDY,
+        use_tqdm=False,
+        mm_processor_kwargs={"timestamp": request.timestamp},
+    )
+    assert list(got.outputs[0].token_ids) == wanted[1]
+
+
+def test_a_mistake_of_one_request_is_one_clear_error_and_the_engine_lives_on(served, requests, videos):
+    llm, wanted, _ = served
+    first = videos[0]
+    count = "one video token for each video, got {} tokens and {} videos"
+    wrong = [
+        ({"prompt": "<video> what?"}, count.format(1, 0)),
+        ({"prompt": "what?", "multi_modal_data": {"video": first}}, count.format(0, 1)),
+        ({"prompt": "<video> what?", "multi_modal_data": {"video": [first, first]}}, count.format(1, 2)),
+        (Request("what?", (first,), 99.0).for_engine(), "timestamp"),
+        (Request("what?", (first,), (0.5, 1.0)).for_engine(), "one for each of 1 videos"),
+        ({**Request("what?", (first,)).for_engine(), "mm_processor_kwargs": {"speed": 3}}, "speed"),
+        ({"prompt": "<video>", "multi_modal_data": {"video": b"no video"}}, "video"),
+        ({"prompt": "<video>", "multi_modal_data": {"video": "https://host/a.mp4"}}, "`chat` fetches it"),
+    ]
+    for asked, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            llm.generate(asked, GREEDY, use_tqdm=False)
+        assert not llm.llm_engine.has_unfinished_requests()
+    assert answers(llm, [requests[2].for_engine()]) == [wanted[2]]
