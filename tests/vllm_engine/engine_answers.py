@@ -7,7 +7,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from tiny_engines import LENGTH, Request, pipeline_answers, save_model, save_videos, sixteen_requests
+from tiny_engines import FAMILIES, LENGTH, Request, pipeline_answers, save_model, save_videos, sixteen_requests
 from vllm import LLM, SamplingParams
 from vllm.distributed import cleanup_dist_env_and_memory
 
@@ -26,13 +26,22 @@ def requests(videos):
     return sixteen_requests(videos)
 
 
-@pytest.fixture(scope="module", params=[("llama", True), ("llama", False), ("qwen3", True)], ids=str)
-def served(request, tmp_path_factory, requests, videos):
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, requests):
+    """For each family of language models, the folder of a model and what the pipeline answers."""
+    models = {}
+    for family in FAMILIES:
+        folder = tmp_path_factory.mktemp(family)
+        save_model(family, folder)
+        models[family] = folder, pipeline_answers(folder, requests)
+    return models
+
+
+@pytest.fixture(scope="module", params=[("llama", True), ("qwen3", True), ("llama", False)], ids=str)
+def served(request, saved, videos):
     """An engine with or without prefix caching, what the pipeline answers, and whether there is caching."""
     family, caches = request.param
-    folder = tmp_path_factory.mktemp(family)
-    save_model(family, folder)
-    wanted = pipeline_answers(folder, requests)
+    folder, wanted = saved[family]
     llm = LLM(
         str(folder),
         enforce_eager=True,

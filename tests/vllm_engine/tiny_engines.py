@@ -21,7 +21,7 @@ OF_TEXT = {**TOKENS, **SIZES, "num_key_value_heads": 2, "head_dim": 32, "initial
 # What a family needs to look at its videos: the scale of the projector's weights.
 FAMILIES = {"llama": (LlamaConfig, 1.0), "qwen3": (Qwen3Config, 0.3)}
 LENGTH = 12  # of answers, in tokens
-MARGIN = 1e-3  # between the logits of the two best tokens; both engines compute to 1e-5
+MARGIN = 1e-4  # between the logits of the two best tokens; both engines compute to 1e-5
 SYSTEM = "You watch the road in front of the car and say in few words what is at risk. "
 
 
@@ -59,7 +59,7 @@ def save_model(family: str, folder: Path) -> None:
     values |= {**of_adapter, "num_frames": tuned.config.num_frames, "tie_word_embeddings": False}
     torch.manual_seed(0)
     config = HMBAConfig(text_config=text_class(**OF_TEXT, tie_word_embeddings=False), **values)
-    model = HMBAForConditionalGeneration(config)
+    model = HMBAForConditionalGeneration(config).float()
     for part in ("vision_tower", "temporal_adapter"):
         getattr(model.model, part).load_state_dict(getattr(tuned.model, part).state_dict())
     torch.nn.init.normal_(model.model.multi_modal_projector.weight, std=scale)
