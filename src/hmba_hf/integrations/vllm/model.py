@@ -51,7 +51,7 @@ class VideoEncoder(HMBAModel):
 
     def set_dtype(self, dtype: torch.dtype) -> None:
         """Bring the weights to a dtype, but for those that loading leaves in float32, too."""
-        self.to(dtype)
+        self.to(dtype)  # type: ignore[arg-type]  # PreTrainedModel.to hides the signature of torch's
         stay_wide = tuple(self._keep_in_fp32_modules_strict)
         for name, parameter in self.named_parameters():
             if name.endswith(stay_wide):
@@ -88,13 +88,14 @@ class HMBAForVLLM(nn.Module, SupportsMultiModal, SupportsPP, SupportsLoRA):
         super().__init__()
         config: HMBAConfig = vllm_config.model_config.hf_config
         self.config = config
-        self.configure_mm_token_handling(config.text_config.vocab_size, [config.video_token_id])
+        of_vllm: Any = self  # its methods, which nn.Module's look-up of names hides from a type checker
+        of_vllm.configure_mm_token_handling(config.text_config.vocab_size, [config.video_token_id])
         self.hf_to_vllm_mapper = _names_of_weights(config)
-        with self._mark_tower_model(vllm_config, "video"):
-            self.video = VideoEncoder(deepcopy(config), vllm_config.model_config.get_inputs_embeds_size())
+        with of_vllm._mark_tower_model(vllm_config, "video"):
+            self.video: Any = VideoEncoder(deepcopy(config), vllm_config.model_config.get_inputs_embeds_size())
             self.video.set_dtype(vllm_config.model_config.dtype)
-        with self._mark_language_model(vllm_config):
-            self.language_model = init_vllm_registered_model(
+        with of_vllm._mark_language_model(vllm_config):
+            self.language_model: Any = init_vllm_registered_model(
                 vllm_config=vllm_config,
                 hf_config=config.text_config,
                 prefix=maybe_prefix(prefix, "language_model"),
