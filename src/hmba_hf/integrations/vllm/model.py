@@ -17,13 +17,10 @@ from .processing import BlankClips, ClipInfo, ClipProcessor
 
 try:
     from vllm.model_executor.models.interfaces import (
-        SupportsLoRA,
         SupportsMultiModal,
-        SupportsPP,
         is_attention_free,
         is_hybrid,
     )
-    from vllm.model_executor.models.module_mapping import MultiModelKeys
     from vllm.model_executor.models.utils import (
         AutoWeightsLoader,
         WeightsMapper,
@@ -73,16 +70,11 @@ def _names_of_weights(config: HMBAConfig) -> WeightsMapper:
 
 
 @MULTIMODAL_REGISTRY.register_processor(ClipProcessor, info=ClipInfo, dummy_inputs=BlankClips)
-class HMBAForVLLM(nn.Module, SupportsMultiModal, SupportsPP, SupportsLoRA):
+class HMBAForVLLM(nn.Module, SupportsMultiModal):
     """H-MBA as vLLM runs it: answers are those of `HMBAForConditionalGeneration`.
 
     Source: arXiv:2501.04302.
     """
-
-    packed_modules_mapping = {
-        "qkv_proj": ["q_proj", "k_proj", "v_proj"],
-        "gate_up_proj": ["gate_proj", "up_proj"],
-    }
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__()
@@ -103,7 +95,6 @@ class HMBAForVLLM(nn.Module, SupportsMultiModal, SupportsPP, SupportsLoRA):
         if is_hybrid(self.language_model) or is_attention_free(self.language_model):
             kind = type(self.language_model).__name__
             raise ValueError(f"the language model must be one of attention alone for vLLM, got {kind}")
-        self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
 
     @classmethod
     def get_placeholder_str(cls, modality: str, i: int) -> str | None:
@@ -139,11 +130,9 @@ class HMBAForVLLM(nn.Module, SupportsMultiModal, SupportsPP, SupportsLoRA):
         Args:
             input_ids: `(tokens,)` of all requests that run together.
             positions: `(tokens,)` of each token in its own prompt.
-            intermediate_tensors: from the stage before this one, where layers are spread over machines.
+            intermediate_tensors: of a stage before this one, which there is not.
             inputs_embeds: `(tokens, hidden_size)`, with clips in their places.
         """
-        if intermediate_tensors is not None:
-            inputs_embeds = None
         return self.language_model(input_ids, positions, intermediate_tensors, inputs_embeds=inputs_embeds)
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
@@ -157,14 +146,6 @@ class HMBAForVLLM(nn.Module, SupportsMultiModal, SupportsPP, SupportsLoRA):
         """Load the weights of a checkpoint and return their names; meanwhile the adapter's kernels are compiled."""
         compile_kernels_of(self.video)
         return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
-
-    def get_mm_mapping(self) -> MultiModelKeys:
-        """Name the parts, for low-rank updates."""
-        return MultiModelKeys.from_string_field(
-            language_model="language_model",
-            connector=["video.temporal_adapter", "video.multi_modal_projector"],
-            tower_model="video.vision_tower",
-        )
 
 
 __all__ = ["HMBAForVLLM", "VideoEncoder"]
