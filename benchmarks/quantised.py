@@ -1,7 +1,7 @@
 """What do fewer bits of the language model save and cost, beside bfloat16 at the sizes of the real model?
 
-    python benchmarks/quantised.py --output_dir runs/quantised        # two of the 32 layers; 4 GiB of memory
-    python benchmarks/quantised.py --layers 32                        # all of them; 24 GiB
+    python benchmarks/quantised.py --output_dir runs/quantised        # two of the 32 layers; 8 GiB of memory
+    python benchmarks/quantised.py --layers 32                        # all of them
     python benchmarks/quantised.py --quick --turns 1                  # to see that all is well
 
 The weights are random. The language model has a few of its layers, since all are alike; the memory of 32 is computed
