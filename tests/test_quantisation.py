@@ -14,6 +14,7 @@ from transformers import AutoProcessor, pipeline
 import hmba_hf.commands.describe as describing
 from hmba_hf import HMBAVLMProcessor, VideoStream
 from hmba_hf.commands.parsing import add_loading_options, command_parser, loading_options
+from hmba_hf.digests import digest_weights, fingerprint
 from hmba_hf.families import FAMILIES, family_of, load_model
 from hmba_hf.installation import install_command
 from hmba_hf.quantisation import QUANTIZATIONS, build_quantization_config, quantising_options
@@ -82,12 +83,14 @@ def test_a_quantised_model_is_saved_and_loaded_with_the_same_logits_also_after_a
     torch.manual_seed(0)
     wanted = answer(model)
     assert wanted.isfinite().all()
+    digests = fingerprint(model), digest_weights(model, torch.float32)
     for number in range(2):
         model.save_pretrained(tmp_path / str(number))
         for loaded in (model, load_model(tmp_path / str(number)).eval()):
             torch.manual_seed(0)
             assert_close(answer(loaded), wanted, rtol=1e-4, atol=1e-4)
         model = loaded
+        assert (fingerprint(model), digest_weights(model, torch.float32)) == digests
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -31,11 +31,12 @@ def digest_tensors(weights: Mapping[str, Any], dtype: torch.dtype) -> str:
     """Return the SHA-256 of weights by name, as they are in a dtype, in hexadecimal."""
     digest = hashlib.sha256()
     for name, weight in sorted(weights.items()):
-        values = weight.detach().to("cpu").contiguous()
-        if values.is_floating_point():
-            values = values.to(dtype)
-        digest.update(f"{name} {tuple(values.shape)}".encode())
-        digest.update(values.reshape(-1).view(torch.uint8).numpy())
+        for part in _parts(weight):
+            values = part.detach().to("cpu").contiguous()
+            if values.is_floating_point():
+                values = values.to(dtype)
+            digest.update(f"{name} {tuple(values.shape)}".encode())
+            digest.update(values.reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 
@@ -46,8 +47,17 @@ def fingerprint(model: torch.nn.Module) -> str:
         digest.update(f"{name} {tuple(parameter.shape)} {parameter.dtype} ".encode())
         weight = _held_weight(model, name, parameter)
         if weight is not None:
-            digest.update(weight.detach().flatten()[:64].double().cpu().numpy().tobytes())
+            for part in _parts(weight):
+                digest.update(part.detach().flatten()[:64].double().cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _parts(weight: Any) -> list[Any]:
+    """Return the tensors of a weight: torchao holds whole numbers and scales in one, of which nothing has a view."""
+    if not type(weight.data).__module__.startswith("torchao."):
+        return [weight]
+    names, _ = weight.__tensor_flatten__()
+    return [getattr(weight, name) for name in names]
 
 
 def _held_weight(model: torch.nn.Module, name: str, parameter: torch.Tensor) -> torch.Tensor | None:
