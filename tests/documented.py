@@ -53,8 +53,8 @@ QUICK = {
     "stream": QUICK_ANSWERS,
     "finetune retrieval": [*ONE_STEP, *CLIPS],
 }
-# Commands that end only when they are told to; tests/test_serving_command.py runs them.
-ENDLESS = {"serve"}
+# Commands that end only when they are told to; tests/test_serving_command.py and tests/test_app_page.py run them.
+ENDLESS = {"app", "serve"}
 # Likewise of programs that read a classifier, by the program that has made it.
 CLASSIFIERS = {"finetune questions"}
 QUICK_CLASSES = {"evaluate": ["--draws", "5"], "predict": ["--max_samples", "2", "--device_map", "cpu"]}

@@ -25,6 +25,7 @@ from hmba_hf.messages import run_command
 
 # Words with which a verb looks for a model that is not there.
 WITHOUT_MODEL = {
+    "app": "--model nosuch",
     "cache-features": "--model nosuch --output_dir o",
     "convert hmba": "--checkpoint nosuch --output_dir o",
     "convert llava": "--checkpoint org/nosuch --output_dir o",

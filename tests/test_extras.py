@@ -13,7 +13,20 @@ from packaging.utils import canonicalize_name
 from documented import ROOT
 from test_installation import PROJECT
 
-OF_THE_PACKAGE = ("all", "cpu", "demo", "eval", "gguf", "mamba-ssm", "qlora", "quantised", "serve", "train", "triton")
+OF_THE_PACKAGE = (
+    "all",
+    "app",
+    "cpu",
+    "demo",
+    "eval",
+    "gguf",
+    "mamba-ssm",
+    "qlora",
+    "quantised",
+    "serve",
+    "train",
+    "triton",
+)
 OF_ITS_DEVELOPMENT = ("dev", "test")
 # Optional packages of no extra: they are installed beside the package, or come with a tool that starts it.
 BESIDE = {"deepspeed", "kernels", "lmms_eval", "vllm"}

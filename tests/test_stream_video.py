@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from hmba_hf import HMBAForConditionalGeneration, iter_frames
-from hmba_hf.commands.stream import AnnotatedVideo
+from hmba_hf.streaming.annotated import AnnotatedVideo
 from numbered_videos import numbered_video
 
 SCRIPT = Path(__file__).parents[1] / "examples" / "stream_video.py"

@@ -47,6 +47,7 @@ VERBS = {
     "demo": Verb("commands.demo", "Fine-tune on a drawn world, answer about clips, write a report."),
     "describe": Verb("commands.describe", "Ask about a moment of a video and draw the answer."),
     "stream": Verb("commands.stream", "Watch a drive as it happens and ask about it every few seconds."),
+    "app": Verb("commands.app", "Open a live page: choose a clip, ask, see where the query looked."),
     "serve": Verb("commands.serve", "Answer chat completions in OpenAI's form, and questions about cameras."),
     "finetune": Verb("commands.finetune", "Fine-tune a model: answering, or the task named first.", "always"),
     "pretrain": Verb("commands.pretrain", "Pre-train VideoMamba without labels, against a CLIP.", "always"),

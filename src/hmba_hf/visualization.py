@@ -117,6 +117,61 @@ def draw_answer(
     return ImageOps.expand(page, gap, "white")
 
 
+def draw_moment(frame: Picture, seconds: float, text: str, objects: Sequence[Mapping[str, Any]]) -> Picture:
+    """Draw a frame of a drive with the boxes of the last answer, and its time and text on a strip below."""
+    picture = draw_boxes(frame, objects)
+    strip = Image.new("RGB", (picture.width, picture.height + 40), "black")
+    strip.paste(picture, (0, 0))
+    ImageDraw.Draw(strip).text((6, picture.height + 4), f"{seconds:7.2f} s\n{text[:120]}", fill="white")
+    return strip
+
+
+def draw_attention(image: Picture, maps: Mapping[str, Any], cell: int = 220) -> Picture:
+    """Draw the query's attention to each context over the frame: a row for each branch, a column for each stride.
+
+    A patch is the brighter the more attention goes to it, on one scale for all contexts.
+
+    Args:
+        image: the current frame, as the vision tower sees it.
+        maps: `{"branch/stride_n": (h, w)}`, arrays that sum to 1 together; `(1, 1)` for a context of one token.
+        cell: width of a map in pixels.
+
+    Raises:
+        ValueError: if there are no maps.
+    """
+    if not maps:
+        raise ValueError("the attention must be to some context, got none")
+    branches = list(dict.fromkeys(name.split("/")[0] for name in maps))
+    strides = list(dict.fromkeys(name.split("/")[1] for name in maps))
+    grey = _scaled(image, cell / image.width).convert("L").point([value // 2 for value in range(256)]).convert("RGB")
+    brightest = max((float(weights.max()) for weights in maps.values() if weights.size > 1), default=1.0)
+    font = ImageFont.load_default(15)
+    gap = 12
+    head = 44
+    row = head + grey.height + gap
+    page = Image.new("RGB", (len(strides) * (cell + gap) - gap, len(branches) * row - gap), "white")
+    draw = ImageDraw.Draw(page)
+    for name, weights in maps.items():
+        branch, stride = name.split("/")
+        x = strides.index(stride) * (cell + gap)
+        y = branches.index(branch) * row
+        share = f"{stride.replace('_', ' ')}: {float(weights.sum()):.1%}"
+        if weights.size == 1:
+            share += ", one token"
+        draw.text((x, y + 2), f"{branch.replace('_', ' ')}\n{share}", fill="#1c1e21", font=font, spacing=4)
+        page.paste(_lit(grey, weights, brightest), (x, y + head))
+    return ImageOps.expand(page, gap, "white")
+
+
+def _lit(grey: Picture, weights: Any, brightest: float) -> Picture:
+    """Colour the patches of a dark frame by their weights; one token lights no patch."""
+    if weights.size == 1:
+        return grey
+    levels = (weights * (255 / brightest)).clip(0, 255).astype("uint8")
+    mask = Image.fromarray(levels).resize(grey.size, Image.Resampling.NEAREST)
+    return Image.composite(Image.new("RGB", grey.size, "#ffcf33"), grey, mask)
+
+
 def draw_clip(frames: Sequence[Picture], paragraphs: Sequence[tuple[str, str]], width: int = 960) -> Picture:
     """Draw a clip on one page: its frames in a row, eight of them at most, and texts below.
 

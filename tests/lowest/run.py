@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[2]
 PLACE = ROOT / ".cache" / "lowest"
 PYTHON = PLACE / "bin" / "python"
 INSTALLED = PLACE / "installed.txt"
-# Extras that need a GPU to be built or run: their versions are not tested here.
-LEFT_OUT = ("mamba-ssm",)
+# Extras that need a GPU to be built or run, or a browser: their versions are not tested here.
+LEFT_OUT = ("app", "mamba-ssm")
 
 
 def lowest_requirements(project: dict) -> Iterator[str]:

@@ -16,10 +16,11 @@ from transformers import AutoProcessor
 
 from hmba_hf.commands.parsing import add_loading_options, command_parser, loading_options
 from hmba_hf.families import load_model, read_family
+from hmba_hf.hosts import check_host, read_secret
 from hmba_hf.messages import run_command, show_messages
 from hmba_hf.serving.app import Service
 from hmba_hf.serving.limits import ServingLimits
-from hmba_hf.serving.server import check_host, read_token, serve
+from hmba_hf.serving.server import TOKEN, serve
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -31,8 +32,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--port", type=int, default=8000, help="to listen on")
     add_loading_options(parser)
     limits, args = parser.parse_args_into_dataclasses(words)
-    token = read_token()
-    check_host(args.host, token)
+    token = read_secret(TOKEN)
+    check_host(args.host, token, TOKEN)
     task = read_family(args.model).task
     if task != "answering":
         raise ValueError(f"the model must answer questions about videos, got one of {task}")

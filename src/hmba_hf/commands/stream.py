@@ -24,13 +24,11 @@ import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import av
 import psutil
-from PIL import Image, ImageDraw
+from PIL import Image
 from tqdm import tqdm
 from transformers import AutoProcessor
 
@@ -50,11 +48,11 @@ from hmba_hf.messages import run_command
 from hmba_hf.models.decoding_containers import LIMITS
 from hmba_hf.models.decoding_stills import PICTURE_SUFFIXES, list_pictures, read_picture
 from hmba_hf.streaming import check_every, texts_differ, words_differ
-from hmba_hf.visualization import draw_boxes
+from hmba_hf.streaming.annotated import AnnotatedVideo
+from hmba_hf.visualization import draw_moment
 
 QUESTION = "Which object is at the highest risk for the ego car?"
 FOLDER_FPS = 10.0
-TICKS = 60_000  # of a second, in the annotated file
 CHANGES = {"text": texts_differ, "words": words_differ}
 
 
@@ -131,55 +129,6 @@ class Stages:
         return "\n".join(rows)
 
 
-class AnnotatedVideo:
-    """A video file that can be played even if it is never closed.
-
-    Where the clock of the source goes back, the times of the file still increase.
-    """
-
-    def __init__(self, path: Path):
-        self.container = av.open(str(path), "w", options={"movflags": "frag_keyframe+empty_moov"})
-        self.stream: Any = None
-        self.ticks: int | None = None  # of the last picture
-        self.seconds = 0.0  # of the last picture on the clock of the source
-        self.ahead = 0.0  # seconds by which its own clock is ahead of that of the source
-
-    def write(self, picture: Image.Image, seconds: float) -> None:
-        """Add a picture at its time; all have the size of the first, made even."""
-        if self.stream is None:
-            codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-            self.stream = self.container.add_stream(codec, 30)
-            self.stream.width = max(2, picture.width // 2 * 2)
-            self.stream.height = max(2, picture.height // 2 * 2)
-            self.stream.pix_fmt = "yuv420p"
-            self.stream.codec_context.time_base = Fraction(1, TICKS)
-        frame = av.VideoFrame.from_image(picture.resize((self.stream.width, self.stream.height)))
-        frame.time_base = Fraction(1, TICKS)
-        self.ticks = self._ticks_of(seconds)
-        frame.pts = self.ticks
-        self.container.mux(self.stream.encode(frame))
-
-    def _ticks_of(self, seconds: float) -> int:
-        if seconds < self.seconds:
-            self.ahead += self.seconds - seconds + 1 / 30
-        self.seconds = seconds
-        ticks = round(TICKS * (seconds + self.ahead))
-        if self.ticks is not None:
-            ticks = max(ticks, self.ticks + 1)
-        return ticks
-
-    @property
-    def is_empty(self) -> bool:
-        """Whether no picture has been written."""
-        return self.ticks is None
-
-    def close(self) -> None:
-        """Write what the encoder still holds."""
-        if self.stream is not None:
-            self.container.mux(self.stream.encode())
-        self.container.close()
-
-
 def show(moment: Moment, answer: dict[str, Any] | None) -> Image.Image:
     """Draw the last answer's boxes, and its text below the picture."""
     objects = []
@@ -188,11 +137,7 @@ def show(moment: Moment, answer: dict[str, Any] | None) -> Image.Image:
         objects = answer["objects"]
         text = re.sub(r"\[[\d.,;]+\]", "", answer["generated_text"])
     assert isinstance(moment.frame, Image.Image)  # a broken one has been mended
-    picture = draw_boxes(moment.frame, objects)
-    strip = Image.new("RGB", (picture.width, picture.height + 40), "black")
-    strip.paste(picture, (0, 0))
-    ImageDraw.Draw(strip).text((6, picture.height + 4), f"{moment.seconds:7.2f} s\n{text[:120]}", fill="white")
-    return strip
+    return draw_moment(moment.frame, moment.seconds, text, objects)
 
 
 def push(stream: VideoStream, moment: Moment) -> None:

@@ -3,10 +3,10 @@
 import hmac
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..hosts import is_loopback
 from ..installation import install_command
 from .errors import RequestError
 from .metrics import Metrics
@@ -20,16 +20,6 @@ Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _OPEN = ("/health",)
 _NOT_ALLOWED = 1008  # of WebSockets: against a rule of the server
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host, by name or address, is this machine as it calls itself."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class Gate:

@@ -1,14 +1,11 @@
 """The server of an endpoint: where it listens, and how it ends."""
 
 import logging
-import os
-import socket
 from typing import Any
 
 from ..installation import install_command
 from ..messages import logger
 from .app import Service, build_app
-from .gate import is_loopback
 from .logs import bound
 
 try:
@@ -19,28 +16,6 @@ except ImportError as missing:
 
 TOKEN = "HMBA_SERVE_TOKEN"  # noqa: S105 - the name of a variable
 _BACKLOG = 2048
-
-
-def read_token() -> str | None:
-    """Return the token of the environment, which no option takes, since options are seen by others.
-
-    Raises:
-        ValueError: if it is empty.
-    """
-    token = os.environ.get(TOKEN)
-    if token is not None and not token.strip():
-        raise ValueError(f"{TOKEN} must be a token or be unset, got an empty one")
-    return token
-
-
-def check_host(host: str, token: str | None) -> None:
-    """Raise a `ValueError` for a host that others can reach, unless there is a token."""
-    try:
-        addresses = {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
-    except OSError as error:
-        raise ValueError(f"host must be a name or address of this machine, got {host!r}") from error
-    if token is None and not all(map(is_loopback, addresses)):
-        raise ValueError(f"host must be of this machine alone, such as 127.0.0.1, unless {TOKEN} is set, got {host!r}")
 
 
 def build_server(service: Service, host: str, port: int, token: str | None) -> Any:

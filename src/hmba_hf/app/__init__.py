@@ -1,0 +1,1 @@
+"""The live page of `hmba app`: ask about a clip, see what was read, watch a drive."""

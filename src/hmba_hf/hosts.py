@@ -1,0 +1,39 @@
+"""Where a server may listen: on this machine alone, unless a secret of the environment guards it."""
+
+import os
+import socket
+from ipaddress import ip_address
+
+
+def read_secret(variable: str) -> str | None:
+    """Return a secret of the environment, which no option takes, since options are seen by others.
+
+    Raises:
+        ValueError: if it is empty.
+    """
+    secret = os.environ.get(variable)
+    if secret is not None and not secret.strip():
+        raise ValueError(f"{variable} must be a secret or be unset, got an empty one")
+    return secret
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host, by name or address, is this machine as it calls itself."""
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def check_host(host: str, secret: str | None, variable: str) -> None:
+    """Raise a `ValueError` for a host that others can reach, unless there is a secret, which a variable holds."""
+    try:
+        addresses = {str(found[4][0]) for found in socket.getaddrinfo(host, None)}
+    except OSError as error:
+        raise ValueError(f"host must be a name or address of this machine, got {host!r}") from error
+    if secret is None and not all(map(is_loopback, addresses)):
+        raise ValueError(
+            f"host must be of this machine alone, such as 127.0.0.1, unless {variable} is set, got {host!r}"
+        )

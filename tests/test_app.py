@@ -1,0 +1,203 @@
+"""What the live page does, without a page: clips, answers, attention, files, and what is said of mistakes."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from PIL import Image
+from transformers import AutoProcessor, pipeline
+
+from documented import ROOT
+from hmba_hf.app.asking import Asker, attention_maps, seen_picture
+from hmba_hf.app.clips import clip_seconds, read_frames
+from hmba_hf.app.html import frames_html
+from hmba_hf.app.limits import PageLimits
+from hmba_hf.app.problems import in_words
+from hmba_hf.app.records import write_records
+from hmba_hf.app.visits import Visits
+from hmba_hf.commands.app import list_clips, open_page, worth_of
+from hmba_hf.commands.demo import DISCLAIMER, TUNED, write_held_out_clips
+from hmba_hf.families import load_model
+from hmba_hf.visualization import draw_attention
+from tiny_models import lively_model
+from tiny_processors import tiny_processor
+
+QUESTION = "Which object is at the highest risk for the ego car?"
+LIMITS = PageLimits(max_new_tokens=48)
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    return [str(path) for path in write_held_out_clips(tmp_path_factory.mktemp("clips")).values()]
+
+
+@pytest.fixture(scope="module")
+def asker():
+    model = load_model(TUNED, dtype="float32").eval()
+    return Asker(model, AutoProcessor.from_pretrained(TUNED), LIMITS)
+
+
+@pytest.fixture(scope="module")
+def asked(asker, clips):
+    return asker.ask(clips[0], 2.0, f"  {QUESTION} ")
+
+
+def test_an_answer_is_that_of_the_pipeline_at_that_moment(asker, asked, clips):
+    pipe = pipeline("video-text-to-text", model=asker.model, processor=asker.processor, device="cpu")
+    (expected,) = pipe(videos=clips[0], text=QUESTION, timestamp=2.0)
+    assert (asked.answer.text, asked.answer.objects) == (expected["generated_text"], expected["objects"])
+    assert asked.question == QUESTION and asked.frames.times == [0.0, 0.5, 1.0, 1.5, 2.0]
+    assert "[" in asked.answer.text and "[" not in asked.answer.words
+
+
+def test_the_comparison_reads_the_current_frame_alone(asker, asked, clips):
+    pipe = pipeline("video-text-to-text", model=asker.model, processor=asker.processor, device="cpu")
+    frame = np.asarray(read_frames(clips[0], 2.0, LIMITS).pictures[0])
+    (expected,) = pipe(videos=frame[None], text=QUESTION)
+    assert asked.alone.text == expected["generated_text"] != asked.answer.text
+
+
+def test_boxes_are_drawn_where_the_answer_says(asked):
+    (found,) = asked.answer.objects
+    scale = asked.answer.picture.width / asked.frames.pictures[-1].width
+    assert scale > 1, "a small frame is enlarged"
+    box = {side: round(value * scale) for side, value in found["box"].items()}
+    middle = (box["ymin"] + box["ymax"]) // 2
+    for x in (box["xmin"], box["xmax"] - 1):
+        assert asked.answer.picture.getpixel((x, middle)) == (255, 45, 135)
+
+
+def test_attention_is_over_all_contexts_and_changes_with_the_frames(asker, clips):
+    frames = read_frames(clips[0], 2.0, LIMITS, 5)
+    maps = attention_maps(asker.model, asker.processor, frames.pictures)
+    others = attention_maps(asker.model, asker.processor, read_frames(clips[1], 1.0, LIMITS, 5).pictures)
+    assert len(maps) == 6 and sum(weights.sum() for weights in maps.values()) == pytest.approx(1, abs=1e-3)
+    assert {weights.shape for weights in maps.values()} == {(1, 1), (8, 8)}
+    changes = [np.abs(weights - others[name]).max() for name, weights in maps.items()]
+    assert min(changes) > 1e-5 and max(changes) > 1e-3
+
+
+def test_attention_is_that_of_the_model_for_the_same_clip(asker, clips):
+    frames = read_frames(clips[0], 2.0, LIMITS, 5)
+    pixels = asker.processor.video_processor(clips[0], timestamp=2.0, return_tensors="pt")["pixel_values_videos"]
+    expected = asker.model.get_video_features(pixels, output_attentions=True).adapter_attentions
+    for name, weights in attention_maps(asker.model, asker.processor, frames.pictures).items():
+        np.testing.assert_allclose(weights.ravel(), expected[name][0].mean((0, 1)).detach(), atol=1e-5)
+
+
+def test_an_adapter_without_a_query_has_no_attention_to_show(tmp_path):
+    pictures = [Image.new("RGB", (40, 20), shade) for shade in ("red", "blue")]
+    assert attention_maps(lively_model(fusion="add"), tiny_processor(), pictures) == {}
+    with pytest.raises(ValueError, match="the attention must be to some context, got none"):
+        draw_attention(pictures[0], {})
+
+
+def test_the_brightest_patch_is_where_most_attention_goes():
+    weights = np.full((2, 2), 0.1)
+    weights[1, 0] = 0.5
+    picture = draw_attention(Image.new("RGB", (64, 64), "white"), {"a/stride_1": weights, "b/stride_1": weights * 0.2})
+    colours = picture.getcolors(picture.width * picture.height)
+    assert (255, 207, 51) in {colour for _, colour in colours}
+    left, right = (picture.getpixel((12 + x, 12 + 44 + 165)) for x in (55, 165))
+    assert left == (255, 207, 51) and right[0] < 200
+
+
+def test_attention_lies_over_the_frame_as_the_tower_sees_it():
+    seen = seen_picture(tiny_processor(), Image.new("RGB", (40, 20), "black"))
+    assert seen.size == (40, 40) and seen.getpixel((20, 2)) == (255, 255, 255) and seen.getpixel((20, 20)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "seconds", "question", "words"),
+    [
+        (None, 1.0, QUESTION, "A clip must be chosen or uploaded first, got none"),
+        ("nosuch.mp4", 1.0, QUESTION, "The clip must be uploaded again, got one that is no longer kept"),
+        ("broken.mp4", 1.0, QUESTION, "The clip cannot be read as a video: Invalid data"),
+        ("clip", 99.0, QUESTION, "Timestamp 99.000 s lies outside the clip, which ends at 2.5 s"),
+        ("clip", -1.0, QUESTION, "Timestamp must be a number of seconds, zero or more, got -1.0"),
+        ("clip", 1.0, "  ", "A question must have words, got none"),
+        ("clip", 1.0, "why" * 200, "A question must have at most 500 characters, got 600"),
+    ],
+)
+def test_a_mistake_of_a_visitor_is_a_sentence_without_a_place(asker, clips, tmp_path, path, seconds, question, words):
+    (tmp_path / "broken.mp4").write_bytes(b"no video at all " * 50)
+    given = clips[0] if path == "clip" else path and str(tmp_path / path)
+    with pytest.raises(ValueError) as error:
+        asker.ask(given, seconds, question)
+    assert in_words(error.value).startswith(words)
+    assert str(tmp_path) not in in_words(error.value)
+
+
+def test_a_mistake_of_the_program_is_not_put_into_words():
+    with pytest.raises(ValueError, match="invalid literal") as error:
+        int("one")
+    with pytest.raises(ValueError, match="invalid literal"):
+        in_words(error.value)
+
+
+def test_a_clip_that_is_too_long_or_too_large_is_refused(clips):
+    assert clip_seconds(clips[0], LIMITS) == pytest.approx(2.5)
+    with pytest.raises(ValueError, match="a clip must have at most 2 seconds, got 2.5"):
+        clip_seconds(clips[0], PageLimits(max_clip_seconds=2))
+    with pytest.raises(ValueError, match="a clip must have at most 100 bytes, got"):
+        clip_seconds(clips[0], PageLimits(max_upload_bytes=100))
+    with pytest.raises(ValueError, match="max_streams must be above zero, got 0"):
+        PageLimits(max_streams=0)
+
+
+def test_answers_are_downloaded_as_json_and_as_csv_that_no_spreadsheet_runs(asked, tmp_path):
+    record = asked.record("=clip.mp4")
+    as_json, as_csv = write_records(tmp_path, [record, record])
+    assert json.loads(as_json.read_text()) == [record, record]
+    rows = list(csv.DictReader(as_csv.open(newline="")))
+    assert len(rows) == 2 and rows[0]["answer"] == asked.answer.text and rows[0]["clip"] == "'=clip.mp4"
+    assert json.loads(rows[0]["objects"]) == asked.answer.objects
+    with pytest.raises(ValueError, match="there must be answers to download, got none"):
+        write_records(tmp_path, [])
+
+
+def test_the_files_of_a_visit_are_its_own_and_end_with_it():
+    visits = Visits()
+    folder = visits.folder("../../etc")
+    (folder / "a").write_text("a")
+    assert folder.parent == visits.folder("b").parent and folder != visits.folder("b")
+    visits.end("../../etc")
+    assert not folder.exists() and visits.folder("b").exists()
+
+
+def test_what_is_read_is_shown_with_its_times():
+    html = frames_html([Image.new("RGB", (40, 20))] * 2, [0.5, 1.0])
+    assert html.count("<img alt=") == 2 and "<figcaption>0.50 s" in html and "<figcaption>1.00 s" in html
+
+
+def test_the_page_says_what_the_answers_of_the_drawn_worlds_models_are_worth(tmp_path):
+    assert worth_of(str(TUNED)) == DISCLAIMER != worth_of("org/model")
+    (tmp_path / "demo.json").write_text("{}")
+    assert worth_of(str(tmp_path)) == DISCLAIMER
+
+
+def test_clips_to_choose_from_are_the_videos_of_a_folder(tmp_path):
+    for name in ("b.mp4", "a.MOV", "notes.txt"):
+        (tmp_path / name).touch()
+    assert list(list_clips(tmp_path)) == ["a.MOV", "b.mp4"]
+    with pytest.raises(ValueError, match="clips must be a folder of videos .* got none in"):
+        list_clips(tmp_path / "..")
+
+
+def test_a_model_that_answers_no_questions_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text('{"model_type": "videomamba", "architectures": []}')
+    with pytest.raises(ValueError, match="the model must answer questions about videos, got one of"):
+        open_page(str(tmp_path), None, tmp_path, LIMITS)
+
+
+def test_the_space_has_the_gradio_that_was_measured_and_installs_the_extra():
+    space = ROOT / "examples" / "space"
+    header = yaml.safe_load((space / "README.md").read_text().split("---")[1])
+    assert header["sdk"] == "gradio" and (space / header["app_file"]).is_file()
+    assert f'"gradio=={header["sdk_version"]}"' in (ROOT / "tests" / "app" / "run.py").read_text()
+    assert len(header["short_description"]) <= 60, "the Hub refuses longer ones"
+    (wanted,) = map(Requirement, (space / "requirements.txt").read_text().split("\n")[:1])
+    assert wanted.name == "hmba-hf" and wanted.extras == {"app", "cpu"}

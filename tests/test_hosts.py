@@ -1,0 +1,26 @@
+"""Where a server may listen, and the secrets of the environment that guard it."""
+
+import pytest
+
+from hmba_hf.hosts import check_host, is_loopback, read_secret
+
+VARIABLE = "HMBA_SECRET_OF_A_TEST"
+
+
+def test_others_are_reached_with_a_secret_alone(monkeypatch):
+    assert is_loopback("127.0.0.1") and is_loopback("::1") and is_loopback("localhost")
+    check_host("127.0.0.1", None, VARIABLE)
+    check_host("0.0.0.0", "a secret", VARIABLE)
+    for host in ("0.0.0.0", "::", "192.0.2.1"):
+        with pytest.raises(ValueError, match=f"host must be of this machine alone, .* unless {VARIABLE} is set, got"):
+            check_host(host, None, VARIABLE)
+
+
+def test_an_empty_secret_is_none(monkeypatch):
+    monkeypatch.delenv(VARIABLE, raising=False)
+    assert read_secret(VARIABLE) is None
+    monkeypatch.setenv(VARIABLE, " ")
+    with pytest.raises(ValueError, match=f"{VARIABLE} must be a secret or be unset"):
+        read_secret(VARIABLE)
+    monkeypatch.setenv(VARIABLE, "a secret")
+    assert read_secret(VARIABLE) == "a secret"
