@@ -58,9 +58,12 @@ from .ops_simd_fours_cpu import (
     store_four,
 )
 
-TILE = 1024  # channels of a task, at most; rows lie pages apart, and with few channels pages are looked up too often
+# Channels of a task, at most: rows lie pages apart, and with few channels pages are looked up too often; with many, a
+# chunk of them leaves the cache, the sooner in the backward pass, which holds more of it.
+TILE = 2048
+TILE_BACK = 1024
 BLOCK = 256  # channels of a partial sum, at most
-CHUNK = 32  # steps that are read at once, where no state is kept between chunks
+CHUNK = 16  # steps that are read at once, where no state is kept between chunks
 
 
 def scan_forward(scan: ScanInputs, return_last_state: bool, chunk: int) -> tuple[Tensor | None, Tensor | None, Tensor]:
@@ -77,7 +80,7 @@ def scan_forward(scan: ScanInputs, return_last_state: bool, chunk: int) -> tuple
     y = empty_for(scan.C, u, (b, scan.num_reads, d))
     end = A.new_empty(b, n, d) if return_last_state else None
     starts = A.new_empty(b, count_starts(length, chunk), n, d)
-    tile = _tile(b, d, LANES)
+    tile = _tile(b, d, LANES, TILE)
     groups, tiles = split(b, d, tile)
     sizes = Sizes(
         b=b,
@@ -112,7 +115,7 @@ def scan_backward(
     reads = scan.num_reads
     block = _block(d)
     groups, blocks = split(b, d, block)
-    tile = _tile(groups, d, block)
+    tile = _tile(groups, d, block, TILE_BACK)
     grad_u = u.new_empty(b, length, d)
     grad_delta = u.new_empty(b, length, d)
     grad_z = empty_for(scan.z, u, (b, reads, d))
@@ -170,10 +173,10 @@ def _strides(scan: ScanInputs, grad_y: Tensor | None = None) -> Strides:
     return Strides(*strides(scan.u, scan.delta, scan.B, scan.C, scan.z, grad_y))
 
 
-def _tile(groups: int, d: int, whole: int) -> int:
-    """Return how many channels a task has so that each thread gets one: a multiple of `whole`, or all there are."""
+def _tile(groups: int, d: int, whole: int, most: int) -> int:
+    """Return how many channels a task has so that each thread gets one: a multiple of `whole`; at most `most`."""
     tasks_of_group = -(-torch.get_num_threads() // max(1, groups))
-    channels = min(-(-d // (tasks_of_group * whole)), TILE // whole) * whole
+    channels = min(-(-d // (tasks_of_group * whole)), most // whole) * whole
     return min(channels, -(-d // LANES) * LANES)
 
 
