@@ -11,8 +11,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel, pipeline
 
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
-from hmba_hf.families import FAMILIES, Family, register_family
+from hmba_hf.families import FAMILIES, Family, load_model, register_family
 from hmba_hf.installation import install_command
+from hmba_hf.quantisation import quantising_options
 from hmba_hf.tasks.answering.collator import SampleCollator
 from hmba_hf.training import ResumableTrainer, learn
 from hmba_hf.training.arguments import ResumableArguments
@@ -127,6 +128,9 @@ def test_low_rank_updates_of_weights_in_4_bits_leave_them_and_load_on_them_and_o
         learned = (wanted - quantised.eval()(**batch).logits).norm()
         loaded = PeftModel.from_pretrained(quantised, tmp_path / "out").eval()(**batch).logits
         assert (loaded - wanted).norm() < 0.02 * learned, "some CPUs round scales for inference"
+        bits = quantising_options(tmp_path / "out", "bnb-4bit")
+        small = load_model(tmp_path / "out", **bits).eval()(**batch).logits
+        assert (small - wanted).norm() < 0.02 * learned
         whole = pipeline("video-text-to-text", model=str(tmp_path / "out")).model(**batch).logits
     rounding = (whole - wanted).norm()
     assert 0 < rounding < learned / 2, "on the base as it is they differ by what 4 bits leave out"
