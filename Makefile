@@ -44,7 +44,7 @@ test-real: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target $(REAL) torchao==0.18.0
 	$(BIN)/python -m pytest tests/test_real_language_model.py
 
-# The language model in int8 by torchao, which is in no extra: beside another torch than its own it writes into outputs.
+# The language model in int8 by torchao, which is in no extra: it writes warnings into the output of every program.
 test-torchao: export HMBA_QUANTIZATIONS := torchao-int8
 test-torchao: export PYTHONPATH := .cache/torchao
 test-torchao: $(INSTALLED)
