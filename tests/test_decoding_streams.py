@@ -220,6 +220,17 @@ def test_a_camera_with_jitter_and_lost_and_doubled_frames_keeps_each_at_its_time
     assert not caplog.records
 
 
+@pytest.mark.parametrize("gap", [20, 40, 4000])
+def test_a_camera_that_rests_between_two_pictures_has_no_wrong_timestamp(gap, caplog):
+    times = [0, 1 / 30, 2 / 30, *(gap + number / 30 for number in range(30))]
+    data = numbered_video(len(times), rate=30, container="matroska", codec="mjpeg", times=times)
+    for moment, numbers in ((gap / 2, [2, 2]), (gap + 0.01, [2, 3]), (gap + 0.8, [12, 27])):
+        clip, metadata = decode_frames(data, moment, 2, 2.0)
+        assert read_numbers(clip) == numbers
+        assert metadata.timestamps == pytest.approx([times[number] for number in numbers], abs=1e-3)
+    assert not caplog.records
+
+
 def test_heavy_pictures_that_wait_for_their_turn_take_no_memory(monkeypatch):
     def deepen(stream):
         stream.pix_fmt = "yuv444p12le"

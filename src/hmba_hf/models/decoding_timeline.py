@@ -149,6 +149,8 @@ class Timeline:
             (frame, first), (_, second), (_, third) = stamps
             is_alone = _is_far(first, second) and _is_far(first, third) and not _is_far(second, third)
             stands = 0 < second - first <= LONELY * (third - second)  # a first picture may, as a last one may
+            if self._origin is not None and self._origin <= first < second:
+                stands = True  # before a gap within the video, where a stretch begins
             if is_alone and second < third and not stands:
                 self._mended = frame, 2 * second - third
                 self._warn("has a wrong first timestamp, which is not believed")
