@@ -193,6 +193,15 @@ def test_a_model_that_answers_no_questions_is_refused(tmp_path, monkeypatch):
         open_page(str(tmp_path), None, tmp_path, LIMITS)
 
 
+def test_the_page_of_a_quantised_model_answers_by_its_fewer_bits(stored_model, tmp_path, monkeypatch):
+    monkeypatch.setattr("hmba_hf.commands.app.require_gradio", lambda: None)
+    monkeypatch.setattr("hmba_hf.commands.app.build_page", lambda asker, subject: asker)
+    (tmp_path / "a.mp4").touch()
+    for quantization in (None, "bnb-4bit"):
+        asker, _ = open_page(str(stored_model), tmp_path, tmp_path, LIMITS, quantization=quantization)
+        assert bool(getattr(asker.model, "is_quantized", False)) is (quantization is not None)
+
+
 def test_the_space_has_the_gradio_that_was_measured_and_installs_the_extra():
     space = ROOT / "examples" / "space"
     header = yaml.safe_load((space / "README.md").read_text().split("---")[1])

@@ -27,6 +27,7 @@ from hmba_hf.commands.parsing import add_loading_options, command_parser
 from hmba_hf.families import load_model, read_family
 from hmba_hf.hosts import check_host, read_secret
 from hmba_hf.messages import logger, run_command, show_messages
+from hmba_hf.quantisation import quantising_options
 
 DEMO = Path("runs/demo/model")
 _RECORD = "demo.json"  # which `hmba demo` leaves beside its models
@@ -47,15 +48,19 @@ def main(words: Sequence[str] | None = None) -> None:
     check_host(args.host, password, PASSWORD)
     show_messages()
     with tempfile.TemporaryDirectory(prefix="hmba-clips-") as folder:
-        page, offered = open_page(
-            args.model, args.clips, Path(folder), limits, dtype=args.dtype, device_map=args.device_map
-        )
+        loading = {"dtype": args.dtype, "device_map": args.device_map, "quantization": args.quantization}
+        page, offered = open_page(args.model, args.clips, Path(folder), limits, **loading)
         logger.info("the page is at http://%s:%s", args.host, args.port)
         launch_page(page, offered, args.host, args.port, password, limits.max_upload_bytes)
 
 
 def open_page(
-    model: str | None, clips: Path | None, folder: Path, limits: PageLimits, **loading: Any
+    model: str | None,
+    clips: Path | None,
+    folder: Path,
+    limits: PageLimits,
+    quantization: str | None = None,
+    **loading: Any,
 ) -> tuple[Any, list[Path]]:
     """Load a model and return its page, which does not listen yet, and the clips that it offers.
 
@@ -64,6 +69,7 @@ def open_page(
         clips: folder of videos to choose from; clips of the drawn world when absent.
         folder: for these.
         limits: of the page.
+        quantization: of the language model, as in `quantising_options`.
         loading: options of `load_model`, such as `dtype` and `device_map`.
     """
     place = model or str(DEMO if is_finished_demo(DEMO) else TUNED)
@@ -72,7 +78,7 @@ def open_page(
         raise ValueError(f"the model must answer questions about videos, got one of {task}")
     require_gradio()
     offered = write_held_out_clips(folder) if clips is None else list_clips(clips)
-    loaded = load_model(place, **loading).eval()
+    loaded = load_model(place, **loading, **quantising_options(place, quantization)).eval()
     set_linear_implementation(loaded)
     asker = Asker(loaded, AutoProcessor.from_pretrained(place), limits)
     return build_page(asker, Subject(name_of(place), worth_of(place), offered)), list(offered.values())
