@@ -302,6 +302,9 @@ def test_a_timestamp_after_the_end_is_an_error_that_names_the_end(video, timesta
         ({"fps": 0}, "fps must be"),
         ({"fps": -1.0}, "fps must be"),
         ({"fps": float("inf")}, "fps must be"),
+        ({"fps": np.float32("inf")}, "fps must be"),
+        ({"timestamp": np.float16("nan")}, "timestamp must be"),
+        ({"timestamp": 10**400}, "timestamp must be"),
     ],
 )
 def test_impossible_sampling_is_refused(video, options, message):

@@ -51,9 +51,10 @@ def check_sampling(timestamp: float | None, num_frames: int | None, fps: float |
 
 
 def _is_number(value: Any) -> bool:
-    if not isinstance(value, (int, float, np.number)) or isinstance(value, bool):
-        return False
-    return bool(-sys.float_info.max <= value <= sys.float_info.max)
+    if isinstance(value, np.number):
+        value = value.item()  # a narrow one would be compared with infinity
+    limit = sys.float_info.max
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -limit <= value <= limit
 
 
 def causal_timestamps(timestamp: float, num_frames: int, fps: float) -> list[float]:
