@@ -18,7 +18,7 @@ from hmba_hf.app.limits import PageLimits
 from hmba_hf.app.problems import in_words
 from hmba_hf.app.records import write_records
 from hmba_hf.app.visits import Visits
-from hmba_hf.commands.app import list_clips, open_page, worth_of
+from hmba_hf.commands.app import is_finished_demo, list_clips, open_page, worth_of
 from hmba_hf.commands.demo import DISCLAIMER, TUNED, write_held_out_clips
 from hmba_hf.families import load_model
 from hmba_hf.visualization import draw_attention
@@ -177,6 +177,13 @@ def test_the_page_says_what_the_answers_of_the_drawn_worlds_models_are_worth(tmp
     assert worth_of(str(TUNED)) == DISCLAIMER != worth_of("org/model")
     (tmp_path / "demo.json").write_text("{}")
     assert worth_of(str(tmp_path)) == DISCLAIMER
+
+
+def test_a_demo_that_was_stopped_leaves_no_model_to_open(tmp_path):
+    assert not is_finished_demo(tmp_path)
+    for is_done in (False, True):
+        (tmp_path / "demo.json").write_text(json.dumps({"recipe": {}, "is_done": is_done}))
+        assert is_finished_demo(tmp_path) is is_done
 
 
 def test_clips_to_choose_from_are_the_videos_of_a_folder(tmp_path):

@@ -25,6 +25,7 @@ from hmba_hf.app.page import PASSWORD, Subject, build_page, launch_page, require
 from hmba_hf.commands.demo import DISCLAIMER, TUNED, write_held_out_clips
 from hmba_hf.commands.parsing import add_loading_options, command_parser
 from hmba_hf.families import load_model, read_family
+from hmba_hf.files import read_json_object
 from hmba_hf.hosts import check_host, read_secret
 from hmba_hf.messages import logger, run_command, show_messages
 from hmba_hf.quantisation import quantising_options
@@ -86,7 +87,8 @@ def open_page(
 
 def is_finished_demo(folder: Path) -> bool:
     """Return whether a folder holds a model that `hmba demo` has trained to the end."""
-    return (folder / _RECORD).is_file() and (folder / "config.json").is_file()
+    record = folder / _RECORD
+    return record.is_file() and bool(read_json_object(record, recipe=dict).get("is_done"))
 
 
 def list_clips(folder: Path) -> dict[str, Path]:
