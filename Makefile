@@ -16,13 +16,13 @@ REAL := .cache/real
 demo: $(INSTALLED)
 	$(BIN)/hmba demo $(if $(VIDEO),--video "$(VIDEO)")
 
-# Two processes fill two cores; with more threads they would wait for each other.
+# Three processes fill two cores, since some tests wait; with more threads they would wait for each other.
 test: export OMP_NUM_THREADS := 1
 test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore tests/test_benchmarks.py
+	$(BIN)/python -m pytest -n 3 --dist worksteal --ignore tests/test_benchmarks.py
 
 # The programs in benchmarks/, each run once at a small size; with them `make test` would pass its 25 minutes.
 test-benchmarks: export OMP_NUM_THREADS := 1
