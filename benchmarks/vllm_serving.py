@@ -85,6 +85,7 @@ def by_vllm(folder: Path, videos: list[str]) -> Callable[[int], list[str]]:
         block_size=32,
         enable_prefix_caching=True,
     )
+    tokenizer = llm.get_tokenizer()
     prompt = f"USER: {QUESTION} ASSISTANT:"
     asked = [{"prompt": prompt, "multi_modal_data": {"video": video}} for video in videos]
 
@@ -92,7 +93,8 @@ def by_vllm(folder: Path, videos: list[str]) -> Callable[[int], list[str]]:
         llm.reset_prefix_cache()
         llm.reset_mm_cache()
         greedy = SamplingParams(temperature=0, max_tokens=length, min_tokens=length)
-        return [got.outputs[0].text.strip() for got in llm.generate(asked, greedy, use_tqdm=False)]
+        tokens = [got.outputs[0].token_ids for got in llm.generate(asked, greedy, use_tqdm=False)]
+        return [tokenizer.decode(one, skip_special_tokens=True).strip() for one in tokens]  # as the pipeline does
 
     return answer
 

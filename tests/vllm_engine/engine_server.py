@@ -53,6 +53,7 @@ def address(model, tmp_path_factory):
         "model",
     ]
     words += ["--enforce-eager", "--dtype", "float32", "--max-model-len", "512", "--max-num-seqs", "16"]
+    words += ["--trust-request-mm-kwargs"]  # else a request may not say which moment is meant
     log = tmp_path_factory.mktemp("log") / "server.log"
     environment = {**os.environ, "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     with log.open("w") as output:
