@@ -2,6 +2,7 @@
 #   make demo [VIDEO=clip.mp4]    make test    make test-real    make test-latest    make test-lowest
 #   make test-wheel    make test-extras [EXTRAS="train eval"]    make test-sdist    make matrix    make clean
 #   make test-benchmarks    make test-torchao    make test-vllm [TESTS="-k chat"]    make test-app
+#   make test-arm [PROCESSOR=neoverse-v1]
 #   PYTHON=python3.12 chooses the interpreter of a new .venv
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 
 REAL := .cache/real
 
-.PHONY: demo matrix test test-app test-benchmarks test-extras test-latest test-lowest test-real test-sdist test-torchao test-vllm test-wheel clean
+.PHONY: demo matrix test test-app test-arm test-benchmarks test-extras test-latest test-lowest test-real test-sdist test-torchao test-vllm test-wheel clean
 
 demo: $(INSTALLED)
 	$(BIN)/hmba demo $(if $(VIDEO),--video "$(VIDEO)")
@@ -50,6 +51,10 @@ test-torchao: export PYTHONPATH := .cache/torchao
 test-torchao: $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --upgrade --no-deps --target .cache/torchao torchao==0.18.0
 	$(BIN)/python -m pytest tests/test_quantisation.py
+
+# The CPU kernels on an emulated Arm processor; it needs Debian's tools and downloads 300 MB once.
+test-arm: $(INSTALLED)
+	$(BIN)/python tests/arm/run.py $(if $(PROCESSOR),--processor $(PROCESSOR))
 
 # The newest release of everything, on each Python of this machine; pip may download gigabytes.
 test-latest:

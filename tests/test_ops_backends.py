@@ -162,6 +162,20 @@ def test_all_backends_are_shown_with_the_reason_for_those_left_out(imported, mon
     assert "there is no such backend" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("machine, is_arm", [("arm64", True), ("aarch64", True), ("x86_64", False)])
+def test_users_of_arm_read_that_its_kernel_was_emulated_or_why_it_is_not_usable(
+    imported, monkeypatch, machine, is_arm
+):
+    monkeypatch.setattr(ops_backends.platform, "machine", lambda: machine)
+    monkeypatch.setattr(ops_backends, "_try", lambda loaded, device, dtype: None)
+    imported("cpu", object)
+    assert ("tested under emulation" in ops_backends.describe_backends()) == is_arm
+    ops_backends._loaded.clear()
+    imported("cpu", fail(ImportError("no Numba for this processor")))
+    shown = ops_backends.describe_backends()
+    assert "Not usable: ImportError: no Numba for this processor." in shown and "emulation" not in shown
+
+
 @pytest.fixture
 def a_cuda_device(monkeypatch):
     """Let the choice believe in a GPU, and run what it chooses on the CPU."""

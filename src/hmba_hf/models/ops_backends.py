@@ -4,6 +4,7 @@ import importlib.util
 import logging
 import math
 import os
+import platform
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
@@ -36,6 +37,7 @@ INSTALL = {
     "kernels": "pip install kernels",
 }
 PACKAGES = {"cpu": "numba", "triton": "triton"}
+ARM = ("aarch64", "arm64")  # as Linux and macOS name it
 
 
 class FusedKernels(NamedTuple):
@@ -234,5 +236,7 @@ def describe_backends() -> str:
         needs_loading = name not in ("portable", "reference", "hub") or name == "hub" == forced
         if needs_loading and isinstance(_load(name), Unavailable):
             line += f" Not usable: {_load(name)}."
+        elif name == "cpu" and platform.machine() in ARM:
+            line += " On Arm it has been tested under emulation, and its speed is not known."
         lines.append(line)
     return "\n".join([*lines, describe_linear_backend()])
