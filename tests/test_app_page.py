@@ -10,6 +10,11 @@ import os
 import platform
 import re
 import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -337,3 +342,23 @@ def test_a_drive_that_cannot_be_read_is_a_sentence(visit, tmp_path):
     page.click("button[role=tab]:has-text('Stream')")
     page.click("#start")
     page.wait_for_selector("#stream-problem:has-text('A clip must be chosen or uploaded first, got none')")
+
+
+def test_the_command_opens_its_page_on_this_machine_alone(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "hmba_hf", "app", "--port", str(port)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        while True:
+            assert process.poll() is None, process.communicate()
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/config") as opened:
+                    shown = opened.read().decode()
+                break
+            except urllib.error.URLError:
+                time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        printed = "".join(process.communicate(timeout=60))
+    assert "micro_tuned" in shown and DISCLAIMER in shown
+    assert f"the page is at http://127.0.0.1:{port}\n" in printed and "Traceback" not in printed

@@ -32,6 +32,7 @@ _STYLE = """
 .screen figcaption { position: absolute; bottom: 0; left: 0; right: 0; padding: .5rem .8rem; text-align: center;
   font-size: 1.1rem; color: #fff; background: rgba(0, 0, 0, .7); }
 #answers table { width: 100%; border: 0 !important; }
+#answers tr { border: 0 !important; }
 #answers :is(td, th) { padding: .3rem .8rem .3rem 0; border: 0 !important; text-align: left; }
 #answers td { border-bottom: 1px solid #d8dbe0 !important; }
 #answers td:first-child { white-space: nowrap; vertical-align: top; }
