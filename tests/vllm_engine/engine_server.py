@@ -13,7 +13,6 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import pytest
 from tiny_engines import LENGTH, pipeline_answers, save_model, save_videos, sixteen_requests
-from transformers import AutoTokenizer
 
 SECONDS_TO_START = 2400
 OPENER = build_opener(ProxyHandler({}))  # straight to this machine
@@ -80,15 +79,15 @@ def wait_for(url, server, log):
 
 def post(address, content, **options):
     body = {"model": "model", "messages": [{"role": "user", "content": content}], "temperature": 0, **options}
-    body |= {"max_tokens": LENGTH, "min_tokens": LENGTH}
+    # Tokens, since vLLM leaves out of the text what ends amid the bytes of a character.
+    body |= {"max_tokens": LENGTH, "min_tokens": LENGTH, "return_token_ids": True}
     request = Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
     with OPENER.open(request, timeout=600) as response:
-        return json.load(response)["choices"][0]["message"]["content"]
+        return json.load(response)["choices"][0]["token_ids"]
 
 
 def test_a_chat_completion_with_a_video_url_is_the_answer_of_the_pipeline(address, model, asked):
-    (answer,) = pipeline_answers(model, [asked])
-    wanted = AutoTokenizer.from_pretrained(model).decode(answer, skip_special_tokens=True)
+    (wanted,) = pipeline_answers(model, [asked])
     data = base64.b64encode(Path(asked.videos[0]).read_bytes()).decode()
     video = {"type": "video_url", "video_url": {"url": f"data:video/mp4;base64,{data}"}}
     question = {"type": "text", "text": asked.text}
