@@ -11,6 +11,7 @@ from PIL import Image
 from transformers import AutoProcessor, pipeline
 
 from documented import ROOT
+from hmba_hf import HMBAVLMProcessor
 from hmba_hf.app.asking import Asker, attention_maps, seen_picture
 from hmba_hf.app.clips import clip_seconds, read_frames
 from hmba_hf.app.html import frames_html
@@ -22,8 +23,10 @@ from hmba_hf.commands.app import is_finished_demo, list_clips, open_page, worth_
 from hmba_hf.commands.demo import DISCLAIMER, TUNED, write_held_out_clips
 from hmba_hf.families import load_model
 from hmba_hf.visualization import draw_attention
+from tiny_hmba_vlm import model_on
 from tiny_models import lively_model
 from tiny_processors import tiny_processor
+from tiny_vlm_bases import tiny_vlm
 
 QUESTION = "Which object is at the highest risk for the ego car?"
 LIMITS = PageLimits(max_new_tokens=48)
@@ -51,6 +54,21 @@ def test_an_answer_is_that_of_the_pipeline_at_that_moment(asker, asked, clips):
     assert (asked.answer.text, asked.answer.objects) == (expected["generated_text"], expected["objects"])
     assert asked.question == QUESTION and asked.frames.times == [0.0, 0.5, 1.0, 1.5, 2.0]
     assert "[" in asked.answer.text and "[" not in asked.answer.words
+
+
+def test_a_model_on_a_vision_language_model_is_asked_and_its_words_are_without_boxes_of_its_dialect(
+    clips, monkeypatch
+):
+    vlm = tiny_vlm("qwen3_vl")
+    asker = Asker(
+        model_on(vlm), HMBAVLMProcessor(vlm.processor, boxes_dialect="thousand"), PageLimits(max_new_tokens=4)
+    )
+    asked = asker.ask(clips[0], 2.0, QUESTION)
+    assert set(asked.shares) and sum(asked.shares.values()) == pytest.approx(1, abs=1e-3)
+    boxes = '[{"bbox_2d": [100, 200, 300, 400], "label": "the yellow car"}]'
+    found = {"generated_text": f"The yellow car. {boxes}", "objects": []}
+    monkeypatch.setattr(asker, "_pipeline", lambda **inputs: [found])
+    assert asker.ask(clips[0], 2.0, QUESTION).answer.words.strip() == "The yellow car."
 
 
 def test_the_comparison_reads_the_current_frame_alone(asker, asked, clips):

@@ -1,6 +1,5 @@
 """Ask a model about a moment of a clip: the answer, what was read, where the query looked, and one frame alone."""
 
-import re
 import threading
 from collections.abc import Mapping, Sequence
 from math import isqrt
@@ -23,7 +22,7 @@ class Answer(NamedTuple):
 
     Attributes:
         text: as it was written.
-        words: the text without boxes.
+        words: the text without boxes, which are drawn instead.
         objects: labels and boxes in pixels of the frame.
         picture: the current frame with the boxes.
     """
@@ -114,23 +113,15 @@ class Asker:
             video_metadata=[{"timestamps": list(frames.times)}],
             max_new_tokens=self.limits.max_new_tokens,
         )
-        return draw_found(frames.pictures[-1], found)
-
-
-def draw_found(frame: Image.Image, found: Mapping[str, Any]) -> Answer:
-    """Return an answer of a pipeline or of a stream with its picture."""
-    text = found["generated_text"]
-    return Answer(text, without_boxes(text), found["objects"], draw_large(frame, found["objects"]))
+        frame = frames.pictures[-1]
+        text = found["generated_text"]
+        words = self.processor.strip_boxes(text)
+        return Answer(text, words, found["objects"], draw_large(frame, found["objects"]))
 
 
 def draw_large(frame: Image.Image, objects: Sequence[Mapping[str, Any]]) -> Image.Image:
     """Draw boxes on a frame, which is enlarged if its labels would cover it."""
     return draw_boxes(frame, objects, max(1.0, SIDE / max(frame.size)))
-
-
-def without_boxes(text: str) -> str:
-    """Return an answer without its boxes, which are drawn instead."""
-    return re.sub(r"\[[\d.,;]+\]", "", text)
 
 
 def attention_maps(model: Any, processor: Any, pictures: Sequence[Image.Image]) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from .asking import Asker, without_boxes
+from .asking import Asker
 from .html import screen_html, table_html
 from .problems import in_words
 from .uploads import takes_uploads_only
@@ -156,7 +156,7 @@ def _beginning(watcher: Watcher) -> Screen:
 
 def _seen(shown: Shown, watcher: Watcher) -> Screen:
     picture = screen_html(shown.picture, shown.subtitle, f"the drive at {shown.seconds:.1f} s")
-    rows = [(f"{record['timestamp']:.2f} s", without_boxes(record["answer"])) for record in watcher.records]
+    rows = [(f"{record['timestamp']:.2f} s", watcher.strip_boxes(record["answer"])) for record in watcher.records]
     answers = table_html(("time", "answer"), rows[:-16:-1])
     return _all_kept()._replace(
         picture=picture, status=escape(shown.status), answers=answers, problem="", watcher=watcher

@@ -14,7 +14,7 @@ from ..models.decoding_streams import iter_frames
 from ..streaming import FrameError, TimeJump, VideoStream
 from ..streaming.annotated import AnnotatedVideo
 from ..visualization import draw_moment
-from .asking import Asker, draw_large, without_boxes
+from .asking import Asker, draw_large
 from .clips import open_clip
 from .records import write_records
 
@@ -102,7 +102,7 @@ class Watcher:
             if found is not None:
                 self._keep(found)
             objects = [] if self._last is None else self._last["objects"]
-            subtitle = "" if self._last is None else without_boxes(self._last["answer"])
+            subtitle = "" if self._last is None else self.strip_boxes(self._last["answer"])
             self._video.write(draw_moment(frame, seconds, subtitle, objects), seconds)
             self._shown.append(time.monotonic())
             return Shown(draw_large(frame, objects), seconds, subtitle, self._status(seconds))
@@ -117,6 +117,11 @@ class Watcher:
         if self.records:
             as_json, as_csv = write_records(self._folder, list(self.records), "stream")
         return Files(None if self._video.is_empty else self._path, as_json, as_csv)
+
+    def strip_boxes(self, text: str) -> str:
+        """Return an answer without its boxes, which are drawn instead."""
+        words: str = self._asker.processor.strip_boxes(text)
+        return words
 
     def _push(self, seconds: float, frame: Image.Image) -> None:
         try:

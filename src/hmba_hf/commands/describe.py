@@ -5,7 +5,6 @@
 The picture shows the current frame with the boxes of the answer, and below it the earlier frames of the clip.
 """
 
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,10 +96,10 @@ def describe(
     (answer,) = pipe(videos=frames, text=question, generate_kwargs={"max_new_tokens": max_new_tokens})
     text = answer["generated_text"]
     objects = answer["objects"]
-    without_boxes = re.sub(r"\[[\d.,;]+\]", "", text)  # the boxes are drawn instead
+    words = pipe.processor.strip_boxes(text)  # the boxes are drawn instead
     pictures = [Image.fromarray(frame) for frame in frames]
     name = family_of(pipe.model.config).name
-    page = draw_answer(pictures, metadata.timestamps, question, without_boxes, objects, name=name)
+    page = draw_answer(pictures, metadata.timestamps, question, words, objects, name=name)
     return Description(text, objects, metadata.timestamps, page)
 
 

@@ -16,7 +16,6 @@ source, or every frame of it, cannot be read.
 
 import argparse
 import json
-import re
 import signal
 import statistics
 import sys
@@ -129,13 +128,13 @@ class Stages:
         return "\n".join(rows)
 
 
-def show(moment: Moment, answer: dict[str, Any] | None) -> Image.Image:
+def show(moment: Moment, answer: dict[str, Any] | None, strip_boxes: Callable[[str], str]) -> Image.Image:
     """Draw the last answer's boxes, and its text below the picture."""
     objects = []
     text = ""
     if answer is not None:
         objects = answer["objects"]
-        text = re.sub(r"\[[\d.,;]+\]", "", answer["generated_text"])
+        text = strip_boxes(answer["generated_text"])
     assert isinstance(moment.frame, Image.Image)  # a broken one has been mended
     return draw_moment(moment.frame, moment.seconds, text, objects)
 
@@ -223,7 +222,7 @@ def watch(
                         answers.flush()
                         tqdm.write(f"{answer['timestamp']:8.2f} s  {answer['generated_text']}")
                 with stages.measure("write"):
-                    video.write(show(moment, answer), moment.seconds)
+                    video.write(show(moment, answer, stream.processor.strip_boxes), moment.seconds)
                 bar.update()
                 bar.set_postfix(stages.line(bar.n))
         finally:
