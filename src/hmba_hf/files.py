@@ -4,7 +4,6 @@ import codecs
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,23 +79,14 @@ def parse_json(text: bytes | str) -> Any:
     """Read a JSON value.
 
     Raises:
-        ValueError: if it is malformed, not in UTF-8, nested too deeply, has a name twice in an object, or a whole
-            number that no float holds.
+        ValueError: if it is malformed, not in UTF-8, nested too deeply, or has a name twice in an object.
     """
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
-        return json.loads(text, object_pairs_hook=_with_names_once, parse_int=_whole_number)
+        return json.loads(text, object_pairs_hook=_with_names_once)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-
-
-def _whole_number(digits: str) -> int:
-    """Return a whole number; whoever reads it may take it for a float."""
-    number = int(digits)
-    if abs(number) > sys.float_info.max:
-        raise ValueError(f"a number in it must be one that a float holds, got one of {len(digits)} digits")
-    return number
 
 
 def _with_names_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
