@@ -1,7 +1,7 @@
 # `make demo` and `make test` set themselves up: they build .venv from pyproject.toml and constraints.txt on first use.
 #   make demo [VIDEO=clip.mp4]    make test    make test-real    make test-latest    make test-lowest
 #   make test-wheel    make test-extras [EXTRAS="train eval"]    make test-sdist    make matrix    make clean
-#   make test-benchmarks    make test-torchao    make test-vllm [TESTS="-k chat"]    make test-app
+#   make test-long    make test-torchao    make test-vllm [TESTS="-k chat"]    make test-app
 #   make test-arm [PROCESSOR=neoverse-v1]
 #   PYTHON=python3.12 chooses the interpreter of a new .venv
 
@@ -12,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 
 REAL := .cache/real
 
-.PHONY: demo matrix test test-app test-arm test-benchmarks test-extras test-latest test-lowest test-real test-sdist test-torchao test-vllm test-wheel clean
+.PHONY: demo matrix test test-app test-arm test-long test-extras test-latest test-lowest test-real test-sdist test-torchao test-vllm test-wheel clean
 
 demo: $(INSTALLED)
 	$(BIN)/hmba demo $(if $(VIDEO),--video "$(VIDEO)")
@@ -23,12 +23,12 @@ test: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 3 --dist worksteal --ignore tests/test_benchmarks.py
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not long"
 
-# The programs in benchmarks/, each run once at a small size; with them `make test` would pass its 25 minutes.
-test-benchmarks: export OMP_NUM_THREADS := 1
-test-benchmarks: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist worksteal tests/test_benchmarks.py
+# The tests marked long, those of the programs in benchmarks/ among them: with them `make test` would pass its 25 minutes.
+test-long: export OMP_NUM_THREADS := 1
+test-long: $(INSTALLED)
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m long
 
 # The live page in headless Chromium, Debian's package chromium; TESTS="-k boxes" chooses tests.
 test-app: export OMP_NUM_THREADS := 1

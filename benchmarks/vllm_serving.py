@@ -39,8 +39,8 @@ from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig  # noqa:
 
 try:
     from vllm import LLM, SamplingParams
-except ImportError as missing:
-    raise ImportError("this benchmark needs `pip install vllm`") from missing
+except ImportError:
+    LLM = None
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "vllm_engine"))
 from tiny_engines import save_model  # noqa: E402
@@ -107,6 +107,8 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[32, 128], help="of answers, in tokens")
     parser.add_argument("--turns", type=int, default=3, help="of each")
     options = parser.parse_args()
+    if LLM is None:
+        raise ImportError("this benchmark needs `pip install vllm`")
     rows = []
     results = {}
     with tempfile.TemporaryDirectory() as scratch:

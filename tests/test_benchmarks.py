@@ -12,6 +12,7 @@ from documented import PROGRAMS, SMALL, name_of, split_program
 from hmba_hf.models.configuration_videomamba import SCAN_TYPES
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+pytestmark = pytest.mark.long
 
 
 def run(*words):

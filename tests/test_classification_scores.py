@@ -77,6 +77,7 @@ def test_a_card_and_a_table_show_the_scores():
         ({"answer": ["run"]}, "record a: a class must be an object, got 'run'"),
         ({"answer": [{"class": 0, "label": "run"}]}, "must be an object with 'score'"),
         ({"answer": [{"class": 0, "label": "run", "score": float("nan")}]}, "a score must be finite"),
+        ({"answer": [{"class": 0, "label": "run", "score": 10**400}]}, "a score must be finite"),
         ({"answer": RECORDS[0]["answer"][::-1]}, "classes must be in the order of their scores"),
         ({"answer": RECORDS[0]["answer"][:1] * 2}, "record a: answer must hold each class once, got . more than once"),
         ({"reference": "run"}, "record a: reference must be"),

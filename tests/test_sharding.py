@@ -44,6 +44,7 @@ def train(config, module, folder, *words):
     return json.loads((folder / "history.json").read_text())["loss"], done.stdout
 
 
+@pytest.mark.long
 def test_masked_pretraining_under_fsdp_is_that_of_one_process_and_resumes(tmp_path):
     student = save_student(tmp_path / "student")
     teacher = save_teacher(tmp_path / "teacher")
@@ -62,6 +63,7 @@ def test_masked_pretraining_under_fsdp_is_that_of_one_process_and_resumes(tmp_pa
     assert all(torch.equal(weights[name], value) for name, value in load_file(again / "model.safetensors").items())
 
 
+@pytest.mark.long
 def test_retrieval_under_fsdp_is_that_of_whole_models(tmp_path):
     torch.manual_seed(0)
     tiny_retrieval().save_pretrained(tmp_path / "base")

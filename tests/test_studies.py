@@ -85,6 +85,7 @@ def test_adapters_memory_is_that_of_its_results_at_least(tmp_path):
     assert 2**14 < adapter_memory(tmp_path) < 2**28
 
 
+@pytest.mark.long
 def test_every_study_runs_from_training_to_table_and_plot(ablate, tmp_path, capsys, monkeypatch):
     """One variant besides the paper preset for each study, one step, two clips: enough to go all the way."""
     few = {}

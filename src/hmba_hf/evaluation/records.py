@@ -1,5 +1,6 @@
 """Files of predictions, one record a line."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,12 @@ def task_of(record: Record) -> Any:
         ValueError: if it is of none.
     """
     return find_task(record.get("task") or TASK_OF_VERSION_0_1)
+
+
+def is_number(value: Any) -> bool:
+    """Tell a number that a float holds from everything else that JSON may have, such as `true` or `NaN`."""
+    limit = sys.float_info.max
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -limit <= value <= limit
 
 
 def are_texts(value: Any) -> bool:

@@ -1,10 +1,9 @@
 """Records of answers: all that scoring them needs, as plain values."""
 
-import sys
 from typing import Any
 
 from ...data.samples import BDDX_PARTS, BDDX_QUESTION, BOX_MARKER, Sample, check_box
-from ...evaluation.records import are_texts
+from ...evaluation.records import are_texts, is_number
 from ...evaluation.task import Record
 from ...files import check_fields
 from .boxes import RecordedBoxes, answer_boxes, box_reading
@@ -50,12 +49,12 @@ def check_record(record: Record) -> None:
             fields[key] = (list, type(None))
     check_fields(record, name, **fields)
     for box in [*(record.get("boxes") or ()), *(record.get("others") or ())]:
-        if not isinstance(box, list) or not all(map(_is_number, box)):
+        if not isinstance(box, list) or not all(map(is_number, box)):
             raise ValueError(f"{name}: a box must be [x1, y1, x2, y2], got {box!r}")
         check_box(box, record["id"])
     for key in ("size", "resized_size"):
         size = record.get(key)
-        if size is not None and not (len(size) == 2 and all(map(_is_number, size)) and min(size) >= 1):
+        if size is not None and not (len(size) == 2 and all(map(is_number, size)) and min(size) >= 1):
             raise ValueError(f"{name}: {key} must be [height, width] of at least one pixel, got {size!r}")
     if record.get("boxes"):
         try:
@@ -65,12 +64,6 @@ def check_record(record: Record) -> None:
     parts = record.get("parts")
     if parts is not None and not are_texts(parts):
         raise ValueError(f"{name}: parts must be a list of texts, got {parts!r}")
-
-
-def _is_number(value: Any) -> bool:
-    """Tell a number that a float holds from everything else that JSON may have, such as `true` or `NaN`."""
-    limit = sys.float_info.max
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and -limit <= value <= limit
 
 
 def caption_parts(record: Record) -> dict[str, tuple[str, str]]:

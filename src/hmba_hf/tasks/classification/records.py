@@ -1,9 +1,9 @@
 """Records of classes: all that scoring them needs, as plain values."""
 
-import math
 from typing import Any
 
 from ...data.actions.samples import ActionSample
+from ...evaluation.records import is_number
 from ...evaluation.task import Record
 from ...files import check_fields
 from .encoding import Classified
@@ -93,7 +93,7 @@ def _check_classes(classes: list[Any], name: str, part: str, kind: type) -> None
             raise ValueError(f"{name}: a class must be an object, got {item!r}")
         kinds: Any = {"class": kind, "label": str, "score": (int, float)}
         check_fields(item, f"{name}, {part}", **kinds)
-        if not math.isfinite(item["score"]):
+        if not is_number(item["score"]):
             raise ValueError(f"{name}: a score must be finite, got {item['score']!r}")
     numbers = [item["class"] for item in classes]
     if doubled := [number for number in numbers if numbers.count(number) > 1]:
