@@ -81,6 +81,7 @@ def run_under_kills(folder, script, *words):
     return folder / "undisturbed", [path for path in folder.glob("killed-*") if path.is_dir()]
 
 
+@pytest.mark.long
 def test_training_that_is_killed_ten_times_ends_as_if_it_had_not_been(stored_model, tmp_path):
     words = ["--model", stored_model, "--learns", "adapter", "projector", "lora", "--lora_dropout", 0.1]
     words += [*FAST, "--logging_steps", 2, "--max_train_samples", 14, "--per_device_train_batch_size", 2]
@@ -98,6 +99,7 @@ def test_training_that_is_killed_ten_times_ends_as_if_it_had_not_been(stored_mod
         assert_same_weights(folder, undisturbed)
 
 
+@pytest.mark.long
 def test_caching_that_is_killed_ten_times_ends_as_if_it_had_not_been(base, tmp_path):
     words = ["--model", base, "--use_cpu", "--max_train_samples", 120, "--block_size", 8]
     undisturbed, killed = run_under_kills(tmp_path / "runs", "cache_features.py", *words)

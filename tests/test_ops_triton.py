@@ -49,6 +49,7 @@ def test_the_scan_kernel_equals_the_reference(shape, reverse):
     assert_scans_equal(as_layers_give_them(scan_inputs(*shape, reverse=reverse)), 1e-12)
 
 
+@pytest.mark.long
 def test_a_long_sequence_equals_the_reference():
     assert_scans_equal(scan_inputs(1, 8192, 1, 1), 1e-11)
 

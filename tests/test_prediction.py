@@ -423,6 +423,7 @@ def test_the_commit_of_a_hub_dataset_is_read_from_its_cache():
 
 
 @pytest.mark.timeout(600)
+@pytest.mark.long
 def test_killed_at_random_moments_ten_times_the_result_is_that_of_an_undisturbed_run(checkpoint, tmp_path):
     command = [sys.executable, Path(__file__).parent / "killed_predictions.py", checkpoint, tmp_path]
     done = subprocess.run([*map(str, command)], capture_output=True, text=True)
