@@ -2,9 +2,11 @@
 
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from packaging.requirements import Requirement
 from PIL import Image
@@ -12,10 +14,12 @@ from transformers import AutoProcessor, pipeline
 
 from documented import ROOT
 from hmba_hf import HMBAVLMProcessor
-from hmba_hf.app.asking import Asker, attention_maps, seen_picture
+from hmba_hf.app.ask_tab import _said_of
+from hmba_hf.app.asking import Asker
 from hmba_hf.app.clips import clip_seconds, read_frames
 from hmba_hf.app.html import frames_html
 from hmba_hf.app.limits import PageLimits
+from hmba_hf.app.looking import patch_grid, read_attention, seen_picture
 from hmba_hf.app.problems import in_words
 from hmba_hf.app.records import write_records
 from hmba_hf.app.visits import Visits
@@ -26,7 +30,7 @@ from hmba_hf.visualization import draw_attention
 from tiny_hmba_vlm import model_on
 from tiny_models import lively_model
 from tiny_processors import tiny_processor
-from tiny_vlm_bases import tiny_vlm
+from tiny_vlm_bases import noisy_picture, tiny_vlm
 
 QUESTION = "Which object is at the highest risk for the ego car?"
 LIMITS = PageLimits(max_new_tokens=48)
@@ -64,7 +68,7 @@ def test_a_model_on_a_vision_language_model_is_asked_and_its_words_are_without_b
         model_on(vlm), HMBAVLMProcessor(vlm.processor, boxes_dialect="thousand"), PageLimits(max_new_tokens=4)
     )
     asked = asker.ask(clips[0], 2.0, QUESTION)
-    assert set(asked.shares) and sum(asked.shares.values()) == pytest.approx(1, abs=1e-3)
+    assert sum(asked.attention.shares.values()) == pytest.approx(1, abs=1e-3)
     boxes = '[{"bbox_2d": [100, 200, 300, 400], "label": "the yellow car"}]'
     found = {"generated_text": f"The yellow car. {boxes}", "objects": []}
     monkeypatch.setattr(asker, "_pipeline", lambda **inputs: [found])
@@ -90,8 +94,8 @@ def test_boxes_are_drawn_where_the_answer_says(asked):
 
 def test_attention_is_over_all_contexts_and_changes_with_the_frames(asker, clips):
     frames = read_frames(clips[0], 2.0, LIMITS, 5)
-    maps = attention_maps(asker.model, asker.processor, frames.pictures)
-    others = attention_maps(asker.model, asker.processor, read_frames(clips[1], 1.0, LIMITS, 5).pictures)
+    maps = read_attention(asker.model, asker.processor, frames.pictures).maps
+    others = read_attention(asker.model, asker.processor, read_frames(clips[1], 1.0, LIMITS, 5).pictures).maps
     assert len(maps) == 6 and sum(weights.sum() for weights in maps.values()) == pytest.approx(1, abs=1e-3)
     assert {weights.shape for weights in maps.values()} == {(1, 1), (8, 8)}
     changes = [np.abs(weights - others[name]).max() for name, weights in maps.items()]
@@ -102,15 +106,77 @@ def test_attention_is_that_of_the_model_for_the_same_clip(asker, clips):
     frames = read_frames(clips[0], 2.0, LIMITS, 5)
     pixels = asker.processor.video_processor(clips[0], timestamp=2.0, return_tensors="pt")["pixel_values_videos"]
     expected = asker.model.get_video_features(pixels, output_attentions=True).adapter_attentions
-    for name, weights in attention_maps(asker.model, asker.processor, frames.pictures).items():
+    for name, weights in read_attention(asker.model, asker.processor, frames.pictures).maps.items():
         np.testing.assert_allclose(weights.ravel(), expected[name][0].mean((0, 1)).detach(), atol=1e-5)
 
 
 def test_an_adapter_without_a_query_has_no_attention_to_show(tmp_path):
     pictures = [Image.new("RGB", (40, 20), shade) for shade in ("red", "blue")]
-    assert attention_maps(lively_model(fusion="add"), tiny_processor(), pictures) == {}
+    assert read_attention(lively_model(fusion="add"), tiny_processor(), pictures) == ({}, "")
     with pytest.raises(ValueError, match="the attention must be to some context, got none"):
         draw_attention(pictures[0], {})
+
+
+@pytest.fixture(scope="module", params=["qwen3_vl", "glm46v", "internvl", "gemma3", "mistral3"])
+def on_a_base(request):
+    """A model on a vision-language model that sees the frame as one whole picture, and its processor."""
+    vlm = tiny_vlm(request.param)
+    return model_on(vlm), HMBAVLMProcessor(vlm.processor)
+
+
+def rows_of(on_a_base, pixels):
+    model, processor = on_a_base
+    with torch.no_grad():
+        return torch.cat(model.get_frame_features(**processor.frame_inputs([Image.fromarray(pixels)])))
+
+
+@pytest.mark.parametrize("shape", [(48, 64, 3), (64, 48, 3)])
+def test_the_patches_of_a_base_lie_where_a_change_of_the_frame_changes_them_most(on_a_base, shape):
+    grey = np.full(shape, 128, np.uint8)
+    before = rows_of(on_a_base, grey)
+    rows, columns = patch_grid(*on_a_base, Image.fromarray(grey), len(before))
+    assert min(rows, columns) > 1
+    tall, wide = shape[0] // rows, shape[1] // columns
+    for place in range(len(before)):
+        row, column = divmod(place, columns)
+        pixels = grey.copy()
+        pixels[row * tall : (row + 1) * tall, column * wide : (column + 1) * wide] = 255
+        changes = (rows_of(on_a_base, pixels) - before).norm(dim=-1)
+        assert int(changes.argmax()) == place
+
+
+def test_attention_on_a_base_is_that_of_its_adapter_over_the_grid_of_the_frame(on_a_base):
+    model, processor = on_a_base
+    pictures = [noisy_picture((64, 48), shade) for shade in range(3)]
+    features = torch.stack([rows_of(on_a_base, np.asarray(picture)) for picture in pictures])
+    expected = model.adapt_frame_features(features[None]).adapter_attentions
+    found = read_attention(model, processor, pictures)
+    grid = patch_grid(model, processor, pictures[-1], features.shape[1])
+    assert found.problem == "" and {weights.shape for weights in found.maps.values()} == {(1, 1), grid}
+    for name, weights in found.maps.items():
+        np.testing.assert_allclose(weights.ravel(), expected[name][0].mean((0, 1)).detach(), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("base", "reason"),
+    [
+        ("llava", "The base must see all of a frame of .48, 64., got .*, which crops it"),
+        ("llava_onevision", "The base must resize a frame of .48, 64. as one picture, got pieces"),
+        ("lfm2_vl", "The base must tell to which size it resizes a frame, .* got patches alone"),
+    ],
+)
+def test_a_base_whose_patches_lie_anyhow_shows_shares_and_says_why_in_a_line(base, reason):
+    vlm = tiny_vlm(base)
+    found = read_attention(model_on(vlm), HMBAVLMProcessor(vlm.processor), [noisy_picture((64, 48), 0)] * 2)
+    assert re.fullmatch(reason + ".*", found.problem) and "\n" not in found.problem
+    assert {weights.shape for weights in found.maps.values()} == {(1, 1)}
+    assert sum(found.shares.values()) == pytest.approx(1, abs=1e-3)
+    assert len(re.findall("^- .*%$", _said_of(found), re.MULTILINE)) == len(found.maps)
+
+
+def test_patches_that_fill_no_grid_are_refused(asker):
+    with pytest.raises(ValueError, match="patches must fill a picture of .* as squares, got 17"):
+        patch_grid(asker.model, asker.processor, Image.new("RGB", (8, 8)), 17)
 
 
 def test_the_brightest_patch_is_where_most_attention_goes():
@@ -231,7 +297,7 @@ def test_the_space_has_the_gradio_that_was_measured_and_installs_the_extra():
     space = ROOT / "examples" / "space"
     header = yaml.safe_load((space / "README.md").read_text().split("---")[1])
     assert header["sdk"] == "gradio" and (space / header["app_file"]).is_file()
-    assert f'"gradio=={header["sdk_version"]}"' in (ROOT / "tests" / "app" / "run.py").read_text()
+    assert f'"gradio=={header["sdk_version"]}"' in (ROOT / "tests" / "app" / "measured.py").read_text()
     assert len(header["short_description"]) <= 60, "the Hub refuses longer ones"
     (wanted,) = map(Requirement, (space / "requirements.txt").read_text().split("\n")[:1])
     assert wanted.name == "hmba-hf" and wanted.extras == {"app", "cpu"}

@@ -3,23 +3,22 @@
     make test-app                              # installs, and runs
     make test-app TESTS="-k boxes"             # with other words for pytest
 
-Builds `.cache/app`. Gradio wants Pillow below the one of constraints.txt, so it has an environment of its own. The
-browser is Chromium, Debian's package `chromium`; `HMBA_CHROMIUM` names another one.
+Builds `.cache/app`, an environment of its own, with the versions of measured.py. The browser is Chromium, Debian's
+package `chromium`; `HMBA_CHROMIUM` names another one.
 """
 
 import os
-import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from measured import constraints_beside_gradio
+
 ROOT = Path(__file__).parents[2]
 PLACE = ROOT / ".cache" / "app"
 PYTHON = PLACE / "bin" / "python"
 INSTALLED = PLACE / "installed.txt"
-# What was measured, beside constraints.txt.
-MEASURED = ("gradio==6.31.0", "pillow==12.3.0", "playwright==1.65.2")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 RESULTS = ROOT / "benchmarks" / "results" / "live_page.md"
 
@@ -35,8 +34,7 @@ def find_browser() -> str:
 
 def build() -> None:
     """Build the environment, unless it is there with the same requirements."""
-    constraints = (ROOT / "constraints.txt").read_text("utf-8")
-    wanted = re.sub(r"^pillow==.*\n", "", constraints, flags=re.MULTILINE) + "\n".join(MEASURED)
+    wanted = constraints_beside_gradio()
     project = (ROOT / "pyproject.toml").read_text("utf-8")
     if INSTALLED.is_file() and INSTALLED.read_text("utf-8") == wanted + project:
         return

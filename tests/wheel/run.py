@@ -23,13 +23,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 PLACE = ROOT / ".cache" / "wheel"
-EXTRAS = ("cpu", "demo", "eval", "gguf", "qlora", "quantised", "serve", "train", "triton", "all")
+EXTRAS = ("app", "cpu", "demo", "eval", "gguf", "qlora", "quantised", "serve", "train", "triton", "all")
 # What the environment of a developer would lend to one that has to be clean.
 NOT_HANDED_ON = ("PYTHONPATH", "VIRTUAL_ENV", "HF_TOKEN", "HF_ENDPOINT", "HMBA_SCAN_BACKEND", "HMBA_LINEAR_BACKEND")
 SHORT_DEMO = ("--steps", "2", "--clips", "4")
-sys.path[:0] = [str(TESTS / "matrix")]
+sys.path[:0] = [str(TESTS / "matrix"), str(TESTS / "app")]
 
 from environments import uv  # noqa: E402
+from measured import constraints_beside_gradio  # noqa: E402
 
 
 class Failed(Exception):
@@ -66,8 +67,12 @@ class Installed:
         self.folder.mkdir(parents=True)
         uv("venv", "--quiet", "--python", sys.executable, str(self.place / "venv"))
         wanted = f"hmba-hf[{extra}] @ {wheel.as_uri()}" if extra else str(wheel)
-        measured = ["--constraint", str(ROOT / "constraints.txt")]  # `make matrix` tries other versions
-        uv("pip", "install", "--quiet", "--python", self.python, *measured, wanted, folder=self.folder)
+        constraints = ROOT / "constraints.txt"  # `make matrix` tries other versions
+        if extra == "app":
+            constraints = self.place / "constraints.txt"
+            constraints.write_text(constraints_beside_gradio(), "utf-8")
+        words = ["--quiet", "--python", self.python, "--constraint", str(constraints), wanted]
+        uv("pip", "install", *words, folder=self.folder)
 
     def run(self, *words: str | Path, **variables: str) -> str:
         """Run a program of the environment in the empty folder, and return what it prints.
@@ -95,8 +100,8 @@ class Installed:
         return found
 
 
-def steps(installed: Installed, quick: bool) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Yield what is tried in an environment, each with its name; see `--quick`."""
+def steps(installed: Installed, extra: str | None, quick: bool) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield what is tried in an environment with an extra, each with its name; see `--quick`."""
 
     def imports() -> None:
         program = TESTS / "hidden_packages.py"
@@ -136,6 +141,18 @@ for verb in sys.argv[1:]:
         if not (installed.folder / "answer.png").is_file():
             raise Failed("hmba describe has left no picture")
 
+    def open_page() -> None:
+        code = """from pathlib import Path
+from hmba_hf.app.limits import PageLimits
+from hmba_hf.commands.app import open_page
+open_page(None, None, Path(), PageLimits())
+"""
+        installed.run("python", "-c", code)
+
+    def quantise() -> None:
+        words = ["--model", "runs/demo/model", "--video", "runs/demo/held_out_0.mp4", "--max_new_tokens", "2"]
+        installed.run("hmba", "describe", *words, "--quantization", "bnb-4bit")
+
     def push() -> None:
         command = [installed.python, str(TESTS / "wheel" / "hub.py"), str(installed.place)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as hub:
@@ -155,6 +172,10 @@ for verb in sys.argv[1:]:
     yield "convert", convert
     yield "describe", describe
     yield "push", push
+    if extra == "app":
+        yield "page", open_page
+    if extra == "quantised":
+        yield "quantise", quantise
 
 
 def try_wheel(wheel: Path, extra: str | None, quick: bool) -> dict[str, str]:
@@ -165,7 +186,7 @@ def try_wheel(wheel: Path, extra: str | None, quick: bool) -> dict[str, str]:
     except RuntimeError as error:
         return {"install": str(error)}
     outcome["install"] = "ok"
-    for name, step in steps(installed, quick):
+    for name, step in steps(installed, extra, quick):
         try:
             step()
             outcome[name] = "ok"

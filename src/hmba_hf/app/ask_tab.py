@@ -8,6 +8,7 @@ from .asking import Asked, Asker
 from .clips import clip_seconds, read_frames
 from .html import frames_html
 from .limits import PageLimits
+from .looking import Attention
 from .problems import in_words
 from .records import write_records
 from .uploads import takes_uploads_only
@@ -22,6 +23,11 @@ _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"
 _STEPS: dict[str, Any] = {"minimum": 0, "step": 0.05, "buttons": []}
 _PICTURE: dict[str, Any] = {"format": "png", "interactive": False, "buttons": ["fullscreen"]}
 _NO_ATTENTION = "This model's adapter has no attention: it does not fuse by a query."
+_LOOKED = (
+    "The patches of the current frame ask each context, a branch of the adapter at a stride. "
+    "Bright patches were looked at most; all shares sum to 100%."
+)
+_SHARES_ALONE = "There is no map, since it is not known how the patches of this frame lie:"
 
 
 class Choice(NamedTuple):
@@ -162,7 +168,8 @@ def _let_ask(choice: Choice, outcome: Outcome, asker: Asker, visits: Visits) -> 
         except ValueError as error:
             return [in_words(error), *_nothing(records)]
         kept = [*records, asked.record(Path(path).name)][-asker.limits.max_records :]
-        return ["", *_filled(asked, kept, visits.folder(request.session_hash))]
+        drawn = asker.draw_attention(asked)
+        return ["", *_filled(asked, drawn, kept, visits.folder(request.session_hash))]
 
     inputs = [choice.video, choice.moment, choice.question, outcome.records]
     gr.on(
@@ -181,26 +188,30 @@ def _nothing(records: list[Any]) -> Outcome:
     return Outcome(None, "", None, "", "", None, "", records, gr.skip(), gr.skip())
 
 
-def _filled(asked: Asked, records: Sequence[Any], folder: Path) -> Outcome:
+def _filled(asked: Asked, attention: Any, records: Sequence[Any], folder: Path) -> Outcome:
     as_json, as_csv = write_records(folder, records)
-    text = _NO_ATTENTION
-    if asked.attention is not None:
-        text = (
-            "The patches of the current frame ask each context, a branch of the adapter at a stride. "
-            "Bright patches were looked at most; all shares sum to 100%."
-        )
     return Outcome(
         picture=asked.answer.picture,
         answer=f"**At {asked.frames.times[-1]:.2f} s:** {_escaped(asked.answer.words)}",
         alone_picture=asked.alone.picture,
         alone=_escaped(asked.alone.words),
         frames=frames_html(asked.frames.pictures, asked.frames.times),
-        attention=asked.attention,
-        attention_text=text,
+        attention=attention,
+        attention_text=_said_of(asked.attention),
         records=records,
         json=gr.DownloadButton(value=str(as_json), interactive=True),
         csv=gr.DownloadButton(value=str(as_csv), interactive=True),
     )
+
+
+def _said_of(attention: Attention) -> str:
+    """Return the words above the maps of attention."""
+    if not attention.maps:
+        return _NO_ATTENTION
+    if attention.problem:
+        shares = [f"- {_escaped(name.replace('_', ' '))}: {share:.1%}" for name, share in attention.shares.items()]
+        return "\n".join([f"{_SHARES_ALONE} {_escaped(attention.problem)}.", "", *shares])
+    return _LOOKED
 
 
 def _escaped(text: str) -> str:
