@@ -14,7 +14,6 @@ try:
 except ImportError as missing:
     raise ImportError(f"`hmba serve` needs `{install_command('serve')}`") from missing
 
-TOKEN = "HMBA_SERVE_TOKEN"  # noqa: S105 - the name of a variable
 _BACKLOG = 2048
 
 
