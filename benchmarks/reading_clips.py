@@ -2,25 +2,28 @@
 
     git worktree add ../before 9fb78f3
     python benchmarks/reading_clips.py --before ../before --output_dir runs/reading
-    python benchmarks/reading_clips.py --codecs libx264 --keyframes 5 --workers 1 2
+    python benchmarks/reading_clips.py --cores 1 2 --workers 0 1 2 --clips 6
     python benchmarks/reading_clips.py --memory            # of 1,000 files
 
 Draws files of 40 s, 1280 x 720, 25 pictures a second, and reads five frames out of them, half a second apart, that
 end at random times, as RGB of the whole size. Each reader opens the file anew for each clip, as a dataset does, and
-decodes in one thread. All read the same clip in turns; times are of the processor, so that other work on the machine
-counts little. Readers that do not import are left out.
+has a decoding thread for each core. Ours has one for H.264, whatever the cores. All read the same clip in turns; times
+are of the processor, so that other work on the machine counts little. `wall / ours` is the median, over turns, of a
+reader's time on the wall over ours. Readers that do not import are left out.
 
 - `torchcodec`: `VideoDecoder.get_frames_played_at`, in both of its modes.
 - `transformers`: `transformers.video_utils.load_video` with `backend="pyav"`, as its video processors read.
 - `decord`, `OpenCV`: `get_batch`; a seek to each frame.
 
-With workers, a data loader of PyTorch reads all clips of a reader, and the time is that of its processes.
+With workers, a data loader of PyTorch reads all clips of a reader in each turn, and the time is that of its processes.
 """
 
 import argparse
+import gc
 import importlib
 import importlib.util
 import os
+import resource
 import statistics
 import sys
 import tempfile
@@ -28,8 +31,9 @@ import time
 from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -96,9 +100,9 @@ def read_ours(decode: Callable[..., Any], path: str, end: float) -> np.ndarray:
     return frames
 
 
-def read_torchcodec(mode: str, path: str, end: float) -> np.ndarray:
+def read_torchcodec(mode: str, threads: int, path: str, end: float) -> np.ndarray:
     """Read with torchcodec."""
-    decoder = VideoDecoder(path, seek_mode=mode, num_ffmpeg_threads=1, dimension_order="NHWC")
+    decoder = VideoDecoder(path, seek_mode=mode, num_ffmpeg_threads=threads, dimension_order="NHWC")
     frames: np.ndarray = decoder.get_frames_played_at(wanted(end)).data.numpy()
     return frames
 
@@ -109,15 +113,15 @@ def read_transformers(path: str, end: float) -> np.ndarray:
     return frames
 
 
-def read_decord(path: str, end: float) -> np.ndarray:
+def read_decord(threads: int, path: str, end: float) -> np.ndarray:
     """Read with decord."""
-    frames: np.ndarray = decord.VideoReader(path, num_threads=1).get_batch(indices(end)).asnumpy()
+    frames: np.ndarray = decord.VideoReader(path, num_threads=threads).get_batch(indices(end)).asnumpy()
     return frames
 
 
-def read_opencv(path: str, end: float) -> np.ndarray:
+def read_opencv(threads: int, path: str, end: float) -> np.ndarray:
     """Read with OpenCV."""
-    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+    capture = cv2.VideoCapture(path, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, threads])
     frames = []
     for index in indices(end):
         capture.set(cv2.CAP_PROP_POS_FRAMES, index)
@@ -138,19 +142,19 @@ def older_decoder(folder: Path) -> Callable[..., Any]:
     return decode
 
 
-def readers(before: Path | None) -> dict[str, Reader]:
-    """All readers that can be had, by name."""
+def readers(before: Path | None, threads: int) -> dict[str, Reader]:
+    """All readers that can be had, by name; ours and that of transformers count the cores themselves."""
     found: dict[str, Reader] = {OURS: partial(read_ours, decode_frames)}
     if before is not None:
         found[BEFORE] = partial(read_ours, older_decoder(before))
     if VideoDecoder is not None:
-        found |= {f"torchcodec, {mode}": partial(read_torchcodec, mode) for mode in ("exact", "approximate")}
+        found |= {f"torchcodec, {mode}": partial(read_torchcodec, mode, threads) for mode in ("exact", "approximate")}
     found["transformers, PyAV"] = read_transformers
     if decord is not None:
-        found["decord"] = read_decord
+        found["decord"] = partial(read_decord, threads)
     if cv2 is not None:
         cv2.setNumThreads(1)
-        found["OpenCV"] = read_opencv
+        found["OpenCV"] = partial(read_opencv, threads)
     return found
 
 
@@ -169,42 +173,65 @@ class Clips(torch.utils.data.Dataset):
         return torch.from_numpy(self.read(self.path, self.ends[place]))
 
 
-def loaded(read: Reader, path: str, ends: list[float], workers: int) -> float:
-    """Processor's seconds a clip of a data loader and its workers."""
-    start = sum(os.times()[:4])
-    for _ in torch.utils.data.DataLoader(Clips(read, path, ends), batch_size=None, num_workers=workers):
+class Spent(NamedTuple):
+    """Seconds a clip: of the processor, with child processes, and on the wall."""
+
+    processor: float
+    wall: float
+
+
+def timed(read: Callable[[], Any], clips: int) -> tuple[Spent, Any]:
+    """Return the seconds a clip of a call that reads so many, and what it returns."""
+    processor, wall = processor_time(), time.perf_counter()
+    result = read()
+    return Spent((processor_time() - processor) / clips, (time.perf_counter() - wall) / clips), result
+
+
+def processor_time() -> float:
+    """Seconds of this process, and of those that it has started and that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def load(clips: Clips, workers: int) -> None:
+    """Read clips by a data loader."""
+    gc.collect()  # containers that nobody closed: a worker would wait for their decoding threads, which it has not
+    for _ in torch.utils.data.DataLoader(clips, batch_size=None, num_workers=workers):
         pass
-    return (sum(os.times()[:4]) - start) / len(ends)
 
 
 def compare(path: str, ends: list[float], found: dict[str, Reader], workers: int, turns: int) -> list[dict[str, Any]]:
     """Time all readers in turns; a row for each."""
-    times: dict[str, list[float]] = {name: [] for name in found}
+    spent: dict[str, list[Spent]] = {name: [] for name in found}
     differences: dict[str, list[float]] = {name: [] for name in found}
     for end in ends if workers == 0 else ends[:1]:
         clips = {}
         for name, read in found.items():
-            start = time.process_time()
-            clips[name] = read(path, end)
-            times[name].append(time.process_time() - start)
+            took, clips[name] = timed(partial(read, path, end), 1)
+            spent[name].append(took)
         for name, clip in clips.items():
             differences[name].append(float(np.abs(clip.astype(np.int16) - clips[OURS]).mean()))
     if workers:
-        times = {name: [] for name in found}
+        spent = {name: [] for name in found}
         for _ in range(turns):
             for name, read in found.items():
-                times[name].append(loaded(read, path, ends, workers))
-    ours = statistics.mean(times[OURS])
-    return [
-        {
-            "reader": name,
-            "clips a second": f"{1 / statistics.mean(spent):.2f}",
-            "ms a clip": f"{1e3 * statistics.mean(spent):.0f}",
-            "time / ours": f"{statistics.mean(spent) / ours:.2f}",
-            "difference": f"{statistics.mean(differences[name]):.3f}",
-        }
-        for name, spent in times.items()
-    ]
+                spent[name].append(timed(partial(load, Clips(read, path, ends), workers), len(ends))[0])
+    ours = statistics.mean(each.processor for each in spent[OURS])
+    rows = []
+    for name, each in spent.items():
+        processor = statistics.mean(took.processor for took in each)
+        wall = statistics.median(took.wall / own.wall for took, own in zip(each, spent[OURS], strict=True))
+        rows.append(
+            {
+                "reader": name,
+                "clips a second": f"{1 / processor:.2f}",
+                "ms a clip": f"{1e3 * processor:.0f}",
+                "time / ours": f"{processor / ours:.2f}",
+                "wall / ours": f"{wall:.2f}",
+                "difference": f"{statistics.mean(differences[name]):.3f}",
+            }
+        )
+    return rows
 
 
 def measure_memory(folder: Path, count: int) -> None:
@@ -242,6 +269,7 @@ def main() -> None:
     parser.add_argument("--codecs", nargs="+", choices=list(OPTIONS), default=list(OPTIONS))
     parser.add_argument("--keyframes", nargs="+", type=int, default=[5], help="seconds from one to the next")
     parser.add_argument("--workers", nargs="+", type=int, default=[0], help="of a data loader; 0 reads in turns")
+    parser.add_argument("--cores", nargs="+", type=int, default=[1], help="that may be used, and decoding threads")
     parser.add_argument("--clips", type=int, default=12)
     parser.add_argument("--turns", type=int, default=2, help="with workers")
     parser.add_argument("--before", type=Path, help="another checkout")
@@ -260,7 +288,7 @@ def main() -> None:
         if args.memory:
             measure_memory(Path(temporary), args.files)
             return
-        found = readers(args.before)
+        available = sorted(os.sched_getaffinity(0))
         pictures = np.random.default_rng(1).integers(2 * RATE, (seconds - 1) * RATE, args.clips)
         ends = [(int(picture) + 0.25) / RATE for picture in pictures]  # no time is near the next picture
         for codec in args.codecs:
@@ -268,9 +296,10 @@ def main() -> None:
                 path = folder / f"{codec}_{keyframes}.mp4"
                 if not path.exists():
                     write_drive(path, codec, keyframes, size, seconds)
-                for workers in args.workers:
-                    rows = compare(str(path), ends, found, workers, args.turns)
-                    title = f"{codec}, {keyframes} s" + (f", {workers} workers" if workers else "")
+                for cores, workers in product(args.cores, args.workers):
+                    os.sched_setaffinity(0, available[:cores])
+                    rows = compare(str(path), ends, readers(args.before, cores), workers, args.turns)
+                    title = f"{codec}, {keyframes} s, cores: {cores}, workers: {workers}"
                     print(f"{title}\n\n{markdown(rows)}\n", flush=True)
                     records.append({"file": title, "rows": rows})
     save(args.output_dir, records, {"reading_clips": partial(draw, records)})

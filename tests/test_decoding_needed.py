@@ -18,14 +18,15 @@ TIMES = (0.0, 0.9, 2.0, 2.5, 3.3, 4.04, 5.2)
 
 def video(words="", codec="libx264", container="mp4", **muxer):
     """Six seconds with a keyframe every two."""
-    name = {"libx264": "x264-params", "libx265": "x265-params"}[codec]
+    name = {"libx264": "x264-params", "libx265": "x265-params", "libsvtav1": "svtav1-params"}[codec]
     words = f"{words}:log-level=error:keyint=50" if codec == "libx265" else words
+    size = (64, 64) if codec == "libsvtav1" else (64, 48)
 
     def prepare(stream):
-        stream.options = {name: words}
+        stream.options = {name: words, "preset": "10"} if codec == "libsvtav1" else {name: words}
 
     return numbered_video(
-        6 * RATE, rate=RATE, gop=2 * RATE, codec=codec, container=container, prepare=prepare, **muxer
+        6 * RATE, rate=RATE, gop=2 * RATE, codec=codec, container=container, prepare=prepare, size=size, **muxer
     )
 
 
@@ -79,6 +80,7 @@ def assert_the_same(source, decoding_all, caplog, times=TIMES):
             assert outcome(read, caplog) == expected
 
 
+AV1 = {"codec": "libsvtav1", "words": "pred-struct=2"}  # with pictures that no other refers to
 PLAIN = {
     "mp4": {},
     "mkv": {"container": "matroska"},
@@ -88,6 +90,8 @@ PLAIN = {
     "sets in packets": {"words": "repeat-headers=1"},
     "hevc": {"codec": "libx265", "words": "open-gop=0"},
     "hevc, open": {"codec": "libx265", "words": "open-gop=1:bframes=4"},
+    "av1": AV1,
+    "av1, mkv": AV1 | {"container": "matroska"},
 }
 OTHER = {
     "open": {"words": "open-gop=1"},
@@ -199,6 +203,7 @@ def test_packets_of_a_stretch_take_no_more_memory_than_two_pictures(monkeypatch,
     [
         "fixtures/one_keyframe_bframes.mp4",
         "fixtures/hevc_360p.mp4",
+        "fixtures/av1_270p.mkv",
         "fixtures/broken_bitflips.mp4",
         "fixtures/vfr_360p.mp4",
         "fixtures/start_offset_2500ms.mkv",

@@ -23,6 +23,11 @@ def h265(words=""):
     return numbered_video(60, rate=25, gop=30, codec="libx265", prepare=with_options(x265_params=words))
 
 
+def av1():
+    options = with_options(preset="10", svtav1_params="pred-struct=2")
+    return numbered_video(60, rate=25, gop=30, codec="libsvtav1", size=(64, 64), prepare=options)
+
+
 def kinds(data):
     """The rules of a file, and what they make of its packets."""
     with av.open(BytesIO(data)) as container:
@@ -55,6 +60,37 @@ def test_all_pictures_are_decoded_without_those_that_no_other_refers_to(write, w
         assert {packet.pts for packet, kind in zip(packets, found, strict=True) if kind.is_reference} == times
     assert found[0].is_key
     assert all(kind.is_reference for kind in found) == (words == "bframes=0")
+
+
+def test_all_pictures_of_av1_are_those_of_decoding_all_without_those_that_no_other_refers_to():
+    data = av1()
+    references, found = kinds(data)
+    assert references.header.size == (64, 64)
+    assert [place for place, kind in enumerate(found) if kind.is_key] == [0, 30]
+    unneeded = {place for place, kind in enumerate(found) if not kind.is_reference}
+    assert 10 < len(unneeded) < 30
+    pictures = []
+    for left_out in (set(), unneeded):
+        with av.open(BytesIO(data)) as container:
+            stream = container.streams.video[0]
+            packets = [packet for packet in container.demux(stream) if packet.size]
+            kept = [packet for place, packet in enumerate(packets) if place not in left_out]
+            frames = [frame for packet in [*kept, None] for frame in stream.codec_context.decode(packet)]
+            pictures.append({frame.pts: frame.to_ndarray() for frame in frames})
+    assert len(pictures[1]) == 60 - len(unneeded)
+    assert all((pictures[0][time] == picture).all() for time, picture in pictures[1].items())
+
+
+@pytest.mark.parametrize("change", [lambda head: head | 4, lambda head: head & ~2, lambda head: 9 << 3 | 2])
+def test_nothing_is_known_of_a_packet_of_av1_with_layers_without_a_size_or_of_an_unknown_type(change):
+    with av.open(BytesIO(av1())) as container:
+        stream = container.streams.video[0]
+        references = references_of(stream.codec_context.name, stream.codec_context.extradata)
+        packet = bytes(next(container.demux(stream)))
+    assert references.kind_of(packet).is_key
+    assert references.kind_of(bytes([change(packet[0])]) + packet[1:]) is None
+    for length in (0, 1, 2, 9, len(packet) - 1):
+        assert references.kind_of(packet[:length]) is None
 
 
 def test_keyframes_that_others_reach_beyond_are_no_plain_ones():

@@ -34,8 +34,8 @@ def decode_frames(
     """Decode the clip of `num_frames` frames that ends at `timestamp`, `1 / fps` seconds apart.
 
     A frame is the latest one not after its wanted time, the first one where the clip starts before the video. Only
-    the stretch from the keyframe before the clip is decoded, and only the wanted frames are kept. Of H.264 and H.265
-    in plain MP4 and Matroska files, pictures of that stretch that none of the clip needs are passed over, and with
+    the stretch from the keyframe before the clip is decoded, and only the wanted frames are kept. Of H.264, H.265 and
+    AV1 in plain MP4 and Matroska files, pictures of that stretch that none of the clip needs are passed over, and with
     them their damage. A stream without timestamps (raw H.264) is decoded from its start and counted at its rate.
     Where the clock of a file goes back, another recording begins: a clip shows one recording, without a timestamp
     the last one. Outside of the stretch that is decoded only MPEG streams show it. Times that a container rounds, as
