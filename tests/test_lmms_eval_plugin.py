@@ -17,7 +17,9 @@ from hmba_hf import HMBAForConditionalGeneration
 from hmba_hf.data.micro_world.parquet import write_bddx, write_drama
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.evaluation.scoring import ScoredRecords
+from hmba_hf.families import load_model
 from hmba_hf.lmms_eval_plugin import TASKS, documents, manifests
+from hmba_hf.quantisation import quantising_options
 from hmba_hf.tasks.answering.generation import answer_samples
 from tiny_models import lively_model
 from tiny_processors import tiny_processor
@@ -207,6 +209,16 @@ def test_requests_are_answered_as_our_own_evaluation_answers(plugin, checkpoint)
     ]
     whole, cut, short = model.generate_until(mixed)
     assert whole == expected[0] and cut == whole[: whole.index(stop)].strip() and len(short) <= 3
+
+
+def test_requests_are_answered_by_a_language_model_in_fewer_bits_where_the_arguments_ask_for_it(plugin, checkpoint):
+    rows = documents.open_documents(MICRO_WORLD)
+    model = plugin.HMBA(str(checkpoint), device="cpu", quantization="bnb-4bit")
+    model.task_dict = {"task": {"test": rows}}
+    reference = load_model(checkpoint, **quantising_options(checkpoint, "bnb-4bit")).eval()
+    samples = list(MicroWorld(split="test", size=4))
+    expected = answer_samples(reference, tiny_processor(), samples, batch_size=1, max_new_tokens=8)
+    assert model.model.is_quantized and model.generate_until(ask(rows, max_new_tokens=8)) == expected
 
 
 def test_pictures_and_instructions_are_understood_and_sound_is_not(plugin, checkpoint):

@@ -9,8 +9,10 @@ import time
 
 import openai
 import pytest
+from transformers import pipeline
 
 from documented import COMMANDS
+from hmba_hf.quantisation import quantising_options
 from tiny_server import QUESTION, asking, data_url, drawn_video
 
 KEY = "a token of the test"
@@ -52,6 +54,25 @@ def test_the_command_serves_finishes_what_runs_and_logs_no_token(stored_model, p
     assert process.returncode == -signal.SIGTERM
     assert f"{model.id} at http://127.0.0.1:{port}/v1\n" in printed
     assert KEY not in printed and QUESTION not in printed and "Traceback" not in printed
+
+
+def test_a_server_of_a_quantised_model_answers_as_the_pipeline_of_it(stored_model, port):
+    words = [sys.executable, "-m", "hmba_hf", "serve", "--model", str(stored_model), "--port", str(port)]
+    client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+    video = drawn_video(2)
+    question = "Is it safe to turn left here?"  # the answer is another one in 8 bits
+    messages = asking(data_url(video), text=question)
+    with subprocess.Popen([*words, "--quantization", "bnb-8bit"], stderr=subprocess.PIPE, text=True) as process:
+        (model,) = wait_for(client, process).data
+        answer = client.chat.completions.create(model=model.id, messages=messages, max_tokens=40)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    found = []
+    for options in (quantising_options(stored_model, "bnb-8bit"), {}):
+        pipe = pipeline("video-text-to-text", model=str(stored_model), model_kwargs=options)
+        found.append(pipe(videos=video, text=question, max_new_tokens=40)[0]["generated_text"])
+    quantised, whole = found
+    assert answer.choices[0].message.content == quantised != whole
 
 
 def test_the_page_starts_a_server_with_a_model_alone():

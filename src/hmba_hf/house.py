@@ -91,6 +91,7 @@ FLOORS = (
     Floor("hosts", (), "models"),
     Floor("installation", (), "models"),
     Floor("late_imports", (), "models"),
+    Floor("limits", (), "models"),
     Floor("messages", ("files",), "models"),
     Floor("repositories", (), "models"),
     Floor("weight_files", (), "models"),
@@ -178,7 +179,7 @@ FLOORS = (
     ),
     Floor(
         "lmms_eval_plugin",
-        ("lmms_eval_plugin", "tasks", "evaluation", "models", "data", "families", "messages"),
+        ("lmms_eval_plugin", "tasks", "evaluation", "models", "data", "families", "messages", "quantisation"),
         "`training/`",
     ),
     Floor(
@@ -188,12 +189,12 @@ FLOORS = (
     ),
     Floor(
         "serving",
-        ("serving", "streaming", "models", "hosts", "installation", "messages"),
+        ("serving", "streaming", "models", "hosts", "installation", "limits", "messages"),
         "tasks, `data/`, `training/`",
     ),
     Floor(
         "app",
-        ("app", "streaming", "models", "installation", "messages", "visualization"),
+        ("app", "streaming", "models", "installation", "limits", "messages", "visualization"),
         "tasks, `data/`, `training/`",
     ),
     Floor("integrations", ("integrations", "registration", "models"), "the programs' packages, but inside a `try:`"),

@@ -1,13 +1,9 @@
 """Limits on what the visitors of a page may send, as options of `hmba app`."""
 
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass
 
+from ..limits import check_limits, limit
 from ..models.decoding_containers import SourceLimits
-
-
-def _limit(default: Any, of: str) -> Any:
-    return field(default=default, metadata={"help": of})
 
 
 @dataclass(kw_only=True)
@@ -18,19 +14,16 @@ class PageLimits:
         ValueError: if one is not above zero.
     """
 
-    max_upload_bytes: int = _limit(2**26, "of an uploaded clip")
-    max_clip_seconds: float = _limit(600.0, "of a clip, or of a camera in the stream tab")
-    max_pixels: int = _limit(2**23, "of a frame")
-    max_question: int = _limit(500, "characters of a question")
-    max_new_tokens: int = _limit(128, "of an answer")
-    max_streams: int = _limit(4, "files and cameras that are watched at once")
-    max_records: int = _limit(200, "answers that a visit keeps")
+    max_upload_bytes: int = limit(2**26, "of an uploaded clip")
+    max_clip_seconds: float = limit(600.0, "of a clip, or of a camera in the stream tab")
+    max_pixels: int = limit(2**23, "of a frame")
+    max_question: int = limit(500, "characters of a question")
+    max_new_tokens: int = limit(128, "of an answer")
+    max_streams: int = limit(4, "files and cameras that are watched at once")
+    max_records: int = limit(200, "answers that a visit keeps")
 
     def __post_init__(self) -> None:
-        for limit in fields(self):
-            value = getattr(self, limit.name)
-            if not value > 0:
-                raise ValueError(f"{limit.name} must be above zero, got {value}")
+        check_limits(self)
 
     @property
     def of_sources(self) -> SourceLimits:

@@ -23,10 +23,10 @@ from hmba_hf.app.asking import Asker
 from hmba_hf.app.limits import PageLimits
 from hmba_hf.app.page import PASSWORD, Subject, build_page, launch_page, require_gradio
 from hmba_hf.commands.demo import DISCLAIMER, TUNED, write_held_out_clips
-from hmba_hf.commands.parsing import add_loading_options, command_parser
-from hmba_hf.families import load_model, read_family
+from hmba_hf.commands.listening import add_listening_options, check_answers, name_of, read_guard
+from hmba_hf.commands.parsing import command_parser
+from hmba_hf.families import load_model
 from hmba_hf.files import read_json_object
-from hmba_hf.hosts import check_host, read_secret
 from hmba_hf.messages import logger, run_command, show_messages
 from hmba_hf.quantisation import quantising_options
 
@@ -41,12 +41,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = command_parser(PageLimits, program="hmba app", description=__doc__)
     parser.add_argument("--model", help="folder or Hub id; the demo's, or the one of the package, if absent")
     parser.add_argument("--clips", type=Path, help="folder of videos to choose from")
-    parser.add_argument("--host", default="127.0.0.1", help="name or address to listen on")
-    parser.add_argument("--port", type=int, default=7860, help="to listen on")
-    add_loading_options(parser)
+    add_listening_options(parser, port=7860)
     limits, args = parser.parse_args_into_dataclasses(words)
-    password = read_secret(PASSWORD)
-    check_host(args.host, password, PASSWORD)
+    password = read_guard(args.host, PASSWORD)
     show_messages()
     with tempfile.TemporaryDirectory(prefix="hmba-clips-") as folder:
         loading = {"dtype": args.dtype, "device_map": args.device_map, "quantization": args.quantization}
@@ -74,9 +71,7 @@ def open_page(
         loading: options of `load_model`, such as `dtype` and `device_map`.
     """
     place = model or str(DEMO if is_finished_demo(DEMO) else TUNED)
-    task = read_family(place).task
-    if task != "answering":
-        raise ValueError(f"the model must answer questions about videos, got one of {task}")
+    check_answers(place)
     require_gradio()
     offered = write_held_out_clips(folder) if clips is None else list_clips(clips)
     loaded = load_model(place, **loading, **quantising_options(place, quantization)).eval()
@@ -101,11 +96,6 @@ def list_clips(folder: Path) -> dict[str, Path]:
     if not found:
         raise ValueError(f"clips must be a folder of videos ({', '.join(_SUFFIXES)}), got none in {folder}")
     return found
-
-
-def name_of(model: str) -> str:
-    """Return the name of a model for visitors: the Hub id, or the last part of its folder."""
-    return Path(model).resolve().name if Path(model).is_dir() else model
 
 
 def worth_of(model: str) -> str:

@@ -10,6 +10,7 @@ from transformers import AutoProcessor
 
 from ..data.video_options import VideoOptions
 from ..families import load_model
+from ..quantisation import quantising_options
 from ..tasks.answering.generation import generate_answers
 from .documents import set_limits, set_processor
 
@@ -28,6 +29,7 @@ class HMBA(lmms):
         pretrained: folder or Hub id.
         batch_size: requests that are answered at once.
         device, device_map, dtype: where and in what precision it runs; the process's own device when absent.
+        quantization: of the language model, as in `quantising_options`.
         video_options: rules for files, by the names of `VideoOptions`, such as `source_fps=20` or `only_whole=True`.
             Limits hold for the pictures of our tasks' documents, too.
     """
@@ -41,6 +43,7 @@ class HMBA(lmms):
         device: str | None = None,
         device_map: str | None = None,
         dtype: str = "auto",
+        quantization: str | None = None,
         **video_options: Any,
     ):
         super().__init__()
@@ -51,7 +54,8 @@ class HMBA(lmms):
         place = device_map or device
         if not device_map and (self._world_size > 1 or device is None):
             place = str(self.accelerator.device)
-        self.model = load_model(pretrained, dtype=dtype, device_map=place).eval()
+        fewer_bits = quantising_options(pretrained, quantization)
+        self.model = load_model(pretrained, dtype=dtype, device_map=place, **fewer_bits).eval()
         self.processor = AutoProcessor.from_pretrained(pretrained)
         self.processor.video_processor.set_source_rules(**rules)
         set_limits(rules["limits"])
