@@ -2,10 +2,12 @@
 
 import io
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
 import pytest
+import torch
 from PIL import Image
 
 from hmba_hf import HMBAVLMProcessor
@@ -183,6 +185,10 @@ def test_a_temperature_draws_tokens_and_zero_does_not(client, wanted):
     assert len(drawn) > 1
 
 
+def test_the_coldest_temperature_is_greedy(client, wanted):
+    assert text_of(ask(client, CHATS[0], temperature=1e-45)) == wanted[0]
+
+
 def test_the_model_is_listed_by_its_name(client):
     (model,) = client.models.list().data
     assert model.id == NAME
@@ -194,11 +200,19 @@ def test_an_error_of_a_batch_reaches_only_the_one_that_causes_it(service, client
     pipeline = service.answerer._pipeline
     forward = pipeline.forward
     busy = threading.Event()
+    steps = []
+
+    def fail_at_the_third_token(input_ids, scores, **_):
+        steps.append(1)
+        if len(steps) % 3 == 0:
+            raise RuntimeError("of the model")
+        return torch.zeros(len(input_ids), dtype=torch.bool)
 
     def fail_for_two_clips(inputs, **options):
-        busy.wait(10)  # until all of them wait
-        if any(len(one["pixel_values_videos"]) == 2 for one in inputs["inputs"] if "pixel_values_videos" in one):
-            raise RuntimeError("of the model")
+        assert busy.wait(60)  # until all of them wait
+        fails = any(len(one["pixel_values_videos"]) == 2 for one in inputs["inputs"] if "pixel_values_videos" in one)
+        if fails:
+            options["generate_kwargs"]["stopping_criteria"].append(fail_at_the_third_token)
         return forward(inputs, **options)
 
     monkeypatch.setattr(pipeline, "forward", fail_for_two_clips)
@@ -214,7 +228,7 @@ def test_an_error_of_a_batch_reaches_only_the_one_that_causes_it(service, client
     for thread in threads:
         thread.start()
     while service._open < len(CHATS) or len(service.worker) < len(CHATS) - 1:
-        pass
+        time.sleep(0.01)
     busy.set()
     for thread in threads:
         thread.join()

@@ -3,13 +3,14 @@
 import socket
 import ssl
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
 from hmba_hf.serving import fetching
 from hmba_hf.serving.errors import RequestError
-from hmba_hf.serving.fetching import fetch, is_public
+from hmba_hf.serving.fetching import is_public
 from hmba_hf.serving.limits import ServingLimits
 
 LIMITS = ServingLimits(max_upload_bytes=1000, max_body_seconds=1.0)
@@ -119,6 +120,10 @@ def address_of(server, path, host="127.0.0.1"):
     return f"http://{host}:{server.server_port}/{path}"
 
 
+def fetch(address, limits):
+    return fetching.fetch(address, limits, time.monotonic() + limits.max_body_seconds)
+
+
 def refusal(address, limits=LIMITS):
     with pytest.raises(RequestError) as refused:
         fetch(address, limits)
@@ -151,6 +156,7 @@ def refusal(address, limits=LIMITS):
         ),
         *("fe80::1", "fe80::1%eth0", "fc00::1", "ff02::1", "2001:db8::1", "::ffff:127.0.0.1", "::ffff:10.0.0.1"),
         *("64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2002:a00:1::"),
+        *("64:ff9b:1::7f00:1", "::127.0.0.1", "::ffff:0:127.0.0.1", "fec0::1"),
     ],
 )
 def test_an_address_that_is_not_of_the_public_network_is_none(address):
@@ -184,7 +190,8 @@ def test_each_redirection_is_checked(server, only_this_is_public):
     inward = address_of(server, "file?10", "127.0.0.2")
     assert refusal(address_of(server, f"redirect?{inward}"))[:2] == (400, "private_address")
     assert len(server.paths) == 1
-    assert refusal(address_of(server, "redirect?file:///etc/hostname"))[1] == "unreachable_url"
+    for nowhere in ("file:///etc/hostname", "http://[", "http://a..b/"):
+        assert refusal(address_of(server, f"redirect?{nowhere}"))[1] == "unreachable_url"
     circle = address_of(server, "redirect?/redirect?/redirect?/redirect?/redirect?/redirect?/redirect?/file?1")
     assert "at most 5 redirections" in refusal(circle)[2]
 
@@ -215,6 +222,9 @@ def test_what_an_address_gives_has_limits(server, only_this_is_public, path, sta
         "http://name:word@host/",
         "http://hôst/",
         "http://h/\n",
+        "http://a..b/",
+        f"http://{'a' * 64}.test/",
+        "https://.a/",
     ],
 )
 def test_what_is_no_plain_address_is_refused(address):
@@ -256,3 +266,15 @@ def test_a_file_is_fetched_by_https_from_a_host_whose_certificate_is_trusted_and
     assert safe_server.paths == [("/file?10", f"{SAFE_HOST}:{safe_server.server_port}")]
     found = refusal(address.replace(SAFE_HOST, "other.test"), limits)
     assert found[:2] == (400, "unreachable_url") and "SSLCertVerificationError of 'other.test'" in found[2]
+
+
+@pytest.mark.parametrize("path", ["endless", "silent"])
+def test_what_drips_over_https_ends_in_its_time(
+    safe_server, names, only_this_is_public, certificate, monkeypatch, path
+):
+    monkeypatch.setenv("SSL_CERT_FILE", certificate)
+    names[SAFE_HOST] = ["127.0.0.1"]
+    begin = time.monotonic()
+    found = refusal(f"https://{SAFE_HOST}:{safe_server.server_port}/{path}")
+    assert "within max_body_seconds=1" in found[2]
+    assert time.monotonic() - begin < 30, "it never ends by itself"

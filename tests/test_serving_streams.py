@@ -13,7 +13,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from hmba_hf import VideoStream
-from hmba_hf.serving import cameras
+from hmba_hf.serving import cameras, sessions
 from test_serving_refusals import wait_until
 from tiny_server import QUESTION, jpeg, running
 
@@ -182,6 +182,14 @@ def test_a_question_that_is_none_is_an_error_and_the_stream_goes_on(camera, text
     assert (told["type"], told["error"]["code"]) == ("error", code)
     assert words in told["error"]["message"]
     assert ask(camera)["type"] == "answer"
+
+
+def test_a_question_of_more_text_than_anyone_asks_is_refused_before_it_is_read(camera, monkeypatch):
+    monkeypatch.setattr(sessions, "_MOST_TEXT", 100)
+    camera.send(" " * 99 + "{}")
+    told = receive(camera)
+    assert told["error"]["code"] == "invalid_request"
+    assert "at most 100 characters, got 101" in told["error"]["message"]
 
 
 def test_a_question_needs_a_frame(camera):

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 from transformers import AutoProcessor
 
+from hmba_hf import set_linear_implementation
 from hmba_hf.commands.listening import add_listening_options, check_answers, name_of, read_guard
 from hmba_hf.commands.parsing import command_parser, loading_options
 from hmba_hf.families import load_model
@@ -36,6 +37,7 @@ def main(words: Sequence[str] | None = None) -> None:
     check_answers(args.model)
     show_messages()
     model = load_model(args.model, **loading_options(args)).eval()
+    set_linear_implementation(model)
     processor = AutoProcessor.from_pretrained(args.model)
     serve(Service(model, processor, args.name or name_of(args.model), limits), args.host, args.port, token)
 

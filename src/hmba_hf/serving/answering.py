@@ -1,7 +1,8 @@
 """Answers to prompts, several at once, token by token."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -13,6 +14,8 @@ from .reading import Prompt
 from .transcript import Transcript
 from .worker import BatchWorker
 
+_COLDEST = 1e-5  # temperature; below, scores that are divided by it are no numbers any more
+
 
 class Sampling(NamedTuple):
     """How tokens are chosen; prompts of one batch share it. `None` leaves a value to the model."""
@@ -22,7 +25,7 @@ class Sampling(NamedTuple):
 
     def options(self) -> dict[str, Any]:
         """Return options of `generate`."""
-        if self.temperature == 0:
+        if self.temperature is not None and self.temperature < _COLDEST:
             return {"do_sample": False}
         options = {name: value for name, value in self._asdict().items() if value is not None}
         if options:
@@ -47,27 +50,37 @@ class Answer(NamedTuple):
 class Question:
     """One prompt on its way through the model; its answer goes to the event loop that has asked.
 
+    Args:
+        prompt: whose inputs are let go once there is an answer or nobody waits for one.
+        new_transcript: makes that of an answer.
+        max_tokens: of the answer.
+
     Attributes:
-        is_cancelled: set once nobody waits for the answer.
+        is_done: set once it has an answer, or nobody waits for one.
     """
 
-    def __init__(self, prompt: Prompt, transcript: Transcript, max_tokens: int):
+    def __init__(self, prompt: Prompt, new_transcript: Callable[[], Transcript], max_tokens: int):
         self.prompt = prompt
         self.max_tokens = max_tokens
-        self.is_cancelled = False
-        self._transcript = transcript
+        self.is_done = False
+        self._new_transcript = new_transcript
+        self._transcript = new_transcript()
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[str | Answer | Exception] = asyncio.Queue()
 
     @property
     def has_begun(self) -> bool:
-        """Whether there is a token of its answer."""
-        return bool(self._transcript.tokens)
+        """Whether a piece of its answer has been given out, and not yet all of it."""
+        return self.prompt.request.stream and bool(self._transcript.text) and not self.is_done
+
+    def begin(self) -> None:
+        """Forget the tokens of a batch that has failed."""
+        self._transcript = self._new_transcript()
 
     @property
     def is_over(self) -> bool:
         """Whether no further token is wanted."""
-        return self.is_cancelled or self._transcript.finish_reason is not None
+        return self.is_done or self._transcript.finish_reason is not None
 
     def take(self, token: int) -> None:
         """Take the next token of the answer."""
@@ -81,6 +94,11 @@ class Question:
     def fail(self, error: Exception) -> None:
         """Take an error in the place of the answer."""
         self._send(error)
+
+    def cancel(self) -> None:
+        """Tell the model that nobody waits for the answer."""
+        self.is_done = True
+        self.prompt.let_go()
 
     async def events(self) -> AsyncIterator[str | Answer]:
         """Yield the pieces of the answer, and then the answer.
@@ -104,7 +122,14 @@ class Question:
             self._send(Answer(transcript.text, len(transcript.tokens), transcript.finish_reason))
 
     def _send(self, event: str | Answer | Exception) -> None:
-        self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        if not isinstance(event, str):
+            self.is_done = True
+        self._loop.call_soon_threadsafe(self._take, event)
+
+    def _take(self, event: str | Answer | Exception) -> None:
+        self._events.put_nowait(event)
+        if not isinstance(event, str):
+            self.prompt.let_go()
 
 
 class _EachEnds(StoppingCriteria):
@@ -144,8 +169,10 @@ class Answerer:
         Closing the iterator early leaves the batch to the others.
         """
         request = prompt.request
-        transcript = Transcript(self._decode, self._end_tokens, max_tokens, request.stops, is_shown=request.stream)
-        question = Question(prompt, transcript, max_tokens)
+        new_transcript = partial(
+            Transcript, self._decode, self._end_tokens, max_tokens, request.stops, is_shown=request.stream
+        )
+        question = Question(prompt, new_transcript, max_tokens)
         self._worker.submit(self._answer_together, Sampling(request.temperature, request.top_p), question)
         try:
             async for event in question.events():
@@ -154,13 +181,20 @@ class Answerer:
                     self._metrics.add("hmba_answer_tokens_total", event.tokens)
                 yield event
         finally:
-            question.is_cancelled = True
+            question.cancel()
 
     def _decode(self, tokens: list[int]) -> str:
         return self._pipeline.processor.batch_decode([tokens], skip_special_tokens=True)[0]
 
     def _answer_together(self, questions: Sequence[Question]) -> None:
-        waiting = [question for question in questions if not question.is_cancelled]
+        waiting = []
+        inputs = []
+        for question in questions:
+            held = dict(question.prompt.inputs)  # the pipeline takes items out
+            if not question.is_done:
+                question.begin()
+                waiting.append(question)
+                inputs.append(held)
         if not waiting:
             return
         self._metrics.add("hmba_batches_total")
@@ -173,7 +207,6 @@ class Answerer:
             "num_return_sequences": 1,
             "stopping_criteria": StoppingCriteriaList([_EachEnds(waiting)]),
         }
-        inputs = [dict(question.prompt.inputs) for question in waiting]  # the pipeline takes items out
         self._pipeline.forward({"inputs": inputs}, generate_kwargs=options)
         for question in waiting:
             question.cut()

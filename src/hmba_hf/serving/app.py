@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 from ..installation import install_command
@@ -12,7 +12,7 @@ from .answering import Answer, Answerer
 from .bodies import ClientGone, read_body, read_upload, unless_gone
 from .cameras import Cameras
 from .completions import Completion, event
-from .errors import RequestError, internal_error
+from .errors import RequestError, internal_error, late_answer
 from .gate import Gate
 from .limits import ServingLimits
 from .metrics import Metrics
@@ -31,6 +31,8 @@ except ImportError as missing:
     raise ImportError(f"`hmba serve` needs `{install_command('serve')}`") from missing
 
 _GONE = 499  # as logs of servers count clients that have gone
+_SECONDS_TO_READ = 5.0  # the last events of a stream
+_SECONDS_BETWEEN_LOOKS = 60.0  # for uploads whose time is over
 
 
 class Service:
@@ -89,11 +91,14 @@ class Service:
             RequestError: it cannot be answered.
         """
         prompt = await self.reader.read(body)
-        yield Completion(prompt, self.processor)
-        answer = self.answerer.answer(prompt, self.reader.answer_length(prompt.request))
-        async with aclosing(answer):  # type: ignore[type-var]
-            async for part in answer:
-                yield part
+        del body
+        with ExitStack() as held:
+            held.callback(prompt.let_go)
+            yield Completion(prompt, self.processor)
+            answer = self.answerer.answer(prompt, self.reader.answer_length(prompt.request))
+            async with aclosing(answer):  # type: ignore[type-var]
+                async for part in answer:
+                    yield part
 
 
 class EventStream(Response):
@@ -102,7 +107,7 @@ class EventStream(Response):
     Args:
         completion: the form of the response.
         parts: of the answer.
-        end: time of the event loop after which it waits no longer for a client that does not read.
+        end: time of the event loop by which there must be an answer.
         held: what is closed behind it.
     """
 
@@ -120,7 +125,7 @@ class EventStream(Response):
         """Send it."""
         async with self._held:
             with suppress(ClientGone, TimeoutError):  # the server then ends the connection
-                async with asyncio.timeout_at(self._end):
+                async with asyncio.timeout_at(self._end + _SECONDS_TO_READ):
                     await unless_gone(receive, self._send_all(send))
 
     async def _send_all(self, send: Any) -> None:
@@ -132,8 +137,14 @@ class EventStream(Response):
     async def _events(self) -> AsyncIterator[bytes]:
         yield self._completion.first()
         try:
-            async for part in self._parts:
+            while True:
+                async with asyncio.timeout_at(self._end):
+                    part = await anext(self._parts)
                 yield self._completion.last(part) if isinstance(part, Answer) else self._completion.piece(part)
+        except StopAsyncIteration:
+            return
+        except TimeoutError:
+            yield event(late_answer().as_json())
         except RequestError as error:  # the status has been sent
             yield event(error.as_json())
 
@@ -148,14 +159,21 @@ def build_app(service: Service, token: str | None = None) -> Gate:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        deleting = asyncio.ensure_future(_delete_old_uploads(service.uploads))
         yield
+        deleting.cancel()
         await asyncio.to_thread(service.close)
 
     app = FastAPI(lifespan=lifespan, openapi_url=None)  # its pages would load scripts from elsewhere
     _add_errors(app)
     _add_routes(app, service)
-    paths = frozenset(getattr(route, "path", "") for route in app.routes)
-    return Gate(app, token=token, metrics=service.metrics, routes=paths)
+    return Gate(app, token=token, metrics=service.metrics)
+
+
+async def _delete_old_uploads(uploads: Uploads) -> None:
+    while True:
+        await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
+        await asyncio.to_thread(uploads.delete_old)
 
 
 def _add_errors(app: FastAPI) -> None:
@@ -189,15 +207,14 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         try:
             async with asyncio.timeout_at(end), AsyncExitStack() as held:
                 held.enter_context(service.place())
-                body = await read_body(request, limits)
-                parts: Any = await held.enter_async_context(aclosing(service.complete(body)))
+                answering = service.complete(await read_body(request, limits))
+                parts: Any = await held.enter_async_context(aclosing(answering))
                 completion = await unless_gone(request.receive, anext(parts))
                 if completion.is_stream:
                     return EventStream(completion, parts, end, held.pop_all())
                 answer = await unless_gone(request.receive, anext(parts))
         except TimeoutError as error:
-            limit = f"max_request_seconds={limits.max_request_seconds:g}"
-            raise RequestError(504, "timeout", f"an answer must take at most {limit}, got none in time") from error
+            raise late_answer() from error
         return JSONResponse(completion.whole(answer))
 
     @app.post("/v1/files")
@@ -205,7 +222,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
         with service.place():
             file, name, size = await read_upload(request, limits)
             with file:
-                return JSONResponse(await service.reader.run(service.uploads.add, file, name, size))
+                return JSONResponse(await asyncio.to_thread(service.uploads.add, file, name, size))
 
     @app.delete("/v1/files/{number}")
     async def delete(number: str) -> Response:

@@ -100,7 +100,7 @@ class Cameras:
             raise RequestError(429, "too_many_streams", f"streams must be at most {self._limits.max_streams} at once")
         self._open += 1
         try:
-            yield await self._reader.run(self._make_stream, mode)
+            yield await asyncio.to_thread(self._make_stream, mode)
         finally:
             self._open -= 1
 

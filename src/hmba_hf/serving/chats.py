@@ -6,18 +6,30 @@ from ..installation import install_command
 from .errors import RequestError
 
 try:
-    from pydantic import BaseModel, ConfigDict, Field, ValidationError
+    from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+    from pydantic_core import PydanticCustomError
 except ImportError as missing:
     raise ImportError(f"`hmba serve` needs `{install_command('serve')}`") from missing
 
 _LONGEST_SHOWN = 80  # characters of a value in an error
+_MOST_VALUES = 2**18  # of a body: each takes memory while it is read, however short it is
+_MOST_TURNS = 1024
+_MOST_PARTS = 256  # of a turn
 _Stop = Annotated[str, Field(min_length=1, max_length=64)]
 
 
 class _Strict(BaseModel):
     """A field that nothing reads is refused, since it would change nothing."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="allow")
+
+    @model_validator(mode="after")
+    def _refuse_others(self) -> "_Strict":
+        # pydantic's own rule makes an error of each field, so that a million of them would fill the memory.
+        if self.model_extra:
+            name = repr(next(iter(self.model_extra))[:_LONGEST_SHOWN])
+            raise PydanticCustomError("unknown_field", "Input should have no field {name}", {"name": name})
+        return self
 
 
 class Address(_Strict):
@@ -68,7 +80,7 @@ class Message(_Strict):
     """One turn of a chat."""
 
     role: Literal["system", "user", "assistant"]
-    content: str | list[Part]
+    content: str | Annotated[list[Part], Field(max_length=_MOST_PARTS, fail_fast=True)]
 
 
 class StreamOptions(_Strict):
@@ -86,14 +98,14 @@ class ChatRequest(_Strict):
     """
 
     model: str
-    messages: list[Message] = Field(min_length=1)
+    messages: Annotated[list[Message], Field(min_length=1, max_length=_MOST_TURNS, fail_fast=True)]
     timestamp: float | None = Field(None, ge=0, allow_inf_nan=False)
     num_frames: int | None = Field(None, ge=1)
     max_tokens: int | None = Field(None, ge=1)
     max_completion_tokens: int | None = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
-    stop: _Stop | Annotated[list[_Stop], Field(max_length=4)] | None = None
+    stop: _Stop | Annotated[list[_Stop], Field(max_length=4, fail_fast=True)] | None = None
     stream: bool = False
     stream_options: StreamOptions | None = None
     n: Literal[1] = 1
@@ -113,6 +125,10 @@ def read_request(body: bytes) -> ChatRequest:
     Raises:
         RequestError: with the first field that is not as it must be.
     """
+    values = sum(body.count(sign) for sign in (b",", b"[", b"{"))
+    if values > _MOST_VALUES:
+        what = f"a request must have at most {_MOST_VALUES} commas and brackets, got {values}"
+        raise RequestError(400, "invalid_request", what)
     try:
         return ChatRequest.model_validate_json(body)
     except ValidationError as error:

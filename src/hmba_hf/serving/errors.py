@@ -36,6 +36,11 @@ class RequestError(Exception):
         return {"Retry-After": str(self.retry_after)}
 
 
+def late_answer() -> RequestError:
+    """Return what a client is told whose answer takes longer than a request may."""
+    return RequestError(504, "timeout", "an answer must be there within max_request_seconds, got none in time")
+
+
 def internal_error() -> RequestError:
     """Return what a client is told of a mistake of ours: nothing, since the log has it."""
     return RequestError(500, "internal_error", "the request failed on the server's side; its log says why")

@@ -23,6 +23,8 @@ _PORTS = {"http": 80, "https": 443}
 _REDIRECTIONS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTIONS = 5
 _TRANSLATED = IPv6Network("64:ff9b::/96")  # IPv4 addresses as a translator shows them, RFC 6052
+# Translators of a single network, RFC 8215 and 2765, and addresses that hold an IPv4 one by the old RFC 4291.
+_TRANSLATED_LOCALLY = tuple(map(IPv6Network, ("64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")))
 _CHUNK = 2**16
 
 
@@ -30,6 +32,8 @@ def is_public(address: str) -> bool:
     """Return whether an IP address is one of the public network, also where it holds another one."""
     found: IPv4Address | IPv6Address = ip_address(address.partition("%")[0])
     if isinstance(found, IPv6Address):
+        if found.is_site_local or any(found in network for network in _TRANSLATED_LOCALLY):
+            return False
         held = [found.ipv4_mapped, found.sixtofour, *(found.teredo or ())]
         if found in _TRANSLATED:
             held.append(IPv4Address(int(found) & 0xFFFFFFFF))
@@ -41,20 +45,27 @@ def is_public(address: str) -> bool:
     return found.is_global and not found.is_multicast
 
 
-def fetch(address: str, limits: ServingLimits) -> IO[bytes]:
+def fetch(address: str, limits: ServingLimits, deadline: float) -> IO[bytes]:
     """Return what lies behind an address, as a temporary file at its start.
+
+    Args:
+        address: of http or https.
+        limits: on the file, and on where it may lie.
+        deadline: of `time.monotonic`, by which it must be here.
 
     Raises:
         RequestError: the address is not one of http or https, leads to a host that is not public, or cannot be
             fetched within limits.
     """
-    deadline = time.monotonic() + limits.max_body_seconds
     for _ in range(_MAX_REDIRECTIONS + 1):
         place = _split(address)
         found = _get(place, limits, deadline)
         if not isinstance(found, str):
             return found
-        address = urljoin(address, found)
+        try:
+            address = urljoin(address, found)
+        except ValueError as error:
+            raise _trouble("an address", str(error)) from error
     raise _trouble(f"at most {_MAX_REDIRECTIONS} redirections", "more")
 
 
@@ -77,18 +88,21 @@ def _get(place: SplitResult, limits: ServingLimits, deadline: float) -> IO[bytes
     host = place.hostname or ""
     try:
         with closing(_connect(place, limits, deadline)) as plain:
+            connection: socket.socket = plain
+            if place.scheme == "https":
+                context = ssl.create_default_context()
+                connection = context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
             # A socket has a time limit for each read alone, so that a byte now and then would hold it for ever.
-            ending = threading.Timer(max(deadline - time.monotonic(), 0), _end, [plain])
-            ending.start()
-            try:
-                connection: socket.socket = plain
-                if place.scheme == "https":
-                    connection = ssl.create_default_context().wrap_socket(plain, server_hostname=host)
-                with closing(connection):
+            ending = threading.Timer(max(deadline - time.monotonic(), 0), _end, [connection])
+            with closing(connection):
+                ending.start()
+                try:
+                    if isinstance(connection, ssl.SSLSocket):
+                        connection.do_handshake()
                     return _read(_request(connection, place), limits, deadline)
-            finally:
-                ending.cancel()
-    except (OSError, http.client.HTTPException) as error:
+                finally:
+                    ending.cancel()
+    except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError of names that cannot be encoded
         if time.monotonic() >= deadline:
             raise _late(limits) from error
         raise _trouble("a file that can be fetched", f"{type(error).__name__} of {host!r}") from error
@@ -105,7 +119,7 @@ def _connect(place: SplitResult, limits: ServingLimits, deadline: float) -> sock
 
 def _end(connection: socket.socket) -> None:
     with suppress(OSError):  # it has ended by itself
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)
+        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # below TLS, whose own end would wait for the peer
 
 
 def _request(connection: socket.socket, place: SplitResult) -> http.client.HTTPResponse:

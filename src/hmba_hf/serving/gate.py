@@ -32,14 +32,12 @@ class Gate:
         app: behind the gate.
         token: that requests must bear, if any.
         metrics: that count requests.
-        routes: paths that are counted by name; all others are counted together.
     """
 
-    def __init__(self, app: Any, token: str | None, metrics: Metrics, routes: frozenset[str]):
+    def __init__(self, app: Any, token: str | None, metrics: Metrics):
         self._app = app
         self._token = token
         self._metrics = metrics
-        self._routes = routes
 
     async def __call__(self, scope: Scope, receive: Any, send: Send) -> None:
         """Pass a request on, or answer it with a refusal."""
@@ -56,6 +54,12 @@ class Gate:
             await send({"type": "websocket.close", "code": _NOT_ALLOWED, "reason": str(refusal)})
 
     def _refusal(self, scope: Scope) -> RequestError | None:
+        try:
+            return self._checked(scope)
+        except ValueError as error:  # of `urlsplit`
+            return RequestError(400, "invalid_request", f"Host and Origin must be addresses, got: {error}")
+
+    def _checked(self, scope: Scope) -> RequestError | None:
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         host = headers.get("host", "")
         origin = headers.get("origin")
@@ -71,7 +75,6 @@ class Gate:
         return RequestError(401, "invalid_api_key", "a request must bear the server's token, got none or another one")
 
     async def _count(self, app: Any, scope: Scope, receive: Any, send: Send) -> None:
-        route = scope["path"] if scope["path"] in self._routes else "other"
         start = time.monotonic()
         status = 0  # of a client that has gone
 
@@ -84,6 +87,7 @@ class Gate:
         try:
             await app(scope, receive, note)
         finally:
+            route = getattr(scope.get("route"), "path", "other")  # its template, so that ids of files are no names
             self._metrics.add("hmba_requests_total", route=route, status=status)
             self._metrics.add("hmba_request_seconds_total", time.monotonic() - start, route=route)
 

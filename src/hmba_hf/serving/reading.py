@@ -4,10 +4,13 @@ import asyncio
 import base64
 import copy
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
 from io import BytesIO
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, Any, TypeVar
 
 from jinja2 import TemplateError
 from PIL import Image
@@ -24,32 +27,44 @@ from .limits import ServingLimits
 from .uploads import Uploads
 
 THREADS = 2
+_FETCHING = 16  # threads, most of which wait for the network
+_BATCHES = 2  # of prompts that are held at once: one with the model, one for it
 USUAL_LENGTH = 256  # tokens of an answer where neither request nor model names a number, as in the pipeline
 _CHARACTERS = 16  # for each token of a context, more than any text of that length has
 
 Result = TypeVar("Result")
 
 
-class Prompt(NamedTuple):
+@dataclass
+class Prompt:
     """A request that has been read.
 
     Attributes:
-        request: as it came.
-        inputs: of the model, for this prompt alone, as the pipeline makes them.
+        request: as it came, but without its messages.
+        inputs: of the model, for this prompt alone, as the pipeline makes them; empty once it has been let go.
         length: of the prompt in tokens.
         size: height and width of the last video, whose pixels boxes are in; zeros without a video.
+        place: that it takes while it has inputs, released when it is closed.
     """
 
     request: ChatRequest
     inputs: dict[str, Any]
     length: int
     size: tuple[int, int]
+    place: ExitStack
+
+    def let_go(self) -> None:
+        """Forget the inputs, since the model needs them no longer, and make room for the next prompt."""
+        self.inputs.clear()
+        self.place.close()
 
 
 class Reader:
     """Reads requests by the rules of the pipeline.
 
-    Each thread has a processor of its own, since those of transformers are not made for several threads.
+    Each thread that samples has a processor of its own, since those of transformers are not made for several threads.
+    Files behind addresses are waited for in other threads, and pictures of cameras are read in one of their own, so
+    that slow servers hold up nobody else. Two batches of prompts are held at once, and the next ones wait unread.
 
     Args:
         pipeline: a `VideoTextToTextPipeline`, that of the model that will answer.
@@ -73,14 +88,28 @@ class Reader:
         self._limits = limits
         self._own = threading.local()
         self._threads = ThreadPoolExecutor(THREADS, "hmba-reader", initializer=self._begin)
+        self._fetchers = ThreadPoolExecutor(_FETCHING, "hmba-fetcher")
+        self._camera_thread = ThreadPoolExecutor(1, "hmba-camera-reader")
+        self._places = asyncio.Semaphore(_BATCHES * limits.max_batch)
 
     async def read(self, body: bytes) -> Prompt:
-        """Read the body of a request.
+        """Read the body of a request; the prompt must be let go of.
 
         Raises:
             RequestError: the request is not of the expected form, or a video cannot be had, read or sampled so.
         """
-        return await self.run(self._read, body)
+        request = await _run(self._threads, self._read_request, body)
+        del body
+        with ExitStack() as files:  # closed also where nobody waits any more, which ends the work of the thread
+            sources = await _run(self._fetchers, self._open_all, request)
+            for source in sources:
+                files.enter_context(closing(source))
+            with ExitStack() as place:
+                await self._places.acquire()
+                place.callback(self._places.release)
+                inputs, length, size = await _run(self._threads, self._make_inputs, request, sources)
+                request.messages.clear()  # videos may be in them
+                return Prompt(request, inputs, length, size, place.pop_all())
 
     async def read_frame(self, data: bytes) -> Image.Image:
         """Read a picture of a camera.
@@ -88,42 +117,49 @@ class Reader:
         Raises:
             RequestError: it is no picture, or a larger one than allowed.
         """
-        return await self.run(self._read_picture, BytesIO(data))
-
-    async def run(self, call: Callable[..., Result], *arguments: Any) -> Result:
-        """Call something slow in one of the threads."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, call, *arguments)
+        return await _run(self._camera_thread, self._read_picture, BytesIO(data))
 
     def close(self) -> None:
         """End the threads."""
-        self._threads.shutdown(cancel_futures=True)
+        for threads in (self._threads, self._fetchers, self._camera_thread):
+            threads.shutdown(cancel_futures=True)
 
     def _begin(self) -> None:
         processor = copy.deepcopy(self._pipeline.processor)
         device = None if getattr(self._pipeline.model, "hf_device_map", None) else self._pipeline.device
         self._own.pipeline = VideoTextToTextPipeline(self._pipeline.model, processor=processor, device=device)
 
-    def _read(self, body: bytes) -> Prompt:
+    def _read_request(self, body: bytes) -> ChatRequest:
         request = read_request(body)
         if request.model != self._name:
             raise RequestError(404, "model_not_found", f"model must be {self._name!r}, got {request.model[:80]!r}")
         self._check_counts(request)
+        return request
+
+    def _open_all(self, request: ChatRequest) -> list[IO[bytes]]:
+        """Open the videos and pictures of a request in their order."""
+        deadline = time.monotonic() + self._limits.max_body_seconds
+        with ExitStack() as files:
+            sources = [files.enter_context(closing(self._open(part, deadline))) for part in _clips(request)]
+            files.pop_all()
+        return sources
+
+    def _make_inputs(
+        self, request: ChatRequest, sources: list[IO[bytes]]
+    ) -> tuple[dict[str, Any], int, tuple[int, int]]:
+        """Return the inputs of the model, the length of the prompt and the size of the last video."""
         options: dict[str, Any] = {"limits": self._limits.of_sources}
         if request.timestamp is not None:
             options["timestamp"] = request.timestamp
         if request.num_frames is not None:
             options["num_frames"] = request.num_frames
-        sources: list[IO[bytes]] = []
-        try:
-            chat = [self._message(message, sources) for message in request.messages]
-            inputs = self._preprocess({"text": chat}, options)
-        finally:
-            for source in sources:
-                source.close()
+        waiting = iter(sources)
+        chat = [self._message(message, waiting) for message in request.messages]
+        inputs = self._preprocess({"text": chat}, options)
         length = inputs["input_ids"].shape[1]
         self._check_length(length + self.answer_length(request), "tokens of prompt and answer")
         height, width = inputs["frame_size"][0].tolist()
-        return Prompt(request, inputs, length, (height, width))
+        return inputs, length, (height, width)
 
     def answer_length(self, request: ChatRequest) -> int:
         """Return the most tokens that the answer of a request may have.
@@ -141,17 +177,16 @@ class Reader:
         return asked[0] if asked else min(own, limit)
 
     def _check_counts(self, request: ChatRequest) -> None:
-        clips = 0
-        characters = 0
-        for message in request.messages:
-            if isinstance(message.content, str):
-                characters += len(message.content)
-                continue
-            texts = [part.text for part in message.content if isinstance(part, TextPart)]
-            characters += sum(map(len, texts))
-            clips += len(message.content) - len(texts)
+        clips = [*_clips(request)]
+        if all(isinstance(clip, PicturePart) for clip in clips):
+            for name in ("timestamp", "num_frames"):
+                if getattr(request, name) is not None:
+                    raise RequestError(400, "invalid_request", f"{name} must come with a video, got none")
+        if request.stream_options is not None and not request.stream:
+            raise RequestError(400, "invalid_request", "stream_options must come with stream, got none")
+        characters = sum(map(len, _texts(request)))
         for number, wanted, limit in (
-            (clips, "clips", self._limits.max_clips),
+            (len(clips), "clips", self._limits.max_clips),
             (request.num_frames or 0, "num_frames", self._limits.max_frames),
         ):
             if number > limit:
@@ -163,8 +198,8 @@ class Reader:
             what = f"a request must have at most {self._context} {of}, got {length:g}"
             raise RequestError(400, "context_length_exceeded", what)
 
-    def _message(self, message: Any, sources: list[IO[bytes]]) -> dict[str, Any]:
-        """Return a turn in the form of processors; files that are opened for it join the `sources`."""
+    def _message(self, message: Any, sources: Iterator[IO[bytes]]) -> dict[str, Any]:
+        """Return a turn in the form of processors, with the next of the opened files for each of its clips."""
         if isinstance(message.content, str):
             return {"role": message.role, "content": [{"type": "text", "text": message.content}]}
         blocks: list[dict[str, Any]] = []
@@ -172,8 +207,7 @@ class Reader:
             if isinstance(part, TextPart):
                 blocks.append({"type": "text", "text": part.text})
                 continue
-            source = self._open(part)
-            sources.append(source)
+            source = next(sources)
             if isinstance(part, PicturePart):
                 blocks.append({"type": "image", "image": self._read_picture(source)})
             else:
@@ -181,7 +215,7 @@ class Reader:
                 blocks.append({"type": "video", "video": source})
         return {"role": message.role, "content": blocks}
 
-    def _open(self, part: Any) -> IO[bytes]:
+    def _open(self, part: Any, deadline: float) -> IO[bytes]:
         if isinstance(part, FilePart):
             return self._uploads.open(part.file.file_id)
         address = part.image_url.url if isinstance(part, PicturePart) else part.video_url.url
@@ -189,7 +223,7 @@ class Reader:
         if scheme == "data":
             return _read_data(address)
         if scheme in ("http", "https"):
-            return fetch(address, self._limits)
+            return fetch(address, self._limits, deadline)
         raise RequestError(
             400, "unsupported_url", f"a url must be a data URL or an http(s) address, got {address[:20]!r}"
         )
@@ -222,6 +256,27 @@ class Reader:
             if not is_raised_here(error):
                 raise
             raise RequestError(400, "invalid_request", str(error)) from error
+
+
+async def _run(threads: ThreadPoolExecutor, call: Callable[..., Result], *arguments: Any) -> Result:
+    """Call something slow in one of the threads."""
+    return await asyncio.get_running_loop().run_in_executor(threads, call, *arguments)
+
+
+def _clips(request: ChatRequest) -> Iterator[Any]:
+    """Yield the parts of a request that are videos and pictures."""
+    for message in request.messages:
+        if not isinstance(message.content, str):
+            yield from (part for part in message.content if not isinstance(part, TextPart))
+
+
+def _texts(request: ChatRequest) -> Iterator[str]:
+    """Yield the texts of a request."""
+    for message in request.messages:
+        if isinstance(message.content, str):
+            yield message.content
+        else:
+            yield from (part.text for part in message.content if isinstance(part, TextPart))
 
 
 def _read_data(address: str) -> IO[bytes]:

@@ -37,7 +37,8 @@ def build_server(service: Service, host: str, port: int, token: str | None) -> A
         ws_max_queue=4,
         ws_per_message_deflate=False,
     )
-    bound(logging.getLogger("uvicorn.error"))  # behind the configuration, which has set its handlers
+    for name in ("uvicorn.error", "hmba_hf.serving"):
+        bound(logging.getLogger(name))  # behind the configuration, which has set its handlers
     return uvicorn.Server(config)
 
 

@@ -31,6 +31,7 @@ except ImportError as missing:
     raise ImportError(f"`hmba serve` needs `{install_command('serve')}`") from missing
 
 MAX_QUESTIONS = 4
+_MOST_TEXT = 2**16  # characters of a question with all around it
 _TIME = struct.Struct(">d")
 _NOT_ALLOWED = 1008  # against a rule of the server
 
@@ -107,6 +108,9 @@ class Session:
         self._frame = data
 
     def _take_question(self, text: str) -> None:
+        if len(text) > _MOST_TEXT:
+            what = f"a question must have at most {_MOST_TEXT} characters, got {len(text)}"
+            raise RequestError(400, "invalid_request", what)
         try:
             question = StreamQuestion.model_validate_json(text)
         except ValidationError as error:

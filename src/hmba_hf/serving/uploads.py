@@ -92,6 +92,11 @@ class Uploads:
                 raise _unknown()
             self._files.pop(number).path.unlink(missing_ok=True)
 
+    def delete_old(self) -> None:
+        """Delete the files whose time is over."""
+        with self._lock:
+            self._drop_old()
+
     def close(self) -> None:
         """Delete all files."""
         self._folder.cleanup()

@@ -2,13 +2,14 @@
 
 import logging
 import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from .errors import internal_error
 
-logger = logging.getLogger("hmba_hf")
+logger = logging.getLogger("hmba_hf.serving")
 
 
 class Work(Protocol):
@@ -92,14 +93,24 @@ class BatchWorker:
 
 def _run_together(run: Run, works: list[Any]) -> None:
     """Run works, and where that fails each alone, so that an error reaches only the one that causes it."""
+    error = _error_of(run, works)
+    if error is None:
+        return
+    if len(works) > 1:
+        logger.warning("a batch has failed, its works are run one by one: %s", error)
+    for work in works:
+        if len(works) > 1 and not work.has_begun:
+            _run_together(run, [work])
+        else:
+            logger.error("a request has failed", exc_info=error)
+            work.fail(internal_error())
+
+
+def _error_of(run: Run, works: list[Any]) -> Exception | None:
+    """Run works and return the error by which they end, which holds none of the batch: others need its memory."""
     try:
         run(works)
     except Exception as error:  # of whatever kind: the thread has to serve the others
-        if len(works) > 1:
-            logger.warning("a batch has failed, its works are run one by one: %s", error)
-        for work in works:
-            if len(works) > 1 and not work.has_begun:
-                _run_together(run, [work])
-            else:
-                logger.exception("a request has failed", exc_info=error)
-                work.fail(internal_error())
+        traceback.clear_frames(error.__traceback__)
+        return error
+    return None
