@@ -47,6 +47,13 @@ class Request(NamedTuple):
             asked["mm_processor_kwargs"] = {"timestamp": self.timestamp}
         return asked
 
+    def for_pipeline(self) -> dict[str, Any]:
+        """Return what the pipeline takes."""
+        asked: dict[str, Any] = {"text": self.text}
+        if self.videos:
+            asked |= {"videos": list(self.videos), "timestamp": self.timestamp}
+        return asked
+
 
 def save_model(family: str, folder: Path) -> None:
     """Write a model of a family of language models."""
@@ -101,10 +108,7 @@ def pipeline_answers(folder: Path, requests: list[Request]) -> list[list[int]]:
     how = {"max_new_tokens": LENGTH, "min_new_tokens": LENGTH, "do_sample": False}
     answers = []
     for request in requests:
-        asked = {"text": request.text}
-        if request.videos:
-            asked |= {"videos": list(request.videos), "timestamp": request.timestamp}
-        inputs = pipe.preprocess(asked)["inputs"]
+        inputs = pipe.preprocess(request.for_pipeline())["inputs"]
         inputs.pop("frame_size")
         got = pipe.model.generate(**inputs, **how, return_dict_in_generate=True, output_scores=True)
         best = torch.stack(got.scores).topk(2, dim=-1).values

@@ -13,20 +13,19 @@ from ...models.joining_adapter import build_adapter
 from ...models.joining_hmba import build_projector
 from ...models.layers_state_space import compile_kernels_of
 from ...models.modeling_hmba import HMBAModel
+from .mending import leave_requests_without_updates_alone
+from .naming import CheckpointNames
 from .processing import BlankClips, ClipInfo, ClipProcessor
 
 try:
     from vllm.model_executor.models.interfaces import (
+        SupportsLoRA,
         SupportsMultiModal,
         is_attention_free,
         is_hybrid,
     )
-    from vllm.model_executor.models.utils import (
-        AutoWeightsLoader,
-        WeightsMapper,
-        init_vllm_registered_model,
-        maybe_prefix,
-    )
+    from vllm.model_executor.models.module_mapping import MultiModelKeys
+    from vllm.model_executor.models.utils import AutoWeightsLoader, init_vllm_registered_model, maybe_prefix
     from vllm.multimodal import MULTIMODAL_REGISTRY
 except ImportError as missing:
     raise ImportError("the vLLM plug-in needs `pip install vllm`") from missing
@@ -55,7 +54,7 @@ class VideoEncoder(HMBAModel):
                 parameter.data = parameter.data.float()
 
 
-def _names_of_weights(config: HMBAConfig) -> WeightsMapper:
+def _names_of_weights(config: HMBAConfig) -> CheckpointNames:
     """Return where vLLM's language model looks for the weights of a checkpoint: as in checkpoints of its own."""
     language_model: Any = AutoModelForCausalLM._model_mapping[type(config.text_config)]
     head = "lm_head"
@@ -63,15 +62,17 @@ def _names_of_weights(config: HMBAConfig) -> WeightsMapper:
         head = tied.removesuffix(".weight")
     prefixes = {
         "model.language_model.": f"language_model.{language_model.base_model_prefix}.",
-        "lm_head.": f"language_model.{head}.",
+        "lm_head": f"language_model.{head}",
         "model.": "video.",
     }
-    return WeightsMapper(orig_to_new_prefix=prefixes)
+    return CheckpointNames(orig_to_new_prefix=prefixes)
 
 
 @MULTIMODAL_REGISTRY.register_processor(ClipProcessor, info=ClipInfo, dummy_inputs=BlankClips)
-class HMBAForVLLM(nn.Module, SupportsMultiModal):
+class HMBAForVLLM(nn.Module, SupportsMultiModal, SupportsLoRA):
     """H-MBA as vLLM runs it: answers are those of `HMBAForConditionalGeneration`.
+
+    Low-rank updates and weights in fewer bits are those of the language model.
 
     Source: arXiv:2501.04302.
     """
@@ -83,6 +84,10 @@ class HMBAForVLLM(nn.Module, SupportsMultiModal):
         of_vllm: Any = self  # its methods, which nn.Module's look-up of names hides from a type checker
         of_vllm.configure_mm_token_handling(config.text_config.vocab_size, [config.video_token_id])
         self.hf_to_vllm_mapper = _names_of_weights(config)
+        if vllm_config.lora_config is not None:
+            leave_requests_without_updates_alone()
+        if vllm_config.quant_config is not None:  # vLLM itself maps names that a class knows without a config
+            vllm_config.quant_config.apply_vllm_mapper(self.hf_to_vllm_mapper)
         with of_vllm._mark_tower_model(vllm_config, "video"):
             self.video: Any = VideoEncoder(deepcopy(config), vllm_config.model_config.get_inputs_embeds_size())
             self.video.set_dtype(vllm_config.model_config.dtype)
@@ -95,11 +100,16 @@ class HMBAForVLLM(nn.Module, SupportsMultiModal):
         if is_hybrid(self.language_model) or is_attention_free(self.language_model):
             kind = type(self.language_model).__name__
             raise ValueError(f"the language model must be one of attention alone for vLLM, got {kind}")
+        self.embedding_modules = getattr(self.language_model, "embedding_modules", {})
 
     @classmethod
     def get_placeholder_str(cls, modality: str, i: int) -> str | None:
         """Return nothing: H-MBA's chat templates write the token of a video themselves."""
         return None
+
+    def get_mm_mapping(self) -> MultiModelKeys:
+        """Return which part is the language model, the one that takes low-rank updates."""
+        return MultiModelKeys.from_string_field(language_model="language_model", tower_model="video")
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """Encode clips, each `(t, channels, height, width)`, to `(p, hidden_size)`; those of one length together."""

@@ -93,11 +93,10 @@ class ClipInfo(BaseProcessingInfo):
         """Return the tokens that stand for a video."""
         processor = self.get_hf_processor()
         tokens = [self.ctx.get_hf_config().video_token_id] * self.ctx.get_hf_config().num_patches
-        vocabulary = processor.tokenizer.get_vocab()
         if processor.video_start_token:
-            tokens = [vocabulary[processor.video_start_token], *tokens]
+            tokens = [processor.tokenizer.convert_tokens_to_ids(processor.video_start_token), *tokens]
         if processor.video_end_token:
-            tokens = [*tokens, vocabulary[processor.video_end_token]]
+            tokens = [*tokens, processor.tokenizer.convert_tokens_to_ids(processor.video_end_token)]
         return tokens
 
 

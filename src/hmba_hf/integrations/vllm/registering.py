@@ -1,9 +1,9 @@
 """What the plug-in registers with vLLM: the models, the checks of their configurations, the reader of videos."""
 
-import sys
 from typing import Any
 
 from ... import registration  # noqa: F401 - H-MBA's classes at transformers' doors
+from .mending import answer_scans
 from .reading import READER, VideoBytes
 
 try:
@@ -51,18 +51,7 @@ def register_all() -> None:
     MODELS_CONFIG_MAP[_HMBA] = HMBAChecks
     MODELS_CONFIG_MAP[_HMBA_VLM] = HMBAVLMChecks
     VIDEO_LOADER_REGISTRY.register(READER)(VideoBytes)
-    _answer_scans()
-
-
-def _answer_scans() -> None:
-    """Let vLLM's worker for CPUs read `vars()` of every value of every module, as it does when it starts.
-
-    llvmlite, which Numba brings, takes every unknown name for a function of its library, `__dict__` too; so `vars()`
-    returned one, and the worker ended with an error (vLLM 0.32, llvmlite 0.47).
-    """
-    ffi = sys.modules.get("llvmlite.binding.ffi")
-    if ffi is not None:
-        ffi.lib._fntab.setdefault("__dict__", {})
+    answer_scans()
 
 
 __all__ = ["HMBAChecks", "HMBAVLMChecks", "register_all"]
