@@ -3,6 +3,7 @@
     git worktree add ../before 9fb78f3
     python benchmarks/reading_clips.py --before ../before --output_dir runs/reading
     python benchmarks/reading_clips.py --cores 1 2 --workers 0 1 2 --clips 6
+    python benchmarks/reading_clips.py --needed            # what decoding alone takes
     python benchmarks/reading_clips.py --memory            # of 1,000 files
 
 Draws files of 40 s, 1280 x 720, 25 pictures a second, and reads five frames out of them, half a second apart, that
@@ -14,6 +15,9 @@ reader's time on the wall over ours. Readers that do not import are left out.
 - `torchcodec`: `VideoDecoder.get_frames_played_at`, in both of its modes.
 - `transformers`: `transformers.video_utils.load_video` with `backend="pyav"`, as its video processors read.
 - `decord`, `OpenCV`: `get_batch`; a seek to each frame.
+
+`--needed` hands the packets of the pictures that ours decodes to FFmpeg's decoder once more, in one thread: no reader
+that decodes them can be faster.
 
 With workers, a data loader of PyTorch reads all clips of a reader in each turn, and the time is that of its processes.
 """
@@ -43,6 +47,7 @@ from transformers.video_utils import load_video
 from video_sampling import memory
 from where_time_goes import RATE, draw_picture
 
+from hmba_hf.models.decoding_needed import PlainStretch
 from hmba_hf.models.decoding_video import decode_frames
 
 try:
@@ -61,12 +66,14 @@ except ImportError:
 Reader = Callable[[str, float], np.ndarray]
 FRAMES, STEP = 5, 0.5
 SIZE, SECONDS = (1280, 720), 40
+AV1 = "libsvtav1"
 OPTIONS = {
     "libx264": {"crf": "23", "preset": "veryfast"},
     "libx265": {"crf": "26", "preset": "veryfast", "x265-params": "log-level=error"},
-    "libsvtav1": {"crf": "35", "preset": "10"},
+    AV1: {"crf": "35", "preset": "10"},
 }
 OURS, BEFORE = "ours", "ours before"
+WITHOUT_AV1 = ("decord", "OpenCV")  # whose own builds of FFmpeg do not decode it
 
 
 def write_drive(path: Path, codec: str, keyframes: int, size: tuple[int, int] = SIZE, seconds: int = SECONDS) -> Path:
@@ -234,6 +241,48 @@ def compare(path: str, ends: list[float], found: dict[str, Reader], workers: int
     return rows
 
 
+def measure_needed(path: str, ends: list[float]) -> list[dict[str, str]]:
+    """Time the decoding of the pictures that a clip needs beside readers; rows of means over clips."""
+    times: dict[str, list[float]] = {}
+    counts: list[tuple[int, int]] = []
+    packets: list[bytes] = []
+    needed = PlainStretch._needed
+
+    def noting(stretch: PlainStretch, wanted: frozenset[int]) -> list[Any]:
+        found = needed(stretch, wanted)
+        counts.append((len(stretch.ticks), len(found)))
+        packets[:] = [bytes(packet) for packet in found]
+        return found
+
+    PlainStretch._needed = noting  # type: ignore[method-assign]
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        for end in ends:
+            for name, read in readers(None, 1).items():
+                if name == OURS or name.startswith("torchcodec"):
+                    times.setdefault(name, []).append(timed(partial(read, path, end), 1)[0].processor)
+            decode = partial(decode_packets, stream.codec_context, packets)
+            times.setdefault("decoding alone", []).append(timed(decode, 1)[0].processor)
+    PlainStretch._needed = needed  # type: ignore[method-assign]
+    read, decoded = (statistics.mean(count) for count in zip(*counts, strict=True))
+    print(f"{read:.0f} pictures a stretch, of which {decoded:.0f} are decoded\n")
+    alone = statistics.mean(times["decoding alone"])
+    means = {name: statistics.mean(spent) for name, spent in times.items()}
+    return [
+        {"what": name, "ms a clip": f"{1e3 * mean:.1f}", "time / decoding alone": f"{mean / alone:.2f}"}
+        for name, mean in means.items()
+    ]
+
+
+def decode_packets(known: Any, packets: list[bytes]) -> None:
+    """Decode packets in one thread, as the stream of a decoder that is known."""
+    decoder: Any = av.CodecContext.create(known.codec, "r")
+    decoder.extradata = known.extradata
+    decoder.thread_count, decoder.thread_type = 1, "NONE"
+    for packet in [*map(av.Packet, packets), None]:
+        decoder.decode(packet)
+
+
 def measure_memory(folder: Path, count: int) -> None:
     """Read a clip of each of many files, and print the process's memory and open files on the way."""
     drive = write_drive(folder / "drive.mp4", "libx264", 2, (320, 180), 12)
@@ -274,6 +323,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=2, help="with workers")
     parser.add_argument("--before", type=Path, help="another checkout")
     parser.add_argument("--folder", type=Path, help="where the files are drawn, unless they are there already")
+    parser.add_argument("--needed", action="store_true", help="decode what ours does once more, and nothing else")
     parser.add_argument("--memory", action="store_true", help="of many files, and no times")
     parser.add_argument("--files", type=int, default=1000, help="of --memory")
     parser.add_argument("--quick", action="store_true", help="small files, to see that all is well")
@@ -296,9 +346,17 @@ def main() -> None:
                 path = folder / f"{codec}_{keyframes}.mp4"
                 if not path.exists():
                     write_drive(path, codec, keyframes, size, seconds)
+                if args.needed:
+                    os.sched_setaffinity(0, available[:1])
+                    print(f"{codec}, {keyframes} s")
+                    print(f"{markdown(measure_needed(str(path), ends))}\n", flush=True)
+                    continue
                 for cores, workers in product(args.cores, args.workers):
                     os.sched_setaffinity(0, available[:cores])
-                    rows = compare(str(path), ends, readers(args.before, cores), workers, args.turns)
+                    found = readers(args.before, cores)
+                    if codec == AV1:
+                        found = {name: read for name, read in found.items() if name not in WITHOUT_AV1}
+                    rows = compare(str(path), ends, found, workers, args.turns)
                     title = f"{codec}, {keyframes} s, cores: {cores}, workers: {workers}"
                     print(f"{title}\n\n{markdown(rows)}\n", flush=True)
                     records.append({"file": title, "rows": rows})
