@@ -93,16 +93,16 @@ def place_of(name: str) -> tuple[int, str]:
 
 
 def rows_of(records: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """Write a row for each stage, with a column of milliseconds for each clock and case."""
-    names = sorted({name for record in records for name in record["processor"]}, key=place_of)
+    """Write a row for each stage, with a column of milliseconds for each case, on the clock of its device."""
+    names = sorted({name for record in records for name in record[record["clock"]]}, key=place_of)
     rows = []
     for name in names:
         row = {"stage": name.replace(BACKWARD, " (backward)")}
         for record in records:
-            spent = record["processor"].get(name)
-            share = "" if spent is None else f" ({100 * spent / record['processor, whole']:.0f} %)"
-            row[f"{record['case']}, processor"] = written(spent) + share
-            row[f"{record['case']}, wall"] = written(record["wall"].get(name))
+            clock = record["clock"]
+            spent = record[clock].get(name)
+            share = "" if spent is None else f" ({100 * spent / record[f'{clock}, whole']:.0f} %)"
+            row[record["case"]] = written(spent) + share
         rows.append(row)
     labels = {"whole": "whole", "without stages": "bare"}
     if any("all layers" in key for record in records for key in record):
@@ -110,8 +110,7 @@ def rows_of(records: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
     for label, key in labels.items():
         row = {"stage": label}
         for record in records:
-            for clock in CLOCKS:
-                row[f"{record['case']}, {clock}"] = written(record.get(f"{clock}, {key}"))
+            row[record["case"]] = written(record.get(f"{record['clock']}, {key}"))
         rows.append(row)
     return rows
 
@@ -128,10 +127,11 @@ def draw(records: Sequence[dict[str, Any]], axis: Any) -> None:
     groups: list[dict[str, float]] = []
     for record in records:
         group: dict[str, float] = {}
-        for name, seconds in record["processor"].items():
+        clock = record["clock"]
+        for name, seconds in record[clock].items():
             label = name.replace(BACKWARD, "").partition(",")[0]
             label = "adapter: linear layers" if "_proj" in label or "linear" in label else label
-            group[label] = group.get(label, 0.0) + max(100 * seconds / record["processor, whole"], 0)
+            group[label] = group.get(label, 0.0) + max(100 * seconds / record[f"{clock}, whole"], 0)
         groups.append(group)
     labels = sorted({label for group in groups for label, share in group.items() if share >= 2}, key=place_of)
     left = np.zeros(len(groups))
@@ -145,7 +145,7 @@ def draw(records: Sequence[dict[str, Any]], axis: Any) -> None:
         range(len(groups)), [f"{record['command']}, {record['size']}\n{record['case']}" for record in records]
     )
     axis.invert_yaxis()
-    axis.set(xlim=(0, 100), xlabel="% of the processor's time")
+    axis.set(xlim=(0, 100), xlabel="% of the time")
     axis.legend(bbox_to_anchor=(0.5, -0.12), loc="upper center", ncols=3)
 
 

@@ -15,9 +15,9 @@ language model `--layers` layers are there. Videos are drawn: 720p, 25 pictures 
 - `stream`: half a second of video, of which the stream takes one frame, that is read, or asked about.
 - `predict`: a clip of five frames at some time of the file, and its answer.
 
-Values are medians over the steps, of the processor and of the wall; saving is shared out over the steps from one to
-the next. First steps, in which kernels are compiled or loaded, stand apart. `without stages` are the same steps with
-nothing measured inside, at the micro base.
+Values are medians over the steps, of the processor, with a GPU of the wall (`results.json` has both); saving is shared
+out over the steps from one to the next. First steps, in which kernels are compiled or loaded, stand apart. `without
+stages` are the same steps with nothing measured inside, at the micro base.
 """
 
 import argparse
@@ -422,7 +422,8 @@ def main() -> None:
             write_drive(args.drive, width, height, args.seconds)
         for size in args.sizes:
             cases = COMMANDS[args.command](size, args)
-            found = [{"command": args.command, "size": size, **summarise(case)} for case in cases]
+            known = {"command": args.command, "size": size, "clock": "wall" if args.device == "cuda" else "processor"}
+            found = [{**known, **summarise(case)} for case in cases]
             if size == "real":
                 found = [{**record, **with_all_layers(record, args.layers)} for record in found]
             print(f"{args.command}, {size}, for a {found[0]['unit']}; medians of {found[0]['laps']} laps\n")
