@@ -15,7 +15,7 @@ from transformers import AutoProcessor, pipeline
 from documented import ROOT
 from hmba_hf import HMBAVLMProcessor
 from hmba_hf.app.ask_tab import _said_of
-from hmba_hf.app.asking import Asker
+from hmba_hf.app.asking import Asker, draw_large
 from hmba_hf.app.clips import clip_seconds, read_frames
 from hmba_hf.app.html import frames_html
 from hmba_hf.app.limits import PageLimits
@@ -25,6 +25,7 @@ from hmba_hf.app.records import write_records
 from hmba_hf.app.visits import Visits
 from hmba_hf.commands.app import is_finished_demo, list_clips, open_page, worth_of
 from hmba_hf.commands.demo import DISCLAIMER, TUNED, write_held_out_clips
+from hmba_hf.data.clips import write_video
 from hmba_hf.families import load_model
 from hmba_hf.visualization import draw_attention
 from tiny_hmba_vlm import model_on
@@ -203,6 +204,7 @@ def test_attention_lies_over_the_frame_as_the_tower_sees_it():
         ("clip", 99.0, QUESTION, "Timestamp 99.000 s lies outside the clip, which ends at 2.5 s"),
         ("clip", -1.0, QUESTION, "Timestamp must be a number of seconds, zero or more, got -1.0"),
         ("clip", 1.0, "  ", "A question must have words, got none"),
+        ("clip", 1.0, "What is \ud800?", "A question must be whole characters, got a broken one"),
         ("clip", 1.0, "why" * 200, "A question must have at most 500 characters, got 600"),
     ],
 )
@@ -213,6 +215,26 @@ def test_a_mistake_of_a_visitor_is_a_sentence_without_a_place(asker, clips, tmp_
         asker.ask(given, seconds, question)
     assert in_words(error.value).startswith(words)
     assert str(tmp_path) not in in_words(error.value)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (36, 120), (120, 36)])
+def test_a_clip_of_one_frame_of_any_shape_is_asked_about_in_any_script(asker, tmp_path, size):
+    write_video(tmp_path / "one.mp4", [Image.new("RGB", size, "navy")])
+    asked = asker.ask(str(tmp_path / "one.mp4"), 0.0, "どの物体が危険ですか? ما الخطر؟ 🚗")
+    assert asked.frames.pictures[-1].size == size and set(asked.frames.times) == {0.0}
+    assert asked.answer.picture.height * size[0] == pytest.approx(asked.answer.picture.width * size[1], abs=size[1])
+    rows = list(
+        csv.DictReader(write_records(tmp_path, [asked.record("one.mp4")])[1].open(newline="", encoding="utf-8"))
+    )
+    assert rows[0]["question"] == asked.question
+
+
+@pytest.mark.parametrize("box", [(-50, -50, 20, 20), (30, 10, 400, 300), (90, 90, 99, 99), (-9, -9, -1, -1)])
+def test_a_box_that_leaves_the_frame_is_drawn_as_far_as_it_is_inside(box):
+    box = dict(zip(("xmin", "ymin", "xmax", "ymax"), box, strict=True))
+    frame = Image.new("RGB", (40, 20))
+    picture = draw_large(frame, [{"label": "車", "box": box}])
+    assert picture.size == (480, 240)
 
 
 def test_a_mistake_of_the_program_is_not_put_into_words():

@@ -38,7 +38,17 @@ from hmba_hf.models.decoding_video import video_duration
 BROWSER, RESULTS = (os.environ.get(name) for name in ("HMBA_TEST_BROWSER", "HMBA_APP_RESULTS"))
 LIMITS = PageLimits(max_upload_bytes=2**20, max_new_tokens=48)
 WIDTHS = (1280, 390)
+PASSWORD = "a password of the test"
 PINK = (255, 45, 135)  # of the first box
+
+NOTE_WHAT_IS_ASKED_FOR = """{
+  window.asked = [];
+  const {mediaDevices: {__proto__: devices}} = navigator;
+  for (const [name, what] of [["getUserMedia", "camera"], ["getDisplayMedia", "screen"]]) {
+    const own = devices[name];
+    devices[name] = function (...wanted) { window.asked.push(what); return own.apply(this, wanted); };
+  }
+}"""  # of the browser, before the page's own scripts
 
 pytestmark = [
     pytest.mark.skipif(BROWSER is None, reason="`make test-app` installs what this needs and runs it"),
@@ -85,6 +95,15 @@ def address(page, clips):
 
 
 @pytest.fixture(scope="module")
+def locked(clips):
+    """The address of a page that wants a password."""
+    asker = Asker(load_model(TUNED, dtype="float32").eval(), AutoProcessor.from_pretrained(TUNED), LIMITS)
+    page = build_page(asker, Subject("micro_tuned", DISCLAIMER, clips))
+    yield launch_page(page, [*clips.values()], "127.0.0.1", None, PASSWORD, LIMITS.max_upload_bytes, blocks=False)
+    page.close()
+
+
+@pytest.fixture(scope="module")
 def browser():
     from playwright.sync_api import sync_playwright
 
@@ -105,6 +124,7 @@ def visit(browser, address):
         page = browser.new_page(viewport={"width": width, "height": 900}, accept_downloads=True)
         page.set_default_timeout(300_000)
         page.on("request", lambda request: strangers.append(request.url))
+        page.add_init_script(NOTE_WHAT_IS_ASKED_FOR)
         opened.append(page)
         page.goto(address)
         page.wait_for_selector("#ask")
@@ -317,23 +337,30 @@ def test_a_file_runs_for_a_minute_with_answers_as_subtitles(visit, drive, tmp_pa
     assert video_duration(tmp_path / "annotated.mp4") > 55
 
 
-def test_a_camera_is_watched_until_it_is_stopped(visit, tmp_path):
+@pytest.mark.parametrize(
+    ("source", "place", "asked"), [("A camera", "#camera", "camera"), ("A screen", "#shared", "screen")]
+)
+def test_a_camera_and_a_screen_are_watched_until_they_are_stopped(visit, tmp_path, source, place, asked):
     page = visit(390)
     page.click("button[role=tab]:has-text('Stream')")
-    page.click("label:has-text('A camera')")
-    page.click("#camera button:has-text('Click to Access Webcam'), #camera button[title='grant webcam access']")
-    page.click(
-        "#camera button:has-text('Record'), #camera button[aria-label='start stream'], #camera .button-wrap button"
-    )
+    page.click(f"label:has-text('{source}')")
+    page.click(f"{place} [title='grant webcam access'] button")
+    page.click(f"{place} .button-wrap button:has-text('Record')")
     page.wait_for_selector("#screen figcaption:not(:empty)")
     page.wait_for_timeout(4000)
-    shoot(page, "stream-390")
+    shoot(page, f"{asked}-390")
     page.click("#stop")
+    page.wait_for_selector("#stream-json a, #stream-json:not([disabled])")
+    assert page.locator(f"{place} [title='stop recording']").count() == 0
+    status = page.inner_text("#status")
+    page.wait_for_timeout(3000)
+    assert page.inner_text("#status") == status, "no other drive has begun"
     with page.expect_download() as download:
         page.click("#stream-json")
     download.value.save_as(tmp_path / "answers.json")
     assert len(json.loads((tmp_path / "answers.json").read_text())) >= 2
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert page.evaluate("window.asked") == [asked]
 
 
 def test_a_drive_that_cannot_be_read_is_a_sentence(visit, tmp_path):
@@ -342,6 +369,39 @@ def test_a_drive_that_cannot_be_read_is_a_sentence(visit, tmp_path):
     page.click("button[role=tab]:has-text('Stream')")
     page.click("#start")
     page.wait_for_selector("#stream-problem:has-text('A clip must be chosen or uploaded first, got none')")
+
+
+def test_a_page_with_a_password_opens_to_nobody_else(browser, locked):
+    for path in ("config", "gradio_api/info"):
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            urllib.request.urlopen(locked + path)
+    page = browser.new_page(viewport={"width": 390, "height": 900})
+    page.set_default_timeout(300_000)
+    page.goto(locked)
+    for password in ("another password", PASSWORD):
+        page.wait_for_selector("input[type=password]")
+        assert page.locator("#ask").count() == 0
+        page.fill("input[type=text], textarea", "hmba")
+        page.fill("input[type=password]", password)
+        page.keyboard.press("Enter")
+        if password != PASSWORD:
+            page.wait_for_selector("text=/incorrect/i")
+            shoot(page, "login-390")
+    page.wait_for_selector("#preview img")
+    assert "At 2.40 s" in ask(page)
+    page.close()
+
+
+def test_two_visits_and_a_reload_amid_an_answer_disturb_nobody(visit, tmp_path):
+    first, second = visit(), visit()
+    second.click("#ask")
+    second.reload()
+    second.wait_for_selector("#preview img")
+    ask(first)
+    assert second.inner_text("#answer p") == "Nothing was asked yet."
+    second.fill("#question textarea", "どの物体が危険ですか?")
+    ask(second)
+    assert [len(records_of(page, tmp_path)) for page in (first, second)] == [1, 1]
 
 
 def test_the_command_opens_its_page_on_this_machine_alone(tmp_path):

@@ -1,6 +1,7 @@
 """A drive that a visitor of the live page watches: its pace, its answers, and what is left of it."""
 
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -94,6 +95,27 @@ def test_a_drive_that_is_stopped_takes_no_more(watcher, clip):
     next(moments)
     watcher.finish()
     assert list(moments) == [] and watcher.feed(1.0, Image.new("RGB", (40, 20))) is None
+
+
+def test_a_drive_ends_with_the_visit_of_one_who_reloads_the_page(watcher, clip, tmp_path):
+    clock = Clock()
+    moments = play(watcher, clip, clock, clock.wait)
+    next(moments)
+    shutil.rmtree(tmp_path)
+    assert list(moments) == [] and watcher.feed(1.0, Image.new("RGB", (40, 20))) is None
+    assert watcher.finish() == (None, None, None)
+
+
+def test_a_drive_has_just_ended_for_some_seconds_alone(watcher):
+    assert not watcher.has_just_ended(60)
+    watcher.finish()
+    assert watcher.has_just_ended(60) and not watcher.has_just_ended(0)
+
+
+@pytest.mark.parametrize("every", [None, -1.0, float("nan")])
+def test_an_interval_that_is_no_number_of_seconds_is_refused(asker, tmp_path, every):
+    with pytest.raises(ValueError, match=f"every must be .*, got {every}"):
+        Watcher(asker, QUESTION, every, tmp_path)
 
 
 def test_a_clock_that_goes_back_and_a_camera_that_turns_begin_the_drive_anew(watcher):

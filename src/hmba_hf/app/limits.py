@@ -34,11 +34,13 @@ class PageLimits:
         """Return a question without the space around it.
 
         Raises:
-            ValueError: if nothing is left, or too much.
+            ValueError: if nothing is left, or too much, or no text.
         """
         text = (question or "").strip()
         if not text:
             raise ValueError("a question must have words, got none")
         if len(text) > self.max_question:
             raise ValueError(f"a question must have at most {self.max_question} characters, got {len(text)}")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):  # half of a pair, which no tokenizer reads
+            raise ValueError("a question must be whole characters, got a broken one")
         return text

@@ -75,7 +75,7 @@ def build_page(asker: Asker, subject: Subject) -> Any:
             with gr.Tab("Ask"):
                 clip = ask_tab(asker, dict(subject.clips), QUESTION, visits)
             with gr.Tab("Stream"):
-                stream_tab(asker, clip, QUESTION, visits)
+                stream_tab(asker, page, clip, QUESTION, visits)
 
         def leave(request: gr.Request) -> None:
             visits.end(request.session_hash)
@@ -112,6 +112,7 @@ def launch_page(
         server_name=host,
         server_port=port,
         auth=None if password is None else (USER, password),
+        auth_message=f"The user is {USER}.",
         max_file_size=max_upload_bytes,
         theme=theme,
         css=_STYLE,

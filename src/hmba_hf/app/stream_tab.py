@@ -1,4 +1,4 @@
-"""The tab in which a visitor watches a file or a camera, with answers as subtitles."""
+"""The tab in which a visitor watches a file, a camera or a screen, with answers as subtitles."""
 
 import time
 from collections.abc import Iterator
@@ -22,8 +22,23 @@ except ImportError:
 
 FILE = "The clip of the first tab"
 CAMERA = "A camera"
+SCREEN = "A screen"
 _EVERY_PICTURE = 0.1  # least seconds from one picture in the browser to the next
 _EVERY_FRAME = 0.2  # seconds from one frame of a camera to the next
+_REST = 2.0  # seconds after the end of a drive, in which frames still come that were on their way
+# Gradio has a component for cameras alone: where that of the screen is seen, the browser is asked for a screen.
+_SHARING = """() => {
+  const media = navigator.mediaDevices;
+  if (!media) return;
+  const camera = media.getUserMedia.bind(media);
+  const refusal = () => Promise.reject(new DOMException("this browser shares no screen", "NotSupportedError"));
+  const screen = () => media.getDisplayMedia ? media.getDisplayMedia({video: true}) : refusal();
+  media.getUserMedia = (wanted) => document.querySelector("#shared")?.offsetParent ? screen() : camera(wanted);
+}"""
+_STOPPING = """(watcher) => {
+  document.querySelector(":is(#camera, #shared) [title='stop recording']")?.closest("button")?.click();
+  return [watcher];
+}"""
 _QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 
@@ -40,36 +55,51 @@ class Screen(NamedTuple):
     csv: Any
 
 
-def stream_tab(asker: Asker, clip: Any, question: str, visits: Visits) -> None:
+def stream_tab(asker: Asker, page: Any, clip: Any, question: str, visits: Visits) -> None:
     """Lay the tab out, inside the blocks that are open, and let it act.
 
     Args:
         asker: whose model answers.
+        page: that the tab is part of.
         clip: the component with the clip of the first tab.
         question: that stands there at first.
         visits: with the folder of each visit.
     """
     with gr.Row():
         with gr.Column(min_width=300, scale=2):
-            source = gr.Radio([FILE, CAMERA], value=FILE, label="Watch", elem_id="source")
+            source = gr.Radio([FILE, CAMERA, SCREEN], value=FILE, label="Watch", elem_id="source")
             asked = gr.Textbox(question, label="Question", max_length=asker.limits.max_question, lines=2)
             every = gr.Slider(0.5, 10, value=1, step=0.5, label="Seconds from one question to the next", buttons=[])
             start = gr.Button("Start", variant="primary", elem_id="start")
-            camera = gr.Image(
-                sources=["webcam"], streaming=True, type="pil", visible=False, label="Camera", elem_id="camera"
-            )
+            camera = _lay_out_camera("Camera", "camera")
+            shared = _lay_out_camera("Screen: the browser asks which", "shared")
             stop = gr.Button("Stop, and keep what was seen", elem_id="stop")
         with gr.Column(min_width=300, scale=3):
             screen = _lay_out_screen()
-    takes_uploads_only(camera)
-    source.change(_sides_of, source, [start, camera], **_QUIET)
+    source.change(_sides_of, source, [start, camera, shared], **_QUIET)
+    page.load(None, js=_SHARING)
     _let_play(screen, [clip, asked, every, screen.watcher], start, asker, visits)
-    _let_see(screen, [camera, asked, every, screen.watcher], camera, asker, visits)
-    stop.click(_left, screen.watcher, [screen.video, screen.json, screen.csv], **_QUIET)
+    for component in (camera, shared):
+        _let_see(screen, [component, asked, every, screen.watcher], component, asker, visits)
+    stop.click(_left, screen.watcher, [screen.video, screen.json, screen.csv], js=_STOPPING, **_QUIET)
 
 
-def _sides_of(source: str) -> tuple[Any, Any]:
-    return gr.Button(visible=source == FILE), gr.Image(visible=source == CAMERA)
+def _lay_out_camera(label: str, name: str) -> Any:
+    options = gr.WebcamOptions(mirror=False)
+    camera = gr.Image(
+        sources=["webcam"],
+        streaming=True,
+        type="pil",
+        visible=False,
+        webcam_options=options,
+        label=label,
+        elem_id=name,
+    )
+    return takes_uploads_only(camera)
+
+
+def _sides_of(source: str) -> tuple[Any, Any, Any]:
+    return gr.Button(visible=source == FILE), gr.Image(visible=source == CAMERA), gr.Image(visible=source == SCREEN)
 
 
 def _lay_out_screen() -> Screen:
@@ -116,6 +146,8 @@ def _let_see(screen: Screen, inputs: list[Any], camera: Any, asker: Asker, visit
         try:
             if frame.width * frame.height > asker.limits.max_pixels:
                 raise ValueError(f"a frame must have at most {asker.limits.max_pixels} pixels, got {frame.size}")
+            if watcher is not None and watcher.has_just_ended(_REST):
+                return _all_kept()
             if watcher is None or watcher.is_done:
                 watcher = _begun(watcher, asker, question, every, visits.folder(request.session_hash))
             seconds = time.monotonic() - watcher.began

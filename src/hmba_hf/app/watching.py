@@ -1,5 +1,6 @@
 """Watch a drive, from a file at its own pace or from a camera, with answers as they come."""
 
+import math
 import threading
 import time
 from collections import deque
@@ -62,6 +63,7 @@ class Watcher:
         began: on the clock of this machine.
         longest_leap: seconds of the drive that may be passed over at once.
         is_done: whether nothing more is taken.
+        ended: when that was so, on the same clock; infinite before.
 
     Raises:
         ValueError: if there is no question, or `every` is no number of seconds.
@@ -87,6 +89,7 @@ class Watcher:
         self.longest_leap = LONGEST_LEAP * self._stream.num_frames / self._stream.fps
         self.is_done = False
         self.began = time.monotonic()
+        self.ended = math.inf
 
     def feed(self, seconds: float, frame: Image.Image) -> Shown | None:
         """Take the next frame, and ask about it when it is time; return what is seen, nothing once it is done.
@@ -94,7 +97,7 @@ class Watcher:
         A frame of another size, and one after a jump in time, begin the drive anew.
         """
         with self._own:
-            if self.is_done:
+            if self.is_done or self.is_left:
                 return None
             with self._asker.lock:
                 self._push(seconds, frame)
@@ -112,11 +115,24 @@ class Watcher:
         with self._own:
             if not self.is_done:
                 self.is_done = True
-                self._video.close()
+                self.ended = time.monotonic()
+                if not self.is_left:  # else its file is gone, too
+                    self._video.close()
+        if self.is_left:
+            return Files(None, None, None)
         as_json, as_csv = None, None
         if self.records:
             as_json, as_csv = write_records(self._folder, list(self.records), "stream")
         return Files(None if self._video.is_empty else self._path, as_json, as_csv)
+
+    @property
+    def is_left(self) -> bool:
+        """Whether the visitor has gone, and the folder with the visit."""
+        return not self._folder.is_dir()
+
+    def has_just_ended(self, seconds: float) -> bool:
+        """Return whether this drive has ended, and less than so many seconds ago."""
+        return self.is_done and time.monotonic() - self.ended < seconds
 
     def strip_boxes(self, text: str) -> str:
         """Return an answer without its boxes, which are drawn instead."""
@@ -177,7 +193,7 @@ def play(
     start = clock()
     with open_clip(path, limits) as file:
         for seconds, frame in iter_frames(file, limits=limits.of_sources):
-            if watcher.is_done or seconds > limits.max_clip_seconds:
+            if watcher.is_done or watcher.is_left or seconds > limits.max_clip_seconds:
                 return
             if isinstance(frame, Exception):
                 watcher.broken += 1
