@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import EpsImagePlugin, Image, ImageOps
 
+from encoded_pictures import encoded
 from hmba_hf import iter_frames
 from hmba_hf.data.driving.bddx import find_videos
 from hmba_hf.data.driving.drama_rows import EntryError, read_frames, read_picture_size
@@ -27,15 +28,6 @@ def corners():
     picture = np.zeros((48, 64, 3), dtype=np.uint8)
     picture[:24, :32], picture[:24, 32:], picture[24:, :32] = 255, (255, 0, 0), (0, 0, 255)
     return Image.fromarray(picture)
-
-
-def encoded(picture, suffix, orientation=None, **options):
-    file = BytesIO()
-    if orientation is not None:
-        options["exif"] = Image.Exif()
-        options["exif"][274] = orientation
-    picture.save(file, suffix, **options)
-    return file.getvalue()
 
 
 def shown(orientation):
