@@ -30,7 +30,7 @@ tags: [hmba, micro-world]
 # The micro base, tuned
 
 An H-MBA model of {parameters:,} parameters in bfloat16, of the paper preset. It gives the first answer of `hmba demo`,
-before that trains such a model anew.
+before that trains a smaller one.
 
 It learned from the micro base, in {steps} steps with seed 0, by a program that comes with the source of
 hmba-hf. It was evaluated on {clips} held-out clips of the micro-world, of which one in four is right by chance:

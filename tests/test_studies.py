@@ -230,3 +230,10 @@ def test_a_study_without_matplotlib_says_how_to_get_its_plot(ablate, tmp_path, m
     assert f"no plot: plotting curves needs `{install_command('demo')}`" in capsys.readouterr().out
     assert (tmp_path / "runs" / "strides" / "table.md").exists()
     assert not (tmp_path / "runs" / "strides" / "plot.png").exists()
+
+
+def test_a_page_of_no_studies_leaves_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match="must hold results of studies, got none"):
+        run_studies(["page"])
+    assert not [*tmp_path.rglob("*")]

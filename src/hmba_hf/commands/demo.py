@@ -39,7 +39,7 @@ from hmba_hf.data.video_options import VideoOptions
 from hmba_hf.evaluation.batches import split_batches
 from hmba_hf.families import load_model
 from hmba_hf.files import read_json_object, write_json
-from hmba_hf.messages import run_command
+from hmba_hf.messages import INTERRUPTED, run_command
 from hmba_hf.tasks.answering.arguments import parse_arguments
 from hmba_hf.tasks.answering.boxes import score_grounding, share_picked
 from hmba_hf.tasks.answering.generation import encode_questions, generate_answers
@@ -65,6 +65,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=200, help="held-out clips to evaluate on")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"), help="for models, clips and the report")
     options, args = parser.parse_args_into_dataclasses(words)
+    for name in ("steps", "clips"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
     if args.video is not None:
         try:
             decode_frames(args.video, **options.rules)
@@ -75,7 +78,8 @@ def main(words: Sequence[str] | None = None) -> None:
         with quiet():
             show_all(args, options)
     except KeyboardInterrupt:
-        sys.exit("\nstopped: the same command goes on from here")
+        print("\nstopped: the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(INTERRUPTED)
 
 
 def show_all(args: Any, options: VideoOptions) -> None:

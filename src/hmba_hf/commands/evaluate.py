@@ -3,8 +3,8 @@
     hmba evaluate --model hmba-drama --dataset_name org/drama --split test --output_dir hmba-drama/test
     hmba evaluate --predictions hmba-drama/test/predictions.jsonl --output_dir hmba-drama/test
 
-With `--model` it makes the predictions itself before scoring, with the options of `hmba predict`. `--predictions`
-names a file of them instead. It prints a table and writes three files:
+With `--model` it makes the predictions itself before scoring, with the options of `hmba predict`; `--model M --help`
+shows those of its task. `--predictions` names a file of them instead. It prints a table and writes three files:
 
 - `metrics.json`: the scores with bootstrap intervals, for the whole set, by split and by tag;
 - `per_sample.jsonl`: the scores of every clip;

@@ -2,7 +2,7 @@
 
     hmba study branches              # or several of: branches strides fusion baselines frames
     hmba study all                   #   degradation cost attention
-    hmba study page                  # write the results at hand to benchmarks/results/studies.md
+    hmba study page                  # write the results at hand to studies.md in --output_dir
 
 Each run fine-tunes the micro base with one thing of the paper preset changed, and answers about held-out clips.
 Only motion distinguishes the risk from other road users. Studies share their runs. A run on disk is repeated only if
@@ -33,7 +33,7 @@ from hmba_hf.tasks.answering.studies.catalogue import DISCLAIMER, Study, write_p
 
 BASE = Path(__file__).parents[1] / "micro_base"
 DEFAULTS = {"motion": "symmetric", "per_device_train_batch_size": 32}
-PAGE = Path("benchmarks/results/studies.md")
+PAGE = "studies.md"
 STUDIES_HELP = f"{', '.join(catalogue.STUDIES)}, all, or page, which writes the results to --page"
 
 
@@ -49,7 +49,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=500, help="held-out clips to evaluate on")
     parser.add_argument("--motion", default=DEFAULTS["motion"], choices=MOTIONS, help="of the micro-world")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/studies"), help="for runs and results")
-    parser.add_argument("--page", type=Path, default=PAGE, help="what `page` writes")
+    parser.add_argument("--page", type=Path, help=f"what `page` writes; {PAGE} in --output_dir if absent")
     args = parser.parse_args(words)
     names = [name for name in args.studies if name != "page"]
     if "all" in names:
@@ -63,7 +63,7 @@ def main(words: Sequence[str] | None = None) -> None:
     for name in names:
         run_study(name, catalogue.STUDIES[name], args)
     if "page" in args.studies:
-        collect(args.output_dir, args.page)
+        collect(args.output_dir, args.page or args.output_dir / PAGE)
 
 
 def run_study(name: str, study: Study, args: argparse.Namespace) -> None:
@@ -190,7 +190,7 @@ def run(command: str, launcher: Sequence[str] = (), **options: Any) -> None:
 def collect(folder: Path, page: Path) -> None:
     """Write the results in a folder to the page, and their plots beside it; other sections of the page stay."""
     results: dict[str, Any] = {}
-    page.parent.mkdir(parents=True, exist_ok=True)
+    plots: dict[str, Path] = {}
     for name in catalogue.STUDIES:
         record = folder / name / "results.json"
         if not record.exists():
@@ -202,10 +202,13 @@ def collect(folder: Path, page: Path) -> None:
         plot = folder / name / "plot.png"
         if plot.exists():
             result["plot"] = f"{page.stem}_{name}.png"
-            shutil.copyfile(plot, page.parent / result["plot"])
+            plots[result["plot"]] = plot
         results[name] = result
     if not results:
         raise SystemExit(f"the folder must hold results of studies, got none in {folder}")
+    page.parent.mkdir(parents=True, exist_ok=True)
+    for plot_name, plot in plots.items():
+        shutil.copyfile(plot, page.parent / plot_name)
     text = page.read_text() if page.exists() else ""
     page.write_text(write_page(results, base_digest(), text))
     print(f"{', '.join(results)}: on {page}")
