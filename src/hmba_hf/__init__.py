@@ -14,7 +14,7 @@ from .late_imports import after_importing
 if TYPE_CHECKING:
     from .registration import *  # noqa: F403
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 require_version("transformers>=5.19", "Run `pip install -U 'transformers>=5.19'`")
 
