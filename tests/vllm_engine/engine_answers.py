@@ -124,6 +124,7 @@ def test_a_mistake_of_one_request_is_one_clear_error_and_the_engine_lives_on(ser
         (Request("what?", (first,), 99.0).for_engine(), "timestamp"),
         (Request("what?", (first,), (0.5, 1.0)).for_engine(), "one for each of 1 videos"),
         ({**Request("what?", (first,)).for_engine(), "mm_processor_kwargs": {"speed": 3}}, "speed"),
+        ({**Request("what?", (first,)).for_engine(), "mm_processor_kwargs": {"do_sample_frames": False}}, "do_sample"),
         ({"prompt": "<video>", "multi_modal_data": {"video": b"no video"}}, "video"),
         ({"prompt": "<video>", "multi_modal_data": {"video": "https://host/a.mp4"}}, "`chat` fetches it"),
     ]
