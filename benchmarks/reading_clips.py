@@ -88,6 +88,8 @@ def write_drive(path: Path, codec: str, keyframes: int, size: tuple[int, int] = 
             picture.pts, picture.time_base = index, Fraction(1, RATE)
             output.mux(stream.encode(picture))
         output.mux(stream.encode(None))
+    if hasattr(os, "sched_setscheduler"):
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # SVT-AV1 makes root's threads real-time ones
     return path
 
 

@@ -73,6 +73,14 @@ def seeded():
     np.random.seed(0)  # noqa: NPY002 - the suites of transformers draw from numpy's global generator
 
 
+@pytest.fixture(autouse=True)
+def usual_scheduling():
+    """No test goes on as a real-time thread, which SVT-AV1 makes of a thread of root that encodes."""
+    yield
+    if hasattr(os, "sched_setscheduler") and os.sched_getscheduler(0) != os.SCHED_OTHER:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def shown_messages():
     """What the package reports is printed, as in its commands."""
