@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -54,6 +55,8 @@ UPSTREAM_MARKS = (
 
 
 def pytest_configure(config):
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as in the background of a shell
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     for mark in UPSTREAM_MARKS:
         config.addinivalue_line("markers", f"{mark}: used by transformers' own suites")
     if "PYTEST_XDIST_WORKER" in os.environ:
