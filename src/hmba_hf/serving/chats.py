@@ -7,7 +7,6 @@ from .errors import RequestError
 
 try:
     from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-    from pydantic_core import PydanticCustomError
 except ImportError as missing:
     raise ImportError(f"`hmba serve` needs `{install_command('serve')}`") from missing
 
@@ -27,8 +26,7 @@ class _Strict(BaseModel):
     def _refuse_others(self) -> "_Strict":
         # pydantic's own rule makes an error of each field, so that a million of them would fill the memory.
         if self.model_extra:
-            name = repr(next(iter(self.model_extra))[:_LONGEST_SHOWN])
-            raise PydanticCustomError("unknown_field", "Input should have no field {name}", {"name": name})
+            raise ValueError(f"have no field {next(iter(self.model_extra))[:_LONGEST_SHOWN]!r}")
         return self
 
 
@@ -143,7 +141,7 @@ def first_mistake(error: ValidationError) -> str:
     shown = type(got).__name__
     if not isinstance(got, dict | list):
         shown = repr(got)[:_LONGEST_SHOWN]
-    wanted = first["msg"].removeprefix("Input should ")
+    wanted = first["msg"].removeprefix("Input should ").removeprefix("Value error, ")  # pydantic's, and ours
     if wanted == first["msg"]:
         wanted = f"be right ({wanted})"
     return f"{place} must {wanted}, got {shown}"
