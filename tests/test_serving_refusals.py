@@ -357,8 +357,20 @@ def test_an_answer_that_takes_too_long_is_an_error():
         with pytest.raises(openai.InternalServerError) as refused:
             ask(client_of(service), max_tokens=1000)
         assert (refused.value.status_code, refused.value.code) == (504, "timeout")
+
+
+def test_a_stream_that_takes_too_long_ends_with_an_error(monkeypatch):
+    with running(max_request_seconds=2.0) as service:
+        is_free = threading.Event()
+        forward = service.answerer._pipeline.forward
+        monkeypatch.setattr(
+            service.answerer._pipeline,
+            "forward",
+            lambda *given, **options: is_free.wait(60) and forward(*given, **options),
+        )
         with pytest.raises(openai.APIError) as told:
-            list(ask(client_of(service), asking(text="Hello?"), max_tokens=1000, temperature=2.0, stream=True))
+            list(ask(client_of(service), asking(text="Hello?"), stream=True))
+        is_free.set()
         assert told.value.code == "timeout"
 
 

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 
+import hmba_hf
 from hmba_hf.hub.stored_runs import StoredRun, read_runs
 from tiny_bases import save_base
 from tiny_runs import run_example
@@ -30,7 +31,7 @@ def test_a_stored_run_tells_its_numbers_with_what_made_them(run, stored_model):
     for result in stored.results:
         arguments = result.metric_args
         assert arguments["command"].startswith("hmba evaluate ") and f"--model {stored_model}" in arguments["command"]
-        assert "torch " in arguments["environment"] and "hmba-hf 0.1.0" in arguments["environment"]
+        assert "torch " in arguments["environment"] and f"hmba-hf {hmba_hf.__version__}" in arguments["environment"]
         assert len(arguments["interval"]) == 2 and arguments["answered"] == 3
     stored.check_model(stored_model)
 
