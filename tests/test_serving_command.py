@@ -9,10 +9,14 @@ import time
 
 import openai
 import pytest
+from torch import nn
 from transformers import pipeline
 
 from documented import COMMANDS
+from hmba_hf.commands import serve
+from hmba_hf.models import layers_linear
 from hmba_hf.quantisation import quantising_options
+from hmba_hf.serving import server
 from tiny_server import QUESTION, asking, data_url, drawn_video
 
 KEY = "a token of the test"
@@ -73,6 +77,18 @@ def test_a_server_of_a_quantised_model_answers_as_the_pipeline_of_it(stored_mode
         found.append(pipe(videos=video, text=question, max_new_tokens=40)[0]["generated_text"])
     quantised, whole = found
     assert answer.choices[0].message.content == quantised != whole
+
+
+def test_the_command_serves_a_model_with_the_faster_linear_layers(stored_model, monkeypatch):
+    kinds = set()
+
+    def see(service, *_):
+        kinds.update(map(type, service.answerer._pipeline.model.modules()))
+        service.close()
+
+    monkeypatch.setattr(server, "serve", see)
+    serve.main(["--model", str(stored_model)])
+    assert layers_linear.Linear in kinds and nn.Linear not in kinds
 
 
 def test_the_page_starts_a_server_with_a_model_alone():

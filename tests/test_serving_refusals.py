@@ -3,7 +3,6 @@
 import asyncio
 import http.client
 import json
-import logging
 import socket
 import subprocess
 import sys
@@ -19,7 +18,7 @@ import pytest
 from huggingface_hub.utils import httpx
 
 from hmba_hf.serving import app as serving_app
-from hmba_hf.serving import logs, reading, uploads
+from hmba_hf.serving import reading, uploads
 from hmba_hf.serving.answering import _EachEnds
 from hmba_hf.serving.app import EventStream
 from hmba_hf.serving.chats import read_request
@@ -249,50 +248,6 @@ def test_a_client_whose_process_is_killed_is_forgotten(service, client):
         wait_until(lambda: service._open == 1)
         process.kill()
     wait_until(lambda: service._open == 0)
-
-
-class Lines(logging.Handler):
-    """Keeps the lines of a log."""
-
-    def __init__(self):
-        super().__init__()
-        self.held = []
-
-    def emit(self, record):
-        self.held.append(record.getMessage())
-
-
-def test_clients_that_send_rubbish_fill_no_log(service, client):
-    log = logging.getLogger("uvicorn.error")
-    logs.bound(log)  # so that no line of another test has come just before
-    lines = Lines()
-    log.addHandler(lines)
-    host, port = service.address.removeprefix("http://").split(":")
-    for _ in range(20):
-        with socket.create_connection((host, int(port))) as connection:
-            connection.sendall(b"rubbish\r\n\r\n")
-            assert connection.recv(100).startswith(b"HTTP/1.1 400")
-    log.removeHandler(lines)
-    assert lines.held == ["Invalid HTTP request received."]
-
-
-def test_a_log_says_how_many_lines_it_has_passed_over_and_keeps_other_errors_apart(monkeypatch):
-    now = 0.0
-    monkeypatch.setattr(logs.time, "monotonic", lambda: now)
-    log = logging.Logger("of this test")
-    lines = Lines()
-    log.addHandler(lines)
-    logs.bound(log)
-
-    def warn(error):
-        log.warning("a line about %s", "a client", exc_info=error)
-
-    for error in (None, None, ValueError(), ValueError(), KeyError(), None):
-        warn(error)
-    assert lines.held == ["a line about a client"] * 3
-    now = 61.0
-    warn(None)
-    assert lines.held[3:] == ["a line about a client (2 more of this since the last)"]
 
 
 def test_more_requests_than_places_are_told_to_come_again():
