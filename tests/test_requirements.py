@@ -21,10 +21,12 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 EXTRAS = PROJECT["project"]["optional-dependencies"]
 LINES = [*PROJECT["project"]["dependencies"], *(line for lines in EXTRAS.values() for line in lines)]
 # Whoever reaches these imports has them: a process that DeepSpeed has started, a plug-in that its host has loaded,
-# and a quantisation by torchao, which is refused in a sentence without it.
-HOSTS = {"deepspeed", "lmms_eval", "torchao", "vllm"}
+# a quantisation by torchao, which is refused in a sentence without it, and the page's tests in their environment.
+HOSTS = {"deepspeed", "lmms_eval", "playwright", "torchao", "vllm"}
 # A script's own modules lie beside it or in a folder that it adds to the path.
-OWN = {"hmba_hf", *(path.stem for folder in ("conversion", "examples") for path in (ROOT / folder).rglob("*.py"))}
+FOLDERS = ("src", "conversion", "examples", "tests")
+OWN = {"hmba_hf", *(path.stem for folder in (*FOLDERS[1:], "benchmarks") for path in (ROOT / folder).rglob("*.py"))}
+OWN |= {"hub", "kernels"}  # a folder of tests, and a module that the test for Arm writes
 MODELS = Path(loading_options.__file__).parent
 KINDS = ("configuration", "modeling", "pipeline", "processing", "retrieving", "video_processing")
 ENTRIES = sorted(path.stem for kind in KINDS for path in MODELS.glob(f"{kind}_*.py"))
@@ -53,7 +55,7 @@ def lowest(monkeypatch):
     del sys.modules["run"]
 
 
-@pytest.mark.parametrize("folder", ["src", "conversion", "examples"])
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_whatever_is_imported_is_declared(folder):
     declared = {canonicalize_name(Requirement(line).name) for line in LINES}
     distributions = packages_distributions()

@@ -49,7 +49,12 @@ except ImportError:  # until 5.21 is the oldest
 
 
 _MAJOR, _MINOR = __version__.split(".")[:2]
-PREFILL_CHUNKS_KEEP_VIDEOS = (int(_MAJOR), int(_MINOR)) >= (5, 23)
+# Until 5.23 is the oldest: before, prompts read in chunks lose their videos, processors read `_defaults` of their
+# options, chats of two kinds of blocks lose their order, and activation checkpointing has its old name.
+_IS_5_23 = (int(_MAJOR), int(_MINOR)) >= (5, 23)
+PREFILL_CHUNKS_KEEP_VIDEOS = _IS_5_23
+CHATS_KEEP_ORDER = _IS_5_23
+CHECKPOINTING = "activation_checkpointing" if _IS_5_23 else "gradient_checkpointing"  # of `TrainingArguments`
 CACHE_NAMES = ("cache", "past_key_values")
 # The name that the installed transformers uses in `generate` and in outputs.
 CACHE_NAME = "cache" if "cache" in {field.name for field in fields(BaseModelOutputWithPast)} else "past_key_values"
@@ -145,6 +150,16 @@ def check_prefill(given: Mapping[str, Any], own: Any) -> None:
             f"prefill_chunk_size must be absent with transformers older than 5.23, got {chunk}: it would read the "
             "prompt without its videos"
         )
+
+
+def with_defaults(options: type) -> type:
+    """Add to the options of a processor's call, as a decorator, defaults, none, which transformers reads before 5.23.
+
+    A `TypedDict` inherits no attributes, so that each needs its own.
+    """
+    if not CHATS_KEEP_ORDER:
+        options._defaults = {}  # type: ignore[attr-defined]
+    return options
 
 
 def make_sub_configs(config: Any) -> None:

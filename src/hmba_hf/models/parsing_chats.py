@@ -115,7 +115,7 @@ def check_blocks(blocks: Iterable[dict]) -> None:
 def with_one_kind(conversation: Any, kind: str) -> Any:
     """Return a chat, or several, with its videos and pictures as blocks of one kind, with a `Clip` as their source.
 
-    Transformers before 5.23 would lose the order of two kinds.
+    See `CHATS_KEEP_ORDER`.
 
     Args:
         kind: `"video"` or `"image"`.

@@ -15,6 +15,7 @@ import numpy as np
 from transformers.processing_utils import MultiModalData, ProcessingKwargs, VideosKwargs
 
 from .batching_hmba import join_inputs
+from .loading_transformers import with_defaults
 from .parsing_boxes import ParsedBox, format_boxes, locate_boxes, parse_boxes, post_process_boxes, strip_boxes
 from .prompting_hmba import check_time_format, default_chat_templates, write_time
 from .reading_chats import VideoChatProcessor, check_placeholders, check_prompts, flatten_clips, limits_in
@@ -49,11 +50,11 @@ class HMBAVideosKwargs(VideosKwargs, total=False):
     time_format: str | None
 
 
+@with_defaults
 class HMBAProcessorKwargs(ProcessingKwargs, total=False):
     """Options of a call; those about videos include `time_format`."""
 
     videos_kwargs: HMBAVideosKwargs  # type: ignore[misc]
-    _defaults = {}  # type: ignore[misc]  # transformers before 5.23 reads them
 
 
 class HMBAProcessor(VideoChatProcessor):

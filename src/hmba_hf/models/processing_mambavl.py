@@ -17,6 +17,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs
 from transformers.utils import logging
 
+from .loading_transformers import with_defaults
 from .parsing_words import hide_words, spoken
 from .reading_texts import VideoTextProcessor
 from .video_processing_mambavl import MambaVLVideoProcessor, MambaVLVideoProcessorKwargs, count_videos
@@ -48,12 +49,12 @@ class QuestionKwargs(TypedDict, total=False):
     return_tensors: str | None
 
 
+@with_defaults
 class MambaVLProcessorKwargs(ProcessingKwargs, total=False):
     """Options of a call."""
 
     text_kwargs: QuestionKwargs  # type: ignore[misc]
     videos_kwargs: MambaVLVideoProcessorKwargs  # type: ignore[misc]
-    _defaults = {}  # type: ignore[misc]  # transformers before 5.23 reads them
 
 
 class MambaVLProcessor(VideoTextProcessor):

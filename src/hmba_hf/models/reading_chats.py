@@ -9,10 +9,10 @@ from .reading_texts import VideoTextProcessor  # first: it refuses an old transf
 
 # isort: split
 import numpy as np
-from transformers.processing_utils import ProcessorMixin
 
 from .decoding_clips import flatten_pictures, flatten_videos
 from .decoding_containers import SourceLimits
+from .loading_transformers import CHATS_KEEP_ORDER
 from .parsing_answers import answer_spans, mark_tokens, token_spans
 from .parsing_chats import block_video, check_blocks, clips_in, with_one_kind, with_pictures_loaded
 
@@ -123,8 +123,7 @@ class VideoChatProcessor(VideoTextProcessor):
         """
         if isinstance(conversation, (list, tuple)) and not conversation:
             raise ValueError("a chat must hold a message, and a list of chats a chat, got an empty list")
-        reads_blocks = hasattr(ProcessorMixin, "_multimodal_inputs_from_conversations")
-        if not reads_blocks and (kwargs.get("tokenize") or self.block_type == "image"):  # until 5.23 is the oldest
+        if not CHATS_KEEP_ORDER and (kwargs.get("tokenize") or self.block_type == "image"):
             conversation = with_one_kind(conversation, self.block_type)
         if kwargs.get("load_audio_from_video"):
             raise ValueError("load_audio_from_video must be absent, since H-MBA reads no audio, got True")

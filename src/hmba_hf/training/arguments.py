@@ -18,11 +18,8 @@ from ..data.loading import MICRO_WORLD
 from ..data.micro_world.world import MOTIONS
 from ..data.video_options import VideoOptions
 from ..messages import HelpFormatter, logger
+from ..models.loading_transformers import CHECKPOINTING as CHECKPOINTING  # for the tasks
 from .parts import LOW_RANK, LoraSettings
-
-_KNOWN = {option.name for option in dataclasses.fields(TrainingArguments)}
-# transformers 5.23 has renamed it.
-CHECKPOINTING = "activation_checkpointing" if "activation_checkpointing" in _KNOWN else "gradient_checkpointing"
 
 # What the trained weights depend on; the other options of `TrainingArguments` decide when and where files are written.
 _RECIPE = """
