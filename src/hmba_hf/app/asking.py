@@ -76,12 +76,11 @@ class Asker:
     """
 
     def __init__(self, model: Any, processor: Any, limits: PageLimits):
-        device = None if getattr(model, "hf_device_map", None) else model.device
         self.model = model
         self.processor = processor
         self.limits = limits
         self.lock = threading.Lock()
-        self._pipeline = VideoTextToTextPipeline(model=model, processor=processor, device=device)
+        self._pipeline = VideoTextToTextPipeline.in_place(model, processor)
 
     def ask(self, path: str | None, seconds: float | None, question: str | None) -> Asked:
         """Ask about a moment of a clip.

@@ -120,6 +120,12 @@ class VideoTextToTextPipeline(Pipeline):
             model.hf_device_map = dict(sorted(places.items(), key=lambda place: place[1] == "disk"))
         super().__init__(model, *args, **kwargs)
 
+    @classmethod
+    def in_place(cls, model: Any, processor: Any) -> "VideoTextToTextPipeline":
+        """Return the pipeline of a model that stays on its devices; the constructor moves it to a GPU."""
+        device = None if getattr(model, "hf_device_map", None) else model.device
+        return cls(model=model, processor=processor, device=device)
+
     def __call__(  # type: ignore[override]
         self, videos: Any = None, text: Any = None, timestamp: Any = None, **kwargs: Any
     ) -> Any:

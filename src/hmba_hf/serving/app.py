@@ -45,8 +45,7 @@ class Service:
     """
 
     def __init__(self, model: Any, processor: Any, name: str, limits: ServingLimits):
-        device = None if getattr(model, "hf_device_map", None) else model.device
-        pipeline = VideoTextToTextPipeline(model=model, processor=processor, device=device)
+        pipeline = VideoTextToTextPipeline.in_place(model, processor)
         context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         self.name = name
         self.limits = limits

@@ -126,8 +126,7 @@ class Reader:
 
     def _begin(self) -> None:
         processor = copy.deepcopy(self._pipeline.processor)
-        device = None if getattr(self._pipeline.model, "hf_device_map", None) else self._pipeline.device
-        self._own.pipeline = VideoTextToTextPipeline(self._pipeline.model, processor=processor, device=device)
+        self._own.pipeline = VideoTextToTextPipeline.in_place(self._pipeline.model, processor)
 
     def _read_request(self, body: bytes) -> ChatRequest:
         request = read_request(body)

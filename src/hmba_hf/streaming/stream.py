@@ -97,8 +97,7 @@ class VideoStream:
             warn_of_other_length(model, processor)
         self.held = 0
         self._drives = 0  # calls of `reset`
-        device = None if getattr(model, "hf_device_map", None) else model.device
-        self._pipeline = VideoTextToTextPipeline(model=model, processor=processor, device=device)
+        self._pipeline = VideoTextToTextPipeline.in_place(model, processor)
         self._encoder = ENCODERS[family](self._pipeline)
         self.reset()
 
