@@ -7,12 +7,10 @@ from typing import IO, Any, TypeVar
 
 from ..installation import install_command
 from .errors import RequestError
+from .forms import FileForm
 from .limits import ServingLimits
 
 try:
-    from python_multipart.exceptions import MultipartParseError
-    from starlette.datastructures import UploadFile
-    from starlette.formparsers import MultiPartException, MultiPartParser
     from starlette.requests import Request
 except ImportError as missing:
     raise ImportError(f"`hmba serve` needs `{install_command('serve')}`") from missing
@@ -43,19 +41,15 @@ async def read_upload(request: Request, limits: ServingLimits) -> tuple[IO[bytes
     Raises:
         RequestError: it is too large, has not come in time, or the body is no form with one `file`.
     """
-    kind = request.headers.get("content-type", "")
-    if not kind.startswith("multipart/form-data"):
-        raise RequestError(400, "invalid_form", f"an upload must be of type multipart/form-data, got {kind[:80]!r}")
-    parser = MultiPartParser(request.headers, _chunks(request, limits), max_files=1)
+    form = FileForm(request.headers.get("content-type", ""))
     try:
         async with _in_time(limits):
-            form = await parser.parse()
-    except (MultipartParseError, MultiPartException) as error:
-        raise RequestError(400, "invalid_form", f"an upload must be a form with one file, got: {error}") from error
-    file: Any = form.get("file")
-    if not isinstance(file, UploadFile):
-        raise RequestError(400, "invalid_form", f"an upload must have a field `file`, got {sorted(form)}")
-    return file.file, file.filename or "video", file.size or 0
+            async for chunk in _chunks(request, limits):
+                await asyncio.to_thread(form.write, chunk)
+        return form.file()
+    except BaseException:
+        form.close()
+        raise
 
 
 async def unless_gone(receive: Any, work: Awaitable[Result]) -> Result:

@@ -16,6 +16,7 @@ class ServingLimits:
 
     max_upload_bytes: int = limit(2**25, "of a request, an uploaded file or one behind an address")
     max_stored_bytes: int = limit(2**30, "of all uploaded files, which are kept on disk for an hour")
+    max_stored_files: int = limit(4096, "that are kept so at once")
     max_body_seconds: float = limit(60.0, "in which a request must have come, and a file behind an address")
     max_request_seconds: float = limit(300.0, "from a request to the end of its answer")
     max_requests: int = limit(256, "that are read, wait or are answered at once")

@@ -15,6 +15,7 @@ except ImportError as missing:
     raise ImportError(f"`hmba serve` needs `{install_command('serve')}`") from missing
 
 _BACKLOG = 2048
+_LOGS = ("asyncio", "hmba_hf.serving", "python_multipart.multipart", "uvicorn.error")  # that clients cause lines in
 
 
 def build_server(service: Service, host: str, port: int, token: str | None) -> Any:
@@ -37,7 +38,7 @@ def build_server(service: Service, host: str, port: int, token: str | None) -> A
         ws_max_queue=4,
         ws_per_message_deflate=False,
     )
-    for name in ("uvicorn.error", "hmba_hf.serving"):
+    for name in _LOGS:
         bound(logging.getLogger(name))  # behind the configuration, which has set its handlers
     return uvicorn.Server(config)
 

@@ -36,21 +36,13 @@ class Uploads:
         """Keep a file; return what OpenAI's clients read of it.
 
         Raises:
-            RequestError: if all files together would be larger than allowed.
+            RequestError: if all files together would be larger, or more, than allowed.
         """
         number = f"file-{secrets.token_hex(16)}"
         upload = Upload(Path(self._folder.name) / number, name, size, time.time())
         with self._lock:
             self._drop_old()
-            stored = sum(known.size for known in self._files.values())
-            if stored + size > self._limits.max_stored_bytes:
-                raise RequestError(
-                    429,
-                    "uploads_full",
-                    f"uploaded files must have at most max_stored_bytes={self._limits.max_stored_bytes} together, "
-                    f"got {stored + size}: delete some",
-                    retry_after=60,
-                )
+            self._check_room(size)
             self._files[number] = upload
         try:
             with open(upload.path, "wb") as kept:
@@ -100,6 +92,16 @@ class Uploads:
     def close(self) -> None:
         """Delete all files."""
         self._folder.cleanup()
+
+    def _check_room(self, size: int) -> None:
+        stored = size + sum(known.size for known in self._files.values())
+        for wanted, number, limit in (
+            ("have at most max_stored_bytes", stored, self._limits.max_stored_bytes),
+            ("be at most max_stored_files", len(self._files) + 1, self._limits.max_stored_files),
+        ):
+            if number > limit:
+                what = f"uploaded files must {wanted}={limit} together, got {number}: delete some"
+                raise RequestError(429, "uploads_full", what, retry_after=60)
 
     def _drop_old(self) -> None:
         for number, upload in list(self._files.items()):
