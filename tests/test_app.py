@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import threading
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from transformers import AutoProcessor, pipeline
 
 from documented import ROOT
 from hmba_hf import HMBAVLMProcessor
+from hmba_hf.app import ask_tab
+from hmba_hf.app import visits as visits_module
 from hmba_hf.app.ask_tab import _said_of
 from hmba_hf.app.asking import Asker, draw_large
 from hmba_hf.app.clips import clip_seconds, read_frames
@@ -267,11 +271,62 @@ def test_answers_are_downloaded_as_json_and_as_csv_that_no_spreadsheet_runs(aske
 
 def test_the_files_of_a_visit_are_its_own_and_end_with_it():
     visits = Visits()
-    folder = visits.folder("../../etc")
+    folder = visits.open("../../etc").folder
     (folder / "a").write_text("a")
-    assert folder.parent == visits.folder("b").parent and folder != visits.folder("b")
+    other = visits.open("b").folder
+    assert folder.parent == other.parent and folder != other
     visits.end("../../etc")
-    assert not folder.exists() and visits.folder("b").exists()
+    visits.end("one that has never begun")
+    assert not folder.exists() and other == visits.open("b").folder and other.exists()
+
+
+def test_a_visit_ends_behind_what_is_being_written():
+    visits = Visits()
+    visit = visits.open("a")
+    ending = threading.Thread(target=visits.end, args=("a",))
+    with visit.files() as folder:
+        ending.start()
+        (folder / "a").write_text("a")
+    ending.join(60)
+    assert not visit.folder.exists()
+    with visit.files() as folder:
+        assert folder is None
+
+
+def test_a_visit_that_nobody_ends_is_over_after_an_hour_of_rest(monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(visits_module.time, "monotonic", lambda: now)
+    visits = Visits()
+    resting, used = visits.open("a"), visits.open("b")
+    now = 3000.0
+    with used.files():
+        pass
+    now = 6000.0
+    visits.open("c")
+    assert (resting.is_over, resting.folder.exists()) == (True, False)
+    assert (used.is_over, used.folder.exists()) == (False, True)
+
+
+@pytest.mark.parametrize("step", ["ask", "draw_attention"])
+def test_an_answer_amid_which_the_browser_is_closed_leaves_no_file(step, asker, clips, monkeypatch):
+    monkeypatch.setattr(ask_tab, "gr", MagicMock())
+    visits = Visits()
+    ask_tab._let_ask(MagicMock(), MagicMock(), asker, visits)
+    ask = ask_tab.gr.on.call_args.args[1]
+    visit = MagicMock(session_hash="a")
+    outcome = ask(clips[0], 2.0, QUESTION, [], visit)
+    folder = visits.open("a").folder
+    assert outcome[1] is not None and len(list(folder.iterdir())) == 2
+    work = getattr(asker, step)
+
+    def work_and_leave(*given):
+        found = work(*given)
+        visits.end("a")
+        return found
+
+    monkeypatch.setattr(asker, step, work_and_leave)
+    assert ask(clips[0], 2.0, QUESTION, [], visit)[1] is None
+    assert not list(folder.parent.iterdir())
 
 
 def test_what_is_read_is_shown_with_its_times():

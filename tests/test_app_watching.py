@@ -1,7 +1,8 @@
 """A drive that a visitor of the live page watches: its pace, its answers, and what is left of it."""
 
 import json
-import shutil
+import math
+import threading
 
 import pytest
 from PIL import Image
@@ -10,6 +11,7 @@ from hmba_hf import VideoStream, iter_frames
 from hmba_hf.app.asking import Asker
 from hmba_hf.app.html import screen_html, table_html
 from hmba_hf.app.limits import PageLimits
+from hmba_hf.app.visits import Visit
 from hmba_hf.app.watching import Watcher, play
 from numbered_videos import numbered_video
 from tiny_models import lively_model
@@ -47,8 +49,13 @@ def clip(tmp_path_factory):
 
 
 @pytest.fixture
-def watcher(asker, tmp_path):
-    return Watcher(asker, QUESTION, 1.0, tmp_path)
+def visit(tmp_path):
+    return Visit(tmp_path)
+
+
+@pytest.fixture
+def watcher(asker, visit):
+    return Watcher(asker, QUESTION, 1.0, visit)
 
 
 def test_a_file_is_watched_at_its_own_pace(watcher, clip):
@@ -97,13 +104,38 @@ def test_a_drive_that_is_stopped_takes_no_more(watcher, clip):
     assert list(moments) == [] and watcher.feed(1.0, Image.new("RGB", (40, 20))) is None
 
 
-def test_a_drive_ends_with_the_visit_of_one_who_reloads_the_page(watcher, clip, tmp_path):
+def test_a_drive_ends_with_the_visit_of_one_who_reloads_the_page(watcher, clip, visit):
     clock = Clock()
     moments = play(watcher, clip, clock, clock.wait)
     next(moments)
-    shutil.rmtree(tmp_path)
+    visit.end()
     assert list(moments) == [] and watcher.feed(1.0, Image.new("RGB", (40, 20))) is None
     assert watcher.finish() == (None, None, None)
+
+
+def test_a_visit_that_ends_amid_an_answer_leaves_no_file_no_frames_and_no_encoder(watcher, visit, asker, clip):
+    clock = Clock()
+    moments = play(watcher, clip, clock, clock.wait)
+    for _ in range(5):
+        next(moments)
+    with asker.lock:  # as if the model answered another visitor
+        watching = threading.Thread(target=lambda: list(moments))
+        watching.start()
+        ending = threading.Thread(target=visit.end)
+        ending.start()
+        while visit.folder.exists():
+            ending.join(0.01)
+    for thread in (watching, ending):
+        thread.join(60)
+        assert not thread.is_alive()
+    assert watcher.is_done and watcher._video.container is None and math.isnan(watcher._stream.timestamp)
+    assert not visit.folder.exists()
+
+
+def test_a_drive_that_begins_as_its_visit_ends_takes_nothing(asker, visit):
+    visit.end()
+    watcher = Watcher(asker, QUESTION, 1.0, visit)
+    assert watcher.is_done and watcher.finish() == (None, None, None)
 
 
 def test_a_drive_has_just_ended_for_some_seconds_alone(watcher):
@@ -113,9 +145,9 @@ def test_a_drive_has_just_ended_for_some_seconds_alone(watcher):
 
 
 @pytest.mark.parametrize("every", [None, -1.0, float("nan")])
-def test_an_interval_that_is_no_number_of_seconds_is_refused(asker, tmp_path, every):
+def test_an_interval_that_is_no_number_of_seconds_is_refused(asker, visit, every):
     with pytest.raises(ValueError, match=f"every must be .*, got {every}"):
-        Watcher(asker, QUESTION, every, tmp_path)
+        Watcher(asker, QUESTION, every, visit)
 
 
 def test_a_clock_that_goes_back_and_a_camera_that_turns_begin_the_drive_anew(watcher):
@@ -125,9 +157,9 @@ def test_a_clock_that_goes_back_and_a_camera_that_turns_begin_the_drive_anew(wat
     assert [record["timestamp"] for record in watcher.records] == [5.0, 0.0, 0.5]
 
 
-def test_what_cannot_be_watched_is_a_sentence(asker, watcher, tmp_path):
+def test_what_cannot_be_watched_is_a_sentence(asker, watcher, visit, tmp_path):
     with pytest.raises(ValueError, match="a question must have words, got none"):
-        Watcher(asker, " ", 1.0, tmp_path)
+        Watcher(asker, " ", 1.0, visit)
     with pytest.raises(ValueError, match="a clip must be chosen or uploaded first, got none"):
         list(play(watcher, None))
     (tmp_path / "broken.mp4").write_bytes(b"no video at all " * 50)

@@ -163,16 +163,17 @@ def _let_ask(choice: Choice, outcome: Outcome, asker: Asker, visits: Visits) -> 
     """Let the button, and Enter in the question, ask."""
 
     def ask(path: Any, seconds: float, question: str, records: list[Any], request: gr.Request) -> list[Any]:
-        folder = visits.folder(request.session_hash)
+        visit = visits.open(request.session_hash)
         try:
             asked = asker.ask(path, seconds, question)
         except ValueError as error:
             return [in_words(error), *_nothing(records)]
-        if not folder.is_dir():  # the visit has ended meanwhile, and its files with it
-            return ["", *_nothing(records)]
         kept = [*records, asked.record(Path(path).name)][-asker.limits.max_records :]
         drawn = asker.draw_attention(asked)
-        return ["", *_filled(asked, drawn, kept, folder)]
+        with visit.files() as folder:
+            if folder is None:
+                return ["", *_nothing(records)]
+            return ["", *_filled(asked, drawn, kept, folder)]
 
     inputs = [choice.video, choice.moment, choice.question, outcome.records]
     gr.on(

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from html import escape
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
@@ -12,7 +11,7 @@ from .asking import Asker
 from .html import screen_html, table_html
 from .problems import in_words
 from .uploads import takes_uploads_only
-from .visits import Visits
+from .visits import Visit, Visits
 from .watching import Files, Shown, Watcher, play
 
 try:
@@ -63,7 +62,7 @@ def stream_tab(asker: Asker, page: Any, clip: Any, question: str, visits: Visits
         page: that the tab is part of.
         clip: the component with the clip of the first tab.
         question: that stands there at first.
-        visits: with the folder of each visit.
+        visits: of the page.
     """
     with gr.Row():
         with gr.Column(min_width=300, scale=2):
@@ -120,7 +119,7 @@ def _let_play(screen: Screen, inputs: list[Any], start: Any, asker: Asker, visit
     def watch(path: Any, question: str, every: float, before: Any, request: gr.Request) -> Iterator[Screen]:
         watcher = None
         try:
-            watcher = _begun(before, asker, question, every, visits.folder(request.session_hash))
+            watcher = _begun(before, asker, question, every, visits.open(request.session_hash))
             yield _beginning(watcher)
             seen = 0.0
             for shown in play(watcher, path):
@@ -149,7 +148,7 @@ def _let_see(screen: Screen, inputs: list[Any], camera: Any, asker: Asker, visit
             if watcher is not None and watcher.has_just_ended(_REST):
                 return _all_kept()
             if watcher is None or watcher.is_done:
-                watcher = _begun(watcher, asker, question, every, visits.folder(request.session_hash))
+                watcher = _begun(watcher, asker, question, every, visits.open(request.session_hash))
             seconds = time.monotonic() - watcher.began
             if seconds > asker.limits.max_clip_seconds:
                 watcher.finish()
@@ -169,11 +168,11 @@ def _let_see(screen: Screen, inputs: list[Any], camera: Any, asker: Asker, visit
     )
 
 
-def _begun(before: Any, asker: Asker, question: str, every: float, folder: Path) -> Watcher:
+def _begun(before: Any, asker: Asker, question: str, every: float, visit: Visit) -> Watcher:
     """Return a new drive; the one before ends."""
     if before is not None:
         before.finish()
-    return Watcher(asker, question, every, folder)
+    return Watcher(asker, question, every, visit)
 
 
 def _all_kept() -> Screen:

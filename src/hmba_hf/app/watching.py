@@ -18,6 +18,7 @@ from ..visualization import draw_moment
 from .asking import Asker, draw_large
 from .clips import open_clip
 from .records import write_records
+from .visits import Visit
 
 LATE = 0.1  # seconds behind the clock at which a frame of a file is passed over
 LONGEST_LEAP = 0.8  # of a clip's length: a video stream would begin anew after the whole of it
@@ -54,7 +55,7 @@ class Watcher:
         asker: whose model answers.
         question: to ask again and again.
         every: seconds from one question to the next.
-        folder: for the annotated video and the answers.
+        visit: that it is part of, and whose folder takes the annotated video and the answers.
 
     Attributes:
         limits: of the page.
@@ -69,7 +70,7 @@ class Watcher:
         ValueError: if there is no question, or `every` is no number of seconds.
     """
 
-    def __init__(self, asker: Asker, question: str | None, every: float, folder: Path):
+    def __init__(self, asker: Asker, question: str | None, every: float, visit: Visit):
         self._asker = asker
         self.limits = asker.limits
         self._question = asker.limits.check_question(question)
@@ -77,8 +78,8 @@ class Watcher:
         self._watch = self._stream.watch(
             self._question, every, changed=lambda before, after: True, max_new_tokens=asker.limits.max_new_tokens
         )
-        self._folder = folder
-        self._path = folder / "annotated.mp4"
+        self._visit = visit
+        self._path = visit.folder / "annotated.mp4"
         self._video = AnnotatedVideo(self._path)
         self._own = threading.Lock()
         self._last: dict[str, Any] | None = None
@@ -90,6 +91,7 @@ class Watcher:
         self.is_done = False
         self.began = time.monotonic()
         self.ended = math.inf
+        visit.add(self)
 
     def feed(self, seconds: float, frame: Image.Image) -> Shown | None:
         """Take the next frame, and ask about it when it is time; return what is seen, nothing once it is done.
@@ -97,7 +99,7 @@ class Watcher:
         A frame of another size, and one after a jump in time, begin the drive anew.
         """
         with self._own:
-            if self.is_done or self.is_left:
+            if self.is_done or self._visit.is_over:
                 return None
             with self._asker.lock:
                 self._push(seconds, frame)
@@ -106,29 +108,31 @@ class Watcher:
                 self._keep(found)
             objects = [] if self._last is None else self._last["objects"]
             subtitle = "" if self._last is None else self.strip_boxes(self._last["answer"])
-            self._video.write(draw_moment(frame, seconds, subtitle, objects), seconds)
+            with self._visit.files() as folder:
+                if folder is not None:
+                    self._video.write(draw_moment(frame, seconds, subtitle, objects), seconds)
             self._shown.append(time.monotonic())
             return Shown(draw_large(frame, objects), seconds, subtitle, self._status(seconds))
 
     def finish(self) -> Files:
         """Take no more frames, and close the files."""
-        with self._own:
+        with self._own, self._visit.files() as folder:
+            if folder is None:
+                return Files(None, None, None)
             if not self.is_done:
-                self.is_done = True
-                self.ended = time.monotonic()
-                if not self.is_left:  # else its file is gone, too
-                    self._video.close()
-        if self.is_left:
-            return Files(None, None, None)
-        as_json, as_csv = None, None
-        if self.records:
-            as_json, as_csv = write_records(self._folder, list(self.records), "stream")
-        return Files(None if self._video.is_empty else self._path, as_json, as_csv)
+                self._end()
+                self._video.close()
+            as_json, as_csv = None, None
+            if self.records:
+                as_json, as_csv = write_records(folder, list(self.records), "stream")
+            return Files(None if self._video.is_empty else self._path, as_json, as_csv)
 
-    @property
-    def is_left(self) -> bool:
-        """Whether the visitor has gone, and the folder with the visit."""
-        return not self._folder.is_dir()
+    def leave(self) -> None:
+        """End with the visit, whose files are gone, and let go of the frames and the encoder."""
+        with self._own:
+            self._end()
+            self._stream.reset()
+            self._video.abandon()
 
     def has_just_ended(self, seconds: float) -> bool:
         """Return whether this drive has ended, and less than so many seconds ago."""
@@ -138,6 +142,10 @@ class Watcher:
         """Return an answer without its boxes, which are drawn instead."""
         words: str = self._asker.processor.strip_boxes(text)
         return words
+
+    def _end(self) -> None:
+        self.is_done = True
+        self.ended = time.monotonic()
 
     def _push(self, seconds: float, frame: Image.Image) -> None:
         try:
@@ -193,7 +201,7 @@ def play(
     start = clock()
     with open_clip(path, limits) as file:
         for seconds, frame in iter_frames(file, limits=limits.of_sources):
-            if watcher.is_done or watcher.is_left or seconds > limits.max_clip_seconds:
+            if watcher.is_done or seconds > limits.max_clip_seconds:
                 return
             if isinstance(frame, Exception):
                 watcher.broken += 1

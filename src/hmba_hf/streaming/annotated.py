@@ -17,7 +17,7 @@ class AnnotatedVideo:
     """
 
     def __init__(self, path: Path):
-        self.container = av.open(str(path), "w", options={"movflags": "frag_keyframe+empty_moov"})
+        self.container: Any = av.open(str(path), "w", options={"movflags": "frag_keyframe+empty_moov"})
         self.stream: Any = None
         self.ticks: int | None = None  # of the last picture
         self.seconds = 0.0  # of the last picture on the clock of the source
@@ -51,6 +51,13 @@ class AnnotatedVideo:
     def is_empty(self) -> bool:
         """Whether no picture has been written."""
         return self.ticks is None
+
+    def abandon(self) -> None:
+        """End a file that nobody will see, without what the encoder still holds, and let go of both."""
+        if self.container is not None:
+            self.container.close()
+        self.container = None
+        self.stream = None
 
     def close(self) -> None:
         """Write what the encoder still holds."""
