@@ -1,12 +1,15 @@
 """Streams that are pushed and asked together hold and answer what each would alone."""
 
 import pytest
+from transformers import GenerationConfig
 
-from hmba_hf import FrameError, TimeJump, VideoStream
+from hmba_hf import FrameError, HMBAVLMProcessor, TimeJump, VideoStream
 from hmba_hf.streaming import ask_together, push_together
 from test_streaming import QUESTION, cut_picture, frames_of_noise
+from tiny_hmba_vlm import model_on
 from tiny_models import lively_model
 from tiny_processors import tiny_processor
+from tiny_vlm_bases import tiny_vlm
 
 CAMERAS = 4
 # Seconds of the frames of each camera: regular, fast, with gaps, late.
@@ -39,6 +42,45 @@ def test_cameras_that_are_read_together_answer_as_each_does_alone(model, mode):
         assert found == wanted
         answers |= {answer["generated_text"] for answer in found}
     assert len(answers) > CAMERAS
+
+
+def streams_on(family, mode="window"):
+    """Two streams of one model, each with frames of its own; and two more of the same frames."""
+    if family == "hmba":
+        model, processor = lively_model(), tiny_processor()
+    else:
+        vlm = tiny_vlm("qwen3_vl")
+        model, processor = model_on(vlm), HMBAVLMProcessor(vlm.processor, boxes_dialect="thousand")
+    streams = [VideoStream(model, processor, mode) for _ in range(4)]
+    for number, stream in enumerate(streams):
+        for step, frame in enumerate(frames_of_noise(3, seed=number % 2)):
+            stream.push(frame, step / 2)
+    return streams[:2], streams[2:]
+
+
+@pytest.mark.parametrize("family", ["hmba", "hmba_vlm"])
+@pytest.mark.parametrize("given", ["as_an_option", "in_a_config", "by_the_model", "by_the_model_and_not_in_a_config"])
+def test_cameras_that_are_asked_together_with_beams_answer_as_each_does_alone(family, given):
+    together, alone = streams_on(family)
+    options = {"max_new_tokens": 8}
+    if given == "as_an_option":
+        options["num_beams"] = 3
+    elif given == "in_a_config":
+        options = {"generation_config": GenerationConfig(max_new_tokens=8, num_beams=3)}
+    else:
+        together[0].model.generation_config.num_beams = 3
+        if given == "by_the_model_and_not_in_a_config":
+            options = {"generation_config": GenerationConfig(max_new_tokens=8)}
+    questions = [QUESTION, "What now? Say."]
+    found = ask_together(together, questions, **options)
+    assert found == [stream.ask(question, **options) for stream, question in zip(alone, questions, strict=True)]
+
+
+@pytest.mark.parametrize("family", ["hmba", "hmba_vlm"])
+def test_cameras_that_are_asked_together_are_told_that_each_has_one_answer(family):
+    together, _ = streams_on(family)
+    with pytest.raises(ValueError, match="num_return_sequences must be 1 for a stream, got 2"):
+        ask_together(together, [QUESTION] * 2, num_return_sequences=2, do_sample=True)
 
 
 def test_the_tower_sees_the_frames_of_all_cameras_at_once(model, monkeypatch):

@@ -22,13 +22,35 @@ from transformers import BatchFeature, Cache, DynamicCache
 
 from ..models.encoding_hmba_vlm import read_features, split_rows, without_pixels
 from ..models.layers_adapter_state import AdapterState
-from ..models.loading_transformers import CACHE_NAME, CACHE_NAMES
+from ..models.loading_transformers import CACHE_NAME, CACHE_NAMES, generation_options
 from ..models.pipeline_hmba import VideoTextToTextPipeline
 
 # With these, `generate` creates the cache itself, or the caller has passed one.
 _OTHER_CACHES = (*CACHE_NAMES, "cache_implementation", "assistant_model", "prompt_lookup_num_tokens")
-# Options of `generate` that encoders read, from the call or the generation config.
-OPTIONS = ("num_beams", "num_return_sequences", "use_cache", *_OTHER_CACHES)
+# Options of `generate` that encoders read.
+_OPTIONS = ("num_beams", "num_return_sequences", "use_cache", *_OTHER_CACHES)
+
+
+def read_options(pipeline: VideoTextToTextPipeline, given: dict[str, Any]) -> dict[str, Any]:
+    """Return the options of `generate` that encoders read, as it finds them: of the call, its config, or the model's.
+
+    Args:
+        pipeline: that calls `generate`.
+        given: to the call.
+
+    Raises:
+        ValueError: if more than one answer is wanted.
+    """
+    given = generation_options(pipeline, given)
+    config = given.get("generation_config")
+    own = pipeline.model.generation_config
+    options = {}
+    for name in _OPTIONS:
+        values = (given.get(name), getattr(config, name, None), getattr(own, name, None))
+        options[name] = next((value for value in values if value is not None), None)
+    if options["num_return_sequences"] not in (None, 1):
+        raise ValueError(f"num_return_sequences must be 1 for a stream, got {options['num_return_sequences']}")
+    return options
 
 
 class EncodedFrame(NamedTuple):
@@ -90,14 +112,18 @@ class HMBAEncoder:
             input_ids: of the prompt, `(1, l)`.
             frame: the current one.
             features: adapted, `(1, p, hidden_size)`.
-            options: of `generate`, those of `OPTIONS`.
+            options: as of `read_options`.
         """
-        beams = options["num_beams"] or 1
-        features = features.repeat_interleave(beams, 0)
-        filled: dict[str, Any] = {"mm_encoder_outputs": {"video": {"pooler_output": features}}}
-        if beams == 1 and options["use_cache"] is not False and not any(options[name] for name in _OTHER_CACHES):
+        filled = self.outputs_of(features, options)
+        is_plain = options["num_beams"] in (None, 1) and options["use_cache"] is not False
+        if is_plain and not any(options[name] for name in _OTHER_CACHES):
             filled[CACHE_NAME] = self._read_prefix(input_ids)
         return filled
+
+    def outputs_of(self, features: Tensor, options: dict[str, Any]) -> dict[str, Any]:
+        """Return adapted features of one or more frames, `(b, p, hidden_size)`, as `generate` reads them."""
+        of_beams = features.repeat_interleave(options["num_beams"] or 1, 0)
+        return {"mm_encoder_outputs": {"video": {"pooler_output": of_beams}}}
 
     def _read_prefix(self, input_ids: Tensor) -> Cache:
         """Return a cache of the text before the video, which the language model reads once for all questions."""

@@ -19,7 +19,7 @@ from ..models.outputs_hmba import HMBAVideoFeatures
 from ..models.pipeline_hmba import VideoTextToTextPipeline, warn_of_other_length
 from ..models.processing_hmba import HMBAProcessor
 from ..models.processing_hmba_vlm import HMBAVLMProcessor
-from .encoders import ENCODERS, OPTIONS, EncodedFrame
+from .encoders import ENCODERS, EncodedFrame, read_options
 from .frames import FrameError, TimeJump, WindowFrame, copy_frame, describe_frame, load_frame, upright_frame
 from .together import Pushing, push_together, read_windows
 from .watching import ROUNDING, Answer, Watch, texts_differ
@@ -311,14 +311,7 @@ class VideoStream:
         Raises:
             ValueError: before the first frame, or if more than one answer is wanted.
         """
-        config = generate_kwargs.get("generation_config") or self.model.generation_config
-        options = {}
-        for name in OPTIONS:
-            options[name] = generate_kwargs.get(name)
-            if options[name] is None:
-                options[name] = getattr(config, name, None)
-        if options["num_return_sequences"] not in (None, 1):
-            raise ValueError(f"num_return_sequences must be 1 for a stream, got {options['num_return_sequences']}")
+        options = read_options(self._pipeline, generate_kwargs)
         features: Any = self.features().pooler_output
         inputs = self.write_prompt(question)
         filled = self._encoder.fill_in(inputs["input_ids"], frame=self._current, features=features, options=options)

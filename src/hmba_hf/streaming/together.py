@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..models.outputs_hmba import HMBAVideoFeatures
-from .encoders import EncodedFrame, HMBAEncoder
+from .encoders import EncodedFrame, HMBAEncoder, read_options
 from .frames import FrameError, WindowFrame
 from .watching import Answer
 
@@ -57,6 +57,8 @@ def ask_together(streams: Sequence["VideoStream"], questions: Sequence[str], **g
     """Ask a question about the current frame of each of several streams of one model.
 
     On a vision-language model they are asked one after the other, since each base packs its pictures in its own way.
+    On a vision tower they are read in one batch, each prompt whole: the text before the video, which `VideoStream.ask`
+    keeps as a cache, stands behind other padding in each batch.
 
     Args:
         streams: each one once.
@@ -70,11 +72,12 @@ def ask_together(streams: Sequence["VideoStream"], questions: Sequence[str], **g
     pairs = list(zip(streams, questions, strict=True))
     if len(pairs) == 1 or not isinstance(streams[0]._encoder, HMBAEncoder):
         return [stream.ask(question, **generate_kwargs) for stream, question in pairs]
+    pipeline = streams[0]._pipeline
+    options = read_options(pipeline, generate_kwargs)
     adapt_together(streams)
     seen: list[Any] = [stream.features().pooler_output for stream in streams]
     inputs = [stream.write_prompt(question) for stream, question in pairs]
-    filled = {"mm_encoder_outputs": {"video": {"pooler_output": torch.cat(seen)}}}
-    pipeline = streams[0]._pipeline
+    filled = streams[0]._encoder.outputs_of(torch.cat(seen), options)
     outputs = pipeline.forward({"inputs": inputs}, generate_kwargs={**generate_kwargs, **filled})
     answers = []
     for number, stream in enumerate(streams):
