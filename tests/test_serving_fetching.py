@@ -1,5 +1,6 @@
 """An address of a client leads to public hosts alone, is resolved once, and is read within limits."""
 
+import asyncio
 import socket
 import ssl
 import threading
@@ -121,7 +122,15 @@ def address_of(server, path, host="127.0.0.1"):
 
 
 def fetch(address, limits):
-    return fetching.fetch(address, limits, time.monotonic() + limits.max_body_seconds)
+    return asyncio.run(fetched(address, limits))
+
+
+async def fetched(address, limits):
+    fetcher = fetching.Fetcher(limits)
+    try:
+        return await fetcher.fetch(address, limits.max_upload_bytes)
+    finally:
+        await asyncio.to_thread(fetcher.close)
 
 
 def refusal(address, limits=LIMITS):
@@ -278,3 +287,61 @@ def test_what_drips_over_https_ends_in_its_time(
     found = refusal(f"https://{SAFE_HOST}:{safe_server.server_port}/{path}")
     assert "within max_body_seconds=1" in found[2]
     assert time.monotonic() - begin < 30, "it never ends by itself"
+
+
+def test_a_fetch_that_nobody_waits_for_any_more_ends_its_connection(server, only_this_is_public):
+    async def leave(path):
+        fetching_it = asyncio.ensure_future(fetched(address_of(server, path), ServingLimits(max_body_seconds=600.0)))
+        while not server.paths:
+            await asyncio.sleep(0.01)
+        fetching_it.cancel()
+        await asyncio.wait_for(asyncio.wait({fetching_it}), 60)  # until its thread has ended
+
+    asyncio.run(leave("silent"))
+
+
+def test_a_connection_that_is_not_taken_ends_with_its_fetch(only_this_is_public):
+    with socket.socket() as full, socket.socket() as first:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        first.connect(full.getsockname())  # behind it Linux answers nobody
+        address = f"http://127.0.0.1:{full.getsockname()[1]}/file?1"
+        assert "within max_body_seconds=1" in refusal(address)[2]
+
+
+def test_a_name_that_is_looked_up_for_too_long_is_refused_in_time(monkeypatch):
+    is_free = threading.Event()
+    late = threading.Event()
+
+    def look_up(*_, **__):
+        if not is_free.wait(60):
+            late.set()
+        raise OSError("of the test")
+
+    async def ask():
+        fetcher = fetching.Fetcher(LIMITS)
+        try:
+            with pytest.raises(RequestError, match="within max_body_seconds=1"):
+                await fetcher.fetch("http://slow.test/", LIMITS.max_upload_bytes)
+        finally:
+            is_free.set()
+            await asyncio.to_thread(fetcher.close)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    asyncio.run(ask())
+    assert not late.is_set()
+
+
+def test_of_the_addresses_of_a_host_the_next_is_tried_where_one_takes_no_connection(server, monkeypatch):
+    resolve = socket.getaddrinfo
+    known = ["127.0.0.2", "127.0.0.1"]  # of which nothing listens on the first
+
+    def look_up(host, port, **options):
+        return [found for one in known for found in resolve(one, port, **options)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr(fetching, "is_public", lambda address: address in ("127.0.0.1", "127.0.0.2"))
+    assert fetch(address_of(server, "file?10", "camera"), LIMITS).read() == b"a" * 10
+    known.append("127.0.0.3")
+    assert refusal(address_of(server, "file?10", "camera"))[:2] == (400, "private_address")
+    assert len(server.paths) == 1

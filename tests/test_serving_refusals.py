@@ -18,7 +18,7 @@ import pytest
 from huggingface_hub.utils import httpx
 
 from hmba_hf.serving import app as serving_app
-from hmba_hf.serving import reading, uploads
+from hmba_hf.serving import uploads
 from hmba_hf.serving.answering import _EachEnds
 from hmba_hf.serving.app import EventStream
 from hmba_hf.serving.chats import read_request
@@ -402,24 +402,56 @@ def test_an_upload_is_deleted_when_its_hour_is_over_though_nobody_asks(monkeypat
         assert not [*Path(service.uploads._folder.name).iterdir()]
 
 
-def test_slow_servers_of_files_hold_up_no_other_request(monkeypatch):
-    is_free = threading.Event()
+@pytest.fixture
+def silent():
+    """A server that says nothing."""
+    with socket.create_server(("127.0.0.1", 0), backlog=64) as silent:
+        silent.settimeout(60)
+        yield silent
 
-    def wait_for_ever(*_):
-        is_free.wait(60)
-        raise RequestError(400, "unreachable_url", "of the test")
 
-    monkeypatch.setattr(reading, "fetch", wait_for_ever)
-    with running() as service:
-        connections = [connection_to(service) for _ in range(4)]
+def address_of(server):
+    return f"http://127.0.0.1:{server.getsockname()[1]}/a.mp4"
+
+
+def test_slow_servers_of_files_hold_up_no_request_without_an_address(silent):
+    with running(allow_private_addresses=True, max_body_seconds=600.0) as service:
+        client = client_of(service).with_options(timeout=60)
+        slow = body_of(messages=asking(address_of(silent)))
+        connections = [connection_to(service) for _ in range(20)]
         for connection in connections:
-            connection.request("POST", "/v1/chat/completions", body_of(messages=asking("http://slow.test/a.mp4")))
-        wait_until(lambda: service._open == 4)
-        assert ask(client_of(service)).choices
-        is_free.set()
-        assert [connection.getresponse().status for connection in connections] == [400] * 4
+            connection.request("POST", "/v1/chat/completions", slow)
+        wait_until(lambda: service._open == 20)
+        assert ask(client, asking(text="Hello?")).choices
+        assert ask(client).choices
+        uploaded = client.files.create(file=("drive.mp4", VIDEO), purpose="user_data")
+        part = {"type": "file", "file": {"file_id": uploaded.id}}
+        assert ask(client, [{"role": "user", "content": [part]}]).choices
         for connection in connections:
             connection.close()
+        wait_until(lambda: service._open == 0)
+
+
+def test_clients_that_have_gone_leave_no_fetch_behind(silent):
+    with running(allow_private_addresses=True, max_body_seconds=600.0) as service:
+        for _ in range(20):
+            connection = connection_to(service)
+            connection.request("POST", "/v1/chat/completions", body_of(messages=asking(address_of(silent))))
+            visit, _ = silent.accept()
+            connection.close()
+            visit.settimeout(60)
+            with visit, visit.makefile("rb") as received:
+                assert received.read().startswith(b"GET /a.mp4")  # to its end
+        assert ask(client_of(service)).choices
+
+
+def test_all_clips_of_a_request_together_are_as_large_as_one_upload_at_most(service, client):
+    uploaded = client.files.create(file=("drive.mp4", b"a" * 20_000), purpose="user_data")
+    parts = [{"type": "file", "file": {"file_id": uploaded.id}}] * 3
+    with pytest.raises(openai.APIStatusError, match="together must have at most max_upload_bytes=50000") as refused:
+        ask(client, [{"role": "user", "content": parts}])
+    assert (refused.value.status_code, refused.value.code) == (413, "too_large")
+    client.files.delete(uploaded.id)
 
 
 def test_prompts_that_wait_for_the_model_are_read_two_batches_at_a_time(monkeypatch):

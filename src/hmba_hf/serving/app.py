@@ -225,7 +225,7 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
     @app.delete("/v1/files/{number}")
     async def delete(number: str) -> Response:
-        service.uploads.delete(number)
+        await asyncio.to_thread(service.uploads.delete, number)
         return JSONResponse({"id": number, "object": "file", "deleted": True})
 
     @app.websocket("/v1/streams")

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import IO, Any, TypeVar
 
 from ..installation import install_command
-from .errors import RequestError
+from .errors import RequestError, too_large
 from .forms import FileForm
 from .limits import ServingLimits
 
@@ -101,4 +101,4 @@ async def _chunks(request: Request, limits: ServingLimits) -> AsyncGenerator[byt
                 break
             yield chunk
     if received > limit:
-        raise RequestError(413, "too_large", f"a request must have at most max_upload_bytes={limit}, got more")
+        raise too_large("a request", limit)

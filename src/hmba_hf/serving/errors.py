@@ -36,6 +36,11 @@ class RequestError(Exception):
         return {"Retry-After": str(self.retry_after)}
 
 
+def too_large(what: str, limit: int) -> RequestError:
+    """Return what a client is told that has sent more than `max_upload_bytes`."""
+    return RequestError(413, "too_large", f"{what} must have at most max_upload_bytes={limit}, got more")
+
+
 def late_answer() -> RequestError:
     """Return what a client is told whose answer takes longer than a request may."""
     return RequestError(504, "timeout", "an answer must be there within max_request_seconds, got none in time")

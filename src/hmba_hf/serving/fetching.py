@@ -5,23 +5,26 @@ of names cannot answer differently the second time. Each redirection is checked 
 since it would resolve the name itself.
 """
 
+import asyncio
 import http.client
 import socket
 import ssl
 import tempfile
 import threading
-import time
-from contextlib import closing, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import IO, Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from .errors import RequestError
+from .errors import RequestError, too_large
 from .limits import ServingLimits
 
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTIONS = (301, 302, 303, 307, 308)
 _MAX_REDIRECTIONS = 5
+_MAX_ADDRESSES = 4  # of a host that are tried
+_THREADS = 16  # most of which wait for the network
 _TRANSLATED = IPv6Network("64:ff9b::/96")  # IPv4 addresses as a translator shows them, RFC 6052
 # Translators of a single network, RFC 8215 and 2765, and addresses that hold an IPv4 one by the old RFC 4291.
 _TRANSLATED_LOCALLY = tuple(map(IPv6Network, ("64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")))
@@ -45,28 +48,79 @@ def is_public(address: str) -> bool:
     return found.is_global and not found.is_multicast
 
 
-def fetch(address: str, limits: ServingLimits, deadline: float) -> IO[bytes]:
-    """Return what lies behind an address, as a temporary file at its start.
+class Fetcher:
+    """Fetches files in threads of its own, so that slow servers hold up nobody but those who name them.
+
+    A file whose time is over, or that nobody waits for any more, ends its connection. The lookup of a name ends by the
+    limits of the system alone. So it has other threads, and its client waits no longer for it than for a file.
 
     Args:
-        address: of http or https.
-        limits: on the file, and on where it may lie.
-        deadline: of `time.monotonic`, by which it must be here.
-
-    Raises:
-        RequestError: the address is not one of http or https, leads to a host that is not public, or cannot be
-            fetched within limits.
+        limits: on files, and on where they may lie.
     """
-    for _ in range(_MAX_REDIRECTIONS + 1):
-        place = _split(address)
-        found = _get(place, limits, deadline)
-        if not isinstance(found, str):
-            return found
+
+    def __init__(self, limits: ServingLimits):
+        self._limits = limits
+        self._tls = ssl.create_default_context()
+        self._places = asyncio.Semaphore(_THREADS)
+        self._threads = ThreadPoolExecutor(_THREADS, "hmba-fetcher")
+        self._resolvers = ThreadPoolExecutor(_THREADS, "hmba-resolver")
+
+    async def fetch(self, address: str, room: int) -> IO[bytes]:
+        """Return what lies behind an address, as a temporary file at its start.
+
+        Args:
+            address: of http or https.
+            room: bytes that it may have.
+
+        Raises:
+            RequestError: the address is not one of http or https, leads to a host that is not public, or cannot be
+                fetched within limits.
+        """
+        seconds = self._limits.max_body_seconds
+        async with self._places:
+            try:
+                async with asyncio.timeout(seconds):
+                    return await self._follow(address, room)
+            except TimeoutError as late:
+                raise _trouble(f"a file that comes within max_body_seconds={seconds:g}", "none in time") from late
+
+    def close(self) -> None:
+        """End the threads."""
+        for threads in (self._threads, self._resolvers):
+            threads.shutdown(cancel_futures=True)
+
+    async def _follow(self, address: str, room: int) -> IO[bytes]:
+        for _ in range(_MAX_REDIRECTIONS + 1):
+            place = _split(address)
+            visit = _Visit(place, await self._resolve(place), self._limits, self._tls, room)
+            try:
+                found = await asyncio.get_running_loop().run_in_executor(self._threads, visit.run)
+            finally:
+                visit.end()
+            if not isinstance(found, str):
+                return found
+            try:
+                address = urljoin(address, found)
+            except ValueError as error:
+                raise _trouble("an address", str(error)) from error
+        raise _trouble(f"at most {_MAX_REDIRECTIONS} redirections", "more")
+
+    async def _resolve(self, place: SplitResult) -> list[Any]:
+        """Return the addresses of a host as `getaddrinfo` does, all of them public."""
+        host = place.hostname or ""
+        port = place.port or _PORTS[place.scheme]
+        loop = asyncio.get_running_loop()
         try:
-            address = urljoin(address, found)
-        except ValueError as error:
-            raise _trouble("an address", str(error)) from error
-    raise _trouble(f"at most {_MAX_REDIRECTIONS} redirections", "more")
+            found = await loop.run_in_executor(self._resolvers, _look_up, host, port)
+        except (OSError, ValueError) as error:  # ValueError of names that cannot be encoded
+            raise _unreachable(host, error) from error
+        if not self._limits.allow_private_addresses and not all(is_public(str(one[4][0])) for one in found):
+            raise RequestError(400, "private_address", f"an address must lead to a public host, got {host!r}")
+        return found
+
+
+def _look_up(host: str, port: int) -> list[Any]:
+    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 def _split(address: str) -> SplitResult:
@@ -83,43 +137,105 @@ def _split(address: str) -> SplitResult:
     return place
 
 
-def _get(place: SplitResult, limits: ServingLimits, deadline: float) -> IO[bytes] | str:
-    """Return the file, or the address to which the server redirects."""
-    host = place.hostname or ""
-    try:
-        with closing(_connect(place, limits, deadline)) as plain:
-            connection: socket.socket = plain
-            if place.scheme == "https":
-                context = ssl.create_default_context()
-                connection = context.wrap_socket(plain, server_hostname=host, do_handshake_on_connect=False)
-            # A socket has a time limit for each read alone, so that a byte now and then would hold it for ever.
-            ending = threading.Timer(max(deadline - time.monotonic(), 0), _end, [connection])
-            with closing(connection):
-                ending.start()
-                try:
-                    if isinstance(connection, ssl.SSLSocket):
-                        connection.do_handshake()
-                    return _read(_request(connection, place), limits, deadline)
-                finally:
-                    ending.cancel()
-    except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError of names that cannot be encoded
-        if time.monotonic() >= deadline:
-            raise _late(limits) from error
-        raise _trouble("a file that can be fetched", f"{type(error).__name__} of {host!r}") from error
+class _Visit:
+    """One request to a server, which any thread may end.
 
+    Args:
+        place: that is asked for.
+        found: addresses of its host, as `getaddrinfo` returns them.
+        limits: on the time of its connection.
+        tls: of connections by https.
+        room: bytes that the file may have.
+    """
 
-def _connect(place: SplitResult, limits: ServingLimits, deadline: float) -> socket.socket:
-    host = place.hostname or ""
-    port = place.port or _PORTS[place.scheme]
-    addresses = [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-    if not limits.allow_private_addresses and not all(map(is_public, addresses)):
-        raise RequestError(400, "private_address", f"an address must lead to a public host, got {host!r}")
-    return socket.create_connection((addresses[0], port), timeout=max(deadline - time.monotonic(), 0.001))
+    def __init__(self, place: SplitResult, found: list[Any], limits: ServingLimits, tls: ssl.SSLContext, room: int):
+        self._place = place
+        self._found = found[:_MAX_ADDRESSES]
+        self._limits = limits
+        self._tls = tls
+        self._room = room
+        self._lock = threading.Lock()
+        self._connection: socket.socket | None = None
+        self._is_ended = False
 
+    def run(self) -> IO[bytes] | str:
+        """Return the file, or the address to which the server redirects."""
+        host = self._place.hostname or ""
+        try:
+            connection = self._connect()
+            if self._place.scheme == "https":
+                safe = self._tls.wrap_socket(connection, server_hostname=host, do_handshake_on_connect=False)
+                connection = self._hold(safe)
+                safe.do_handshake()
+            return self._read(_request(connection, self._place))
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise _unreachable(host, error) from error
+        finally:
+            self._close()
 
-def _end(connection: socket.socket) -> None:
-    with suppress(OSError):  # it has ended by itself
-        socket.socket.shutdown(connection, socket.SHUT_RDWR)  # below TLS, whose own end would wait for the peer
+    def end(self) -> None:
+        """End the connection, wherever it is; a visit that is over stays as it is."""
+        with self._lock:
+            self._is_ended = True
+            if self._connection is not None:
+                with suppress(OSError):  # it has ended by itself
+                    # Below TLS, whose own end would wait for the peer.
+                    socket.socket.shutdown(self._connection, socket.SHUT_RDWR)
+
+    def _hold(self, connection: socket.socket) -> socket.socket:
+        """Return a connection, which `end` can end from now on."""
+        with self._lock:
+            self._connection = connection
+            if self._is_ended:
+                raise ConnectionAbortedError("nobody waits for it")
+            return connection
+
+    def _close(self) -> None:
+        with self._lock:  # the number of a closed one may be another client's
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _connect(self) -> socket.socket:
+        """Return a connection to the first of the addresses that takes one."""
+        seconds = self._limits.max_body_seconds
+        for family, kind, protocol, _, address in self._found:
+            try:
+                connection = self._hold(socket.socket(family, kind, protocol))
+                connection.settimeout(seconds / len(self._found))
+                connection.connect(address)
+                connection.settimeout(seconds)
+                return connection
+            except OSError as error:
+                self._close()
+                last = error
+        raise last
+
+    def _read(self, response: http.client.HTTPResponse) -> IO[bytes] | str:
+        location = response.getheader("Location")
+        if response.status in _REDIRECTIONS and location:
+            return location
+        if response.status != 200:
+            raise _trouble("a file", f"status {response.status}")
+        return self._save(response)
+
+    def _save(self, response: http.client.HTTPResponse) -> IO[bytes]:
+        stated = response.length or 0
+        received = 0
+        file: Any = tempfile.TemporaryFile()
+        try:
+            while received <= self._room >= stated and (chunk := response.read(_CHUNK)):
+                received += len(chunk)
+                file.write(chunk)
+            if max(received, stated) > self._room:
+                raise too_large("all clips of a request together", self._limits.max_upload_bytes)
+            if received < stated:
+                raise _trouble(f"a file of the {stated} bytes that its server states", f"{received}")
+            file.seek(0)
+            return file
+        except BaseException:
+            file.close()
+            raise
 
 
 def _request(connection: socket.socket, place: SplitResult) -> http.client.HTTPResponse:
@@ -136,40 +252,8 @@ def _request(connection: socket.socket, place: SplitResult) -> http.client.HTTPR
     return sender.getresponse()
 
 
-def _read(response: http.client.HTTPResponse, limits: ServingLimits, deadline: float) -> IO[bytes] | str:
-    location = response.getheader("Location")
-    if response.status in _REDIRECTIONS and location:
-        return location
-    if response.status != 200:
-        raise _trouble("a file", f"status {response.status}")
-    return _save(response, limits, deadline)
-
-
-def _save(response: http.client.HTTPResponse, limits: ServingLimits, deadline: float) -> IO[bytes]:
-    stated = response.length or 0
-    received = 0
-    file: Any = tempfile.TemporaryFile()
-    try:
-        while received <= limits.max_upload_bytes >= stated and (chunk := response.read(_CHUNK)):
-            received += len(chunk)
-            file.write(chunk)
-        if max(received, stated) > limits.max_upload_bytes:
-            raise RequestError(
-                413, "too_large", f"a file must have at most max_upload_bytes={limits.max_upload_bytes}, got more"
-            )
-        if time.monotonic() >= deadline:
-            raise _late(limits)
-        if received < stated:
-            raise _trouble(f"a file of the {stated} bytes that its server states", f"{received}")
-        file.seek(0)
-        return file
-    except BaseException:
-        file.close()
-        raise
-
-
-def _late(limits: ServingLimits) -> RequestError:
-    return _trouble(f"a file that comes within max_body_seconds={limits.max_body_seconds:g}", "none in time")
+def _unreachable(host: str, error: Exception) -> RequestError:
+    return _trouble("a file that can be fetched", f"{type(error).__name__} of {host!r}")
 
 
 def _trouble(wanted: str, got: str) -> RequestError:

@@ -14,7 +14,7 @@ class ServingLimits:
         ValueError: if one is not above zero.
     """
 
-    max_upload_bytes: int = limit(2**25, "of a request, an uploaded file or one behind an address")
+    max_upload_bytes: int = limit(2**25, "of a request, of an upload, and of all clips of a request")
     max_stored_bytes: int = limit(2**30, "of all uploaded files, which are kept on disk for an hour")
     max_stored_files: int = limit(4096, "that are kept so at once")
     max_body_seconds: float = limit(60.0, "in which a request must have come, and a file behind an address")

@@ -3,8 +3,8 @@
 import asyncio
 import base64
 import copy
+import os
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -21,13 +21,12 @@ from ..models.decoding_reader import VideoReader
 from ..models.decoding_stills import read_picture
 from ..models.pipeline_hmba import VideoTextToTextPipeline
 from .chats import ChatRequest, FilePart, PicturePart, TextPart, read_request
-from .errors import RequestError
-from .fetching import fetch
+from .errors import RequestError, too_large
+from .fetching import Fetcher
 from .limits import ServingLimits
 from .uploads import Uploads
 
 THREADS = 2
-_FETCHING = 16  # threads, most of which wait for the network
 _BATCHES = 2  # of prompts that are held at once: one with the model, one for it
 USUAL_LENGTH = 256  # tokens of an answer where neither request nor model names a number, as in the pipeline
 _CHARACTERS = 16  # for each token of a context, more than any text of that length has
@@ -63,7 +62,7 @@ class Reader:
     """Reads requests by the rules of the pipeline.
 
     Each thread that samples has a processor of its own, since those of transformers are not made for several threads.
-    Files behind addresses are waited for in other threads, and pictures of cameras are read in one of their own, so
+    Files behind addresses are waited for by a `Fetcher`, and pictures of cameras are read in a thread of their own, so
     that slow servers hold up nobody else. Two batches of prompts are held at once, and the next ones wait unread.
 
     Args:
@@ -88,7 +87,7 @@ class Reader:
         self._limits = limits
         self._own = threading.local()
         self._threads = ThreadPoolExecutor(THREADS, "hmba-reader", initializer=self._begin)
-        self._fetchers = ThreadPoolExecutor(_FETCHING, "hmba-fetcher")
+        self._fetcher = Fetcher(limits)
         self._camera_thread = ThreadPoolExecutor(1, "hmba-camera-reader")
         self._places = asyncio.Semaphore(_BATCHES * limits.max_batch)
 
@@ -101,9 +100,7 @@ class Reader:
         request = await _run(self._threads, self._read_request, body)
         del body
         with ExitStack() as files:  # closed also where nobody waits any more, which ends the work of the thread
-            sources = await _run(self._fetchers, self._open_all, request)
-            for source in sources:
-                files.enter_context(closing(source))
+            sources = await self._open_all(request, files)
             with ExitStack() as place:
                 await self._places.acquire()
                 place.callback(self._places.release)
@@ -121,8 +118,9 @@ class Reader:
 
     def close(self) -> None:
         """End the threads."""
-        for threads in (self._threads, self._fetchers, self._camera_thread):
+        for threads in (self._threads, self._camera_thread):
             threads.shutdown(cancel_futures=True)
+        self._fetcher.close()
 
     def _begin(self) -> None:
         processor = copy.deepcopy(self._pipeline.processor)
@@ -135,12 +133,18 @@ class Reader:
         self._check_counts(request)
         return request
 
-    def _open_all(self, request: ChatRequest) -> list[IO[bytes]]:
-        """Open the videos and pictures of a request in their order."""
-        deadline = time.monotonic() + self._limits.max_body_seconds
-        with ExitStack() as files:
-            sources = [files.enter_context(closing(self._open(part, deadline))) for part in _clips(request)]
-            files.pop_all()
+    async def _open_all(self, request: ChatRequest, files: ExitStack) -> list[IO[bytes]]:
+        """Open the videos and pictures of a request in their order; they are closed with `files`."""
+        sources = []
+        room = self._limits.max_upload_bytes
+        for clip in _clips(request):
+            source = await self._open(clip, room)
+            files.enter_context(closing(source))
+            room -= source.seek(0, os.SEEK_END)
+            if room < 0:
+                raise too_large("all clips of a request together", self._limits.max_upload_bytes)
+            source.seek(0)
+            sources.append(source)
         return sources
 
     def _make_inputs(
@@ -214,15 +218,15 @@ class Reader:
                 blocks.append({"type": "video", "video": source})
         return {"role": message.role, "content": blocks}
 
-    def _open(self, part: Any, deadline: float) -> IO[bytes]:
+    async def _open(self, part: Any, room: int) -> IO[bytes]:
         if isinstance(part, FilePart):
-            return self._uploads.open(part.file.file_id)
+            return await _run(self._threads, self._uploads.open, part.file.file_id)
         address = part.image_url.url if isinstance(part, PicturePart) else part.video_url.url
         scheme = address.partition(":")[0].lower()
         if scheme == "data":
-            return _read_data(address)
+            return await _run(self._threads, _read_data, address)
         if scheme in ("http", "https"):
-            return fetch(address, self._limits, deadline)
+            return await self._fetcher.fetch(address, room)
         raise RequestError(
             400, "unsupported_url", f"a url must be a data URL or an http(s) address, got {address[:20]!r}"
         )
