@@ -9,7 +9,7 @@ import pytest
 
 from hmba_hf.serving import logs
 from test_serving_refusals import ask
-from tiny_server import client_of, running
+from tiny_server import asking, client_of, data_url, drawn_video, running
 
 
 class Lines(logging.Handler):
@@ -65,13 +65,21 @@ def test_requests_that_fail_on_the_servers_side_fill_no_log(name, place, line, m
         assert lines == [line]
 
 
+def test_videos_that_the_decoder_warns_of_fill_no_log(monkeypatch):
+    damaged = asking(data_url(drawn_video() * 2))
+    with running_with_log("hmba_hf.models.decoding_streams", monkeypatch) as (service, lines):
+        for _ in range(5):
+            assert ask(client_of(service), damaged).choices
+        assert len(lines) == 1
+
+
 def test_a_log_says_how_many_lines_it_has_passed_over_and_keeps_other_errors_apart(monkeypatch):
     now = 0.0
     monkeypatch.setattr(logs.time, "monotonic", lambda: now)
     log = logging.Logger("of this test")
     lines = Lines()
     log.addHandler(lines)
-    logs.bound(log)
+    log.addFilter(logs.Seldom())
 
     def warn(error):
         log.warning("a line about %s", "a client", exc_info=error)

@@ -402,6 +402,24 @@ def test_an_upload_is_deleted_when_its_hour_is_over_though_nobody_asks(monkeypat
         assert not [*Path(service.uploads._folder.name).iterdir()]
 
 
+def test_a_disk_that_fails_once_ends_no_deletion_of_later_uploads(monkeypatch):
+    monkeypatch.setattr(serving_app, "_SECONDS_BETWEEN_LOOKS", 0.05)
+    monkeypatch.setattr(uploads, "LIFETIME", 0.2)
+    with running() as service:
+        delete_old = service.uploads.delete_old
+        looks = []
+
+        def fail_once():
+            looks.append(1)
+            if len(looks) == 1:
+                raise OSError("of the test")
+            delete_old()
+
+        monkeypatch.setattr(service.uploads, "delete_old", fail_once)
+        client_of(service).files.create(file=("a", b"a"), purpose="user_data")
+        wait_until(lambda: not service.uploads._files)
+
+
 @pytest.fixture
 def silent():
     """A server that says nothing."""

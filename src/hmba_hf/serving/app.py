@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager,
 from typing import Any
 
 from ..installation import install_command
+from ..messages import logger
 from ..models.pipeline_hmba import VideoTextToTextPipeline
 from .answering import Answer, Answerer
 from .bodies import ClientGone, read_body, read_upload, unless_gone
@@ -15,6 +16,7 @@ from .completions import Completion, event
 from .errors import RequestError, internal_error, late_answer
 from .gate import Gate
 from .limits import ServingLimits
+from .logs import bounded
 from .metrics import Metrics
 from .reading import Reader
 from .sessions import serve_camera
@@ -30,6 +32,7 @@ try:
 except ImportError as missing:
     raise ImportError(f"`hmba serve` needs `{install_command('serve')}`") from missing
 
+_LOGS = ("asyncio", "hmba_hf", "python_multipart", "transformers", "uvicorn")  # that clients cause lines in
 _GONE = 499  # as logs of servers count clients that have gone
 _SECONDS_TO_READ = 5.0  # the last events of a stream
 _SECONDS_BETWEEN_LOOKS = 60.0  # for uploads whose time is over
@@ -158,10 +161,12 @@ def build_app(service: Service, token: str | None = None) -> Gate:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        deleting = asyncio.ensure_future(_delete_old_uploads(service.uploads))
-        yield
-        deleting.cancel()
-        await asyncio.to_thread(service.close)
+        with bounded(*_LOGS):
+            deleting = asyncio.ensure_future(_delete_old_uploads(service.uploads))
+            yield
+            deleting.cancel()
+            await asyncio.gather(deleting, return_exceptions=True)
+            await asyncio.to_thread(service.close)
 
     app = FastAPI(lifespan=lifespan, openapi_url=None)  # its pages would load scripts from elsewhere
     _add_errors(app)
@@ -172,7 +177,10 @@ def build_app(service: Service, token: str | None = None) -> Gate:
 async def _delete_old_uploads(uploads: Uploads) -> None:
     while True:
         await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)
-        await asyncio.to_thread(uploads.delete_old)
+        try:
+            await asyncio.to_thread(uploads.delete_old)
+        except OSError:  # of a disk that may be well at the next look
+            logger.exception("an upload whose time is over is not deleted")
 
 
 def _add_errors(app: FastAPI) -> None:

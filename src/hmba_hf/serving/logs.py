@@ -2,6 +2,8 @@
 
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _SECONDS = 60.0
 _UNTIL_NOW = float("-inf")
@@ -32,9 +34,21 @@ class Seldom(logging.Filter):
         return True
 
 
-def bound(log: logging.Logger) -> None:
-    """Let a logger pass one line a minute from each place; what it had counted before is forgotten."""
-    for other in [*log.filters]:
-        if isinstance(other, Seldom):
-            log.removeFilter(other)
-    log.addFilter(Seldom())
+@contextmanager
+def bounded(*names: str) -> Iterator[None]:
+    """Let these loggers and those below them pass one line a minute from each place, until the body ends.
+
+    The filters of a logger do not hold for what comes from those below it, so that each has its own.
+    """
+    loggers = {name: logging.getLogger(name) for name in names}
+    for name, log in logging.root.manager.loggerDict.items():
+        if isinstance(log, logging.Logger) and name.startswith(tuple(f"{above}." for above in names)):
+            loggers[name] = log
+    filters = {name: Seldom() for name in loggers}
+    for name, log in loggers.items():
+        log.addFilter(filters[name])
+    try:
+        yield
+    finally:
+        for name, log in loggers.items():
+            log.removeFilter(filters[name])

@@ -1,12 +1,10 @@
 """The server of an endpoint: where it listens, and how it ends."""
 
-import logging
 from typing import Any
 
 from ..installation import install_command
 from ..messages import logger
 from .app import Service, build_app
-from .logs import bound
 
 try:
     import uvicorn
@@ -15,7 +13,6 @@ except ImportError as missing:
     raise ImportError(f"`hmba serve` needs `{install_command('serve')}`") from missing
 
 _BACKLOG = 2048
-_LOGS = ("asyncio", "hmba_hf.serving", "python_multipart.multipart", "uvicorn.error")  # that clients cause lines in
 
 
 def build_server(service: Service, host: str, port: int, token: str | None) -> Any:
@@ -38,8 +35,6 @@ def build_server(service: Service, host: str, port: int, token: str | None) -> A
         ws_max_queue=4,
         ws_per_message_deflate=False,
     )
-    for name in _LOGS:
-        bound(logging.getLogger(name))  # behind the configuration, which has set its handlers
     return uvicorn.Server(config)
 
 
