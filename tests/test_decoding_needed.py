@@ -13,7 +13,7 @@ from hmba_hf.models.decoding_video import decode_frames, decode_segments
 from numbered_videos import numbered_video, read_numbers
 
 RATE = 25
-TIMES = (0.0, 0.9, 2.0, 2.5, 3.3, 4.04, 5.2)
+TIMES = (0.0, 0.9, 2.0, 2.5, 3.3, 4.04, 5.2, None)
 
 
 def video(words="", codec="libx264", container="mp4", **muxer):
@@ -117,6 +117,14 @@ def test_a_picture_that_nothing_needs_is_not_decoded(name, decoded):
     assert (len(decoded) == 33) if is_all_needed else (3 <= len(decoded) < 30)
 
 
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_last_clip_of_a_plain_file_is_decoded_once_and_from_what_it_needs(name, decoded, monkeypatch):
+    monkeypatch.setattr(decoding_reader.VideoReader, "last_time", lambda reader: pytest.fail("decodes the end"))
+    frames, metadata = decode_frames(video(**PLAIN[name]), None, 3, 4.0)
+    assert read_numbers(frames) == [136, 142, 149] and metadata.timestamps[-1] == pytest.approx(5.96)
+    assert 3 <= len(decoded) <= 50, "pictures from the last keyframe on"
+
+
 def test_pictures_between_a_wanted_one_and_the_next_keyframe_are_not_decoded(decoded):
     frames, _ = decode_frames(video("bframes=0"), 4.04, 2, 2.0)
     assert read_numbers(frames) == [88, 101]
@@ -180,6 +188,29 @@ def damaged(data, first, last, is_reference):
 def test_damage_of_a_picture_that_a_clip_needs_gives_what_decoding_every_picture_gives(name, decoding_all, caplog):
     broken = damaged(video(**PLAIN[name]), 2.1, 2.4, is_reference=True)
     assert_the_same(broken, decoding_all, caplog, times=(2.9, 3.5))
+
+
+@pytest.mark.parametrize("first", [4.9, 5.4, 5.7])
+@pytest.mark.parametrize("name", ["mp4", "mkv", "hevc"])
+def test_damage_of_the_last_pictures_gives_what_decoding_every_picture_gives(name, first, decoding_all, caplog):
+    broken = damaged(video(**PLAIN[name]), first, 6.0, is_reference=True)
+    reads = [
+        lambda: decode_frames(broken, None, 5, 25.0),
+        lambda: decode_frames(broken, None, 3, 4.0, only_whole=True),
+    ]
+    with caplog.at_level(logging.WARNING):
+        for read in reads:
+            decoding_all(True)
+            expected = outcome(read, caplog)
+            decoding_all(False)
+            assert outcome(read, caplog) == expected
+
+
+@pytest.mark.parametrize("name", ["mp4", "mkv"])
+def test_the_end_of_a_file_that_was_cut_gives_what_decoding_every_picture_gives(name, decoding_all, caplog):
+    data = video(**PLAIN[name], **({"movflags": "faststart"} if name == "mp4" else {}))
+    for lost in (1, 200, 3000):
+        assert_the_same(data[:-lost], decoding_all, caplog, times=(None,))
 
 
 @pytest.mark.parametrize("name", ["mp4", "hevc"])

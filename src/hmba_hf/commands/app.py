@@ -22,7 +22,7 @@ from hmba_hf import set_linear_implementation
 from hmba_hf.app.asking import Asker
 from hmba_hf.app.limits import PageLimits
 from hmba_hf.app.page import PASSWORD, Subject, build_page, launch_page, require_gradio
-from hmba_hf.commands.demo import DISCLAIMER, TUNED, write_held_out_clips
+from hmba_hf.commands.demo import DISCLAIMER, RECORD, TUNED, write_held_out_clips
 from hmba_hf.commands.listening import add_listening_options, check_answers, name_of, read_guard
 from hmba_hf.commands.parsing import command_parser
 from hmba_hf.families import load_model
@@ -31,7 +31,6 @@ from hmba_hf.messages import logger, run_command, show_messages
 from hmba_hf.quantisation import quantising_options
 
 DEMO = Path("runs/demo/model")
-_RECORD = "demo.json"  # which `hmba demo` leaves beside its models
 _SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v")
 _UNKNOWN = "a model can be wrong about any road: look at the picture before its answer."
 
@@ -82,7 +81,7 @@ def open_page(
 
 def is_finished_demo(folder: Path) -> bool:
     """Return whether a folder holds a model that `hmba demo` has trained to the end."""
-    record = folder / _RECORD
+    record = folder / RECORD
     return record.is_file() and bool(read_json_object(record, recipe=dict).get("is_done"))
 
 
@@ -100,7 +99,7 @@ def list_clips(folder: Path) -> dict[str, Path]:
 
 def worth_of(model: str) -> str:
     """Return in one line what the answers of a model are worth."""
-    is_of_the_drawn_world = Path(model) == TUNED or (Path(model) / _RECORD).is_file()
+    is_of_the_drawn_world = Path(model) == TUNED or (Path(model) / RECORD).is_file()
     return DISCLAIMER if is_of_the_drawn_world else _UNKNOWN
 
 

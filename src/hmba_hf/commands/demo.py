@@ -53,7 +53,7 @@ DISCLAIMER = (
     "This model is tiny and has only ever seen the micro-world, a drawn world of coloured shapes. Its numbers are the "
     "micro-world's. Its answers about real roads are worth nothing."
 )
-_RECORD = "demo.json"
+RECORD = "demo.json"  # beside each model
 _AT_ONCE = 100  # clips that are asked about together
 
 
@@ -218,7 +218,7 @@ def learn(folder: Path, adapter: str, steps: int, bar: Any, kept: Any = None) ->
     """
     recipe = {**finetuning_options(adapter, steps), "base": base_digest()}
     run = folder / FOLDERS[adapter]
-    record = run / _RECORD
+    record = run / RECORD
     begun: dict[str, Any] = {}
     if record.exists():
         begun = read_json_object(record, recipe=dict)
@@ -263,7 +263,7 @@ class StepsOnBar(TrainerCallback):
 def score(model: Path, held_out: Sequence[Sample], bar: Any) -> dict[str, Any]:
     """Ask a model about held-out clips, unless that is done, and score its answers."""
     kept = model / f"scores-{len(held_out)}.json"
-    record = read_json_object(model / _RECORD, recipe=dict)
+    record = read_json_object(model / RECORD, recipe=dict)
     if kept.exists():
         known = read_json_object(kept, recipe=dict, scores=dict)
         if known["recipe"] == record["recipe"]:

@@ -76,11 +76,12 @@ class PlainStretch:
         self._order: dict[int, int] = {}  # places of packets by their ticks, of pictures that are shown
         self.ticks: list[int] = []  # of all pictures, in ascending order
 
-    def read(self, until: int | None) -> bool:
+    def read(self, until: int | None, is_last: bool = False) -> bool:
         """Read up to some pictures behind so many ticks; return whether all is plain, and the file does not end.
 
         Args:
             until: timestamp of the container, the first one when absent.
+            is_last: read up to the end of the file instead.
         """
         beyond = 0
         held = 0
@@ -88,12 +89,14 @@ class PlainStretch:
         most = _HELD_PICTURES * 3 * codec.width * codec.height
         for packet in self._video.packets:
             held += packet.size
+            if packet.size == 0 and is_last:
+                continue
             if packet.size == 0 or held > most or not self._takes(packet):
                 return False
             beyond += until is None or packet.pts > until
-            if beyond > REORDER_FRAMES + self._references.header.reorder + _MORE:
+            if beyond > REORDER_FRAMES + self._references.header.reorder + _MORE and not is_last:
                 return self._follow_each_other()
-        return False
+        return is_last and bool(self.ticks) and self._follow_each_other()
 
     def _takes(self, packet: Any) -> bool:
         """Note a packet; return whether it is plain."""
@@ -123,19 +126,20 @@ class PlainStretch:
         return all(later - earlier <= longest for earlier, later in pairwise(self.ticks))
 
     def clip(
-        self, wanted: list[float], tolerance: float, clip: ClipPictures, convert: Callable[[Any], Any]
+        self, wanted: list[float], tolerance: float, clip: ClipPictures, convert: Callable[[Any], Any], is_last: bool
     ) -> PlainClip | None:
         """Read and decode the latest frame not after each wanted time; `None` where something is not plain.
 
         Args:
             wanted, tolerance, clip, convert: as of `decoding_choice.Choice`.
+            is_last: whether the last wanted time is that of the last frame of the file.
         """
         tick = self._video.stream.time_base
         end = wanted[-1] + tolerance
-        if not self.read(until=int((self._origin + Fraction(end)) / tick)):
+        if not self.read(until=int((self._origin + Fraction(end)) / tick), is_last=is_last):
             return None
         times = self._times()
-        if times[0] > wanted[0] + TIME_TOLERANCE:
+        if times[0] > wanted[0] + TIME_TOLERANCE or (is_last and times[-1] != wanted[-1]):
             return None
         chosen = [bisect(times, time + tolerance) - 1 for time in wanted]
         lacking = {self.ticks[place] for place in chosen}
@@ -145,13 +149,24 @@ class PlainStretch:
             del frame  # before the next one is decoded
         if lacking:
             return None
-        place = bisect(times, end) + REORDER_FRAMES  # as far as is decoded where nothing is skipped
-        last = self.ticks[place] * tick - self._origin
-        shown_until = last + self._video.shown_for(self._packets[self._order[self.ticks[place]]])
+        place = min(bisect(times, end) + REORDER_FRAMES, len(times) - 1)  # as far as is decoded where all is
+        last, shown_until = self._shown(place)
         moments = [Moment(self.ticks[at] * tick - self._origin, None, 0) for at in chosen]
         came = Progress(0, times[place], float(shown_until))
-        scan = Scan(moments, clip, came, times[0], passed_end=True, is_whole_recording=False)
+        scan = Scan(moments, clip, came, times[0], passed_end=not is_last, is_whole_recording=False)
         return PlainClip(scan, last, shown_until, self._is_steady(place))
+
+    def last_time(self) -> float | None:
+        """Seconds to the last picture of the file, which is read to its end; `None` where something is not plain."""
+        if not self.read(until=None, is_last=True):
+            return None
+        return self._times()[-1]
+
+    def _shown(self, place: int) -> tuple[Fraction, Fraction]:
+        """When a picture is shown, and until when."""
+        ticks = self.ticks[place]
+        start = ticks * self._video.stream.time_base - self._origin
+        return start, start + self._video.shown_for(self._packets[self._order[ticks]])
 
     def _is_steady(self, last: int) -> bool:
         """Return whether pictures up to the one in a place follow each other at the rate of the video."""

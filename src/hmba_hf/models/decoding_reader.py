@@ -248,6 +248,21 @@ class VideoReader:
             raise trouble or self._damaged(0.0, "the last frame")
         return float(last)
 
+    def _plain_last_time(self) -> float | None:
+        """Time of the last frame from packets alone; `None` where they are not plain or fewer than was promised."""
+        if self._references is None or not self.can_seek or self.may_have_breaks or self.header_duration() is None:
+            return None
+        try:
+            self._seek(FAR_FUTURE)
+        except av.FFmpegError:
+            return None
+        self.video.start_reading(self.video.packets)
+        last = PlainStretch(self.video, self._references, self.origin).last_time()
+        packets = self.video.packets
+        if last is None or last < 0 or packets.may_hide_a_file or packets.shortfall(self.origin) is not None:
+            return None
+        return last
+
     def span(self) -> tuple[float, float, float]:
         """Times of the first and of the last frame of the last recording, and of its end; errors as `last_time`."""
         last = self.last_time()
@@ -277,6 +292,21 @@ class VideoReader:
             return max((duration for duration in promised if duration is not None), default=math.inf)
         self.video.warn_of_the_end()
         return max(last if self.end is None else self.end, float(self.shown_until))
+
+    def select_last(self, wanted_before: Callable[[float], list[float]]) -> Scan:
+        """Choose the frames of a clip that ends with the last frame of the file.
+
+        Args:
+            wanted_before: returns the wanted times, which ascend, from that of the last frame.
+        """
+        last = self._plain_last_time()
+        if last is not None:
+            wanted = wanted_before(last)
+            scan = self._plain_scan(wanted[0], wanted, is_last=True)
+            if scan is not None:
+                self.end = scan.came.until
+                return scan
+        return self.select(wanted_before(self.last_time()), is_last=True)
 
     def select(self, wanted: list[float], is_last: bool) -> Scan:
         """Choose the latest frame not after each of the wanted times, which ascend.
@@ -376,7 +406,7 @@ class VideoReader:
             return self._scan(start, wanted, is_last, passes_over=False)
         return Scan(chosen, choice.clip, came, choice.first_time, beyond > 0, came.recording > 0)
 
-    def _plain_scan(self, start: float | None, wanted: list[float]) -> Scan | None:
+    def _plain_scan(self, start: float | None, wanted: list[float], is_last: bool = False) -> Scan | None:
         """Scan as `_scan` does, but decode only what is needed; `None` where the stretch is not plain."""
         if self._references is None or start is None or self.may_have_breaks:
             return None
@@ -387,7 +417,7 @@ class VideoReader:
         self.video.start_reading(self.video.packets)
         clip = self._pictures(count=len(wanted))
         stretch = PlainStretch(self.video, self._references, self.origin)
-        found = stretch.clip(wanted, self.tolerance, clip, self._picture)
+        found = stretch.clip(wanted, self.tolerance, clip, self._picture, is_last)
         if found is None:
             return None
         self.damage, self.concealed_from = None, math.inf

@@ -1,6 +1,7 @@
 """From a video file to the frames of one clip, which ends at a given time or spreads over it, decoded with PyAV."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -67,11 +68,13 @@ def decode_frames(
     with opened(source, limits) as (file, name), VideoReader(file, name, limits, source_fps) as reader:
         reader.prepare = prepare
         reader.prepares_rows = prepares_rows
-        end = reader.last_time() if timestamp is None else float(timestamp)
         if num_frames is None:
+            end = reader.last_time() if timestamp is None else float(timestamp)
             scan = reader.read_all(end, is_last=timestamp is None)
+        elif timestamp is None:
+            scan = reader.select_last(partial(causal_times, num_frames=int(num_frames), fps=float(fps)))
         else:
-            scan = reader.select(causal_times(end, int(num_frames), float(fps)), is_last=timestamp is None)
+            scan = reader.select(causal_times(float(timestamp), int(num_frames), float(fps)), is_last=False)
         return reader.clip(scan, only_whole)
 
 

@@ -213,7 +213,9 @@ def fused_kernels(backend: str) -> FusedKernels:
 
 def scan_function(backend: str) -> Callable:
     """Return the function of mamba_ssm that a backend of `scan_backends` stands for."""
-    return _load(backend)  # type: ignore[return-value]
+    loaded = _load(backend)
+    assert callable(loaded), "a backend of `scan_backends` works here"
+    return loaded
 
 
 def show_backends() -> None:

@@ -145,7 +145,7 @@ def launch(kernel: Any, args: tuple, tasks: int, work: int) -> None:
         try:
             for i in remaining:
                 kernel(bounds[i], bounds[i + 1], *args)
-        except BaseException as error:
+        except BaseException as error:  # raised by the calling thread; one of several is enough
             errors.append(error)
 
     _run_on_threads(work_on, threads)

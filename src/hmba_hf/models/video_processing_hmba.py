@@ -251,9 +251,11 @@ def _size_from_square(picture: Any, options: Mapping[str, Any]) -> tuple[int, in
 def _batch_clips(clips: list[np.ndarray]) -> dict[str, Any]:
     """Pad clips `(t, c, h, w)` on the old side to one length and stack them; frames of several sizes stay a list."""
     length = max(len(clip) for clip in clips)
-    padded = [
-        np.concatenate([np.zeros_like(clip, shape=(length - len(clip), *clip.shape[1:])), clip]) for clip in clips
-    ]
+    padded = []
+    for clip in clips:
+        if len(clip) < length:
+            clip = np.concatenate([np.zeros_like(clip, shape=(length - len(clip), *clip.shape[1:])), clip])
+        padded.append(clip)
     same_size = len({clip.shape for clip in padded}) == 1
     features: dict[str, Any] = {"pixel_values_videos": np.stack(padded) if same_size else padded}
     if any(len(clip) < length for clip in clips):
