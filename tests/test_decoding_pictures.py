@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from hmba_hf.data.clips import cut_clips
 from hmba_hf.models import decoding_pictures, decoding_squares
 from hmba_hf.models.decoding_containers import SourceLimits, VideoDecodeError, open_container, opened
+from hmba_hf.models.decoding_needed import PlainStretch
 from hmba_hf.models.decoding_packets import VideoPackets
 from hmba_hf.models.decoding_pictures import ClipPictures, over_white, to_rgb
 from hmba_hf.models.decoding_video import decode_frames, iter_frames, video_duration
@@ -168,17 +169,27 @@ def alive(monkeypatch):
     """Take down how many frames in a format are alive whenever a packet is about to be decoded."""
     counts = {}
     is_torn = VideoPackets.is_torn
+    needed = PlainStretch._needed
 
-    def counted(packets, packet):
+    def count():
         things = gc.get_objects()
         formats = [thing.format.name for thing in things if type(thing) is av.VideoFrame and thing.width]
         for name in ("yuv444p16le", "yuv444p10le", "yuv420p"):
             counts[name] = [*counts.get(name, []), formats.count(name)]
         decoders = sum(type(thing) is av.VideoCodecContext for thing in things)
         assert decoders == 1, "a decoder keeps frames until it is gone"
+
+    def counted(packets, packet):
+        count()
         return is_torn(packets, packet)
 
+    def counted_where_all_is_plain(stretch, wanted):
+        for packet in needed(stretch, wanted):
+            count()
+            yield packet
+
     monkeypatch.setattr(VideoPackets, "is_torn", counted)
+    monkeypatch.setattr(PlainStretch, "_needed", counted_where_all_is_plain)
     gc.freeze()
     gc.disable()  # frames that wait for it would add up to many times the memory of one
     yield counts

@@ -6,9 +6,9 @@ the stream states, each with a timestamp that follows the one before at once. Fo
 """
 
 from bisect import bisect, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, NamedTuple
 
 import av
@@ -188,7 +188,7 @@ class PlainStretch:
         """
         before = self.ticks[0]
         context = self._video.stream.codec_context
-        for packet in [*self._needed(wanted), None]:
+        for packet in chain(self._needed(wanted), (None,)):
             try:
                 frames = context.decode(packet)
             except av.FFmpegError:
@@ -203,7 +203,7 @@ class PlainStretch:
                     yield ticks, frame
                 del frame  # before the next one is decoded
 
-    def _needed(self, wanted: frozenset[int]) -> list[Any]:
+    def _needed(self, wanted: frozenset[int]) -> Iterable[Any]:
         """The packets without which the wanted pictures cannot be decoded, in the order of the file."""
         places = {self._order[ticks] for ticks in wanted}
         needed: list[Any] = []
