@@ -130,6 +130,13 @@ def test_what_cannot_be_answered_is_told_to_its_client(client, fields, status, c
     assert refused.value.body["type"] == "invalid_request_error"
 
 
+def test_a_length_that_no_answer_may_have_is_refused_before_a_video_is_fetched(client):
+    for lengths in ({"max_tokens": 1201}, {"max_tokens": 4, "max_completion_tokens": 4}):
+        with pytest.raises(openai.BadRequestError, match="max_tokens must") as refused:
+            ask(client, asking("http://127.0.0.1/a.mp4"), **lengths)  # which no client may name, either
+        assert refused.value.code == "invalid_request"
+
+
 def test_a_picture_that_is_none_is_refused(client):
     part = {"type": "image_url", "image_url": {"url": data_url(jpeg()[:100], "image/jpeg")}}
     with pytest.raises(openai.UnprocessableEntityError) as refused:
@@ -433,7 +440,7 @@ def address_of(server):
 
 
 def test_slow_servers_of_files_hold_up_no_request_without_an_address(silent):
-    with running(allow_private_addresses=True, max_body_seconds=600.0) as service:
+    with running(allow_private_addresses=True, max_body_seconds=120.0) as service:
         client = client_of(service).with_options(timeout=60)
         slow = body_of(messages=asking(address_of(silent)))
         connections = [connection_to(service) for _ in range(20)]
@@ -451,15 +458,16 @@ def test_slow_servers_of_files_hold_up_no_request_without_an_address(silent):
 
 
 def test_clients_that_have_gone_leave_no_fetch_behind(silent):
-    with running(allow_private_addresses=True, max_body_seconds=600.0) as service:
+    with running(allow_private_addresses=True, max_body_seconds=120.0) as service:
         for _ in range(20):
             connection = connection_to(service)
             connection.request("POST", "/v1/chat/completions", body_of(messages=asking(address_of(silent))))
             visit, _ = silent.accept()
-            connection.close()
             visit.settimeout(60)
             with visit, visit.makefile("rb") as received:
-                assert received.read().startswith(b"GET /a.mp4")  # to its end
+                assert received.readline().startswith(b"GET /a.mp4")
+                connection.close()
+                assert received.read()  # to its end
         assert ask(client_of(service)).choices
 
 

@@ -172,6 +172,7 @@ def test_a_frame_that_cannot_be_read_is_an_error_and_the_stream_goes_on(camera, 
         ('{"question": ""}', "invalid_request", "question"),
         ('{"question": "What?", "max_tokens": 101}', "invalid_request", "max_tokens must be at most 100, got 101"),
         ('{"question": "What?", "temperature": 1}', "invalid_request", "temperature"),
+        (json.dumps({"question": "a" * 3000}), "context_length_exceeded", "at most 2048 tokens of prompt and answer"),
         ('{"question": "<video> <video>"}', "invalid_request", "got 2 tokens and 1 videos"),
     ],
 )
@@ -190,6 +191,22 @@ def test_a_question_of_more_text_than_anyone_asks_is_refused_before_it_is_read(c
     told = receive(camera)
     assert told["error"]["code"] == "invalid_request"
     assert "at most 100 characters, got 101" in told["error"]["message"]
+
+
+def test_an_answer_is_as_long_as_that_of_a_chat_where_its_question_names_no_length(service, camera, monkeypatch):
+    lengths = []
+
+    def ask_and_note(*asked, **options):
+        lengths.append(options["max_new_tokens"])
+        return ask_together(*asked, **options)
+
+    ask_together = cameras.ask_together
+    monkeypatch.setattr(cameras, "ask_together", ask_and_note)
+    push(camera, jpeg(0), 0.0)
+    for own in (5, None, 1000):
+        monkeypatch.setattr(service.cameras._pipeline.model.generation_config, "max_new_tokens", own)
+        assert ask(camera, max_tokens=None)["type"] == "answer"
+    assert lengths == [5, 100, 100]
 
 
 def test_a_question_needs_a_frame(camera):
@@ -240,6 +257,18 @@ def test_more_cameras_than_allowed_and_other_modes_are_told_why(service):
     for connection in connections:
         connection.close()
     wait_until(lambda: service.cameras._open == 0)
+
+
+def test_a_camera_that_is_silent_leaves_its_place_to_others():
+    with running(max_streams=1, max_idle_seconds=0.5) as service:
+        for _ in range(2):
+            with camera_of(service) as silent:
+                told = receive(silent)
+                assert told["type"] == "error" and told["error"]["code"] == "idle"
+                assert "within max_idle_seconds=0.5" in told["error"]["message"]
+                with pytest.raises(ConnectionClosed):
+                    silent.recv(timeout=60)
+            wait_until(lambda: service.cameras._open == 0)
 
 
 def test_a_camera_without_the_token_or_of_another_origin_is_refused(service):

@@ -1,7 +1,7 @@
 """Answers to prompts, several at once, token by token."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -53,15 +53,13 @@ class Question:
     Args:
         prompt: whose inputs are let go once there is an answer or nobody waits for one.
         new_transcript: makes that of an answer.
-        max_tokens: of the answer.
 
     Attributes:
         is_done: set once it has an answer, or nobody waits for one.
     """
 
-    def __init__(self, prompt: Prompt, new_transcript: Callable[[], Transcript], max_tokens: int):
+    def __init__(self, prompt: Prompt, new_transcript: Callable[[], Transcript]):
         self.prompt = prompt
-        self.max_tokens = max_tokens
         self.is_done = False
         self._new_transcript = new_transcript
         self._transcript = new_transcript()
@@ -163,16 +161,16 @@ class Answerer:
             ends = [] if ends is None else [ends]
         self._end_tokens = frozenset(ends)
 
-    async def answer(self, prompt: Prompt, max_tokens: int) -> AsyncIterator[str | Answer]:
+    async def answer(self, prompt: Prompt) -> AsyncGenerator[str | Answer, None]:
         """Yield the pieces of an answer if the request streams, and then the answer.
 
         Closing the iterator early leaves the batch to the others.
         """
         request = prompt.request
         new_transcript = partial(
-            Transcript, self._decode, self._end_tokens, max_tokens, request.stops, is_shown=request.stream
+            Transcript, self._decode, self._end_tokens, prompt.max_tokens, request.stops, is_shown=request.stream
         )
-        question = Question(prompt, new_transcript, max_tokens)
+        question = Question(prompt, new_transcript)
         self._worker.submit(self._answer_together, Sampling(request.temperature, request.top_p), question)
         try:
             async for event in question.events():
@@ -202,7 +200,7 @@ class Answerer:
         request = waiting[0].prompt.request
         options = {
             **Sampling(request.temperature, request.top_p).options(),
-            "max_new_tokens": max(question.max_tokens for question in waiting),
+            "max_new_tokens": max(question.prompt.max_tokens for question in waiting),
             "num_beams": 1,
             "num_return_sequences": 1,
             "stopping_criteria": StoppingCriteriaList([_EachEnds(waiting)]),

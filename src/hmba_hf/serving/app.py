@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from typing import Any
 
@@ -86,7 +86,7 @@ class Service:
         finally:
             self._open -= 1
 
-    async def complete(self, body: bytes) -> AsyncIterator[Completion | str | Answer]:
+    async def complete(self, body: bytes) -> AsyncGenerator[Completion | str | Answer, None]:
         """Read a request and answer it: yield the form of its response, pieces if it streams, and the answer.
 
         Raises:
@@ -97,8 +97,7 @@ class Service:
         with ExitStack() as held:
             held.callback(prompt.let_go)
             yield Completion(prompt, self.processor)
-            answer = self.answerer.answer(prompt, self.reader.answer_length(prompt.request))
-            async with aclosing(answer):  # type: ignore[type-var]
+            async with aclosing(self.answerer.answer(prompt)) as answer:
                 async for part in answer:
                     yield part
 

@@ -119,15 +119,21 @@ class Cameras:
         frame = await self._reader.read_frame(data)
         return await self._run(self._push_together, None, _Work(stream, (frame, seconds)))
 
-    async def ask(self, stream: VideoStream, question: str, max_tokens: int) -> dict[str, Any]:
+    async def ask(self, stream: VideoStream, question: str, asked: int | None) -> dict[str, Any]:
         """Ask about the current frame; return the answer as `VideoStream.ask` does.
 
+        Args:
+            stream: of the camera.
+            question: the text.
+            asked: the most tokens of the answer, if the client names a number.
+
         Raises:
-            RequestError: if there is no frame yet, or the question is not of the expected form.
+            RequestError: if there is no frame yet, the question is not of the expected form, or it is too long.
         """
+        max_tokens = self._reader.answer_length(asked)
         if stream.timestamp != stream.timestamp:  # NaN
             raise RequestError(400, "no_frame", "a frame must come before the first question, got none")
-        return await self._run(self._ask_together, max_tokens, _Work(stream, (question, max_tokens)))
+        return await self._run(self._ask_what_fits, max_tokens, _Work(stream, (question, max_tokens)))
 
     async def _run(self, run: Any, options: Any, work: _Work) -> Any:
         self._worker.submit(run, options, work)
@@ -148,6 +154,22 @@ class Cameras:
                 work.fail(RequestError(422, "bad_frame", str(outcome)))
             else:
                 work.finish(is_jump)
+
+    def _ask_what_fits(self, works: Sequence[_Work]) -> None:
+        """Ask together what fits the model's context, and tell the others."""
+        fitting = []
+        for work in works:
+            question, max_tokens = work.subject
+            try:
+                prompt = work.stream.write_prompt(question)
+                self._reader.check_length(prompt["input_ids"].shape[1] + max_tokens)
+            except RequestError as error:
+                work.fail(error)
+                continue
+            except ValueError:
+                pass  # it is raised again, and told, where the question is asked
+            fitting.append(work)
+        self._ask_together(fitting)
 
     def _ask_together(self, works: Sequence[_Work]) -> None:
         asked = [work for work in works if not work.is_cancelled]

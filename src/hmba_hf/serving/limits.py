@@ -27,6 +27,7 @@ class ServingLimits:
     max_frames: int = limit(32, "that are read of a clip")
     max_pixels: int = limit(2**23, "of a frame")
     max_streams: int = limit(32, "cameras at once")
+    max_idle_seconds: float = limit(300.0, "in which a camera must send something, else its connection ends")
     max_frame_bytes: int = limit(2**22, "of a camera's frame, as it is sent")
     allow_private_addresses: bool = limit(
         False, "fetch videos from this machine and its network, too, if clients name them"

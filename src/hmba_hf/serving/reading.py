@@ -28,7 +28,7 @@ from .uploads import Uploads
 
 THREADS = 2
 _BATCHES = 2  # of prompts that are held at once: one with the model, one for it
-USUAL_LENGTH = 256  # tokens of an answer where neither request nor model names a number, as in the pipeline
+_USUAL_LENGTH = 256  # tokens of an answer where neither request nor model names a number, as in the pipeline
 _CHARACTERS = 16  # for each token of a context, more than any text of that length has
 
 Result = TypeVar("Result")
@@ -43,6 +43,7 @@ class Prompt:
         inputs: of the model, for this prompt alone, as the pipeline makes them; empty once it has been let go.
         length: of the prompt in tokens.
         size: height and width of the last video, whose pixels boxes are in; zeros without a video.
+        max_tokens: of the answer.
         place: that it takes while it has inputs, released when it is closed.
     """
 
@@ -50,6 +51,7 @@ class Prompt:
     inputs: dict[str, Any]
     length: int
     size: tuple[int, int]
+    max_tokens: int
     place: ExitStack
 
     def let_go(self) -> None:
@@ -97,16 +99,16 @@ class Reader:
         Raises:
             RequestError: the request is not of the expected form, or a video cannot be had, read or sampled so.
         """
-        request = await _run(self._threads, self._read_request, body)
+        request, max_tokens = await _run(self._threads, self._read_request, body)
         del body
         with ExitStack() as files:  # closed also where nobody waits any more, which ends the work of the thread
             sources = await self._open_all(request, files)
             with ExitStack() as place:
                 await self._places.acquire()
                 place.callback(self._places.release)
-                inputs, length, size = await _run(self._threads, self._make_inputs, request, sources)
+                inputs, length, size = await _run(self._threads, self._make_inputs, request, sources, max_tokens)
                 request.messages.clear()  # videos may be in them
-                return Prompt(request, inputs, length, size, place.pop_all())
+                return Prompt(request, inputs, length, size, max_tokens, place.pop_all())
 
     async def read_frame(self, data: bytes) -> Image.Image:
         """Read a picture of a camera.
@@ -126,12 +128,15 @@ class Reader:
         processor = copy.deepcopy(self._pipeline.processor)
         self._own.pipeline = VideoTextToTextPipeline.in_place(self._pipeline.model, processor)
 
-    def _read_request(self, body: bytes) -> ChatRequest:
+    def _read_request(self, body: bytes) -> tuple[ChatRequest, int]:
+        """Return a request and the most tokens of its answer."""
         request = read_request(body)
         if request.model != self._name:
             raise RequestError(404, "model_not_found", f"model must be {self._name!r}, got {request.model[:80]!r}")
         self._check_counts(request)
-        return request
+        if request.max_tokens is not None and request.max_completion_tokens is not None:
+            raise RequestError(400, "invalid_request", "max_tokens must come without max_completion_tokens, got both")
+        return request, self.answer_length(request.max_tokens or request.max_completion_tokens)
 
     async def _open_all(self, request: ChatRequest, files: ExitStack) -> list[IO[bytes]]:
         """Open the videos and pictures of a request in their order; they are closed with `files`."""
@@ -148,7 +153,7 @@ class Reader:
         return sources
 
     def _make_inputs(
-        self, request: ChatRequest, sources: list[IO[bytes]]
+        self, request: ChatRequest, sources: list[IO[bytes]], max_tokens: int
     ) -> tuple[dict[str, Any], int, tuple[int, int]]:
         """Return the inputs of the model, the length of the prompt and the size of the last video."""
         options: dict[str, Any] = {"limits": self._limits.of_sources}
@@ -160,24 +165,27 @@ class Reader:
         chat = [self._message(message, waiting) for message in request.messages]
         inputs = self._preprocess({"text": chat}, options)
         length = inputs["input_ids"].shape[1]
-        self._check_length(length + self.answer_length(request), "tokens of prompt and answer")
+        self.check_length(length + max_tokens)
         height, width = inputs["frame_size"][0].tolist()
         return inputs, length, (height, width)
 
-    def answer_length(self, request: ChatRequest) -> int:
-        """Return the most tokens that the answer of a request may have.
+    def answer_length(self, asked: int | None) -> int:
+        """Return the most tokens that an answer may have for which so many are asked.
 
         Raises:
-            RequestError: more are asked for than allowed, or by both names of the field.
+            RequestError: more are asked for than allowed.
         """
-        asked = [number for number in (request.max_tokens, request.max_completion_tokens) if number is not None]
-        if len(asked) > 1:
-            raise RequestError(400, "invalid_request", "max_tokens must come without max_completion_tokens, got both")
         limit = self._limits.max_new_tokens
-        if asked and asked[0] > limit:
-            raise RequestError(400, "invalid_request", f"max_tokens must be at most {limit}, got {asked[0]}")
-        own = self._pipeline.model.generation_config.max_new_tokens or USUAL_LENGTH
-        return asked[0] if asked else min(own, limit)
+        if asked is not None and asked > limit:
+            raise RequestError(400, "invalid_request", f"max_tokens must be at most {limit}, got {asked}")
+        own = self._pipeline.model.generation_config.max_new_tokens or _USUAL_LENGTH
+        return asked or min(own, limit)
+
+    def check_length(self, length: float, of: str = "tokens of prompt and answer") -> None:
+        """Raise a `RequestError` for more than the model's context."""
+        if self._context is not None and length > self._context:
+            what = f"a request must have at most {self._context} {of}, got {length:g}"
+            raise RequestError(400, "context_length_exceeded", what)
 
     def _check_counts(self, request: ChatRequest) -> None:
         clips = [*_clips(request)]
@@ -194,12 +202,7 @@ class Reader:
         ):
             if number > limit:
                 raise RequestError(400, "too_many", f"{wanted} must be at most {limit}, got {number}")
-        self._check_length(characters / _CHARACTERS, f"{_CHARACTERS} characters of text")
-
-    def _check_length(self, length: float, of: str) -> None:
-        if self._context is not None and length > self._context:
-            what = f"a request must have at most {self._context} {of}, got {length:g}"
-            raise RequestError(400, "context_length_exceeded", what)
+        self.check_length(characters / _CHARACTERS, f"{_CHARACTERS} characters of text")
 
     def _message(self, message: Any, sources: Iterator[IO[bytes]]) -> dict[str, Any]:
         """Return a turn in the form of processors, with the next of the opened files for each of its clips."""

@@ -22,7 +22,6 @@ from .completions import with_parts
 from .errors import RequestError
 from .limits import ServingLimits
 from .metrics import Metrics
-from .reading import USUAL_LENGTH
 
 try:
     from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -83,7 +82,7 @@ class Session:
     async def _receive(self) -> None:
         """Take messages as they come, so that none waits in the connection."""
         while True:
-            message = await self._socket.receive()
+            message = await self._next_message()
             if message["type"] == "websocket.disconnect":
                 return
             data = message.get("bytes")
@@ -95,6 +94,15 @@ class Session:
             except RequestError as error:
                 await self._send_error(error)
             self._changed.set()
+
+    async def _next_message(self) -> Any:
+        seconds = self._limits.max_idle_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                return await self._socket.receive()
+        except TimeoutError as idle:
+            what = f"a camera must send something within max_idle_seconds={seconds:g}, got nothing"
+            raise RequestError(408, "idle", what) from idle
 
     def _take_frame(self, data: bytes) -> None:
         self._metrics.add("hmba_stream_frames_total")
@@ -115,10 +123,6 @@ class Session:
             question = StreamQuestion.model_validate_json(text)
         except ValidationError as error:
             raise RequestError(400, "invalid_request", first_mistake(error)) from error
-        limit = self._limits.max_new_tokens
-        if question.max_tokens is not None and question.max_tokens > limit:
-            what = f"max_tokens must be at most {limit}, got {question.max_tokens}"
-            raise RequestError(400, "invalid_request", what)
         if len(self._questions) >= MAX_QUESTIONS:
             raise RequestError(429, "too_many_questions", f"questions must be at most {MAX_QUESTIONS} that wait")
         self._questions.append(question)
@@ -147,8 +151,7 @@ class Session:
 
     async def _answer(self, question: StreamQuestion) -> None:
         try:
-            max_tokens = question.max_tokens or min(USUAL_LENGTH, self._limits.max_new_tokens)
-            answer = await self._cameras.ask(self._stream, question.question, max_tokens)
+            answer = await self._cameras.ask(self._stream, question.question, question.max_tokens)
         except RequestError as error:
             await self._send_error(error, id=question.id)
             return
