@@ -2,7 +2,7 @@
 
 import pytest
 
-from hmba_hf.hosts import check_host, is_loopback, read_secret
+from hmba_hf.hosts import at, check_host, is_loopback, read_secret
 
 VARIABLE = "HMBA_SECRET_OF_A_TEST"
 
@@ -24,3 +24,9 @@ def test_an_empty_secret_is_none(monkeypatch):
         read_secret(VARIABLE)
     monkeypatch.setenv(VARIABLE, "a secret")
     assert read_secret(VARIABLE) == "a secret"
+
+
+def test_an_address_of_ipv6_stands_in_brackets_before_its_port():
+    assert at("::1", 7860) == "[::1]:7860"
+    assert at("127.0.0.1", 7860) == "127.0.0.1:7860"
+    assert at("localhost", 7860) == "localhost:7860"

@@ -91,6 +91,13 @@ def test_the_command_serves_a_model_with_the_faster_linear_layers(stored_model, 
     assert layers_linear.Linear in kinds and nn.Linear not in kinds
 
 
+def test_a_server_that_cannot_listen_says_no_address(stored_model, port, caplog):
+    words = ["--model", str(stored_model), "--port", str(port)]
+    with socket.create_server(("127.0.0.1", port)), caplog.at_level("INFO"), pytest.raises(SystemExit):
+        serve.main(words)
+    assert "http://" not in caplog.text
+
+
 def test_the_page_starts_a_server_with_a_model_alone():
     (line,) = {line for _, line in COMMANDS if line.startswith("hmba serve")}
     assert line == "hmba serve --model runs/demo/model"

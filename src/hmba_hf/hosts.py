@@ -27,6 +27,11 @@ def is_loopback(host: str) -> bool:
         return False
 
 
+def at(host: str, port: int) -> str:
+    """Return a host and a port as an address has them: one of IPv6 stands in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def check_host(host: str, secret: str | None, variable: str) -> None:
     """Raise a `ValueError` for a host that others can reach, unless there is a secret, which a variable holds."""
     try:

@@ -27,6 +27,7 @@ from hmba_hf.commands.listening import add_listening_options, check_answers, nam
 from hmba_hf.commands.parsing import command_parser
 from hmba_hf.families import load_model
 from hmba_hf.files import read_json_object
+from hmba_hf.hosts import at
 from hmba_hf.messages import logger, run_command, show_messages
 from hmba_hf.quantisation import quantising_options
 
@@ -47,7 +48,7 @@ def main(words: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="hmba-clips-") as folder:
         loading = {"dtype": args.dtype, "device_map": args.device_map, "quantization": args.quantization}
         page, offered = open_page(args.model, args.clips, Path(folder), limits, **loading)
-        logger.info("the page is at http://%s:%s", args.host, args.port)
+        logger.info("the page is at http://%s", at(args.host, args.port))
         launch_page(page, offered, args.host, args.port, password, limits.max_upload_bytes)
 
 

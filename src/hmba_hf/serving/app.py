@@ -14,7 +14,7 @@ from .bodies import ClientGone, read_body, read_upload, unless_gone
 from .cameras import Cameras
 from .completions import Completion, event
 from .errors import RequestError, internal_error, late_answer
-from .gate import Gate
+from .gate import Gate, refuse
 from .limits import ServingLimits
 from .logs import bounded
 from .metrics import Metrics
@@ -86,7 +86,7 @@ class Service:
         finally:
             self._open -= 1
 
-    async def complete(self, body: bytes) -> AsyncGenerator[Completion | str | Answer, None]:
+    async def complete(self, body: bytes | bytearray) -> AsyncGenerator[Completion | str | Answer, None]:
         """Read a request and answer it: yield the form of its response, pieces if it streams, and the answer.
 
         Raises:
@@ -186,13 +186,12 @@ def _add_errors(app: FastAPI) -> None:
     """Let every error have the form of OpenAI's."""
 
     @app.exception_handler(RequestError)
-    async def refuse(request: Request, error: RequestError) -> Response:
-        headers = {**error.headers, "Connection": "close"}  # what is left of the request is not read
-        return JSONResponse(error.as_json(), error.status, headers)
+    async def tell(request: Request, error: RequestError) -> Response:
+        return refuse(error)
 
     @app.exception_handler(HTTPException)
     async def have_no_route(request: Request, error: HTTPException) -> Response:
-        return await refuse(request, RequestError(error.status_code, "no_such_route", str(error.detail)))
+        return refuse(RequestError(error.status_code, "no_such_route", str(error.detail)))
 
     @app.exception_handler(ClientDisconnect)
     @app.exception_handler(ClientGone)
@@ -201,7 +200,7 @@ def _add_errors(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def hide(request: Request, error: Exception) -> Response:
-        return await refuse(request, internal_error())
+        return refuse(internal_error())
 
 
 def _add_routes(app: FastAPI, service: Service) -> None:

@@ -22,7 +22,7 @@ class ClientGone(Exception):
     """The client has closed its connection, so that nobody reads an answer."""
 
 
-async def read_body(request: Request, limits: ServingLimits) -> bytes:
+async def read_body(request: Request, limits: ServingLimits) -> bytearray:
     """Return the body of a request.
 
     Raises:
@@ -32,7 +32,7 @@ async def read_body(request: Request, limits: ServingLimits) -> bytes:
     async with _in_time(limits):
         async for chunk in _chunks(request, limits):
             body += chunk
-    return bytes(body)
+    return body
 
 
 async def read_upload(request: Request, limits: ServingLimits) -> tuple[IO[bytes], str, int]:

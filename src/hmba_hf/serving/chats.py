@@ -17,54 +17,54 @@ _MOST_PARTS = 256  # of a turn
 _Stop = Annotated[str, Field(min_length=1, max_length=64)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
     """A field that nothing reads is refused, since it would change nothing."""
 
     model_config = ConfigDict(extra="allow")
 
     @model_validator(mode="after")
-    def _refuse_others(self) -> "_Strict":
+    def _refuse_others(self) -> "Strict":
         # pydantic's own rule makes an error of each field, so that a million of them would fill the memory.
         if self.model_extra:
             raise ValueError(f"have no field {next(iter(self.model_extra))[:_LONGEST_SHOWN]!r}")
         return self
 
 
-class Address(_Strict):
+class Address(Strict):
     """Where a video or picture lies: a data URL, or an http(s) address of a public host."""
 
     url: str
     detail: str | None = None  # of OpenAI's pictures; the processor alone decides on sizes
 
 
-class FileReference(_Strict):
+class FileReference(Strict):
     """An uploaded file."""
 
     file_id: str
 
 
-class TextPart(_Strict):
+class TextPart(Strict):
     """A text."""
 
     type: Literal["text"]
     text: str
 
 
-class VideoPart(_Strict):
+class VideoPart(Strict):
     """A video."""
 
     type: Literal["video_url"]
     video_url: Address
 
 
-class PicturePart(_Strict):
+class PicturePart(Strict):
     """A picture, which is a clip of one frame."""
 
     type: Literal["image_url"]
     image_url: Address
 
 
-class FilePart(_Strict):
+class FilePart(Strict):
     """An uploaded video."""
 
     type: Literal["file"]
@@ -74,20 +74,20 @@ class FilePart(_Strict):
 Part = Annotated[TextPart | VideoPart | PicturePart | FilePart, Field(discriminator="type")]
 
 
-class Message(_Strict):
+class Message(Strict):
     """One turn of a chat."""
 
     role: Literal["system", "user", "assistant"]
     content: str | Annotated[list[Part], Field(max_length=_MOST_PARTS, fail_fast=True)]
 
 
-class StreamOptions(_Strict):
+class StreamOptions(Strict):
     """What a stream holds besides the answer."""
 
     include_usage: bool = False
 
 
-class ChatRequest(_Strict):
+class ChatRequest(Strict):
     """A request for a chat completion.
 
     Beside OpenAI's fields it has `timestamp`, the current moment in seconds of all videos, and `num_frames` in place
@@ -117,7 +117,7 @@ class ChatRequest(_Strict):
         return self.stop or []
 
 
-def read_request(body: bytes) -> ChatRequest:
+def read_request(body: bytes | bytearray) -> ChatRequest:
     """Read the body of a request.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+NOT_ALLOWED = 1008  # code with which a WebSocket is closed: against a rule of the server
 # The type of an error by its status; a client's mistake otherwise.
 _TYPES = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 

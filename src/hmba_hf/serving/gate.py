@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from ..hosts import is_loopback
 from ..installation import install_command
-from .errors import RequestError
+from .errors import NOT_ALLOWED, RequestError
 from .metrics import Metrics
 
 try:
@@ -19,7 +19,6 @@ except ImportError as missing:
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 _OPEN = ("/health",)
-_NOT_ALLOWED = 1008  # of WebSockets: against a rule of the server
 
 
 class Gate:
@@ -46,12 +45,12 @@ class Gate:
             return
         refusal = self._refusal(scope)
         if scope["type"] == "http":
-            await self._count(self._app if refusal is None else _answer(refusal), scope, receive, send)
+            await self._count(self._app if refusal is None else refuse(refusal), scope, receive, send)
         elif refusal is None:
             await self._app(scope, receive, send)
         else:
             await receive()
-            await send({"type": "websocket.close", "code": _NOT_ALLOWED, "reason": str(refusal)})
+            await send({"type": "websocket.close", "code": NOT_ALLOWED, "reason": str(refusal)})
 
     def _refusal(self, scope: Scope) -> RequestError | None:
         try:
@@ -92,6 +91,7 @@ class Gate:
             self._metrics.add("hmba_request_seconds_total", time.monotonic() - start, route=route)
 
 
-def _answer(error: RequestError) -> JSONResponse:
+def refuse(error: RequestError) -> JSONResponse:
+    """Return the response to a request that is refused."""
     headers = {**error.headers, "Connection": "close"}  # what is left of the request is not read
     return JSONResponse(error.as_json(), error.status, headers)

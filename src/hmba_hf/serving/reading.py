@@ -93,7 +93,7 @@ class Reader:
         self._camera_thread = ThreadPoolExecutor(1, "hmba-camera-reader")
         self._places = asyncio.Semaphore(_BATCHES * limits.max_batch)
 
-    async def read(self, body: bytes) -> Prompt:
+    async def read(self, body: bytes | bytearray) -> Prompt:
         """Read the body of a request; the prompt must be let go of.
 
         Raises:
@@ -128,7 +128,7 @@ class Reader:
         processor = copy.deepcopy(self._pipeline.processor)
         self._own.pipeline = VideoTextToTextPipeline.in_place(self._pipeline.model, processor)
 
-    def _read_request(self, body: bytes) -> tuple[ChatRequest, int]:
+    def _read_request(self, body: bytes | bytearray) -> tuple[ChatRequest, int]:
         """Return a request and the most tokens of its answer."""
         request = read_request(body)
         if request.model != self._name:

@@ -1,7 +1,9 @@
 """The server of an endpoint: where it listens, and how it ends."""
 
+import socket
 from typing import Any
 
+from ..hosts import at
 from ..installation import install_command
 from ..messages import logger
 from .app import Service, build_app
@@ -13,6 +15,20 @@ except ImportError as missing:
     raise ImportError(f"`hmba serve` needs `{install_command('serve')}`") from missing
 
 _BACKLOG = 2048
+
+
+class _Server(uvicorn.Server):
+    """A server that says where it listens once it does."""
+
+    def __init__(self, config: uvicorn.Config, name: str):
+        super().__init__(config)
+        self._name = name
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        if self.started:
+            logger.info("%s at http://%s/v1", self._name, at(self.config.host, self.config.port))
 
 
 def build_server(service: Service, host: str, port: int, token: str | None) -> Any:
@@ -35,10 +51,9 @@ def build_server(service: Service, host: str, port: int, token: str | None) -> A
         ws_max_queue=4,
         ws_per_message_deflate=False,
     )
-    return uvicorn.Server(config)
+    return _Server(config, service.name)
 
 
 def serve(service: Service, host: str, port: int, token: str | None) -> None:
     """Answer requests until the process is told to end."""
-    logger.info("%s at http://%s:%s/v1", service.name, host, port)
     build_server(service, host, port, token).run()

@@ -17,14 +17,14 @@ from typing import Annotated, Any
 
 from ..installation import install_command
 from .cameras import Cameras
-from .chats import first_mistake
+from .chats import Strict, first_mistake
 from .completions import with_parts
-from .errors import RequestError
+from .errors import NOT_ALLOWED, RequestError
 from .limits import ServingLimits
 from .metrics import Metrics
 
 try:
-    from pydantic import BaseModel, ConfigDict, Field, ValidationError
+    from pydantic import Field, ValidationError
     from starlette.websockets import WebSocket, WebSocketDisconnect
 except ImportError as missing:
     raise ImportError(f"`hmba serve` needs `{install_command('serve')}`") from missing
@@ -32,13 +32,10 @@ except ImportError as missing:
 MAX_QUESTIONS = 4
 _MOST_TEXT = 2**16  # characters of a question with all around it
 _TIME = struct.Struct(">d")
-_NOT_ALLOWED = 1008  # against a rule of the server
 
 
-class StreamQuestion(BaseModel):
+class StreamQuestion(Strict):
     """A question about the current frame."""
-
-    model_config = ConfigDict(extra="forbid")
 
     question: Annotated[str, Field(min_length=1, max_length=4096)]
     id: str | int | None = None
@@ -186,4 +183,4 @@ async def serve_camera(socket: WebSocket, cameras: Cameras, limits: ServingLimit
             await Session(socket, stream, cameras, limits, metrics).run()
     except RequestError as error:
         await socket.send_text(json.dumps({"type": "error", **error.as_json()}))
-        await socket.close(_NOT_ALLOWED)
+        await socket.close(NOT_ALLOWED)
