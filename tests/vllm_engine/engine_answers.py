@@ -1,17 +1,18 @@
 """Answers of vLLM's engine are those of the pipeline, token for token."""
 
-import gc
+from base64 import b64encode
+from io import BytesIO
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 import torch
-from tiny_engines import FAMILIES, LENGTH, Request, pipeline_answers, save_model, save_videos, sixteen_requests
-from vllm import LLM, SamplingParams
-from vllm.distributed import cleanup_dist_env_and_memory
+from open_engines import GREEDY, answers, open_engine
+from PIL import Image
+from tiny_engines import FAMILIES, Request, pipeline_answers, save_model, save_videos, sixteen_requests
 
-GREEDY = SamplingParams(temperature=0, max_tokens=LENGTH, min_tokens=LENGTH)
+from hmba_hf import iter_frames
 
 
 @pytest.fixture(scope="module")
@@ -42,24 +43,9 @@ def served(request, saved, videos):
     """An engine with or without prefix caching, what the pipeline answers, and whether there is caching."""
     family, caches = request.param
     folder, wanted = saved[family]
-    llm = LLM(
-        str(folder),
-        enforce_eager=True,
-        dtype="float32",
-        max_model_len=512,
-        max_num_seqs=16,
-        block_size=32,
-        enable_prefix_caching=caches,
-        allowed_local_media_path=str(Path(videos[0]).parent),
-    )
-    yield llm, wanted, caches
-    del llm
-    gc.collect()
-    cleanup_dist_env_and_memory()
-
-
-def answers(llm, asked):
-    return [list(got.outputs[0].token_ids) for got in llm.generate(asked, GREEDY, use_tqdm=False)]
+    videos_at = str(Path(videos[0]).parent)
+    with open_engine(folder, enable_prefix_caching=caches, allowed_local_media_path=videos_at) as llm:
+        yield llm, wanted, caches
 
 
 def test_prompts_with_no_clip_one_and_two_are_answered_as_by_the_pipeline(served, requests):
@@ -111,6 +97,30 @@ def test_a_chat_fetches_its_videos_through_vllm(served, requests):
         mm_processor_kwargs={"timestamp": request.timestamp},
     )
     assert list(got.outputs[0].token_ids) == wanted[1]
+
+
+def test_a_picture_is_asked_about_as_a_video_of_one_frame(served, videos):
+    llm, _, _ = served
+    picture = Image.fromarray(next(iter_frames(videos[0]))[1])
+    encoded = BytesIO()
+    picture.save(encoded, "JPEG")
+    picture = Image.open(encoded)
+    model = llm.llm_engine.model_config.model
+    (wanted,) = pipeline_answers(Path(model), [Request("what is this?", (picture,))])
+    frame = np.asarray(picture)[None]
+    asked = {"prompt": "USER: <video>what is this? ASSISTANT:", "multi_modal_data": {"video": frame}}
+    assert answers(llm, [asked]) == [wanted]
+    url = f"data:video/jpeg;base64,{b64encode(encoded.getvalue()).decode()}"
+    content = [{"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": "what is this?"}]
+    (got,) = llm.chat([{"role": "user", "content": content}], GREEDY, use_tqdm=False)
+    assert list(got.outputs[0].token_ids) == wanted
+
+    for type_of_part, part in (("image_url", {"url": url.replace("video", "image")}), ("image_pil", picture)):
+        content[0] = {"type": type_of_part, type_of_part: part}
+        with pytest.raises(ValueError, match="must hold videos alone, got image: send a picture as"):
+            llm.chat([{"role": "user", "content": content}], GREEDY, use_tqdm=False)
+    with pytest.raises(ValueError, match="must hold videos alone, got image: send a picture as"):
+        llm.generate({**asked, "multi_modal_data": {"image": picture}}, GREEDY, use_tqdm=False)
 
 
 def test_a_mistake_of_one_request_is_one_clear_error_and_the_engine_lives_on(served, requests, videos):

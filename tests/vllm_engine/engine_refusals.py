@@ -2,22 +2,31 @@
 
 import pytest
 from tiny_engines import save_model
-from transformers import AutoProcessor
+from transformers import AutoProcessor, Gemma3nTextConfig
 from vllm import LLM
 
-from hmba_hf import HMBAVLMProcessor
+from hmba_hf import HMBAConfig, HMBAVLMProcessor
 from tiny_hmba_vlm import model_on
 from tiny_vlm_bases import tiny_vlm
 
 SMALL = {"enforce_eager": True, "dtype": "float32", "max_model_len": 512}
 
 
-def test_a_model_on_a_vision_language_model_is_refused(tmp_path):
+def test_a_model_on_a_base_that_was_not_tested_is_refused(tmp_path):
     base = tiny_vlm("qwen3_vl")
     model_on(base).save_pretrained(tmp_path)
     HMBAVLMProcessor(base.processor, boxes_dialect="thousand").save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="must be an H-MBA on a language model, got one on qwen3_vl"):
+    with pytest.raises(ValueError, match="on a language model or on one of internvl, .* got one on qwen3_vl"):
         LLM(str(tmp_path), **SMALL)
+
+
+def test_a_language_model_of_one_stage_is_refused_in_two(tmp_path):
+    save_model("llama", tmp_path)
+    config = HMBAConfig.from_pretrained(tmp_path)
+    config.text_config = Gemma3nTextConfig(hidden_size=128, num_attention_heads=4, num_key_value_heads=2, head_dim=32)
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="pipeline_parallel_size must be 1 with Gemma3nForCausalLM"):
+        LLM(str(tmp_path), pipeline_parallel_size=2, **SMALL)
 
 
 def test_a_processor_that_writes_times_is_refused(tmp_path):

@@ -6,23 +6,27 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM
+from transformers import AutoModel
 
 from ...models.configuration_hmba import HMBAConfig
 from ...models.joining_adapter import build_adapter
 from ...models.joining_hmba import build_projector
 from ...models.layers_state_space import compile_kernels_of
 from ...models.modeling_hmba import HMBAModel
+from .language_models import architectures_of, names_within
 from .mending import leave_requests_without_updates_alone
 from .naming import CheckpointNames
-from .processing import BlankClips, ClipInfo, ClipProcessor
+from .processing import BlankClips, ClipInfo, ClipProcessor, clip_token_of
+from .staging import take_what_the_stage_before_sends
 
 try:
     from vllm.model_executor.models.interfaces import (
         SupportsLoRA,
         SupportsMultiModal,
+        SupportsPP,
         is_attention_free,
         is_hybrid,
+        supports_pp,
     )
     from vllm.model_executor.models.module_mapping import MultiModelKeys
     from vllm.model_executor.models.utils import AutoWeightsLoader, init_vllm_registered_model, maybe_prefix
@@ -54,53 +58,63 @@ class VideoEncoder(HMBAModel):
                 parameter.data = parameter.data.float()
 
 
-def _names_of_weights(config: HMBAConfig) -> CheckpointNames:
-    """Return where vLLM's language model looks for the weights of a checkpoint: as in checkpoints of its own."""
-    language_model: Any = AutoModelForCausalLM._model_mapping[type(config.text_config)]
-    head = "lm_head"
-    for tied in language_model._tied_weights_keys or ():
-        head = tied.removesuffix(".weight")
-    prefixes = {
-        "model.language_model.": f"language_model.{language_model.base_model_prefix}.",
-        "lm_head": f"language_model.{head}",
-        "model.": "video.",
-    }
-    return CheckpointNames(orig_to_new_prefix=prefixes)
+class ClipsForVLLM(nn.Module, SupportsMultiModal, SupportsLoRA, SupportsPP):
+    """What every H-MBA is for vLLM: `video`, which encodes clips, before vLLM's own `language_model`.
 
+    Low-rank updates and weights in fewer bits are those of the language model; tensor and pipeline parallelism spread
+    it alone, and each process has the other parts whole.
 
-@MULTIMODAL_REGISTRY.register_processor(ClipProcessor, info=ClipInfo, dummy_inputs=BlankClips)
-class HMBAForVLLM(nn.Module, SupportsMultiModal, SupportsLoRA):
-    """H-MBA as vLLM runs it: answers are those of `HMBAForConditionalGeneration`.
-
-    Low-rank updates and weights in fewer bits are those of the language model.
+    Raises:
+        ValueError: if the language model is not one of attention alone.
 
     Source: arXiv:2501.04302.
     """
 
     def __init__(self, *, vllm_config: Any, prefix: str = "") -> None:
         super().__init__()
-        config: HMBAConfig = vllm_config.model_config.hf_config
+        config: Any = vllm_config.model_config.hf_config
+        text_config = self.text_config_of(config)
         self.config = config
         of_vllm: Any = self  # its methods, which nn.Module's look-up of names hides from a type checker
-        of_vllm.configure_mm_token_handling(config.text_config.vocab_size, [config.video_token_id])
-        self.hf_to_vllm_mapper = _names_of_weights(config)
+        of_vllm.configure_mm_token_handling(text_config.vocab_size, [clip_token_of(config)])
+        self.hf_to_vllm_mapper = self.names_of_weights(text_config)
         if vllm_config.lora_config is not None:
             leave_requests_without_updates_alone()
+        if vllm_config.parallel_config.pipeline_parallel_size > 1:
+            take_what_the_stage_before_sends()
         if vllm_config.quant_config is not None:  # vLLM itself maps names that a class knows without a config
             vllm_config.quant_config.apply_vllm_mapper(self.hf_to_vllm_mapper)
         with of_vllm._mark_tower_model(vllm_config, "video"):
-            self.video: Any = VideoEncoder(deepcopy(config), vllm_config.model_config.get_inputs_embeds_size())
-            self.video.set_dtype(vllm_config.model_config.dtype)
+            self.video: Any = self.build_encoder(vllm_config)
         with of_vllm._mark_language_model(vllm_config):
             self.language_model: Any = init_vllm_registered_model(
                 vllm_config=vllm_config,
-                hf_config=config.text_config,
+                hf_config=text_config,
                 prefix=maybe_prefix(prefix, "language_model"),
+                architectures=architectures_of(text_config),
             )
         if is_hybrid(self.language_model) or is_attention_free(self.language_model):
             kind = type(self.language_model).__name__
             raise ValueError(f"the language model must be one of attention alone for vLLM, got {kind}")
         self.embedding_modules = getattr(self.language_model, "embedding_modules", {})
+        if supports_pp(self.language_model):
+            self.make_empty_intermediate_tensors = self.language_model.make_empty_intermediate_tensors
+
+    def text_config_of(self, config: Any) -> Any:
+        """Return the configuration of the language model."""
+        return config.get_text_config()
+
+    def build_encoder(self, vllm_config: Any) -> nn.Module:
+        """Build the parts that encode clips."""
+        raise NotImplementedError
+
+    def names_of_weights(self, text_config: Any) -> CheckpointNames:
+        """Return where the weights of a checkpoint go, by their names."""
+        raise NotImplementedError
+
+    def encode(self, clips: dict[str, Tensor]) -> Any:
+        """Encode clips of one shape, of which each input has a row, and return `(p, hidden_size)` of each."""
+        raise NotImplementedError
 
     @classmethod
     def get_placeholder_str(cls, modality: str, i: int) -> str | None:
@@ -112,18 +126,16 @@ class HMBAForVLLM(nn.Module, SupportsMultiModal, SupportsLoRA):
         return MultiModelKeys.from_string_field(language_model="language_model", tower_model="video")
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
-        """Encode clips, each `(t, channels, height, width)`, to `(p, hidden_size)`; those of one length together."""
-        clips = kwargs.get("pixel_values_videos")
-        if clips is None:
-            return []
-        places: dict[int, list[int]] = {}
-        for place, clip in enumerate(clips):
-            places.setdefault(len(clip), []).append(place)
-        embeddings: list[Any] = [None] * len(clips)
-        for alike in places.values():
-            pixels = torch.stack([clips[place] for place in alike])
-            encoded = self.video.get_video_features(pixels, return_dict=True)
-            for place, embedding in zip(alike, encoded.pooler_output, strict=True):
+        """Encode clips to `(p, hidden_size)` each, those of one shape together; each input has an item for each."""
+        alike: dict[Any, list[int]] = {}
+        count = len(next(iter(kwargs.values()), ()))
+        for place in range(count):
+            shapes = tuple(tuple(items[place].shape) for items in kwargs.values())
+            alike.setdefault(shapes, []).append(place)
+        embeddings: list[Any] = [None] * count
+        for places in alike.values():
+            together = {name: torch.stack([items[place] for place in places]) for name, items in kwargs.items()}
+            for place, embedding in zip(places, self.encode(together), strict=True):
                 embeddings[place] = embedding
         return embeddings
 
@@ -139,15 +151,47 @@ class HMBAForVLLM(nn.Module, SupportsMultiModal, SupportsLoRA):
 
         Args:
             input_ids: `(tokens,)` of all requests that run together.
-            positions: `(tokens,)` of each token in its own prompt.
-            intermediate_tensors: of a stage before this one, which there is not.
-            inputs_embeds: `(tokens, hidden_size)`, with clips in their places.
+            positions: `(tokens,)` of each token in its own prompt; `(3, tokens)` where they are of three axes.
+            intermediate_tensors: of the stage before this one, where there is one.
+            inputs_embeds: `(tokens, hidden_size)`, with clips in their places; of the first stage.
         """
+        if intermediate_tensors is not None:
+            inputs_embeds = None
         return self.language_model(input_ids, positions, intermediate_tensors, inputs_embeds=inputs_embeds)
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
+        """Return the logits."""
+        return self.language_model.compute_logits(hidden_states)
+
+
+@MULTIMODAL_REGISTRY.register_processor(ClipProcessor, info=ClipInfo, dummy_inputs=BlankClips)
+class HMBAForVLLM(ClipsForVLLM):
+    """H-MBA as vLLM runs it: answers are those of `HMBAForConditionalGeneration`."""
+
+    def build_encoder(self, vllm_config: Any) -> VideoEncoder:
+        """Build the vision tower, the adapter and the projector."""
+        encoder = VideoEncoder(deepcopy(self.config), vllm_config.model_config.get_inputs_embeds_size())
+        encoder.set_dtype(vllm_config.model_config.dtype)
+        return encoder
+
+    def names_of_weights(self, text_config: Any) -> CheckpointNames:
+        """Return where the weights of a checkpoint go: its language model's as in checkpoints of their own."""
+        own = names_within(text_config)
+        return CheckpointNames(
+            orig_to_new_prefix={
+                "model.language_model.": f"language_model.{own.body}.",
+                "lm_head": f"language_model.{own.head}",
+                "model.": "video.",
+            }
+        )
+
+    def encode(self, clips: dict[str, Tensor]) -> Tensor:
+        """Encode clips of one length, `pixel_values_videos` `(b, t, channels, height, width)`."""
+        return self.video.get_video_features(**clips, return_dict=True).pooler_output
+
+    def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         """Return the logits, in which a video token, for which there would be no video, is never the next one."""
-        logits = self.language_model.compute_logits(hidden_states)
+        logits = super().compute_logits(hidden_states)
         if logits is not None:
             logits[..., self.config.video_token_id] = float("-inf")
         return logits
@@ -158,4 +202,4 @@ class HMBAForVLLM(nn.Module, SupportsMultiModal, SupportsLoRA):
         return AutoWeightsLoader(self).load_weights(weights, mapper=self.hf_to_vllm_mapper)
 
 
-__all__ = ["HMBAForVLLM", "VideoEncoder"]
+__all__ = ["ClipsForVLLM", "HMBAForVLLM", "VideoEncoder"]

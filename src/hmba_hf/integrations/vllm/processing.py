@@ -12,6 +12,7 @@ from transformers.image_processing_utils import BatchFeature
 from .reading import Clip, ClipItems, ClipParser, clips_of
 
 try:
+    from vllm.exceptions import VLLMValidationError
     from vllm.multimodal.inputs import MultiModalFieldConfig
     from vllm.multimodal.processing import (
         BaseDummyInputsBuilder,
@@ -56,6 +57,11 @@ class TextChecks(TokenizeParams):
         return super().apply_post_tokenization(tokenizer, prompt)
 
 
+def clip_token_of(config: Any) -> int:
+    """Return the token that stands for a clip in prompts: that of a video, or of a picture of a base."""
+    return config.image_token_id if config.model_type == "hmba_vlm" else config.video_token_id
+
+
 def check_count(tokens: int, videos: int) -> None:
     """Check that each video has its place in the prompt.
 
@@ -66,7 +72,12 @@ def check_count(tokens: int, videos: int) -> None:
         raise ValueError(f"a prompt must hold one video token for each video, got {tokens} tokens and {videos} videos")
 
 
-def _check_length(num_frames: int) -> None:
+def check_length(num_frames: int) -> None:
+    """Check that a clip is short enough.
+
+    Raises:
+        ValueError: if it is not.
+    """
     if num_frames > MOST_FRAMES:
         raise ValueError(f"a clip must have at most {MOST_FRAMES} frames, got {num_frames}")
 
@@ -82,19 +93,37 @@ class ClipInfo(BaseProcessingInfo):
         """Allow any number of videos, and nothing else."""
         return {"video": None}
 
+    def validate_num_items(self, modality: str, num_items: int) -> None:
+        """Check that a prompt holds videos alone, and no more than the user has allowed.
+
+        Raises:
+            ValueError: if it does not.
+        """
+        if modality != "video":
+            raise VLLMValidationError(
+                f"a prompt for vLLM must hold videos alone, got {modality}: send a picture as a video of one frame, "
+                "`data:video/jpeg;base64,...` or an array (1, height, width, 3)",
+                parameter=modality,
+            )
+        super().validate_num_items(modality, num_items)
+
     def get_default_tok_params(self) -> TokenizeParams:
         """Return how prompts become tokens."""
-        token = self.ctx.get_hf_config().video_token_id
-        return TextChecks(**vars(super().get_default_tok_params()), video_token_id=token)
+        return TextChecks(**vars(super().get_default_tok_params()), video_token_id=self.clip_token)
 
-    def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int]:
+    @property
+    def clip_token(self) -> int:
+        """The token that stands for a clip in prompts."""
+        return clip_token_of(self.ctx.get_hf_config())
+
+    def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int] | None:
         """Count the tokens of a video, which are those of one frame."""
         return {"video": len(self.tokens_of_video())}
 
     def tokens_of_video(self) -> list[int]:
         """Return the tokens that stand for a video."""
         processor = self.get_hf_processor()
-        tokens = [self.ctx.get_hf_config().video_token_id] * self.ctx.get_hf_config().num_patches
+        tokens = [self.clip_token] * self.ctx.get_hf_config().num_patches
         if processor.video_start_token:
             tokens = [processor.tokenizer.convert_tokens_to_ids(processor.video_start_token), *tokens]
         if processor.video_end_token:
@@ -109,9 +138,13 @@ class BlankClips(BaseDummyInputsBuilder):
         """Write a prompt with so many videos."""
         return self.info.get_hf_processor().video_token * mm_counts.get("video", 0)
 
+    def frame_size(self) -> tuple[int, int]:
+        """Return height and width of a frame."""
+        return self.info.ctx.get_hf_config().frame_size
+
     def get_dummy_mm_data(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> dict[str, Any]:
         """Draw so many videos."""
-        height, width = self.info.ctx.get_hf_config().frame_size
+        height, width = self.frame_size()
         num_frames = self.info.get_hf_processor().video_processor.num_frames
         blank = np.full((num_frames, height, width, 3), 255, np.uint8)
         return {"video": [blank] * mm_counts.get("video", 0)}
@@ -140,8 +173,7 @@ class ClipProcessor(BaseMultiModalProcessor):
             ValueError: if its video tokens are not as many as its videos, or if a video or an option is none.
         """
         inputs = self._begin_as_text(self._with_times(inputs))
-        token = self.info.ctx.get_hf_config().video_token_id
-        check_count(inputs.prompt.count(token), len(clips_of(inputs.mm_data_items)))
+        check_count(inputs.prompt.count(self.info.clip_token), len(clips_of(inputs.mm_data_items)))
         return super().apply(inputs, timing_ctx)
 
     def _with_times(self, inputs: Any) -> Any:
@@ -178,23 +210,31 @@ class ClipProcessor(BaseMultiModalProcessor):
         clips: list[Clip] = clips_of(mm_items)
         if not clips:
             return BatchFeature()
-        video_processor = self.info.get_hf_processor().video_processor
         options = self.info.ctx.get_merged_mm_kwargs(hf_kwargs)
         if unknown := sorted(options.keys() - {*OPTIONS}):
             raise ValueError(f"options of a request must be among timestamp, {', '.join(OPTIONS)}, got {unknown}")
-        _check_length(options.get("num_frames") or 1)
-        frames, _ = video_processor.read_clips(
+        check_length(options.get("num_frames") or 1)
+        return BatchFeature(self.encode_clips(clips, options))
+
+    def encode_clips(self, clips: list[Clip], options: Mapping[str, Any]) -> dict[str, list[Tensor]]:
+        """Read clips, and return the inputs of the model, each with an item for each clip.
+
+        Args:
+            clips: of one prompt.
+            options: of the video processor.
+        """
+        frames, _ = self.info.get_hf_processor().video_processor.read_clips(
             [clip.source for clip in clips],
             video_metadata=[clip.metadata for clip in clips],
             timestamp=[clip.timestamp for clip in clips],
             **options,
         )
         dtype = self.info.ctx.model_config.dtype
-        return BatchFeature({"pixel_values_videos": [self._as_pixels(clip).to(dtype) for clip in frames]})
+        return {"pixel_values_videos": [self._as_pixels(clip).to(dtype) for clip in frames]}
 
     def _as_pixels(self, frames: np.ndarray) -> Tensor:
         """Return frames, `(t, 3, height, width)`, as a tensor, unless an engine would end by them."""
-        _check_length(len(frames))
+        check_length(len(frames))
         size = tuple(frames.shape[1:])
         wanted = (3, *self.info.ctx.get_hf_config().frame_size)
         if size != wanted:
@@ -204,14 +244,14 @@ class ClipProcessor(BaseMultiModalProcessor):
         return torch.from_numpy(frames)
 
     def _get_mm_fields_config(self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, object]) -> Any:
-        return {"pixel_values_videos": MultiModalFieldConfig.batched("video")}
+        return {name: MultiModalFieldConfig.batched("video") for name in hf_inputs}
 
     def _get_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, object], out_mm_kwargs: Any
     ) -> Sequence[PromptReplacement]:
-        token = self.info.ctx.get_hf_config().video_token_id
+        token = self.info.clip_token
         tokens = PromptUpdateDetails.select_token_id(self.info.tokens_of_video(), token)
         return [PromptReplacement(modality="video", target=[token], replacement=tokens)]
 
 
-__all__ = ["BlankClips", "ClipInfo", "ClipProcessor", "TextChecks", "check_count"]
+__all__ = ["BlankClips", "ClipInfo", "ClipProcessor", "TextChecks", "check_count", "check_length", "clip_token_of"]

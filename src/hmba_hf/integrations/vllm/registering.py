@@ -3,6 +3,8 @@
 from typing import Any
 
 from ... import registration  # noqa: F401 - H-MBA's classes at transformers' doors
+from .chatting import show_videos_as_pictures
+from .language_models import architectures_of
 from .mending import answer_scans
 from .reading import READER, VideoBytes
 
@@ -18,40 +20,60 @@ _HMBA = "HMBAForConditionalGeneration"
 _HMBA_VLM = "HMBAVLMForConditionalGeneration"
 
 
+# Vision-language models on which vLLM's answers are tested to be the pipeline's. Some of the others have features for
+# deeper layers, attend within pictures to both sides, or cut a picture into pieces by what else is in its prompt.
+BASES = ("internvl", "llava", "qwen2_5_vl")
+
+
 class HMBAChecks(VerifyAndUpdateConfig):
     """What is settled before an engine starts with an H-MBA."""
 
     @staticmethod
     def verify_and_update_config(vllm_config: Any) -> None:
-        """Leave the decoding of videos to H-MBA's processor, unless the user has named a reader."""
-        of_media = vllm_config.model_config.multimodal_config.media_io_kwargs
+        """Leave the decoding of videos to H-MBA's processor, unless the user has named a reader.
+
+        Raises:
+            ValueError: if the language model shall be in several stages, and vLLM has it in one alone.
+        """
+        model_config = vllm_config.model_config
+        of_media = model_config.multimodal_config.media_io_kwargs
         of_media["video"] = {"video_backend": READER, **of_media.get("video", {})}
+        stages = vllm_config.parallel_config.pipeline_parallel_size
+        names = architectures_of(model_config.hf_config.get_text_config())
+        if stages > 1 and names and not ModelRegistry.is_pp_supported_model(names, model_config):
+            raise ValueError(
+                f"pipeline_parallel_size must be 1 with {names[0]}, which vLLM has in one stage alone, got {stages}"
+            )
 
 
-class HMBAVLMChecks(VerifyAndUpdateConfig):
-    """An H-MBA on a vision-language model is refused."""
+class HMBAVLMChecks(HMBAChecks):
+    """What is settled before an engine starts with an H-MBA on a vision-language model."""
 
     @staticmethod
     def verify_and_update_config(vllm_config: Any) -> None:
-        """Refuse it.
+        """Refuse bases that vLLM's language models cannot take the place of, and settle the rest as for any H-MBA.
 
         Raises:
-            ValueError: always.
+            ValueError: for such a base, and as there.
         """
         base = vllm_config.model_config.hf_config.base_config.model_type
-        raise ValueError(
-            f"a model for vLLM must be an H-MBA on a language model, got one on {base}: `hmba serve` takes it"
-        )
+        if base not in BASES:
+            raise ValueError(
+                f"a model for vLLM must be an H-MBA on a language model or on one of {', '.join(BASES)}, got one on "
+                f"{base}: `hmba serve` takes it"
+            )
+        show_videos_as_pictures()
+        HMBAChecks.verify_and_update_config(vllm_config)
 
 
 def register_all() -> None:
     """Register everything; a second call changes nothing."""
     ModelRegistry.register_model(_HMBA, f"{__package__}.model:HMBAForVLLM")
-    ModelRegistry.register_model(_HMBA_VLM, f"{__package__}.model:HMBAForVLLM")
+    ModelRegistry.register_model(_HMBA_VLM, f"{__package__}.model_vlm:HMBAVLMForVLLM")
     MODELS_CONFIG_MAP[_HMBA] = HMBAChecks
     MODELS_CONFIG_MAP[_HMBA_VLM] = HMBAVLMChecks
     VIDEO_LOADER_REGISTRY.register(READER)(VideoBytes)
     answer_scans()
 
 
-__all__ = ["HMBAChecks", "HMBAVLMChecks", "register_all"]
+__all__ = ["BASES", "HMBAChecks", "HMBAVLMChecks", "register_all"]
