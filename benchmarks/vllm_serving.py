@@ -3,10 +3,10 @@
     make test-vllm                                                          # makes the environment
     .cache/vllm/bin/python benchmarks/vllm_serving.py --output_dir runs/vllm
 
-Both answer the same requests in this process: a long system prompt that all share, a clip of their own, and greedy
-answers of one length. The two take turns, and times are of the processor, of all threads of the process, since other
-work of a machine moves those of a clock. vLLM forgets its clips and prompts before each turn, and keeps those of the
-turn, the system prompt among them.
+Both answer the same requests in this process: a system prompt that all share, of so many tokens as the table says, a
+clip of their own, and greedy answers of one length. The two take turns, and times are of the processor, of all threads
+of the process, since other work of a machine moves those of a clock. vLLM forgets its clips and prompts before each
+turn, and keeps those of the turn, the system prompt among them.
 
 The model is tiny: its tower and adapter are those of the demo's tuned model, its language model is random.
 """
@@ -46,8 +46,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "vllm_engine"))
 from tiny_engines import save_model  # noqa: E402
 
 BATCH = 8
-SYSTEM = "You watch the road in front of the car. Say in few words what is at risk, where it is and why. " * 2
-QUESTION = f"{SYSTEM}<video>What is at risk?"
+SYSTEM = "You watch the road in front of the car. Say in few words what is at risk, where it is and why. "
+QUESTION = "<video>What is at risk?"
 
 
 def write_videos(folder: Path, count: int) -> list[str]:
@@ -61,11 +61,20 @@ def write_videos(folder: Path, count: int) -> list[str]:
     return paths
 
 
-def by_pipeline(folder: Path, videos: list[str]) -> Callable[[int], list[str]]:
+def system_prompt(folder: Path, tokens: int) -> tuple[str, int]:
+    """Repeat the instruction until it has so many tokens or more; return it and how many it has."""
+    tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
+    text = SYSTEM
+    while len(tokenizer.tokenize(text)) < tokens:
+        text += SYSTEM
+    return text, len(tokenizer.tokenize(text))
+
+
+def by_pipeline(folder: Path, videos: list[str], question: str) -> Callable[[int], list[str]]:
     """Return what answers all requests by the pipeline, in so many tokens each."""
     pipe = pipeline("video-text-to-text", model=str(folder), processor=AutoProcessor.from_pretrained(folder))
     clips = [[video] for video in videos]
-    texts = [QUESTION] * len(videos)
+    texts = [question] * len(videos)
 
     def answer(length: int) -> list[str]:
         how = {"max_new_tokens": length, "min_new_tokens": length, "do_sample": False}
@@ -74,19 +83,19 @@ def by_pipeline(folder: Path, videos: list[str]) -> Callable[[int], list[str]]:
     return answer
 
 
-def by_vllm(folder: Path, videos: list[str]) -> Callable[[int], list[str]]:
+def by_vllm(folder: Path, videos: list[str], question: str) -> Callable[[int], list[str]]:
     """Return what answers all requests by vLLM, in so many tokens each."""
     llm: Any = LLM(
         str(folder),
         enforce_eager=True,
         dtype="float32",
-        max_model_len=512,
+        max_model_len=2048,
         max_num_seqs=64,
         block_size=32,
         enable_prefix_caching=True,
     )
     tokenizer = llm.get_tokenizer()
-    prompt = f"USER: {QUESTION} ASSISTANT:"
+    prompt = f"USER: {question} ASSISTANT:"
     asked = [{"prompt": prompt, "multi_modal_data": {"video": video}} for video in videos]
 
     def answer(length: int) -> list[str]:
@@ -105,6 +114,7 @@ def main() -> None:
     parser.add_argument("--output_dir", help="folder for the times")
     parser.add_argument("--requests", type=int, default=64, help="of one turn")
     parser.add_argument("--lengths", type=int, nargs="+", default=[32, 128], help="of answers, in tokens")
+    parser.add_argument("--system_tokens", type=int, default=128, help="of the shared system prompt, at least")
     parser.add_argument("--turns", type=int, default=3, help="of each")
     options = parser.parse_args()
     if LLM is None:
@@ -115,7 +125,12 @@ def main() -> None:
         folder = Path(scratch)
         save_model("llama", folder / "model")
         videos = write_videos(folder, options.requests)
-        ways = {"pipeline": by_pipeline(folder / "model", videos), "vllm": by_vllm(folder / "model", videos)}
+        system, system_tokens = system_prompt(folder / "model", options.system_tokens)
+        question = system + QUESTION
+        ways = {
+            "pipeline": by_pipeline(folder / "model", videos, question),
+            "vllm": by_vllm(folder / "model", videos, question),
+        }
         for length in options.lengths:
             answers = {name: answer(length) for name, answer in ways.items()}
             runs = {name: partial(answer, length) for name, answer in ways.items()}
@@ -124,6 +139,7 @@ def main() -> None:
             equal = sum(a == b for a, b in zip(*answers.values(), strict=True))
             rows.append(
                 {
+                    "tokens of the system prompt": system_tokens,
                     "tokens of an answer": length,
                     "pipeline": f"{rates['pipeline']:.1f} requests a second",
                     "vLLM": f"{rates['vllm']:.1f}",

@@ -71,6 +71,16 @@ def test_the_demos_steps_are_counted_beside_those_of_another_version(tmp_path):
     }
 
 
+def test_the_benchmark_of_vllm_shows_its_options_where_vllm_is_not_and_asks_for_it():
+    assert "--system_tokens" in run("vllm_serving.py", "--help")
+    script = BENCHMARKS / "vllm_serving.py"
+    code = f"import runpy, sys; sys.modules['vllm'] = None; sys.path.insert(0, {str(BENCHMARKS)!r}); "
+    code += f"sys.argv = [{str(script)!r}]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "this benchmark needs `pip install vllm`" in done.stderr
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_the_scan_benchmark_measures_memory_in_a_fresh_process():
     words = "--shapes 1x1024x1024x16 --peers cpu portable --repeats 1 --passes forward backward".split()

@@ -99,6 +99,18 @@ def test_a_chat_fetches_its_videos_through_vllm(served, requests):
     assert list(got.outputs[0].token_ids) == wanted[1]
 
 
+def test_a_request_may_have_the_times_of_its_videos_written(served, requests):
+    llm, wanted, _ = served
+    timed = [request._replace(time_format=" at {seconds} s. ") for request in requests[1:4]]
+    with_times = pipeline_answers(Path(llm.llm_engine.model_config.model), timed)
+    assert all(a != b for a, b in zip(with_times, wanted[1:4], strict=True)), "times change nothing"
+    assert answers(llm, [request.for_engine() for request in timed]) == with_times
+    asked = timed[0].for_engine()
+    asked["mm_processor_kwargs"]["time_format"] = "now"
+    with pytest.raises(ValueError, match="time_format must be a text with one"):
+        llm.generate(asked, GREEDY, use_tqdm=False)
+
+
 def test_a_picture_is_asked_about_as_a_video_of_one_frame(served, videos):
     llm, _, _ = served
     picture = Image.fromarray(next(iter_frames(videos[0]))[1])

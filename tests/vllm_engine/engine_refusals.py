@@ -2,7 +2,7 @@
 
 import pytest
 from tiny_engines import save_model
-from transformers import AutoProcessor, Gemma3nTextConfig
+from transformers import Gemma3nTextConfig
 from vllm import LLM
 
 from hmba_hf import HMBAConfig, HMBAVLMProcessor
@@ -27,12 +27,3 @@ def test_a_language_model_of_one_stage_is_refused_in_two(tmp_path):
     config.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="pipeline_parallel_size must be 1 with Gemma3nForCausalLM"):
         LLM(str(tmp_path), pipeline_parallel_size=2, **SMALL)
-
-
-def test_a_processor_that_writes_times_is_refused(tmp_path):
-    save_model("llama", tmp_path)
-    processor = AutoProcessor.from_pretrained(tmp_path)
-    processor.time_format = " at {seconds} s. "
-    processor.save_pretrained(tmp_path)
-    with pytest.raises(ValueError, match="time_format must be None for vLLM"):
-        LLM(str(tmp_path), **SMALL)

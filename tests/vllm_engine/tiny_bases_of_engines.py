@@ -18,6 +18,9 @@ OF_TEXT = {
     "head_dim": 32,
 }
 
+# Of processors that write times behind their clips, here behind what closes a picture in the base's chats.
+TIME_FORMATS = {"qwen2_5_vl": " at {seconds} s. "}
+
 
 def save_model_on(base: str, folder: Path) -> None:
     """Write a model on a base of `BASES` of tests/tiny_vlm_bases.py, and its processor."""
@@ -33,7 +36,7 @@ def save_model_on(base: str, folder: Path) -> None:
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=0.2)
     model_on(TinyVLM(base, vlm.eval(), processor)).save_pretrained(folder)
-    HMBAVLMProcessor(processor).save_pretrained(folder)
+    HMBAVLMProcessor(processor, time_format=TIME_FORMATS.get(base)).save_pretrained(folder)
 
 
 def for_engine(processor: HMBAVLMProcessor, request: Request) -> dict:

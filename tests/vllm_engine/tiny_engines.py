@@ -32,19 +32,22 @@ class Request(NamedTuple):
         text: of the user.
         videos: in front of it; paths.
         timestamp: the current moment, or one for each video.
+        time_format: of the text behind each video.
     """
 
     text: str
     videos: tuple[str, ...] = ()
     timestamp: Any = None
+    time_format: str | None = None
 
     def for_engine(self) -> dict[str, Any]:
         """Return what `LLM.generate` takes."""
         asked = {"prompt": f"USER: {'<video>' * len(self.videos)}{self.text} ASSISTANT:"}
         if self.videos:
             asked["multi_modal_data"] = {"video": list(self.videos)}
-        if self.timestamp is not None:
-            asked["mm_processor_kwargs"] = {"timestamp": self.timestamp}
+        options = {"timestamp": self.timestamp, "time_format": self.time_format}
+        if given := {name: value for name, value in options.items() if value is not None}:
+            asked["mm_processor_kwargs"] = given
         return asked
 
     def for_pipeline(self) -> dict[str, Any]:
@@ -108,7 +111,8 @@ def pipeline_answers(folder: Path, requests: list[Request]) -> list[list[int]]:
     how = {"max_new_tokens": LENGTH, "min_new_tokens": LENGTH, "do_sample": False}
     answers = []
     for request in requests:
-        inputs = pipe.preprocess(request.for_pipeline())["inputs"]
+        sampling = {"time_format": request.time_format} if request.time_format else {}
+        inputs = pipe.preprocess(request.for_pipeline(), **sampling)["inputs"]
         inputs.pop("frame_size")
         got = pipe.model.generate(**inputs, **how, return_dict_in_generate=True, output_scores=True)
         best = torch.stack(got.scores).topk(2, dim=-1).values

@@ -16,7 +16,7 @@ from ...models.modeling_hmba import HMBAModel
 from .language_models import architectures_of, names_within
 from .mending import leave_requests_without_updates_alone
 from .naming import CheckpointNames
-from .processing import BlankClips, ClipInfo, ClipProcessor, clip_token_of
+from .processing import TIME, BlankClips, ClipInfo, ClipProcessor, clip_token_of
 from .staging import take_what_the_stage_before_sends
 
 try:
@@ -127,6 +127,7 @@ class ClipsForVLLM(nn.Module, SupportsMultiModal, SupportsLoRA, SupportsPP):
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """Encode clips to `(p, hidden_size)` each, those of one shape together; each input has an item for each."""
+        kwargs.pop(TIME, None)  # it stands in the prompt
         alike: dict[Any, list[int]] = {}
         count = len(next(iter(kwargs.values()), ()))
         for place in range(count):

@@ -60,7 +60,7 @@ class PictureEncoder(HMBAVLMModel):
         """Encode clips of one shape, of which each input has a row, and return `(p, d)` of each."""
         inputs = {}
         for name, values in clips.items():
-            of_all = values.flatten(0, 1)
+            of_all = values.flatten(0, 1).to(self.device)
             if name != PROMPT and len(of_all):
                 inputs[name] = of_all
         output = self.encode_clips(**inputs)["mm_encoder_outputs"]["image"]

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers.image_processing_utils import BatchFeature
 
+from ...models.prompting_hmba import check_time_format, write_time
+from ...models.sampling_video import ClipMetadata
 from .reading import Clip, ClipItems, ClipParser, clips_of
 
 try:
@@ -26,6 +28,8 @@ except ImportError as missing:
     raise ImportError("the vLLM plug-in needs `pip install vllm`") from missing
 
 
+# An input that is no model's, but what stands in the prompt: the time of a clip, as UTF-8.
+TIME = "time"
 # A longer clip of one request would take memory from all others.
 MOST_FRAMES = 256
 # Of the video processor; the others are not for clients: without sampling, a video would be decoded whole.
@@ -80,6 +84,17 @@ def check_length(num_frames: int) -> None:
     """
     if num_frames > MOST_FRAMES:
         raise ValueError(f"a clip must have at most {MOST_FRAMES} frames, got {num_frames}")
+
+
+@dataclass
+class ClipInPrompt(PromptUpdateDetails):
+    """What stands for a clip in a prompt.
+
+    Attributes:
+        time: text behind it.
+    """
+
+    time: str = ""
 
 
 class ClipInfo(BaseProcessingInfo):
@@ -154,17 +169,8 @@ class ClipProcessor(BaseMultiModalProcessor):
     """Reads the videos of a request by H-MBA's video processor, and gives each its tokens.
 
     Options of a request, `mm_processor_kwargs`, are those of the video processor: `timestamp`, one for all videos or
-    one for each, `num_frames`, `fps`, `source_fps`, `only_whole`.
-
-    Raises:
-        ValueError: if the model's prompts hold the times of videos.
+    one for each, `num_frames`, `fps`, `source_fps`, `only_whole`; and `time_format` in place of the processor's.
     """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        time_format = self.info.get_hf_processor().time_format
-        if time_format is not None:
-            raise ValueError(f"time_format must be None for vLLM, which writes no times, got {time_format!r}")
 
     def apply(self, inputs: Any, timing_ctx: Any) -> Any:
         """Process one prompt.
@@ -210,27 +216,36 @@ class ClipProcessor(BaseMultiModalProcessor):
         clips: list[Clip] = clips_of(mm_items)
         if not clips:
             return BatchFeature()
-        options = self.info.ctx.get_merged_mm_kwargs(hf_kwargs)
+        options = dict(self.info.ctx.get_merged_mm_kwargs(hf_kwargs))
+        time_format = options.pop("time_format", self.info.get_hf_processor().time_format)
+        check_time_format(time_format)
         if unknown := sorted(options.keys() - {*OPTIONS}):
-            raise ValueError(f"options of a request must be among timestamp, {', '.join(OPTIONS)}, got {unknown}")
+            known = ("timestamp", "time_format", *OPTIONS)
+            raise ValueError(f"options of a request must be among {', '.join(known)}, got {unknown}")
         check_length(options.get("num_frames") or 1)
-        return BatchFeature(self.encode_clips(clips, options))
+        inputs, described = self.encode_clips(clips, options)
+        if time_format is not None:
+            texts = [write_time(metadata, time_format) for metadata in described]
+            inputs[TIME] = [torch.tensor(list(text.encode()), dtype=torch.uint8) for text in texts]
+        return BatchFeature(inputs)
 
-    def encode_clips(self, clips: list[Clip], options: Mapping[str, Any]) -> dict[str, list[Tensor]]:
-        """Read clips, and return the inputs of the model, each with an item for each clip.
+    def encode_clips(
+        self, clips: list[Clip], options: Mapping[str, Any]
+    ) -> tuple[dict[str, list[Tensor]], list[ClipMetadata]]:
+        """Read clips, and return the inputs of the model, each with an item for each clip, and the clips' metadata.
 
         Args:
             clips: of one prompt.
             options: of the video processor.
         """
-        frames, _ = self.info.get_hf_processor().video_processor.read_clips(
+        frames, described = self.info.get_hf_processor().video_processor.read_clips(
             [clip.source for clip in clips],
             video_metadata=[clip.metadata for clip in clips],
             timestamp=[clip.timestamp for clip in clips],
             **options,
         )
         dtype = self.info.ctx.model_config.dtype
-        return {"pixel_values_videos": [self._as_pixels(clip).to(dtype) for clip in frames]}
+        return {"pixel_values_videos": [self._as_pixels(clip).to(dtype) for clip in frames]}, described
 
     def _as_pixels(self, frames: np.ndarray) -> Tensor:
         """Return frames, `(t, 3, height, width)`, as a tensor, unless an engine would end by them."""
@@ -244,14 +259,69 @@ class ClipProcessor(BaseMultiModalProcessor):
         return torch.from_numpy(frames)
 
     def _get_mm_fields_config(self, hf_inputs: BatchFeature, hf_processor_mm_kwargs: Mapping[str, object]) -> Any:
-        return {name: MultiModalFieldConfig.batched("video") for name in hf_inputs}
+        fields = {}
+        for name, values in hf_inputs.items():  # vLLM needs sizes on the CPU, and of a clip that it holds these alone
+            fields[name] = MultiModalFieldConfig.batched("video", keep_on_cpu=not values[0].is_floating_point())
+        return fields
+
+    def tokens_in_prompt(self, inputs: Any) -> list[int]:
+        """Return the tokens that stand for a clip of these inputs in a prompt."""
+        return self.info.tokens_of_video()
 
     def _get_prompt_updates(
         self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, object], out_mm_kwargs: Any
     ) -> Sequence[PromptReplacement]:
         token = self.info.clip_token
-        tokens = PromptUpdateDetails.select_token_id(self.info.tokens_of_video(), token)
-        return [PromptReplacement(modality="video", target=[token], replacement=tokens)]
+
+        def in_prompt(place: int) -> ClipInPrompt:
+            inputs = out_mm_kwargs["video"][place]
+            time = bytes(inputs[TIME].data.tolist()).decode() if TIME in inputs else ""
+            details = PromptUpdateDetails.select_token_id(self.tokens_in_prompt(inputs), token)
+            return ClipInPrompt(details.full, details.is_embed, time)
+
+        return [PromptReplacement(modality="video", target=[token], replacement=in_prompt)]
+
+    def _apply_prompt_updates(self, token_ids: list[int], mm_prompt_updates: Any) -> Any:
+        times = [getattr(update.content, "time", "") for (update,) in mm_prompt_updates.get("video", ())]
+        if any(times):
+            token_ids = self._write_times(token_ids, times)
+        return super()._apply_prompt_updates(token_ids, mm_prompt_updates)
+
+    def _write_times(self, prompt: list[int], times: list[str]) -> list[int]:
+        """Write the time of each clip behind its token, in the tokens of the whole text up to the next clip.
+
+        Raises:
+            ValueError: if the tokens of a prompt are not those that the tokenizer gives for their text.
+        """
+        tokenizer = self.info.get_tokenizer()
+        token = self.info.clip_token
+        name = tokenizer.convert_ids_to_tokens(token)
+        closing = self.text_behind_clip()
+        places = [place for place, one in enumerate(prompt) if one == token]
+        timed = prompt[: places[0]]
+        for place, following, time in zip(places, [*places[1:], len(prompt)], times, strict=True):
+            part = prompt[place:following]
+            behind = tokenizer.decode(part, clean_up_tokenization_spaces=False).removeprefix(name)
+            if tokenizer.encode(name + behind, add_special_tokens=False) != part:
+                raise ValueError(f"a prompt with times must be the tokens of a text, got others behind token {place}")
+            closed = len(closing) if behind.startswith(closing) else 0
+            text = name + behind[:closed] + time + behind[closed:]
+            timed += tokenizer.encode(text, add_special_tokens=False)
+        return timed
+
+    def text_behind_clip(self) -> str:
+        """Return what stands between a clip and its time."""
+        return ""
 
 
-__all__ = ["BlankClips", "ClipInfo", "ClipProcessor", "TextChecks", "check_count", "check_length", "clip_token_of"]
+__all__ = [
+    "BlankClips",
+    "ClipInfo",
+    "ClipProcessor",
+    "TextChecks",
+    "ClipInPrompt",
+    "TIME",
+    "check_count",
+    "check_length",
+    "clip_token_of",
+]

@@ -1,16 +1,17 @@
 """Prompts with videos for vLLM's engine, on a vision-language model: each clip stands as one picture of the base."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
 from ...models.encoding_hmba_vlm import PAST
+from ...models.prompting_hmba import text_behind_picture
+from ...models.sampling_video import ClipMetadata
 from .processing import BlankClips, ClipInfo, ClipProcessor, check_length
 from .reading import Clip
 
 try:
-    from vllm.multimodal.processing import PromptReplacement, PromptUpdateDetails
     from vllm.transformers_utils.processor import cached_processor_from_config
 except ImportError as missing:
     raise ImportError("the vLLM plug-in needs `pip install vllm`") from missing
@@ -47,23 +48,32 @@ class PictureProcessor(ClipProcessor):
     Each clip goes through it by itself, in a prompt of nothing else, so that what vLLM keeps of it fits any prompt.
     """
 
-    def encode_clips(self, clips: list[Clip], options: Mapping[str, Any]) -> dict[str, list[Tensor]]:
-        """Read clips, and return the inputs of the model, each with an item for each clip.
+    def encode_clips(
+        self, clips: list[Clip], options: Mapping[str, Any]
+    ) -> tuple[dict[str, list[Tensor]], list[ClipMetadata]]:
+        """Read clips, and return the inputs of the model, each with an item for each clip, and the clips' metadata.
 
         Raises:
             ValueError: as the processor.
         """
-        encoded = [self._encode(clip, options) for clip in clips]
-        return {name: [inputs[name] for inputs in encoded] for name in encoded[0]}
+        encoded = []
+        described = []
+        for clip in clips:
+            inputs, metadata = self._encode(clip, options)
+            encoded.append(inputs)
+            described.append(metadata)
+        return {name: [inputs[name] for inputs in encoded] for name in encoded[0]}, described
 
-    def _encode(self, clip: Clip, options: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Return the inputs of one clip; those of earlier frames have no rows where there are none."""
+    def _encode(self, clip: Clip, options: Mapping[str, Any]) -> tuple[dict[str, Tensor], ClipMetadata]:
+        """Return the inputs of one clip and its metadata; inputs of earlier frames may have no rows."""
         processor = self.info.get_hf_processor()
         encoded = processor(
             text=processor.video_token,
             videos=[clip.source],
             video_metadata=[clip.metadata],
             timestamp=[clip.timestamp],
+            time_format=None,
+            return_metadata=True,
             return_tensors="pt",
             **options,
         )
@@ -78,22 +88,20 @@ class PictureProcessor(ClipProcessor):
                 continue
             inputs[name] = self._in_dtype(encoded[name])
             inputs[PAST + name] = self._in_dtype(encoded.get(PAST + name, encoded[name][:0]))
-        return inputs
+        return inputs, encoded["video_metadata"][0]
 
     def _in_dtype(self, value: Tensor) -> Tensor:
         """Bring pixels to the dtype of the model."""
         return value.to(self.info.ctx.model_config.dtype) if value.is_floating_point() else value
 
-    def _get_prompt_updates(
-        self, mm_items: Any, hf_processor_mm_kwargs: Mapping[str, object], out_mm_kwargs: Any
-    ) -> Sequence[PromptReplacement]:
-        token = self.info.clip_token
+    def tokens_in_prompt(self, inputs: Any) -> list[int]:
+        """Return the tokens that stand for a clip of these inputs in a prompt."""
+        return inputs[PROMPT].data.tolist()
 
-        def in_prompt(place: int) -> PromptUpdateDetails:
-            tokens = out_mm_kwargs["video"][place][PROMPT].data.tolist()
-            return PromptUpdateDetails.select_token_id(tokens, token)
-
-        return [PromptReplacement(modality="video", target=[token], replacement=in_prompt)]
+    def text_behind_clip(self) -> str:
+        """Return what the base's chat template writes behind a picture."""
+        processor = self.info.get_hf_processor()
+        return text_behind_picture(processor.tokenizer, processor.chat_template, processor.video_token)
 
 
 __all__ = ["PROMPT", "BlankPictures", "PictureInfo", "PictureProcessor"]
