@@ -11,6 +11,7 @@ import torch
 from open_engines import GREEDY, answers, open_engine
 from PIL import Image
 from tiny_engines import FAMILIES, Request, pipeline_answers, save_model, save_videos, sixteen_requests
+from vllm.exceptions import VLLMValidationError
 
 from hmba_hf import iter_frames
 
@@ -129,9 +130,9 @@ def test_a_picture_is_asked_about_as_a_video_of_one_frame(served, videos):
 
     for type_of_part, part in (("image_url", {"url": url.replace("video", "image")}), ("image_pil", picture)):
         content[0] = {"type": type_of_part, type_of_part: part}
-        with pytest.raises(ValueError, match="must hold videos alone, got image: send a picture as"):
+        with pytest.raises(VLLMValidationError, match="must hold videos alone, got image: send a picture as"):
             llm.chat([{"role": "user", "content": content}], GREEDY, use_tqdm=False)
-    with pytest.raises(ValueError, match="must hold videos alone, got image: send a picture as"):
+    with pytest.raises(VLLMValidationError, match="must hold videos alone, got image: send a picture as"):
         llm.generate({**asked, "multi_modal_data": {"image": picture}}, GREEDY, use_tqdm=False)
 
 

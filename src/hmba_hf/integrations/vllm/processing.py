@@ -112,7 +112,7 @@ class ClipInfo(BaseProcessingInfo):
         """Check that a prompt holds videos alone, and no more than the user has allowed.
 
         Raises:
-            ValueError: if it does not.
+            VLLMValidationError: if it does not.
         """
         if modality != "video":
             raise VLLMValidationError(
