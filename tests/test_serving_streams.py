@@ -64,15 +64,15 @@ def busy_model(monkeypatch):
     """Hold the model until the body ends; yield the sizes of its batches of frames, and what lets it go on."""
     sizes = []
     is_free = threading.Event()
-    push_together = cameras.push_together
+    push = cameras.push_or_restart_together
 
     def wait_and_push(streams, *pushed):
         sizes.append(len(streams))
         assert is_free.wait(60)
-        return push_together(streams, *pushed)
+        return push(streams, *pushed)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cameras, "push_together", wait_and_push)
+        patch.setattr(cameras, "push_or_restart_together", wait_and_push)
         yield sizes, is_free
         is_free.set()
 
@@ -147,7 +147,6 @@ def test_frames_of_cameras_that_wait_are_read_together(service, monkeypatch):
         (jpeg()[:200], 0.5, "undecodable_picture", "picture"),
         (b"", 0.5, "bad_frame", "eight bytes with its time"),
         (b"a" * 5001, 0.5, "bad_frame", "up to 5000 of a picture, got 5001"),
-        (jpeg(size=(20, 40)), 0.5, "bad_frame", "must have the shape"),
         (jpeg(1), 0.0, "bad_frame", "must be later than the last frame's"),
         (jpeg(1), float("nan"), "bad_frame", "must be a number of seconds"),
         (jpeg(1), float("inf"), "bad_frame", "must be a number of seconds"),
@@ -214,14 +213,74 @@ def test_a_question_needs_a_frame(camera):
     assert (told["error"]["code"], told["id"]) == ("no_frame", "first")
 
 
-def test_a_clock_that_jumps_starts_the_stream_anew(service, camera):
+@pytest.mark.parametrize(("data", "seconds"), [(jpeg(1), 5.0), (jpeg(1, (20, 40)), 100.5)])
+def test_a_clock_that_jumps_and_a_camera_that_turns_start_the_stream_anew(service, camera, data, seconds):
     push(camera, jpeg(0), 100.0)
     assert ask(camera)["timestamp"] == 100.0
-    push(camera, jpeg(1), 5.0)
-    assert receive(camera) == {"type": "restarted", "timestamp": 5.0, "dropped": 0}
+    push(camera, data, seconds)
+    assert receive(camera) == {"type": "restarted", "timestamp": seconds, "dropped": 0}
     stream = VideoStream(service.cameras._pipeline.model, service.processor)
-    stream.push(Image.open(io.BytesIO(jpeg(1))), 5.0)
+    stream.push(Image.open(io.BytesIO(data)), seconds)
     assert ask(camera)["content"] == stream.ask(QUESTION, max_new_tokens=8)["generated_text"]
+
+
+def failing_at(model, monkeypatch, *calls):
+    """Let calls of the vision tower fail, counted from 1."""
+    see = model.get_frame_features
+    made = []
+
+    def fail_or_see(pixels):
+        made.append(len(pixels))
+        if len(made) in calls:
+            raise RuntimeError("out of memory")
+        return see(pixels)
+
+    monkeypatch.setattr(model, "get_frame_features", fail_or_see)
+    return made
+
+
+def test_a_restart_is_told_though_the_tower_failed_at_its_first_frame(service, camera, monkeypatch):
+    push(camera, jpeg(0), 100.0)
+    assert ask(camera)["timestamp"] == 100.0
+    with monkeypatch.context() as patch:
+        failing_at(service.cameras._pipeline.model, patch, 1)
+        push(camera, jpeg(1), 5.0)
+        assert receive(camera)["type"] == "error"
+    push(camera, jpeg(2), 5.5)
+    assert receive(camera)["type"] == "restarted"
+    assert ask(camera)["timestamp"] == 5.5
+
+
+def test_a_tower_that_fails_amid_a_batch_costs_no_camera_a_frame(service, monkeypatch):
+    model = service.cameras._pipeline.model
+    # The frame at 0.8 s waits for one nearer to 1 s, and is taken when that at 1.3 s comes: in two batches.
+    drives = [[0.0, 0.5, 0.7, 0.8, 1.3], [0.0, 1.0]]
+    connections = [camera_of(service) for _ in drives]
+    for connection, times in zip(connections, drives, strict=True):
+        for number, seconds in enumerate(times[:-1]):
+            push(connection, jpeg(number), seconds)
+            ask(connection)
+    with camera_of(service) as third, busy_model(monkeypatch) as (sizes, is_free):
+        push(third, jpeg(), 0.0)
+        wait_until(lambda: sizes == [1])
+        made = failing_at(model, monkeypatch, 3)
+        for connection, times in zip(connections, drives, strict=True):
+            push(connection, jpeg(9), times[-1])
+        wait_until(lambda: len(service.worker) == 2)
+        is_free.set()
+        found = [ask(connection) for connection in connections]
+    for connection in connections:
+        connection.close()
+    wait_until(lambda: service.cameras._open == 0)
+    assert made == [1, 2, 1, 1, 1, 1], "that of another camera, both, the one that failed, each alone"
+    for times, answer in zip(drives, found, strict=True):
+        stream = VideoStream(model, service.processor)
+        for number, seconds in enumerate(times):
+            last = seconds == times[-1]
+            stream.push(Image.open(io.BytesIO(jpeg(9 if last else number))), seconds)
+        wanted = stream.ask(QUESTION, max_new_tokens=8)
+        assert (answer["type"], answer["timestamp"]) == ("answer", wanted["timestamp"])
+        assert answer["content"] == wanted["generated_text"]
 
 
 def test_more_questions_than_may_wait_are_refused(service, camera, monkeypatch):

@@ -49,6 +49,16 @@ def test_a_stream_starts_anew_where_the_clock_goes_back_and_keeps_every_frame(
     assert written[-1] == pytest.approx(count / 25, abs=0.1), "the annotated file's own clock goes on"
 
 
+def test_a_stream_starts_anew_where_its_pictures_change_their_size_and_keeps_every_one(stream, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(6):
+        Image.new("RGB", (64, 48) if number < 3 else (48, 64)).save(folder / f"{number}.jpg")
+    printed, asked, written = stream(folder, "--source_fps", 2, "--on_error", "stop")
+    assert "6 frames, 0 broken" in printed and printed.count("starting anew: frames must have the shape") == 1
+    assert asked == [0.0, 1.5] and len(written) == 6
+
+
 def test_a_stated_rate_is_that_of_a_video_without_timestamps(shared_data, stream):
     _, asked, written = stream(shared_data / "reports" / "fcamera.hevc", "--source_fps", 20, "--every", 4)
     assert asked == pytest.approx([0.0, 4.0, 8.0])
@@ -82,7 +92,11 @@ def test_pictures_a_tenth_of_a_millisecond_apart_are_annotated(tmp_path):
         ({}, (), "the folder must hold pictures .*, got none"),
         (40, ("--max_pixels", 100), "must have at most max_pixels=100, got 64 x 48"),
         (40, ("--source_format", "nosuch"), "source_format must be FFmpeg's name"),
-        ({"a.jpg": (64, 48), "b.jpg": (32, 32)}, ("--on_error", "stop"), "0.100 s: frames must have the shape"),
+        (
+            {"a.jpg": (8, 8), "b.jpg": (64, 48)},
+            ("--max_pixels", 100, "--on_error", "stop"),
+            "0.100 s: .* must have at most max_pixels=100, got 64 x 48",
+        ),
         ({"a.jpg": (64, 48)}, ("--max_pixels", 100), "has shown no frame"),
     ],
 )

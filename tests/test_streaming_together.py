@@ -1,11 +1,12 @@
 """Streams that are pushed and asked together hold and answer what each would alone."""
 
 import pytest
+import torch
 from transformers import GenerationConfig
 
 from hmba_hf import FrameError, HMBAVLMProcessor, TimeJump, VideoStream
-from hmba_hf.streaming import ask_together, push_together
-from test_streaming import QUESTION, cut_picture, frames_of_noise
+from hmba_hf.streaming import ask_together, push_or_restart, push_or_restart_together, push_together
+from test_streaming import QUESTION, answered, cut_picture, frames_of_noise
 from tiny_hmba_vlm import model_on
 from tiny_models import lively_model
 from tiny_processors import tiny_processor
@@ -111,3 +112,122 @@ def test_streams_of_several_models_or_one_twice_are_not_read_together(model):
         frames = frames_of_noise(len(streams))
         with pytest.raises(ValueError, match="streams must be one or more of one model, each once"):
             push_together(streams, frames, [0.0] * len(streams))
+
+
+def moments():
+    """Frames of which that at 0.8 s waits for a nearer one, and is encoded before that at 1.3 s."""
+    return list(zip(frames_of_noise(5), (0.0, 0.5, 0.7, 0.8, 1.3), strict=True))
+
+
+def waiting_streams(model, mode, count):
+    streams = [VideoStream(model, tiny_processor(), mode=mode) for _ in range(count)]
+    for stream in streams:
+        for frame, seconds in moments()[:4]:
+            stream.push(frame, seconds)
+    return streams
+
+
+class Failed(Exception):
+    """What a part of a model raises here."""
+
+
+def fails_at(number, part):
+    calls = []
+
+    def fail_or_call(*args, **kwargs):
+        calls.append(number)
+        if len(calls) == number:
+            raise Failed
+        return part(*args, **kwargs)
+
+    return fail_or_call
+
+
+def turned(frame):
+    return frame.rotate(90, expand=True)
+
+
+PUSHES = {
+    "push": lambda streams, frame: streams[0].push(frame, 1.3),
+    "push_or_restart": lambda streams, frame: push_or_restart(streams[0], frame, 1.3),
+    "push_together": lambda streams, frame: push_together(streams, [frame] * 2, [0.9, 1.3]),
+    "push_or_restart_together": lambda streams, frame: push_or_restart_together(
+        streams, [turned(frame), frame], [0.1, 1.3]
+    ),
+}
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("mode", ["window", "recurrent"])
+@pytest.mark.parametrize("door", PUSHES)
+def test_a_push_that_fails_at_any_of_its_frames_leaves_all_streams_as_they_were(
+    model, mode, door, number, monkeypatch
+):
+    *streams, undisturbed = waiting_streams(model, mode, 3)
+    frame, seconds = moments()[4]
+    with monkeypatch.context() as patch:
+        patch.setattr(model, "get_frame_features", fails_at(number, model.get_frame_features))
+        with pytest.raises(Failed):
+            PUSHES[door](streams, frame)
+    undisturbed.push(frame, seconds)
+    for stream in streams:
+        assert stream.push(frame, seconds)
+        assert (answered(stream), stream.held) == (answered(undisturbed), undisturbed.held)
+        assert torch.equal(stream.features().pooler_output, undisturbed.features().pooler_output)
+
+
+@pytest.mark.parametrize("push", [VideoStream.push, push_or_restart])
+def test_a_frame_that_cannot_be_read_leaves_the_one_before_it_waiting(model, push):
+    stream, undisturbed = waiting_streams(model, "window", 2)
+    for wrong, seconds in ((cut_picture(), 1.3), (cut_picture(orientation=6), 1.3), (cut_picture(6), 0.1)):
+        with pytest.raises(FrameError):
+            push(stream, wrong, seconds)
+        assert stream.timestamp == 0.5
+    for each in (stream, undisturbed):
+        each.push(*moments()[4])
+    assert torch.equal(stream.features().pooler_output, undisturbed.features().pooler_output)
+
+
+@pytest.mark.parametrize("part", ["adapt_frame_features", "generate"])
+@pytest.mark.parametrize("mode", ["window", "recurrent"])
+def test_a_question_that_fails_leaves_all_streams_as_they_were(model, mode, part, monkeypatch):
+    *streams, undisturbed = waiting_streams(model, mode, 3)
+    for ask in (lambda: answered(streams[0]), lambda: ask_together(streams, [QUESTION] * 2, max_new_tokens=8)):
+        with monkeypatch.context() as patch:
+            patch.setattr(model, part, fails_at(1, getattr(model, part)))
+            with pytest.raises(Failed):
+                ask()
+    assert [answered(stream) for stream in streams] == [answered(undisturbed)] * 2
+
+
+def test_a_stream_starts_anew_where_the_clock_jumps_and_with_a_frame_of_another_size_or_dtype(model):
+    stream = VideoStream(model, tiny_processor())
+    frame = frames_of_noise(1)[0]
+    grey = frame.convert("L")
+    drive = [(frame, 5.0), (frame, 5.5), (frame, 1.0), (frame, 9.0), (turned(frame), 9.5), (grey, 9.9), (grey, 10.4)]
+    found = [push_or_restart(stream, *moment) for moment in drive]
+    assert [why and why.split(" must ")[0] for why in found] == [
+        None,
+        None,
+        "timestamp",
+        "timestamp",
+        "frames",
+        "frames",
+        None,
+    ]
+    for wrong, seconds in ((grey, 10.4), ("no picture", 20.0)):
+        with pytest.raises(FrameError):
+            push_or_restart(stream, wrong, seconds)
+    fresh = VideoStream(model, tiny_processor())
+    for moment in drive[-2:]:
+        fresh.push(*moment)
+    assert answered(stream) == answered(fresh)
+
+
+def test_streams_that_start_anew_are_read_beside_those_that_go_on(model):
+    streams = waiting_streams(model, "window", 3)
+    frame = moments()[4][0]
+    outcomes = push_or_restart_together(streams, [frame, "no picture", turned(frame)], [1.3, 1.3, 1.3])
+    assert outcomes[0] is None and type(outcomes[1]) is FrameError and outcomes[2].startswith("frames must have")
+    assert [stream.timestamp for stream in streams] == [1.3, 0.5, 1.3]
+    assert [stream.held for stream in streams] == [0, 0, 0]

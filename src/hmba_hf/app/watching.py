@@ -12,7 +12,7 @@ import psutil
 from PIL import Image
 
 from ..models.decoding_streams import iter_frames
-from ..streaming import FrameError, TimeJump, VideoStream
+from ..streaming import VideoStream, push_or_restart
 from ..streaming.annotated import AnnotatedVideo
 from ..visualization import draw_moment
 from .asking import Asker, draw_large
@@ -102,7 +102,7 @@ class Watcher:
             if self.is_done or self._visit.is_over:
                 return None
             with self._asker.lock:
-                self._push(seconds, frame)
+                push_or_restart(self._stream, frame, seconds)
                 found = next(self._watch, None)
             if found is not None:
                 self._keep(found)
@@ -146,18 +146,6 @@ class Watcher:
     def _end(self) -> None:
         self.is_done = True
         self.ended = time.monotonic()
-
-    def _push(self, seconds: float, frame: Image.Image) -> None:
-        try:
-            self._stream.push(frame, seconds)
-        except TimeJump:
-            self._stream.reset()
-            self._stream.push(frame, seconds)
-        except FrameError:
-            if self._stream.size in ((0, 0), (frame.height, frame.width)):
-                raise
-            self._stream.reset()
-            self._stream.push(frame, seconds)
 
     def _keep(self, found: dict[str, Any]) -> None:
         self._last = {

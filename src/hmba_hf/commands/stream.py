@@ -34,7 +34,6 @@ from transformers import AutoProcessor
 from hmba_hf import (
     FrameError,
     SourceLimits,
-    TimeJump,
     VideoDecodeError,
     VideoStream,
     iter_frames,
@@ -46,7 +45,7 @@ from hmba_hf.families import load_model
 from hmba_hf.messages import run_command
 from hmba_hf.models.decoding_containers import LIMITS
 from hmba_hf.models.decoding_stills import PICTURE_SUFFIXES, list_pictures, read_picture
-from hmba_hf.streaming import check_every, texts_differ, words_differ
+from hmba_hf.streaming import check_every, push_or_restart, texts_differ, words_differ
 from hmba_hf.streaming.annotated import AnnotatedVideo
 from hmba_hf.visualization import draw_moment
 
@@ -140,13 +139,10 @@ def show(moment: Moment, answer: dict[str, Any] | None, strip_boxes: Callable[[s
 
 
 def push(stream: VideoStream, moment: Moment) -> None:
-    """Push a frame to the video stream, which starts anew after a jump in time or where the clock goes back."""
-    try:
-        stream.push(moment.frame, moment.seconds)
-    except TimeJump as jump:
-        tqdm.write(f"{moment.seconds:8.2f} s  starting anew: {jump}")
-        stream.reset()
-        stream.push(moment.frame, moment.seconds)
+    """Push a frame to the video stream, and tell why it starts anew where it does."""
+    why = push_or_restart(stream, moment.frame, moment.seconds)
+    if why is not None:
+        tqdm.write(f"{moment.seconds:8.2f} s  starting anew: {why}")
 
 
 def mend(moment: Moment, error: Exception, last: Moment | None, on_error: str) -> Moment | None:

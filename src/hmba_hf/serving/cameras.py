@@ -1,6 +1,7 @@
 """The model's side of cameras: their frames and questions, those of several cameras together."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -10,7 +11,7 @@ from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from ..messages import is_raised_here
-from ..streaming import FrameError, TimeJump, VideoStream, ask_together, push_together
+from ..streaming import FrameError, VideoStream, ask_together, push_or_restart_together
 from .errors import RequestError
 from .limits import ServingLimits
 from .metrics import Metrics
@@ -23,7 +24,7 @@ class _Work:
 
     Attributes:
         subject: a frame and its time, or a question and the longest answer.
-        has_begun: never, since nothing is given out before the result.
+        has_begun: never, since nothing is given out before the result, and a stream moves on with it alone.
         is_cancelled: set once nobody waits for it.
     """
 
@@ -111,7 +112,7 @@ class Cameras:
             raise RequestError(400, "invalid_request", str(error)) from error
 
     async def push(self, stream: VideoStream, data: bytes, seconds: float) -> bool:
-        """Push a frame, as a JPEG or PNG file; return whether the stream had to start anew since its clock jumped.
+        """Push a frame, as a JPEG or PNG file; return whether the stream had to start anew; see `push_or_restart`.
 
         Raises:
             RequestError: it is no picture, or cannot follow those before.
@@ -131,7 +132,7 @@ class Cameras:
             RequestError: if there is no frame yet, the question is not of the expected form, or it is too long.
         """
         max_tokens = self._reader.answer_length(asked)
-        if stream.timestamp != stream.timestamp:  # NaN
+        if math.isnan(stream.timestamp):
             raise RequestError(400, "no_frame", "a frame must come before the first question, got none")
         return await self._run(self._ask_what_fits, max_tokens, _Work(stream, (question, max_tokens)))
 
@@ -144,16 +145,12 @@ class Cameras:
         if not pushed:
             return
         frames: Any = [work.subject for work in pushed]
-        outcomes = push_together([work.stream for work in pushed], *zip(*frames, strict=True))
+        outcomes = push_or_restart_together([work.stream for work in pushed], *zip(*frames, strict=True))
         for work, outcome in zip(pushed, outcomes, strict=True):
-            is_jump = isinstance(outcome, TimeJump)
-            if is_jump:
-                work.stream.reset()
-                (outcome,) = push_together([work.stream], [work.subject[0]], [work.subject[1]])
             if isinstance(outcome, FrameError):
                 work.fail(RequestError(422, "bad_frame", str(outcome)))
             else:
-                work.finish(is_jump)
+                work.finish(outcome is not None)
 
     def _ask_what_fits(self, works: Sequence[_Work]) -> None:
         """Ask together what fits the model's context, and tell the others."""

@@ -2,7 +2,8 @@
 
 The client sends a frame as a binary message: eight bytes with its time in seconds, a big-endian double, and a JPEG or
 PNG file. It sends a question as JSON, `{"question": "...", "id": 1, "max_tokens": 64}`; `id` comes back. The server
-sends JSON whose `type` is `answer`, `error` or `restarted`, which a jump of the clock causes.
+sends JSON whose `type` is `answer`, `error` or `restarted`, which a jump of the clock and a frame of another
+size cause.
 
 At most one frame waits. A newer one takes its place, and is told as `dropped`, the count of all such frames, in every
 message. A question is about the newest frame that came before it, or a later one. At most four questions wait.

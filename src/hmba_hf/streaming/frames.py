@@ -17,6 +17,10 @@ class FrameError(ValueError):
     """A frame that cannot follow those before: it is no picture, of another kind, or has no time of its own."""
 
 
+class KindChange(FrameError):
+    """A frame of another size or dtype than those before."""
+
+
 class TimeJump(FrameError):
     """A frame with a time before the last one's, or more than a whole clip after it."""
 

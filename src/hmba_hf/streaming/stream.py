@@ -20,7 +20,16 @@ from ..models.pipeline_hmba import VideoTextToTextPipeline, warn_of_other_length
 from ..models.processing_hmba import HMBAProcessor
 from ..models.processing_hmba_vlm import HMBAVLMProcessor
 from .encoders import ENCODERS, EncodedFrame, read_options
-from .frames import FrameError, TimeJump, WindowFrame, copy_frame, describe_frame, load_frame, upright_frame
+from .frames import (
+    FrameError,
+    KindChange,
+    TimeJump,
+    WindowFrame,
+    copy_frame,
+    describe_frame,
+    load_frame,
+    upright_frame,
+)
 from .together import Pushing, push_together, read_windows
 from .watching import ROUNDING, Answer, Watch, texts_differ
 
@@ -146,19 +155,23 @@ class VideoStream:
             Whether there is a new current frame: this one, or the one that waited. Any other frame costs a copy at
             most.
 
+        Any error, also one of the vision tower, leaves the stream as it was.
+
         Raises:
-            TimeJump: if the clock has gone back, or the frame comes more than a whole clip after the last one; call
-                `reset` and push it again.
-            FrameError: if the frame has the time of the last one, is no picture, or is of another size or dtype than
-                the first. The call then leaves the stream unchanged.
+            TimeJump: if the clock has gone back, or the frame comes more than a whole clip after the last one.
+            KindChange: if the frame is of another size or dtype than the first. After this and a jump, `reset` starts
+                again from the frame, as `push_or_restart` does.
+            FrameError: if the frame has the time of the last one, or is no picture.
         """
         (outcome,) = push_together([self], [frame], [timestamp])
         if isinstance(outcome, FrameError):
             raise outcome
         return outcome
 
-    def pushing(self, frame: Any, timestamp: float) -> Pushing:
+    def pushing(self, frame: Any, timestamp: float) -> Pushing[bool]:
         """Push a frame in steps, so that frames of several streams can be encoded together; see `push_together`.
+
+        The stream changes with each step, so it should be a copy of the one whose frame it is.
 
         Yields:
             Frames to encode; each is answered by `send` with an `EncodedFrame`.
@@ -171,7 +184,7 @@ class VideoStream:
         moment = self._moment_of(timestamp)
         kind = describe_frame(frame)
         if self._kind not in (None, kind):
-            raise FrameError(f"frames must have the shape and dtype {self._kind} of the first, got {kind}")
+            raise KindChange(f"frames must have the shape and dtype {self._kind} of the first, got {kind}")
         taken = yield from self._settle(moment, timestamp)
         interval = timestamp - self._last
         miss = self._miss_of(timestamp)
@@ -186,7 +199,7 @@ class VideoStream:
         self._last = timestamp
         return taken
 
-    def _settle(self, moment: int, timestamp: float) -> Pushing:
+    def _settle(self, moment: int, timestamp: float) -> Pushing[bool]:
         """Take the frame that waits, unless the new one is nearer to its moment; return whether it was taken."""
         if self._waiting is None:
             return False

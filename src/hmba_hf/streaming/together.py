@@ -3,28 +3,32 @@
 Each stream holds and answers what it would alone, up to the rounding of batches.
 """
 
-from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any
+import copy
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from ..models.outputs_hmba import HMBAVideoFeatures
 from .encoders import EncodedFrame, HMBAEncoder, read_options
-from .frames import FrameError, WindowFrame
+from .frames import FrameError, KindChange, TimeJump, WindowFrame
 from .watching import Answer
 
 if TYPE_CHECKING:
     from .stream import VideoStream
 
-# A push in steps: yields frames to encode, takes each encoded, and returns whether there is a new current frame.
-Pushing = Generator[Any, EncodedFrame | None, bool]
+Pushed = TypeVar("Pushed")
+# A push in steps: yields frames to encode, takes each encoded, and returns what has come of it.
+Pushing = Generator[Any, EncodedFrame | None, Pushed]
 
 
 def push_together(
     streams: Sequence["VideoStream"], frames: Sequence[Any], timestamps: Sequence[float]
 ) -> list[bool | FrameError]:
     """Push a frame to each of several streams of one model, and encode those that are taken together.
+
+    Any other error than a `FrameError`, such as one of the vision tower, leaves all streams as they were.
 
     Args:
         streams: each one once.
@@ -33,9 +37,55 @@ def push_together(
     Returns:
         For each stream what `push` returns, or the `FrameError` that it raises, which leaves the others alone.
     """
+    return _push_each(streams, frames, timestamps, lambda stream, *frame: stream.pushing(*frame))
+
+
+def push_or_restart(stream: "VideoStream", frame: Any, timestamp: float) -> str | None:
+    """Push a frame to a stream, which starts anew where the clock jumps, and with a frame of another size or dtype.
+
+    Returns:
+        Why it has started anew, or `None`.
+
+    Raises:
+        FrameError: if the frame could not even be a first one, or has the time of the last one; the stream is left as
+            it was.
+    """
+    (outcome,) = push_or_restart_together([stream], [frame], [timestamp])
+    if isinstance(outcome, FrameError):
+        raise outcome
+    return outcome
+
+
+def push_or_restart_together(
+    streams: Sequence["VideoStream"], frames: Sequence[Any], timestamps: Sequence[float]
+) -> list[str | None | FrameError]:
+    """Push a frame to each of several streams as `push_together` does, and return what `push_or_restart` would."""
+    return _push_each(streams, frames, timestamps, _pushing_or_restarting)
+
+
+def _pushing_or_restarting(stream: "VideoStream", frame: Any, timestamp: float) -> Pushing[str | None]:
+    try:
+        yield from stream.pushing(frame, timestamp)
+    except (KindChange, TimeJump) as error:
+        why = str(error)
+    else:
+        return None
+    stream.reset()
+    yield from stream.pushing(frame, timestamp)
+    return why
+
+
+def _push_each(
+    streams: Sequence["VideoStream"],
+    frames: Sequence[Any],
+    timestamps: Sequence[float],
+    pushing: Callable[["VideoStream", Any, float], Pushing[Pushed]],
+) -> list[Pushed | FrameError]:
+    """Push frames to copies of streams, which take the place of the streams once every frame is encoded."""
     _check_one_model(streams)
-    steps = [stream.pushing(*pushed) for stream, *pushed in zip(streams, frames, timestamps, strict=True)]
-    outcomes: dict[int, bool | FrameError] = {}
+    moved = [copy.copy(stream) for stream in streams]
+    steps = [pushing(*pushed) for pushed in zip(moved, frames, timestamps, strict=True)]
+    outcomes: dict[int, Pushed | FrameError] = {}
     encoded: dict[int, EncodedFrame | None] = dict.fromkeys(range(len(steps)))
     while encoded:
         wanted = {}
@@ -50,6 +100,9 @@ def push_together(
         if wanted:
             with torch.no_grad():
                 encoded = dict(zip(wanted, streams[0]._encoder.encode(list(wanted.values())), strict=True))
+    for number, stream in enumerate(streams):
+        if not isinstance(outcomes[number], FrameError):
+            vars(stream).update(vars(moved[number]))
     return [outcomes[number] for number in range(len(steps))]
 
 
@@ -134,4 +187,12 @@ def _check_one_model(streams: Sequence["VideoStream"]) -> None:
         raise ValueError(f"streams must be one or more of one model, each once, got {len(streams)} others")
 
 
-__all__ = ["Pushing", "adapt_together", "ask_together", "push_together", "read_windows"]
+__all__ = [
+    "Pushing",
+    "adapt_together",
+    "ask_together",
+    "push_or_restart",
+    "push_or_restart_together",
+    "push_together",
+    "read_windows",
+]
