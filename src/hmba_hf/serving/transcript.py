@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 
 _UNFINISHED = "\ufffd"  # stands for a letter of which some bytes have yet to come
+_WINDOW = 16  # tokens whose text may depend on each other, and letters that they have at least
 
 
 class Transcript:
@@ -36,6 +37,8 @@ class Transcript:
         self.text = ""
         self.finish_reason: str | None = None
         self._decode = decode
+        self._settled = ""  # text of all tokens before the window
+        self._start = 0  # of the window
         self._end_tokens = end_tokens
         self._max_tokens = max_tokens
         self._stops = stops
@@ -50,7 +53,7 @@ class Transcript:
             self.finish_reason = "length"
         if not self._is_read and self.finish_reason is None:
             return ""
-        text = self._decode(self.tokens).lstrip()
+        text = self._text_so_far().lstrip()
         end = min((place for stop in self._stops if (place := text.find(stop)) >= 0), default=None)
         if end is not None:
             self.finish_reason = "stop"
@@ -63,6 +66,28 @@ class Transcript:
         """End the answer where it is, as at its longest; return what had to wait."""
         self.finish_reason = self.finish_reason or "length"
         return self._show(self._decode(self.tokens).strip())
+
+    def _text_so_far(self) -> str:
+        """Decode the last tokens alone, behind the text of those before; at the end, all of them."""
+        if self.finish_reason is not None:
+            return self._decode(self.tokens)
+        text = self._settled + self._decode(self.tokens[self._start :])
+        if len(self.tokens) >= self._start + 2 * _WINDOW:
+            self._move_window(text)
+        return text
+
+    def _move_window(self, text: str) -> None:
+        """Let the window begin later, if its tokens have the same text by themselves.
+
+        Letters of several tokens stay whole: a boundary lies beside a letter of ASCII, which is one by itself. In
+        SentencePiece a byte that does not fit spoils all bytes beside it, but no such letter.
+        """
+        start = len(self.tokens) - _WINDOW
+        last = self._decode(self.tokens[start:])
+        settled = text.removesuffix(last)
+        if len(last) >= _WINDOW and settled != text and (last[0].isascii() or settled[-1:].isascii()):
+            self._settled = settled
+            self._start = start
 
     def _show(self, text: str) -> str:
         piece = text[len(self.text) :]
