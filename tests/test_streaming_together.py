@@ -84,6 +84,28 @@ def test_cameras_that_are_asked_together_are_told_that_each_has_one_answer(famil
         ask_together(together, [QUESTION] * 2, num_return_sequences=2, do_sample=True)
 
 
+@pytest.mark.parametrize("family", ["hmba", "hmba_vlm"])
+def test_a_prompt_is_written_once_for_a_question_that_is_repeated_and_again_for_another(family, monkeypatch):
+    (stream, _), (other, _) = streams_on(family)
+    written = []
+    preprocess = stream._pipeline.preprocess
+    monkeypatch.setattr(
+        stream._pipeline,
+        "preprocess",
+        lambda about, **times: written.append(about["text"]) or preprocess(about, **times),
+    )
+    for number, question in enumerate([QUESTION, QUESTION, "And now?", QUESTION]):
+        for each in (stream, other):
+            each.push(frames_of_noise(1, seed=number)[0], 1.5 + number / 2)
+        assert answered(stream, question) == answered(other, question)
+    assert written == [QUESTION, "And now?", QUESTION]
+    stream.processor.time_format = " at {seconds} s. "
+    for seconds in (4.0, 4.5):
+        stream.push(frames_of_noise(1)[0], seconds)
+        answered(stream)
+    assert len(written) == 5, "its prompt tells the time"
+
+
 def test_the_tower_sees_the_frames_of_all_cameras_at_once(model, monkeypatch):
     batches = []
     see = model.get_frame_features

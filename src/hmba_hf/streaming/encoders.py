@@ -65,6 +65,25 @@ class EncodedFrame(NamedTuple):
     output: Any = None
 
 
+class Prompts:
+    """The prompts of a stream, of which the last one is kept, as a question is often repeated."""
+
+    def __init__(self, pipeline: VideoTextToTextPipeline):
+        self._pipeline = pipeline
+        self._last: tuple[Any, dict[str, Any]] | None = None  # what it was about, and its inputs
+
+    def write(self, question: str, size: tuple[int, int], times: dict[str, Any]) -> dict[str, Any]:
+        """Return the inputs of a prompt about one frame of a height and width, without pixels."""
+        subject = (question, size, times)
+        if self._last is None or self._last[0] != subject:
+            height, width = size
+            blank = Image.new("RGB", (width, height))
+            inputs = self._pipeline.preprocess({"text": question, "videos": [[blank]]}, **times)["inputs"]
+            inputs.pop("pixel_values_videos", None)  # those of a vision tower
+            self._last = (subject, without_pixels(inputs))
+        return dict(self._last[1])
+
+
 class HMBAEncoder:
     """Frames of H-MBA on a vision tower, all of one number of patches.
 
@@ -83,6 +102,7 @@ class HMBAEncoder:
     def forget(self) -> None:
         """Drop all that was kept of weights and prompts."""
         self._prefix: tuple[Tensor, Cache] | None = None  # text before the video, and its cache
+        self._prompts = Prompts(self.pipeline)
 
     def encode(self, frames: Sequence[Any]) -> list[EncodedFrame]:
         """Run the vision tower on frames, all at once."""
@@ -98,9 +118,7 @@ class HMBAEncoder:
             size: height and width of the frame.
             times: options of the pipeline about its time.
         """
-        blank = Image.new("RGB", (1, 1))  # any picture has the same place in a prompt
-        inputs = self.pipeline.preprocess({"text": question, "videos": [[blank]]}, **times)["inputs"]
-        del inputs["pixel_values_videos"]
+        inputs = self._prompts.write(question, (1, 1), times)  # any picture has the same place in a prompt
         return {**inputs, "frame_size": torch.tensor([size])}
 
     def fill_in(
@@ -166,7 +184,7 @@ class HMBAVLMEncoder:
 
     def forget(self) -> None:
         """Drop all that was kept of weights and prompts."""
-        self._prompt: tuple[Any, dict[str, Any]] | None = None  # what the last one was about, and its inputs
+        self._prompts = Prompts(self.pipeline)
 
     def encode(self, frames: Sequence[Any]) -> list[EncodedFrame]:
         """Run the base's towers on frames, one after the other, since each base packs its pictures in its own way."""
@@ -184,13 +202,7 @@ class HMBAVLMEncoder:
 
         The size of a frame decides on its tokens, so a blank picture of this size goes through the base's processor.
         """
-        subject = (question, size, times)
-        if self._prompt is None or self._prompt[0] != subject:
-            height, width = size
-            blank = Image.new("RGB", (width, height))
-            inputs = self.pipeline.preprocess({"text": question, "videos": [[blank]]}, **times)["inputs"]
-            self._prompt = (subject, without_pixels(inputs))
-        return dict(self._prompt[1])
+        return self._prompts.write(question, size, times)
 
     def fill_in(
         self, input_ids: Tensor, frame: EncodedFrame, features: Tensor, options: dict[str, Any]

@@ -172,9 +172,14 @@ def read_windows(model: Any, windows: Sequence[Sequence[WindowFrame]]) -> HMBAVi
             frame.projected = {name: x[row : row + 1].clone() for name, x in found.items()}  # no view of all
     projected = {}
     for name in windows[0][0].projected or {}:
-        projected[name] = _stack([[frame.projected[name] for frame in window] for window in windows])  # type: ignore[index]
+        projected[name] = _stack([[_projected(frame)[name] for frame in window] for window in windows])
     rows = _stack([[frame.rows for frame in window] for window in windows])
     return model.adapt_frame_features(rows, projected=projected)
+
+
+def _projected(frame: WindowFrame) -> dict[str, Tensor]:
+    assert frame.projected is not None  # of every frame that is read
+    return frame.projected
 
 
 def _stack(pieces: Sequence[Sequence[Tensor]]) -> Tensor:
