@@ -73,6 +73,21 @@ def test_videos_that_the_decoder_warns_of_fill_no_log(monkeypatch):
         assert len(lines) == 1
 
 
+class Telltale(str):
+    """The name of a logger at whose sight another one is made."""
+
+    def startswith(self, *names):
+        logging.getLogger("made meanwhile")
+        return super().startswith(*names)
+
+
+def test_a_logger_that_a_thread_makes_meanwhile_ends_no_server(monkeypatch):
+    known = {**logging.root.manager.loggerDict, Telltale("of this test"): logging.Logger("of this test")}
+    monkeypatch.setattr(logging.root.manager, "loggerDict", known)
+    with logs.bounded("hmba_hf"):
+        assert "made meanwhile" in known
+
+
 def test_a_log_says_how_many_lines_it_has_passed_over_and_keeps_other_errors_apart(monkeypatch):
     now = 0.0
     monkeypatch.setattr(logs.time, "monotonic", lambda: now)

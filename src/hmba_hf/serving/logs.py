@@ -41,7 +41,7 @@ def bounded(*names: str) -> Iterator[None]:
     The filters of a logger do not hold for what comes from those below it, so that each has its own.
     """
     loggers = {name: logging.getLogger(name) for name in names}
-    for name, log in logging.root.manager.loggerDict.items():
+    for name, log in logging.root.manager.loggerDict.copy().items():  # threads that import make others meanwhile
         if isinstance(log, logging.Logger) and name.startswith(tuple(f"{above}." for above in names)):
             loggers[name] = log
     filters = {name: Seldom() for name in loggers}
