@@ -15,7 +15,7 @@ from PIL import Image
 from transformers import AutoProcessor, pipeline
 
 from documented import ROOT
-from hmba_hf import HMBAVLMProcessor
+from hmba_hf import HMBAVLMProcessor, VideoStream
 from hmba_hf.app import ask_tab
 from hmba_hf.app import visits as visits_module
 from hmba_hf.app.ask_tab import _said_of
@@ -76,7 +76,7 @@ def test_a_model_on_a_vision_language_model_is_asked_and_its_words_are_without_b
     assert sum(asked.attention.shares.values()) == pytest.approx(1, abs=1e-3)
     boxes = '[{"bbox_2d": [100, 200, 300, 400], "label": "the yellow car"}]'
     found = {"generated_text": f"The yellow car. {boxes}", "objects": []}
-    monkeypatch.setattr(asker, "_pipeline", lambda **inputs: [found])
+    monkeypatch.setattr(asker._stream, "ask", lambda question, **options: found)
     assert asker.ask(clips[0], 2.0, QUESTION).answer.words.strip() == "The yellow car."
 
 
@@ -97,10 +97,25 @@ def test_boxes_are_drawn_where_the_answer_says(asked):
         assert asked.answer.picture.getpixel((x, middle)) == (255, 45, 135)
 
 
+def attention_to(model, processor, pictures):
+    stream = VideoStream(model, processor, num_frames=len(pictures))
+    for number, picture in enumerate(pictures):
+        stream.push(picture, number / stream.fps)
+    return read_attention(stream, pictures[-1])
+
+
+def test_a_question_shows_the_tower_each_frame_once_and_the_current_one_alone_once_more(asker, clips, monkeypatch):
+    seen = []
+    see = asker.model.get_frame_features
+    monkeypatch.setattr(asker.model, "get_frame_features", lambda pixels: seen.append(len(pixels)) or see(pixels))
+    asked = asker.ask(clips[0], 2.0, QUESTION)
+    assert sum(seen) == len(asked.frames.pictures) + 1
+
+
 def test_attention_is_over_all_contexts_and_changes_with_the_frames(asker, clips):
     frames = read_frames(clips[0], 2.0, LIMITS, 5)
-    maps = read_attention(asker.model, asker.processor, frames.pictures).maps
-    others = read_attention(asker.model, asker.processor, read_frames(clips[1], 1.0, LIMITS, 5).pictures).maps
+    maps = attention_to(asker.model, asker.processor, frames.pictures).maps
+    others = attention_to(asker.model, asker.processor, read_frames(clips[1], 1.0, LIMITS, 5).pictures).maps
     assert len(maps) == 6 and sum(weights.sum() for weights in maps.values()) == pytest.approx(1, abs=1e-3)
     assert {weights.shape for weights in maps.values()} == {(1, 1), (8, 8)}
     changes = [np.abs(weights - others[name]).max() for name, weights in maps.items()]
@@ -111,13 +126,13 @@ def test_attention_is_that_of_the_model_for_the_same_clip(asker, clips):
     frames = read_frames(clips[0], 2.0, LIMITS, 5)
     pixels = asker.processor.video_processor(clips[0], timestamp=2.0, return_tensors="pt")["pixel_values_videos"]
     expected = asker.model.get_video_features(pixels, output_attentions=True).adapter_attentions
-    for name, weights in read_attention(asker.model, asker.processor, frames.pictures).maps.items():
+    for name, weights in attention_to(asker.model, asker.processor, frames.pictures).maps.items():
         np.testing.assert_allclose(weights.ravel(), expected[name][0].mean((0, 1)).detach(), atol=1e-5)
 
 
 def test_an_adapter_without_a_query_has_no_attention_to_show(tmp_path):
     pictures = [Image.new("RGB", (40, 20), shade) for shade in ("red", "blue")]
-    assert read_attention(lively_model(fusion="add"), tiny_processor(), pictures) == ({}, "")
+    assert attention_to(lively_model(fusion="add"), tiny_processor(), pictures) == ({}, "")
     with pytest.raises(ValueError, match="the attention must be to some context, got none"):
         draw_attention(pictures[0], {})
 
@@ -155,7 +170,7 @@ def test_attention_on_a_base_is_that_of_its_adapter_over_the_grid_of_the_frame(o
     pictures = [noisy_picture((64, 48), shade) for shade in range(3)]
     features = torch.stack([rows_of(on_a_base, np.asarray(picture)) for picture in pictures])
     expected = model.adapt_frame_features(features[None]).adapter_attentions
-    found = read_attention(model, processor, pictures)
+    found = attention_to(model, processor, pictures)
     grid = patch_grid(model, processor, pictures[-1], features.shape[1])
     assert found.problem == "" and {weights.shape for weights in found.maps.values()} == {(1, 1), grid}
     for name, weights in found.maps.items():
@@ -172,7 +187,7 @@ def test_attention_on_a_base_is_that_of_its_adapter_over_the_grid_of_the_frame(o
 )
 def test_a_base_whose_patches_lie_anyhow_shows_shares_and_says_why_in_a_line(base, reason):
     vlm = tiny_vlm(base)
-    found = read_attention(model_on(vlm), HMBAVLMProcessor(vlm.processor), [noisy_picture((64, 48), 0)] * 2)
+    found = attention_to(model_on(vlm), HMBAVLMProcessor(vlm.processor), [noisy_picture((64, 48), 0)] * 2)
     assert re.fullmatch(reason + ".*", found.problem) and "\n" not in found.problem
     assert {weights.shape for weights in found.maps.values()} == {(1, 1)}
     assert sum(found.shares.values()) == pytest.approx(1, abs=1e-3)

@@ -4,10 +4,9 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from PIL import Image
 
-from ..models.pipeline_hmba import VideoTextToTextPipeline
+from ..streaming import VideoStream
 from ..visualization import draw_attention, draw_boxes
 from .clips import Frames, read_frames
 from .limits import PageLimits
@@ -80,7 +79,8 @@ class Asker:
         self.processor = processor
         self.limits = limits
         self.lock = threading.Lock()
-        self._pipeline = VideoTextToTextPipeline.in_place(model, processor)
+        self._stream = VideoStream(model, processor)
+        self._alone = VideoStream(model, processor, num_frames=1)
 
     def ask(self, path: str | None, seconds: float | None, question: str | None) -> Asked:
         """Ask about a moment of a clip.
@@ -93,9 +93,9 @@ class Asker:
         frames = read_frames(path, seconds, self.limits, sampling.num_frames, sampling.fps)
         current = Frames(frames.pictures[-1:], frames.times[-1:])
         with self.lock:
-            answer = self._answer(frames, text)
-            alone = self._answer(current, text)
-            attention = read_attention(self.model, self.processor, frames.pictures)
+            answer = self._answer(self._stream, frames, text)
+            alone = self._answer(self._alone, current, text)
+            attention = read_attention(self._stream, frames.pictures[-1])
         return Asked(text, frames, answer, alone, attention)
 
     def draw_attention(self, asked: Asked) -> Image.Image | None:
@@ -104,13 +104,12 @@ class Asker:
             return None
         return draw_attention(seen_picture(self.processor, asked.frames.pictures[-1]), asked.attention.maps)
 
-    def _answer(self, frames: Frames, question: str) -> Answer:
-        (found,) = self._pipeline(
-            videos=np.stack([np.asarray(picture) for picture in frames.pictures]),
-            text=question,
-            video_metadata=[{"timestamps": list(frames.times)}],
-            max_new_tokens=self.limits.max_new_tokens,
-        )
+    def _answer(self, stream: VideoStream, frames: Frames, question: str) -> Answer:
+        """Answer about frames, which the stream holds then."""
+        stream.reset()
+        for steps, picture in enumerate(frames.pictures, 1 - len(frames.pictures)):
+            stream.push(picture, frames.times[-1] + steps / stream.fps)  # a frame may stand twice in a clip
+        found = stream.ask(question, max_new_tokens=self.limits.max_new_tokens)
         frame = frames.pictures[-1]
         text = found["generated_text"]
         words = self.processor.strip_boxes(text)

@@ -1,6 +1,5 @@
 """Where the query looked: its attention to each patch of each context, and the frame as the patches part it."""
 
-from collections.abc import Sequence
 from math import isqrt
 from typing import Any, NamedTuple
 
@@ -29,21 +28,13 @@ class Attention(NamedTuple):
         return {name: float(weights.sum()) for name, weights in self.maps.items()}
 
 
-def read_attention(model: Any, processor: Any, pictures: Sequence[Image.Image]) -> Attention:
-    """Return the attention of the current frame's query.
-
-    Args:
-        model, processor: H-MBA's, on a tower or on a vision-language model.
-        pictures: of a clip, the last one current.
-    """
-    stream = VideoStream(model, processor, num_frames=len(pictures))
-    for place, picture in enumerate(pictures):
-        stream.push(picture, place / stream.fps)
+def read_attention(stream: VideoStream, frame: Image.Image) -> Attention:
+    """Return the attention of the query of a stream's current frame, which is `frame`."""
     features: Any = stream.features()
     patches = features.pooler_output.shape[1]
     problem = ""
     try:
-        grid = patch_grid(model, processor, pictures[-1], patches)
+        grid = patch_grid(stream.model, stream.processor, frame, patches)
     except ValueError as error:
         grid = (1, 1)
         problem = in_words(error)
