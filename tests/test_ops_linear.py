@@ -64,6 +64,24 @@ def test_inputs_that_lie_apart_in_memory_are_multiplied_alike(products):
     assert len(products) == 2
 
 
+def test_the_rows_of_a_matrix_reach_onednn_without_gaps_of_which_it_makes_hundreds_of_times_the_work(monkeypatch):
+    multiply = torch.ops.mkldnn._linear_pointwise
+    weights = []
+
+    def noted(x, weight, *others):
+        weights.append(weight)
+        return multiply(x, weight, *others)
+
+    monkeypatch.setattr(torch.ops.mkldnn, "_linear_pointwise", noted)
+    wide = torch.randn(2, 9, 12)
+    weight = torch.randn(5, 6, requires_grad=True)
+    linear(wide[..., :6], weight).sum().backward()  # the gradient multiplies by the input
+    assert_close(weight.grad, wide[..., :6].sum((0, 1)).expand(5, 6))
+    linear(torch.randn(3, 6), torch.randn(5, 12)[:, :6])
+    assert len(weights) == 3
+    assert all(given.is_contiguous() or given.t().is_contiguous() for given in weights)
+
+
 def number(function):
     return lambda *inputs: function(*inputs).sin().sum()
 
