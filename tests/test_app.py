@@ -104,11 +104,13 @@ def attention_to(model, processor, pictures):
     return read_attention(stream, pictures[-1])
 
 
-def test_a_question_shows_the_tower_each_frame_once_and_the_current_one_alone_once_more(asker, clips, monkeypatch):
+def test_a_question_shows_the_tower_each_frame_once_and_the_current_one_alone_once_more(asker, clips):
     seen = []
-    see = asker.model.get_frame_features
-    monkeypatch.setattr(asker.model, "get_frame_features", lambda pixels: seen.append(len(pixels)) or see(pixels))
+    hook = asker.model.model.vision_tower.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(len(args[0] if args else kwargs["pixel_values"])), with_kwargs=True
+    )
     asked = asker.ask(clips[0], 2.0, QUESTION)
+    hook.remove()
     assert sum(seen) == len(asked.frames.pictures) + 1
 
 
