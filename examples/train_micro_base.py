@@ -74,11 +74,8 @@ tags: [hmba, micro-world]
 An H-MBA model of {count:,} parameters without a temporal adapter (`adapter="none"`). It names the road users of one
 drawn picture and gives their boxes, and knows nothing of motion. `hmba demo` and `hmba study` fine-tune it.
 
-It learned from random weights on drawn pictures of the micro-world, by a program in the source of hmba-hf:
-
-    python examples/train_micro_base.py --output_dir examples/micro_base
-
-It was evaluated on {scores.count} held-out pictures with questions such as "Where is the red truck?":
+It learned from random weights on drawn pictures of the micro-world, by a program that comes with the source
+of hmba-hf. It was evaluated on {scores.count} held-out pictures with questions such as "Where is the red truck?":
 
 | mIoU | Acc@0.5 | share of unparsed answers |
 |---|---|---|

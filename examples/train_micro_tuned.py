@@ -32,15 +32,16 @@ tags: [hmba, micro-world]
 An H-MBA model of {parameters:,} parameters in bfloat16, of the paper preset. It gives the first answer of `hmba demo`,
 before that trains a smaller one.
 
-It learned from the micro base, in {steps} steps with seed 0, by a program in the source of hmba-hf:
-
-    python examples/train_micro_tuned.py --output_dir src/hmba_hf/micro_tuned
-
-It was evaluated on {clips} held-out clips of the micro-world, of which one in four is right by chance:
+It learned from the micro base, in {steps} steps with seed 0, by a program that comes with the source of
+hmba-hf. It was evaluated on {clips} held-out clips of the micro-world, of which one in four is right by chance:
 
 | mIoU | Acc@0.5 | right road user |
 |---|---|---|
 | {mean_iou:.3f} | {accuracy:.3f} | {picked:.3f} |
+
+To score it again, to 0.002, with this folder as MODEL:
+
+    hmba evaluate --model MODEL --dataset_name micro-world --split test --max_samples {clips} --output_dir scores
 
 These numbers hold for the micro-world alone. The model's answers about real roads are worth nothing.
 """
