@@ -3,6 +3,8 @@ import itertools
 import os
 import subprocess
 import sys
+from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,6 +20,8 @@ from hmba_hf.data.micro_world.world import (
 )
 
 QUIET = {"nuisance": 0.0}
+PINS = (Path(__file__).parents[1] / "constraints.txt").read_text("utf-8").splitlines()
+DRAWN_BY = [f"{name}=={version(name)}" for name in ("numpy", "pillow")]
 
 
 def pixels(frames):
@@ -254,6 +258,7 @@ def test_indices_count_from_the_end_and_slices_give_lists_as_in_any_sequence():
     assert world[1:3] == [world[1], world[2]] and world[-2:] == [world[3], world[4]] and world[5:] == []
 
 
+@pytest.mark.skipif(not {*DRAWN_BY} <= {*PINS}, reason="other versions than those of constraints.txt draw here")
 def test_a_clip_is_the_same_everywhere_with_the_versions_of_constraints():
     frames = MicroWorld(MicroWorldConfig(seed=1), "test")[7].frames
     assert digest(frames) == "aa1eafe8f4a7079ab405c7e63d39e5210c7cbcdf1293501bceaa5aca9a2d6773"

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 import tiny_mambavl
 from hmba_hf import VideoMambaConfig, VideoMambaForVideoClassification
+from hmba_hf.models.layers_conditions import CHECKS_COMPILE
 from hmba_hf.models.layers_question_fusion import FUSIONS
 from tiny_hmba_vlm import KINDS, model_on
 from tiny_pairs import tiny_retrieval
@@ -124,6 +125,7 @@ class Logits(nn.Module):
         return self.model(*inputs, **self.options).logits
 
 
+@pytest.mark.skipif(not CHECKS_COMPILE, reason="torch before 2.13 binds the length of questions in an exported graph")
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_a_mambavl_is_exported_for_batches_and_questions_of_any_size(fusion):
     model = Logits(tiny_mambavl.tiny_model(fusion=fusion, text_features="contextual"))
