@@ -3,7 +3,7 @@ import torch
 
 from hmba_hf import HMBAVLMProcessor
 from hmba_hf.models.batching_hmba_vlm import join_inputs
-from tiny_vlm_bases import BASES, noisy_picture
+from tiny_vlm_bases import BASES, noisy_picture, pieces_of
 
 
 def clip(length, size=(40, 24), shade=0):
@@ -12,7 +12,7 @@ def clip(length, size=(40, 24), shade=0):
 
 @pytest.mark.parametrize("name", BASES)
 def test_inputs_of_single_prompts_join_to_those_of_their_batch(name):
-    processor = HMBAVLMProcessor(BASES[name]()[1])
+    processor = HMBAVLMProcessor(pieces_of(name)[1])
     token = processor.video_token
     prompts = [f"a{token}b", f"{token}cd{token}", f"e{token}"]
     clips = [[clip(3)], [clip(2, (60, 30), 20), clip(4, (40, 24), 40)], [clip(1, (24, 40), 70)]]
@@ -35,7 +35,7 @@ OTHERS = sorted(BASES.keys() - {"paligemma", "smolvlm", "idefics3"})
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_prompt_may_lack_pictures_and_earlier_frames(name):
-    processor = HMBAVLMProcessor(BASES[name]()[1])
+    processor = HMBAVLMProcessor(pieces_of(name)[1])
     token = processor.video_token
     texts = ["a", f"{token}b{token}", f"{token}c"]
     of_prompts = [[], [clip(3), clip(3, shade=9)], [clip(1)]]

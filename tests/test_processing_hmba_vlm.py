@@ -347,7 +347,7 @@ def test_a_saved_processor_comes_back_with_the_base_within_it(name, tmp_path):
 
 def save_base(name, folder):
     """Save the files of a base beside its weights."""
-    config, processor = BASES[name]()
+    config, processor = pieces_of(name)
     config.save_pretrained(folder)
     processor.save_pretrained(folder)
     return str(folder)
