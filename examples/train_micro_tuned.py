@@ -39,7 +39,7 @@ hmba-hf. It was evaluated on {clips} held-out clips of the micro-world, of which
 |---|---|---|
 | {mean_iou:.3f} | {accuracy:.3f} | {picked:.3f} |
 
-To score it again, to 0.002, with this folder as MODEL:
+To score it again, up to two thousandths, with this folder as MODEL:
 
     hmba evaluate --model MODEL --dataset_name micro-world --split test --max_samples {clips} --output_dir scores
 
