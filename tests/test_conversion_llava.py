@@ -1,5 +1,6 @@
 """LLaVA by the command line: with an adapter that is the identity, H-MBA sees a still picture as LLaVA does."""
 
+import inspect
 import json
 
 import pytest
@@ -101,7 +102,9 @@ def test_of_llavas_that_read_tiles_the_whole_picture_is_read_as_they_read_it(mod
 
 def test_video_llava_gives_the_tower_that_sees_pictures(tmp_path, capsys):
     llava, picture = save_llava(tmp_path / "llava", llava_config("video_llava")), torch.randn(1, 3, 28, 28)
-    wanted = llava(input_ids=prompt(), pixel_values=picture).logits
+    taken = inspect.signature(llava.forward).parameters
+    name = "pixel_values" if "pixel_values" in taken else "pixel_values_images"  # until 5.20 is the oldest
+    wanted = llava(input_ids=prompt(), **{name: picture}).logits
     model = convert(tmp_path / "llava", tmp_path / "ours")
     assert "video_tower.embeddings.class_embedding\n" in capsys.readouterr().out
     assert_close(model(prompt(), pixel_values_videos=picture[:, None]).logits, wanted, atol=1e-5, rtol=0)

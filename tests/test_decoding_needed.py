@@ -4,6 +4,7 @@ from io import BytesIO
 import av
 import numpy as np
 import pytest
+from packaging.version import Version
 
 from hmba_hf.models import decoding_needed, decoding_reader, decoding_streams
 from hmba_hf.models.decoding_containers import LIMITS, opened
@@ -193,6 +194,8 @@ def test_damage_of_a_picture_that_a_clip_needs_gives_what_decoding_every_picture
 @pytest.mark.parametrize("first", [4.9, 5.4, 5.7])
 @pytest.mark.parametrize("name", ["mp4", "mkv", "hevc"])
 def test_damage_of_the_last_pictures_gives_what_decoding_every_picture_gives(name, first, decoding_all, caplog):
+    if name == "hevc" and Version(av.__version__) < Version("16"):
+        pytest.skip("FFmpeg 7 mends these by whatever it has decoded before, and tells nobody")
     broken = damaged(video(**PLAIN[name]), first, 6.0, is_reference=True)
     reads = [
         lambda: decode_frames(broken, None, 5, 25.0),
