@@ -72,15 +72,18 @@ def test_a_matrix_that_does_not_matter_or_states_nothing_is_no_obstacle(picture_
     ("matrix", "red", "blue"),
     [(1, 0.2126, 0.0722), (2, 0.299, 0.114), (5, 0.299, 0.114), (7, 0.212, 0.087), (9, 0.2627, 0.0593)],
 )
-def test_colours_follow_from_the_matrix_that_a_frame_states(matrix, red, blue):
+@pytest.mark.parametrize("is_full", [False, True])
+def test_colours_follow_from_the_matrix_and_the_range_that_a_frame_states(matrix, red, blue, is_full):
     y, cb, cr = 128, 100, 170
     pixels = np.stack([np.full((48, 64), value, np.uint8) for value in (y, cb, cr)])
     frame = av.VideoFrame.from_ndarray(pixels, format="yuv444p")
     frame.colorspace = matrix
+    frame.color_range = 2 if is_full else 1
 
-    light = (y - 16) / 219
-    r = light + 2 * (1 - red) * (cr - 128) / 224
-    b = light + 2 * (1 - blue) * (cb - 128) / 224
+    light = y / 255 if is_full else (y - 16) / 219
+    span = 255 if is_full else 224
+    r = light + 2 * (1 - red) * (cr - 128) / span
+    b = light + 2 * (1 - blue) * (cb - 128) / span
     g = (light - red * r - blue * b) / (1 - red - blue)
 
     shown = to_rgb(frame, SQUARE, "drive.mp4")[0, 0].astype(int)

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import av
 import numpy as np
 import pytest
+from av.video.reformatter import Colorspace
+from packaging.version import Version
 
 from hmba_hf.models.decoding_video import (
     VideoDecodeError,
@@ -87,6 +89,14 @@ UNREADABLE = {
 FOLDERS = ("clips", "fixtures", "thirdparty_fixtures")
 
 
+def stored_picture(frame, **size):
+    """RGB of a frame as it is stored; PyAV before 17 has to be told its matrix and, beside that, its range."""
+    colours = {}
+    if Version(av.__version__) < Version("17") and frame.colorspace == Colorspace.ITU709:
+        colours = {"dst_colorspace": Colorspace.DEFAULT, "src_color_range": frame.color_range}
+    return frame.to_ndarray(format="rgb24", interpolation="BICUBIC", **size, **colours)
+
+
 def read_plainly(path, size):
     """All frames `(t, h, w, 3)` and their times, decoded from the start by PyAV and turned to the upright `size`."""
     with av.open(str(path)) as container:
@@ -95,7 +105,7 @@ def read_plainly(path, size):
         for index, frame in enumerate(container.decode(stream)):
             time = index / stream.average_rate if frame.pts is None else frame.pts * stream.time_base
             width = size[1] if frame.rotation % 180 == 0 else size[0]
-            picture = frame.to_ndarray(format="rgb24", width=width, interpolation="BICUBIC")
+            picture = stored_picture(frame, width=width)
             pairs.append((time, np.rot90(picture, frame.rotation // 90)))
     pairs.sort(key=lambda pair: pair[0])
     return np.stack([picture for _, picture in pairs]), [float(time - pairs[0][0]) for time, _ in pairs]
@@ -198,7 +208,7 @@ def test_rotated_files_are_shown_upright(name, shared_data):
 def test_phone_videos_are_turned_as_they_were_held(name, shared_data):
     path = shared_data / "thirdparty_fixtures" / name
     with av.open(str(path)) as container:
-        stored = next(container.decode(video=0)).to_ndarray(format="rgb24", interpolation="BICUBIC")
+        stored = stored_picture(next(container.decode(video=0)))
     shown, _ = decode_frames(path, 0.0, 1)
     quarter_turns = {"decord_video_90.mov": 3, "decord_video_180.mov": 2, "decord_video_270.mov": 1}[name]
     assert np.array_equal(shown[0], np.rot90(stored, quarter_turns))

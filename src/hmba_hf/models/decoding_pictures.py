@@ -8,7 +8,7 @@ import av
 import numpy as np
 from av.filter import Graph
 from av.sidedata.sidedata import SideDataContainer
-from av.video.reformatter import Colorspace
+from av.video.reformatter import ColorRange, Colorspace
 from transformers.image_utils import ChannelDimension, infer_channel_dimension_format
 
 from .decoding_containers import LIMITS, SourceLimits, VideoDecodeError, errors_named
@@ -33,7 +33,9 @@ _UNKNOWN_MATRICES = {
 _UNSPECIFIED_MATRIX = 2
 _RESERVED_MATRIX = 3
 # PyAV before 17 takes all matrices for that of BT.601, unless a second one is named: BT.709, FCC, SMPTE 240M, BT.2020.
-_IGNORED_MATRICES = (1, 4, 7, 9) if int(av.__version__.partition(".")[0]) < 17 else ()
+# It forgets the full range of a frame, too, unless its format or the caller says so.
+_IGNORES_COLOURS = int(av.__version__.partition(".")[0]) < 17
+_IGNORED_MATRICES = (1, 4, 7, 9)
 _BAND = 2**18  # pixels that are composited at once
 _STRETCHED_BAND = 2**19  # pixels of a stretched picture that are converted at once
 _RGB_BITS = 24
@@ -63,8 +65,11 @@ def _converted(frame: av.VideoFrame, width: int) -> np.ndarray:
     """The pixels of a frame as they are stored, stretched to a width, `(h, width, 3)`."""
     has_alpha = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
     options: dict[str, Any] = {"format": "rgba" if has_alpha else "rgb24", "interpolation": "BICUBIC"}
-    if _has_matrix(frame) and int(frame.colorspace) in _IGNORED_MATRICES:
-        options["dst_colorspace"] = Colorspace.DEFAULT
+    if _IGNORES_COLOURS and _has_matrix(frame):
+        if int(frame.colorspace) in _IGNORED_MATRICES:
+            options["dst_colorspace"] = Colorspace.DEFAULT
+        if int(frame.color_range) == ColorRange.JPEG:
+            options["src_color_range"] = ColorRange.JPEG
     pixels: np.ndarray = frame.to_ndarray(width=width, **options)
     return over_white(pixels) if has_alpha else pixels
 
