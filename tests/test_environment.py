@@ -2,10 +2,10 @@
 
 import importlib
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-import torch
 
 import hmba_hf
 from hmba_hf.commands import backends, env
@@ -29,7 +29,7 @@ def test_the_block_has_versions_devices_libraries_and_backends(shown):
     assert block.startswith("```text\n") and block.endswith("```\n")
     rows = dict(line.split(None, 1) for line in block.splitlines() if line.count(" ") and not line.startswith(" "))
     assert rows["hmba-hf"] == hmba_hf.__version__
-    assert rows["torch"] == torch.__version__ and "CUDA" in block and "GPUs" in block
+    assert rows["torch"] == version("torch") and "CUDA" in block and "GPUs" in block
     for package in ("accelerate", "transformers", "peft", "datasets", "numba", "torchvision"):
         assert rows[package]
     assert "pytest " not in block and "libavcodec" in block and "Java" in block
