@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from packaging.version import Version
 
-from hmba_hf.models import decoding_needed, decoding_reader, decoding_streams
+from hmba_hf.models import decoding_needed, decoding_plain, decoding_reader, decoding_streams
 from hmba_hf.models.decoding_containers import LIMITS, opened
 from hmba_hf.models.decoding_needed import PlainStretch
 from hmba_hf.models.decoding_references import references_of
@@ -38,7 +38,7 @@ def decoding_all(monkeypatch):
     def switch(is_on):
         monkeypatch.undo()
         if is_on:
-            monkeypatch.setattr(decoding_reader, "references_in", lambda video: None)
+            monkeypatch.setattr(decoding_plain, "references_in", lambda video: None)
             monkeypatch.setattr(decoding_streams, "states_pictures", lambda stream: False)
 
     return switch

@@ -15,38 +15,13 @@ import av
 
 from .decoding_choice import Progress, Scan
 from .decoding_pictures import ClipPictures
-from .decoding_references import Kind, References, references_of
+from .decoding_references import Kind, References
 from .decoding_streams import OpenVideo
 from .decoding_timeline import LONG_FIRST_GAP, LONG_GAP, REORDER_FRAMES, Moment
 from .sampling_video import TIME_TOLERANCE
 
-# Formats whose packets have the times of their pictures, and an index that leads to keyframes.
-PLAIN_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")
 _HELD_PICTURES = 2  # of RGB, whose memory the packets of a stretch may take
 _MORE = 3  # packets that are read beyond those that a decoder may hold back
-
-
-def references_in(video: OpenVideo) -> References | None:
-    """Return the rules by which pictures of a video refer to others; `None` where its stretches are not plain."""
-    if video.is_counted or video.has_decoding_times_alone or video.container.format.name not in PLAIN_FORMATS:
-        return None
-    codec = video.stream.codec_context
-    return references_of(codec.name, codec.extradata)
-
-
-def plain_origin(video: OpenVideo, references: References | None) -> Fraction | None:
-    """The time of the first frame shown, from the first packets; `None` where these are not plain.
-
-    The video is to be read from its start or sought in afterwards.
-    """
-    if references is None:
-        return None
-    stretch = PlainStretch(video, references)
-    if stretch.read(until=None):
-        return Fraction(stretch.ticks[0] * video.stream.time_base)
-    video.close()
-    video.open()
-    return None
 
 
 class PlainClip(NamedTuple):

@@ -12,15 +12,13 @@ import numpy as np
 from .decoding_choice import LONGEST_STEP, Choice, Progress, Scan
 from .decoding_containers import SourceLimits, VideoDecodeError
 from .decoding_metadata import Known, metadata_of_video
-from .decoding_needed import PlainStretch, plain_origin, references_in
 from .decoding_packets import Shortfall, find_step_back
 from .decoding_pictures import ClipPictures, picture_or_error
-from .decoding_streams import OpenVideo, is_intra_coded
+from .decoding_plain import PlainReader
+from .decoding_streams import FAR_FUTURE, OpenVideo, is_intra_coded
 from .decoding_timeline import REORDER_FRAMES, Moment, begins_anew
 from .sampling_video import LONGEST_ROUNDING, TIME_TOLERANCE, ClipMetadata
 
-# Seconds. Later than any video ends: seeking there leads to the last keyframe, whatever the header states.
-FAR_FUTURE = 1e6
 # Codecs whose decoders give nothing after a seek until pictures are whole again, which needs no intra-coded one.
 WAITING_DECODERS = ("h264",)
 
@@ -71,8 +69,8 @@ class VideoReader:
     def _find_origin(self) -> None:
         """Set the clock to zero at the first frame shown, and find out whether frames carry timestamps."""
         self.has_times = True
-        self._references = references_in(self.video)
-        origin = plain_origin(self.video, self._references)
+        self._plain = PlainReader(self.video)
+        origin = self._plain.origin()
         times: list[Any] = [] if origin is None else [origin]
         decoded = self._first_decoded() if origin is None else ()
         for moment in self.video.timeline().place(decoded, Fraction(0)):
@@ -149,7 +147,7 @@ class VideoReader:
             video.open()
         else:
             try:
-                self._seek(start)
+                video.seek(start, self.origin)
             except av.FFmpegError:
                 return
             video.start_reading(video.packets)
@@ -182,11 +180,6 @@ class VideoReader:
             del moment  # before the next one is decoded
         if start is None and video.packets.has_ended and not lacks_frames:
             self.count = count
-
-    def _seek(self, time: float) -> None:
-        """Let the container stand at the keyframe before a time."""
-        ticks = int((self.origin + Fraction(time + TIME_TOLERANCE)) / self.video.stream.time_base)
-        self.video.container.seek(ticks, stream=self.video.stream)
 
     def _lost_between(self, before: Moment | None, moment: Moment) -> Exception | None:
         """Why frames lack in the place of damage: those of a steady rate leave out no step."""
@@ -250,18 +243,9 @@ class VideoReader:
 
     def _plain_last_time(self) -> float | None:
         """Time of the last frame from packets alone; `None` where they are not plain or fewer than was promised."""
-        if self._references is None or not self.can_seek or self.may_have_breaks or self.header_duration() is None:
+        if not self.can_seek or self.may_have_breaks or self.header_duration() is None:
             return None
-        try:
-            self._seek(FAR_FUTURE)
-        except av.FFmpegError:
-            return None
-        self.video.start_reading(self.video.packets)
-        last = PlainStretch(self.video, self._references, self.origin).last_time()
-        packets = self.video.packets
-        if last is None or last < 0 or packets.may_hide_a_file or packets.shortfall(self.origin) is not None:
-            return None
-        return last
+        return self._plain.last_time(self.origin)
 
     def span(self) -> tuple[float, float, float]:
         """Times of the first and of the last frame of the last recording, and of its end; errors as `last_time`."""
@@ -357,23 +341,12 @@ class VideoReader:
         least = self.tolerance + float(REORDER_FRAMES / self.video.rate)  # what is read after each stretch
         stretches = [wanted[:1]]
         for before, time in pairwise(wanted):
-            keyframe = self._keyframe_before(time) if time > before + least else None
+            is_far = self.can_seek and time > before + least
+            keyframe = self.video.keyframe_before(time, self.origin) if is_far else None
             if keyframe is not None and keyframe > before + least:
                 stretches.append([])
             stretches[-1].append(time)
         return stretches
-
-    def _keyframe_before(self, time: float) -> float | None:
-        """Time of the picture to which a seek leads, from the first packet there; `None` where it is not known."""
-        if not self.can_seek:
-            return None
-        try:
-            self._seek(time)
-            packet = next(self.video.container.demux(self.video.stream), None)
-        except (av.FFmpegError, OSError):  # damage, which is raised where it is read
-            return None
-        stamp = None if packet is None else self.video.stamp_of(packet)
-        return None if stamp is None else float(stamp - self.origin)
 
     def _scan(self, start: float | None, wanted: list[float], is_last: bool, passes_over: bool = True) -> Scan:
         """Read from `start` to a little after the last wanted time, keeping only the frames that are wanted.
@@ -408,16 +381,12 @@ class VideoReader:
 
     def _plain_scan(self, start: float | None, wanted: list[float], is_last: bool = False) -> Scan | None:
         """Scan as `_scan` does, but decode only what is needed; `None` where the stretch is not plain."""
-        if self._references is None or start is None or self.may_have_breaks:
+        if start is None or self.may_have_breaks:
             return None
-        try:
-            self._seek(start)
-        except av.FFmpegError:
+        stretch = self._plain.stretch(start, self.origin)
+        if stretch is None:
             return None
-        self.video.start_reading(self.video.packets)
-        clip = self._pictures(count=len(wanted))
-        stretch = PlainStretch(self.video, self._references, self.origin)
-        found = stretch.clip(wanted, self.tolerance, clip, self._picture, is_last)
+        found = stretch.clip(wanted, self.tolerance, self._pictures(count=len(wanted)), self._picture, is_last)
         if found is None:
             return None
         self.damage, self.concealed_from = None, math.inf

@@ -26,6 +26,7 @@ from .decoding_packets import VideoPackets, counts_pictures, guesses_times, hold
 from .decoding_pictures import picture_or_error, weight_of
 from .decoding_references import states_pictures
 from .decoding_timeline import Moment, Timeline, come_in_order, in_order
+from .sampling_video import TIME_TOLERANCE
 
 logger = logging.get_logger(__name__)
 
@@ -35,6 +36,8 @@ SUMS = ("avi", "gif", "apng")
 # Seconds, from days before zero to the year 5138. What lies beyond are no stamps, such as negative places in Ogg.
 EARLIEST_STAMP = -(10**6)
 LATEST_STAMP = 10**11
+# Seconds. Later than any video ends: seeking there leads to the last keyframe, whatever the header states.
+FAR_FUTURE = 1e6
 # `AVPictureType`: I and BI.
 INTRA_CODED = (1, 7)
 # Codecs that call every picture intra-coded, although it may need what was learned from those before.
@@ -129,6 +132,21 @@ class OpenVideo:
     def close(self) -> None:
         """Close the container."""
         self.container.close()
+
+    def seek(self, time: float, origin: Fraction) -> None:
+        """Let the container stand at the keyframe before a time, in seconds from the origin of its clock."""
+        ticks = int((origin + Fraction(time + TIME_TOLERANCE)) / self.stream.time_base)
+        self.container.seek(ticks, stream=self.stream)
+
+    def keyframe_before(self, time: float, origin: Fraction) -> float | None:
+        """Time of the picture to which a seek leads, from the first packet there; `None` where it is not known."""
+        try:
+            self.seek(time, origin)
+            packet = next(self.container.demux(self.stream), None)
+        except (av.FFmpegError, OSError):  # damage, which is raised where it is read
+            return None
+        stamp = None if packet is None else self.stamp_of(packet)
+        return None if stamp is None else float(stamp - origin)
 
     def start_reading(self, before: VideoPackets | None = None) -> None:
         """Begin a stretch of packets where the container stands, which knows what those `before` have told."""
