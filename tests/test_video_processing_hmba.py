@@ -266,6 +266,7 @@ def test_a_call_may_override_the_sampling_of_the_processor(video):
         ({"num_frames": 0}, "num_frames must be"),
         ({"num_frames": -2}, "num_frames must be"),
         ({"num_frames": 2.5}, "num_frames must be"),
+        ({"num_frames": "x"}, "num_frames must be"),
         ({"fps": 0}, "fps must be"),
         ({"fps": float("inf")}, "fps must be"),
     ],
@@ -282,6 +283,21 @@ def test_impossible_sampling_is_refused_when_a_processor_is_made_set_or_called(p
         processor(video)
     with pytest.raises(ValueError, match=message):
         processor(random_frames(8), video_metadata={"fps": 4.0}, do_sample_frames=True)
+
+
+def test_a_processor_without_a_number_of_frames_is_refused_when_it_is_made():
+    with pytest.raises(ValueError, match="num_frames must be a whole number, one or more, got None"):
+        HMBAVideoProcessor(num_frames=None)
+
+
+@pytest.mark.parametrize("num_frames", [3.0, np.int64(3), np.float32(3)], ids=repr)
+def test_a_processor_may_be_made_with_any_whole_number_of_frames(video, num_frames):
+    made = HMBAVideoProcessor(num_frames=num_frames)
+    plain = HMBAVideoProcessor(num_frames=3)
+    assert made.to_json_string() == plain.to_json_string()
+    for videos in (video, random_frames(8)):
+        options = {"do_sample_frames": True}
+        assert torch.equal(pixels(made, videos, **options), pixels(plain, videos, **options))
 
 
 @pytest.mark.parametrize("timestamp", [-0.1, float("nan"), "now"])

@@ -151,8 +151,25 @@ def test_a_mistake_of_one_request_is_one_clear_error_and_the_engine_lives_on(ser
         ({"prompt": "<video>", "multi_modal_data": {"video": b"no video"}}, "video"),
         ({"prompt": "<video>", "multi_modal_data": {"video": "https://host/a.mp4"}}, "`chat` fetches it"),
     ]
+    for options, message in (
+        ({"num_frames": "x"}, "num_frames must be a whole number, one or more, got 'x'"),
+        ({"num_frames": True}, "num_frames must be a whole number, one or more, got True"),
+        ({"num_frames": 257}, "a clip must have at most 256 frames, got 257"),
+        ({"fps": float("nan")}, "fps must be a number greater than zero, got nan"),
+        ({"source_fps": [5]}, "source_fps must be a number of frames per second"),
+        ({"only_whole": "x"}, "only_whole must be true or false, got 'x'"),
+        ({"timestamp": "x"}, "timestamp must be a number of seconds, zero or more, got 'x'"),
+        ({"timestamp": [True]}, "timestamp must be a number of seconds, zero or more, got True"),
+        ({"videos_kwargs": 3}, "videos_kwargs must be options by name, got 3"),
+        ([("num_frames", 3)], "mm_processor_kwargs must be options by name, got"),
+    ):
+        wrong.append(({**requests[1].for_engine(), "mm_processor_kwargs": options}, message))
+    form = "a video must be a file, bytes, frames, or a pair of frames and their metadata, got {}"
+    frames = np.zeros((5, 8, 8, 3), np.uint8)
+    for video, kind in ((3, "int"), ([3.0], "float"), ({"path": first}, "dict"), ((frames, 3), "int")):
+        wrong.append(({"prompt": "<video>", "multi_modal_data": {"video": video}}, form.format(kind)))
     for asked, message in wrong:
         with pytest.raises(ValueError, match=message):
             llm.generate(asked, GREEDY, use_tqdm=False)
         assert not llm.llm_engine.has_unfinished_requests()
-    assert answers(llm, [requests[2].for_engine()]) == [wanted[2]]
+    assert answers(llm, [requests[1].for_engine(), requests[2].for_engine()]) == wanted[1:3]

@@ -27,3 +27,20 @@ def test_a_language_model_of_one_stage_is_refused_in_two(tmp_path):
     config.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="pipeline_parallel_size must be 1 with Gemma3nForCausalLM"):
         LLM(str(tmp_path), pipeline_parallel_size=2, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_frames": "x"}, "num_frames must be a whole number, one or more, got 'x'"),
+        ({"num_frames": None, "fps": False}, "fps must be a number greater than zero, got False"),
+        ({"timestamp": 3.0}, "timestamp must be an option of a request, got 3.0 for an engine"),
+        ({"videos_kwargs": {"num_frames": 257}}, "a clip must have at most 256 frames, got 257"),
+        ({"size": {"height": 14, "width": 14}}, "options of an engine must be among fps, .* got .'size'."),
+    ],
+    ids=str,
+)
+def test_an_engine_whose_options_are_wrong_does_not_start(tmp_path, options, message):
+    save_model("llama", tmp_path)
+    with pytest.raises(ValueError, match=message):
+        LLM(str(tmp_path), mm_processor_kwargs=options, **SMALL)

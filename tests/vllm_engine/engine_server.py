@@ -93,12 +93,15 @@ def test_a_chat_completion_with_a_video_url_is_the_answer_of_the_pipeline(addres
     question = {"type": "text", "text": asked.text}
     options = {"mm_processor_kwargs": {"timestamp": asked.timestamp}}
     assert post(address, [video, question], **options) == wanted
-    for content, message in (
-        ([video, {"type": "text", "text": "<video> and this?"}], "got 2 tokens and 1 videos"),
-        ([{**video, "video_url": {"url": "data:video/mp4;base64,AAAA"}}, question], "video"),
+    for content, given, message in (
+        ([video, {"type": "text", "text": "<video> and this?"}], {}, "got 2 tokens and 1 videos"),
+        ([{**video, "video_url": {"url": "data:video/mp4;base64,AAAA"}}, question], {}, "video"),
+        ([video, question], {"num_frames": "x"}, "num_frames must be a whole number, one or more, got 'x'"),
+        ([video, question], {"timestamp": "x"}, "timestamp must be a number of seconds, zero or more, got 'x'"),
+        ([video, question], {"videos_kwargs": 3}, "videos_kwargs must be options by name, got 3"),
     ):
         with pytest.raises(HTTPError) as refused:
-            post(address, content, **options)
+            post(address, content, mm_processor_kwargs=options["mm_processor_kwargs"] | given)
         assert refused.value.code == 400
         assert message in refused.value.read().decode()
     assert post(address, [video, question], **options) == wanted

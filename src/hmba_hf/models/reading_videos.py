@@ -68,7 +68,10 @@ class VideoFileProcessor(VideoProcessorMixin, PilBackend):
         if unknown := sorted(kwargs.keys() - self.stored_options() - _KEYS_OF_FILES):
             raise ValueError(f"options must be among {sorted(self.stored_options())}, got {unknown}")
         super().__init__(**kwargs)
+        if self.num_frames is None:
+            raise ValueError("num_frames must be a whole number, one or more, got None")
         check_sampling(None, self.num_frames, self.fps)
+        self.num_frames = int(self.num_frames)
         check_source_fps(self.source_fps)
 
     @classmethod

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from transformers.image_processing_utils import BatchFeature
 
-from ...models.prompting_hmba import check_time_format, write_time
+from ...models.prompting_hmba import write_time
 from ...models.sampling_video import ClipMetadata
+from .options import check_length, options_of_request
 from .reading import Clip, ClipItems, ClipParser, clips_of
 
 try:
@@ -30,10 +31,6 @@ except ImportError as missing:
 
 # An input that is no model's, but what stands in the prompt: the time of a clip, as UTF-8.
 TIME = "time"
-# A longer clip of one request would take memory from all others.
-MOST_FRAMES = 256
-# Of the video processor; the others are not for clients: without sampling, a video would be decoded whole.
-OPTIONS = ("fps", "num_frames", "only_whole", "source_fps")
 
 
 @dataclass(frozen=True)
@@ -74,16 +71,6 @@ def check_count(tokens: int, videos: int) -> None:
     """
     if tokens != videos:
         raise ValueError(f"a prompt must hold one video token for each video, got {tokens} tokens and {videos} videos")
-
-
-def check_length(num_frames: int) -> None:
-    """Check that a clip is short enough.
-
-    Raises:
-        ValueError: if it is not.
-    """
-    if num_frames > MOST_FRAMES:
-        raise ValueError(f"a clip must have at most {MOST_FRAMES} frames, got {num_frames}")
 
 
 @dataclass
@@ -184,16 +171,11 @@ class ClipProcessor(BaseMultiModalProcessor):
 
     def _with_times(self, inputs: Any) -> Any:
         """Give each clip its own moment, so that vLLM tells two moments of one video apart."""
-        options = {**inputs.hf_processor_mm_kwargs}
-        options |= options.pop("videos_kwargs", None) or {}
-        timestamp = options.pop("timestamp", None)
-        inputs = replace(inputs, hf_processor_mm_kwargs=options)
-        if timestamp is None:
-            return inputs
         clips = clips_of(inputs.mm_data_items)
-        moments = list(timestamp) if isinstance(timestamp, (list, tuple)) else [timestamp] * len(clips)
-        if len(moments) != len(clips):
-            raise ValueError(f"timestamp must be one number or one for each of {len(clips)} videos, got {moments}")
+        options, moments = options_of_request(inputs.hf_processor_mm_kwargs, len(clips))
+        inputs = replace(inputs, hf_processor_mm_kwargs=options)
+        if moments is None:
+            return inputs
         items = type(inputs.mm_data_items)(inputs.mm_data_items)
         items["video"] = ClipItems(
             [clip and clip._replace(timestamp=moment) for clip, moment in zip(clips, moments, strict=True)]
@@ -218,11 +200,6 @@ class ClipProcessor(BaseMultiModalProcessor):
             return BatchFeature()
         options = dict(self.info.ctx.get_merged_mm_kwargs(hf_kwargs))
         time_format = options.pop("time_format", self.info.get_hf_processor().time_format)
-        check_time_format(time_format)
-        if unknown := sorted(options.keys() - {*OPTIONS}):
-            known = ("timestamp", "time_format", *OPTIONS)
-            raise ValueError(f"options of a request must be among {', '.join(known)}, got {unknown}")
-        check_length(options.get("num_frames") or 1)
         inputs, described = self.encode_clips(clips, options)
         if time_format is not None:
             texts = [write_time(metadata, time_format) for metadata in described]
@@ -322,6 +299,5 @@ __all__ = [
     "ClipInPrompt",
     "TIME",
     "check_count",
-    "check_length",
     "clip_token_of",
 ]

@@ -8,7 +8,8 @@ from torch import Tensor
 from ...models.encoding_hmba_vlm import PAST
 from ...models.prompting_hmba import text_behind_picture
 from ...models.sampling_video import ClipMetadata
-from .processing import BlankClips, ClipInfo, ClipProcessor, check_length
+from .options import check_length
+from .processing import BlankClips, ClipInfo, ClipProcessor
 from .reading import Clip
 
 try:

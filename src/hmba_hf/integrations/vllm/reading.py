@@ -59,7 +59,12 @@ class ClipParser(MultiModalDataParser):
     def _parse_video_data(self, data: Any) -> ClipItems | None:
         if data is None:
             return None
-        videos = [data] if _is_one_video(data) else list(data)
+        if _is_one_video(data):
+            videos = [data]
+        elif isinstance(data, (list, tuple, np.ndarray, Tensor)):
+            videos = list(data)
+        else:
+            raise _no_video(data)
         return ClipItems([None if video is None else _as_clip(video) for video in videos])
 
 
@@ -75,7 +80,11 @@ def _is_one_video(data: Any) -> bool:
         return len(data) == 2 and isinstance(data[1], Mapping)
     if isinstance(data, (np.ndarray, Tensor)):
         return data.ndim == 4
-    return bool(data) and all(_is_frame(item) for item in data)
+    return _are_frames(data)
+
+
+def _are_frames(data: Any) -> bool:
+    return isinstance(data, (list, tuple)) and bool(data) and all(_is_frame(item) for item in data)
 
 
 def _is_frame(item: Any) -> bool:
@@ -110,8 +119,15 @@ def _as_clip(video: Any) -> Clip:
     if isinstance(video, Tensor):
         video = video.cpu().numpy()
     elif not isinstance(video, np.ndarray):
+        if not _are_frames(video):
+            raise _no_video(video)
         video = np.stack([np.asarray(frame.convert("RGB") if _is_picture(frame) else frame) for frame in video])
     return Clip(video, metadata)
+
+
+def _no_video(data: Any) -> ValueError:
+    kind = type(data).__name__
+    return ValueError(f"a video must be a file, bytes, frames, or a pair of frames and their metadata, got {kind}")
 
 
 def _is_picture(frame: Any) -> bool:

@@ -6,6 +6,7 @@ from ... import registration  # noqa: F401 - H-MBA's classes at transformers' do
 from .chatting import show_videos_as_pictures
 from .language_models import architectures_of
 from .mending import answer_scans
+from .options import options_of_engine
 from .reading import READER, VideoBytes
 
 try:
@@ -33,10 +34,13 @@ class HMBAChecks(VerifyAndUpdateConfig):
         """Leave the decoding of videos to H-MBA's processor, unless the user has named a reader.
 
         Raises:
-            ValueError: if the language model shall be in several stages, and vLLM has it in one alone.
+            ValueError: if an option of videos is none, or if the language model shall be in several stages, and vLLM
+                has it in one alone.
         """
         model_config = vllm_config.model_config
-        of_media = model_config.multimodal_config.media_io_kwargs
+        of_videos = model_config.multimodal_config
+        of_videos.mm_processor_kwargs = options_of_engine(of_videos.mm_processor_kwargs)
+        of_media = of_videos.media_io_kwargs
         of_media["video"] = {"video_backend": READER, **of_media.get("video", {})}
         stages = vllm_config.parallel_config.pipeline_parallel_size
         names = architectures_of(model_config.hf_config.get_text_config())
