@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import socket
 import threading
 from unittest.mock import MagicMock
 
@@ -27,6 +28,7 @@ from hmba_hf.app.looking import patch_grid, read_attention, seen_picture
 from hmba_hf.app.problems import in_words
 from hmba_hf.app.records import write_records
 from hmba_hf.app.visits import Visits
+from hmba_hf.commands import app
 from hmba_hf.commands.app import is_finished_demo, list_clips, open_page, worth_of
 from hmba_hf.commands.demo import DISCLAIMER, TUNED, write_held_out_clips
 from hmba_hf.data.clips import write_video
@@ -376,6 +378,33 @@ def test_a_model_that_answers_no_questions_is_refused(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text('{"model_type": "videomamba", "architectures": []}')
     with pytest.raises(ValueError, match="the model must answer questions about videos, got one of"):
         open_page(str(tmp_path), None, tmp_path, LIMITS)
+
+
+@pytest.fixture
+def port():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return free.getsockname()[1]
+
+
+def test_the_command_names_its_address_only_once_the_page_answers_there(port, monkeypatch, caplog):
+    said = []
+    page = MagicMock()
+    page.block_thread.side_effect = lambda: said.append(caplog.text)
+    monkeypatch.setattr(app, "open_page", lambda *_, **options: (page, []))
+    monkeypatch.setattr(app, "launch_page", lambda *_: said.append(caplog.text))
+    with caplog.at_level("INFO"):
+        app.main(["--port", str(port)])
+    before, after = said
+    assert "http://" not in before and f"the page is at http://127.0.0.1:{port}\n" in after
+
+
+def test_a_page_whose_port_is_taken_says_so_before_it_loads_a_model(port, monkeypatch):
+    monkeypatch.setattr(app, "open_page", MagicMock(side_effect=AssertionError))
+    with (
+        socket.create_server(("127.0.0.1", port)),
+        pytest.raises(ValueError, match=f"port must be free on 127.0.0.1, got {port}: Address already in use"),
+    ):
+        app.main(["--port", str(port)])
 
 
 def test_the_page_of_a_quantised_model_answers_by_its_fewer_bits(stored_model, tmp_path, monkeypatch):

@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -91,7 +90,7 @@ def page(clips):
 @pytest.fixture(scope="module")
 def address(page, clips):
     """The address at which it listens."""
-    yield launch_page(page, [*clips.values()], "127.0.0.1", None, None, LIMITS.max_upload_bytes, blocks=False)
+    yield launch_page(page, [*clips.values()], "127.0.0.1", None, None, LIMITS.max_upload_bytes)
     page.close()
 
 
@@ -100,7 +99,7 @@ def locked(clips):
     """The address of a page that wants a password."""
     asker = Asker(load_model(TUNED, dtype="float32").eval(), AutoProcessor.from_pretrained(TUNED), LIMITS)
     page = build_page(asker, Subject("micro_tuned", DISCLAIMER, clips))
-    yield launch_page(page, [*clips.values()], "127.0.0.1", None, PASSWORD, LIMITS.max_upload_bytes, blocks=False)
+    yield launch_page(page, [*clips.values()], "127.0.0.1", None, PASSWORD, LIMITS.max_upload_bytes)
     page.close()
 
 
@@ -410,16 +409,14 @@ def test_the_command_opens_its_page_on_this_machine_alone(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = [sys.executable, "-m", "hmba_hf", "app", "--port", str(port)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
-        while True:
-            assert process.poll() is None, process.communicate()
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/config") as opened:
-                    shown = opened.read().decode()
-                break
-            except urllib.error.URLError:
-                time.sleep(0.2)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path) as process:
+        printed = ""
+        while "the page is at" not in printed:
+            assert (line := process.stdout.readline()), printed
+            printed += line
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/config") as opened:  # it answers at once
+            shown = opened.read().decode()
         process.send_signal(signal.SIGINT)
-        printed = "".join(process.communicate(timeout=60))
+        printed += process.communicate(timeout=60)[0]
     assert "micro_tuned" in shown and DISCLAIMER in shown
     assert f"the page is at http://127.0.0.1:{port}\n" in printed and "Traceback" not in printed

@@ -1,8 +1,10 @@
 """Where a server may listen, and the secrets of the environment that guard it."""
 
+import socket
+
 import pytest
 
-from hmba_hf.hosts import at, check_host, is_loopback, read_secret
+from hmba_hf.hosts import at, check_host, check_port, is_loopback, read_secret
 
 VARIABLE = "HMBA_SECRET_OF_A_TEST"
 
@@ -30,3 +32,15 @@ def test_an_address_of_ipv6_stands_in_brackets_before_its_port():
     assert at("::1", 7860) == "[::1]:7860"
     assert at("127.0.0.1", 7860) == "127.0.0.1:7860"
     assert at("localhost", 7860) == "localhost:7860"
+
+
+def test_a_port_that_is_taken_or_is_none_is_refused_with_the_reason():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for host in ("127.0.0.1", "localhost", "0.0.0.0"):
+            with pytest.raises(ValueError, match=f"port must be free on {host}, got {port}: Address already in use"):
+                check_port(host, port)
+    check_port("127.0.0.1", port)
+    for port in (0, -1, 2**16):
+        with pytest.raises(ValueError, match=f"port must be from 1 to 65535, got {port}"):
+            check_port("127.0.0.1", port)

@@ -13,7 +13,7 @@ from torch import nn
 from transformers import pipeline
 
 from documented import COMMANDS
-from hmba_hf.commands import serve
+from hmba_hf.commands import listening, serve
 from hmba_hf.models import layers_linear
 from hmba_hf.quantisation import quantising_options
 from hmba_hf.serving import server
@@ -91,10 +91,14 @@ def test_the_command_serves_a_model_with_the_faster_linear_layers(stored_model, 
     assert layers_linear.Linear in kinds and nn.Linear not in kinds
 
 
-def test_a_server_that_cannot_listen_says_no_address(stored_model, port, caplog):
+def test_a_server_that_cannot_listen_says_no_address(stored_model, port, caplog, monkeypatch):
     words = ["--model", str(stored_model), "--port", str(port)]
-    with socket.create_server(("127.0.0.1", port)), caplog.at_level("INFO"), pytest.raises(SystemExit):
-        serve.main(words)
+    with socket.create_server(("127.0.0.1", port)), caplog.at_level("INFO"):
+        with pytest.raises(ValueError, match=f"port must be free on 127.0.0.1, got {port}"):
+            serve.main(words)
+        monkeypatch.setattr(listening, "check_port", lambda host, port: None)  # as if it was taken meanwhile
+        with pytest.raises(SystemExit):
+            serve.main(words)
     assert "http://" not in caplog.text
 
 

@@ -15,6 +15,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         page, clips = open_page(os.environ.get("HMBA_MODEL"), None, Path(folder), limits)
         launch_page(page, clips, "0.0.0.0", 7860, None, limits.max_upload_bytes)
+        page.block_thread()
 
 
 if __name__ == "__main__":

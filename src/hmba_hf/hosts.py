@@ -1,5 +1,6 @@
 """Where a server may listen: on this machine alone, unless a secret of the environment guards it."""
 
+import errno
 import os
 import socket
 from ipaddress import ip_address
@@ -42,3 +43,17 @@ def check_host(host: str, secret: str | None, variable: str) -> None:
         raise ValueError(
             f"host must be of this machine alone, such as 127.0.0.1, unless {variable} is set, got {host!r}"
         )
+
+
+def check_port(host: str, port: int) -> None:
+    """Raise a `ValueError` for a port that a server cannot have on a host, before a model has been loaded for it."""
+    if not 0 < port < 2**16:
+        raise ValueError(f"port must be from 1 to {2**16 - 1}, got {port}")
+    for family, _, _, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        try:
+            socket.create_server(address[:2], family=family).close()
+        except OSError as error:
+            if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+                continue  # a server leaves out an address that this machine lacks
+            reason = os.strerror(error.errno)
+            raise ValueError(f"port must be free on {host}, got {port}: {reason}") from error

@@ -92,9 +92,8 @@ def launch_page(
     port: int | None,
     password: str | None,
     max_upload_bytes: int,
-    blocks: bool = True,
 ) -> str:
-    """Listen until the process is told to end.
+    """Begin to listen, in a thread beside; `page.block_thread()` waits until the process is told to end.
 
     Args:
         page: of `build_page`.
@@ -102,10 +101,9 @@ def launch_page(
         host, port: to listen on; a free port when absent.
         password: of the user `hmba`, if visitors must give one.
         max_upload_bytes: of an uploaded file.
-        blocks: whether to wait for the end.
 
     Returns:
-        The page's address.
+        The page's address, where it answers by now.
     """
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     _, address, _ = page.launch(
@@ -127,6 +125,6 @@ def launch_page(
         ssr_mode=False,
         pwa=False,
         mcp_server=False,
-        prevent_thread_lock=not blocks,
+        prevent_thread_lock=True,
     )
     return address

@@ -43,13 +43,14 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--clips", type=Path, help="folder of videos to choose from")
     add_listening_options(parser, port=7860)
     limits, args = parser.parse_args_into_dataclasses(words)
-    password = read_guard(args.host, PASSWORD)
+    password = read_guard(args.host, args.port, PASSWORD)
     show_messages()
     with tempfile.TemporaryDirectory(prefix="hmba-clips-") as folder:
         loading = {"dtype": args.dtype, "device_map": args.device_map, "quantization": args.quantization}
         page, offered = open_page(args.model, args.clips, Path(folder), limits, **loading)
-        logger.info("the page is at http://%s", at(args.host, args.port))
         launch_page(page, offered, args.host, args.port, password, limits.max_upload_bytes)
+        logger.info("the page is at http://%s", at(args.host, args.port))
+        page.block_thread()
 
 
 def open_page(

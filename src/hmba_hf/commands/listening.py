@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hmba_hf.commands.parsing import CommandParser, add_loading_options
 from hmba_hf.families import read_family
-from hmba_hf.hosts import check_host, read_secret
+from hmba_hf.hosts import check_host, check_port, read_secret
 
 
 def add_listening_options(parser: CommandParser, port: int) -> None:
@@ -14,14 +14,15 @@ def add_listening_options(parser: CommandParser, port: int) -> None:
     add_loading_options(parser)
 
 
-def read_guard(host: str, variable: str) -> str | None:
+def read_guard(host: str, port: int, variable: str) -> str | None:
     """Return the secret that guards a host, which a variable of the environment holds.
 
     Raises:
-        ValueError: if it is empty, or missing where others can reach the host.
+        ValueError: if it is empty, or missing where others can reach the host, or if the port is not free.
     """
     secret = read_secret(variable)
     check_host(host, secret, variable)
+    check_port(host, port)
     return secret
 
 

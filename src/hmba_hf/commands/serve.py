@@ -33,7 +33,7 @@ def main(words: Sequence[str] | None = None) -> None:
     from hmba_hf.serving.app import Service  # needs the extra, which --help does not
     from hmba_hf.serving.server import serve
 
-    token = read_guard(args.host, TOKEN)
+    token = read_guard(args.host, args.port, TOKEN)
     check_answers(args.model)
     show_messages()
     model = load_model(args.model, **loading_options(args)).eval()
