@@ -9,8 +9,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from hmba_hf import SourceLimits
 from hmba_hf.models import decoding_reader
-from hmba_hf.models.decoding_video import VideoDecodeError, causal_timestamps, decode_frames, latest_frames
+from hmba_hf.models.decoding_metadata import VideoTooLongError
+from hmba_hf.models.decoding_video import (
+    VideoDecodeError,
+    causal_timestamps,
+    decode_frames,
+    decode_segments,
+    latest_frames,
+    video_duration,
+)
 from numbered_videos import numbered_frame, numbered_video, read_numbers
 
 RATE = 10
@@ -362,3 +371,11 @@ def test_transparency_shows_white():
 
 def test_numbered_frames_can_be_read_back():
     assert read_numbers(np.stack([numbered_frame(number) for number in (0, 7, 5999)])) == [0, 7, 5999]
+
+
+def test_a_video_that_is_longer_by_its_header_than_allowed_is_refused():
+    video = numbered_video(25)  # 2.5 seconds
+    assert len(decode_frames(video, limits=SourceLimits(max_video_seconds=2.5))[0]) == 5
+    for read in (decode_frames, decode_segments, video_duration):
+        with pytest.raises(VideoTooLongError, match=r"in bytes must have at most 2\.4 seconds, got 2\.5"):
+            read(video, limits=SourceLimits(max_video_seconds=2.4))

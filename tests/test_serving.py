@@ -4,6 +4,7 @@ import io
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import openai
 import pytest
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from hmba_hf import HMBAVLMProcessor
+from hmba_hf.models.decoding_streams import OpenVideo
 from hmba_hf.models.processing_hmba import HMBAProcessor
 from tiny_hmba_vlm import model_on
 from tiny_server import NAME, QUESTION, asking, client_of, data_url, drawn_video, jpeg, pipe_of, running
@@ -173,10 +175,26 @@ def test_an_uploaded_video_is_asked_about_by_its_id_until_it_is_deleted(client, 
     part = {"type": "file", "file": {"file_id": uploaded.id}}
     messages = [{"role": "user", "content": [part, {"type": "text", "text": QUESTION}]}]
     assert text_of(ask(client, messages)) == wanted[1]
-    client.files.delete(uploaded.id)
-    with pytest.raises(openai.NotFoundError) as refused:
-        ask(client, messages)
-    assert refused.value.code == "file_not_found"
+    assert client.files.retrieve(uploaded.id) == client.files.wait_for_processing(uploaded.id) == uploaded
+    assert client.files.delete(uploaded.id).deleted
+    calls = [client.files.retrieve, client.files.delete]
+    for call in (lambda: ask(client, messages), *[partial(call, uploaded.id) for call in calls]):
+        with pytest.raises(openai.NotFoundError) as refused:
+            call()
+        assert refused.value.code == "file_not_found"
+
+
+def test_a_video_of_a_request_is_opened_once(client, monkeypatch):
+    opening = OpenVideo.__init__
+    opened = []
+
+    def note(video, *arguments, **options):
+        opened.append(arguments[1])
+        opening(video, *arguments, **options)
+
+    monkeypatch.setattr(OpenVideo, "__init__", note)
+    ask(client, CHATS[2])
+    assert len(opened) == 2, "of two videos"
 
 
 def test_a_temperature_draws_tokens_and_zero_does_not(client, wanted):
@@ -194,6 +212,20 @@ def test_the_model_is_listed_by_its_name(client):
     assert model.id == NAME
     with pytest.raises(openai.NotFoundError, match="model must be 'tiny', got 'other'"):
         client.chat.completions.create(model="other", messages=CHATS[0])
+
+
+@pytest.mark.parametrize("name", ["org/tiny", "a model"])
+def test_a_model_is_described_by_its_id_and_another_one_is_not_found(name):
+    with running(name=name) as service:
+        client = client_of(service)
+        (listed,) = client.models.list().data
+        assert client.models.retrieve(name) == listed
+        assert listed.id == name
+        for other in ("tiny", "org/other", f"{name}/"):
+            with pytest.raises(openai.NotFoundError) as refused:
+                client.models.retrieve(other)
+            assert refused.value.code == "model_not_found"
+            assert refused.value.body["message"] == f"model must be {name!r}, got {other!r}"
 
 
 def test_an_error_of_a_batch_reaches_only_the_one_that_causes_it(service, client, wanted, monkeypatch):

@@ -102,6 +102,7 @@ class SourceLimits:
         max_bytes: of a file that is kept on disk because it can be read only once: a download, a compressed file.
         max_unstated_bytes, max_seconds: of a download, a pipe or a socket that states no length, as where is no end.
         max_download_seconds: of any download.
+        max_video_seconds: of a video of which a clip is read, by its header.
     """
 
     max_pixels: int = field(default=2**26, metadata={"help": "of a picture"})
@@ -110,6 +111,7 @@ class SourceLimits:
     max_unstated_bytes: int = field(default=2**28, metadata={"help": "of a download whose server states no length"})
     max_seconds: float = field(default=60.0, metadata={"help": "of a download whose server states no length"})
     max_download_seconds: float = field(default=3600.0, metadata={"help": "of any download"})
+    max_video_seconds: float = float("inf")
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
@@ -118,8 +120,7 @@ class SourceLimits:
 
     def stated(self) -> dict[str, Any]:
         """The limits that differ from the defaults, by name."""
-        usual = {limit.name: limit.default for limit in fields(self)}
-        return {name: value for name, value in vars(self).items() if value != usual[name]}
+        return {one.name: value for one in fields(self) if (value := getattr(self, one.name)) != one.default}
 
     def check_size(self, width: int, height: int, name: str) -> None:
         """Raise `VideoDecodeError` if pictures of this size are larger than allowed."""

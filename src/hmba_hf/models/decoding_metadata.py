@@ -3,8 +3,22 @@
 from dataclasses import dataclass
 from fractions import Fraction
 
+from .decoding_containers import SourceLimits, VideoDecodeError
 from .decoding_streams import OpenVideo
 from .sampling_video import ClipMetadata
+
+
+class VideoTooLongError(VideoDecodeError):
+    """A video whose header states more seconds than are allowed."""
+
+
+def check_duration(video: OpenVideo, origin: Fraction, limits: SourceLimits) -> None:
+    """Raise `VideoTooLongError` if the header states more seconds than allowed; `origin` is of the first frame."""
+    seconds = video.packets.header_duration(origin)
+    if seconds is not None and seconds > limits.max_video_seconds:
+        raise VideoTooLongError(
+            f"{video.name} must have at most {limits.max_video_seconds:g} seconds, got {seconds:g}"
+        )
 
 
 @dataclass(frozen=True)

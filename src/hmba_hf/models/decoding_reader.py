@@ -11,7 +11,7 @@ import numpy as np
 
 from .decoding_choice import LONGEST_STEP, Choice, Progress, Scan
 from .decoding_containers import SourceLimits, VideoDecodeError
-from .decoding_metadata import Known, metadata_of_video
+from .decoding_metadata import Known, check_duration, metadata_of_video
 from .decoding_packets import Shortfall, find_step_back
 from .decoding_pictures import ClipPictures, picture_or_error
 from .decoding_plain import PlainReader
@@ -43,6 +43,7 @@ class VideoReader:
         self.video = OpenVideo(source, name, None, limits, source_fps, is_read_in_parts=True)
         try:
             self._find_origin()
+            check_duration(self.video, self.origin, limits)
         except BaseException:
             self.video.close()
             raise

@@ -59,7 +59,7 @@ class Service:
         self.reader = Reader(pipeline, name, context, self.uploads, limits)
         self.answerer = Answerer(pipeline, self.worker, self.metrics)
         self.cameras = Cameras(pipeline, self.worker, self.reader, limits, self.metrics)
-        self.created = int(time.time())
+        self.model = {"id": name, "object": "model", "created": int(time.time()), "owned_by": "hmba-hf"}
         self._open = 0
         self.metrics.watch("hmba_requests_open", lambda: self._open)
         self.metrics.watch("hmba_model_queue", lambda: len(self.worker))
@@ -229,6 +229,10 @@ def _add_routes(app: FastAPI, service: Service) -> None:
             with file:
                 return JSONResponse(await asyncio.to_thread(service.uploads.add, file, name, size))
 
+    @app.get("/v1/files/{number}")
+    async def describe(number: str) -> Response:
+        return JSONResponse(await asyncio.to_thread(service.uploads.describe, number))
+
     @app.delete("/v1/files/{number}")
     async def delete(number: str) -> Response:
         await asyncio.to_thread(service.uploads.delete, number)
@@ -240,8 +244,12 @@ def _add_routes(app: FastAPI, service: Service) -> None:
 
     @app.get("/v1/models")
     async def models() -> Response:
-        model = {"id": service.name, "object": "model", "created": service.created, "owned_by": "hmba-hf"}
-        return JSONResponse({"object": "list", "data": [model]})
+        return JSONResponse({"object": "list", "data": [service.model]})
+
+    @app.get("/v1/models/{name:path}")  # an id of the Hub has a slash
+    async def model(name: str) -> Response:
+        service.reader.check_name(name)
+        return JSONResponse(service.model)
 
     @app.get("/health")
     async def health() -> Response:

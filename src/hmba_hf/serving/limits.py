@@ -39,4 +39,6 @@ class ServingLimits:
     @property
     def of_sources(self) -> SourceLimits:
         """Limits on a file and its claims."""
-        return SourceLimits(max_pixels=self.max_pixels, max_bytes=self.max_upload_bytes)
+        return SourceLimits(
+            max_pixels=self.max_pixels, max_bytes=self.max_upload_bytes, max_video_seconds=self.max_clip_seconds
+        )

@@ -16,8 +16,8 @@ from jinja2 import TemplateError
 from PIL import Image
 
 from ..messages import is_raised_here
-from ..models.decoding_containers import VideoDecodeError, opened
-from ..models.decoding_reader import VideoReader
+from ..models.decoding_containers import VideoDecodeError
+from ..models.decoding_metadata import VideoTooLongError
 from ..models.decoding_stills import read_picture
 from ..models.pipeline_hmba import VideoTextToTextPipeline
 from .chats import ChatRequest, FilePart, PicturePart, TextPart, read_request
@@ -131,8 +131,7 @@ class Reader:
     def _read_request(self, body: bytes | bytearray) -> tuple[ChatRequest, int]:
         """Return a request and the most tokens of its answer."""
         request = read_request(body)
-        if request.model != self._name:
-            raise RequestError(404, "model_not_found", f"model must be {self._name!r}, got {request.model[:80]!r}")
+        self.check_name(request.model)
         self._check_counts(request)
         if request.max_tokens is not None and request.max_completion_tokens is not None:
             raise RequestError(400, "invalid_request", "max_tokens must come without max_completion_tokens, got both")
@@ -168,6 +167,11 @@ class Reader:
         self.check_length(length + max_tokens)
         height, width = inputs["frame_size"][0].tolist()
         return inputs, length, (height, width)
+
+    def check_name(self, name: str) -> None:
+        """Raise a `RequestError` for a model by another name."""
+        if name != self._name:
+            raise RequestError(404, "model_not_found", f"model must be {self._name!r}, got {name[:80]!r}")
 
     def answer_length(self, asked: int | None) -> int:
         """Return the most tokens that an answer may have for which so many are asked.
@@ -217,7 +221,6 @@ class Reader:
             if isinstance(part, PicturePart):
                 blocks.append({"type": "image", "image": self._read_picture(source)})
             else:
-                self._check_duration(source)
                 blocks.append({"type": "video", "video": source})
         return {"role": message.role, "content": blocks}
 
@@ -240,20 +243,11 @@ class Reader:
         except VideoDecodeError as error:
             raise RequestError(422, "undecodable_picture", str(error)) from error
 
-    def _check_duration(self, source: IO[bytes]) -> None:
-        limits = self._limits.of_sources
-        try:
-            with opened(source, limits) as (file, name), VideoReader(file, name, limits, None) as reader:
-                seconds = reader.header_duration() or 0.0
-        except VideoDecodeError as error:
-            raise RequestError(422, "undecodable_video", str(error)) from error
-        limit = self._limits.max_clip_seconds
-        if seconds > limit:
-            raise RequestError(400, "too_long", f"a video must have at most {limit:g} seconds, got {seconds:g}")
-
     def _preprocess(self, chat: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
         try:
             return self._own.pipeline.preprocess(chat, **options)["inputs"]
+        except VideoTooLongError as error:
+            raise RequestError(400, "too_long", str(error)) from error
         except VideoDecodeError as error:
             raise RequestError(422, "undecodable_video", str(error)) from error
         except TemplateError as error:  # by which chat templates refuse an order of turns

@@ -50,16 +50,16 @@ class Uploads:
         except BaseException:
             self.delete(number)
             raise
-        return {
-            "id": number,
-            "object": "file",
-            "bytes": size,
-            "created_at": int(upload.created),
-            "expires_at": int(upload.created) + LIFETIME,
-            "filename": name,
-            "purpose": "user_data",
-            "status": "processed",
-        }
+        return _described(number, upload)
+
+    def describe(self, number: str) -> dict[str, Any]:
+        """Return what OpenAI's clients read of a file.
+
+        Raises:
+            RequestError: if there is no such file.
+        """
+        with self._lock:
+            return _described(number, self._find(number))
 
     def open(self, number: str) -> IO[bytes]:
         """Open a file, which stays readable while it is open.
@@ -68,10 +68,7 @@ class Uploads:
             RequestError: if there is no such file.
         """
         with self._lock:
-            self._drop_old()
-            if number in self._files:
-                return open(self._files[number].path, "rb")
-        raise _unknown()
+            return open(self._find(number).path, "rb")
 
     def delete(self, number: str) -> None:
         """Delete a file.
@@ -80,9 +77,8 @@ class Uploads:
             RequestError: if there is no such file.
         """
         with self._lock:
-            if number not in self._files:
-                raise _unknown()
-            self._files.pop(number).path.unlink(missing_ok=True)
+            self._find(number).path.unlink(missing_ok=True)
+            del self._files[number]
 
     def delete_old(self) -> None:
         """Delete the files whose time is over."""
@@ -92,6 +88,12 @@ class Uploads:
     def close(self) -> None:
         """Delete all files."""
         self._folder.cleanup()
+
+    def _find(self, number: str) -> Upload:
+        self._drop_old()
+        if number not in self._files:
+            raise RequestError(404, "file_not_found", "file_id must be one of an uploaded file, got another one")
+        return self._files[number]
 
     def _check_room(self, size: int) -> None:
         stored = size + sum(known.size for known in self._files.values())
@@ -109,5 +111,14 @@ class Uploads:
                 self._files.pop(number).path.unlink(missing_ok=True)
 
 
-def _unknown() -> RequestError:
-    return RequestError(404, "file_not_found", "file_id must be one of an uploaded file, got another one")
+def _described(number: str, upload: Upload) -> dict[str, Any]:
+    return {
+        "id": number,
+        "object": "file",
+        "bytes": upload.size,
+        "created_at": int(upload.created),
+        "expires_at": int(upload.created) + LIFETIME,
+        "filename": upload.name,
+        "purpose": "user_data",
+        "status": "processed",
+    }
