@@ -13,6 +13,7 @@ from hmba_hf.serving import fetching
 from hmba_hf.serving.errors import RequestError
 from hmba_hf.serving.fetching import is_public
 from hmba_hf.serving.limits import ServingLimits
+from hmba_hf.serving.resolving import MAX_LOOKUPS
 
 LIMITS = ServingLimits(max_upload_bytes=1000, max_body_seconds=1.0)
 SAFE_HOST = "clips.test"
@@ -330,6 +331,83 @@ def test_a_name_that_is_looked_up_for_too_long_is_refused_in_time(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", look_up)
     asyncio.run(ask())
     assert not late.is_set()
+
+
+@pytest.fixture
+def hanging(monkeypatch):
+    """Names that are looked up until the test ends; `hanging.begun` has those for which it has begun."""
+    ended = threading.Event()
+    resolve = socket.getaddrinfo
+    begun = []
+
+    def look_up(host, port, *arguments, **options):
+        if host.endswith(".hangs"):
+            begun.append(host)
+            ended.wait(60)
+            raise OSError("of the test")
+        return resolve(host, port, *arguments, **options)
+
+    look_up.begun = begun
+    look_up.ended = ended
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    yield look_up
+    ended.set()
+
+
+async def begin_lookups(fetcher, hanging, names):
+    """Ask for files behind names that hang; return once all of them are looked up."""
+    asked = [asyncio.ensure_future(fetcher.fetch(f"http://{name}/", LIMITS.max_upload_bytes)) for name in names]
+    while len(hanging.begun) < len(set(names)):
+        await asyncio.sleep(0.01)
+    return asked
+
+
+def test_names_that_hang_hold_up_no_other_name_and_no_literal_address(server, names, only_this_is_public, hanging):
+    names["camera"] = ["127.0.0.1"]
+
+    async def ask():
+        fetcher = fetching.Fetcher(ServingLimits(max_upload_bytes=1000, max_body_seconds=60.0))
+        waiting = await begin_lookups(fetcher, hanging, [f"{number}.hangs" for number in range(MAX_LOOKUPS - 1)])
+        for host in ("127.0.0.1", "camera"):
+            with await fetcher.fetch(address_of(server, "file?10", host), LIMITS.max_upload_bytes) as file:
+                assert file.read() == b"a" * 10
+        assert not any(one.done() for one in waiting)
+        hanging.ended.set()
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {(end.status, end.code) for end in ends} == {(400, "unreachable_url")}
+        await asyncio.to_thread(fetcher.close)
+
+    asyncio.run(ask())
+
+
+def test_a_name_beyond_all_that_are_looked_up_is_told_to_come_again(server, only_this_is_public, hanging):
+    async def ask():
+        fetcher = fetching.Fetcher(LIMITS)
+        late = await begin_lookups(fetcher, hanging, [f"{number}.hangs" for number in range(MAX_LOOKUPS)])
+        await asyncio.gather(*late, return_exceptions=True)  # in vain, and their lookups run on
+        with pytest.raises(RequestError) as refused:
+            await fetcher.fetch("http://another.test/", LIMITS.max_upload_bytes)
+        error = refused.value
+        assert (error.status, error.code, error.headers) == (503, "resolver_busy", {"Retry-After": "5"})
+        with await fetcher.fetch(address_of(server, "file?10"), LIMITS.max_upload_bytes) as file:
+            assert file.read() == b"a" * 10
+        hanging.ended.set()
+        await asyncio.to_thread(fetcher.close)
+
+    asyncio.run(ask())
+
+
+def test_all_who_ask_for_a_name_share_its_lookup(hanging):
+    async def ask():
+        fetcher = fetching.Fetcher(LIMITS)
+        waiting = await begin_lookups(fetcher, hanging, ["one.hangs"] * 10)
+        hanging.ended.set()
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+        assert [end.code for end in ends] == ["unreachable_url"] * 10
+        assert hanging.begun == ["one.hangs"]
+        fetcher.close()
+
+    asyncio.run(ask())
 
 
 def test_of_the_addresses_of_a_host_the_next_is_tried_where_one_takes_no_connection(server, monkeypatch):

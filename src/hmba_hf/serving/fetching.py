@@ -11,14 +11,16 @@ import socket
 import ssl
 import tempfile
 import threading
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from typing import IO, Any
 from urllib.parse import SplitResult, urljoin, urlsplit
 
 from .errors import RequestError, too_large
 from .limits import ServingLimits
+from .resolving import Resolver
 
 _PORTS = {"http": 80, "https": 443}
 _REDIRECTIONS = (301, 302, 303, 307, 308)
@@ -51,8 +53,8 @@ def is_public(address: str) -> bool:
 class Fetcher:
     """Fetches files in threads of its own, so that slow servers hold up nobody but those who name them.
 
-    A file whose time is over, or that nobody waits for any more, ends its connection. The lookup of a name ends by the
-    limits of the system alone. So it has other threads, and its client waits no longer for it than for a file.
+    A file whose time is over, or that nobody waits for any more, ends its connection. The name in its address is
+    looked up before, in the same time, and takes no place from files.
 
     Args:
         limits: on files, and on where they may lie.
@@ -63,7 +65,7 @@ class Fetcher:
         self._tls = ssl.create_default_context()
         self._places = asyncio.Semaphore(_THREADS)
         self._threads = ThreadPoolExecutor(_THREADS, "hmba-fetcher")
-        self._resolvers = ThreadPoolExecutor(_THREADS, "hmba-resolver")
+        self._resolver = Resolver()
 
     async def fetch(self, address: str, room: int) -> IO[bytes]:
         """Return what lies behind an address, as a temporary file at its start.
@@ -76,23 +78,29 @@ class Fetcher:
             RequestError: the address is not one of http or https, leads to a host that is not public, or cannot be
                 fetched within limits.
         """
-        seconds = self._limits.max_body_seconds
-        async with self._places:
-            try:
-                async with asyncio.timeout(seconds):
-                    return await self._follow(address, room)
-            except TimeoutError as late:
-                raise _trouble(f"a file that comes within max_body_seconds={seconds:g}", "none in time") from late
+        place = _split(address)
+        async with self._in_time():
+            hosts = await self._resolve(place)
+        async with self._places, self._in_time():
+            return await self._follow(address, place, hosts, room)
 
     def close(self) -> None:
         """End the threads."""
-        for threads in (self._threads, self._resolvers):
-            threads.shutdown(cancel_futures=True)
+        self._threads.shutdown(cancel_futures=True)
+        self._resolver.close()
 
-    async def _follow(self, address: str, room: int) -> IO[bytes]:
+    @asynccontextmanager
+    async def _in_time(self) -> AsyncIterator[None]:
+        seconds = self._limits.max_body_seconds
+        try:
+            async with asyncio.timeout(seconds):
+                yield
+        except TimeoutError as late:
+            raise _trouble(f"a file that comes within max_body_seconds={seconds:g}", "none in time") from late
+
+    async def _follow(self, address: str, place: SplitResult, hosts: list[Any], room: int) -> IO[bytes]:
         for _ in range(_MAX_REDIRECTIONS + 1):
-            place = _split(address)
-            visit = _Visit(place, await self._resolve(place), self._limits, self._tls, room)
+            visit = _Visit(place, hosts, self._limits, self._tls, room)
             try:
                 found = await asyncio.get_running_loop().run_in_executor(self._threads, visit.run)
             finally:
@@ -103,24 +111,21 @@ class Fetcher:
                 address = urljoin(address, found)
             except ValueError as error:
                 raise _trouble("an address", str(error)) from error
+            place = _split(address)
+            hosts = await self._resolve(place)
         raise _trouble(f"at most {_MAX_REDIRECTIONS} redirections", "more")
 
     async def _resolve(self, place: SplitResult) -> list[Any]:
         """Return the addresses of a host as `getaddrinfo` does, all of them public."""
         host = place.hostname or ""
         port = place.port or _PORTS[place.scheme]
-        loop = asyncio.get_running_loop()
         try:
-            found = await loop.run_in_executor(self._resolvers, _look_up, host, port)
+            found = await self._resolver.look_up(host, port)
         except (OSError, ValueError) as error:  # ValueError of names that cannot be encoded
             raise _unreachable(host, error) from error
         if not self._limits.allow_private_addresses and not all(is_public(str(one[4][0])) for one in found):
             raise RequestError(400, "private_address", f"an address must lead to a public host, got {host!r}")
         return found
-
-
-def _look_up(host: str, port: int) -> list[Any]:
-    return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
 
 
 def _split(address: str) -> SplitResult:
