@@ -90,6 +90,20 @@ def test_colours_follow_from_the_matrix_and_the_range_that_a_frame_states(matrix
     assert np.abs(shown - 255 * np.array([r, g, b])).max() <= 2
 
 
+@pytest.mark.parametrize(("is_old", "threads"), [(True, None), (False, 1)])
+def test_pictures_are_converted_by_the_thread_that_asks_for_them(monkeypatch, is_old, threads):
+    given = {}
+
+    def to_ndarray(**options):
+        given.update(options)
+        return np.zeros((4, 4, 3), np.uint8)
+
+    frame = SimpleNamespace(format=av.VideoFormat("yuv420p"), colorspace=2, color_range=0, to_ndarray=to_ndarray)
+    monkeypatch.setattr(decoding_pictures, "_IGNORES_COLOURS", is_old)
+    decoding_pictures._converted(frame, 4)
+    assert given.get("threads") == threads
+
+
 def test_every_door_names_the_file_whose_pictures_cannot_be_converted(tmp_path):
     def odd_matrix(stream):
         stream.codec_context.colorspace = 8

@@ -70,6 +70,8 @@ def _converted(frame: av.VideoFrame, width: int) -> np.ndarray:
             options["dst_colorspace"] = Colorspace.DEFAULT
         if int(frame.color_range) == ColorRange.JPEG:
             options["src_color_range"] = ColorRange.JPEG
+    if not _IGNORES_COLOURS:
+        options["threads"] = 1  # else it starts one for each processor and ends them, at each frame; PyAV 16 has none
     pixels: np.ndarray = frame.to_ndarray(width=width, **options)
     return over_white(pixels) if has_alpha else pixels
 
