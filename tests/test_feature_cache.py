@@ -195,6 +195,23 @@ def test_the_hash_of_a_clip_tells_its_pictures_and_its_moment(tmp_path):
     assert hashes[0] == hashes[1] == hashes[2] and len(set(hashes)) == 5
 
 
+def test_the_hash_of_a_clip_tells_the_colours_of_its_palette_and_what_shows_through():
+    def hash_of(picture):
+        return describe_sample([Sample("a", "Why?", "so", frames=[picture])], 0)[1]
+
+    shades = []
+    for colour in ((255, 0, 0), (0, 255, 0)):
+        picture = Image.new("P", (8, 8), 1)
+        picture.putpalette([0, 0, 0, *colour])
+        shades.append(picture)
+    assert hash_of(shades[0]) != hash_of(shades[1])
+    assert hash_of(shades[0]) == hash_of(shades[0].convert("RGB"))
+    grey = Image.new("L", (8, 8), 5)
+    clear = grey.copy()
+    clear.info["transparency"] = 5
+    assert hash_of(grey) != hash_of(clear)
+
+
 def test_rows_are_described_without_decoding(tmp_path):
     write_drama(tmp_path / "drama", WORLD.config, {"train": 3})
     write_bddx(tmp_path / "bddx", WORLD.config, {"train": 3})
