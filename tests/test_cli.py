@@ -116,6 +116,51 @@ def test_an_option_that_a_verb_has_not_is_refused_in_a_line(verb, words, capsys)
     assert capsys.readouterr().err.splitlines()[-1] == f"hmba {verb}: error: unrecognized arguments: --nosuch 1"
 
 
+@pytest.mark.parametrize(
+    ("verb", "words"),
+    [
+        ("describe", ["--model", "m", "--video", "a.mp4"]),
+        ("evaluate", ["--predictions", "p"]),
+        ("predict", []),
+    ],
+)
+def test_an_option_has_its_whole_name_so_that_no_parser_passes_over_a_short_one(verb, words, capsys):
+    short = {"describe": "--quest", "evaluate": "--conf", "predict": "--max_s"}[verb]
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(MODULES[verb]).main([*words, short, "1"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == f"hmba {verb}: error: unrecognized arguments: {short} 1"
+
+
+@pytest.mark.parametrize(
+    ("verb", "words", "option", "least"),
+    [
+        ("describe", ["--model", "m", "--video", "a.mp4"], "--max_new_tokens", 1),
+        ("stream", ["--model", "m", "--source", "a.mp4"], "--max_new_tokens", 1),
+        ("study", ["branches"], "--clips", 1),
+        *(
+            ("cache-features", ["--model", "m", "--output_dir", "o"], option, least)
+            for option, least in (("--num_frames", 1), ("--batch_size", 1), ("--block_size", 1), ("--num_workers", 0))
+        ),
+    ],
+)
+def test_a_count_that_is_none_is_refused_in_a_line_before_a_model_is_loaded(verb, words, option, least, capsys):
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(MODULES[verb]).main([*words, option, str(least - 1)])
+    assert end.value.code == 2
+    wanted = f"error: {option} must be at least {least}, got {least - 1}"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(wanted)
+
+
+@pytest.mark.parametrize("name", ["answer", "answer.mp4", "pictures"])
+def test_a_picture_that_nothing_can_write_is_refused_in_a_line_before_a_model_is_loaded(name, capsys):
+    with pytest.raises(SystemExit) as end:
+        importlib.import_module(MODULES["describe"]).main(["--model", "m", "--video", "a.mp4", "--output", name])
+    assert end.value.code == 2
+    wanted = f"error: --output must end as a picture does, such as .png, got {name}"
+    assert capsys.readouterr().err.splitlines()[-1].endswith(wanted)
+
+
 @pytest.mark.parametrize("verb", [verb for verb in MODULES if verb.startswith(("finetune", "pretrain"))])
 def test_what_is_wrong_in_the_words_of_a_training_stands_in_few_lines(verb, capsys):
     with pytest.raises(SystemExit) as end:

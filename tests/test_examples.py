@@ -319,6 +319,9 @@ def test_a_trained_adapter_that_does_not_fit_is_refused(finetuned, call, words, 
         (["--temporal_strides", "0"], "temporal_strides must be different integers of at least 1"),
         (["--dataset_name", "nowhere"], "a dataset must be 'micro-world', a folder or a Hub id, got 'nowhere'"),
         (["--train_split", "dev"], "split must be of .* got 'dev'"),
+        (["--max_new_tokens", "0"], "max_new_tokens must be at least 1, got 0"),
+        (["--dataset_weights", "-1"], r"weights must be one positive number for each of 1 datasets, got \[-1.0\]"),
+        (["--keep_features", "nan"], "keep_features must be gigabytes from 0 on, got nan"),
     ],
 )
 def test_finetuning_says_what_is_wrong_with_an_option(base, call, words, message):
@@ -328,9 +331,8 @@ def test_finetuning_says_what_is_wrong_with_an_option(base, call, words, message
 
 @pytest.mark.parametrize("script", ["finetune.py", "evaluate.py", "predict.py"])
 def test_an_unknown_motion_is_refused_with_the_known_ones(script, base, call, capsys):
-    name = "--model" if script == "finetune.py" else "--model"
     with pytest.raises(SystemExit):
-        call(script, name, base, "--motion", "up")
+        call(script, "--model", base, "--motion", "up")
     assert "'symmetric', 'order', 'monotone'" in capsys.readouterr().err
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from hmba_hf.evaluation.results import card_results
-from hmba_hf.families import FAMILIES, TASKS, auto_class, family_of, register_family
+from hmba_hf.families import FAMILIES, TASKS, auto_class, family_of, load_model, register_family
 from hmba_hf.hub import CardDetails
 from hmba_hf.hub.cards import compose_card
 from hmba_hf.models.configuration_videomamba import VideoMambaConfig
@@ -53,6 +53,24 @@ def test_the_class_of_a_model_counts_more_than_the_checkpoint_that_it_was_loaded
     assert family_of(VideoMambaForVideoClassification(named)).auto_class == "AutoModelForVideoClassification"
     named.architectures = ["VideoMambaForImageClassification"]
     assert auto_class(family_of(named)).__name__ == "AutoModelForImageClassification"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "nonsense"}, "dtype must be auto or a floating point dtype, such as bfloat16, got 'nonsense'"),
+        ({"dtype": "int8"}, "dtype must be auto or a floating point dtype, such as bfloat16, got 'int8'"),
+        ({"dtype": "Tensor"}, "dtype must be auto or a floating point dtype, such as bfloat16, got 'Tensor'"),
+        (
+            {"device_map": "nonsense"},
+            "device_map must be one of auto, .*, or a device of this machine, got 'nonsense'",
+        ),
+        ({"device_map": "cuda:99"}, "device_map must be one of auto, .*, or a device of this machine, got 'cuda:99'"),
+    ],
+)
+def test_a_dtype_and_a_device_that_are_not_there_are_named_before_a_model_is_loaded(options, message):
+    with pytest.raises(ValueError, match=message):
+        load_model("a folder that is not there", **options)
 
 
 def test_every_parameter_of_a_classifier_is_of_one_part():

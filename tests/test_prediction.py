@@ -220,6 +220,11 @@ def test_a_folder_of_another_recipe_is_refused_and_nothing_in_it_lost(arguments,
     assert undisturbed.read_bytes() == before
 
 
+def test_an_answer_has_a_token_at_least(arguments, tmp_path):
+    with pytest.raises(ValueError, match="max_new_tokens must be at least 1, got 0"):
+        arguments(tmp_path, max_new_tokens=0)
+
+
 def test_other_weights_in_the_same_place_are_another_recipe(arguments, undisturbed, tmp_path):
     folder = started(tmp_path / "out", undisturbed, range(6))
     other = save_model(tmp_path / "other", 3)

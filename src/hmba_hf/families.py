@@ -6,6 +6,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import torch
 import transformers
 from transformers import AutoConfig
 from transformers.utils import find_adapter_config_file
@@ -20,6 +21,7 @@ Prefixes = str | tuple[str, ...]
 _OF_CONFIGURATIONS = """
 revision token cache_dir subfolder local_files_only force_download proxies trust_remote_code
 """.split()
+_STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")  # of a `device_map`
 
 
 class Family(NamedTuple):
@@ -369,11 +371,33 @@ def load_model(checkpoint: str | Path, **options: Any) -> Any:
 
     Raises:
         FileNotFoundError: if a file of its weights is missing.
-        ValueError: if it is of no family, if the index of its weights names none, or if a weight is missing.
+        ValueError: if it is of no family, if the index of its weights names none, if a weight is missing, or as
+            `check_loading`.
     """
+    check_loading(options)
     if Path(checkpoint).is_dir():
         find_weights(Path(checkpoint))  # raises for files of which transformers would load nothing
     return auto_class(read_family(checkpoint, **options)).from_pretrained(checkpoint, **options)
+
+
+def check_loading(options: Mapping[str, Any]) -> None:
+    """Check the options of `from_pretrained` that name a dtype or a device, for which torch's errors name no option.
+
+    Raises:
+        ValueError: for a dtype that is none of weights, or a device that this machine does not have.
+    """
+    dtype = options.get("dtype")
+    if isinstance(dtype, str) and dtype != "auto":
+        named = getattr(torch, dtype, None)
+        if not isinstance(named, torch.dtype) or not named.is_floating_point:
+            raise ValueError(f"dtype must be auto or a floating point dtype, such as bfloat16, got {dtype!r}")
+    device = options.get("device_map")
+    if isinstance(device, str) and device not in _STRATEGIES:
+        try:
+            torch.empty(0, device=device)
+        except (AssertionError, RuntimeError) as error:  # the former of a build without such devices
+            wanted = f"one of {', '.join(_STRATEGIES)}, or a device of this machine"
+            raise ValueError(f"device_map must be {wanted}, got {device!r}: {str(error).splitlines()[0]}") from error
 
 
 def read_family(checkpoint: str | Path, **options: Any) -> Family:

@@ -21,7 +21,7 @@ import torch
 from accelerate import PartialState
 
 import hmba_hf  # noqa: F401 - registers the model
-from hmba_hf.commands.parsing import command_parser
+from hmba_hf.commands.parsing import check_counts, command_parser
 from hmba_hf.data.bad_samples import BadSamples
 from hmba_hf.messages import run_command, show_messages
 from hmba_hf.tasks.answering.arguments import ClipArguments
@@ -46,6 +46,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=42, help="of `hmba finetune`, for --stream_frames")
     parser.add_argument("--use_cpu", action="store_true", help="also where there is a GPU")
     clip_args, args = parser.parse_args_into_dataclasses(words)
+    check_counts(parser, args, "num_frames", "batch_size", "block_size")
+    check_counts(parser, args, "num_workers", least=0)
 
     # Without `cpu`, processes on a machine without an accelerator would form no group.
     state = PartialState(cpu=args.use_cpu or not torch.accelerator.is_available())

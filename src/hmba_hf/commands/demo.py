@@ -30,7 +30,7 @@ from transformers.utils import logging as transformers_logging
 
 from hmba_hf import decode_frames
 from hmba_hf.commands.describe import Description, describe
-from hmba_hf.commands.parsing import command_parser
+from hmba_hf.commands.parsing import check_counts, command_parser
 from hmba_hf.commands.study import BASE, base_digest
 from hmba_hf.data.micro_world.parquet import write_video
 from hmba_hf.data.micro_world.world import RISK_QUESTION, MicroWorld, MicroWorldConfig
@@ -65,9 +65,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--clips", type=int, default=200, help="held-out clips to evaluate on")
     parser.add_argument("--output_dir", type=Path, default=Path("runs/demo"), help="for models, clips and the report")
     options, args = parser.parse_args_into_dataclasses(words)
-    for name in ("steps", "clips"):
-        if getattr(args, name) < 1:
-            parser.error(f"--{name} must be at least 1, got {getattr(args, name)}")
+    check_counts(parser, args, "steps", "clips")
     if args.video is not None:
         try:
             decode_frames(args.video, **options.rules)

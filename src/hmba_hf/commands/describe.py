@@ -5,7 +5,6 @@
 The picture shows the current frame with the boxes of the answer, and below it the earlier frames of the clip.
 """
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from transformers import pipeline
 
 import hmba_hf  # noqa: F401 - registers the pipeline
 from hmba_hf import decode_frames, set_linear_implementation
-from hmba_hf.commands.parsing import add_loading_options, command_parser, loading_options
+from hmba_hf.commands.parsing import add_loading_options, check_counts, command_parser, loading_options
 from hmba_hf.data.video_options import VideoOptions
 from hmba_hf.families import family_of, read_family
 from hmba_hf.messages import run_command
@@ -35,6 +34,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--max_new_tokens", type=int, default=128, help="longest answer")
     add_loading_options(parser)
     options, args = parser.parse_args_into_dataclasses(words)
+    check_counts(parser, args, "max_new_tokens")
+    if Image.registered_extensions().get(args.output.suffix.lower()) not in Image.SAVE:
+        parser.error(f"--output must end as a picture does, such as .png, got {args.output}")
     args.output.parent.mkdir(parents=True, exist_ok=True)
 
     read_family(args.model)  # raises for a model that is not there, before transformers does without its name
@@ -42,10 +44,7 @@ def main(words: Sequence[str] | None = None) -> None:
     pipe = pipeline(task, model=args.model, model_kwargs=loading_options(args))
     set_linear_implementation(pipe.model)
     pipe.processor.video_processor.set_source_rules(**options.rules)
-    try:
-        described = describe(pipe, args.video, args.question, args.timestamp, args.max_new_tokens)
-    except (FileNotFoundError, ValueError) as error:  # the video, or a moment outside of it
-        sys.exit(f"--video: {error}")
+    described = describe(pipe, args.video, args.question, args.timestamp, args.max_new_tokens)
     described.page.save(args.output)
 
     times = [f"{time:.2f}" for time in described.times]

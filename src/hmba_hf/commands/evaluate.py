@@ -110,9 +110,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 def read_scoring(words: Sequence[str]) -> tuple[ScoringArguments, Bootstrap]:
     """Read how predictions are scored, before the work and not after it."""
-    parser = command_parser(
-        ScoringArguments, program="hmba evaluate", description=None, add_help=False, allow_abbrev=False
-    )
+    parser = command_parser(ScoringArguments, program="hmba evaluate", description=None, add_help=False)
     scoring, _ = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
     try:
         if scoring.tokenizer == "ptb":

@@ -39,7 +39,7 @@ from hmba_hf import (
     iter_frames,
     set_linear_implementation,
 )
-from hmba_hf.commands.parsing import add_loading_options, command_parser, loading_options
+from hmba_hf.commands.parsing import add_loading_options, check_counts, command_parser, loading_options
 from hmba_hf.data.video_options import VideoOptions
 from hmba_hf.families import load_model
 from hmba_hf.messages import run_command
@@ -258,6 +258,7 @@ def read_options(words: Sequence[str] | None) -> tuple[argparse.Namespace, Video
         check_every(args.every)
     except ValueError as error:
         parser.error(str(error))
+    check_counts(parser, args, "max_new_tokens")
     return args, options
 
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from hmba_hf.commands.parsing import check_counts
 from hmba_hf.data.micro_world.world import MOTIONS, MicroWorldConfig
 from hmba_hf.files import read_json_object, write_json
 from hmba_hf.messages import HelpFormatter, run_command
@@ -54,6 +55,7 @@ def main(words: Sequence[str] | None = None) -> None:
     names = [name for name in args.studies if name != "page"]
     if "all" in names:
         names = [*catalogue.STUDIES]
+    check_counts(parser, args, "steps", "batch_size", "clips")
     try:
         for name in names:
             for variant in catalogue.STUDIES[name].variants.values():

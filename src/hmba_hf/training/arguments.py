@@ -16,6 +16,7 @@ from transformers.utils import is_torch_bf16_gpu_available
 from ..data.bad_samples import POLICIES
 from ..data.loading import MICRO_WORLD
 from ..data.micro_world.world import MOTIONS
+from ..data.mixing import shares
 from ..data.video_options import VideoOptions
 from ..messages import HelpFormatter, logger
 from ..models.loading_transformers import CHECKPOINTING as CHECKPOINTING  # for the tasks
@@ -262,10 +263,8 @@ def check_data_options(data_args: RunDataArguments, args: TrainingArguments) -> 
     """Raise a `ValueError` for options of the clips that do not go together."""
     if is_streamed(data_args) and args.max_steps < 1:
         raise ValueError("a streamed dataset has no length: --streaming needs --max_steps")
-    if data_args.dataset_weights is not None and len(data_args.dataset_weights) != len(data_args.dataset_name):
-        raise ValueError(
-            f"dataset_weights must be one for each of {data_args.dataset_name}, got {data_args.dataset_weights}"
-        )
+    if data_args.dataset_weights is not None:
+        shares(data_args.dataset_weights, len(data_args.dataset_name))  # raises for wrong ones
 
 
 def _rare(args: TrainingArguments) -> dict[str, Any]:

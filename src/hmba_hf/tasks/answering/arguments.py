@@ -157,6 +157,8 @@ def check_options(
 ) -> None:
     """Raise a `ValueError` for options that do not go together in training a model of a family."""
     check_data_options(data_args, args)
+    if data_args.max_new_tokens < 1:  # the first evaluation would find it out
+        raise ValueError(f"max_new_tokens must be at least 1, got {data_args.max_new_tokens}")
     if data_args.streaming and (data_args.feature_cache or data_args.stream_frames):
         raise ValueError("--feature_cache and --stream_frames need datasets that are held, not --streaming")
     if data_args.feature_cache and family.encodes_frames in model_args.learns:
@@ -183,7 +185,7 @@ def _check_kept(
     reasons = {"keep_features": of_both | of_features, "keep_clips": of_both | of_clips}
     for name, why in reasons.items():
         wanted = getattr(data_args, name)
-        if wanted < 0:
+        if not wanted >= 0:  # NaN is no number of gigabytes, either
             raise ValueError(f"{name} must be gigabytes from 0 on, got {wanted}")
         for reason, is_so in why.items():
             if wanted and is_so:

@@ -16,6 +16,11 @@ class PredictionArguments(SplitArguments):
 
     max_new_tokens: int = field(default=128, metadata={"help": "longest answer"})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {self.max_new_tokens}")
+
     def recipe(self) -> dict[str, Any]:
         """The options that decide what the answers are."""
         return {**super().recipe(), **self.options()}
