@@ -38,9 +38,10 @@ from transformers import AutoProcessor
 from websockets.sync.client import connect
 
 from hmba_hf import VideoStream
-from hmba_hf.commands.demo import RISK_QUESTION, TUNED
+from hmba_hf.commands.demo import TUNED
 from hmba_hf.data.clips import write_video
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
+from hmba_hf.data.samples import RISK_QUESTION
 from hmba_hf.families import load_model
 from hmba_hf.streaming import adapt_together, ask_together, push_together
 

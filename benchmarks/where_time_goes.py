@@ -55,8 +55,8 @@ from hmba_hf.commands.demo import BASE, TUNED, finetuning_words, quiet
 from hmba_hf.data.bad_samples import BadSamples
 from hmba_hf.data.clips import ClipWriter
 from hmba_hf.data.encoded_samples import EncodedSamples
-from hmba_hf.data.micro_world.world import RISK_QUESTION, MicroWorld
-from hmba_hf.data.samples import Sample
+from hmba_hf.data.micro_world.world import MicroWorld
+from hmba_hf.data.samples import RISK_QUESTION, Sample
 from hmba_hf.evaluation.predicting import write_predictions
 from hmba_hf.evaluation.prediction_files import PredictionFolder
 from hmba_hf.evaluation.splits import Splits

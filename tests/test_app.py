@@ -32,6 +32,7 @@ from hmba_hf.commands import app
 from hmba_hf.commands.app import is_finished_demo, list_clips, open_page, worth_of
 from hmba_hf.commands.demo import DISCLAIMER, TUNED, write_held_out_clips
 from hmba_hf.data.clips import write_video
+from hmba_hf.data.samples import RISK_QUESTION as QUESTION
 from hmba_hf.families import load_model
 from hmba_hf.visualization import draw_attention
 from tiny_hmba_vlm import model_on
@@ -39,7 +40,6 @@ from tiny_models import lively_model
 from tiny_processors import tiny_processor
 from tiny_vlm_bases import noisy_picture, tiny_vlm
 
-QUESTION = "Which object is at the highest risk for the ego car?"
 LIMITS = PageLimits(max_new_tokens=48)
 
 

@@ -30,6 +30,7 @@ from hmba_hf.app.page import Subject, build_page, launch_page
 from hmba_hf.commands.demo import DISCLAIMER, TUNED, write_held_out_clips
 from hmba_hf.data.micro_world.parquet import write_video
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
+from hmba_hf.data.samples import RISK_QUESTION
 from hmba_hf.evaluation.results import package_versions
 from hmba_hf.families import load_model
 from hmba_hf.models.decoding_video import video_duration
@@ -84,7 +85,7 @@ def clips(tmp_path_factory):
 def page(clips):
     """A page of the model that comes with the package."""
     asker = Asker(load_model(TUNED, dtype="float32").eval(), AutoProcessor.from_pretrained(TUNED), LIMITS)
-    return build_page(asker, Subject("micro_tuned", DISCLAIMER, clips))
+    return build_page(asker, Subject("micro_tuned", DISCLAIMER, RISK_QUESTION, clips))
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +99,7 @@ def address(page, clips):
 def locked(clips):
     """The address of a page that wants a password."""
     asker = Asker(load_model(TUNED, dtype="float32").eval(), AutoProcessor.from_pretrained(TUNED), LIMITS)
-    page = build_page(asker, Subject("micro_tuned", DISCLAIMER, clips))
+    page = build_page(asker, Subject("micro_tuned", DISCLAIMER, RISK_QUESTION, clips))
     yield launch_page(page, [*clips.values()], "127.0.0.1", None, PASSWORD, LIMITS.max_upload_bytes)
     page.close()
 

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -242,3 +243,14 @@ def test_only_commands_print():
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "print":
                 wrong.append(where(path, node.lineno))
     assert not wrong, "report through hmba_hf.messages.logger"
+
+
+def test_a_sentence_that_is_a_constant_stands_in_one_file():
+    places = defaultdict(list)
+    for path in SOURCES:
+        for node in ast.parse(path.read_text()).body:
+            value = getattr(node, "value", None)
+            is_constant = isinstance(node, ast.Assign | ast.AnnAssign) and isinstance(value, ast.Constant)
+            if is_constant and isinstance(value.value, str) and " " in value.value:
+                places[value.value].append(where(path, node.lineno))
+    assert not {sentence: found for sentence, found in places.items() if len(found) > 1}

@@ -73,7 +73,8 @@ def test_every_message_and_card_reads_the_command_from_one_place():
     for path in [*SOURCE.rglob("*.py"), *SOURCE.rglob("*.md")]:
         text = path.read_text()
         assert path.name == "installation.py" or not re.search(r"pip install[^\n]*hmba", text), path
-        used.update(re.findall(r"install_command\(['\"]([\w-]+)", text))
+        used.update(re.findall(r"(?:install_command\(|missing_extra\([^)]*, )['\"]([\w-]+)", text))
+        assert path.name == "installation.py" or not re.search(r"ImportError\([^\n]*install_command", text), path
     assert used and used <= PROJECT["optional-dependencies"].keys()
 
 

@@ -11,8 +11,8 @@ from PIL import Image
 
 from hmba_hf.commands.study import main as run_studies
 from hmba_hf.data.loading import TWO_TASKS, load_samples
-from hmba_hf.data.micro_world.world import RISK_QUESTION, MicroWorld, MicroWorldConfig
-from hmba_hf.data.samples import BDDX_QUESTION
+from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
+from hmba_hf.data.samples import BDDX_QUESTION, RISK_QUESTION
 from hmba_hf.installation import install_command
 from hmba_hf.models.layers_temporal_adapter import BRANCHES
 from hmba_hf.tasks.answering.studies import catalogue

@@ -179,7 +179,17 @@ FLOORS = (
     ),
     Floor(
         "lmms_eval_plugin",
-        ("lmms_eval_plugin", "tasks", "evaluation", "models", "data", "families", "messages", "quantisation"),
+        (
+            "lmms_eval_plugin",
+            "tasks",
+            "evaluation",
+            "models",
+            "data",
+            "families",
+            "installation",
+            "messages",
+            "quantisation",
+        ),
         "`training/`",
     ),
     Floor(
@@ -197,7 +207,11 @@ FLOORS = (
         ("app", "streaming", "models", "installation", "limits", "messages", "visualization"),
         "tasks, `data/`, `training/`",
     ),
-    Floor("integrations", ("integrations", "registration", "models"), "the programs' packages, but inside a `try:`"),
+    Floor(
+        "integrations",
+        ("integrations", "registration", "models", "installation"),
+        "the programs' packages, but inside a `try:`",
+    ),
     Floor(
         "commands",
         (

@@ -30,6 +30,21 @@ def install_command(extra: str | None = None) -> str:
     return shlex.join(["pip", "install", *wanted])
 
 
+def missing_extra(who_needs: str, extra: str) -> ImportError:
+    """Return the error of something that lacks an extra, with the command that installs it.
+
+    Args:
+        who_needs: the beginning of the sentence, such as "`hmba serve` needs".
+        extra: of pyproject.toml.
+    """
+    return ImportError(f"{who_needs} `{install_command(extra)}`")
+
+
+def missing_package(who_needs: str, package: str) -> ImportError:
+    """Return the same of a package that is in no extra, such as one that asks for other versions of ours."""
+    return ImportError(f"{who_needs} `pip install {package}`")
+
+
 def how_to_install(extra: str | None = None) -> str:
     """Return the command that installs this package, or in words where it comes from while there is no release."""
     if RELEASE is None:

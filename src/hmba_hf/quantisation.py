@@ -8,7 +8,7 @@ import torch
 from transformers import BitsAndBytesConfig, TorchAoConfig
 
 from .families import Family, auto_class, family_of, read_config
-from .installation import install_command
+from .installation import missing_extra, missing_package
 
 # `transformers serve` has the first two by these names.
 QUANTIZATIONS = ("bnb-4bit", "bnb-8bit", "torchao-int8")
@@ -95,6 +95,7 @@ def _check(quantization: str, family: Family) -> None:
         )
     package = "torchao" if quantization == "torchao-int8" else "bitsandbytes"
     if importlib.util.find_spec(package) is None:
-        # torchao is in no extra: 0.18.0 beside torch 2.13.0 writes warnings into the output of every program.
-        command = "pip install torchao" if package == "torchao" else install_command("quantised")
-        raise ImportError(f"quantization {quantization!r} needs `{command}`")
+        who_needs = f"quantization {quantization!r} needs"
+        if package == "torchao":  # 0.18.0 beside torch 2.13.0 writes warnings into the output of every program
+            raise missing_package(who_needs, package)
+        raise missing_extra(who_needs, "quantised")

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from .installation import install_command
+from .installation import missing_extra
 
 Picture = Image.Image
 Section = str | Picture | Sequence[Mapping[str, Any]]
@@ -263,7 +263,7 @@ def _figure(width: float = 7, height: float = 3.6) -> Any:
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(f"plotting curves needs `{install_command('demo')}`") from error
+        raise missing_extra("plotting curves needs", "demo") from error
     return Figure(figsize=(width, height), dpi=120, layout="constrained")
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..installation import install_command
+from ..installation import missing_extra
 from .ask_tab import ask_tab
 from .asking import Asker
 from .stream_tab import stream_tab
@@ -17,7 +17,6 @@ except ImportError:
 
 PASSWORD = "HMBA_APP_PASSWORD"  # noqa: S105 - the name of a variable
 USER = "hmba"
-QUESTION = "Which object is at the highest risk for the ego car?"
 _KEPT = 3600  # seconds for which uploads and pictures stay on disk
 _WAITING = 32  # questions that wait at most
 _STYLE = """
@@ -46,18 +45,20 @@ class Subject(NamedTuple):
     Attributes:
         name: of the model.
         worth: in one line, what its answers are worth.
+        question: that stands there at first.
         clips: files to choose from, by their titles; the first one is there when the page opens.
     """
 
     name: str
     worth: str
+    question: str
     clips: Mapping[str, Path]
 
 
 def require_gradio() -> None:
     """Raise an `ImportError` that names the extra where Gradio is missing."""
     if gr is None:
-        raise ImportError(f"`hmba app` needs `{install_command('app')}`")
+        raise missing_extra("`hmba app` needs", "app")
 
 
 def build_page(asker: Asker, subject: Subject) -> Any:
@@ -73,9 +74,9 @@ def build_page(asker: Asker, subject: Subject) -> Any:
         gr.Markdown(f"# H-MBA on a clip\n\n**{subject.name}**: {subject.worth}")
         with gr.Tabs():
             with gr.Tab("Ask"):
-                clip = ask_tab(asker, dict(subject.clips), QUESTION, visits)
+                clip = ask_tab(asker, dict(subject.clips), subject.question, visits)
             with gr.Tab("Stream"):
-                stream_tab(asker, page, clip, QUESTION, visits)
+                stream_tab(asker, page, clip, subject.question, visits)
 
         def leave(request: gr.Request) -> None:
             visits.end(request.session_hash)

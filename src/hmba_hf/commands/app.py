@@ -25,6 +25,7 @@ from hmba_hf.app.page import PASSWORD, Subject, build_page, launch_page, require
 from hmba_hf.commands.demo import DISCLAIMER, RECORD, TUNED, write_held_out_clips
 from hmba_hf.commands.listening import add_listening_options, check_answers, name_of, read_guard
 from hmba_hf.commands.parsing import command_parser
+from hmba_hf.data.samples import RISK_QUESTION
 from hmba_hf.families import load_model
 from hmba_hf.files import read_json_object
 from hmba_hf.hosts import at
@@ -78,7 +79,7 @@ def open_page(
     loaded = load_model(place, **loading, **quantising_options(place, quantization)).eval()
     set_linear_implementation(loaded)
     asker = Asker(loaded, AutoProcessor.from_pretrained(place), limits)
-    return build_page(asker, Subject(name_of(place), worth_of(place), offered)), list(offered.values())
+    return build_page(asker, Subject(name_of(place), worth_of(place), RISK_QUESTION, offered)), list(offered.values())
 
 
 def is_finished_demo(folder: Path) -> bool:

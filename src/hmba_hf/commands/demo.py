@@ -33,8 +33,8 @@ from hmba_hf.commands.describe import Description, describe
 from hmba_hf.commands.parsing import check_counts, command_parser
 from hmba_hf.commands.study import BASE, base_digest
 from hmba_hf.data.micro_world.parquet import write_video
-from hmba_hf.data.micro_world.world import RISK_QUESTION, MicroWorld, MicroWorldConfig
-from hmba_hf.data.samples import Sample
+from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
+from hmba_hf.data.samples import RISK_QUESTION, Sample
 from hmba_hf.data.video_options import VideoOptions
 from hmba_hf.evaluation.batches import split_batches
 from hmba_hf.families import load_model

@@ -15,12 +15,11 @@ from transformers import pipeline
 import hmba_hf  # noqa: F401 - registers the pipeline
 from hmba_hf import decode_frames, set_linear_implementation
 from hmba_hf.commands.parsing import add_loading_options, check_counts, command_parser, loading_options
+from hmba_hf.data.samples import RISK_QUESTION
 from hmba_hf.data.video_options import VideoOptions
 from hmba_hf.families import family_of, read_family
 from hmba_hf.messages import run_command
 from hmba_hf.visualization import draw_answer
-
-QUESTION = "Which object is at the highest risk for the ego car?"
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -28,7 +27,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser = command_parser(VideoOptions, program="hmba describe", description=__doc__)
     parser.add_argument("--model", required=True, help="folder or Hub id")
     parser.add_argument("--video", required=True, help="any video file that PyAV reads, or a URL")
-    parser.add_argument("--question", default=QUESTION, help="to ask about that moment")
+    parser.add_argument("--question", default=RISK_QUESTION, help="to ask about that moment")
     parser.add_argument("--timestamp", type=float, default=None, help="seconds into the video; its end if absent")
     parser.add_argument("--output", type=Path, default=Path("answer.png"), help="picture with the answer's boxes")
     parser.add_argument("--max_new_tokens", type=int, default=128, help="longest answer")
@@ -72,7 +71,7 @@ class Description(NamedTuple):
 
 
 def describe(
-    pipe: Any, video: Any, question: str = QUESTION, timestamp: float | None = None, max_new_tokens: int = 128
+    pipe: Any, video: Any, question: str = RISK_QUESTION, timestamp: float | None = None, max_new_tokens: int = 128
 ) -> Description:
     """Ask the model of a pipeline about a moment of a video, and draw its answer.
 

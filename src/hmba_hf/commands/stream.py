@@ -40,6 +40,7 @@ from hmba_hf import (
     set_linear_implementation,
 )
 from hmba_hf.commands.parsing import add_loading_options, check_counts, command_parser, loading_options
+from hmba_hf.data.samples import RISK_QUESTION
 from hmba_hf.data.video_options import VideoOptions
 from hmba_hf.families import load_model
 from hmba_hf.messages import run_command
@@ -49,7 +50,6 @@ from hmba_hf.streaming import check_every, push_or_restart, texts_differ, words_
 from hmba_hf.streaming.annotated import AnnotatedVideo
 from hmba_hf.visualization import draw_moment
 
-QUESTION = "Which object is at the highest risk for the ego car?"
 FOLDER_FPS = 10.0
 CHANGES = {"text": texts_differ, "words": words_differ}
 
@@ -239,7 +239,7 @@ def read_options(words: Sequence[str] | None) -> tuple[argparse.Namespace, Video
         choices=["window", "recurrent"],
         help="whether the model sees the last frames, or all by a state",
     )
-    parser.add_argument("--question", default=QUESTION, help="to ask again and again")
+    parser.add_argument("--question", default=RISK_QUESTION, help="to ask again and again")
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two questions")
     parser.add_argument("--changed", choices=CHANGES, help="only answers that differ in it from the last one")
     parser.add_argument("--max_new_tokens", type=int, default=128, help="longest answer")

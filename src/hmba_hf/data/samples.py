@@ -15,11 +15,12 @@ from typing import Any, TypeVar, overload
 from PIL import Image
 
 from ..files import check_fields
-from ..installation import install_command
+from ..installation import missing_extra
 from ..models.decoding_containers import LIMITS, SourceLimits
 from ..models.decoding_stills import read_picture, upright, upright_rgb
 
 BOX_MARKER = "<box>"
+RISK_QUESTION = "Which object is at the highest risk for the ego car?"
 BDDX_QUESTION = "What does the ego car do, and why?"
 BDDX_PARTS = ("action", "justification")
 
@@ -324,7 +325,7 @@ def import_datasets() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise ImportError(f"reading or writing dataset rows needs `{install_command('train')}`") from error
+        raise missing_extra("reading or writing dataset rows needs", "train") from error
     return datasets
 
 

@@ -10,6 +10,7 @@ from transformers import AutoProcessor
 
 from ..data.video_options import VideoOptions
 from ..families import load_model
+from ..installation import missing_package
 from ..quantisation import quantising_options
 from ..tasks.answering.generation import generate_answers
 from .documents import set_limits, set_processor
@@ -17,7 +18,7 @@ from .documents import set_limits, set_processor
 try:
     from lmms_eval.api.model import lmms
 except ImportError as missing:
-    raise ImportError("the lmms-eval plug-in needs `pip install lmms-eval`") from missing
+    raise missing_package("the lmms-eval plug-in needs", "lmms-eval") from missing
 
 _GENERATION = ("max_new_tokens", "do_sample", "temperature", "top_p", "num_beams")
 

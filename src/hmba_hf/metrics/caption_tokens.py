@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..installation import install_command
+from ..installation import missing_extra
 
 TOKENIZERS = ("ptb", "words")
 
@@ -94,7 +94,7 @@ def benchmark_folder() -> Path:
     try:
         import pycocoevalcap
     except ImportError as error:
-        raise ImportError(f"caption metrics need `{install_command('eval')}`") from error
+        raise missing_extra("caption metrics need", "eval") from error
     return Path(next(iter(pycocoevalcap.__path__)))  # it has no __init__.py
 
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from ..installation import install_command
+from ..installation import missing_extra
 
 try:
     import datasets
     import evaluate
 except ImportError as missing:
-    raise ImportError(f"metrics for the evaluate library need `{install_command('eval')}`") from missing
+    raise missing_extra("metrics for the evaluate library need", "eval") from missing
 
 from .bootstrap import Bootstrap
 from .captioning import score_captions

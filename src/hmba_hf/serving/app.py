@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, aclosing, asynccontextmanager, contextmanager, suppress
 from typing import Any
 
-from ..installation import install_command
+from ..installation import missing_extra
 from ..messages import logger
 from ..models.pipeline_hmba import VideoTextToTextPipeline
 from .answering import Answer, Answerer
@@ -30,7 +30,7 @@ try:
     from starlette.responses import JSONResponse, PlainTextResponse, Response
     from starlette.websockets import WebSocket
 except ImportError as missing:
-    raise ImportError(f"`hmba serve` needs `{install_command('serve')}`") from missing
+    raise missing_extra("`hmba serve` needs", "serve") from missing
 
 _LOGS = ("asyncio", "hmba_hf", "python_multipart", "transformers", "uvicorn")  # that clients cause lines in
 _GONE = 499  # as logs of servers count clients that have gone

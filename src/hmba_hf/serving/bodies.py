@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import IO, Any, TypeVar
 
-from ..installation import install_command
+from ..installation import missing_extra
 from .errors import RequestError, too_large
 from .forms import FileForm
 from .limits import ServingLimits
@@ -13,7 +13,7 @@ from .limits import ServingLimits
 try:
     from starlette.requests import Request
 except ImportError as missing:
-    raise ImportError(f"`hmba serve` needs `{install_command('serve')}`") from missing
+    raise missing_extra("`hmba serve` needs", "serve") from missing
 
 Result = TypeVar("Result")
 

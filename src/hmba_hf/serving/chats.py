@@ -2,13 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from ..installation import install_command
+from ..installation import missing_extra
 from .errors import RequestError
 
 try:
     from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 except ImportError as missing:
-    raise ImportError(f"`hmba serve` needs `{install_command('serve')}`") from missing
+    raise missing_extra("`hmba serve` needs", "serve") from missing
 
 _LONGEST_SHOWN = 80  # characters of a value in an error
 _MOST_VALUES = 2**18  # of a body: each takes memory while it is read, however short it is

@@ -3,14 +3,14 @@
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
-from ..installation import install_command
+from ..installation import missing_extra
 from .errors import RequestError
 
 try:
     from python_multipart.exceptions import FormParserError
     from python_multipart.multipart import MultipartParser, parse_options_header
 except ImportError as missing:
-    raise ImportError(f"`hmba serve` needs `{install_command('serve')}`") from missing
+    raise missing_extra("`hmba serve` needs", "serve") from missing
 
 _KIND = b"multipart/form-data"
 _IN_MEMORY = 2**20  # bytes; a larger file lies on disk

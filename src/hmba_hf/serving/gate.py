@@ -7,14 +7,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..hosts import is_loopback
-from ..installation import install_command
+from ..installation import missing_extra
 from .errors import NOT_ALLOWED, RequestError
 from .metrics import Metrics
 
 try:
     from starlette.responses import JSONResponse
 except ImportError as missing:
-    raise ImportError(f"`hmba serve` needs `{install_command('serve')}`") from missing
+    raise missing_extra("`hmba serve` needs", "serve") from missing
 
 Scope = MutableMapping[str, Any]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]

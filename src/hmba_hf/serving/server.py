@@ -4,7 +4,7 @@ import socket
 from typing import Any
 
 from ..hosts import at
-from ..installation import install_command
+from ..installation import missing_extra
 from ..messages import logger
 from .app import Service, build_app
 
@@ -12,7 +12,7 @@ try:
     import uvicorn
     import websockets  # noqa: F401 - by which uvicorn speaks to cameras
 except ImportError as missing:
-    raise ImportError(f"`hmba serve` needs `{install_command('serve')}`") from missing
+    raise missing_extra("`hmba serve` needs", "serve") from missing
 
 _BACKLOG = 2048
 

@@ -16,7 +16,7 @@ import struct
 from collections import deque
 from typing import Annotated, Any
 
-from ..installation import install_command
+from ..installation import missing_extra
 from .cameras import Cameras
 from .chats import Strict, first_mistake
 from .completions import with_parts
@@ -28,7 +28,7 @@ try:
     from pydantic import Field, ValidationError
     from starlette.websockets import WebSocket, WebSocketDisconnect
 except ImportError as missing:
-    raise ImportError(f"`hmba serve` needs `{install_command('serve')}`") from missing
+    raise missing_extra("`hmba serve` needs", "serve") from missing
 
 MAX_QUESTIONS = 4
 _MOST_TEXT = 2**16  # characters of a question with all around it

@@ -5,12 +5,12 @@ from typing import Any
 from huggingface_hub import CommitInfo
 
 from ..hub import push_model
-from ..installation import install_command
+from ..installation import missing_extra
 
 try:
     import peft
 except ImportError as missing:
-    raise ImportError(f"low-rank updates (LoRA) need `{install_command('train')}`") from missing
+    raise missing_extra("low-rank updates (LoRA) need", "train") from missing
 
 
 class LowRankModel(peft.PeftModel):

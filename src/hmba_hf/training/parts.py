@@ -14,7 +14,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.pytorch_utils import Conv1D
 
 from ..families import Family, family_of
-from ..installation import install_command
+from ..installation import missing_extra
 from ..quantisation import build_quantization_config
 
 LOW_RANK = ("lora", "qlora")  # ways in which a part learns without its weights changing
@@ -113,7 +113,7 @@ def gathered(parameters: Iterable[torch.Tensor]) -> AbstractContextManager:
 def require_bitsandbytes() -> None:
     """Raise an `ImportError` if weights in 4 bits are asked for without bitsandbytes."""
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ImportError(f"weights in 4 bits (qlora) need `{install_command('qlora')}`")
+        raise missing_extra("weights in 4 bits (qlora) need", "qlora")
 
 
 def quantization_config(family: Family, model: Any = None) -> Any:

@@ -13,7 +13,7 @@ from transformers.utils import find_adapter_config_file
 from transformers.utils.hub import resolve_revision
 
 from ..files import differences
-from ..installation import install_command
+from ..installation import missing_extra
 from ..messages import logger
 from ..models.loading_checkpoints import check_holds_updates
 
@@ -109,7 +109,7 @@ def find_updates(path: str, revision: str | None) -> LowRankUpdates | None:
     try:
         from peft import LoraConfig, PeftConfig
     except ImportError as error:
-        raise ImportError(f"low-rank updates, as in {path}, need `{install_command('train')}`") from error
+        raise missing_extra(f"low-rank updates, as in {path}, need", "train") from error
     updates = LowRankUpdates(path, revision, PeftConfig.from_pretrained(path, revision=revision))
     if not isinstance(updates.settings, LoraConfig):
         raise ValueError(

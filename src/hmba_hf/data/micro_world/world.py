@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..samples import BDDX_PARTS, BDDX_QUESTION, BOX_MARKER, Box, Sample, SampleSequence
+from ..samples import BDDX_PARTS, BDDX_QUESTION, BOX_MARKER, RISK_QUESTION, Box, Sample, SampleSequence
 from .drawing import (
     COLOURS,
     DEGRADATIONS,
@@ -36,7 +36,6 @@ from .drawing import (
 SPLITS = ("train", "validation", "test")
 MOTIONS = ("symmetric", "order", "monotone")
 STILL_TASKS = ("where", "what")
-RISK_QUESTION = "Which object is at the highest risk for the ego car?"
 
 _MANOEUVRES = {
     "car": "is cutting in",

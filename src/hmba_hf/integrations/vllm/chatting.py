@@ -3,10 +3,12 @@
 from functools import wraps
 from typing import Any
 
+from ...installation import missing_package
+
 try:
     from vllm.renderers import hf as renderers
 except ImportError as missing:
-    raise ImportError("the vLLM plug-in needs `pip install vllm`") from missing
+    raise missing_package("the vLLM plug-in needs", "vllm") from missing
 
 # Before a chat template, this makes a picture of each video.
 _VIDEOS_AS_PICTURES = """\

@@ -7,12 +7,14 @@ from typing import Any
 
 from torch import Tensor
 
+from ...installation import missing_package
+
 try:
     from vllm.lora.ops.torch_ops import lora_ops
     from vllm.lora.punica_wrapper import punica_cpu
     from vllm.platforms import current_platform
 except ImportError as missing:
-    raise ImportError("the vLLM plug-in needs `pip install vllm`") from missing
+    raise missing_package("the vLLM plug-in needs", "vllm") from missing
 
 
 def answer_scans() -> None:

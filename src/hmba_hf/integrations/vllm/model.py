@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel
 
+from ...installation import missing_package
 from ...models.configuration_hmba import HMBAConfig
 from ...models.joining_adapter import build_adapter
 from ...models.joining_hmba import build_projector
@@ -32,7 +33,7 @@ try:
     from vllm.model_executor.models.utils import AutoWeightsLoader, init_vllm_registered_model, maybe_prefix
     from vllm.multimodal import MULTIMODAL_REGISTRY
 except ImportError as missing:
-    raise ImportError("the vLLM plug-in needs `pip install vllm`") from missing
+    raise missing_package("the vLLM plug-in needs", "vllm") from missing
 
 
 class VideoEncoder(HMBAModel):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ...installation import missing_package
 from ...models.configuration_hmba_vlm import HMBAVLMConfig
 from ...models.encoding_hmba_vlm import read_features, split_rows
 from ...models.layers_state_space import compile_kernels_of
@@ -23,7 +24,7 @@ try:
     from vllm.model_executor.models.utils import AutoWeightsLoader
     from vllm.multimodal import MULTIMODAL_REGISTRY
 except ImportError as missing:
-    raise ImportError("the vLLM plug-in needs `pip install vllm`") from missing
+    raise missing_package("the vLLM plug-in needs", "vllm") from missing
 
 
 class PictureEncoder(HMBAVLMModel):

@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass
 
+from ...installation import missing_package
+
 try:
     from vllm.model_executor.models.utils import WeightsMapper
 except ImportError as missing:
-    raise ImportError("the vLLM plug-in needs `pip install vllm`") from missing
+    raise missing_package("the vLLM plug-in needs", "vllm") from missing
 
 
 class UpdateNames(WeightsMapper):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers.image_processing_utils import BatchFeature
 
+from ...installation import missing_package
 from ...models.prompting_hmba import write_time
 from ...models.sampling_video import ClipMetadata
 from .options import check_length, options_of_request
@@ -26,7 +27,7 @@ try:
     )
     from vllm.renderers import TokenizeParams
 except ImportError as missing:
-    raise ImportError("the vLLM plug-in needs `pip install vllm`") from missing
+    raise missing_package("the vLLM plug-in needs", "vllm") from missing
 
 
 # An input that is no model's, but what stands in the prompt: the time of a clip, as UTF-8.

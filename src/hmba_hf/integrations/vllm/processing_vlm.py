@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ...installation import missing_package
 from ...models.encoding_hmba_vlm import PAST
 from ...models.prompting_hmba import text_behind_picture
 from ...models.sampling_video import ClipMetadata
@@ -15,7 +16,7 @@ from .reading import Clip
 try:
     from vllm.transformers_utils.processor import cached_processor_from_config
 except ImportError as missing:
-    raise ImportError("the vLLM plug-in needs `pip install vllm`") from missing
+    raise missing_package("the vLLM plug-in needs", "vllm") from missing
 
 # The input that holds what stands for a clip in a prompt; the model does not read it.
 PROMPT = "prompt"

@@ -9,12 +9,14 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ...installation import missing_package
+
 try:
     from vllm.multimodal.media import MediaWithBytes
     from vllm.multimodal.parse import MultiModalDataItems, MultiModalDataParser, ProcessorBatchItems
     from vllm.multimodal.video import VideoLoader
 except ImportError as missing:
-    raise ImportError("the vLLM plug-in needs `pip install vllm`") from missing
+    raise missing_package("the vLLM plug-in needs", "vllm") from missing
 
 READER = "hmba"
 # What vLLM calls frames that came as pictures in base64, whose bytes are no video.

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ... import registration  # noqa: F401 - H-MBA's classes at transformers' doors
+from ...installation import missing_package
 from .chatting import show_videos_as_pictures
 from .language_models import architectures_of
 from .mending import answer_scans
@@ -14,7 +15,7 @@ try:
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
     from vllm.multimodal.video import VIDEO_LOADER_REGISTRY
 except ImportError as missing:
-    raise ImportError("the vLLM plug-in needs `pip install vllm`") from missing
+    raise missing_package("the vLLM plug-in needs", "vllm") from missing
 
 
 _HMBA = "HMBAForConditionalGeneration"

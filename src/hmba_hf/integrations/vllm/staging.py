@@ -3,11 +3,13 @@
 from functools import wraps
 from typing import Any
 
+from ...installation import missing_package
+
 try:
     from vllm.distributed import get_pp_group
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 except ImportError as missing:
-    raise ImportError("the vLLM plug-in needs `pip install vllm`") from missing
+    raise missing_package("the vLLM plug-in needs", "vllm") from missing
 
 
 def take_what_the_stage_before_sends() -> None:
