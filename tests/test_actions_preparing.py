@@ -6,7 +6,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from hmba_hf.data.actions.preparing import ActionOptions, prepare_actions
+from hmba_hf.data.actions.preparing import ActionOptions, VideoIndex, prepare_actions
 from hmba_hf.data.actions.questioned import head_names, questioned
 from hmba_hf.data.loading import load_samples
 from hmba_hf.data.preparing.converting import RunOptions
@@ -125,6 +125,17 @@ def test_a_list_of_another_machine_and_equal_names_are_told_apart(tmp_path):
     rows = datasets.load_dataset(str(tmp_path / "out"), split="train").cast_column("video", datasets.Video(False))
     wanted = [(tmp_path / "videos" / name).read_bytes() for name in ("run/1.mp4", "jump/1.mp4")]
     assert [row["video"]["bytes"] for row in rows] == wanted
+
+
+@pytest.mark.parametrize("video", ["../private.mp4", "run/../../private.mp4", "{folder}/private.mp4", "/"])
+def test_a_path_of_a_list_leads_to_no_video_out_of_the_folder(video, tmp_path):
+    place = tmp_path / "videos" / "run" / "1.mp4"
+    place.parent.mkdir(parents=True)
+    for path in (place, tmp_path / "private.mp4"):
+        path.write_bytes(b"a video")
+    index = VideoIndex(tmp_path / "videos")
+    assert index.find(video.format(folder=tmp_path)) == []
+    assert index.find(str(place)) == [place]
 
 
 def test_bad_videos_can_stop_the_run(kinetics, tmp_path):

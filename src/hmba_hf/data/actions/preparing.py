@@ -116,9 +116,12 @@ class VideoIndex:
         """Return the files that a list may mean.
 
         A path is one in the folder, or ends in one, since lists may have paths of another machine. A name, with or
-        without suffix, is that of a file at any depth.
+        without suffix, is that of a file at any depth. No path leads out of the folder, since others write lists.
         """
-        parts = Path(video).parts
+        place = Path(video)
+        parts = place.relative_to(place.anchor).parts
+        if ".." in parts:
+            return []
         for first in range(len(parts)):
             path = self.folder.joinpath(*parts[first:])
             if path.is_file():
