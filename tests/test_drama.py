@@ -224,6 +224,16 @@ def test_the_official_rule_splits_by_the_order_of_records_with_risk_caption_and_
     assert list(splits) == [f"a_{number}_frame_{number:06d}" for number in range(21)]
 
 
+@pytest.mark.parametrize("place", ["/elsewhere/a", "../elsewhere/a", "a/../../elsewhere"])
+def test_the_address_of_a_frame_leads_to_none_out_of_the_download(place):
+    record = drama_record("a/1", 1)
+    start, _, _ = record["s3_fileUrl"].partition("/combined/")
+    other = {**drama_record("b/2", 2), "s3_fileUrl": f"{start}/combined/{place}/frame_000002.png"}
+    plan = plan_clips([record, other], "official", False)
+    assert [entry.media for entry in plan.entries] == ["a/1/frame_000001.png"]
+    assert [bad.reason for bad in plan.dropped] == ["key_frame_unknown"]
+
+
 def test_the_captioned_rule_splits_by_the_order_of_records_with_caption_and_gif():
     good = [drama_record(f"a/{number}", number, geometry=[]) for number in range(21)]
     bad = [

@@ -148,6 +148,15 @@ def test_pictures_lie_in_the_folder_of_their_split_or_beside_each_other(tmp_path
     assert [mean_red(frame) for frame in frames] == pytest.approx([25, 50, 75, 100, 125], abs=2), "p1 is the oldest"
 
 
+@pytest.mark.parametrize("name", ["../private", "{folder}/private"])
+def test_the_name_of_a_picture_leads_to_none_out_of_the_folder_of_pictures(name, tmp_path):
+    write_pictures(tmp_path / "images", "a", 5)
+    write_pictures(tmp_path, "private", 5)
+    file = write_lines(tmp_path / "a", [sentence_line("a"), sentence_line(name.format(folder=tmp_path))])
+    report = prepare_drama(DramaOptions(str(tmp_path / "images"), train_file=file), RunOptions(str(tmp_path / "out")))
+    assert report["rows"] == {"train": 1} and report["reasons"] == {"media_missing": 1}
+
+
 def test_a_missing_frame_drops_its_record(tmp_path):
     write_pictures(tmp_path / "images", "a", 5)
     (tmp_path / "images" / "a_p3.jpg").unlink()

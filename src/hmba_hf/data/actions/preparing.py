@@ -20,7 +20,7 @@ from ..preparing.converting import (
     name_differently,
     prepare,
 )
-from ..preparing.finding import list_videos
+from ..preparing.finding import is_inside, list_videos
 from ..preparing.parquet_shards import Dropped
 from ..preparing.publishing import CardText
 from ..video_options import LocalVideoOptions
@@ -119,11 +119,11 @@ class VideoIndex:
         without suffix, is that of a file at any depth. No path leads out of the folder, since others write lists.
         """
         place = Path(video)
-        parts = place.relative_to(place.anchor).parts
-        if ".." in parts:
+        place = place.relative_to(place.anchor)
+        if not is_inside(place):
             return []
-        for first in range(len(parts)):
-            path = self.folder.joinpath(*parts[first:])
+        for first in range(len(place.parts)):
+            path = self.folder.joinpath(*place.parts[first:])
             if path.is_file():
                 return [path]
         return self._by_name.get(video, [])

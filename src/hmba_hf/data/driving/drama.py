@@ -27,6 +27,7 @@ from ..preparing.converting import (
     prepare,
     refuse_unused,
 )
+from ..preparing.finding import is_inside
 from ..preparing.parquet_shards import Dropped
 from ..preparing.publishing import CardText
 from ..samples import BOX_MARKER, drama_features
@@ -227,7 +228,7 @@ def _read_annotation(entry: Any) -> _Annotation | None:
         return None
     url = str(entry.get("s3_fileUrl") or "")
     path = PurePosixPath(url.partition("/combined/")[2])
-    is_frame = len(path.parts) > 1 and ".." not in path.parts and _FRAME_NAME.fullmatch(path.name)
+    is_frame = len(path.parts) > 1 and is_inside(path) and _FRAME_NAME.fullmatch(path.name)
     geometry = entry.get("geometry") or ()
     if not isinstance(geometry, (list, tuple)):
         geometry = (geometry,)

@@ -17,7 +17,8 @@ from ...files import parse_json, split_lines
 from ...models.decoding_containers import LIMITS, SourceLimits, VideoDecodeError, errors_named
 from ...models.decoding_stills import read_picture
 from ..clips import even_size, write_video
-from ..preparing.converting import MEDIA_UNREADABLE, Converted, Entry, Plan, name_differently
+from ..preparing.converting import MEDIA_MISSING, MEDIA_UNREADABLE, Converted, Entry, Plan, name_differently
+from ..preparing.finding import is_inside
 from ..preparing.parquet_shards import Dropped
 from ..samples import BOX_MARKER
 from .drama_rows import UNNAMED_OBJECT, ClipAnnotation, EntryError, is_unicode, read_frames, read_numbers
@@ -199,6 +200,8 @@ def find_released_frames(folder: Path, num_frames: int) -> Callable[[Entry], tup
             names.append(entry.content.picture)
         else:
             names.append(f"{entry.media}.jpg")
+        if not all(map(is_inside, names)):
+            raise EntryError(MEDIA_MISSING, f"{names[-1]} leads out of the folder of pictures")
         place = folder
         for name in _FOLDERS[entry.split]:
             if (folder / name).is_dir():

@@ -1,8 +1,8 @@
-"""Videos in a folder and below it."""
+"""Videos in a folder and below it, and paths that stay there."""
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 VIDEO_SUFFIXES = tuple(
     ".avi .flv .gif .m4v .mkv .mov .mp4 .mpeg .mpg .ogv .ts .webm .wmv".split(),
@@ -26,3 +26,9 @@ def list_videos(folder: str | Path, suffixes: Sequence[str] = VIDEO_SUFFIXES) ->
             if not name.startswith(".") and path.suffix.lower() in suffixes:
                 found.append(path)
     return sorted(found)
+
+
+def is_inside(path: str | PurePath) -> bool:
+    """Return whether a path that others have written stays in the folder that it is joined to."""
+    path = PurePath(path)
+    return not path.is_absolute() and ".." not in path.parts
