@@ -3,6 +3,8 @@
 import json
 import math
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 from PIL import Image
@@ -12,7 +14,7 @@ from hmba_hf.app.asking import Asker
 from hmba_hf.app.html import screen_html, table_html
 from hmba_hf.app.limits import PageLimits
 from hmba_hf.app.visits import Visit
-from hmba_hf.app.watching import Watcher, play
+from hmba_hf.app.watching import Watcher, play, watch_frame
 from numbered_videos import numbered_video
 from tiny_models import lively_model
 from tiny_processors import tiny_processor
@@ -55,7 +57,7 @@ def visit(tmp_path):
 
 @pytest.fixture
 def watcher(asker, visit):
-    return Watcher(asker, QUESTION, 1.0, visit)
+    return Watcher(asker, QUESTION, 1.0, visit, "a camera")
 
 
 def test_a_file_is_watched_at_its_own_pace(watcher, clip):
@@ -134,7 +136,7 @@ def test_a_visit_that_ends_amid_an_answer_leaves_no_file_no_frames_and_no_encode
 
 def test_a_drive_that_begins_as_its_visit_ends_takes_nothing(asker, visit):
     visit.end()
-    watcher = Watcher(asker, QUESTION, 1.0, visit)
+    watcher = Watcher(asker, QUESTION, 1.0, visit, "a camera")
     assert watcher.is_done and watcher.finish() == (None, None, None)
 
 
@@ -147,7 +149,7 @@ def test_a_drive_has_just_ended_for_some_seconds_alone(watcher):
 @pytest.mark.parametrize("every", [None, -1.0, float("nan")])
 def test_an_interval_that_is_no_number_of_seconds_is_refused(asker, visit, every):
     with pytest.raises(ValueError, match=f"every must be .*, got {every}"):
-        Watcher(asker, QUESTION, every, visit)
+        Watcher(asker, QUESTION, every, visit, "a camera")
 
 
 def test_a_clock_that_goes_back_and_a_camera_that_turns_begin_the_drive_anew(watcher):
@@ -159,7 +161,7 @@ def test_a_clock_that_goes_back_and_a_camera_that_turns_begin_the_drive_anew(wat
 
 def test_what_cannot_be_watched_is_a_sentence(asker, watcher, visit, tmp_path):
     with pytest.raises(ValueError, match="a question must have words, got none"):
-        Watcher(asker, " ", 1.0, visit)
+        Watcher(asker, " ", 1.0, visit, "a camera")
     with pytest.raises(ValueError, match="a clip must be chosen or uploaded first, got none"):
         list(play(watcher, None))
     (tmp_path / "broken.mp4").write_bytes(b"no video at all " * 50)
@@ -172,3 +174,44 @@ def test_what_cannot_be_watched_is_a_sentence(asker, watcher, visit, tmp_path):
 def test_texts_of_a_model_are_no_html():
     shown = screen_html(Image.new("RGB", (4, 4)), "<b>", '"')
     assert "&lt;b&gt;" in shown and 'alt="&quot;"' in shown and "&lt;i&gt;" in table_html(("a",), [("<i>",)])
+
+
+def test_frames_of_one_visit_that_come_at_once_are_taken_one_after_the_other_into_one_drive(asker, visit, monkeypatch):
+    inside = threading.Lock()
+    times = []
+    feed = Watcher.feed
+
+    def note(watcher, seconds, frame):
+        assert inside.acquire(blocking=False), "two frames at once"
+        times.append(seconds)
+        shown = feed(watcher, seconds, frame)
+        inside.release()
+        return shown
+
+    monkeypatch.setattr(Watcher, "feed", note)
+    begin = partial(Watcher, asker, QUESTION, 100.0, visit, "a camera")
+    together = threading.Barrier(8)
+
+    def take(number):
+        together.wait(60)
+        return watch_frame(visit, "a camera", Image.new("RGB", (32, 32), (number, 0, 0)), begin, 2.0)
+
+    with ThreadPoolExecutor(8) as threads:
+        seen = list(threads.map(take, range(8)))
+    assert {watcher for watcher, _ in seen} == {visit.watched}, "one drive"
+    assert times == sorted(times) and len(times) == 8
+    assert not visit.watched.is_done
+
+
+def test_a_camera_begins_a_drive_of_its_own_while_a_file_is_watched(asker, visit, clip):
+    file = Watcher(asker, QUESTION, 100.0, visit, "a file")
+    watched = play(file, clip, wait=lambda seconds: None)
+    assert next(watched).seconds == 0
+    begin = partial(Watcher, asker, QUESTION, 100.0, visit, "a camera")
+    camera, _ = watch_frame(visit, "a camera", Image.new("RGB", (32, 32)), begin, 0.0)
+    assert camera is visit.watched and file.is_done
+    assert list(watched) == [], "the file has ended"
+    camera.finish()
+    assert watch_frame(visit, "a camera", Image.new("RGB", (32, 32)), begin, 60.0) is None, (
+        "its last frames still come"
+    )

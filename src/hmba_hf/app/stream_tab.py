@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from html import escape
 from typing import Any, NamedTuple
 
@@ -11,8 +12,8 @@ from .asking import Asker
 from .html import screen_html, table_html
 from .problems import in_words
 from .uploads import takes_uploads_only
-from .visits import Visit, Visits
-from .watching import Files, Shown, Watcher, play
+from .visits import Visits
+from .watching import Files, Shown, Watcher, play, watch_frame
 
 try:
     import gradio as gr
@@ -77,10 +78,14 @@ def stream_tab(asker: Asker, page: Any, clip: Any, question: str, visits: Visits
             screen = _lay_out_screen()
     source.change(_sides_of, source, [start, camera, shared], **_QUIET)
     page.load(None, js=_SHARING)
-    _let_play(screen, [clip, asked, every, screen.watcher], start, asker, visits)
-    for component in (camera, shared):
-        _let_see(screen, [component, asked, every, screen.watcher], component, asker, visits)
-    stop.click(_left, screen.watcher, [screen.video, screen.json, screen.csv], js=_STOPPING, **_QUIET)
+    _let_play(screen, [clip, asked, every], start, asker, visits)
+    for name, component in ((CAMERA, camera), (SCREEN, shared)):
+        _let_see(screen, [component, asked, every, screen.watcher], name, asker, visits)
+
+    def end(watcher: Any, request: gr.Request) -> list[Any]:
+        return _left(visits.open(request.session_hash).watched or watcher)
+
+    stop.click(end, screen.watcher, [screen.video, screen.json, screen.csv], js=_STOPPING, **_QUIET)
 
 
 def _lay_out_camera(label: str, name: str) -> Any:
@@ -116,10 +121,12 @@ def _lay_out_screen() -> Screen:
 def _let_play(screen: Screen, inputs: list[Any], start: Any, asker: Asker, visits: Visits) -> None:
     """Let the button start a file, at its own pace and to its end."""
 
-    def watch(path: Any, question: str, every: float, before: Any, request: gr.Request) -> Iterator[Screen]:
+    def watch(path: Any, question: str, every: float, request: gr.Request) -> Iterator[Screen]:
+        visit = visits.open(request.session_hash)
         watcher = None
         try:
-            watcher = _begun(before, asker, question, every, visits.open(request.session_hash))
+            with visit.turn:
+                watcher = Watcher(asker, question, every, visit, FILE)
             yield _beginning(watcher)
             seen = 0.0
             for shown in play(watcher, path):
@@ -129,34 +136,32 @@ def _let_play(screen: Screen, inputs: list[Any], start: Any, asker: Asker, visit
         except ValueError as error:
             yield _all_kept()._replace(problem=in_words(error))
         finally:
-            left = _left(watcher)
+            left = _left(watcher if watcher is visit.watched else None)
         yield _all_kept()._replace(video=left[0], json=left[1], csv=left[2])
 
     limit = asker.limits.max_streams
     start.click(watch, inputs, list(screen), concurrency_limit=limit, concurrency_id="streams", **_QUIET)
 
 
-def _let_see(screen: Screen, inputs: list[Any], camera: Any, asker: Asker, visits: Visits) -> None:
+def _let_see(screen: Screen, inputs: list[Any], source: str, asker: Asker, visits: Visits) -> None:
     """Let each frame of a camera be seen; the drive begins anew after the visitor has stopped it."""
 
-    def see(frame: Any, question: str, every: float, watcher: Any, request: gr.Request) -> Screen:
+    def see(frame: Any, question: str, every: float, before: Any, request: gr.Request) -> Screen:
         if not isinstance(frame, Image.Image):
             return _all_kept()
         try:
             if frame.width * frame.height > asker.limits.max_pixels:
                 raise ValueError(f"a frame must have at most {asker.limits.max_pixels} pixels, got {frame.size}")
-            if watcher is not None and watcher.has_just_ended(_REST):
+            if before is not None and before.has_just_ended(_REST):  # also with its visit, which shall not begin anew
                 return _all_kept()
-            if watcher is None or watcher.is_done:
-                watcher = _begun(watcher, asker, question, every, visits.open(request.session_hash))
-            seconds = time.monotonic() - watcher.began
-            if seconds > asker.limits.max_clip_seconds:
-                watcher.finish()
-            shown = watcher.feed(seconds, frame.convert("RGB"))
+            visit = visits.open(request.session_hash)
+            begin = partial(Watcher, asker, question, every, visit, source)
+            seen = watch_frame(visit, source, frame.convert("RGB"), begin, _REST)
         except ValueError as error:
             return _all_kept()._replace(problem=in_words(error))
-        return _all_kept() if shown is None else _seen(shown, watcher)
+        return _all_kept() if seen is None else _seen(seen[1], seen[0])
 
+    camera = inputs[0]
     camera.stream(
         see,
         inputs,
@@ -166,13 +171,6 @@ def _let_see(screen: Screen, inputs: list[Any], camera: Any, asker: Asker, visit
         concurrency_limit=asker.limits.max_streams,
         **_QUIET,
     )
-
-
-def _begun(before: Any, asker: Asker, question: str, every: float, visit: Visit) -> Watcher:
-    """Return a new drive; the one before ends."""
-    if before is not None:
-        before.finish()
-    return Watcher(asker, question, every, visit)
 
 
 def _all_kept() -> Screen:

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 _LONGEST_REST = 3600.0  # seconds; a question that waited while its visit ended begins another one, which nobody ends
 
@@ -28,12 +28,16 @@ class Visit:
         folder: of its own.
 
     Attributes:
+        turn: held while a frame of a camera is taken, so that frames that come at once follow each other.
+        watched: the drive that is watched, or was watched last.
         is_over: whether it has ended.
         used: when something was written last, on the clock of this machine.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
+        self.turn = threading.Lock()
+        self.watched: Any = None
         self.is_over = False
         self.used = time.monotonic()
         self._lock = threading.Lock()

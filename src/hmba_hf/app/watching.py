@@ -55,7 +55,9 @@ class Watcher:
         asker: whose model answers.
         question: to ask again and again.
         every: seconds from one question to the next.
-        visit: that it is part of, and whose folder takes the annotated video and the answers.
+        visit: that it is part of, and whose folder takes the annotated video and the answers. The drive that it
+            watched before ends.
+        source: what is watched: a file, or one of the cameras.
 
     Attributes:
         limits: of the page.
@@ -70,7 +72,7 @@ class Watcher:
         ValueError: if there is no question, or `every` is no number of seconds.
     """
 
-    def __init__(self, asker: Asker, question: str | None, every: float, visit: Visit):
+    def __init__(self, asker: Asker, question: str | None, every: float, visit: Visit, source: str):
         self._asker = asker
         self.limits = asker.limits
         self._question = asker.limits.check_question(question)
@@ -80,6 +82,8 @@ class Watcher:
         )
         self._visit = visit
         self._path = visit.folder / "annotated.mp4"
+        if visit.watched is not None:
+            visit.watched.finish()  # before its file is opened anew
         self._video = AnnotatedVideo(self._path)
         self._own = threading.Lock()
         self._last: dict[str, Any] | None = None
@@ -91,6 +95,8 @@ class Watcher:
         self.is_done = False
         self.began = time.monotonic()
         self.ended = math.inf
+        self.source = source
+        visit.watched = self
         visit.add(self)
 
     def feed(self, seconds: float, frame: Image.Image) -> Shown | None:
@@ -163,6 +169,27 @@ class Watcher:
         memory = psutil.Process().memory_info().rss / 2**20
         counts = f"{self.skipped} frames passed over, {self.broken} broken"
         return f"{seconds:.1f} s; {rate:.1f} frames per second; {counts}; {memory:.0f} MiB of memory"
+
+
+def watch_frame(
+    visit: Visit, source: str, frame: Image.Image, begin: Callable[[], Watcher], rest: float
+) -> tuple[Watcher, Shown] | None:
+    """Take a frame of a camera into the drive of its visit; return that drive and what is seen.
+
+    A drive that has ended begins anew, and so does one of another source. Nothing is seen within `rest` seconds of an
+    end, in which frames still come that were on their way, and behind the longest drive.
+    """
+    with visit.turn:
+        watcher = visit.watched
+        if watcher is not None and watcher.has_just_ended(rest):
+            return None
+        if watcher is None or watcher.is_done or watcher.source != source:
+            watcher = begin()
+        seconds = time.monotonic() - watcher.began
+        if seconds > watcher.limits.max_clip_seconds:
+            watcher.finish()
+        shown = watcher.feed(seconds, frame)
+        return None if shown is None else (watcher, shown)
 
 
 def play(
