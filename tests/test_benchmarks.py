@@ -361,3 +361,8 @@ def test_every_way_to_a_product_with_weights_of_8_bits_is_near_the_plain_one(tmp
     records = json.loads((tmp_path / "results.json").read_text())
     assert len(records) == 7 and columns(printed)[0][:3] == ["layer", "rows", "float32"]
     assert all(error < 0.02 for record in records for error in record["errors"].values())
+
+
+def test_a_layer_that_is_read_is_compared_with_a_run_of_all_layers():
+    printed = run("tower_layers.py", "--frames", 1, "--repeats", 1, "--layers", 2)
+    assert columns(printed) == [["frames", "all layers", "read", "ratio"]]

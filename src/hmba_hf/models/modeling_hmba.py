@@ -22,6 +22,7 @@ from .joining_hmba import build_projector, join_pretrained
 from .layers_adapter_state import AdapterState, check_frame_mask
 from .layers_attention import differentiable_attention
 from .layers_conditions import require
+from .layers_vision_tower import read_layer
 from .loading_transformers import (
     CACHE_NAME,
     check_language_model,
@@ -135,11 +136,9 @@ class HMBAModel(HMBAPreTrainedModel):
     ) -> tuple[Any, Tensor]:
         """Run the vision tower; return its output, and the patches of one layer as `(videos, t, p, d)`."""
         frames = pixel_values_videos.flatten(0, 1).to(self.vision_tower.dtype)
-        wants = output_hidden_states or layer  # some towers return hidden states down to one layer
         with differentiable_attention():
-            tower = self.vision_tower(frames, output_hidden_states=wants, return_dict=True, **kwargs)
-        frame_features = self._select_patches(tower.hidden_states[layer])
-        frame_features = frame_features.unflatten(0, pixel_values_videos.shape[:2])  # (videos, t, p, d)
+            tower, states = read_layer(self.vision_tower, frames, layer, output_hidden_states, **kwargs)
+        frame_features = self._select_patches(states).unflatten(0, pixel_values_videos.shape[:2])  # (videos, t, p, d)
         # A tower may have a dtype of its own. The projector's weight may be quantised, but never its bias.
         return tower, frame_features.to(self.multi_modal_projector.bias.dtype)
 
