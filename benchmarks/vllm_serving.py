@@ -5,8 +5,8 @@
 
 Both answer the same requests in this process: a system prompt that all share, of so many tokens as the table says, a
 clip of their own, and greedy answers of one length. The two take turns, and times are of the processor, of all threads
-of the process, since other work of a machine moves those of a clock. vLLM forgets its clips and prompts before each
-turn, and keeps those of the turn, the system prompt among them.
+of the process, since other work of a machine moves those of a clock. vLLM forgets prompts, clips and what its encoder
+made of them before each turn, and keeps those of the turn, the system prompt among them.
 
 The model is tiny: its tower and adapter are those of the demo's tuned model, its language model is random.
 """
@@ -101,6 +101,7 @@ def by_vllm(folder: Path, videos: list[str], question: str) -> Callable[[int], l
     def answer(length: int) -> list[str]:
         llm.reset_prefix_cache()
         llm.reset_mm_cache()
+        llm.llm_engine.reset_encoder_cache()
         greedy = SamplingParams(temperature=0, max_tokens=length, min_tokens=length)
         tokens = [got.outputs[0].token_ids for got in llm.generate(asked, greedy, use_tqdm=False)]
         return [tokenizer.decode(one, skip_special_tokens=True).strip() for one in tokens]  # as the pipeline does
