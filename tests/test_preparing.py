@@ -30,6 +30,7 @@ from hmba_hf.data.preparing.converting import (
     name_differently,
     prepare,
 )
+from hmba_hf.data.preparing.parquet_shards import check_finished
 from hmba_hf.data.preparing.publishing import CardText
 from hmba_hf.digests import digest_text
 from synthetic_downloads import drama_record, folder_bytes, write_bddx_download, write_drama_download
@@ -254,12 +255,16 @@ def test_other_options_or_input_are_refused_until_one_overwrites(tmp_path, other
     assert {name: content for name, content in folder_bytes(tmp_path).items() if "fresh" not in name} == fresh
 
 
-def test_files_of_another_origin_are_not_overwritten_unasked(tmp_path):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "train-00000-of-00001.parquet").write_bytes(b"precious")
-    with pytest.raises(ValueError, match="parquet files of another origin"):
+@pytest.mark.parametrize("name", ["data/train-00000-of-00001.parquet", "README.md", "LICENSE", "report.json"])
+def test_files_of_another_origin_are_not_overwritten_unasked_and_nothing_is_put_beside_them(name, tmp_path):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"precious")
+    with pytest.raises(ValueError, match=f"holds files of another origin, such as {name}: choose another"):
         prepare(preparation(), run_options(tmp_path))
-    assert (tmp_path / "data" / "train-00000-of-00001.parquet").read_bytes() == b"precious"
+    assert folder_bytes(tmp_path) == {name: b"precious"}
+    check_finished(tmp_path)
+    prepare(preparation(), run_options(tmp_path, overwrite=True))
 
 
 def test_two_runs_do_not_write_into_one_folder(tmp_path):

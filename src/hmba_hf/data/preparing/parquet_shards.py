@@ -60,8 +60,11 @@ class ShardFolder:
         """Lock the folder for one run that prepares the dataset of `identity`.
 
         Raises:
-            ValueError: if another run has it, or if it holds a dataset of another identity and `overwrite` is false.
+            ValueError: if another run has it, or if it holds a dataset of another identity, or files of another origin
+                in the places of ours, and `overwrite` is false.
         """
+        if not overwrite:
+            self._check_origin()  # before anything is in it that makes an unfinished dataset of it
         for place in (self.state, self.folder / "data"):
             place.mkdir(parents=True, exist_ok=True)
         try:
@@ -71,27 +74,38 @@ class ShardFolder:
         except Timeout as error:
             raise ValueError(f"{self.folder} must be free for this run, but another one is writing there") from error
 
+    @property
+    def _manifest(self) -> Path:
+        return self.state / "manifest.json"
+
+    def _check_origin(self) -> None:
+        others = [path.relative_to(self.folder).as_posix() for path in self._own_files() if path.exists()]
+        if others and not self._manifest.exists():
+            raise ValueError(
+                f"{self.folder} holds files of another origin, such as {others[0]}: choose another, or overwrite them"
+            )
+
+    def _own_files(self) -> list[Path]:
+        files = [self.folder / name for name in (REPORT_FILE, CARD_FILE, LICENSE_FILE)]
+        return [*files, *(self.folder / "data").glob("*.parquet")]
+
     def _begin(self, identity: dict[str, Any], overwrite: bool) -> None:
-        manifest = self.state / "manifest.json"
         if overwrite:
             self._clear()
         for partial in self.state.glob("*.partial"):
             partial.unlink()
-        if manifest.exists():
-            differing = _differences(read_json_object(manifest), identity)
+        if self._manifest.exists():
+            differing = _differences(read_json_object(self._manifest), identity)
             if differing:
                 raise ValueError(
                     f"{self.folder} holds a dataset prepared from other input or with other options ("
                     f"{'; '.join(differing)}): choose another output_dir, or overwrite it"
                 )
-        elif any((self.folder / "data").glob("*.parquet")):
-            raise ValueError(f"{self.folder} holds parquet files of another origin: choose another, or overwrite them")
         else:
-            self.write_json(manifest, identity)
+            self.write_json(self._manifest, identity)
 
     def _clear(self) -> None:
-        files = [self.folder / name for name in (REPORT_FILE, CARD_FILE, LICENSE_FILE)]
-        for path in [*files, *(self.folder / "data").glob("*.parquet"), *self.state.glob("*.json")]:
+        for path in [*self._own_files(), *self.state.glob("*.json")]:
             path.unlink(missing_ok=True)
 
     def result(self, name: str) -> ShardResult | None:
