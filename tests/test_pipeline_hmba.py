@@ -188,6 +188,11 @@ def test_options_of_the_processor_may_be_given(pipe, asked):
     assert asked[0]["pixel_values_videos"].shape == (1, 3, 3, 14, 14)
 
 
+def test_a_video_that_lacks_among_others_is_refused_and_not_answered_without(pipe, dashcam):
+    with pytest.raises(ValueError, match="videos must be a video for each input, got None among them"):
+        pipe(videos=[dashcam, None], text="What?")
+
+
 def test_a_video_without_a_question_is_refused(pipe, dashcam):
     for videos in (dashcam, [dashcam], clip(), None):
         with pytest.raises(ValueError, match="videos must have a text"):

@@ -54,6 +54,8 @@ def _pair_inputs(videos: Any, text: Any, timestamp: Any) -> dict | list[dict]:
     lists: dict[str, Any] = {}
     if not _is_one_video(videos):
         lists["videos"] = once.pop("videos")
+        if any(video is None for video in lists["videos"]):  # its question would be answered without any
+            raise ValueError("videos must be a video for each input, got None among them")
     if not _is_one_text(text):
         lists["text"] = once.pop("text")
     if isinstance(timestamp, (list, tuple)):
