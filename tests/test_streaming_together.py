@@ -6,7 +6,8 @@ from transformers import GenerationConfig
 
 from hmba_hf import FrameError, HMBAVLMProcessor, TimeJump, VideoStream
 from hmba_hf.streaming import ask_together, push_or_restart, push_or_restart_together, push_together
-from test_streaming import QUESTION, answered, cut_picture, frames_of_noise
+from test_streaming import QUESTION, answered, frames_of_noise
+from test_streaming_refusals import cut_picture
 from tiny_hmba_vlm import model_on
 from tiny_models import lively_model
 from tiny_processors import tiny_processor
