@@ -106,6 +106,7 @@ class VideoStream:
             warn_of_other_length(model, processor)
         self.held = 0
         self._drives = 0  # calls of `reset`
+        # One for each stream: it refers to the model and processor and holds no more, so that sharing saves nothing.
         self._pipeline = VideoTextToTextPipeline.in_place(model, processor)
         self._encoder = ENCODERS[family](self._pipeline)
         self.reset()
