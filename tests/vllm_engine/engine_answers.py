@@ -11,6 +11,7 @@ import torch
 from open_engines import GREEDY, answers, open_engine
 from PIL import Image
 from tiny_engines import FAMILIES, Request, pipeline_answers, save_model, save_videos, sixteen_requests
+from transformers import AutoProcessor
 from vllm.exceptions import VLLMValidationError
 
 from hmba_hf import iter_frames
@@ -110,6 +111,20 @@ def test_a_request_may_have_the_times_of_its_videos_written(served, requests):
     asked["mm_processor_kwargs"]["time_format"] = "now"
     with pytest.raises(ValueError, match="time_format must be a text with one"):
         llm.generate(asked, GREEDY, use_tqdm=False)
+
+
+def test_options_of_an_engine_are_those_of_requests_that_name_none(saved, requests):
+    folder, wanted = saved["llama"]
+    video_processor = AutoProcessor.from_pretrained(folder).video_processor
+    own = {"num_frames": video_processor.num_frames, "fps": video_processor.fps}
+    of_engine = {"num_frames": own["num_frames"] + 3, "fps": 2 * own["fps"]}
+    asked = requests[1].for_engine()
+    given = asked["mm_processor_kwargs"]
+    with open_engine(folder, mm_processor_kwargs=of_engine) as llm:
+        (plain,) = answers(llm, [asked])
+        (named,) = answers(llm, [{**asked, "mm_processor_kwargs": given | of_engine}])
+        (others,) = answers(llm, [{**asked, "mm_processor_kwargs": given | own}])
+    assert plain == named != others == wanted[1]
 
 
 def test_a_picture_is_asked_about_as_a_video_of_one_frame(served, videos):

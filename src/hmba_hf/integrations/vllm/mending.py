@@ -10,6 +10,11 @@ from torch import Tensor
 from ...installation import missing_package
 
 try:
+    import numba  # noqa: F401 - llvmlite with it, before `answer_scans`: an engine that comes later meets it
+except ImportError:
+    pass
+
+try:
     from vllm.lora.ops.torch_ops import lora_ops
     from vllm.lora.punica_wrapper import punica_cpu
     from vllm.platforms import current_platform

@@ -148,8 +148,11 @@ class BlankClips(BaseDummyInputsBuilder):
     def get_dummy_mm_data(self, seq_len: int, mm_counts: Mapping[str, int], mm_options: Any) -> dict[str, Any]:
         """Draw so many videos."""
         height, width = self.frame_size()
-        num_frames = self.info.get_hf_processor().video_processor.num_frames
-        blank = np.full((num_frames, height, width, 3), 255, np.uint8)
+        video_processor = self.info.get_hf_processor().video_processor
+        of_engine = self.info.ctx.get_merged_mm_kwargs({})
+        num_frames = int(of_engine.get("num_frames", video_processor.num_frames))
+        frames = np.full((num_frames, height, width, 3), 255, np.uint8)
+        blank = (frames, {"fps": of_engine.get("fps", video_processor.fps)})
         return {"video": [blank] * mm_counts.get("video", 0)}
 
 
