@@ -123,17 +123,37 @@ def surprises(folder, requests, answered, prepare=None):
     return torch.stack(found)  # (requests, tokens)
 
 
+def answer(llm, requests):
+    """Return the tokens of an engine's answers, and the logarithms of the probabilities that it gives to them."""
+    how = SamplingParams(temperature=0, max_tokens=LENGTH, min_tokens=LENGTH, logprobs=0)
+    done = llm.generate([request.for_engine() for request in requests], how, use_tqdm=False)
+    answered = [list(got.outputs[0].token_ids) for got in done]
+    said = [[next(iter(one.values())).logprob for one in got.outputs[0].logprobs] for got in done]
+    return answered, torch.tensor(said)
+
+
 def test_in_eight_bits_answers_are_as_likely_as_the_weights_that_these_mean_say(asked, tmp_path):
     model, requests = asked
     save_quantised(model, 8, tmp_path)
     with open_engine(tmp_path / "quantised") as llm:
         assert llm.apply_model(parts_of) == [({torch.float32}, {"CompressedTensorsLinearMethod"})]
-        how = SamplingParams(temperature=0, max_tokens=LENGTH, min_tokens=LENGTH, logprobs=0)
-        done = llm.generate([request.for_engine() for request in requests], how, use_tqdm=False)
-    answered = [list(got.outputs[0].token_ids) for got in done]
-    said = torch.tensor([[next(iter(one.values())).logprob for one in got.outputs[0].logprobs] for got in done])
+        answered, said = answer(llm, requests)
     meant = surprises(tmp_path / "meant", requests, answered, round_activations)
     whole = surprises(model, requests, answered)
     print(f"median distance {(said - meant).abs().median():.5f}, of whole weights {(said - whole).abs().median():.5f}")
     # Values that lie between two whole numbers of 8 bits are rounded to one or the other by the last bit of a sum.
+    assert (said - meant).abs().median() < (said - whole).abs().median() / 4
+
+
+def test_in_four_bits_answers_are_as_likely_as_the_weights_that_these_mean_say(asked, tmp_path):
+    model, requests = asked
+    save_quantised(model, 4, tmp_path)
+    with open_engine(tmp_path / "quantised", dtype="bfloat16") as llm:
+        ((whole_parts, methods),) = llm.apply_model(parts_of)
+        assert torch.bfloat16 in whole_parts and methods == {"CompressedTensorsLinearMethod"}
+        answered, said = answer(llm, requests)
+    meant = surprises(tmp_path / "meant", requests, answered)
+    whole = surprises(model, requests, answered)
+    print(f"median distance {(said - meant).abs().median():.5f}, of whole weights {(said - whole).abs().median():.5f}")
+    # The engine computes in bfloat16, the pipeline in float32.
     assert (said - meant).abs().median() < (said - whole).abs().median() / 4

@@ -1,6 +1,7 @@
 """What vLLM's engine cannot do with an H-MBA is refused in one sentence, before it starts."""
 
 import pytest
+from engine_quantised import save_quantised
 from tiny_engines import save_model
 from transformers import Gemma3nTextConfig
 from vllm import LLM
@@ -27,6 +28,14 @@ def test_a_language_model_of_one_stage_is_refused_in_two(tmp_path):
     config.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="pipeline_parallel_size must be 1 with Gemma3nForCausalLM"):
         LLM(str(tmp_path), pipeline_parallel_size=2, **SMALL)
+
+
+def test_weights_in_four_bits_are_refused_in_float32(tmp_path):
+    model = tmp_path / "model"
+    save_model("llama", model)
+    save_quantised(model, 4, tmp_path)
+    with pytest.raises(ValueError, match="dtype must be bfloat16 for weights in 4 bits .* got float32"):
+        LLM(str(tmp_path / "quantised"), **SMALL)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,9 @@
 """What the plug-in registers with vLLM: the models, the checks of their configurations, the reader of videos."""
 
+from collections.abc import Mapping
 from typing import Any
+
+import torch
 
 from ... import registration  # noqa: F401 - H-MBA's classes at transformers' doors
 from ...installation import missing_package
@@ -14,6 +17,7 @@ try:
     from vllm.model_executor.models import ModelRegistry
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
     from vllm.multimodal.video import VIDEO_LOADER_REGISTRY
+    from vllm.platforms import current_platform
 except ImportError as missing:
     raise missing_package("the vLLM plug-in needs", "vllm") from missing
 
@@ -35,10 +39,13 @@ class HMBAChecks(VerifyAndUpdateConfig):
         """Leave the decoding of videos to H-MBA's processor, unless the user has named a reader.
 
         Raises:
-            ValueError: if an option of videos is none, or if the language model shall be in several stages, and vLLM
-                has it in one alone.
+            ValueError: if an option of videos is none, if weights in 4 bits shall meet float32 on a CPU, or if the
+                language model shall be in several stages, and vLLM has it in one alone.
         """
         model_config = vllm_config.model_config
+        is_wide = model_config.dtype == torch.float32
+        if is_wide and current_platform.is_cpu() and _is_in_four_bits(model_config.hf_config):
+            raise ValueError("dtype must be bfloat16 for weights in 4 bits in vLLM's build for CPUs, got float32")
         of_videos = model_config.multimodal_config
         of_videos.mm_processor_kwargs = options_of_engine(of_videos.mm_processor_kwargs)
         of_media = of_videos.media_io_kwargs
@@ -49,6 +56,17 @@ class HMBAChecks(VerifyAndUpdateConfig):
             raise ValueError(
                 f"pipeline_parallel_size must be 1 with {names[0]}, which vLLM has in one stage alone, got {stages}"
             )
+
+
+def _is_in_four_bits(config: Any) -> bool:
+    """Return whether weights of a checkpoint are in 4 bits, as compressed-tensors, GPTQ or AWQ says it."""
+    quantised = getattr(config, "quantization_config", None) or {}
+    if not isinstance(quantised, Mapping):
+        quantised = quantised.to_dict()
+    bits = [quantised.get("bits")]
+    for group in (quantised.get("config_groups") or {}).values():
+        bits.append((group.get("weights") or {}).get("num_bits"))
+    return 4 in bits
 
 
 class HMBAVLMChecks(HMBAChecks):
