@@ -126,6 +126,13 @@ def test_the_last_clip_of_a_plain_file_is_decoded_once_and_from_what_it_needs(na
     assert 3 <= len(decoded) <= 50, "pictures from the last keyframe on"
 
 
+@pytest.mark.parametrize("name", PLAIN)
+def test_the_end_of_a_plain_file_is_not_decoded_to_part_it_into_segments(name, monkeypatch):
+    monkeypatch.setattr(decoding_reader.VideoReader, "last_time", lambda reader: pytest.fail("decodes the end"))
+    frames, metadata = decode_segments(video(**PLAIN[name]), 3)
+    assert read_numbers(frames) == [25, 75, 125] and metadata.duration == pytest.approx(6.0)
+
+
 def test_pictures_between_a_wanted_one_and_the_next_keyframe_are_not_decoded(decoded):
     frames, _ = decode_frames(video("bframes=0"), 4.04, 2, 2.0)
     assert read_numbers(frames) == [88, 101]
@@ -223,6 +230,17 @@ def test_damage_of_a_picture_that_a_clip_does_not_need_leaves_it_whole(name, cap
     with caplog.at_level(logging.WARNING):
         frames, _ = decode_frames(broken, 3.5, 2, 4.0, only_whole=True)
     assert np.array_equal(frames, decode_frames(sound, 3.5, 2, 4.0)[0])
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("name", ["mp4", "hevc"])
+def test_damage_behind_the_last_segments_frame_leaves_the_segments_whole(name, caplog):
+    sound = video(**PLAIN[name])
+    broken = damaged(sound, 5.7, 6.0, is_reference=True)
+    with caplog.at_level(logging.WARNING):
+        frames, metadata = decode_segments(broken, 3, only_whole=True)
+    wanted, told = decode_segments(sound, 3)
+    assert np.array_equal(frames, wanted) and repr(metadata) == repr(told)
     assert not caplog.records
 
 

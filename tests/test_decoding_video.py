@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from hmba_hf import SourceLimits
-from hmba_hf.models import decoding_reader
 from hmba_hf.models.decoding_metadata import VideoTooLongError
+from hmba_hf.models.decoding_streams import OpenVideo
 from hmba_hf.models.decoding_video import (
     VideoDecodeError,
     causal_timestamps,
@@ -133,14 +133,14 @@ def test_the_last_frame_is_found_whatever_duration_the_header_claims(video, fact
 
 
 def test_the_cost_of_a_clip_does_not_grow_with_the_file(monkeypatch):
-    decoded, read = [], decoding_reader.VideoReader._decoded
+    decoded, read = [], OpenVideo.decode
 
-    def counted(reader):
-        for frame in read(reader):
+    def counted(video):
+        for frame in read(video):
             decoded.append(frame.pts)
             yield frame
 
-    monkeypatch.setattr(decoding_reader.VideoReader, "_decoded", counted)
+    monkeypatch.setattr(OpenVideo, "decode", counted)
     costs = {}
     for seconds in (10, 600):
         data = numbered_video(seconds * RATE, rate=RATE, gop=12)

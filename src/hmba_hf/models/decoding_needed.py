@@ -24,13 +24,19 @@ _HELD_PICTURES = 2  # of RGB, whose memory the packets of a stretch may take
 _MORE = 3  # packets that are read beyond those that a decoder may hold back
 
 
-class PlainClip(NamedTuple):
-    """What a clip of a plain stretch is, and what has been read for it: up to when, and whether at a steady rate."""
+class PlainPart(NamedTuple):
+    """What has been read of a plain stretch: when its last picture is shown, until when, and if at a steady rate."""
 
-    scan: Scan
     last: Fraction
     shown_until: Fraction
     is_steady: bool
+
+
+class PlainClip(NamedTuple):
+    """A clip of a plain stretch, and what has been read for it."""
+
+    scan: Scan
+    read: PlainPart
 
 
 class PlainStretch:
@@ -125,29 +131,26 @@ class PlainStretch:
         if lacking:
             return None
         place = min(bisect(times, end) + REORDER_FRAMES, len(times) - 1)  # as far as is decoded where all is
-        last, shown_until = self._shown(place)
+        read = self._up_to(place)
         moments = [Moment(self.ticks[at] * tick - self._origin, None, 0) for at in chosen]
-        came = Progress(0, times[place], float(shown_until))
+        came = Progress(0, times[place], float(read.shown_until))
         scan = Scan(moments, clip, came, times[0], passed_end=not is_last, is_whole_recording=False)
-        return PlainClip(scan, last, shown_until, self._is_steady(place))
+        return PlainClip(scan, read)
 
-    def last_time(self) -> float | None:
-        """Seconds to the last picture of the file, which is read to its end; `None` where something is not plain."""
+    def whole(self) -> PlainPart | None:
+        """Read to the end of the file, and decode nothing; `None` where something is not plain."""
         if not self.read(until=None, is_last=True):
             return None
-        return self._times()[-1]
+        return self._up_to(len(self.ticks) - 1)
 
-    def _shown(self, place: int) -> tuple[Fraction, Fraction]:
-        """When a picture is shown, and until when."""
-        ticks = self.ticks[place]
-        start = ticks * self._video.stream.time_base - self._origin
-        return start, start + self._video.shown_for(self._packets[self._order[ticks]])
-
-    def _is_steady(self, last: int) -> bool:
-        """Return whether pictures up to the one in a place follow each other at the rate of the video."""
+    def _up_to(self, place: int) -> PlainPart:
+        """The pictures up to the one in a place."""
         tick = self._video.stream.time_base
-        steps = {later - earlier for earlier, later in pairwise(self.ticks[: last + 1])}
-        return all(abs(step * tick - 1 / self._video.rate) <= tick for step in steps)
+        last = self.ticks[place] * tick - self._origin
+        shown_until = last + self._video.shown_for(self._packets[self._order[self.ticks[place]]])
+        steps = {later - earlier for earlier, later in pairwise(self.ticks[: place + 1])}
+        is_steady = all(abs(step * tick - 1 / self._video.rate) <= tick for step in steps)
+        return PlainPart(last, shown_until, is_steady)
 
     def _times(self) -> list[float]:
         """Seconds from the start of the video to each picture, each the number nearest to the exact one."""

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import av
 
-from .decoding_needed import PlainStretch
+from .decoding_needed import PlainPart, PlainStretch
 from .decoding_references import References, references_of
 from .decoding_streams import FAR_FUTURE, OpenVideo
 
@@ -55,11 +55,11 @@ class PlainReader:
         self._video.start_reading(self._video.packets)
         return PlainStretch(self._video, self._references, origin)
 
-    def last_time(self, origin: Fraction) -> float | None:
-        """Seconds from the origin to the last frame; `None` also where packets lack that the header promises."""
+    def last_stretch(self, origin: Fraction) -> PlainPart | None:
+        """What the last stretch shows, up to the last frame; `None` also where packets lack that were promised."""
         stretch = self.stretch(FAR_FUTURE, origin)
-        last = None if stretch is None else stretch.last_time()
+        end = None if stretch is None else stretch.whole()
         packets = self._video.packets
-        if last is None or last < 0 or packets.may_hide_a_file or packets.shortfall(origin) is not None:
+        if end is None or end.last < 0 or packets.may_hide_a_file or packets.shortfall(origin) is not None:
             return None
-        return last
+        return end

@@ -12,15 +12,13 @@ import numpy as np
 from .decoding_choice import LONGEST_STEP, Choice, Progress, Scan
 from .decoding_containers import SourceLimits, VideoDecodeError
 from .decoding_metadata import Known, check_duration, metadata_of_video
+from .decoding_needed import PlainPart
 from .decoding_packets import Shortfall, find_step_back
 from .decoding_pictures import ClipPictures, picture_or_error
 from .decoding_plain import PlainReader
-from .decoding_streams import FAR_FUTURE, OpenVideo, is_intra_coded
+from .decoding_streams import FAR_FUTURE, OpenVideo
 from .decoding_timeline import REORDER_FRAMES, Moment, begins_anew
 from .sampling_video import LONGEST_ROUNDING, TIME_TOLERANCE, ClipMetadata
-
-# Codecs whose decoders give nothing after a seek until pictures are whole again, which needs no intra-coded one.
-WAITING_DECODERS = ("h264",)
 
 
 class VideoReader:
@@ -39,7 +37,6 @@ class VideoReader:
         self.shown_until = Fraction(0)  # the end of that frame
         self.has_breaks = False  # whether its clock has gone back
         self.is_steady = True  # whether frames that follow each other have been `1 / rate` apart
-        self._is_after_seek = False
         self.video = OpenVideo(source, name, None, limits, source_fps, is_read_in_parts=True)
         try:
             self._find_origin()
@@ -123,26 +120,10 @@ class VideoReader:
             return TIME_TOLERANCE
         return min(tick, LONGEST_ROUNDING) + TIME_TOLERANCE
 
-    def _decoded(self) -> Iterator[Any]:
-        """Decode from where the container stands, with errors in the places of what they keep from being decoded.
-
-        After a seek, decoders of some codecs invent missing data until the first intra-coded picture. Containers
-        whose index calls every picture a keyframe lead there.
-        """
-        codec = self.video.stream.codec_context.codec
-        is_sound = not self._is_after_seek or codec.intra_only or codec.name in WAITING_DECODERS
-        for found in self.video.decode():
-            is_error = isinstance(found, Exception)
-            is_sound = is_sound or (not is_error and is_intra_coded(found, codec.name))
-            if is_sound:
-                yield found
-            del found  # before the next one is decoded
-
     def read(self, start: float | None) -> Iterator[Moment]:
         """Yield frames and their times from the keyframe before `start` on, or from the first frame for `None`."""
         video = self.video
         self.damage, self.concealed_from = None, math.inf
-        self._is_after_seek = start is not None
         if start is None:
             video.close()
             video.open()
@@ -155,7 +136,8 @@ class VideoReader:
         count = 0
         lacks_frames = False
         before: Moment | None = None
-        for moment in video.timeline(self.origin).place(self._decoded(), self.origin if start is None else None):
+        decoded = video.decode() if start is None else video.decode_after_seek()
+        for moment in video.timeline(self.origin).place(decoded, self.origin if start is None else None):
             if isinstance(moment.frame, Exception):
                 self.damage = self.damage or moment.frame
                 continue
@@ -242,14 +224,22 @@ class VideoReader:
             raise trouble or self._damaged(0.0, "the last frame")
         return float(last)
 
-    def _plain_last_time(self) -> float | None:
-        """Time of the last frame from packets alone; `None` where they are not plain or fewer than was promised."""
+    def _plain_end(self) -> PlainPart | None:
+        """What the last stretch shows, from packets alone; `None` where it is not plain, or may not be the last."""
         if not self.can_seek or self.may_have_breaks or self.header_duration() is None:
             return None
-        return self._plain.last_time(self.origin)
+        return self._plain.last_stretch(self.origin)
 
     def span(self) -> tuple[float, float, float]:
-        """Times of the first and of the last frame of the last recording, and of its end; errors as `last_time`."""
+        """Times of the first and of the last frame of the last recording, and of its end; errors as `last_time`.
+
+        Where the last frames are plain, they are not decoded for it, and damage of theirs is none of the span's.
+        """
+        plain = self._plain_end()
+        if plain is not None:
+            self._note(plain)
+            self.end = float(plain.shown_until)
+            return 0.0, float(plain.last), self.end
         last = self.last_time()
         end = last if self.end is None else self.end
         if not self.may_have_breaks:
@@ -284,9 +274,9 @@ class VideoReader:
         Args:
             wanted_before: returns the wanted times, which ascend, from that of the last frame.
         """
-        last = self._plain_last_time()
-        if last is not None:
-            wanted = wanted_before(last)
+        end = self._plain_end()
+        if end is not None:
+            wanted = wanted_before(float(end.last))
             scan = self._plain_scan(wanted[0], wanted, is_last=True)
             if scan is not None:
                 self.end = scan.came.until
@@ -391,10 +381,13 @@ class VideoReader:
         if found is None:
             return None
         self.damage, self.concealed_from = None, math.inf
-        self.is_steady &= found.is_steady
-        if found.last >= self.seen_until:
-            self.seen_until, self.shown_until = found.last, found.shown_until
+        self._note(found.read)
         return found.scan
+
+    def _note(self, part: PlainPart) -> None:
+        self.is_steady &= part.is_steady
+        if part.last >= self.seen_until:
+            self.seen_until, self.shown_until = part.last, part.shown_until
 
     def _choice(self, wanted: list[float], passes_over: bool) -> Choice:
         pictures = self._pictures(count=len(wanted))

@@ -40,6 +40,8 @@ LATEST_STAMP = 10**11
 FAR_FUTURE = 1e6
 # `AVPictureType`: I and BI.
 INTRA_CODED = (1, 7)
+# Codecs whose decoders give nothing after a seek until pictures are whole again, which needs no intra-coded one.
+WAITING_DECODERS = ("h264",)
 # Codecs that call every picture intra-coded, although it may need what was learned from those before.
 ALL_CALLED_INTRA = ("ffv1",)
 
@@ -220,6 +222,21 @@ class OpenVideo:
                 return
             while frames:  # none is kept longer than it takes
                 yield self._judged(frames.pop(0))
+
+    def decode_after_seek(self) -> Iterator[Any]:
+        """Decode as `decode` does, from the first picture on that is sound.
+
+        After a seek, decoders of some codecs invent missing data until the first intra-coded picture. Containers
+        whose index calls every picture a keyframe lead there.
+        """
+        codec = self.stream.codec_context.codec
+        is_sound = codec.intra_only or codec.name in WAITING_DECODERS
+        for found in self.decode():
+            is_error = isinstance(found, Exception)
+            is_sound = is_sound or (not is_error and is_intra_coded(found, codec.name))
+            if is_sound:
+                yield found
+            del found  # before the next one is decoded
 
     def _frames_of(self, packet: Any) -> list[Any]:
         if self.packets.is_torn(packet):

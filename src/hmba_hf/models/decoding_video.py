@@ -113,8 +113,9 @@ def decode_times(
     """Decode the frames at times that are chosen once the length of the video is known.
 
     Where a keyframe lies between two times, the frames before it are not decoded, so that the cost of a frame does not
-    depend on the length of a file in which one can seek. Of a file of several recordings, the last one counts, if what
-    is read shows them; MPEG streams always do.
+    depend on the length of a file in which one can seek. Packets show the length of a plain file, as for
+    `decode_frames`, and its end is not decoded unless it is wanted. Of a file of several recordings, the last one
+    counts, if what is read shows them; MPEG streams always do.
 
     Args:
         choose: returns seconds since the first frame, in any order, from the duration of the video in seconds and
