@@ -221,7 +221,7 @@ class Lesson:
             )
             trainer.train()
             set_seed(seed)  # for the order of shuffled frames
-            told: Any = trainer.predict(tests)  # type: ignore[arg-type]
+            told: Any = trainer.predict(tests)
         return score(told.predictions.argmax(axis=-1), told.label_ids)
 
     def classify(self, seed: int, order: str = ORDER, taps: int = TAPS) -> Scores:

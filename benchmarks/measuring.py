@@ -27,11 +27,11 @@ try:
     import numba
     from llvmlite import binding
 except ImportError:
-    numba = None  # type: ignore[assignment]
+    numba = None
 try:
     from matplotlib import pyplot
 except ImportError:
-    pyplot = None  # type: ignore[assignment]
+    pyplot = None
 
 MIB = 2**20
 LIBC = ctypes.CDLL(None)

@@ -256,7 +256,7 @@ def measure_needed(path: str, ends: list[float]) -> list[dict[str, str]]:
         packets[:] = [bytes(packet) for packet in found]
         return found
 
-    PlainStretch._needed = noting  # type: ignore[method-assign]
+    PlainStretch._needed = noting
     with av.open(path) as container:
         stream = container.streams.video[0]
         for end in ends:
@@ -265,7 +265,7 @@ def measure_needed(path: str, ends: list[float]) -> list[dict[str, str]]:
                     times.setdefault(name, []).append(timed(partial(read, path, end), 1)[0].processor)
             decode = partial(decode_packets, stream.codec_context, packets)
             times.setdefault("decoding alone", []).append(timed(decode, 1)[0].processor)
-    PlainStretch._needed = needed  # type: ignore[method-assign]
+    PlainStretch._needed = needed
     read, decoded = (statistics.mean(count) for count in zip(*counts, strict=True))
     print(f"{read:.0f} pictures a stretch, of which {decoded:.0f} are decoded\n")
     alone = statistics.mean(times["decoding alone"])

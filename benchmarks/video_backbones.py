@@ -165,8 +165,8 @@ BASES = {name: OURS_SHORT if name in SHORT else OURS for name in MODELS}
 def replaced_ops(scan: Callable[..., Any], convolve: Callable[..., Any]) -> Iterator[None]:
     """Put other functions in the place of the scan and of the convolution."""
     ours = layers_state_space.selective_scan, layers_state_space.causal_conv1d
-    layers_state_space.selective_scan = scan  # type: ignore[assignment]
-    layers_state_space.causal_conv1d = convolve  # type: ignore[assignment]
+    layers_state_space.selective_scan = scan
+    layers_state_space.causal_conv1d = convolve
     try:
         yield
     finally:

@@ -122,11 +122,11 @@ def stages(clock: StageClock, is_parted: bool) -> Iterator[None]:
         return
     backward = Accelerator.backward
     with wrapped(clock, PLACES):
-        Accelerator.backward = timed_backward(clock, backward)  # type: ignore[method-assign]
+        Accelerator.backward = timed_backward(clock, backward)
         try:
             yield
         finally:
-            Accelerator.backward = backward  # type: ignore[method-assign]
+            Accelerator.backward = backward
 
 
 @cache
@@ -366,14 +366,14 @@ def predict_files(
     handles = attach(clock, model) if is_parted else []
     with tempfile.TemporaryDirectory() as folder, quiet(), stages(clock, is_parted):
         measured = PredictionFolder.append
-        PredictionFolder.append = append_and_lap  # type: ignore[method-assign]
+        PredictionFolder.append = append_and_lap
         try:
             arguments = PredictionArguments(model=size, output_dir=folder, batch_size=batch)
             clips = Splits({"test": clips_of(args.drive, args.seconds, batch * (args.laps + 1))})
             task = find_task("answering")
             write_predictions(arguments, task, model, processor, clips, generation_of(model))
         finally:
-            PredictionFolder.append = measured  # type: ignore[method-assign]
+            PredictionFolder.append = measured
     for handle in handles:
         handle.remove()
     return laps[1:]

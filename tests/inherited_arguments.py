@@ -72,7 +72,7 @@ def _function(member: object) -> object | None:
 
 
 def _arguments(function: object) -> list[str]:
-    parameters = inspect.signature(function).parameters.values()  # type: ignore[arg-type]
+    parameters = inspect.signature(function).parameters.values()
     named = [parameter.name for parameter in parameters if parameter.kind not in VARIABLE]
     return [name for name in named if name not in ("self", "cls")]
 

@@ -141,7 +141,7 @@ AutoVideoProcessor.register(
 PIPELINE_REGISTRY.register_pipeline(
     "video-text-to-text",
     pipeline_class=VideoTextToTextPipeline,
-    pt_model=(AutoModelForImageTextToText, AutoModelForMultimodalLM),  # type: ignore[arg-type]
+    pt_model=(AutoModelForImageTextToText, AutoModelForMultimodalLM),  # type: ignore[arg-type]  # typed for one class alone
     type="multimodal",
 )
 
@@ -201,5 +201,5 @@ for _class in _MODELS:
 for _class in _PROCESSORS:
     _class.push_to_hub = _push_processor
     _class.check_push = _check_processor_push
-VideoTextToTextPipeline.push_to_hub = _push_pipeline  # type: ignore[assignment]
-VideoTextToTextPipeline.check_push = _check_pipeline_push  # type: ignore[attr-defined]
+VideoTextToTextPipeline.push_to_hub = _push_pipeline  # type: ignore[assignment]  # takes other options
+VideoTextToTextPipeline.check_push = _check_pipeline_push  # type: ignore[attr-defined]  # is new

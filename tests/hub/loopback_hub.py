@@ -50,7 +50,7 @@ class LoopbackHub:
         self._server.socket.close()
         self._server.socket = bound
         self._server.server_address = bound.getsockname()
-        self._server.hub = self  # type: ignore[attr-defined]
+        self._server.hub = self
         self._server.server_activate()
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
@@ -138,7 +138,7 @@ class Connection(BaseHTTPRequestHandler):
 
     def serve(self) -> None:
         """Answer one request."""
-        hub: LoopbackHub = self.server.hub  # type: ignore[attr-defined]
+        hub: LoopbackHub = self.server.hub
         host = self.headers.get("Host", "").rsplit(":", 1)[0]
         request = Request(self.command, host, self.path, range=self.headers.get("Range"))
         request.authorized = "Authorization" in self.headers

@@ -19,7 +19,7 @@ class CommandParser(HfArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
-    def parse_args_into_dataclasses(  # type: ignore[override]
+    def parse_args_into_dataclasses(  # type: ignore[override]  # the rest is in `how`
         self, args: Any = None, return_remaining_strings: bool = False, **how: Any
     ) -> tuple[Any, ...]:
         """Read a command line; see `HfArgumentParser`."""

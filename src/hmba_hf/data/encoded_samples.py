@@ -146,7 +146,7 @@ def evaluation_samples(samples: Sequence[Any], encoder: Any, bad: BadSamples, sp
     Raises:
         ValueError: if none can be read, or if one cannot and is not to be skipped.
     """
-    readable: Any = Subset(samples, readable_samples(samples, encoder, bad))  # type: ignore[arg-type]
+    readable: Any = Subset(samples, readable_samples(samples, encoder, bad))  # type: ignore[arg-type]  # any sequence will do
     if not len(readable):
         raise ValueError(f"evaluation must have at least one sample that can be read, got none in {split!r}")
     return EncodedSamples(readable, encoder, bad)

@@ -42,7 +42,7 @@ class MambaVLVisionModel(SafetensorsPreTrainedModel, CLIPPreTrainedModel):
         the code that changes this is not public.
     """
 
-    config: MambaVLVisionConfig  # type: ignore[assignment]
+    config: MambaVLVisionConfig  # type: ignore[assignment]  # no CLIPConfig, but has its values
     may_be_new = re.compile(r"(?!)")  # nothing
     base_model_prefix = "vision_model"
     main_input_name = "pixel_values_videos"

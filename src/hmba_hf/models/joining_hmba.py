@@ -28,7 +28,7 @@ from .loading_weights import build_without_weights, choose_dtype
 try:
     from transformers import GgufConfig
 except ImportError:  # an older transformers unpacks the weights of every GGUF file
-    GgufConfig = None  # type: ignore[assignment,misc]
+    GgufConfig = None  # type: ignore[assignment,misc]  # in its stead
 
 # Values of a configuration that follow from the two parts.
 _OF_PARTS = {"vision_config", "text_config", "video_token_id", "lm_head_bias"}

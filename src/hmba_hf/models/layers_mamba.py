@@ -35,7 +35,7 @@ class MambaMixer(GradientCheckpointingLayer, StateSpace):
         if holds_parameters(self):
             self.reset_parameters()
 
-    def forward(  # type: ignore[override]
+    def forward(  # type: ignore[override]  # reads what comes before the scan
         self,
         hidden_states: Tensor,
         state: MambaState | None = None,

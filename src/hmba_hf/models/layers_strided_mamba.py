@@ -102,7 +102,7 @@ class StridedMambaMixer(nn.Module):
                 if ago == 0:
                     outputs.append([read, *back])
             left.append([] if states is None else tracks)
-        return outputs, left  # type: ignore[return-value]
+        return outputs, left  # type: ignore[return-value]  # all states are there once all is read
 
     def _read_back(self, hidden_states: Tensor, num_outputs: int) -> list[Tensor]:
         """Read the reverse direction, if there is one, at the last steps."""

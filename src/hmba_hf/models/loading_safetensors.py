@@ -83,7 +83,7 @@ class SafetensorsPreTrainedModel(PreTrainedModel):
                 )
         return model
 
-    def save_pretrained(  # type: ignore[override]
+    def save_pretrained(  # type: ignore[override]  # the other options are in `kwargs`
         self,
         save_directory: Any,
         is_main_process: bool = True,

@@ -18,7 +18,7 @@ try:
     from transformers.configuration_utils import SubConfigSpec
 except ImportError:  # until 5.20 is the oldest
 
-    class SubConfigSpec:  # type: ignore[no-redef]
+    class SubConfigSpec:  # type: ignore[no-redef]  # for an older transformers
         """The default of a part of a config."""
 
         def __init__(self, config_class: Any, model_type: str, init_kwargs: dict[str, Any]):
@@ -158,7 +158,7 @@ def with_defaults(options: type) -> type:
     A `TypedDict` inherits no attributes, so that each needs its own.
     """
     if not CHATS_KEEP_ORDER:
-        options._defaults = {}  # type: ignore[attr-defined]
+        options._defaults = {}  # type: ignore[attr-defined]  # new to the type
     return options
 
 

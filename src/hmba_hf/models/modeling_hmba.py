@@ -80,7 +80,7 @@ class HMBAModel(HMBAPreTrainedModel):
         wants_attentions = kwargs.get("output_attentions", self.config.output_attentions)
         wants_layers = kwargs.pop("output_hidden_states", self.config.output_hidden_states)
         layer: Any = vision_feature_layer
-        tower, frame_features = self._encode(pixel_values_videos, layer, wants_layers, **kwargs)  # type: ignore[misc]
+        tower, frame_features = self._encode(pixel_values_videos, layer, wants_layers, **kwargs)  # type: ignore[misc]  # was popped
         video = self.adapt_frame_features(frame_features, frame_mask=frame_mask)
         return HMBAVideoFeatures(
             last_hidden_state=video.last_hidden_state,
@@ -363,7 +363,7 @@ class HMBAForConditionalGeneration(HMBAPreTrainedModel, GenerationMixin):
 
     def _get_logits_processor(self, *args: Any, **kwargs: Any) -> LogitsProcessorList:
         # Transformers has no public way to add a processor to every call of `generate`.
-        processors = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]
+        processors = super()._get_logits_processor(*args, **kwargs)  # type: ignore[misc]  # typed for its mixin
         no_video = SuppressTokensLogitsProcessor([self.config.video_token_id], kwargs.get("device") or "cpu")
         return LogitsProcessorList([no_video, *processors])
 

@@ -123,6 +123,6 @@ def kept_on_disk(kernel: Any) -> Any:
     try:
         kernel._cache = KernelCache(kernel.py_func)
     except RuntimeError:  # Numba has tried every folder that it may use
-        folder = config.CACHE_DIR or str(Path(__file__).parent / "__pycache__")  # type: ignore[attr-defined]
+        folder = config.CACHE_DIR or str(Path(__file__).parent / "__pycache__")  # type: ignore[attr-defined]  # Numba's, unseen
         _warn_once(folder, "neither it nor another folder that Numba tries can be written")
     return kernel

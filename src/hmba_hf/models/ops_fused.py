@@ -266,7 +266,7 @@ def _conv(
 
 
 @_conv.register_fake
-def _(x, weight, bias, state, mask, reverse, backend):  # type: ignore[no-untyped-def]
+def _(x, weight, bias, state, mask, reverse, backend):  # type: ignore[no-untyped-def]  # typed above
     return x.new_empty(x.shape)
 
 
@@ -295,7 +295,7 @@ def _conv_backward(
 
 
 @_conv_backward.register_fake
-def _(grad_y, x, weight, bias, state, mask, reverse, backend):  # type: ignore[no-untyped-def]
+def _(grad_y, x, weight, bias, state, mask, reverse, backend):  # type: ignore[no-untyped-def]  # likewise
     return [_like(tensor, x) for tensor in (x, weight, bias, state)]
 
 

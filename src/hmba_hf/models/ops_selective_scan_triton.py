@@ -237,6 +237,7 @@ def _forward(
         tl.store(last + row * channels * states + place, carry, mask=inside)
 
 
+# In one piece: a block of states reads and adds to a dozen tiles of its chunk, which a helper would take and return.
 @triton.jit
 def _backward(
     grad_y, grad_end, u, delta, A, B, C, D, z, delta_bias, state, mask, starts,

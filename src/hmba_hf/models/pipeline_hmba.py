@@ -128,7 +128,7 @@ class VideoTextToTextPipeline(Pipeline):
         device = None if getattr(model, "hf_device_map", None) else model.device
         return cls(model=model, processor=processor, device=device)
 
-    def __call__(  # type: ignore[override]
+    def __call__(  # type: ignore[override]  # videos and texts by name
         self, videos: Any = None, text: Any = None, timestamp: Any = None, **kwargs: Any
     ) -> Any:
         """Answer one input or many.
@@ -247,7 +247,7 @@ class VideoTextToTextPipeline(Pipeline):
             content += [{"type": "video", "video": video}, {"type": "text", "text": part}]
         return [{"role": "user", "content": content}]
 
-    def _forward(self, model_inputs: Any, generate_kwargs: Any = None) -> Any:  # type: ignore[override]
+    def _forward(self, model_inputs: Any, generate_kwargs: Any = None) -> Any:  # type: ignore[override]  # has one option
         batch = model_inputs["inputs"]
         if not isinstance(batch, list):
             batch = [batch]
@@ -262,7 +262,7 @@ class VideoTextToTextPipeline(Pipeline):
         answers = sequences[:, inputs["input_ids"].shape[1] :]
         return {"answers": answers.unflatten(0, (len(batch), -1)), "frame_size": frame_size}
 
-    def postprocess(self, model_outputs: Any) -> list[dict[str, Any]]:  # type: ignore[override]
+    def postprocess(self, model_outputs: Any) -> list[dict[str, Any]]:  # type: ignore[override]  # has no options
         """Decode the answers of one input and find their boxes."""
         height, width = model_outputs["frame_size"][0].tolist()
         texts = self.processor.batch_decode(model_outputs["answers"][0], skip_special_tokens=True)

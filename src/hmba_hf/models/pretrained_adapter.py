@@ -126,7 +126,7 @@ class AdapterPreTrainedModel(PreTrainedModel):
         model._lacking = set(loading_info.missing_keys)
         return loading_info
 
-    def save_pretrained(  # type: ignore[override]
+    def save_pretrained(  # type: ignore[override]  # the other options are in `kwargs`
         self,
         save_directory: Any,
         is_main_process: bool = True,
@@ -268,7 +268,7 @@ class AdapterPreTrainedModel(PreTrainedModel):
         """
         for module in self.modules():
             if isinstance(getattr(type(module), "active_adapters", None), property):  # a layer of PEFT
-                return list(module.active_adapters)  # type: ignore[arg-type]
+                return list(module.active_adapters)  # type: ignore[arg-type]  # torch types it as a part
         raise ValueError("the model must have low-rank updates in it, got one without")
 
     def get_adapter_state_dict(self, adapter_name: str | None = None, state_dict: Any = None) -> dict[str, Tensor]:
@@ -298,7 +298,7 @@ class AdapterPreTrainedModel(PreTrainedModel):
         """Finish a model as transformers does, and name for FSDP only layers that it has."""
         super().post_init()
         self._set_attention_of_adapter()
-        self._no_split_modules &= {type(module).__name__ for module in self.modules()}  # type: ignore[operator]
+        self._no_split_modules &= {type(module).__name__ for module in self.modules()}  # type: ignore[operator]  # transformers makes a set of it
 
     def initialize_weights(self) -> None:
         """Initialise weights and buffers that no checkpoint has given, those of the parts by their own rules.

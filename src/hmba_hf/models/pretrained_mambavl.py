@@ -56,7 +56,7 @@ class MambaVLPreTrainedModel(SafetensorsPreTrainedModel):
                     )
         return loaded
 
-    def save_pretrained(  # type: ignore[override]
+    def save_pretrained(  # type: ignore[override]  # the other options are in `kwargs`
         self,
         save_directory: Any,
         is_main_process: bool = True,

@@ -54,7 +54,7 @@ class HMBAVideosKwargs(VideosKwargs, total=False):
 class HMBAProcessorKwargs(ProcessingKwargs, total=False):
     """Options of a call; those about videos include `time_format`."""
 
-    videos_kwargs: HMBAVideosKwargs  # type: ignore[misc]
+    videos_kwargs: HMBAVideosKwargs  # type: ignore[misc]  # with options of clips
 
 
 class HMBAProcessor(VideoChatProcessor):

@@ -245,7 +245,9 @@ class HMBAVLMProcessor(VideoChatProcessor):
         pictures = [name for name in names if name not in TEXT_INPUTS]
         return [*names, *(PAST + name for name in pictures), "past_lengths", "picture_tokens"]
 
-    def apply_chat_template(self, conversation: Any, chat_template: str | None = None, **kwargs: Any) -> Any:  # type: ignore[override]
+    def apply_chat_template(  # type: ignore[override]  # the other options are in `kwargs`
+        self, conversation: Any, chat_template: str | None = None, **kwargs: Any
+    ) -> Any:
         """Write a chat in the base's template, each clip as a picture, or turn it into inputs of the model.
 
         Arguments are those of `HMBAProcessor.apply_chat_template`.

@@ -53,8 +53,8 @@ class QuestionKwargs(TypedDict, total=False):
 class MambaVLProcessorKwargs(ProcessingKwargs, total=False):
     """Options of a call."""
 
-    text_kwargs: QuestionKwargs  # type: ignore[misc]
-    videos_kwargs: MambaVLVideoProcessorKwargs  # type: ignore[misc]
+    text_kwargs: QuestionKwargs  # type: ignore[misc]  # with options of questions
+    videos_kwargs: MambaVLVideoProcessorKwargs  # type: ignore[misc]  # with those of the video processor
 
 
 class MambaVLProcessor(VideoTextProcessor):

@@ -6,7 +6,7 @@ from typing import Any
 try:
     from jinja2 import TemplateError
 except ImportError:  # no chat template is rendered then
-    TemplateError = ValueError  # type: ignore[assignment,misc]
+    TemplateError = ValueError  # type: ignore[assignment,misc]  # in its stead
 
 # This turns content blocks into plain text, so that any chat template for strings alone can follow. Checkpoints hold
 # these templates: a changed word would make two versions of one.

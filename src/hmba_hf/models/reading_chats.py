@@ -101,7 +101,7 @@ class VideoChatProcessor(VideoTextProcessor):
 
     block_type = "video"  # of content blocks, as which a chat template reads videos and pictures
 
-    def apply_chat_template(  # type: ignore[override]
+    def apply_chat_template(  # type: ignore[override]  # the other options are in `kwargs`
         self,
         conversation: Any,
         chat_template: str | None = None,

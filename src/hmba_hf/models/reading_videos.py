@@ -99,7 +99,7 @@ class VideoFileProcessor(VideoProcessorMixin, PilBackend):
             refuse_unknown_options(options.keys() - own - {"return_unused_kwargs"}, cls.stored_options())
 
     @classmethod
-    def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]
+    def from_dict(cls, video_processor_dict: dict[str, Any], **kwargs: Any) -> Any:  # type: ignore[override]  # the name is that of video processors
         """Build it from the options of a file, without those of other processors; `kwargs` replace them.
 
         Raises:

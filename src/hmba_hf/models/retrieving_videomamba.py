@@ -62,7 +62,7 @@ class VideoMambaForVideoTextRetrieval(VideoMambaPreTrainedModel):
         is with those of all processes.
     """
 
-    config: VideoMambaRetrievalConfig  # type: ignore[assignment]
+    config: VideoMambaRetrievalConfig  # type: ignore[assignment]  # made of two, so no VideoMambaConfig
     model_types = ("videomamba_retrieval",)
     _auto_class = "AutoModel"
     base_model_prefix = ""

@@ -24,7 +24,7 @@ class ClipMetadata(VideoMetadata):
     shows them.
     """
 
-    total_num_frames: int | None  # type: ignore[assignment]
+    total_num_frames: int | None  # type: ignore[assignment]  # transformers always knows it
     frame_times: list[float] | None = None
 
     @property

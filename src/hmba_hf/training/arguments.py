@@ -191,7 +191,7 @@ def parse_options(
         ValueError: for options that none of them has.
     """
     parser = HfArgumentParser(
-        kinds,  # type: ignore[arg-type]
+        kinds,  # type: ignore[arg-type]  # mypy has no type of data classes
         prog=program,
         usage="%(prog)s [options]",  # all of them are a page of names
         description=description,

@@ -168,7 +168,7 @@ def _add_lora(
     config = peft.LoraConfig(
         base_model_name_or_path=model.name_or_path or None,
         r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # typed for whole numbers, takes all
         lora_dropout=settings.dropout,
         target_modules=targets,
         modules_to_save=whole or None,

@@ -52,7 +52,7 @@ class PushingTrainer(Trainer):
         name = self.args.hub_model_id or self._run.absolute().name
         self.hub_model_id: Any = claim_repository(name, private=private).repo_id
 
-    def create_model_card(self, **details: Any) -> None:  # type: ignore[override]
+    def create_model_card(self, **details: Any) -> None:  # type: ignore[override]  # takes transformers' names, too
         """Write the card into the folder of the run.
 
         Args:
@@ -62,7 +62,7 @@ class PushingTrainer(Trainer):
             card = replace(self.card, **card_details(details))
             write_card(self._run, self.model, (), card, self.hub_model_id)
 
-    def push_to_hub(  # type: ignore[override]
+    def push_to_hub(  # type: ignore[override]  # a push has a message
         self,
         commit_message: str = "End of training",
         blocking: bool = True,
@@ -92,7 +92,7 @@ class PushingTrainer(Trainer):
         arguments = (self._run, self.model, self.hub_model_id, (), card)
         options = {"message": commit_message, "revision": revision or self.args.hub_revision}
         if blocking:
-            return upload_checkpoint(*arguments, **options)  # type: ignore[arg-type]
+            return upload_checkpoint(*arguments, **options)  # type: ignore[arg-type]  # the two options are texts
         return self._hub.run_as_future(upload_checkpoint, *arguments, **options)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
@@ -117,7 +117,7 @@ class PushingTrainer(Trainer):
         message = f"Training in progress, {place}"
         job = self._hub.run_as_future(_commit_and_remove, copy, self.hub_model_id, message, self.args.hub_revision)
         if self.push_in_progress is None:
-            self.push_in_progress = PushInProgress([])  # type: ignore[arg-type]
+            self.push_in_progress = PushInProgress([])  # type: ignore[arg-type]  # typed for one job, holds a list
         self.push_in_progress.jobs.append(job)
 
     def _finish_current_push(self) -> None:

@@ -336,7 +336,7 @@ class ResumableTrainer(PushingTrainer):
         # Shares of one length: where the model itself is spread, all processes compute together.
         end = math.ceil(count / world) * world
         share = [number % count for number in range(self.args.process_index, end, world)]
-        chosen: Any = Subset(samples, share)  # type: ignore[arg-type]
+        chosen: Any = Subset(samples, share)  # type: ignore[arg-type]  # any sequence will do
         rows = []
         with self.accelerator.autocast():
             predicted = self.predict_samples(

@@ -104,7 +104,7 @@ class PictureFeatures(TowerFeatures):
         )
 
     @torch.no_grad()
-    def encode(self, inputs: Mapping[str, Any]) -> list[Tensor]:  # type: ignore[override]
+    def encode(self, inputs: Mapping[str, Any]) -> list[Tensor]:  # type: ignore[override]  # of another kind of inputs
         """Encode pictures, and return the rows of each, `(p, d)`, maybe in several pieces."""
         moved = {name: value.to(self.model.device) for name, value in inputs.items()}
         return [rows.to(self.dtype) for rows in self.model.get_frame_features(**moved)]

@@ -46,4 +46,4 @@ class AdapterTrainer(ResumableTrainer):
             **kwargs,
         )
         if self.label_smoother is not None:  # Trainer shifts the labels of the language models that it knows, alone
-            self.label_smoother = partial(self.label_smoother, shift_labels=True)  # type: ignore[assignment]
+            self.label_smoother = partial(self.label_smoother, shift_labels=True)  # type: ignore[assignment]  # is only called

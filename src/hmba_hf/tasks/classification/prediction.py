@@ -159,7 +159,8 @@ def predict_clips(
     encode = partial(encode_clips, processor=processor)
     predict = partial(classify_clips, model, processor, options={})
     batches = split_batches(len(samples), batch_size)
-    for outcomes in predict_batches(model, samples, batches, encode=encode, predict=predict):  # type: ignore[arg-type]
+    known: Any = samples  # of either kind, which one sequence of `Sample` is not
+    for outcomes in predict_batches(model, known, batches, encode=encode, predict=predict):
         for outcome in outcomes:
             sample: Any = outcome.sample
             yield sample, outcome.prediction

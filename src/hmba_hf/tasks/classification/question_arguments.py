@@ -19,7 +19,7 @@ _JOINED = ("fusion", "share_A", "text_features", "initialization", "ignore_text_
 class QuestionModelArguments(TrainedModelArguments):
     """Which model learns: one that reads questions, or a video and a text model that are joined."""
 
-    model: str | None = field(  # type: ignore[assignment]
+    model: str | None = field(  # type: ignore[assignment]  # two halves may stand for it
         default=None, metadata={"help": "folder or Hub id of a MambaVL"}
     )
     vision: str | None = field(

@@ -47,7 +47,7 @@ class ClassificationTrainer(ResumableTrainer):
         self.mixing = mixing
         self.teacher: Any = None
         if teacher is not None:
-            self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)  # type: ignore[arg-type]
+            self.teacher = teacher.to(self.args.device).eval().requires_grad_(False)  # type: ignore[arg-type]  # PreTrainedModel.to hides torch's
         self.rate_drops = tuple(rate_drops)
         model: Any = self.model
         self._resting = [model.get_submodule(name) for name in at_rest]

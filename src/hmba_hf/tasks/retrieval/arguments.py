@@ -63,7 +63,7 @@ Source: Li et al. 2024, arXiv:2403.06977, appendix; OpenGVLab/VideoMamba, `video
 class ModelArguments(TrainedModelArguments):
     """Which model learns: one of videos and texts, or two halves that are joined."""
 
-    model: str | None = field(  # type: ignore[assignment]
+    model: str | None = field(  # type: ignore[assignment]  # two halves may stand for it
         default=None, metadata={"help": "folder or Hub id of a model of videos and texts"}
     )
     vision: str | None = field(
