@@ -128,6 +128,26 @@ def test_transparency_is_composited_over_white(monkeypatch):
     assert np.array_equal(over_white(pixels), wanted)
 
 
+def transparent_frame(width, height, pattern):
+    """A frame with the left part of a pattern, `(4, h, w)` uint8: Y, U and V of every other pixel, alpha."""
+    frame = av.VideoFrame(width, height, "yuva420p")
+    for number, (plane, values) in enumerate(zip(frame.planes, pattern, strict=True)):
+        values = values[::2, ::2] if number in (1, 2) else values
+        rows = np.zeros((plane.height, plane.line_size), np.uint8)
+        rows[:, : plane.width] = values[: plane.height, : plane.width]
+        plane.update(rows.tobytes())
+    return frame
+
+
+@pytest.mark.parametrize("width", [*range(32, 66, 2), 130, 426])
+def test_a_transparent_picture_is_the_left_part_of_a_wider_one(width):
+    pattern = np.random.default_rng(width).integers(0, 256, (4, 48, 448), dtype=np.uint8)
+    wider = to_rgb(transparent_frame(448, 48, pattern), SQUARE, "wider")
+    for _ in range(3):
+        found = to_rgb(transparent_frame(width, 48, pattern), SQUARE, "narrow")
+        assert np.array_equal(found, wider[:, :width])
+
+
 def test_reported_files_with_exif_are_read_in_order(shared_data):
     for name in ("exif.avi", "exif.mov", "exif.mkv"):
         pictures = [picture for _, picture in iter_frames(shared_data / "reports" / name)]

@@ -36,6 +36,9 @@ _RESERVED_MATRIX = 3
 # It forgets the full range of a frame, too, unless its format or the caller says so.
 _IGNORES_COLOURS = int(av.__version__.partition(".")[0]) < 17
 _IGNORED_MATRICES = (1, 4, 7, 9)
+# Of transparent WebM, the one format whose RGBA swscale makes in whole vectors alone: at some widths it does not write
+# the last columns, or writes beyond the picture. Its RGB is right, and its alpha needs no conversion.
+_ALPHA_APART = "yuva420p"
 _BAND = 2**18  # pixels that are composited at once
 _STRETCHED_BAND = 2**19  # pixels of a stretched picture that are converted at once
 _RGB_BITS = 24
@@ -64,7 +67,9 @@ def _trouble(frame: av.VideoFrame) -> str:
 def _converted(frame: av.VideoFrame, width: int) -> np.ndarray:
     """The pixels of a frame as they are stored, stretched to a width, `(h, width, 3)`."""
     has_alpha = frame.format.has_palette or any(component.is_alpha for component in frame.format.components)
-    options: dict[str, Any] = {"format": "rgba" if has_alpha else "rgb24", "interpolation": "BICUBIC"}
+    has_alpha_apart = frame.format.name == _ALPHA_APART and width == frame.width
+    options: dict[str, Any] = {"interpolation": "BICUBIC"}
+    options["format"] = "rgba" if has_alpha and not has_alpha_apart else "rgb24"
     if _IGNORES_COLOURS and _has_matrix(frame):
         if int(frame.colorspace) in _IGNORED_MATRICES:
             options["dst_colorspace"] = Colorspace.DEFAULT
@@ -73,7 +78,15 @@ def _converted(frame: av.VideoFrame, width: int) -> np.ndarray:
     if not _IGNORES_COLOURS:
         options["threads"] = 1  # else it starts one for each processor and ends them, at each frame; PyAV 16 has none
     pixels: np.ndarray = frame.to_ndarray(width=width, **options)
+    if has_alpha_apart:
+        pixels = np.dstack([pixels, _alpha_plane(frame)])
     return over_white(pixels) if has_alpha else pixels
+
+
+def _alpha_plane(frame: av.VideoFrame) -> np.ndarray:
+    """The fourth plane of a frame, 8 bits a pixel, `(h, w)`."""
+    plane: Any = frame.planes[3]  # a buffer, which PyAV's type hints do not say
+    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: frame.height, : frame.width]
 
 
 class PictureRows:
