@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hmba_hf.integrations.vllm.options import MOST_FRAMES, options_of_engine, options_of_request
+from hmba_hf.integrations.vllm.options import MOST_FRAMES, media_of_engine, options_of_engine, options_of_request
 
 NAN = float("nan")
 INFINITY = float("inf")
@@ -79,3 +79,14 @@ def test_an_engine_has_no_moment_and_reads_videos_on_the_processor():
 def test_absent_options_of_an_engine_leave_the_processors():
     assert options_of_engine(None) == {}
     assert options_of_engine({"num_frames": None, "timestamp": None, "time_format": None}) == {"time_format": None}
+
+
+def test_videos_are_left_whole_by_the_reader_that_takes_no_options():
+    assert media_of_engine(None, "hmba") == {"video_backend": "hmba"}
+    assert media_of_engine({"video_backend": "hmba"}, "hmba") == {"video_backend": "hmba"}
+    others = {"video_backend": "opencv", "num_frames": 3}
+    assert media_of_engine(others, "hmba") == others
+    with pytest.raises(ValueError, match="must hold no options, .* got .'fps', 'num_frames'."):
+        media_of_engine({"num_frames": 3, "fps": 2}, "hmba")
+    with pytest.raises(ValueError, match="media_io_kwargs of videos must be options by name, got 3"):
+        media_of_engine(3, "hmba")

@@ -53,3 +53,10 @@ def test_an_engine_whose_options_are_wrong_does_not_start(tmp_path, options, mes
     save_model("llama", tmp_path)
     with pytest.raises(ValueError, match=message):
         LLM(str(tmp_path), mm_processor_kwargs=options, **SMALL)
+
+
+def test_an_engine_whose_reader_would_leave_options_unread_does_not_start(tmp_path):
+    save_model("llama", tmp_path)
+    message = "media_io_kwargs of videos must hold no options, as mm_processor_kwargs does, got .'num_frames'."
+    with pytest.raises(ValueError, match=message):
+        LLM(str(tmp_path), media_io_kwargs={"video": {"num_frames": 3}}, **SMALL)

@@ -1,9 +1,11 @@
 """Chats with videos for an H-MBA on a vision-language model, whose base's chat template shows pictures."""
 
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 from ...installation import missing_package
+from .mending import replace_once
 
 try:
     from vllm.renderers import hf as renderers
@@ -37,10 +39,10 @@ def show_videos_as_pictures() -> None:
     vLLM renders the base's own template, which would leave videos out or write the base's token for them. It has no
     way for a model to say which template is meant.
     """
-    resolve = renderers.resolve_chat_template
-    if hasattr(resolve, "__wrapped__"):
-        return
+    replace_once(renderers, "resolve_chat_template", _for_clips)
 
+
+def _for_clips(resolve: Callable[..., str | None]) -> Callable[..., str | None]:
     @wraps(resolve)
     def resolve_for_clips(*arguments: Any, model_config: Any, **options: Any) -> str | None:
         template = resolve(*arguments, model_config=model_config, **options)
@@ -48,7 +50,7 @@ def show_videos_as_pictures() -> None:
             return template
         return _VIDEOS_AS_PICTURES + template
 
-    renderers.resolve_chat_template = resolve_for_clips
+    return resolve_for_clips
 
 
 __all__ = ["show_videos_as_pictures"]

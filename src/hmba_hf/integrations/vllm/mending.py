@@ -22,6 +22,23 @@ except ImportError as missing:
     raise missing_package("the vLLM plug-in needs", "vllm") from missing
 
 
+_MARK = "_mended_for_hmba"
+
+
+def replace_once(owner: Any, name: str, mend: Callable[[Any], Any]) -> None:
+    """Put what `mend` makes of a function in its place, unless that has been done before.
+
+    Args:
+        owner: module or class that holds the function under `name`.
+        mend: returns a function that calls the one that it is given.
+    """
+    function = getattr(owner, name)
+    if not hasattr(function, _MARK):
+        mended = mend(function)
+        setattr(mended, _MARK, True)
+        setattr(owner, name, mended)
+
+
 def answer_scans() -> None:
     """Let vLLM's worker for CPUs read `vars()` of every value of every module, as it does when it starts.
 
@@ -42,11 +59,8 @@ def leave_requests_without_updates_alone() -> None:
     if not current_platform.is_cpu():
         return
     for name in ("bgmv_expand", "bgmv_expand_slice"):
-        expand = getattr(lora_ops, name)
-        if not hasattr(expand, "__wrapped__"):
-            mended = _with_nothing_for_negative_places(expand)
-            setattr(lora_ops, name, mended)
-            setattr(punica_cpu, name, mended)
+        replace_once(lora_ops, name, _with_nothing_for_negative_places)
+        setattr(punica_cpu, name, getattr(lora_ops, name))  # which imports it by its name
 
 
 def _with_nothing_for_negative_places(expand: Callable[..., None]) -> Callable[..., None]:
@@ -60,4 +74,4 @@ def _with_nothing_for_negative_places(expand: Callable[..., None]) -> Callable[.
     return expand_some
 
 
-__all__ = ["answer_scans", "leave_requests_without_updates_alone"]
+__all__ = ["answer_scans", "leave_requests_without_updates_alone", "replace_once"]

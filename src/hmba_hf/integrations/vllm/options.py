@@ -62,6 +62,23 @@ def options_of_engine(given: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None or name == "time_format"}
 
 
+def media_of_engine(given: Any, reader: str) -> dict[str, Any]:
+    """Return how an engine opens videos, which another reader's options may say.
+
+    Args:
+        given: `media_io_kwargs` of videos, or `None`.
+        reader: H-MBA's, which leaves videos whole.
+
+    Raises:
+        ValueError: if there are options beside it, which nothing would read.
+    """
+    options = {"video_backend": reader, **_by_name(given, "media_io_kwargs of videos")}
+    others = sorted(map(str, options.keys() - {"video_backend"}))
+    if options["video_backend"] == reader and others:
+        raise ValueError(f"media_io_kwargs of videos must hold no options, as mm_processor_kwargs does, got {others}")
+    return options
+
+
 def check_length(num_frames: float) -> None:
     """Check that a clip is short enough.
 
@@ -103,4 +120,4 @@ def _check(options: dict[str, Any], what: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"only_whole must be true or false, got {only_whole!r}")
 
 
-__all__ = ["MOST_FRAMES", "check_length", "options_of_engine", "options_of_request"]
+__all__ = ["MOST_FRAMES", "check_length", "media_of_engine", "options_of_engine", "options_of_request"]

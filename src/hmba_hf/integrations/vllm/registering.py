@@ -10,7 +10,7 @@ from ...installation import missing_package
 from .chatting import show_videos_as_pictures
 from .language_models import architectures_of
 from .mending import answer_scans
-from .options import options_of_engine
+from .options import media_of_engine, options_of_engine
 from .reading import READER, VideoBytes
 
 try:
@@ -49,7 +49,7 @@ class HMBAChecks(VerifyAndUpdateConfig):
         of_videos = model_config.multimodal_config
         of_videos.mm_processor_kwargs = options_of_engine(of_videos.mm_processor_kwargs)
         of_media = of_videos.media_io_kwargs
-        of_media["video"] = {"video_backend": READER, **of_media.get("video", {})}
+        of_media["video"] = media_of_engine(of_media.get("video"), READER)
         stages = vllm_config.parallel_config.pipeline_parallel_size
         names = architectures_of(model_config.hf_config.get_text_config())
         if stages > 1 and names and not ModelRegistry.is_pp_supported_model(names, model_config):

@@ -1,9 +1,11 @@
 """Language models in several stages, each in a process of its own: what vLLM's build for CPUs forgets for them."""
 
+from collections.abc import Callable
 from functools import wraps
 from typing import Any
 
 from ...installation import missing_package
+from .mending import replace_once
 
 try:
     from vllm.distributed import get_pp_group
@@ -18,10 +20,10 @@ def take_what_the_stage_before_sends() -> None:
     vLLM's build for CPUs makes that place when it compiles a model (vLLM 0.32). Where nothing is compiled, as with
     `enforce_eager`, there was none, and an engine with any model in two stages ended at its first request.
     """
-    prepare = CPUModelRunner.initialize_kv_cache
-    if hasattr(prepare, "__wrapped__"):
-        return
+    replace_once(CPUModelRunner, "initialize_kv_cache", _with_place)
 
+
+def _with_place(prepare: Callable[..., None]) -> Callable[..., None]:
     @wraps(prepare)
     def prepare_with_place(self: Any, *arguments: Any, **options: Any) -> None:
         if self.intermediate_tensors is None and not get_pp_group().is_first_rank:
@@ -30,7 +32,7 @@ def take_what_the_stage_before_sends() -> None:
             )
         prepare(self, *arguments, **options)
 
-    CPUModelRunner.initialize_kv_cache = prepare_with_place
+    return prepare_with_place
 
 
 __all__ = ["take_what_the_stage_before_sends"]
