@@ -279,7 +279,7 @@ def test_a_base_without_an_adapter_is_told_where_one_should_learn(base, tmp_path
         (["--streaming", "True"], "a streamed dataset has no length: --streaming needs --max_steps"),
         (["--streaming", "True", "--max_steps", 1, "--feature_cache", "x"], "need datasets that are held, not --str"),
         (["--learns", "vision_tower", "--feature_cache", "x"], "vision tower that learns cannot be cached"),
-        (["--dataset_weights", "1", "2"], r"must be one for each of \['micro-world'\], got \[1.0, 2.0\]"),
+        (["--dataset_weights", "1", "2"], r"must be one positive number for each of 1 datasets, got \[1.0, 2.0\]"),
         (["--save_only_model", "True"], "save_only_model must be False, got True"),
         (["--time_format", "at 12.4 s"], "time_format must be a text with one {seconds}, or None, got 'at 12.4 s'"),
         (["--resume_from_checkpoint", "True"], "must be a folder, got True: the same command resumes by itself"),
