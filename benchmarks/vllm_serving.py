@@ -46,6 +46,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "vllm_engine"))
 from tiny_engines import save_model  # noqa: E402
 
 BATCH = 8
+CLOCKS = {"processor": time.process_time, "wall": time.perf_counter}
 SYSTEM = "You watch the road in front of the car. Say in few words what is at risk, where it is and why. "
 QUESTION = "<video>What is at risk?"
 
@@ -117,6 +118,7 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[32, 128], help="of answers, in tokens")
     parser.add_argument("--system_tokens", type=int, default=128, help="of the shared system prompt, at least")
     parser.add_argument("--turns", type=int, default=3, help="of each")
+    parser.add_argument("--clock", choices=CLOCKS, default="processor", help="`wall` where nothing else runs")
     options = parser.parse_args()
     if LLM is None:
         raise ImportError("this benchmark needs `pip install vllm`")
@@ -135,7 +137,7 @@ def main() -> None:
         for length in options.lengths:
             answers = {name: answer(length) for name, answer in ways.items()}
             runs = {name: partial(answer, length) for name, answer in ways.items()}
-            times = in_turns(runs, options.turns, clock=time.process_time)
+            times = in_turns(runs, options.turns, clock=CLOCKS[options.clock])
             rates = {name: options.requests / statistics.median(taken) for name, taken in times.items()}
             equal = sum(a == b for a, b in zip(*answers.values(), strict=True))
             rows.append(

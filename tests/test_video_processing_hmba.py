@@ -285,9 +285,20 @@ def test_impossible_sampling_is_refused_when_a_processor_is_made_set_or_called(p
         processor(random_frames(8), video_metadata={"fps": 4.0}, do_sample_frames=True)
 
 
-def test_a_processor_without_a_number_of_frames_is_refused_when_it_is_made():
-    with pytest.raises(ValueError, match="num_frames must be a whole number, one or more, got None"):
-        HMBAVideoProcessor(num_frames=None)
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("num_frames", "a whole number, one or more"), ("fps", "a number greater than zero")]
+)
+def test_a_processor_without_a_number_or_a_rate_of_frames_is_refused_when_it_is_made(name, wanted):
+    with pytest.raises(ValueError, match=f"{name} must be {wanted}, got None"):
+        HMBAVideoProcessor(**{name: None})
+
+
+@pytest.mark.parametrize("timestamp", [None, 1.0])
+def test_a_clip_without_a_rate_of_its_frames_is_refused(video, timestamp):
+    with pytest.raises(ValueError, match="fps must be a number greater than zero, got None"):
+        decode_frames(video, timestamp, fps=None)
+    every, _ = decode_frames(video, timestamp, num_frames=None, fps=None)
+    assert len(every)
 
 
 @pytest.mark.parametrize("num_frames", [3.0, np.int64(3), np.float32(3)], ids=repr)

@@ -14,6 +14,7 @@ from .sampling_video import (
     ClipMetadata,
     causal_times,
     causal_timestamps,
+    check_rate,
     check_sampling,
     latest_frames,
     metadata_of,
@@ -64,6 +65,8 @@ def decode_frames(
         ValueError: `timestamp` lies after the last frame.
     """
     check_sampling(timestamp, num_frames, fps)
+    if num_frames is not None:
+        check_rate(fps)
     check_source_fps(source_fps)
     with opened(source, limits) as (file, name), VideoReader(file, name, limits, source_fps) as reader:
         reader.prepare = prepare

@@ -23,7 +23,7 @@ from .decoding_pictures import add_colours, channels_first, layout_of
 from .decoding_stills import decode_picture, load_frame, upright_rgb
 from .decoding_streams import check_source_fps
 from .decoding_video import decode_frames
-from .sampling_video import check_sampling, metadata_of
+from .sampling_video import check_rate, check_sampling, metadata_of
 
 # Options that files hold only where they are stated.
 _LEFT_OUT_IF_ABSENT = ("source_fps", "only_whole")
@@ -71,6 +71,8 @@ class VideoFileProcessor(VideoProcessorMixin, PilBackend):
         if self.num_frames is None:
             raise ValueError("num_frames must be a whole number, one or more, got None")
         check_sampling(None, self.num_frames, self.fps)
+        if type(self).fps is not None:  # frames of others spread over the whole video
+            check_rate(self.fps)
         self.num_frames = int(self.num_frames)
         check_source_fps(self.source_fps)
 

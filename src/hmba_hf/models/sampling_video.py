@@ -50,6 +50,13 @@ def check_sampling(timestamp: float | None, num_frames: int | None, fps: float |
         raise ValueError(f"fps must be a number greater than zero, got {fps!r}")
 
 
+def check_rate(fps: float | None) -> None:
+    """Raise `ValueError` unless there is a rate at which frames are sampled, `fps` > 0."""
+    if fps is None:
+        raise ValueError("fps must be a number greater than zero, got None")
+    check_sampling(None, None, fps)
+
+
 def _is_number(value: Any) -> bool:
     if isinstance(value, np.number):
         value = value.item()  # a narrow one would be compared with infinity
@@ -62,7 +69,8 @@ def causal_timestamps(timestamp: float, num_frames: int, fps: float) -> list[flo
 
     Times before the video are negative; the first frame stands for them.
     """
-    check_sampling(timestamp, num_frames, fps)
+    check_sampling(timestamp, num_frames, None)
+    check_rate(fps)
     return causal_times(timestamp, int(num_frames), fps)
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,9 @@ class TrainedModelArguments:
     model: str = field(metadata={"help": "folder or Hub id of a model or base"})
     model_revision: str | None = field(default=None, metadata={"help": "branch, tag or commit of it on the Hub"})
     learns: list[str] = field(default_factory=list, metadata={"help": "parts that learn"})
+
+    def __post_init__(self) -> None:
+        _check_rates(self)
 
     def config(self) -> dict[str, Any]:
         """Return the options that change the model's configuration."""
@@ -130,6 +134,8 @@ class StreamableDataArguments(RunDataArguments):
     )
 
 
+# Numbers of which a training needs one or more, and `TrainingArguments` takes any.
+_AT_LEAST_ONE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
 # Variables of the environment in which launchers put the number of processes and the place of each among them.
 _NUMBERS_OF_LAUNCHERS = ("WORLD_SIZE", "RANK", "LOCAL_WORLD_SIZE", "LOCAL_RANK", "OMP_NUM_THREADS")
 
@@ -148,12 +154,38 @@ class ResumableArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
-        """Let processes on CPUs train together: without `use_cpu` Accelerate would have each train by itself."""
+        """Check the options, and let processes on CPUs train together.
+
+        Without `use_cpu` Accelerate would have each of them train by itself.
+
+        Raises:
+            ValueError: if an option is out of its range, or does not go with another one.
+        """
         _check_numbers_of_launchers()
         is_alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
         if not (is_alone or torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"):
             self.use_cpu = True
-        super().__post_init__()
+        self._check_numbers()
+        try:
+            super().__post_init__()
+        except ValueError as error:
+            raise ValueError(f"options of a training must go together, each in its range: {error}") from error
+
+    def _check_numbers(self) -> None:
+        """Check numbers that `TrainingArguments` takes as they come."""
+        for name in _AT_LEAST_ONE:
+            count = getattr(self, name)
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
+        _check_rates(self)
+
+
+def _check_rates(options: Any) -> None:
+    """Check the learning rates among the fields of a dataclass; an absent one is as it must be."""
+    for option in fields(options):
+        rate = getattr(options, option.name)
+        if option.name.endswith("learning_rate") and rate is not None and not 0 <= rate < math.inf:
+            raise ValueError(f"{option.name} must be finite, zero or more, got {rate}")
 
 
 def _check_numbers_of_launchers() -> None:

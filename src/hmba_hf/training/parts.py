@@ -1,6 +1,7 @@
 """What learns: the parts of a model by the names of its family, whole or by low-rank updates of one of them."""
 
 import importlib.util
+import math
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -30,6 +31,9 @@ class LoraSettings:
         dropout: of the input of an update, in training.
         targets: names of the linear layers that are updated, such as `q_proj`; all of them but the head when empty.
         base_commit: of the base on the Hub, which the updates remember.
+
+    Raises:
+        ValueError: if a number is out of its range.
     """
 
     rank: int = 16
@@ -37,6 +41,14 @@ class LoraSettings:
     dropout: float = 0.0
     targets: Sequence[str] = ()
     base_commit: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise ValueError(f"the rank of low-rank updates must be at least 1, got {self.rank}")
+        if not 0 < self.alpha < math.inf:
+            raise ValueError(f"the alpha of low-rank updates must be finite and above 0, got {self.alpha}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"the dropout of low-rank updates must be from 0 to below 1, got {self.dropout}")
 
 
 def learn(

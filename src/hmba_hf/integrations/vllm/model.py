@@ -35,6 +35,9 @@ try:
 except ImportError as missing:
     raise missing_package("the vLLM plug-in needs", "vllm") from missing
 
+# Of one shape. More leave a processor's caches, and take memory that requests need.
+CLIPS_AT_ONCE = 16
+
 
 class VideoEncoder(HMBAModel):
     """The parts of an H-MBA that turn a clip into tokens, without its language model.
@@ -127,7 +130,7 @@ class ClipsForVLLM(nn.Module, SupportsMultiModal, SupportsLoRA, SupportsPP):
         return MultiModelKeys.from_string_field(language_model="language_model", tower_model="video")
 
     def embed_multimodal(self, **kwargs: Any) -> Any:
-        """Encode clips to `(p, hidden_size)` each, those of one shape together; each input has an item for each."""
+        """Encode clips to `(p, hidden_size)` each, some of one shape at once; each input has an item for each."""
         kwargs.pop(TIME, None)  # it stands in the prompt
         alike: dict[Any, list[int]] = {}
         count = len(next(iter(kwargs.values()), ()))
@@ -136,9 +139,11 @@ class ClipsForVLLM(nn.Module, SupportsMultiModal, SupportsLoRA, SupportsPP):
             alike.setdefault(shapes, []).append(place)
         embeddings: list[Any] = [None] * count
         for places in alike.values():
-            together = {name: torch.stack([items[place] for place in places]) for name, items in kwargs.items()}
-            for place, embedding in zip(places, self.encode(together), strict=True):
-                embeddings[place] = embedding
+            for first in range(0, len(places), CLIPS_AT_ONCE):
+                some = places[first : first + CLIPS_AT_ONCE]
+                together = {name: torch.stack([items[place] for place in some]) for name, items in kwargs.items()}
+                for place, embedding in zip(some, self.encode(together), strict=True):
+                    embeddings[place] = embedding
         return embeddings
 
     def forward(
