@@ -182,11 +182,15 @@ def records_of(page, tmp_path):
 
 
 def shoot(page, name):
-    """Keep a picture of the page where somebody wants to look at it."""
+    """Keep a picture of the page at each width where somebody wants to look at it."""
     folder = os.environ.get("HMBA_APP_SCREENSHOTS")
     if folder:
-        page.wait_for_timeout(1000)
-        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
+        before = page.viewport_size
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 900})
+            page.wait_for_timeout(1000)
+            page.screenshot(path=Path(folder) / f"{name}-{width}.png", full_page=True)
+        page.set_viewport_size(before)
 
 
 def test_a_page_opens_with_a_clip_and_says_what_answers_are_worth(visit):
@@ -304,7 +308,7 @@ def test_nothing_is_cut_off_at_a_phones_width(visit, width):
     ask(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.wait_for_function("document.querySelector('#clip video').readyState >= 2")
-    shoot(page, f"ask-{width}")
+    shoot(page, "ask")
 
 
 @pytest.fixture(scope="module")
@@ -330,7 +334,7 @@ def test_a_file_runs_for_a_minute_with_answers_as_subtitles(visit, drive, tmp_pa
         status = page.inner_text("#status")
         assert re.search(r"[\d.]+ frames per second", status) and "MiB of memory" in status
         measured[f"status after {seconds} s of a drive"] = status
-    shoot(page, "stream-1280")
+    shoot(page, "stream")
     page.wait_for_selector("#annotated a, #annotated:not([disabled])")
     with page.expect_download() as download:
         page.click("#annotated")
@@ -349,7 +353,7 @@ def test_a_camera_and_a_screen_are_watched_until_they_are_stopped(visit, tmp_pat
     page.click(f"{place} .button-wrap button:has-text('Record')")
     page.wait_for_selector("#screen figcaption:not(:empty)")
     page.wait_for_timeout(4000)
-    shoot(page, f"{asked}-390")
+    shoot(page, asked)
     page.click("#stop")
     page.wait_for_selector("#stream-json a, #stream-json:not([disabled])")
     assert page.locator(f"{place} [title='stop recording']").count() == 0
@@ -387,7 +391,7 @@ def test_a_page_with_a_password_opens_to_nobody_else(browser, locked):
         page.keyboard.press("Enter")
         if password != PASSWORD:
             page.wait_for_selector("text=/incorrect/i")
-            shoot(page, "login-390")
+            shoot(page, "login")
     page.wait_for_selector("#preview img")
     assert "At 2.40 s" in ask(page)
     page.close()
