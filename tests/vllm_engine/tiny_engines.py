@@ -58,8 +58,8 @@ class Request(NamedTuple):
         return asked
 
 
-def save_model(family: str, folder: Path) -> None:
-    """Write a model of a family of language models."""
+def save_model(family: str, folder: Path, **sizes: int) -> None:
+    """Write a model of a family of language models, which may have other sizes than `SIZES`."""
     text_class, scale = FAMILIES[family]
     tuned = AutoModelForImageTextToText.from_pretrained(TUNED)
     values = {name: getattr(tuned.config, name) for name in HMBAConfig.__annotations__ if name != "text_config"}
@@ -68,7 +68,7 @@ def save_model(family: str, folder: Path) -> None:
     }
     values |= {**of_adapter, "num_frames": tuned.config.num_frames, "tie_word_embeddings": False}
     torch.manual_seed(0)
-    config = HMBAConfig(text_config=text_class(**OF_TEXT, tie_word_embeddings=False), **values)
+    config = HMBAConfig(text_config=text_class(**OF_TEXT | sizes, tie_word_embeddings=False), **values)
     model = HMBAForConditionalGeneration(config).float()
     for part in ("vision_tower", "temporal_adapter"):
         getattr(model.model, part).load_state_dict(getattr(tuned.model, part).state_dict())
