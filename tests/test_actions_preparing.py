@@ -138,6 +138,14 @@ def test_a_path_of_a_list_leads_to_no_video_out_of_the_folder(video, tmp_path):
     assert index.find(str(place)) == [place]
 
 
+@pytest.mark.parametrize("video", ["../run/1.mp4", "../data/run/1.mp4", "data/../run/1.mp4", "/data/../run/1.mp4"])
+def test_a_path_that_goes_up_ends_in_one_of_the_folder(video, tmp_path):
+    place = tmp_path / "run" / "1.mp4"
+    place.parent.mkdir()
+    place.write_bytes(b"a video")
+    assert VideoIndex(tmp_path).find(video) == [place]
+
+
 def test_bad_videos_can_stop_the_run(kinetics, tmp_path):
     listed = [str(kinetics / "all.csv")]
     options = ActionOptions(videos=str(kinetics / "videos"), train_files=listed, labels=str(kinetics / "classes.txt"))

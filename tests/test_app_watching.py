@@ -215,3 +215,12 @@ def test_a_camera_begins_a_drive_of_its_own_while_a_file_is_watched(asker, visit
     assert watch_frame(visit, "a camera", Image.new("RGB", (32, 32)), begin, 60.0) is None, (
         "its last frames still come"
     )
+
+
+def test_a_camera_frame_that_was_on_its_way_ends_no_file_that_has_just_begun(asker, visit):
+    begin = partial(Watcher, asker, QUESTION, 100.0, visit, "a camera")
+    watch_frame(visit, "a camera", Image.new("RGB", (32, 32)), begin, 60.0)
+    file = Watcher(asker, QUESTION, 100.0, visit, "a file")
+    assert watch_frame(visit, "a camera", Image.new("RGB", (32, 32)), begin, 60.0) is None
+    assert visit.watched is file and not file.is_done
+    file.finish()

@@ -65,6 +65,7 @@ def test_the_class_of_a_model_counts_more_than_the_checkpoint_that_it_was_loaded
             {"device_map": "nonsense"},
             "device_map must be one of auto, .*, or a device of this machine, got 'nonsense'",
         ),
+        ({"device_map": "hpu"}, "device_map must be one of auto, .*, or a device of this machine, got 'hpu'"),
         ({"device_map": "cuda:99"}, "device_map must be one of auto, .*, or a device of this machine, got 'cuda:99'"),
     ],
 )

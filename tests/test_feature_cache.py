@@ -210,6 +210,11 @@ def test_the_hash_of_a_clip_tells_the_colours_of_its_palette_and_what_shows_thro
     clear = grey.copy()
     clear.info["transparency"] = 5
     assert hash_of(grey) != hash_of(clear)
+    lying = Image.effect_noise((8, 8), 50).convert("RGB")
+    upright = hash_of(lying)
+    lying.getexif()[0x0112] = 3
+    assert hash_of(lying) != upright
+    assert hash_of(lying) == hash_of(lying.rotate(180))
 
 
 def test_rows_are_described_without_decoding(tmp_path):

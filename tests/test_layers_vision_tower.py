@@ -1,6 +1,7 @@
 import copy
 
 import accelerate
+import peft
 import pytest
 import torch
 from torch.testing import assert_close
@@ -124,6 +125,20 @@ def test_a_forward_that_something_has_replaced_is_the_one_that_runs(part):
     _, states = read_layer(tower, FRAMES, -2)
     assert torch.equal(states, wanted)
     assert counts == [1, 1, 1, 1]
+
+
+def test_a_tower_in_a_wrapper_that_shows_its_parts_runs_as_the_wrapper_likes():
+    model = peft.get_peft_model(
+        tiny_model(), peft.LoraConfig(target_modules=["q_proj"], modules_to_save=["vision_tower"])
+    )
+    inputs = tiny_inputs()
+    wanted = model(**inputs).logits
+    assert_close(model(**inputs).logits, wanted, atol=0, rtol=0)
+    tower = tower_of("clip_vision_model")
+    _, states = read_layer(tower, FRAMES, -2)
+    wrapped = peft.get_peft_model(tower, peft.LoraConfig(target_modules=["q_proj"]))
+    for _ in range(2):
+        assert_close(read_layer(wrapped, FRAMES, -2)[1], states, atol=0, rtol=0)
 
 
 def test_a_layer_that_the_tower_does_not_have_is_an_error():

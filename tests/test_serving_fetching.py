@@ -6,6 +6,7 @@ import ssl
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -308,6 +309,13 @@ def test_a_connection_that_is_not_taken_ends_with_its_fetch(only_this_is_public)
         first.connect(full.getsockname())  # behind it Linux answers nobody
         address = f"http://127.0.0.1:{full.getsockname()[1]}/file?1"
         assert "within max_body_seconds=1" in refusal(address)[2]
+
+
+def test_the_look_up_of_a_name_takes_of_the_time_of_its_file(server, names, only_this_is_public, monkeypatch):
+    names["camera"] = ["127.0.0.1"]
+    clock = iter([0.0, 1.5])  # before the look-up and behind it, where the limit is a second
+    monkeypatch.setattr(fetching, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    assert "within max_body_seconds=1" in refusal(address_of(server, "file?10", "camera"))[2]
 
 
 def test_a_name_that_is_looked_up_for_too_long_is_refused_in_time(monkeypatch):

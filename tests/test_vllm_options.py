@@ -76,7 +76,11 @@ def test_an_engine_has_no_moment_and_reads_videos_on_the_processor():
     assert options_of_engine({"device": "cpu", "only_whole": True}) == {"only_whole": True}
 
 
-def test_absent_options_of_an_engine_leave_the_processors():
+def test_absent_options_leave_what_was_chosen_before():
+    assert options_of_request({"num_frames": None, "fps": None, "time_format": None}, 1) == (
+        {"time_format": None},
+        None,
+    )
     assert options_of_engine(None) == {}
     assert options_of_engine({"num_frames": None, "timestamp": None, "time_format": None}) == {"time_format": None}
 

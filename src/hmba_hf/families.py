@@ -395,7 +395,7 @@ def check_loading(options: Mapping[str, Any]) -> None:
     if isinstance(device, str) and device not in _STRATEGIES:
         try:
             torch.empty(0, device=device)
-        except (AssertionError, RuntimeError) as error:  # the former of a build without such devices
+        except (AssertionError, ImportError, RuntimeError) as error:  # the former two of a build without such devices
             wanted = f"one of {', '.join(_STRATEGIES)}, or a device of this machine"
             raise ValueError(f"device_map must be {wanted}, got {device!r}: {str(error).splitlines()[0]}") from error
 

@@ -1,12 +1,15 @@
 """What vLLM's engine cannot do with an H-MBA is refused in one sentence, before it starts."""
 
+import numpy as np
 import pytest
 from engine_quantised import save_quantised
+from PIL import Image
 from tiny_engines import save_model
 from transformers import Gemma3nTextConfig
 from vllm import LLM
 
 from hmba_hf import HMBAConfig, HMBAVLMProcessor
+from hmba_hf.integrations.vllm.reading import ClipParser
 from tiny_hmba_vlm import model_on
 from tiny_vlm_bases import tiny_vlm
 
@@ -60,3 +63,27 @@ def test_an_engine_whose_reader_would_leave_options_unread_does_not_start(tmp_pa
     message = "media_io_kwargs of videos must hold no options, as mm_processor_kwargs does, got .'num_frames'."
     with pytest.raises(ValueError, match=message):
         LLM(str(tmp_path), media_io_kwargs={"video": {"num_frames": 3}}, **SMALL)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (3, "got int"),
+        ([3], "got int"),
+        ([("a", "b", "c")], "got tuple"),
+        (np.zeros((4, 4), np.uint8), r"frames must be \(t, height, width, 3\) or .*, got \(4,\)"),
+        ([np.zeros((4, 4), np.uint8)], r"frames must be \(t, height, width, 3\) or .*, got \(4, 4\)"),
+    ],
+    ids=str,
+)
+def test_what_is_no_video_is_refused(data, message):
+    with pytest.raises(ValueError, match=message):
+        ClipParser().parse_mm_data({"video": data})
+
+
+def test_frames_come_in_lists_and_tuples_with_metadata_and_without():
+    picture = Image.new("RGB", (8, 6))
+    frames = np.zeros((2, 6, 8, 3), np.uint8)
+    for data in ([(picture, picture)], (picture, picture), [picture, picture], frames, (frames, None), [(frames, {})]):
+        (clip,) = ClipParser().parse_mm_data({"video": data})["video"].get_all()
+        assert clip.source.shape == (2, 6, 8, 3) and not clip.metadata

@@ -177,11 +177,14 @@ def watch_frame(
     """Take a frame of a camera into the drive of its visit; return that drive and what is seen.
 
     A drive that has ended begins anew, and so does one of another source. Nothing is seen within `rest` seconds of an
-    end, in which frames still come that were on their way, and behind the longest drive.
+    end or of the beginning of a drive of another source, in which frames still come that were on their way. Nothing is
+    seen behind the longest drive.
     """
     with visit.turn:
         watcher = visit.watched
         if watcher is not None and watcher.has_just_ended(rest):
+            return None
+        if watcher is not None and watcher.source != source and time.monotonic() - watcher.began < rest:
             return None
         if watcher is None or watcher.is_done or watcher.source != source:
             watcher = begin()

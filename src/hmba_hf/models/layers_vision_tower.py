@@ -17,7 +17,8 @@ def read_layer(
 
     Layers behind that one are not run, and what else is in the output means nothing then. They are run where the
     states or the attentions of all are asked for, at the first run of a tower, while torch compiles or exports, in
-    towers of other kinds than CLIP and SigLIP, and where something has replaced a part's forward, as accelerate does.
+    towers of other kinds than CLIP and SigLIP, and where something wraps the tower, as PEFT does, or has replaced a
+    part's forward, as accelerate does.
 
     Args:
         tower: of transformers.
@@ -53,7 +54,8 @@ def _cut(tower: Any, layer: int, last: nn.Module) -> Any:
 
     It is a second view of the same modules, and nothing of the tower changes: other threads may use it meanwhile.
     """
-    encoder: Any = getattr(tower, "encoder", None)
+    # Its own: a wrapper shows the parts of what it wraps, and runs them wherever it likes.
+    encoder: Any = tower._modules.get("encoder")
     if type(encoder).__name__ not in PLAIN_ENCODERS:
         return None
     # Transformers puts its recorders of states into all layers when they are first asked for, and no compiler follows.

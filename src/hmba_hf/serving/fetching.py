@@ -11,6 +11,7 @@ import socket
 import ssl
 import tempfile
 import threading
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -54,7 +55,7 @@ class Fetcher:
     """Fetches files in threads of its own, so that slow servers hold up nobody but those who name them.
 
     A file whose time is over, or that nobody waits for any more, ends its connection. The name in its address is
-    looked up before, in the same time, and takes no place from files.
+    looked up before, in the same time, and takes no place from files; names of redirections take that of their file.
 
     Args:
         limits: on files, and on where they may lie.
@@ -79,9 +80,11 @@ class Fetcher:
                 fetched within limits.
         """
         place = _split(address)
+        began = time.monotonic()
         async with self._in_time():
             hosts = await self._resolve(place)
-        async with self._places, self._in_time():
+        spent = time.monotonic() - began
+        async with self._places, self._in_time(spent):
             return await self._follow(address, place, hosts, room)
 
     def close(self) -> None:
@@ -90,10 +93,10 @@ class Fetcher:
         self._resolver.close()
 
     @asynccontextmanager
-    async def _in_time(self) -> AsyncIterator[None]:
+    async def _in_time(self, spent: float = 0.0) -> AsyncIterator[None]:
         seconds = self._limits.max_body_seconds
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds - spent):
                 yield
         except TimeoutError as late:
             raise _trouble(f"a file that comes within max_body_seconds={seconds:g}", "none in time") from late

@@ -120,12 +120,10 @@ class VideoIndex:
         """
         place = Path(video)
         place = place.relative_to(place.anchor)
-        if not is_inside(place):
-            return []
         for first in range(len(place.parts)):
-            path = self.folder.joinpath(*place.parts[first:])
-            if path.is_file():
-                return [path]
+            ending = Path(*place.parts[first:])
+            if is_inside(ending) and (self.folder / ending).is_file():
+                return [self.folder / ending]
         return self._by_name.get(video, [])
 
     def find_one(self, video: str) -> "Path | Problem":

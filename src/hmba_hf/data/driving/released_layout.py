@@ -200,8 +200,8 @@ def find_released_frames(folder: Path, num_frames: int) -> Callable[[Entry], tup
             names.append(entry.content.picture)
         else:
             names.append(f"{entry.media}.jpg")
-        if not all(map(is_inside, names)):
-            raise EntryError(MEDIA_MISSING, f"{names[-1]} leads out of the folder of pictures")
+        if outside := [name for name in names if not is_inside(name)]:
+            raise EntryError(MEDIA_MISSING, f"pictures must lie in their folder, got {outside[0]}")
         place = folder
         for name in _FOLDERS[entry.split]:
             if (folder / name).is_dir():

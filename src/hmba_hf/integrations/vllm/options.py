@@ -17,7 +17,7 @@ def options_of_request(given: Any, videos: int) -> tuple[dict[str, Any], list[fl
     """Check the options of a request.
 
     Args:
-        given: options by name; those in `videos_kwargs` count as well.
+        given: options by name; those in `videos_kwargs` count as well. `None` leaves an engine's.
         videos: of the request.
 
     Returns:
@@ -29,6 +29,7 @@ def options_of_request(given: Any, videos: int) -> tuple[dict[str, Any], list[fl
     options = _flatten(given)
     timestamp = options.pop("timestamp", None)
     _check(options, "options of a request", ("timestamp", *_NAMES))
+    options = _given(options)
     if timestamp is None:
         return options, None
     moments = list(timestamp) if isinstance(timestamp, (list, tuple)) else [timestamp]
@@ -58,8 +59,7 @@ def options_of_engine(given: Any) -> dict[str, Any]:
     if timestamp is not None:
         raise ValueError(f"timestamp must be an option of a request, got {timestamp!r} for an engine")
     _check(options, "options of an engine", _NAMES)
-    # An absent option leaves the processor's as it is; only of the times' form `None` means something: no times.
-    return {name: value for name, value in options.items() if value is not None or name == "time_format"}
+    return _given(options)
 
 
 def media_of_engine(given: Any, reader: str) -> dict[str, Any]:
@@ -77,6 +77,11 @@ def media_of_engine(given: Any, reader: str) -> dict[str, Any]:
     if options["video_backend"] == reader and others:
         raise ValueError(f"media_io_kwargs of videos must hold no options, as mm_processor_kwargs does, got {others}")
     return options
+
+
+def _given(options: dict[str, Any]) -> dict[str, Any]:
+    """Leave out options that are `None`, which leaves what was chosen before; times of the form `None` are none."""
+    return {name: value for name, value in options.items() if value is not None or name == "time_format"}
 
 
 def check_length(num_frames: float) -> None:

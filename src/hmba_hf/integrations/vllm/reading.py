@@ -78,11 +78,14 @@ def clips_of(items: MultiModalDataItems) -> list[Any]:
 def _is_one_video(data: Any) -> bool:
     if isinstance(data, (str, os.PathLike, bytes, MediaWithBytes, Clip)):
         return True
-    if isinstance(data, tuple):
-        return len(data) == 2 and isinstance(data[1], Mapping)
     if isinstance(data, (np.ndarray, Tensor)):
         return data.ndim == 4
-    return _are_frames(data)
+    return _is_pair(data) or _are_frames(data)
+
+
+def _is_pair(data: Any) -> bool:
+    """Whether it is frames with their metadata, which may be `None`."""
+    return isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Mapping | None)
 
 
 def _are_frames(data: Any) -> bool:
@@ -115,9 +118,13 @@ def _as_clip(video: Any) -> Clip:
             )
         return Clip(Path(video).read_bytes())
     metadata = None
-    if isinstance(video, tuple):
+    if _is_pair(video):
         video, metadata = video
-        metadata = {name: value for name, value in metadata.items() if name not in _NOT_OF_FRAMES}
+        metadata = {name: value for name, value in (metadata or {}).items() if name not in _NOT_OF_FRAMES}
+    if isinstance(video, (np.ndarray, Tensor)):
+        if video.ndim != 4:
+            shape = tuple(video.shape)
+            raise ValueError(f"frames must be (t, height, width, 3) or (t, 3, height, width), got {shape}")
     if isinstance(video, Tensor):
         video = video.cpu().numpy()
     elif not isinstance(video, np.ndarray):
