@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from hmba_hf.hosts import at, check_host, check_port, is_loopback, read_secret
+from hmba_hf.hosts import at, check_bearer, check_host, check_port, is_loopback, read_secret
 
 VARIABLE = "HMBA_SECRET_OF_A_TEST"
 
@@ -26,6 +26,17 @@ def test_an_empty_secret_is_none(monkeypatch):
         read_secret(VARIABLE)
     monkeypatch.setenv(VARIABLE, "a secret")
     assert read_secret(VARIABLE) == "a secret"
+
+
+@pytest.mark.parametrize("secret", ["schlüssel", " padded ", "two\nlines", "key\t"])
+def test_a_secret_that_no_header_can_bear_is_refused(secret):
+    check_bearer(None, VARIABLE)
+    check_bearer("a secret", VARIABLE)
+    with pytest.raises(
+        ValueError, match=f"{VARIABLE} must be of ASCII letters, signs and digits .*, got others"
+    ) as error:
+        check_bearer(secret, VARIABLE)
+    assert secret not in str(error.value)
 
 
 def test_an_address_of_ipv6_stands_in_brackets_before_its_port():

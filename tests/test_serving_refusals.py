@@ -19,6 +19,7 @@ from hmba_hf.serving.answering import _EachEnds
 from hmba_hf.serving.chats import read_request
 from hmba_hf.serving.errors import RequestError
 from hmba_hf.serving.limits import ServingLimits
+from hmba_hf.serving.server import build_server
 from numbered_videos import numbered_video
 from tiny_server import NAME, QUESTION, asking, client_of, data_url, drawn_video, jpeg, running
 
@@ -157,6 +158,20 @@ def test_a_body_that_is_too_large_is_refused_before_it_has_come(service, client)
     assert (refused.value.status_code, refused.value.code) == (413, "too_large")
 
 
+def test_headers_without_end_are_refused(service):
+    connection = connection_to(service)
+    connection.putrequest("GET", "/health")
+    for number in range(64):
+        connection.putheader(f"X-{number}", "a" * 16_000)
+    try:
+        connection.endheaders()
+        assert connection.getresponse().status == 400
+    except ConnectionError:  # refused before all of them were sent
+        pass
+    connection.close()
+    assert build_server(service, "127.0.0.1", 1, None).config.http == "h11", "httptools refuses none"
+
+
 def test_a_body_that_does_not_come_is_refused_and_one_half_sent_is_forgotten(service, client):
     for path in ("/v1/chat/completions", "/v1/files"):
         connection = connection_to(service)
@@ -275,7 +290,9 @@ def test_only_who_bears_the_token_passes():
             with pytest.raises(openai.AuthenticationError) as refused:
                 ask(client_of(service, key or "none"))
             assert refused.value.code == "invalid_api_key"
-        assert send(service, headers={"Authorization": "Bearer \xe4"}) == (401, "invalid_api_key")
+        for wrong in ("Bearer \xe4", KEY, f"Basic {KEY}", f"Bearer{KEY}"):
+            assert send(service, headers={"Authorization": wrong}) == (401, "invalid_api_key")
+        assert send(service, "GET", "/v1/models", headers={"Authorization": f"bearer {KEY}"})[0] == 200
         for path in ("/metrics", "/v1/models", "/v1/files", "/nothing"):
             assert send(service, "GET", path) == (401, "invalid_api_key")
         assert send(service, "GET", "/health")[0] == 200

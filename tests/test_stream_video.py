@@ -131,3 +131,12 @@ def test_a_wrong_option_ends_with_one_line_before_anything_is_loaded(monkeypatch
     with pytest.raises(SystemExit) as end:
         runpy.run_path(str(SCRIPT), run_name="__main__")
     assert end.value.code == 2 and f"{words[0][2:]} must be a number" in capsys.readouterr().err
+
+
+def test_a_source_that_cannot_be_read_leaves_the_answers_of_an_earlier_drive(stream, tmp_path):
+    (tmp_path / "a.mp4").write_bytes(numbered_video(3))
+    stream(tmp_path / "a.mp4")
+    before = (tmp_path / "out" / "answers.jsonl").read_text()
+    with pytest.raises(SystemExit, match="typo.mp4"):
+        stream(tmp_path / "typo.mp4")
+    assert before and (tmp_path / "out" / "answers.jsonl").read_text() == before

@@ -18,6 +18,14 @@ def read_secret(variable: str) -> str | None:
     return secret
 
 
+def check_bearer(secret: str | None, variable: str) -> None:
+    """Raise a `ValueError` for a secret that no header of a request can bear; a variable holds it."""
+    if secret is not None and not (secret.isascii() and secret.isprintable() and secret == secret.strip()):
+        raise ValueError(
+            f"{variable} must be of ASCII letters, signs and digits without spaces at its ends, got others"
+        )
+
+
 def is_loopback(host: str) -> bool:
     """Return whether a host, by name or address, is this machine as it calls itself."""
     if host == "localhost":

@@ -17,6 +17,7 @@ from hmba_hf import set_linear_implementation
 from hmba_hf.commands.listening import add_listening_options, check_answers, name_of, read_guard
 from hmba_hf.commands.parsing import command_parser, loading_options
 from hmba_hf.families import load_model
+from hmba_hf.hosts import check_bearer
 from hmba_hf.messages import run_command, show_messages
 from hmba_hf.serving.limits import ServingLimits
 
@@ -34,6 +35,7 @@ def main(words: Sequence[str] | None = None) -> None:
     from hmba_hf.serving.server import serve
 
     token = read_guard(args.host, args.port, TOKEN)
+    check_bearer(token, TOKEN)
     check_answers(args.model)
     show_messages()
     model = load_model(args.model, **loading_options(args)).eval()

@@ -15,6 +15,7 @@ source, or every frame of it, cannot be read.
 """
 
 import argparse
+import itertools
 import json
 import signal
 import statistics
@@ -281,11 +282,14 @@ def run(args: argparse.Namespace, options: VideoOptions) -> str | None:
     stream = VideoStream(model.eval(), AutoProcessor.from_pretrained(args.model), mode=args.mode)
     video = AnnotatedVideo(args.output_dir / "annotated.mp4")
     try:
-        with open(args.output_dir / "answers.jsonl", "w", encoding="utf-8") as answers:
-            with stopping_on_interrupt() as is_stopped:
-                moments = read_source(args, options)
-                watch(stream, moments, args, answers=answers, video=video, is_stopped=is_stopped)
-                print("stopped" if is_stopped() else "the source has ended")
+        with stopping_on_interrupt() as is_stopped:
+            moments = read_source(args, options)
+            first = next(moments, None)  # before the answers of an earlier drive are lost
+            if first is not None:
+                with open(args.output_dir / "answers.jsonl", "w", encoding="utf-8") as answers:
+                    moments = itertools.chain([first], moments)
+                    watch(stream, moments, args, answers=answers, video=video, is_stopped=is_stopped)
+            print("stopped" if is_stopped() else "the source has ended")
     finally:
         video.close()
         if not video.is_empty:

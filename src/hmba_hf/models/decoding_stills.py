@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from .decoding_containers import HEAD, LIMITS, LONGEST_SHOWN, SourceLimits, VideoDecodeError, opened
 from .decoding_headers import picture_size
@@ -217,5 +217,7 @@ def _errors_named(name: str) -> Iterator[None]:
     """Turn the errors of Pillow for a file into a `VideoDecodeError`; it belongs around calls of Pillow alone."""
     try:
         yield
+    except UnidentifiedImageError as error:  # its text has an address of this process
+        raise VideoDecodeError(f"{name} cannot be read as a picture: it is of no known format") from error
     except _PICTURE_TROUBLE as error:
         raise VideoDecodeError(f"{name} cannot be read as a picture: {str(error) or type(error).__name__}") from error

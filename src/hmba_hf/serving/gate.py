@@ -68,8 +68,9 @@ class Gate:
             if is_loopback(urlsplit(f"//{host}").hostname or ""):
                 return None
             return RequestError(403, "other_host", "the host of a request must be this machine, got another name")
-        given = headers.get("authorization", "").removeprefix("Bearer ")
-        if scope["path"] in _OPEN or hmac.compare_digest(given.encode(), self._token.encode()):
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        bears_token = scheme.lower() == "bearer" and hmac.compare_digest(given.encode(), self._token.encode())
+        if scope["path"] in _OPEN or bears_token:
             return None
         return RequestError(401, "invalid_api_key", "a request must bear the server's token, got none or another one")
 

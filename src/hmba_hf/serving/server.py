@@ -42,6 +42,7 @@ def build_server(service: Service, host: str, port: int, token: str | None) -> A
         host=host,
         port=port,
         backlog=_BACKLOG,
+        http="h11",  # httptools, which others install, keeps headers of any size, before anything is checked
         log_level="warning",
         access_log=False,
         server_header=False,
