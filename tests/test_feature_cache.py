@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,7 +8,6 @@ from datasets import load_dataset
 from PIL import Image
 
 from hmba_hf.data.bad_samples import BadSamples
-from hmba_hf.data.feature_cache import writing
 from hmba_hf.data.feature_cache.reading import CachedSample, CachedSamples, FeatureCache, describe_sample
 from hmba_hf.data.feature_cache.writing import FeatureWriter
 from hmba_hf.data.loading import RowSamples, load_samples, undecoded
@@ -108,6 +108,11 @@ def test_a_second_run_makes_what_is_missing_and_keeps_the_rest(tmp_path, model, 
         cached(tmp_path, WORLD, model, processor)
     assert writer(tmp_path, model, processor).write(WORLD)["made"] in (2, 4)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == files
+
+
+def test_features_may_be_read_by_whoever_may_read_other_new_files(tmp_path, model, processor):
+    writer(tmp_path, model, processor).write(WORLD)
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
 
 
 def test_other_samples_are_added_and_shared_clips_are_kept_once_in_a_block(tmp_path, model, processor):
@@ -278,15 +283,15 @@ def test_features_that_are_not_finite_are_an_error(tmp_path, model, processor):
 def test_a_full_disk_is_named_and_loses_nothing(tmp_path, model, processor, monkeypatch):
     calls = []
 
-    def fill_up(tensors, path, metadata):
+    def fill_up(path, data):
         calls.append(path)
-        path.write_bytes(b"half")
         if len(calls) == 2:
+            write(path, b"half")
             raise OSError(28, "No space left on device")
-        save(tensors, path, metadata=metadata)
+        return write(path, data)
 
-    save = writing.save_file
-    monkeypatch.setattr(writing, "save_file", fill_up)
+    write = Path.write_bytes
+    monkeypatch.setattr(Path, "write_bytes", fill_up)
     with pytest.raises(
         OSError, match=r"features-.* could not be written, .* MiB are free: .*No space left.*files before it are whole"
     ):

@@ -131,6 +131,8 @@ def test_a_state_is_saved_and_loaded_bit_for_bit(tmp_path):
     assert {x.dtype for x in loaded.tensors.values()} == {torch.bfloat16, torch.float32, torch.int64}
     assert_close(dict(loaded.tensors), dict(state.tensors), atol=0, rtol=0)
     assert list(tmp_path.iterdir()) == [tmp_path / "state.safetensors"]
+    (tmp_path / "another").touch()
+    assert (tmp_path / "another").stat().st_mode == (tmp_path / "state.safetensors").stat().st_mode
 
 
 def test_a_file_that_holds_no_state_is_refused(tmp_path):

@@ -1,9 +1,9 @@
 import errno
+from pathlib import Path
 
 import pytest
 import torch
 
-from hmba_hf.training import teacher_cache
 from hmba_hf.training.clip_teacher import ClipTeacher
 from hmba_hf.training.teacher_cache import TeacherCache, digest_clip
 from tiny_teachers import tiny_tower
@@ -93,11 +93,11 @@ def test_features_of_another_teacher_are_refused(tmp_path, teacher, clips):
 def test_a_full_disk_is_named_and_keeps_what_is_whole(tmp_path, teacher, clips, monkeypatch):
     wanted = look(teacher, tmp_path, clips[:1])
 
-    def full(tensors, path):
-        path.write_bytes(b"half")
+    def full(path, data):
+        path.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(teacher_cache, "save_file", full)
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(OSError, match="could not be written, .* MiB are free: .*The files before it are whole"):
         look(teacher, tmp_path, clips)
     assert len(list(tmp_path.rglob("*.*"))) == 2  # the key and the first clip

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from .layers_conditions import require
@@ -66,7 +66,7 @@ class AdapterState:
         """Write a safetensors file, whole or not at all."""
         half = Path(f"{os.fspath(path)}.half")
         tensors = {name: x.detach().contiguous() for name, x in self.tensors.items()}
-        save_file(tensors, half, metadata={**KIND, "weights": self.weights})
+        half.write_bytes(save(tensors, metadata={**KIND, "weights": self.weights}))
         half.replace(path)
 
     @classmethod

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ..files import differences, explained_write_errors, read_json_object, write_json, written_whole
@@ -96,7 +96,7 @@ class TeacherCache:
         with explained_write_errors(path, kept):
             path.parent.mkdir(exist_ok=True)
             with written_whole(path) as unfinished:
-                save_file(tensors, unfinished)
+                unfinished.write_bytes(save(tensors))
 
     def _path(self, digest: str) -> Path:
         return self.folder / digest[:2] / f"{digest}.safetensors"

@@ -18,7 +18,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
@@ -147,7 +147,9 @@ class FeatureWriter:
         }
         kept = "The files before it are whole: make room and start the same command again"
         with explained_write_errors(path, kept), written_whole(path) as unfinished:
-            save_file(tensors, unfinished, metadata={"record": json.dumps(record)})
+            # `save_file` leaves a file of another name behind when it is killed, and safetensors 0.8 lets its owner
+            # alone read what it writes.
+            unfinished.write_bytes(save(tensors, metadata={"record": json.dumps(record)}))
         return made
 
     def _encode_samples(
