@@ -60,6 +60,18 @@ def test_a_list_of_something_something_has_classes_without_brackets(tmp_path):
     assert without_brackets("Putting [part of [x]") == "Putting [part of x"
 
 
+def test_an_entry_with_half_a_letter_is_named_with_the_reason(tmp_path):
+    rows = [{"id": "1", "template": "a \ud800"}, {"id": "\udfff"}, {"id": "3", "template": "a \U0001f600"}]
+    videos = read_list(written(tmp_path, "train.json", rows), "train")
+    assert videos == [
+        Dropped("entry 0", "text_is_no_unicode", r"'a \ud800'"),
+        Dropped("entry 1", "text_is_no_unicode", r"'\udfff'"),
+        ListedVideo("3", "3", "a \U0001f600"),
+    ]
+    with pytest.raises(ValueError, match="must name each class in Unicode, got"):
+        read_class_names(written(tmp_path, "labels.json", ["a \ud800"]))
+
+
 @pytest.mark.parametrize(
     ("line", "video", "label"),
     [

@@ -127,6 +127,20 @@ def test_a_list_of_another_machine_and_equal_names_are_told_apart(tmp_path):
     assert [row["video"]["bytes"] for row in rows] == wanted
 
 
+def test_one_bad_entry_of_a_list_ends_no_run(kinetics, tmp_path):
+    template = {"template": "Running [somewhere]"}
+    rows = [
+        {"id": "id-0_000000_000010"} | template,
+        {"id": "id-1_000000_000010", "template": "a \ud800"},
+        {"id": "a" * 300} | template,
+    ]
+    (tmp_path / "train.json").write_text(json.dumps(rows))
+    options = ActionOptions(videos=str(kinetics / "videos"), train_files=[str(tmp_path / "train.json")])
+    report = prepare_actions(options, RunOptions(str(tmp_path / "out"), num_workers=1))
+    assert report["rows"] == {"train": 1}
+    assert report["reasons"] == {"text_is_no_unicode": 1, "media_missing": 1}
+
+
 @pytest.mark.parametrize("video", ["../private.mp4", "run/../../private.mp4", "{folder}/private.mp4", "/"])
 def test_a_path_of_a_list_leads_to_no_video_out_of_the_folder(video, tmp_path):
     place = tmp_path / "videos" / "run" / "1.mp4"

@@ -62,6 +62,18 @@ def test_a_question_that_is_no_text_is_named_and_not_left_out(tmp_path, text, co
     assert f"entry 0, a: {column} must be a text or null, got {text!r}" in str(read.dropped[0])
 
 
+def test_a_question_with_half_a_letter_is_named_with_the_reason(tmp_path):
+    entries = {"a": {"verb_question": "How\ud800?"}, "\udfff": {"verb_question": "How?"}}
+    entries |= {"b": {"verb_question": "How?", "noun question": None, "other": "\ud800"}}
+    (tmp_path / "q.json").write_text(json.dumps(entries))
+    read = read_questions([tmp_path / "q.json"], "predicted", HEADS)
+    assert list(read.questions) == ["b"] and read.found == 3
+    assert [(item.id, item.reason, item.detail) for item in read.dropped] == [
+        ("q.json, entry 0", "text_is_no_unicode", r"'How\ud800?'"),
+        ("q.json, entry 1", "text_is_no_unicode", r"'\udfff'"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [

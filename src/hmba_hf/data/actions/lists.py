@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 from ...files import check_fields, parse_json
 from ..preparing.finding import VIDEO_SUFFIXES, list_videos
 from ..preparing.parquet_shards import Dropped
+from ..preparing.tables import NO_UNICODE, is_unicode
 from .samples import SPLITS
 
 SPLIT_NAMES = {
@@ -120,6 +121,10 @@ def _read_json(text: bytes, path: str) -> list[ListedVideo | Dropped]:
         name = str(row["id"])
         if not name:
             found.append(Dropped(f"entry {number}", "malformed_entry", "it names no video"))
+            continue
+        strange = [text for text in (name, label) if text is not None and not is_unicode(text)]
+        if strange:
+            found.append(Dropped(f"entry {number}", NO_UNICODE, ascii(strange[0])))
             continue
         found.append(ListedVideo(name, name, without_brackets(label) if label else None))
     return found
@@ -233,6 +238,8 @@ def read_class_names(path: str | Path) -> list[str]:
     for name in numbers:
         if not isinstance(name, str) or not name.strip() or name.strip() in names:
             raise ValueError(f"{path} must name each class once, got {name!r}")
+        if not is_unicode(name):
+            raise ValueError(f"{path} must name each class in Unicode, got {name!r}")
         names.append(name.strip())
     if not names:
         raise ValueError(f"{path} must name classes, got none")

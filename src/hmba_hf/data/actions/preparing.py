@@ -1,5 +1,6 @@
 """From lists of actions and their videos to a dataset in the schema of actions."""
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -122,7 +123,7 @@ class VideoIndex:
         place = place.relative_to(place.anchor)
         for first in range(len(place.parts)):
             ending = Path(*place.parts[first:])
-            if is_inside(ending) and (self.folder / ending).is_file():
+            if is_inside(ending) and os.path.isfile(self.folder / ending):  # false for a name too long, too
                 return [self.folder / ending]
         return self._by_name.get(video, [])
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ...files import check_fields, parse_json
 from ..preparing.parquet_shards import Dropped
-from ..preparing.tables import MALFORMED, read_table, refuse_pickle
+from ..preparing.tables import MALFORMED, NO_UNICODE, is_unicode, read_table, refuse_pickle
 from .questioned import Question
 
 DOUBLED = "doubled_id"
@@ -107,7 +107,8 @@ def _read_csv(path: str | Path, id_column: str, read: QuestionFile) -> tuple[set
 def _read_json(path: Path, id_column: str, wanted: Sequence[str], read: QuestionFile) -> tuple[set[str], Entries]:
     """Read the names of values and the entries of a JSON file.
 
-    Entries are dropped that are no objects with an id, or whose question in one of the wanted columns is no text.
+    Entries are dropped that are no objects with an id, or whose question in one of the wanted columns is no text, and
+    those with half a surrogate pair in one of these.
     """
     try:
         content = parse_json(path.read_bytes())
@@ -129,6 +130,12 @@ def _read_json(path: Path, id_column: str, wanted: Sequence[str], read: Question
         except ValueError as error:
             read.found += 1
             read.dropped.append(Dropped(place, MALFORMED, str(error)))
+            continue
+        texts = [entry[name] for name in (id_column, *asked)]
+        strange = [text for text in texts if text is not None and not is_unicode(text)]
+        if strange:
+            read.found += 1
+            read.dropped.append(Dropped(place, NO_UNICODE, ascii(strange[0])))
             continue
         entries.append((place, entry))
     return columns, entries

@@ -13,6 +13,7 @@ from ...models.decoding_containers import LIMITS, SourceLimits, VideoDecodeError
 from ...models.decoding_stills import read_picture, read_picture_header
 from ..preparing.converting import MEDIA_MISSING, MEDIA_UNREADABLE, Converted, Entry
 from ..preparing.parquet_shards import Dropped
+from ..preparing.tables import NO_UNICODE, is_unicode
 from ..samples import BOX_MARKER, Box
 
 # The templates of the released code without their placeholder of the picture, which is a part of the message here.
@@ -61,7 +62,7 @@ class ClipAnnotation:
             raise EntryError("boxes_do_not_fit_the_text", f"{markers} places for {len(self.boxes)} boxes")
         for text in (self.answer, *self.labels, *self.tags):
             if not is_unicode(text):
-                raise EntryError("text_is_no_unicode", ascii(text))
+                raise EntryError(NO_UNICODE, ascii(text))
 
 
 @dataclass(frozen=True)
@@ -144,11 +145,6 @@ def choose_question(name: str) -> str:
     Differs: the released code draws one at each access.
     """
     return QUESTIONS[zlib.crc32(name.encode()) % len(QUESTIONS)]
-
-
-def is_unicode(text: str) -> bool:
-    """Whether a text can be written: JSON may hold one half of a surrogate pair."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def read_number(value: Any) -> float | None:

@@ -20,8 +20,9 @@ from ..clips import even_size, write_video
 from ..preparing.converting import MEDIA_MISSING, MEDIA_UNREADABLE, Converted, Entry, Plan, name_differently
 from ..preparing.finding import is_inside
 from ..preparing.parquet_shards import Dropped
+from ..preparing.tables import is_unicode
 from ..samples import BOX_MARKER
-from .drama_rows import UNNAMED_OBJECT, ClipAnnotation, EntryError, is_unicode, read_frames, read_numbers
+from .drama_rows import UNNAMED_OBJECT, ClipAnnotation, EntryError, read_frames, read_numbers
 
 PHRASE_START = "<ph_st>"
 PHRASE_END = "<ph_ed>"

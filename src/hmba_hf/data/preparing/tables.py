@@ -8,6 +8,7 @@ from pathlib import Path
 from .parquet_shards import Dropped
 
 MALFORMED = "malformed_entry"
+NO_UNICODE = "text_is_no_unicode"
 
 _PICKLES = (".pickle", ".pkl")
 
@@ -34,6 +35,11 @@ def refuse_pickle(path: str | Path) -> None:
             f"{path} must be a CSV file, or a JSON file where a program takes one, got a pickle, which can run any "
             "code and is not read: where you trust it, write it with `pandas.read_pickle(...).to_csv(...)`"
         )
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written: JSON may hold one half of a surrogate pair."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def read_table(path: str | Path, wanted: Sequence[str]) -> Table:
