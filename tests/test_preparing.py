@@ -100,6 +100,37 @@ def test_an_unfinished_folder_of_version_0_1_is_resumed_whatever_the_classes_are
     assert manifest["plan"] == digest_text(written)
 
 
+def test_annotations_that_make_no_row_are_an_error_with_the_most_frequent_reason(tmp_path):
+    nothing = preparation(Plan(0, [], []))
+    with pytest.raises(ValueError, match="of letters must make one row or more, got files without an entry"):
+        prepare(nothing, run_options(tmp_path))
+    planned = [Dropped("a", "no_letter", "it is 1"), Dropped("b", "no_word", "it is 2"), Dropped("c", "no_word")]
+    words = r"got none of 3; the most frequent reason is no_word, 2 times, as of b \(it is 2\)"
+    with pytest.raises(ValueError, match=words):
+        prepare(preparation(Plan(3, [], planned)), run_options(tmp_path))
+    assert list(tmp_path.iterdir()) == [], "a refusal begins no dataset"
+
+    def convert(group):
+        return [Dropped(entry.id, "no_word", "it is 3") for entry in group]
+
+    with pytest.raises(ValueError, match="got none of 4; the most frequent reason is no_word, 3 times, as of train0"):
+        prepare(preparation(Plan(4, records(3), planned[:1]), convert), run_options(tmp_path))
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_files_without_an_entry_make_no_dataset(tmp_path):
+    bddx = write_bddx_download(tmp_path / "bddx")
+    bddx.write_text(bddx.read_text().splitlines()[0] + "\n")
+    with pytest.raises(ValueError, match="annotations of .* must make one row or more, got files without an entry"):
+        wanted = BDDXOptions(str(bddx), split_rule="ranges", annotations_only=True)
+        prepare_bddx(wanted, RunOptions(str(tmp_path / "out")))
+    (tmp_path / "drama").mkdir()
+    drama = write_drama_download(tmp_path / "drama", [], {})
+    with pytest.raises(ValueError, match="annotations of .* must make one row or more, got files without an entry"):
+        prepare_drama(DramaOptions(str(tmp_path / "drama"), str(drama)), RunOptions(str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_in_which_no_media_are_found_is_an_error_and_the_right_one_mends_it(tmp_path):
     plan = Plan(3, records(3), [])
     lost = Counting(missing=[record.id for record in records(3)])

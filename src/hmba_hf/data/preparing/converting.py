@@ -145,10 +145,12 @@ def prepare(preparation: Preparation, run: RunOptions) -> dict[str, Any]:
         The report, as `build_report` makes it.
 
     Raises:
-        ValueError: if the folder holds another dataset, if all media are bad, or if one is and `run.on_error` is
-            `"stop"`.
+        ValueError: if the folder holds another dataset, if no annotation becomes a row, or if media are bad and
+            `run.on_error` is `"stop"`.
         OSError: if the disk is full; complete files stay.
     """
+    if not preparation.plan.entries:
+        raise _no_rows(preparation, preparation.plan.dropped)  # before the folder is an unfinished dataset
     shards = list(_shards(preparation.plan.entries, preparation.rows_per_file))
     identity = {
         **preparation.settings,
@@ -166,7 +168,7 @@ def prepare(preparation: Preparation, run: RunOptions) -> dict[str, Any]:
             _check_media(result, run)
             complete[shard.name] = result
         complete |= _convert_shards(preparation, todo, folder, run)
-        _check_any_media(complete)
+        _check_any_row(preparation, complete)
         report = build_report(preparation, {shard.name: complete[shard.name] for shard in shards})
         folder.write_json(folder.folder / REPORT_FILE, report)
         folder.write_text(folder.folder / CARD_FILE, write_card(preparation.card, report))
@@ -257,15 +259,33 @@ def _check_media(result: ShardResult, run: RunOptions) -> None:
         )
 
 
-def _check_any_media(results: dict[str, ShardResult]) -> None:
+def _check_any_row(preparation: Preparation, results: dict[str, ShardResult]) -> None:
+    if any(result.rows for result in results.values()):
+        return
+    dropped = list(preparation.plan.dropped)
     bad: list[Dropped] = []
     for result in results.values():
+        dropped += result.dropped
         bad += _bad_media(result)
-    if bad and not any(result.rows for result in results.values()):
+    if bad:
         raise ValueError(
             f"none of {len(bad)} entries has media that can be read; the first one, {bad[0].id}: {bad[0].reason} "
             f"({bad[0].detail}); name the right folder, and run the command with --retry_dropped"
         )
+    raise _no_rows(preparation, dropped)
+
+
+def _no_rows(preparation: Preparation, dropped: Sequence[Dropped]) -> ValueError:
+    """Return the error of annotations that all become no row, of which there may be none."""
+    wanted = f"annotations of {preparation.settings['dataset']} must make one row or more"
+    if not dropped:
+        return ValueError(f"{wanted}, got files without an entry")
+    reason, count = Counter(item.reason for item in dropped).most_common(1)[0]
+    first = next(item for item in dropped if item.reason == reason)
+    return ValueError(
+        f"{wanted}, got none of {len(dropped)}; the most frequent reason is {reason}, {count} times, as of "
+        f"{first.id} ({first.detail})"
+    )
 
 
 def _in_parallel(
