@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import load_dataset
+from filelock import FileLock
 from PIL import Image
 
 from hmba_hf.data.bad_samples import BadSamples
@@ -113,6 +114,17 @@ def test_a_second_run_makes_what_is_missing_and_keeps_the_rest(tmp_path, model, 
 def test_features_may_be_read_by_whoever_may_read_other_new_files(tmp_path, model, processor):
     writer(tmp_path, model, processor).write(WORLD)
     assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
+
+
+def test_two_runs_do_not_write_into_one_cache_and_a_lock_left_behind_holds_nothing(tmp_path, model, processor):
+    unfinished = tmp_path / "_features-half.safetensors.77"
+    unfinished.write_bytes(b"of the other run, which is at work")
+    with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="another one is writing there"):
+        writer(tmp_path, model, processor).write(WORLD)
+    assert unfinished.exists()
+    (tmp_path / ".lock").touch()  # as a killed process leaves it
+    assert writer(tmp_path, model, processor).write(WORLD) == {"made": 6, "cache": 6}
+    assert not unfinished.exists()
 
 
 def test_other_samples_are_added_and_shared_clips_are_kept_once_in_a_block(tmp_path, model, processor):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 _NAMES = {dict: "an object", list: "a list", str: "a text", int: "a whole number", type(None): "null"}
@@ -30,6 +31,24 @@ def write_json(path: Path, content: Any) -> None:
     """Write a JSON file, whole or not at all."""
     with written_whole(path) as unfinished:
         unfinished.write_text(json.dumps(content, indent=1) + "\n")
+
+
+@contextmanager
+def held_by_one_run(folder: Path, lock: Path) -> Iterator[None]:
+    """Hold a folder for one run that writes there; the lock of a killed process holds nothing.
+
+    Raises:
+        ValueError: if another run holds it.
+    """
+    held = FileLock(lock, timeout=0)
+    try:
+        held.acquire()
+    except Timeout as error:
+        raise ValueError(f"{folder} must be free for this run, but another one is writing there") from error
+    try:
+        yield
+    finally:
+        held.release()
 
 
 def flush_to_disk(path: Path) -> None:

@@ -9,6 +9,7 @@ a hash of its clips. A killed run finds its files and adds the others, with the 
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,13 +24,21 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ...digests import digest_text
-from ...files import differences, explained_write_errors, read_json_object, write_json, written_whole
+from ...files import (
+    differences,
+    explained_write_errors,
+    held_by_one_run,
+    read_json_object,
+    write_json,
+    written_whole,
+)
 from ...messages import logger
 from ..bad_samples import READ_ERRORS, BadSamples, check_is_of_a_file
 from ..samples import Sample
 from .reading import INDEX, describe_sample, picture_key
 
 KEY = "key.json"
+_LOCK = ".lock"
 
 
 @dataclass
@@ -72,10 +81,19 @@ class FeatureWriter:
             The number of clips `"made"` now and in the `"cache"`.
 
         Raises:
-            ValueError: if the folder holds features of another key, or if features are not finite.
+            ValueError: if another run writes to the folder, if it holds features of another key, or if features are
+                not finite.
             OSError: if a file cannot be written, as on a full disk; the others stay.
         """
         state = PartialState()
+        with ExitStack() as held:
+            if state.is_main_process:  # for all processes of the run
+                self.folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(held_by_one_run(self.folder, self.folder / _LOCK))
+            return self._write_held(samples, state)
+
+    def _write_held(self, samples: Sequence[Sample], state: PartialState) -> dict[str, int]:
+        """Cache missing features in the folder that this run holds."""
         made = 0
         self._claim(state)
         blocks = []
@@ -105,7 +123,6 @@ class FeatureWriter:
                     logger.info(f"{held} is damaged and is made again: {error}")
                     held.unlink()
         if state.is_main_process and not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
             write_json(path, self.key)
         state.wait_for_everyone()
         different = differences(read_json_object(path), self.key)

@@ -9,9 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from filelock import FileLock, Timeout
-
-from ...files import read_json_object
+from ...files import held_by_one_run, read_json_object
 from ..samples import import_datasets
 
 SPLITS = ("train", "validation", "test")
@@ -67,12 +65,9 @@ class ShardFolder:
             self._check_origin()  # before anything is in it that makes an unfinished dataset of it
         for place in (self.state, self.folder / "data"):
             place.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(self.state / "lock", timeout=0):
-                self._begin(json.loads(json.dumps(identity)), overwrite)
-                yield self
-        except Timeout as error:
-            raise ValueError(f"{self.folder} must be free for this run, but another one is writing there") from error
+        with held_by_one_run(self.folder, self.state / "lock"):
+            self._begin(json.loads(json.dumps(identity)), overwrite)
+            yield self
 
     @property
     def _manifest(self) -> Path:
