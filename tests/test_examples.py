@@ -420,6 +420,8 @@ def test_answers_of_unknown_origin_are_scored_and_credited_to_nobody(tmp_path, c
             "--predictions must come without options of predicting, got --split, --max_samples",
         ),
         ("evaluate.py", ["--model", "a", "--confidence", 95], "confidence must be in (0, 1)"),
+        ("evaluate.py", ["--model", "a", "--seed", -1], "the seed of the resampling must be zero or more, got -1"),
+        ("ablate.py", ["branches", "--seeds", 0, -1], "--seeds must be zero or more, got -1"),
         ("evaluate.py", ["--model", "a", "--draws", 0], "draws at least 1, got 0.95 and 0"),
         ("predict.py", [], "the following arguments are required: --model"),
     ],

@@ -285,6 +285,7 @@ def test_a_base_without_an_adapter_is_told_where_one_should_learn(base, tmp_path
         (["--learning_rate", -1], "learning_rate must be finite, zero or more, got -1.0"),
         (["--adapter_learning_rate", "inf"], "adapter_learning_rate must be finite, zero or more, got inf"),
         (["--per_device_train_batch_size", 0], "per_device_train_batch_size must be at least 1, got 0"),
+        (["--seed", -1], "seed must be from 0 to 4294967295, got -1"),
         (["--gradient_accumulation_steps", 0], "gradient_accumulation_steps must be at least 1, got 0"),
         (["--lr_scheduler_type", "steep"], "go together, each in its range: steep is not a valid SchedulerType"),
         (["--learns", "lora", "--lora_targets", "brain"], r"must be linear layers .*'q_proj'.*, got \['brain'\]"),

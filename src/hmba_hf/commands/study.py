@@ -56,6 +56,8 @@ def main(words: Sequence[str] | None = None) -> None:
     if "all" in names:
         names = [*catalogue.STUDIES]
     check_counts(parser, args, "steps", "batch_size", "clips")
+    if min(args.seeds) < 0:
+        parser.error(f"--seeds must be zero or more, got {min(args.seeds)}")
     try:
         for name in names:
             for variant in catalogue.STUDIES[name].variants.values():
@@ -186,7 +188,9 @@ def run(command: str, launcher: Sequence[str] = (), **options: Any) -> None:
         values = value if isinstance(value, list) else [value]
         words += [f"--{name}", *map(str, values)]
     print(f"\n$ hmba {shlex.join([command, *words])}", flush=True)
-    subprocess.run([sys.executable, *launcher, "-m", f"hmba_hf.commands.{command}", *words], check=True)
+    done = subprocess.run([sys.executable, *launcher, "-m", f"hmba_hf.commands.{command}", *words])
+    if done.returncode:
+        sys.exit(f"hmba {command} has ended with status {done.returncode}")
 
 
 def collect(folder: Path, page: Path) -> None:

@@ -27,6 +27,8 @@ class Bootstrap:
             raise ValueError(
                 f"confidence must be in (0, 1) and draws at least 1, got {self.confidence} and {self.draws}"
             )
+        if self.seed < 0:
+            raise ValueError(f"the seed of the resampling must be zero or more, got {self.seed}")
 
     def resamples(self, count: int) -> Iterator[np.ndarray]:
         """Yield how often each of `count` items is in each resampled corpus, `(count,)`."""

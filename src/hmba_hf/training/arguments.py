@@ -177,6 +177,8 @@ class ResumableArguments(TrainingArguments):
             count = getattr(self, name)
             if count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be from 0 to {2**32 - 1}, got {self.seed}")
         _check_rates(self)
 
 
