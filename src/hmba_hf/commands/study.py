@@ -188,9 +188,10 @@ def run(command: str, launcher: Sequence[str] = (), **options: Any) -> None:
         values = value if isinstance(value, list) else [value]
         words += [f"--{name}", *map(str, values)]
     print(f"\n$ hmba {shlex.join([command, *words])}", flush=True)
-    done = subprocess.run([sys.executable, *launcher, "-m", f"hmba_hf.commands.{command}", *words])
-    if done.returncode:
-        sys.exit(f"hmba {command} has ended with status {done.returncode}")
+    try:
+        subprocess.run([sys.executable, *launcher, "-m", f"hmba_hf.commands.{command}", *words], check=True)
+    except subprocess.CalledProcessError as failed:  # it has said why
+        sys.exit(f"hmba {command} has ended with status {failed.returncode}")
 
 
 def collect(folder: Path, page: Path) -> None:
