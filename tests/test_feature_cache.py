@@ -127,6 +127,18 @@ def test_two_runs_do_not_write_into_one_cache_and_a_lock_left_behind_holds_nothi
     assert not unfinished.exists()
 
 
+def test_a_run_forgets_unreadable_samples_of_an_earlier_one_but_not_of_another_that_is_at_work(
+    tmp_path, model, processor
+):
+    record = tmp_path / "bad_samples.jsonl"
+    record.write_text('{"sample": "1", "reason": "torn"}\n')
+    with FileLock(tmp_path / ".lock"), pytest.raises(ValueError, match="another one is writing there"):
+        writer(tmp_path, model, processor).forget_unreadable()
+    assert record.exists()
+    writer(tmp_path, model, processor).forget_unreadable()
+    assert not record.exists()
+
+
 def test_other_samples_are_added_and_shared_clips_are_kept_once_in_a_block(tmp_path, model, processor):
     again = replace(WORLD[0], id="again", question="What else?")
     assert writer(tmp_path, model, processor).write([WORLD[0], again, WORLD[1]]) == {"made": 2, "cache": 2}

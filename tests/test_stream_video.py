@@ -133,10 +133,16 @@ def test_a_wrong_option_ends_with_one_line_before_anything_is_loaded(monkeypatch
     assert end.value.code == 2 and f"{words[0][2:]} must be a number" in capsys.readouterr().err
 
 
-def test_a_source_that_cannot_be_read_leaves_the_answers_of_an_earlier_drive(stream, tmp_path):
+def test_a_source_that_shows_no_frame_leaves_what_an_earlier_drive_has_left(stream, tmp_path):
     (tmp_path / "a.mp4").write_bytes(numbered_video(3))
     stream(tmp_path / "a.mp4")
-    before = (tmp_path / "out" / "answers.jsonl").read_text()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     with pytest.raises(SystemExit, match="typo.mp4"):
         stream(tmp_path / "typo.mp4")
-    assert before and (tmp_path / "out" / "answers.jsonl").read_text() == before
+    (tmp_path / "pictures").mkdir()
+    for number in range(2):
+        (tmp_path / "pictures" / f"{number}.jpg").write_bytes(b"no picture")
+    with pytest.raises(SystemExit, match="has shown no frame"):
+        stream(tmp_path / "pictures")
+    assert set(before) == {"answers.jsonl", "annotated.mp4"} and all(before.values())
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before

@@ -64,9 +64,7 @@ def main(words: Sequence[str] | None = None) -> None:
         block_size=args.block_size,
         num_workers=args.num_workers,
     )
-    if state.is_main_process:
-        bad.forget()
-    state.wait_for_everyone()
+    writer.forget_unreadable()
     for samples in training_sources(clip_args, args.seed, processor):
         counts = writer.write(samples)
         if state.is_main_process:

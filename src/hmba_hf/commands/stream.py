@@ -15,7 +15,6 @@ source, or every frame of it, cannot be read.
 """
 
 import argparse
-import itertools
 import json
 import signal
 import statistics
@@ -25,7 +24,7 @@ from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import psutil
 from PIL import Image
@@ -92,6 +91,31 @@ def read_source(args: argparse.Namespace, options: VideoOptions) -> Iterator[Mom
             yield Moment(seconds, frame)
         else:
             yield Moment(seconds, Image.fromarray(frame))
+
+
+class AnswersFile:
+    """The answers of a drive, a line of JSON each; those of an earlier drive stay until this one has shown a frame."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.file: TextIO | None = None
+
+    def begin(self) -> TextIO:
+        """Take the place of the earlier answers, once."""
+        if self.file is None:
+            self.file = open(self.path, "w", encoding="utf-8")
+        return self.file
+
+    def write(self, answer: dict[str, Any]) -> None:
+        """Add an answer, so that it is there even if the run is killed."""
+        file = self.begin()
+        file.write(json.dumps(answer) + "\n")
+        file.flush()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self.file is not None:
+            self.file.close()
 
 
 class Stages:
@@ -180,7 +204,7 @@ def watch(
     stream: VideoStream,
     moments: Iterator[Moment],
     args: argparse.Namespace,
-    answers: Any,
+    answers: AnswersFile,
     video: AnnotatedVideo,
     is_stopped: Callable[[], bool],
 ) -> None:
@@ -210,13 +234,13 @@ def watch(
                             continue
                         push(stream, moment)
                 last = moment
+                answers.begin()
                 if watched.is_due:
                     with stages.measure("answer"):
                         found = next(watched, None)
                     if found is not None:
                         answer = found
-                        answers.write(json.dumps({"question": args.question, **answer}) + "\n")
-                        answers.flush()
+                        answers.write({"question": args.question, **answer})
                         tqdm.write(f"{answer['timestamp']:8.2f} s  {answer['generated_text']}")
                 with stages.measure("write"):
                     video.write(show(moment, answer, stream.processor.strip_boxes), moment.seconds)
@@ -280,17 +304,14 @@ def run(args: argparse.Namespace, options: VideoOptions) -> str | None:
     model = load_model(args.model, **loading_options(args))
     set_linear_implementation(model)
     stream = VideoStream(model.eval(), AutoProcessor.from_pretrained(args.model), mode=args.mode)
+    answers = AnswersFile(args.output_dir / "answers.jsonl")
     video = AnnotatedVideo(args.output_dir / "annotated.mp4")
     try:
         with stopping_on_interrupt() as is_stopped:
-            moments = read_source(args, options)
-            first = next(moments, None)  # before the answers of an earlier drive are lost
-            if first is not None:
-                with open(args.output_dir / "answers.jsonl", "w", encoding="utf-8") as answers:
-                    moments = itertools.chain([first], moments)
-                    watch(stream, moments, args, answers=answers, video=video, is_stopped=is_stopped)
+            watch(stream, read_source(args, options), args, answers=answers, video=video, is_stopped=is_stopped)
             print("stopped" if is_stopped() else "the source has ended")
     finally:
+        answers.close()
         video.close()
         if not video.is_empty:
             print(f"answers and the annotated video are in {args.output_dir}")

@@ -8,8 +8,8 @@ a hash of its clips. A killed run finds its files and adds the others, with the 
 """
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -86,11 +86,29 @@ class FeatureWriter:
             OSError: if a file cannot be written, as on a full disk; the others stay.
         """
         state = PartialState()
+        with self._hold(state):
+            return self._write_held(samples, state)
+
+    def forget_unreadable(self) -> None:
+        """Delete the record of samples that an earlier run could not read.
+
+        Raises:
+            ValueError: if another run writes to the folder.
+        """
+        state = PartialState()
+        with self._hold(state):
+            if state.is_main_process:
+                self.bad.forget()
+            state.wait_for_everyone()
+
+    @contextmanager
+    def _hold(self, state: PartialState) -> Iterator[None]:
+        """Hold the folder in the main process, for all processes of the run."""
         with ExitStack() as held:
-            if state.is_main_process:  # for all processes of the run
+            if state.is_main_process:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 held.enter_context(held_by_one_run(self.folder, self.folder / _LOCK))
-            return self._write_held(samples, state)
+            yield
 
     def _write_held(self, samples: Sequence[Sample], state: PartialState) -> dict[str, int]:
         """Cache missing features in the folder that this run holds."""
