@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -138,6 +139,19 @@ def test_folders_are_classes_and_may_lie_in_folders_of_splits(tmp_path):
     assert found["validation"] == [ListedVideo("val/run/a", "val/run/a.mp4", "run")]
     with pytest.raises(ValueError, match="must hold folders named by classes"):
         read_folders(tmp_path / "plain" / "run" / "deep")
+
+
+def test_a_video_in_folders_whose_name_is_no_unicode_is_left_out(tmp_path):
+    make_files(tmp_path, "run/a.mp4")
+    strange = os.fsdecode(b"caf\xe9.mp4")
+    try:
+        (tmp_path / "run" / strange).touch()
+    except OSError as error:
+        pytest.skip(f"this file system keeps names in Unicode alone: {error}")
+    place = ascii(f"run/{strange}")
+    assert read_folders(tmp_path) == {
+        "train": [ListedVideo("run/a", "run/a.mp4", "run"), Dropped(place, "text_is_no_unicode", place)]
+    }
 
 
 def test_names_of_classes_come_from_files_of_many_forms(tmp_path):

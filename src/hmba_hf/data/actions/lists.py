@@ -192,10 +192,11 @@ def without_suffix(name: str) -> str:
     return stem if suffix.lower() in VIDEO_SUFFIXES else name
 
 
-def read_folders(folder: str | Path) -> dict[str, list[ListedVideo]]:
+def read_folders(folder: str | Path) -> dict[str, list[ListedVideo | Dropped]]:
     """List the videos in folders named by their classes, by split.
 
-    The folders of classes lie in folders that are all named by splits, or are all of the training split.
+    The folders of classes lie in folders that are all named by splits, or are all of the training split. A video whose
+    path is no text in Unicode, which no row can hold, is left out.
 
     Raises:
         ValueError: if there is no video in such a folder.
@@ -205,13 +206,17 @@ def read_folders(folder: str | Path) -> dict[str, list[ListedVideo]]:
     named = [(SPLIT_NAMES.get(place.name.lower()), place) for place in folders]
     if any(split is None for split, _ in named):
         named = [("train", root)]
-    found: dict[str, list[ListedVideo]] = {}
+    found: dict[str, list[ListedVideo | Dropped]] = {}
     for split, place in named:
         videos = found.setdefault(str(split), [])
         for path in list_videos(place):
             inside = path.relative_to(place)
-            if len(inside.parts) > 1:
-                name = path.relative_to(root).as_posix()
+            if len(inside.parts) < 2:
+                continue
+            name = path.relative_to(root).as_posix()
+            if not is_unicode(name):
+                videos.append(Dropped(ascii(name), NO_UNICODE, ascii(name)))
+            else:
                 videos.append(ListedVideo(without_suffix(name), name, inside.parts[0]))
     if not any(found.values()):
         raise ValueError(f"{folder} must hold folders named by classes, with videos in them, got none")
