@@ -6,6 +6,7 @@ import ssl
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
@@ -313,7 +314,7 @@ def test_a_connection_that_is_not_taken_ends_with_its_fetch(only_this_is_public)
 
 def test_the_look_up_of_a_name_takes_of_the_time_of_its_file(server, names, only_this_is_public, monkeypatch):
     names["camera"] = ["127.0.0.1"]
-    clock = iter([0.0, 1.5])  # before the look-up and behind it, where the limit is a second
+    clock = count(0.0, 1.5)  # seconds, which a look-up takes where the limit is one
     monkeypatch.setattr(fetching, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     assert "within max_body_seconds=1" in refusal(address_of(server, "file?10", "camera"))[2]
 
@@ -379,6 +380,25 @@ def test_names_that_hang_hold_up_no_other_name_and_no_literal_address(server, na
         for host in ("127.0.0.1", "camera"):
             with await fetcher.fetch(address_of(server, "file?10", host), LIMITS.max_upload_bytes) as file:
                 assert file.read() == b"a" * 10
+        assert not any(one.done() for one in waiting)
+        hanging.ended.set()
+        ends = await asyncio.gather(*waiting, return_exceptions=True)
+        assert {(end.status, end.code) for end in ends} == {(400, "unreachable_url")}
+        await asyncio.to_thread(fetcher.close)
+
+    asyncio.run(ask())
+
+
+def test_redirections_to_names_that_hang_hold_up_no_other_file(server, only_this_is_public, hanging):
+    async def ask():
+        fetcher = fetching.Fetcher(ServingLimits(max_upload_bytes=1000, max_body_seconds=60.0))
+        names = [f"{number}.hangs" for number in range(fetching._THREADS)]
+        addresses = [address_of(server, f"redirect?http://{name}/") for name in names]
+        waiting = [asyncio.ensure_future(fetcher.fetch(address, LIMITS.max_upload_bytes)) for address in addresses]
+        while len(hanging.begun) < len(names):
+            await asyncio.sleep(0.01)
+        with await fetcher.fetch(address_of(server, "file?10"), LIMITS.max_upload_bytes) as file:
+            assert file.read() == b"a" * 10
         assert not any(one.done() for one in waiting)
         hanging.ended.set()
         ends = await asyncio.gather(*waiting, return_exceptions=True)

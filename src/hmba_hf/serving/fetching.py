@@ -54,8 +54,8 @@ def is_public(address: str) -> bool:
 class Fetcher:
     """Fetches files in threads of its own, so that slow servers hold up nobody but those who name them.
 
-    A file whose time is over, or that nobody waits for any more, ends its connection. The name in its address is
-    looked up before, in the same time, and takes no place from files; names of redirections take that of their file.
+    A file whose time is over, or that nobody waits for any more, ends its connection. Names are looked up in the same
+    time, those of redirections among them, and take no place from files.
 
     Args:
         limits: on files, and on where they may lie.
@@ -79,44 +79,32 @@ class Fetcher:
             RequestError: the address is not one of http or https, leads to a host that is not public, or cannot be
                 fetched within limits.
         """
-        place = _split(address)
-        began = time.monotonic()
-        async with self._in_time():
-            hosts = await self._resolve(place)
-        spent = time.monotonic() - began
-        async with self._places, self._in_time(spent):
-            return await self._follow(address, place, hosts, room)
-
-    def close(self) -> None:
-        """End the threads."""
-        self._threads.shutdown(cancel_futures=True)
-        self._resolver.close()
-
-    @asynccontextmanager
-    async def _in_time(self, spent: float = 0.0) -> AsyncIterator[None]:
-        seconds = self._limits.max_body_seconds
-        try:
-            async with asyncio.timeout(seconds - spent):
-                yield
-        except TimeoutError as late:
-            raise _trouble(f"a file that comes within max_body_seconds={seconds:g}", "none in time") from late
-
-    async def _follow(self, address: str, place: SplitResult, hosts: list[Any], room: int) -> IO[bytes]:
+        clock = _Clock(self._limits.max_body_seconds)
         for _ in range(_MAX_REDIRECTIONS + 1):
-            visit = _Visit(place, hosts, self._limits, self._tls, room)
-            try:
-                found = await asyncio.get_running_loop().run_in_executor(self._threads, visit.run)
-            finally:
-                visit.end()
+            place = _split(address)
+            async with clock.running():
+                hosts = await self._resolve(place)
+            async with self._places, clock.running():
+                found = await self._visit(place, hosts, room)
             if not isinstance(found, str):
                 return found
             try:
                 address = urljoin(address, found)
             except ValueError as error:
                 raise _trouble("an address", str(error)) from error
-            place = _split(address)
-            hosts = await self._resolve(place)
         raise _trouble(f"at most {_MAX_REDIRECTIONS} redirections", "more")
+
+    def close(self) -> None:
+        """End the threads."""
+        self._threads.shutdown(cancel_futures=True)
+        self._resolver.close()
+
+    async def _visit(self, place: SplitResult, hosts: list[Any], room: int) -> IO[bytes] | str:
+        visit = _Visit(place, hosts, self._limits, self._tls, room)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, visit.run)
+        finally:
+            visit.end()
 
     async def _resolve(self, place: SplitResult) -> list[Any]:
         """Return the addresses of a host as `getaddrinfo` does, all of them public."""
@@ -129,6 +117,25 @@ class Fetcher:
         if not self._limits.allow_private_addresses and not all(is_public(str(one[4][0])) for one in found):
             raise RequestError(400, "private_address", f"an address must lead to a public host, got {host!r}")
         return found
+
+
+class _Clock:
+    """The time of a file, which stands still while it waits for a place."""
+
+    def __init__(self, seconds: float):
+        self._seconds = seconds
+        self._left = seconds
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Let the time run; a `RequestError` ends what is not done when it is over."""
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self._left):
+                yield
+        except TimeoutError as late:
+            raise _trouble(f"a file that comes within max_body_seconds={self._seconds:g}", "none in time") from late
+        self._left -= time.monotonic() - began
 
 
 def _split(address: str) -> SplitResult:
