@@ -3,6 +3,7 @@
 import codecs
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,13 +19,20 @@ _NAMES = {dict: "an object", list: "a list", str: "a text", int: "a whole number
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Yield another path to write to, which replaces `path` once all of it is on the disk."""
-    unfinished = path.with_name(f"_{path.name}.{os.getpid()}")
+    unfinished = path.with_name(f"_{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         yield unfinished
         flush_to_disk(unfinished)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(folder: Path, *names: str) -> None:
+    """Delete what killed runs have left of files that `written_whole` wrote there, by their names or patterns."""
+    for name in names:
+        for unfinished in folder.glob(f"_{name}.[0-9]*"):
+            unfinished.unlink()
 
 
 def write_json(path: Path, content: Any) -> None:

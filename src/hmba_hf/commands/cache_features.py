@@ -64,11 +64,14 @@ def main(words: Sequence[str] | None = None) -> None:
         block_size=args.block_size,
         num_workers=args.num_workers,
     )
-    writer.forget_unreadable()
-    for samples in training_sources(clip_args, args.seed, processor):
-        counts = writer.write(samples)
+    with writer.hold():
         if state.is_main_process:
-            print(f"{len(samples)} samples: {counts['made']} clips made, {counts['cache']} in {args.output_dir}")
+            bad.forget()
+        state.wait_for_everyone()
+        for samples in training_sources(clip_args, args.seed, processor):
+            counts = writer.write(samples)
+            if state.is_main_process:
+                print(f"{len(samples)} samples: {counts['made']} clips made, {counts['cache']} in {args.output_dir}")
     if state.is_main_process and (skipped := bad.skipped()):
         print(f"{len(skipped)} could not be read and are left out; see {bad.record}")
 

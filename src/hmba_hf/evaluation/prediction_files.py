@@ -19,6 +19,7 @@ from ..files import (
     explained_write_errors,
     parse_json,
     read_json_object,
+    remove_unfinished,
     write_json,
     written_whole,
 )
@@ -45,8 +46,7 @@ class PredictionFolder:
             ValueError: if it holds those of another one and is not to be overwritten.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        for unfinished in self.folder.glob("_*.json*"):  # left by a run that was killed
-            unfinished.unlink()
+        remove_unfinished(self.folder, self.recipe_file.name, self.predictions_file.name)
         held = self._unfinished_files()
         if self.predictions_file.exists():
             held.append(self.predictions_file)

@@ -66,8 +66,15 @@ class AdapterState:
         """Write a safetensors file, whole or not at all."""
         half = Path(f"{os.fspath(path)}.half")
         tensors = {name: x.detach().contiguous() for name, x in self.tensors.items()}
-        half.write_bytes(save(tensors, metadata={**KIND, "weights": self.weights}))
-        half.replace(path)
+        content = save(tensors, metadata={**KIND, "weights": self.weights})
+        try:
+            with open(half, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            half.replace(path)
+        finally:
+            half.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> "AdapterState":

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from ...digests import digest_file
 from ...files import differences, read_json_object
-from ...models.decoding_stills import read_picture, upright, upright_rgb
+from ...models.decoding_stills import read_picture, upright_rgb
 from ..bad_samples import READ_ERRORS, UnreadableSample, check_is_of_a_file
 from ..loading import RowSamples
 from ..samples import Sample, SampleSequence
@@ -74,7 +74,6 @@ def describe_sample(samples: Sequence[Sample], index: int) -> tuple[Sample, str]
 
 
 def _pixels(frame: Any) -> bytes:
-    frame = upright(frame)  # as it is encoded
     if frame.mode not in _PLAIN_MODES or frame.info.get("transparency") is not None:
         frame = upright_rgb(frame)  # a palette, for one, is no part of the bytes
     return f"{frame.mode} {frame.size} ".encode() + frame.tobytes()

@@ -10,7 +10,7 @@ a hash of its clips. A killed run finds its files and adds the others, with the 
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +29,7 @@ from ...files import (
     explained_write_errors,
     held_by_one_run,
     read_json_object,
+    remove_unfinished,
     write_json,
     written_whole,
 )
@@ -38,6 +39,7 @@ from ..samples import Sample
 from .reading import INDEX, describe_sample, picture_key
 
 KEY = "key.json"
+_FEATURES = "features-*.safetensors"
 _LOCK = ".lock"
 
 
@@ -65,6 +67,7 @@ class FeatureWriter:
     batch_size: int = 8
     block_size: int = 256
     num_workers: int = 0
+    _is_held: bool = field(default=False, init=False)
 
     def preparer(self) -> Callable[[Sample], "PreparedClip"]:
         """Return what reads a sample and prepares its frames, in a process of its own."""
@@ -74,6 +77,25 @@ class FeatureWriter:
         """Return the features of clips, `(t, p, d)` each, of what `preparer` has made of them."""
         return self.encode(torch.cat(list(clips))[None])[0].split(list(map(len, clips)))
 
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Hold the folder for this run, in its main process, so that several calls of `write` belong together.
+
+        Raises:
+            ValueError: if another run writes to the folder, or if it holds features of another key or other files in
+                the places of ours.
+        """
+        state = PartialState()
+        with ExitStack() as held:
+            if state.is_main_process:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                held.enter_context(held_by_one_run(self.folder, self.folder / _LOCK))
+                self._claim()
+            state.wait_for_everyone()
+            self._is_held = True
+            held.callback(setattr, self, "_is_held", False)
+            yield
+
     def write(self, samples: Sequence[Sample]) -> dict[str, int]:
         """Cache missing features, and try unreadable clips again.
 
@@ -81,39 +103,14 @@ class FeatureWriter:
             The number of clips `"made"` now and in the `"cache"`.
 
         Raises:
-            ValueError: if another run writes to the folder, if it holds features of another key, or if features are
-                not finite.
+            ValueError: as `hold`, or if features are not finite.
             OSError: if a file cannot be written, as on a full disk; the others stay.
         """
+        if not self._is_held:
+            with self.hold():
+                return self.write(samples)
         state = PartialState()
-        with self._hold(state):
-            return self._write_held(samples, state)
-
-    def forget_unreadable(self) -> None:
-        """Delete the record of samples that an earlier run could not read.
-
-        Raises:
-            ValueError: if another run writes to the folder.
-        """
-        state = PartialState()
-        with self._hold(state):
-            if state.is_main_process:
-                self.bad.forget()
-            state.wait_for_everyone()
-
-    @contextmanager
-    def _hold(self, state: PartialState) -> Iterator[None]:
-        """Hold the folder in the main process, for all processes of the run."""
-        with ExitStack() as held:
-            if state.is_main_process:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                held.enter_context(held_by_one_run(self.folder, self.folder / _LOCK))
-            yield
-
-    def _write_held(self, samples: Sequence[Sample], state: PartialState) -> dict[str, int]:
-        """Cache missing features in the folder that this run holds."""
         made = 0
-        self._claim(state)
         blocks = []
         for start in range(0, len(samples), self.block_size):
             blocks.append(range(start, min(start + self.block_size, len(samples))))
@@ -128,24 +125,26 @@ class FeatureWriter:
         index = read_json_object(self.folder / INDEX, names=dict)
         return {"made": made, "cache": len(index["names"])}
 
-    def _claim(self, state: PartialState) -> None:
-        """Reserve the folder for features of this key alone."""
+    def _claim(self) -> None:
+        """Reserve the folder for features of this key, and delete what killed runs have left."""
         path = self.folder / KEY
-        if state.is_main_process:
-            for unfinished in self.folder.glob("_*"):  # left by a run that was killed
-                unfinished.unlink()
-            for held in self.folder.glob("features-*.safetensors"):
-                try:
-                    _read_record(held)
-                except SafetensorError as error:
-                    logger.info(f"{held} is damaged and is made again: {error}")
-                    held.unlink()
-        if state.is_main_process and not path.exists():
+        features = list(self.folder.glob(_FEATURES))
+        if path.exists():
+            different = differences(read_json_object(path), self.key)
+            if different:
+                raise ValueError(f"{self.folder} holds other features: {'; '.join(different)}. Name another folder")
+        else:
+            others = [held.name for held in (self.folder / INDEX, *features) if held.exists()]
+            if others:
+                raise ValueError(f"{self.folder} holds files of another origin, such as {others[0]}: choose another")
             write_json(path, self.key)
-        state.wait_for_everyone()
-        different = differences(read_json_object(path), self.key)
-        if different:
-            raise ValueError(f"{self.folder} holds other features: {'; '.join(different)}. Name another folder")
+        remove_unfinished(self.folder, KEY, INDEX, _FEATURES)
+        for held in features:
+            try:
+                _read_record(held)
+            except SafetensorError as error:
+                logger.info(f"{held} is damaged and is made again: {error}")
+                held.unlink()
 
     def _write_block(self, samples: Sequence[Sample], block: Sequence[int], progress: Any) -> int:
         """Cache the missing clips of one block, and return their number."""
@@ -221,7 +220,7 @@ class FeatureWriter:
     def _write_index(self) -> None:
         """List what the files hold, once they are all there."""
         index: dict[str, Any] = {"key": self.key, "files": {}, "names": {}, "times": {}, "unreadable": {}}
-        for path in sorted(self.folder.glob("features-*.safetensors")):
+        for path in sorted(self.folder.glob(_FEATURES)):
             record = _read_record(path)
             index["files"][path.name] = list(record["names"])
             index["names"].update(record["names"])
