@@ -17,6 +17,7 @@ class ServingLimits:
     max_upload_bytes: int = limit(2**25, "of a request, of an upload, and of all clips of a request")
     max_stored_bytes: int = limit(2**30, "of all uploaded files, which are kept on disk for an hour")
     max_stored_files: int = limit(4096, "that are kept so at once")
+    max_head_seconds: float = limit(20.0, "in which a connection must have sent the head of a request")
     max_body_seconds: float = limit(60.0, "in which a request must have come, and a file behind an address")
     max_request_seconds: float = limit(300.0, "from a request to the end of its answer")
     max_requests: int = limit(256, "that are read, wait or are answered at once")

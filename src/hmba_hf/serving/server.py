@@ -1,12 +1,14 @@
 """The server of an endpoint: where it listens, and how it ends."""
 
 import socket
+from functools import partial
 from typing import Any
 
 from ..hosts import at
 from ..installation import missing_extra
 from ..messages import logger
 from .app import Service, build_app
+from .heads import TimelyProtocol
 
 try:
     import uvicorn
@@ -37,12 +39,14 @@ def build_server(service: Service, host: str, port: int, token: str | None) -> A
     SIGTERM and Ctrl-C let it finish what runs.
     """
     limits = service.limits
+    # On h11: httptools, which others install, keeps headers of any size, before anything is checked.
+    protocol: Any = partial(TimelyProtocol, max_head_seconds=limits.max_head_seconds)
     config = uvicorn.Config(
         build_app(service, token),
         host=host,
         port=port,
         backlog=_BACKLOG,
-        http="h11",  # httptools, which others install, keeps headers of any size, before anything is checked
+        http=protocol,
         log_level="warning",
         access_log=False,
         server_header=False,
