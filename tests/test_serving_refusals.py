@@ -1,6 +1,7 @@
 """What a client may not send ends its own request, with an error of a type, and nothing else."""
 
 import http.client
+import io
 import json
 import socket
 import subprocess
@@ -377,6 +378,27 @@ def test_a_disk_that_fails_once_ends_no_deletion_of_later_uploads(monkeypatch):
         monkeypatch.setattr(service.uploads, "delete_old", fail_once)
         client_of(service).files.create(file=("a", b"a"), purpose="user_data")
         wait_until(lambda: not service.uploads._files)
+
+
+def test_an_upload_whose_deletion_fails_once_is_deleted_at_the_next_look(monkeypatch):
+    unlink = Path.unlink
+    looks = []
+
+    def fail_once(path, **options):
+        looks.append(path)
+        if len(looks) == 1:
+            raise OSError("of the test")
+        unlink(path, **options)
+
+    kept = uploads.Uploads(ServingLimits())
+    kept.add(io.BytesIO(b"a"), "a", 1)
+    monkeypatch.setattr(uploads, "LIFETIME", -1)
+    monkeypatch.setattr(Path, "unlink", fail_once)
+    with pytest.raises(OSError, match="of the test"):
+        kept.delete_old()
+    kept.delete_old()
+    assert not [*Path(kept._folder.name).iterdir()]
+    kept.close()
 
 
 def test_all_clips_of_a_request_together_are_as_large_as_one_upload_at_most(service, client):

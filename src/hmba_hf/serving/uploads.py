@@ -108,7 +108,8 @@ class Uploads:
     def _drop_old(self) -> None:
         for number, upload in list(self._files.items()):
             if time.time() - upload.created > LIFETIME:
-                self._files.pop(number).path.unlink(missing_ok=True)
+                upload.path.unlink(missing_ok=True)
+                del self._files[number]  # behind it: a disk that fails is asked again
 
 
 def _described(number: str, upload: Upload) -> dict[str, Any]:
