@@ -22,8 +22,13 @@ def part(head, data=b"x"):
 
 
 FILE = part(b'name="file"; filename="drive.mp4"', b"a\r\nfile")
+ANCHOR, SECONDS = b'name="expires_after[anchor]"', b'name="expires_after[seconds]"'
 PURPOSE = part(b'name="purpose"', b"user_data")
 NESTED = b'--c\r\nContent-Disposition: file; filename="a"\r\n\r\na\r\n--c--'
+
+
+def expiry(anchor, seconds):
+    return part(ANCHOR, anchor) + part(SECONDS, seconds)
 
 
 def read(body, kind=KIND, size=7):
@@ -45,6 +50,7 @@ def read(body, kind=KIND, size=7):
     ("body", "kind"),
     [
         (PURPOSE + FILE + END, KIND),
+        (FILE + expiry(b"created_at", b"3600") + PURPOSE + END, KIND),
         (FILE + PURPOSE + END[:-2], KIND),
         (b"\r\n" + FILE + END + b"more", KIND),
         (FILE + END, "Multipart/Form-Data; charset=utf-16; boundary=b"),
@@ -89,6 +95,14 @@ def test_the_name_of_a_file_is_a_text_that_a_response_can_hold():
         (part(b'name="' + b"n" * 9000 + b'"') + END, KIND, "headers in a part|form with one file"),
         (part(b'name="file"; filename="' + b"n" * 256 + b'"') + END, KIND, "at most 255 letters, got 256"),
         (part(b'name="a"; x*' + b"9" * 5000 + b"=b") + END, KIND, "an upload must"),
+        (FILE + expiry(b"last_used", b"3600") + END, KIND, "must have .*anchor. 'created_at' .*, got 'last_used'"),
+        (FILE + part(SECONDS, b"3600") + END, KIND, "must have .*anchor. 'created_at' .*, got ''"),
+        (FILE + part(ANCHOR, b"created_at") + END, KIND, "must have .*seconds. of 3600 to 2592000 .*, got ''"),
+        (expiry(b"created_at", b"3599") + FILE + END, KIND, "of 3600 to 2592000 .*, got '3599'"),
+        (expiry(b"created_at", b"2592001") + FILE + END, KIND, "of 3600 to 2592000 .*, got '2592001'"),
+        (expiry(b"created_at", b"-3600") + FILE + END, KIND, "of 3600 to 2592000 .*, got '-3600'"),
+        (expiry(b"created_at", b"9" * 33) + FILE + END, KIND, "at most 32 bytes in a part of its expiry, got more"),
+        (expiry(b"created_at", b"3600") * 2 + FILE + END, KIND, "must have one part 'expires_after.anchor.'"),
     ],
 )
 def test_a_form_that_is_not_as_it_must_be_is_told_so_in_a_sentence(body, kind, words):
@@ -108,6 +122,7 @@ def test_a_form_that_is_not_as_it_must_be_is_told_so_in_a_sentence(body, kind, w
         part(b'name="a"\r\n' + b"n" * 1_000_000 + b": x") + END,
         part(b'name="a"' + b"\r\nX: 1" * 100_000) + END,
         part(b'name="a"', b"x" * 1_000_000) + FILE + END,
+        part(SECONDS, b"9" * 1_000_000) + FILE,
     ],
 )
 def test_forms_of_many_or_large_parts_take_no_memory(body):
@@ -157,3 +172,19 @@ def test_uploads_are_so_many_however_small():
         with pytest.raises(openai.RateLimitError, match="at most max_stored_files=2 together, got 3") as refused:
             client.files.create(file=("a", b""), purpose="user_data")
         assert refused.value.code == "uploads_full"
+
+
+def test_an_expiry_is_as_openai_s_client_sends_it_and_no_file_is_kept_for_more_than_an_hour():
+    def upload(seconds, anchor="created_at"):
+        expiry = {"anchor": anchor, "seconds": seconds}
+        return client.files.create(file=("a", b""), purpose="user_data", expires_after=expiry)
+
+    with running() as service:
+        client = client_of(service)
+        for seconds in (3600, 2_592_000):
+            uploaded = upload(seconds)
+            assert uploaded.expires_at == uploaded.created_at + 3600
+        for wrong in ({"seconds": 60}, {"seconds": 2_592_001}, {"seconds": 3600, "anchor": "last_active_at"}):
+            with pytest.raises(openai.BadRequestError, match="expires_after") as refused:
+                upload(**wrong)
+            assert refused.value.code == "invalid_form"

@@ -18,10 +18,13 @@ _MOST_PARTS = 16  # a form of OpenAI's has at most four
 _LONGEST_HEAD = 8192  # bytes of the headers of a part
 _LONGEST_BOUNDARY = 256
 _LONGEST_NAME = 255  # letters of a file's name
+_LONGEST_TEXT = 32  # bytes of a text that is read
+_ANCHOR, _SECONDS = "expires_after[anchor]", "expires_after[seconds]"  # as OpenAI's clients write an expiry
+_SHORTEST_LIFE, _LONGEST_LIFE = 3600, 2_592_000  # seconds that OpenAI's own takes: an hour to 30 days
 
 
 class FileForm:
-    """A form with one part `file`, a file with a name; what other parts hold is passed over.
+    """A form with one part `file`, a file with a name, and its expiry if any; what other parts hold is passed over.
 
     Starlette's parser keeps a thousand fields of a megabyte each in memory, decodes them by whatever charset the
     client names, and parses in the event loop, which a form of many small parts holds up for seconds.
@@ -54,6 +57,8 @@ class FileForm:
         self._name = ""
         self._size = 0
         self._parts = 0
+        self._texts: dict[str, bytearray] = {}
+        self._text: bytearray | None = None
         self._is_in_file = False
         self._is_whole = False
 
@@ -72,12 +77,13 @@ class FileForm:
         """Return the file at its beginning, its name and its size, once all of the form has come.
 
         Raises:
-            RequestError: there is none, or the form has not come to its end.
+            RequestError: there is none, the form has not come to its end, or its expiry is none of OpenAI's.
         """
         if self._file is None:
             raise _no_form("must have a part `file`, got none")
         if not self._is_whole:
             raise _no_form("must end with its boundary, got a part of it")
+        _check_expiry({field: bytes(text) for field, text in self._texts.items()})
         self._file.seek(0)
         return self._file, self._name, self._size
 
@@ -90,6 +96,7 @@ class FileForm:
         self._parts += 1
         if self._parts > _MOST_PARTS:
             raise _no_form(f"must have at most {_MOST_PARTS} parts, got more")
+        self._text = None
         self._is_in_file = False
         self._disposition = b""
         self._header_name = bytearray()
@@ -122,6 +129,8 @@ class FileForm:
         if b"filename" not in options:
             if field == "file":
                 raise _no_form("must have a file with a name as its part `file`, got a text")
+            if field in (_ANCHOR, _SECONDS):
+                self._begin_text(field)
             return
         if field != "file" or self._file is not None:
             raise _no_form(f"must have one file, as its part `file`, got another one as {field!r}")
@@ -132,13 +141,37 @@ class FileForm:
         self._file = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 - it is closed by whom it is given to
         self._is_in_file = True
 
+    def _begin_text(self, field: str) -> None:
+        if field in self._texts:
+            raise _no_form(f"must have one part {field!r}, got another one")
+        self._text = self._texts[field] = bytearray()
+
     def _take_data(self, data: bytes, start: int, end: int) -> None:
         if self._is_in_file and self._file is not None:
             self._file.write(data[start:end])
             self._size += end - start
+        if self._text is not None:
+            self._text += data[start:end]
+            if len(self._text) > _LONGEST_TEXT:
+                raise _no_form(f"must have at most {_LONGEST_TEXT} bytes in a part of its expiry, got more")
 
     def _end(self) -> None:
         self._is_whole = True
+
+
+def _check_expiry(texts: dict[str, bytes]) -> None:
+    if not texts:
+        return
+    anchor, seconds = texts.get(_ANCHOR, b""), texts.get(_SECONDS, b"")
+    if anchor != b"created_at":
+        raise _no_form(f"must have {_ANCHOR} 'created_at' where it has an expiry, got {_shown(anchor)}")
+    if not seconds.isdigit() or not _SHORTEST_LIFE <= int(seconds) <= _LONGEST_LIFE:
+        wanted = f"{_SECONDS} of {_SHORTEST_LIFE} to {_LONGEST_LIFE} where it has an expiry"
+        raise _no_form(f"must have {wanted}, got {_shown(seconds)}")
+
+
+def _shown(text: bytes) -> str:
+    return repr(text.decode("utf-8", "replace"))
 
 
 def _options(header: bytes) -> tuple[bytes, dict[bytes, bytes]]:
