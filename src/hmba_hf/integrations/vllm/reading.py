@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from ...installation import missing_package
+from ...models.decoding_clips import stack_frames
 
 try:
     from vllm.multimodal.media import MediaWithBytes
@@ -85,7 +86,9 @@ def _is_one_video(data: Any) -> bool:
 
 def _is_pair(data: Any) -> bool:
     """Whether it is frames with their metadata, which may be `None`."""
-    return isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Mapping | None)
+    if not isinstance(data, tuple) or len(data) != 2 or not isinstance(data[1], Mapping | None):
+        return False
+    return isinstance(data[0], (np.ndarray, Tensor)) or _are_frames(data[0])
 
 
 def _are_frames(data: Any) -> bool:
@@ -125,22 +128,16 @@ def _as_clip(video: Any) -> Clip:
         if video.ndim != 4:
             shape = tuple(video.shape)
             raise ValueError(f"frames must be (t, height, width, 3) or (t, 3, height, width), got {shape}")
-    if isinstance(video, Tensor):
-        video = video.cpu().numpy()
-    elif not isinstance(video, np.ndarray):
-        if not _are_frames(video):
-            raise _no_video(video)
-        video = np.stack([np.asarray(frame.convert("RGB") if _is_picture(frame) else frame) for frame in video])
+    elif not _are_frames(video):
+        raise _no_video(video)
+    if not isinstance(video, np.ndarray):
+        video = stack_frames(video)
     return Clip(video, metadata)
 
 
 def _no_video(data: Any) -> ValueError:
     kind = type(data).__name__
     return ValueError(f"a video must be a file, bytes, frames, or a pair of frames and their metadata, got {kind}")
-
-
-def _is_picture(frame: Any) -> bool:
-    return isinstance(frame, Image.Image)
 
 
 __all__ = ["READER", "Clip", "ClipItems", "ClipParser", "VideoBytes", "clips_of"]
