@@ -17,7 +17,8 @@ def options_of_request(given: Any, videos: int) -> tuple[dict[str, Any], list[fl
     """Check the options of a request.
 
     Args:
-        given: options by name; those in `videos_kwargs` count as well. `None` leaves an engine's.
+        given: options by name; those in `videos_kwargs` count as well. `None` leaves an
+            engine's, but `time_format=None` writes no times.
         videos: of the request.
 
     Returns:
@@ -80,7 +81,7 @@ def media_of_engine(given: Any, reader: str) -> dict[str, Any]:
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """Leave out options that are `None`, which leaves what was chosen before; times of the form `None` are none."""
+    """Leave out options that are `None`, which leaves what was chosen before; `time_format=None` writes no times."""
     return {name: value for name, value in options.items() if value is not None or name == "time_format"}
 
 
