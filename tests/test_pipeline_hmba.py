@@ -255,3 +255,9 @@ def test_the_pipelines_of_transformers_take_the_model(pipe):
     chat = [user(video(clip()), "What?")]
     stock = pipeline("image-text-to-text", model=pipe.model, processor=pipe.processor, device="cpu", max_new_tokens=8)
     assert stock(text=chat, return_full_text=False)[0]["generated_text"].strip() == texts(pipe(text=chat))[0]
+
+
+def test_no_time_format_takes_the_place_of_that_of_the_processor(pipe, asked, dashcam):
+    pipe.processor.time_format = "({seconds})"
+    pipe(videos=dashcam, text="What?", timestamp=1.5, time_format=None)
+    assert prompts(pipe, asked[0])[0].removesuffix(" ASSISTANT:") == "<video>What?"

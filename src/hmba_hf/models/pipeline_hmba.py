@@ -170,8 +170,10 @@ class VideoTextToTextPipeline(Pipeline):
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         preprocess_params = {}
         for name in _PREPROCESS_OPTIONS:
+            is_given = name in parameters
             value = parameters.pop(name, None)
-            if value is not None:
+            # No `time_format` is a choice: no times, in place of the processor's.
+            if value is not None or (name == "time_format" and is_given):
                 preprocess_params[name] = value
         twice = parameters.keys() & (generate_kwargs or {}).keys()
         if twice:
