@@ -218,6 +218,6 @@ def _errors_named(name: str) -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError as error:  # its text has an address of this process
-        raise VideoDecodeError(f"{name} cannot be read as a picture: it is of no known format") from error
+        raise VideoDecodeError(f"{name} cannot be read as a picture: it is damaged or of no known format") from error
     except _PICTURE_TROUBLE as error:
         raise VideoDecodeError(f"{name} cannot be read as a picture: {str(error) or type(error).__name__}") from error
