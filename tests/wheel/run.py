@@ -2,14 +2,16 @@
 
     make test-wheel                                     # without extras
     make test-extras [EXTRAS="train eval"]              # each extra alone, quickly
-    make test-sdist                                     # the tests are collected from an unpacked sdist
+    make test-sdist                                     # tests run in an unpacked sdist
 
 Builds the sdist, and the wheel from it, as a release does. Environments are made with uv under `.cache/wheel` and
 removed afterwards. In each, all modules are imported, and `demo`, `describe`, `convert` and `push` run, `push` to the
-Hub of `tests/hub` on this machine. It prints a table; the exit status is 1 if anything failed.
+Hub of `tests/hub` on this machine. The last result of each is kept under `.cache` and stands in
+`benchmarks/results/wheel.md`. The exit status is 1 if anything failed.
 """
 
 import argparse
+import datetime
 import json
 import os
 import re
@@ -23,10 +25,34 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 TESTS = ROOT / "tests"
 PLACE = ROOT / ".cache" / "wheel"
-EXTRAS = ("app", "cpu", "demo", "eval", "gguf", "qlora", "quantised", "serve", "train", "triton", "all")
+KEPT = ROOT / ".cache" / "wheel-results.json"
+PAGE = ROOT / "benchmarks" / "results" / "wheel.md"
+EXTRAS = ("app", "cpu", "demo", "dev", "eval", "gguf", "qlora", "quantised", "serve", "train", "triton", "all")
+# Of what only an sdist may lack: golden files, examples, conversion, helpers, the changelog.
+TESTS_OF_SDIST = (
+    "actions_preparing",
+    "convert_videomamba",
+    "conversion_hmba",
+    "modeling_videomamba_original",
+    "parsing_boxes",
+    "requirements",
+    "version_0_1",
+)
 # What the environment of a developer would lend to one that has to be clean.
 NOT_HANDED_ON = ("PYTHONPATH", "VIRTUAL_ENV", "HF_TOKEN", "HF_ENDPOINT", "HMBA_SCAN_BACKEND", "HMBA_LINEAR_BACKEND")
 SHORT_DEMO = ("--steps", "2", "--clips", "4")
+HEAD = """\
+`make test-wheel`, `make test-extras`, `make test-sdist`
+
+The wheel that a release would publish, in a clean environment and an empty folder, without an extra (none) and with
+each alone: it is installed with the pinned versions, every module is imported or names the command that installs what
+it wants, `hmba env` and the `--help` of every verb run, `hmba demo` leaves its report, a tiny random LLaVA is
+converted and describes a clip, and is pushed to a Hub on this machine. The sdist is unpacked; its tests are collected,
+and those of golden files, examples and conversion run there.
+
+| extra | what was tried, all of it well where nothing else is said | demo | commit | date |
+|---|---|---|---|---|
+"""
 sys.path[:0] = [str(TESTS / "matrix"), str(TESTS / "app")]
 
 from environments import uv  # noqa: E402
@@ -198,16 +224,40 @@ def try_wheel(wheel: Path, extra: str | None, quick: bool) -> dict[str, str]:
 
 
 def try_sdist(sdist: Path) -> dict[str, str]:
-    """Collect the tests from an unpacked sdist, with the packages of the environment that runs this."""
+    """Collect the tests in an unpacked sdist and run some, with the packages of the environment that runs this."""
     with tarfile.open(sdist) as archive:
         archive.extractall(PLACE, filter="data")
     folder = PLACE / sdist.name.removesuffix(".tar.gz")
-    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"]
     variables = clean_environment(PYTHONPATH=str(folder / "src"))
-    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
-    print(done.stdout[-300:])
+    chosen = [f"tests/test_{name}.py" for name in TESTS_OF_SDIST]
+    outcome = {}
+    for name, words in (("collect", ["--collect-only"]), ("tests", chosen)):
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *words]
+        done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+        print(done.stdout[-300:])
+        outcome[name] = "ok" if done.returncode == 0 else (done.stdout + done.stderr)[-3000:]
     shutil.rmtree(folder)
-    return {"collect": "ok" if done.returncode == 0 else (done.stdout + done.stderr)[-3000:]}
+    return outcome
+
+
+def write_page(outcomes: dict[str, dict[str, str]], quick: bool) -> None:
+    """Keep these results in the place of earlier ones, and write the page of all."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.strip()
+    kept = json.loads(KEPT.read_text("utf-8")) if KEPT.exists() else {}
+    for name, outcome in outcomes.items():
+        run = {"steps": outcome, "demo": "two steps" if quick else "whole", "commit": commit}
+        kept[name] = run | {"date": f"{datetime.date.today()}"}
+    KEPT.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+    rows = []
+    for name in ("none", *EXTRAS, "sdist"):
+        if name in kept:
+            run = kept[name]
+            tried = [step if result == "ok" else f"**{step} failed**" for step, result in run["steps"].items()]
+            demo = run["demo"] if "demo" in run["steps"] else ""
+            rows.append(f"| {name} | {', '.join(tried)} | {demo} | {run['commit']} | {run['date']} |")
+    PAGE.write_text(HEAD + "\n".join(rows) + "\n", "utf-8")
 
 
 def main() -> None:
@@ -230,6 +280,7 @@ def main() -> None:
     for name, outcome in outcomes.items():
         cells = [f"{step} {'ok' if result == 'ok' else 'FAILED'}" for step, result in outcome.items()]
         print(f"{name:7} {', '.join(cells)}")
+    write_page(outcomes, given.quick)
     if any(result != "ok" for outcome in outcomes.values() for result in outcome.values()):
         sys.exit(1)
 
