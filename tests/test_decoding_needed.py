@@ -269,3 +269,9 @@ def test_packets_of_a_stretch_take_no_more_memory_than_two_pictures(monkeypatch,
 )
 def test_frames_of_real_files_are_those_of_decoding_every_picture(name, shared_data, decoding_all, caplog):
     assert_the_same(str(shared_data / name), decoding_all, caplog)
+
+
+@pytest.mark.parametrize("fps", [1e-17, 5e-324])
+def test_a_rate_that_reaches_back_before_all_times_shows_the_first_frame(fps):
+    data = numbered_video(30, rate=25, container="mp4", codec="libx264", gop=8)
+    assert read_numbers(decode_frames(data, num_frames=3, fps=fps)[0]) == [0, 0, 29]

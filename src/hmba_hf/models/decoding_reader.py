@@ -277,7 +277,7 @@ class VideoReader:
         end = self._plain_end()
         if end is not None:
             wanted = wanted_before(float(end.last))
-            scan = self._plain_scan(wanted[0], wanted, is_last=True)
+            scan = self._plain_scan(max(wanted[0], 0.0), wanted, is_last=True)
             if scan is not None:
                 self.end = scan.came.until
                 return scan
