@@ -11,7 +11,7 @@ class PageLimits:
     """Limits on clips, questions and answers.
 
     Raises:
-        ValueError: if one is not above zero.
+        ValueError: if one is not above zero, or `max_clip_seconds`, for which a camera is watched, above 10,000,000.
     """
 
     max_upload_bytes: int = limit(2**26, "of an uploaded clip")

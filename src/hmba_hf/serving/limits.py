@@ -11,7 +11,7 @@ class ServingLimits:
     """Limits on what clients may send, and on how much of it is held at once.
 
     Raises:
-        ValueError: if one is not above zero.
+        ValueError: if one is not above zero, or a time to wait is above 10,000,000 seconds.
     """
 
     max_upload_bytes: int = limit(2**25, "of a request, of an upload, and of all clips of a request")
@@ -24,7 +24,7 @@ class ServingLimits:
     max_batch: int = limit(8, "requests, or cameras, that the model reads together")
     max_new_tokens: int = limit(1024, "of an answer")
     max_clips: int = limit(8, "of a request, pictures among them")
-    max_clip_seconds: float = limit(3600.0, "of a video, by its header")
+    max_clip_seconds: float = limit(3600.0, "of a video, by its header", is_waited=False)
     max_frames: int = limit(32, "that are read of a clip")
     max_pixels: int = limit(2**23, "of a frame")
     max_streams: int = limit(32, "cameras at once")
