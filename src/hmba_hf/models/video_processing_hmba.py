@@ -181,6 +181,10 @@ class HMBAVideoProcessor(VideoFileProcessor):
         """Indices of the frames of a causal clip, `(num_frames,)`; a repeated index stands for a repeated frame.
 
         Of frames with unknown times the last `num_frames` are taken.
+
+        Raises:
+            ValueError: a value is out of its range, or `timestamp` lies outside the clip. With `fps` the last frame
+                is shown for `1 / fps` seconds; with `timestamps` alone nobody knows how long, and the clip ends there.
         """
         num_frames = self.num_frames if num_frames is None else num_frames
         check_sampling(timestamp, num_frames, fps)
