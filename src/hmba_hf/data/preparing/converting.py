@@ -267,7 +267,9 @@ def _check_any_row(preparation: Preparation, results: dict[str, ShardResult]) ->
     for result in results.values():
         dropped += result.dropped
         bad += _bad_media(result)
-    if bad:
+    reasons = Counter(item.reason for item in dropped)
+    others = [count for reason, count in reasons.items() if reason not in (MEDIA_MISSING, MEDIA_UNREADABLE)]
+    if bad and len(bad) >= max(others, default=0):
         raise ValueError(
             f"none of {len(bad)} entries has media that can be read; the first one, {bad[0].id}: {bad[0].reason} "
             f"({bad[0].detail}); name the right folder, and run the command with --retry_dropped"
