@@ -19,6 +19,7 @@ from .mending import leave_requests_without_updates_alone
 from .naming import CheckpointNames
 from .processing import TIME, BlankClips, ClipInfo, ClipProcessor, clip_token_of
 from .staging import take_what_the_stage_before_sends
+from .together import encode_together
 
 try:
     from vllm.model_executor.models.interfaces import (
@@ -34,9 +35,6 @@ try:
     from vllm.multimodal import MULTIMODAL_REGISTRY
 except ImportError as missing:
     raise missing_package("the vLLM plug-in needs", "vllm") from missing
-
-# Of one shape. More leave a processor's caches, and take memory that requests need.
-CLIPS_AT_ONCE = 16
 
 
 class VideoEncoder(HMBAModel):
@@ -132,19 +130,7 @@ class ClipsForVLLM(nn.Module, SupportsMultiModal, SupportsLoRA, SupportsPP):
     def embed_multimodal(self, **kwargs: Any) -> Any:
         """Encode clips to `(p, hidden_size)` each, some of one shape at once; each input has an item for each."""
         kwargs.pop(TIME, None)  # it stands in the prompt
-        alike: dict[Any, list[int]] = {}
-        count = len(next(iter(kwargs.values()), ()))
-        for place in range(count):
-            shapes = tuple(tuple(items[place].shape) for items in kwargs.values())
-            alike.setdefault(shapes, []).append(place)
-        embeddings: list[Any] = [None] * count
-        for places in alike.values():
-            for first in range(0, len(places), CLIPS_AT_ONCE):
-                some = places[first : first + CLIPS_AT_ONCE]
-                together = {name: torch.stack([items[place] for place in some]) for name, items in kwargs.items()}
-                for place, embedding in zip(some, self.encode(together), strict=True):
-                    embeddings[place] = embedding
-        return embeddings
+        return encode_together(kwargs, self.encode)
 
     def forward(
         self,
