@@ -13,6 +13,7 @@ from transformers.video_utils import VideoMetadata
 from hmba_hf import SourceLimits, VideoDecodeError
 from hmba_hf.models.decoding_video import decode_frames
 from hmba_hf.models.video_processing_hmba import HMBAVideoProcessor, expand_to_square, flatten_videos
+from hmba_hf.models.video_processing_videomamba import VideoMambaVideoProcessor
 from numbered_videos import numbered_video
 from tiny_models import lively_model
 from tiny_processors import tiny_processor
@@ -320,6 +321,23 @@ def test_a_timestamp_that_is_no_time_is_refused(processor, video, timestamp):
 def test_a_file_may_be_taken_whole(processor, video):
     assert pixels(processor, video, do_sample_frames=False).shape[1] == 50
     assert pixels(processor, video, do_sample_frames=False, timestamp=1.0).shape[1] == 11
+
+
+def test_frames_are_taken_up_to_a_timestamp_as_those_of_a_file_are(processor, video):
+    frames, metadata = decode_frames(video, num_frames=None)
+    options = {"do_sample_frames": False, "timestamp": 1.0}
+    of_frames = pixels(processor, frames, video_metadata={"timestamps": metadata.timestamps}, **options)
+    assert torch.equal(of_frames, pixels(processor, video, **options)) and of_frames.shape[1] == 11
+    with pytest.raises(ValueError, match="lies outside the clip"):
+        pixels(processor, frames, video_metadata={"fps": 10.0}, do_sample_frames=False, timestamp=6.0)
+
+
+@pytest.mark.parametrize("facts", [{"fps": 4.0, "timestamps": [9.0]}, {}, "nonsense"])
+def test_metadata_beside_a_file_is_refused(processor, video, facts):
+    with pytest.raises(ValueError, match="video_metadata must be absent beside a file"):
+        processor([video], video_metadata=[facts])
+    with pytest.raises(ValueError, match="video_metadata must be absent beside a file"):
+        VideoMambaVideoProcessor(num_frames=2)([video], video_metadata=[facts])
 
 
 def test_metadata_tells_the_size_of_the_original_frame_and_the_times_of_the_clip(processor, video):

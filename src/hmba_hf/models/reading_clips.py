@@ -16,6 +16,7 @@ from .decoding_containers import LIMITS
 from .decoding_video import decode_frames, decode_times
 from .sampling_video import (
     ClipMetadata,
+    check_no_facts_of_a_file,
     check_sampling,
     consecutive_times,
     describe_frames,
@@ -149,6 +150,7 @@ class ClipVideoProcessor(VideoFileProcessor):
         """Return the resized frames, `(t, c, h, w)`, of each view over time of one video, and their metadata."""
         is_sampled = options["do_sample_frames"]
         if is_file(source):
+            check_no_facts_of_a_file(facts)
             frames, metadata = self._read_file(source, start, options)
             is_sampled = options["do_sample_frames"] is not False
         else:

@@ -163,6 +163,13 @@ def rounding_of(times: Sequence[float]) -> float:
     return LONGEST_ROUNDING if is_rounded else TIME_TOLERANCE
 
 
+def check_no_facts_of_a_file(facts: Mapping | None) -> None:
+    """Raise a `ValueError` for metadata that comes with a file: its own are read, so these would change nothing."""
+    if facts is not None:
+        wanted = "video_metadata must be absent beside a file, which says when its frames are shown"
+        raise ValueError(f"{wanted}, got {facts!r}")
+
+
 def describe_frames(frames: np.ndarray, facts: Mapping | None) -> ClipMetadata:
     """Complete the metadata that came with the frames of a clip, `(t, c, h, w)`.
 

@@ -20,6 +20,7 @@ from .sampling_video import (
     TIME_TOLERANCE,
     ClipMetadata,
     causal_timestamps,
+    check_no_facts_of_a_file,
     check_sampling,
     describe_frames,
     known_times,
@@ -47,12 +48,12 @@ class HMBAVideoProcessor(VideoFileProcessor):
     """Turn videos into `pixel_values_videos`, `(n, t, 3, h, w)`, the current frame last.
 
     A file is sampled causally: `num_frames` frames that end at `timestamp`, `1 / fps` seconds apart, each the latest
-    frame not after its time; the first frame stands for times before the video. `do_sample_frames=False` takes every
-    frame up to `timestamp`. Frames that come as images or arrays are taken as they are; they are sampled by the same
-    rule when `timestamp`, `do_sample_frames=True`, or `num_frames` or `fps` of a call asks for it and `video_metadata`
-    gives `fps` or `timestamps` (without them, the last `num_frames` frames are taken). An image is a clip of one
-    frame. Clips of unequal length are padded with zeros on the old side, and `frame_mask`, `(n, t)`, marks the real
-    frames.
+    frame not after its time; the first frame stands for times before the video. Frames that come as images or arrays
+    are taken as they are; they are sampled by the same rule when `timestamp`, `do_sample_frames=True`, or `num_frames`
+    or `fps` of a call asks for it and `video_metadata` gives `fps` or `timestamps` (without them, the last
+    `num_frames` frames are taken). `do_sample_frames=False` takes every frame up to `timestamp`. An image is a clip of
+    one frame. Clips of unequal length are padded with zeros on the old side, and `frame_mask`, `(n, t)`, marks the
+    real frames.
     """
 
     resample = PILImageResampling.BICUBIC
@@ -139,6 +140,7 @@ class HMBAVideoProcessor(VideoFileProcessor):
         """Preprocess the frames of one clip, `(t, c, h, w)`; `num_frames` and `fps` are those of the call."""
         check_sampling(timestamp, None, None)
         if is_file(clip):
+            check_no_facts_of_a_file(facts)
             wanted = None if options["do_sample_frames"] is False else num_frames or self.num_frames
             shaped, metadata = decode_frames(
                 clip,
@@ -166,6 +168,8 @@ class HMBAVideoProcessor(VideoFileProcessor):
                     "`frames_indices` or `timestamps` must say which"
                 )
             chosen = self.sample_frames(metadata, num_frames, fps, timestamp)
+            if options["do_sample_frames"] is False:
+                chosen = np.arange(chosen[-1] + 1)
             frames, metadata = frames[chosen], metadata_of(metadata, chosen)
         shaped = np.stack([self._shape_frame(np.moveaxis(frame, 0, -1), **options) for frame in frames])
         return self._scale_frames(shaped, **options), metadata
