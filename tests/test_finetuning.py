@@ -16,6 +16,7 @@ from transformers import AutoProcessor
 from hmba_hf.data.micro_world.parquet import write_bddx, write_drama
 from hmba_hf.data.micro_world.world import MicroWorld, MicroWorldConfig
 from hmba_hf.files import differences
+from hmba_hf.messages import is_raised_here
 from hmba_hf.tasks.answering.arguments import PRESETS, DataArguments, parse_arguments
 from hmba_hf.tasks.answering.collator import SampleCollator
 from hmba_hf.tasks.answering.run import first_held_out
@@ -467,3 +468,22 @@ def test_a_changed_option_that_weights_depend_on_is_named(option, value):
     held = recipe(*parse_arguments("", command))
     (changed,) = differences(held, recipe(*parse_arguments("", [*command, f"--{option}", str(value)])))
     assert changed.startswith(f"{option} must be ")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("lr_scheduler_kwargs", "nojson", r"lr_scheduler_kwargs must be an object of JSON, .*, got 'nojson'$"),
+        ("lr_scheduler_kwargs", "[1]", r"lr_scheduler_kwargs must be an object of JSON, .*, got '\[1\]'$"),
+        ("gradient_checkpointing_kwargs", "true", "gradient_checkpointing_kwargs must be an object of JSON"),
+        ("accelerator_config", "{even", "accelerator_config must be an object of JSON, .*, got '{even': Expecting"),
+        ("fsdp_config", "{", "fsdp_config must be an object of JSON"),
+        ("deepspeed", "{]", "deepspeed must be an object of JSON"),
+        ("optim_args", "beta3", "optim_args must be pairs such as a=1,b=2, got 'beta3'"),
+        ("optim_args", "a=1,", "optim_args must be pairs such as a=1,b=2, got 'a=1,'"),
+    ],
+)
+def test_a_text_that_is_no_mapping_is_refused_in_a_sentence(option, value, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        parse_arguments("", ["--model", "base", "--use_cpu", "True", f"--{option}", value])
+    assert is_raised_here(caught.value)

@@ -19,6 +19,7 @@ from ..data.loading import MICRO_WORLD
 from ..data.micro_world.world import MOTIONS
 from ..data.mixing import shares
 from ..data.video_options import VideoOptions
+from ..files import parse_json
 from ..messages import HelpFormatter, logger
 from ..models.loading_transformers import CHECKPOINTING as CHECKPOINTING  # for the tasks
 from .parts import LOW_RANK, LoraSettings
@@ -166,6 +167,7 @@ class ResumableArguments(TrainingArguments):
         if not (is_alone or torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"):
             self.use_cpu = True
         self._check_numbers()
+        self._check_mappings()
         try:
             super().__post_init__()
         except ValueError as error:
@@ -180,6 +182,28 @@ class ResumableArguments(TrainingArguments):
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be from 0 to {2**32 - 1}, got {self.seed}")
         _check_rates(self)
+
+    def _check_mappings(self) -> None:
+        """Check texts that `TrainingArguments` takes for mappings; one without a brace may be the name of a file."""
+        for option in fields(self):
+            text = getattr(self, option.name)
+            is_mapping = option.name.endswith(("_kwargs", "_config", "deepspeed")) and isinstance(text, str)
+            if is_mapping and (text.startswith("{") or option.name.endswith("_kwargs")):
+                _check_is_object(option.name, text)
+        for pair in (self.optim_args or "=").split(","):
+            if pair.count("=") != 1:
+                raise ValueError(f"optim_args must be pairs such as a=1,b=2, got {self.optim_args!r}")
+
+
+def _check_is_object(name: str, text: str) -> None:
+    """Raise a `ValueError` for a text that `TrainingArguments` would not read as an object of JSON."""
+    wanted = f'{name} must be an object of JSON, such as {{"a": 1}}, got {text!r}'
+    if not text.startswith("{"):
+        raise ValueError(wanted)
+    try:
+        parse_json(text)
+    except ValueError as error:
+        raise ValueError(f"{wanted}: {error}") from error
 
 
 def _check_rates(options: Any) -> None:
