@@ -487,3 +487,13 @@ def test_a_text_that_is_no_mapping_is_refused_in_a_sentence(option, value, messa
     with pytest.raises(ValueError, match=message) as caught:
         parse_arguments("", ["--model", "base", "--use_cpu", "True", f"--{option}", value])
     assert is_raised_here(caught.value)
+
+
+def test_the_precision_of_the_launcher_is_part_of_the_recipe(tmp_path, monkeypatch):
+    command = ["--model", "m", "--output_dir", str(tmp_path), "--use_cpu", "True"]
+    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
+    plain = recipe(*parse_arguments("", command))
+    stated = recipe(*parse_arguments("", [*command, "--bf16", "True"]))
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    assert recipe(*parse_arguments("", command)) == {**plain, "mixed_precision": "bf16"}
+    assert recipe(*parse_arguments("", [*command, "--bf16", "True"])) == stated, "one option says it"

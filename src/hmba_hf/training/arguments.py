@@ -332,6 +332,9 @@ def _rare(args: TrainingArguments) -> dict[str, Any]:
         rare["optim_target_modules"] = args.optim_target_modules
     if args.auto_find_batch_size:
         rare["auto_find_batch_size"] = True
+    of_launcher = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if of_launcher != "no" and not (args.bf16 or args.fp16):  # the run computes in it, and no other option says so
+        rare["mixed_precision"] = of_launcher
     default = AcceleratorConfig().to_dict()
     options: Any = args.accelerator_config
     changed = {name: value for name, value in options.to_dict().items() if value != default[name]}
