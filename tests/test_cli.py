@@ -219,6 +219,13 @@ def launched(monkeypatch):
     return calls
 
 
+@pytest.mark.parametrize("count", ["x", "0", "-1", "1.5", ""])
+def test_a_number_of_processes_is_a_whole_one_of_at_least_one(count, capsys):
+    with pytest.raises(SystemExit):
+        launching.split_words([f"--num_processes={count}"])
+    assert f"--num_processes must be a whole number of at least 1, got {count}" in capsys.readouterr().err
+
+
 def test_training_starts_through_accelerate_with_its_options(launched):
     done = start("finetune", "--model", "m", "--num_processes", 1, "--gradient_accumulation_steps", 4, "--cpu")
     assert done.exit_code == 3, "its exit status is that of the processes"

@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import re
 import signal
 import subprocess
 import sys
@@ -35,8 +36,8 @@ def split_words(words: list[str]) -> tuple[list[str], list[str]]:
     `--accelerate_config` names a configuration of this package, such as `fsdp`, or a file of `accelerate config`.
 
     Raises:
-        SystemExit: if the configuration is neither, or if `--cpu`, which starts one process, comes with it or with
-            several processes.
+        SystemExit: if the configuration is neither, if the number of processes is not at least 1, or if `--cpu`, which
+            starts one process, comes with it or with several processes.
     """
     parser = argparse.ArgumentParser(prog="hmba", add_help=False, allow_abbrev=False)
     for name in ("accelerate_config", *OPTIONS):
@@ -44,6 +45,9 @@ def split_words(words: list[str]) -> tuple[list[str], list[str]]:
     for name in SWITCHES:
         parser.add_argument(*_spellings(name), action="store_true")
     known, own = parser.parse_known_args(words)
+    count = known.num_processes
+    if count is not None and not (re.fullmatch("[0-9]+", count) and int(count) >= 1):
+        parser.error(f"--num_processes must be a whole number of at least 1, got {count}")
     others = []
     if known.accelerate_config is not None:
         others.append(f"--accelerate_config {known.accelerate_config}")
