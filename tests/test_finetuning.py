@@ -176,6 +176,23 @@ def test_a_run_keeps_its_best_model_when_it_is_over_and_where_it_is_moved_to(sto
         assert all(torch.equal(tensor, best[name]) for name, tensor in weights(tmp_path / "there").items())
 
 
+def test_a_metric_that_no_evaluation_gives_is_refused_with_those_that_there_are(base, tmp_path):
+    words = ["--max_steps", 1, "--save_steps", 1, "--eval_strategy", "steps", "--eval_steps", 1, *QUICK]
+    words += [
+        "--load_best_model_at_end",
+        "True",
+        "--metric_for_best_model",
+        "nosuch",
+        "--prediction_loss_only",
+        "True",
+    ]
+    with pytest.raises(
+        ValueError, match=r"metric_for_best_model must be a metric .*'eval_nosuch'.*'eval_loss'"
+    ) as end:
+        tune(base, tmp_path, *words)
+    assert is_raised_here(end.value)
+
+
 def test_a_run_that_a_bad_sample_has_stopped_goes_on_without_it(base, tmp_path, monkeypatch):
     encode, bad = SampleCollator.encode, []
 

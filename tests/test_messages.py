@@ -1,4 +1,5 @@
 import argparse
+import errno
 import importlib
 import io
 import logging
@@ -9,8 +10,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader, Dataset
 
-from hmba_hf import HMBAForConditionalGeneration, commands, decode_frames
+from hmba_hf import HMBAForConditionalGeneration, VideoDecodeError, commands, decode_frames
+from hmba_hf.data.bad_samples import BadSamples
 from hmba_hf.files import check_fields
 from hmba_hf.messages import HelpFormatter, run_command, show_escapes, show_messages, without_load_report
 from hmba_hf.metrics.captioning import ComparedCaptions
@@ -53,6 +56,47 @@ def test_a_table_of_weights_is_shown_after_an_error(tmp_path, of_transformers):
     with without_load_report():
         logging.getLogger("transformers.modeling_utils").warning("another warning")
     assert of_transformers[1:] == ["another warning"]
+
+
+class ReadInAWorker(Dataset):
+    """Samples that fail as they are read: one that the policy stops at, or by a mistake of the program."""
+
+    def __init__(self, read):
+        self.read = read
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return self.read()
+
+
+def stop_at_a_bad_sample():
+    BadSamples("stop").meet("clip 7", VideoDecodeError("its frames\n  end at 0.5 s"))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_sample_that_cannot_be_read_ends_a_command_in_one_sentence_also_in_a_worker(workers):
+    with pytest.raises(SystemExit) as end:
+        run_command(lambda: list(DataLoader(ReadInAWorker(stop_at_a_bad_sample), num_workers=workers)))
+    assert end.value.code == "clip 7: its frames end at 0.5 s (--on_error skip leaves such samples out)"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_full_disk_ends_a_command_in_one_sentence_also_in_a_worker(workers):
+    with pytest.raises(SystemExit) as end:
+        run_command(lambda: list(DataLoader(ReadInAWorker(fill_the_disk), num_workers=workers)))
+    assert "No space left" in end.value.code and "Traceback" not in end.value.code
+
+
+def fill_the_disk():
+    raise OSError(errno.ENOSPC, "No space left on device", "features")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_mistake_of_the_program_keeps_its_traceback_also_in_a_worker(workers):
+    with pytest.raises(ValueError, match="invalid literal"):
+        run_command(lambda: list(DataLoader(ReadInAWorker(lambda: int("seven")), num_workers=workers)))
 
 
 @pytest.mark.parametrize(

@@ -149,10 +149,27 @@ def _can_be_mended(error: Exception) -> bool:
 
 
 def is_raised_here(error: Exception) -> bool:
-    """Return whether a `raise` of this package is the origin of an error."""
-    *_, innermost = traceback.extract_tb(error.__traceback__)
-    is_ours = Path(innermost.filename).is_relative_to(Path(__file__).parent)
-    return is_ours and (innermost.line or "").startswith("raise ")
+    """Return whether a `raise` of this package is the origin of an error, also in a worker of a loader."""
+    told = _told_by_worker(error)
+    if told is None:
+        *_, innermost = traceback.extract_tb(error.__traceback__)
+        file, line = innermost.filename, innermost.line or ""
+    else:
+        file, line, _ = told
+    return Path(file).is_relative_to(Path(__file__).parent) and line.startswith("raise ")
+
+
+def _told_by_worker(error: Exception) -> tuple[str, str, str] | None:
+    """Return the file and the line that raised an error in a worker of a loader, and its text; `None` for others.
+
+    torch raises such an error again, of the same type, with the worker's whole traceback as its text.
+    """
+    text = str(error)
+    if not re.match(r"Caught \w+ in \w+ worker process \d+\.\nOriginal ", text):
+        return None
+    *_, frame = re.finditer(r'^  File "(.+)", line \d+, in .+\n    (.*)\n', text, flags=re.MULTILINE)
+    said = re.search(r"^\w[\w.]*: (.*)", text[frame.end() :], flags=re.MULTILINE | re.DOTALL)
+    return frame[1], frame[2], said[1] if said else ""
 
 
 def _sentence(error: Exception) -> str:
@@ -162,4 +179,5 @@ def _sentence(error: Exception) -> str:
         if place is None:
             place = "the output" if error.errno == errno.EPIPE else "the disk"
         return f"{place} must {_WANTED[error.errno]}, got: {error.strerror}"
-    return " ".join(str(error).split())
+    told = _told_by_worker(error)
+    return " ".join((str(error) if told is None else told[2]).split())

@@ -5,7 +5,7 @@ import shutil
 import signal
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -275,7 +275,8 @@ class ResumableTrainer(PushingTrainer):
         """Log, evaluate and save as `Trainer` does; after SIGTERM, save and postpone the evaluation."""
         if not self._stop.is_agreed:
             try:
-                return super()._maybe_log_save_evaluate(*args, **kwargs)
+                with _known_best_metric():
+                    return super()._maybe_log_save_evaluate(*args, **kwargs)
             except EvaluationStopped:
                 self.control.should_save = True
         self._owes_evaluation = self.control.should_evaluate
@@ -297,8 +298,9 @@ class ResumableTrainer(PushingTrainer):
     def _make_up_for_evaluation(self) -> None:
         """Evaluate as the run that was stopped would have done, and let training draw the numbers after that."""
         self._load_rng_state(str(self._begun_at))
-        metrics = self._evaluate(self._trial_at_work, self._ignored_keys)
-        self._determine_best_metric(metrics, self._trial_at_work)
+        with _known_best_metric():
+            metrics = self._evaluate(self._trial_at_work, self._ignored_keys)
+            self._determine_best_metric(metrics, self._trial_at_work)
         self._numbers = tempfile.TemporaryDirectory()
         self._save_rng_state(self._numbers.name)
 
@@ -430,6 +432,23 @@ class ResumableTrainer(PushingTrainer):
         if safe is not None:
             kept = f"{safe} is whole: make room and start the same command again"
         return explained_write_errors(folder, kept)
+
+
+@contextmanager
+def _known_best_metric() -> Iterator[None]:
+    """Turn transformers' `KeyError` for a metric that no evaluation has given into a sentence about the option.
+
+    Which metrics there are depends on the samples, so that nobody knows before.
+
+    Raises:
+        ValueError: for such a metric.
+    """
+    try:
+        yield
+    except KeyError as error:
+        if "metric_for_best_model" not in str(error):
+            raise
+        raise ValueError(f"metric_for_best_model must be a metric of the evaluation: {error.args[0]}") from error
 
 
 def _without_video(sample: Any) -> Any:
