@@ -241,6 +241,13 @@ def test_training_starts_through_accelerate_with_its_options(launched):
     assert launched.pop() == ("hmba_hf.commands.cache_features", [], ["--model", "m"])
 
 
+def test_the_help_of_all_that_the_launcher_starts_names_its_options():
+    words = [[name] for name, verb in cli.VERBS.items() if verb.launched != "never"]
+    for shown in [*words, *(["finetune", task] for task in cli.FINETUNING)]:
+        done = start(*shown, "--help")
+        assert "options of Accelerate's launcher" in " ".join(done.output.split()), shown
+
+
 @pytest.mark.parametrize("words", [["--accelerate_config", "fsdp"], ["--num_processes", "2"]])
 def test_one_process_does_not_stand_for_several(launched, words):
     done = start("finetune", "--model", "m", "--cpu", *words)

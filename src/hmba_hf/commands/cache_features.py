@@ -12,6 +12,8 @@ encode the current frames.
 
 Losses with and without a cache are the same in one precision. With `--bf16`, a run without a cache computes the tower
 in mixed precision, and one with a cache of bfloat16 differs from it by rounding.
+
+`--accelerate_config ddp`, `--num_processes 2` and others are options of Accelerate's launcher.
 """
 
 from collections.abc import Sequence

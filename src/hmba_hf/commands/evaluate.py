@@ -4,7 +4,8 @@
     hmba evaluate --predictions hmba-drama/test/predictions.jsonl --output_dir hmba-drama/test
 
 With `--model` it makes the predictions itself before scoring, with the options of `hmba predict`; `--model M --help`
-shows those of its task. `--predictions` names a file of them instead. It prints a table and writes three files:
+shows those of its task, and `--accelerate_config ddp`, `--num_processes 2` and others are options of Accelerate's
+launcher. `--predictions` names a file of them instead. It prints a table and writes three files:
 
 - `metrics.json`: the scores with bootstrap intervals, for the whole set, by split and by tag;
 - `per_sample.jsonl`: the scores of every clip;

@@ -11,6 +11,8 @@ of other classes, or of masked pre-training is fine: it gets a new head, and `--
 interpolate its tables. Every option of `TrainingArguments` is accepted. `--base_learning_rate` is for 256 clips a
 step.
 
+`--accelerate_config ddp`, `--num_processes 2` and others are options of Accelerate's launcher.
+
 The same command resumes from its last whole checkpoint, with the same crops, mixtures and noise. With
 `--enable_jit_checkpoint True`, SIGTERM ends the run with a checkpoint. The run writes the model, `history.json`, and
 pictures of loss and metrics. `hmba predict` and `hmba evaluate` score it over several views.

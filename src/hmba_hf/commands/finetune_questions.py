@@ -14,6 +14,8 @@ or of actions, which have the head `action`. `--questions` says what is asked: t
 which is the default, those of a source that the rows have, or nothing. Questions of annotations are made from the
 right answers, so what a model scores with them is an upper bound. Every option of `TrainingArguments` is accepted.
 
+`--accelerate_config ddp`, `--num_processes 2` and others are options of Accelerate's launcher.
+
 The same command resumes from its last whole checkpoint, with the same crops, mixtures and noise. With
 `--enable_jit_checkpoint True`, SIGTERM ends the run with a checkpoint. The run writes the model, `history.json`, and
 pictures of loss and metrics. `hmba predict` and `hmba evaluate` score it, with generic questions unless they are told.

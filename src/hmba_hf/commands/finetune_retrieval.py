@@ -11,6 +11,8 @@ CLIP's features of what a mask leaves visible. Datasets have the columns `id`, `
 actions, `micro-actions` among them, has the names of its classes as texts. Every option of `TrainingArguments` is
 accepted.
 
+`--accelerate_config ddp`, `--num_processes 2` and others are options of Accelerate's launcher.
+
 The same command resumes from its last whole checkpoint. With `--enable_jit_checkpoint True`, SIGTERM ends the run with
 a checkpoint. The run writes the model, `history.json`, and pictures of loss and metrics. `hmba predict` and
 `hmba evaluate` then measure R@1, R@5, R@10 and median ranks, with and without reading the best pairs together.

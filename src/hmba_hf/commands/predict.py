@@ -10,6 +10,7 @@ cannot be read stops the run; with `--on_error skip` its line in the file has th
 The task of the model decides what a prediction is: an answer of H-MBA, the most likely classes of a VideoMamba, or
 those of a MambaVL for each question of `--questions`. Classes are those of `--num_temporal_views` x
 `--num_spatial_views` views. `--model M --help` shows the options of its task.
+`--accelerate_config ddp`, `--num_processes 2` and others are options of Accelerate's launcher.
 """
 
 import sys

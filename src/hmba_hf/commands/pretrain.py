@@ -14,7 +14,8 @@ which needs no download. Every option of `TrainingArguments` is accepted.
 With `--eval_strategy`, `eval_loss` is the distance from the teacher on held-out clips, whose masks are always the
 same. The same command resumes from its last whole checkpoint. With `--enable_jit_checkpoint True`, SIGTERM ends the
 run with a checkpoint. The run writes the model, `history.json`, and pictures of loss and metrics. Fine-tune it with
-`hmba finetune classification`.
+`hmba finetune classification`. `--accelerate_config ddp`, `--num_processes 2` and others are options of Accelerate's
+launcher.
 """
 
 from collections.abc import Sequence

@@ -53,6 +53,8 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--page", type=Path, help=f"what `page` writes; {PAGE} in --output_dir if absent")
     args = parser.parse_args(words)
     names = [name for name in args.studies if name != "page"]
+    if args.page is not None and "page" not in args.studies:
+        parser.error(f"--page must come with the word page, which writes it, got {' '.join(args.studies)}")
     if "all" in names:
         names = [*catalogue.STUDIES]
     check_counts(parser, args, "steps", "batch_size", "clips")
