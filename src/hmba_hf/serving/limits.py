@@ -24,7 +24,7 @@ class ServingLimits:
     max_batch: int = limit(8, "requests, or cameras, that the model reads together")
     max_new_tokens: int = limit(1024, "of an answer")
     max_clips: int = limit(8, "of a request, pictures among them")
-    max_clip_seconds: float = limit(3600.0, "of a video, by its header", is_waited=False)
+    max_clip_seconds: float = limit(3600.0, "of a video, by its header")
     max_frames: int = limit(32, "that are read of a clip")
     max_pixels: int = limit(2**23, "of a frame")
     max_streams: int = limit(32, "cameras at once")
@@ -35,7 +35,7 @@ class ServingLimits:
     )
 
     def __post_init__(self) -> None:
-        check_limits(self)
+        check_limits(self, "max_clip_seconds")
 
     @property
     def of_sources(self) -> SourceLimits:
