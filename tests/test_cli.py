@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import json
 import os
 import re
 import runpy
@@ -166,6 +167,16 @@ def test_what_is_wrong_in_the_words_of_a_training_stands_in_few_lines(verb, caps
     with pytest.raises(SystemExit) as end:
         importlib.import_module(MODULES[verb]).main(["--bf16", "perhaps"])
     assert end.value.code == 2 and len(capsys.readouterr().err.splitlines()) <= 3
+
+
+def test_a_description_refuses_a_model_that_answers_nothing_and_a_lost_video_before_weights_are_read(tmp_path):
+    for kind, sentence in (
+        ("videomamba", "the model must answer questions about videos, got one of"),
+        ("hmba", f"got '{tmp_path / 'a.mp4'}' (no such file)"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+        done = start("describe", "--model", tmp_path, "--video", tmp_path / "a.mp4", "--output", tmp_path / "a.png")
+        assert done.exit_code == 1 and sentence in done.output and len(done.output.splitlines()) == 1
 
 
 def test_nothing_that_is_installed_names_a_script_of_the_repository():

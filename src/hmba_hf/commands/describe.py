@@ -14,10 +14,11 @@ from transformers import pipeline
 
 import hmba_hf  # noqa: F401 - registers the pipeline
 from hmba_hf import decode_frames, set_linear_implementation
+from hmba_hf.commands.listening import check_answers
 from hmba_hf.commands.parsing import add_loading_options, check_counts, command_parser, loading_options
 from hmba_hf.data.samples import RISK_QUESTION
 from hmba_hf.data.video_options import VideoOptions
-from hmba_hf.families import family_of, read_family
+from hmba_hf.families import family_of
 from hmba_hf.messages import run_command
 from hmba_hf.visualization import draw_answer
 
@@ -38,7 +39,9 @@ def main(words: Sequence[str] | None = None) -> None:
         parser.error(f"--output must end as a picture does, such as .png, got {args.output}")
     args.output.parent.mkdir(parents=True, exist_ok=True)
 
-    read_family(args.model)  # raises for a model that is not there, before transformers does without its name
+    check_answers(args.model)  # also that it is there
+    if "://" not in args.video:
+        decode_frames(args.video, timestamp=args.timestamp, **options.rules)  # before the model is loaded
     task: Any = "video-text-to-text"  # which transformers learns by importing this package
     pipe = pipeline(task, model=args.model, model_kwargs=loading_options(args))
     set_linear_implementation(pipe.model)

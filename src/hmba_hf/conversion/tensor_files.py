@@ -302,7 +302,10 @@ def load_pickle(file: Path) -> dict[str, Tensor]:
     except Exception as error:  # bytes that are no checkpoint may raise any error in `torch.load`
         if found := _code_in(file) or re.findall(r"GLOBAL (\S+)", str(error)):
             raise ValueError(f"{file} must hold only tensors, got one that would run {', '.join(found)}") from error
-        raise ValueError(f"{file} must be a whole file of tensors, got {str(error).splitlines()[0]}") from error
+        reason = str(error).splitlines()[0]
+        if "weights_only" in str(error):  # torch's advice would let the file run code
+            reason = "other bytes, or objects that are no tensors"
+        raise ValueError(f"{file} must be a whole file of tensors, got {reason}") from error
     return _unwrapped(file, content)
 
 
