@@ -25,7 +25,7 @@ CLIPS = ["--dataloader_num_workers", "0", "--save_strategy", "no", "--max_train_
 # Options behind those of a documented command, which make it quick.
 QUICK = {
     "backends": [],
-    "study": "--seeds 0 --steps 1 --batch_size 2 --clips 2 --page studies.md".split(),
+    "study": "--seeds 0 --steps 1 --batch_size 2 --clips 2".split(),
     "cache-features": ["--use_cpu"],
     "convert hmba": [],
     "convert llava": [],
