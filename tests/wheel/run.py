@@ -240,11 +240,16 @@ def try_sdist(sdist: Path) -> dict[str, str]:
     return outcome
 
 
+def git(*words: str) -> str:
+    """Run git in this repository and return what it prints."""
+    return subprocess.run(["git", *words], check=True, capture_output=True, text=True, cwd=ROOT).stdout.strip()
+
+
 def write_page(outcomes: dict[str, dict[str, str]], quick: bool) -> None:
     """Keep these results in the place of earlier ones, and write the page of all."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout.strip()
+    commit = git("rev-parse", "--short=10", "HEAD")
+    if git("status", "--porcelain", "--", ".", ":!benchmarks/results"):  # where other checks write their pages
+        commit += " and changes"
     kept = json.loads(KEPT.read_text("utf-8")) if KEPT.exists() else {}
     for name, outcome in outcomes.items():
         run = {"steps": outcome, "demo": "two steps" if quick else "whole", "commit": commit}
