@@ -84,6 +84,9 @@ def test_what_is_no_video_is_refused(data, message):
 def test_frames_come_in_lists_and_tuples_with_metadata_and_without():
     picture = Image.new("RGB", (8, 6))
     frames = np.zeros((2, 6, 8, 3), np.uint8)
-    for data in ([(picture, picture)], (picture, picture), [picture, picture], frames, (frames, None), [(frames, {})]):
-        (clip,) = ClipParser().parse_mm_data({"video": data})["video"].get_all()
-        assert clip.source.shape == (2, 6, 8, 3) and not clip.metadata
+    of_pictures = ([(picture, picture)], (picture, picture), [picture, picture])
+    of_arrays = (frames, (frames, None), [(frames, {})])
+    for shape, forms in (((2, 3, 6, 8), of_pictures), ((2, 6, 8, 3), of_arrays)):
+        for data in forms:
+            (clip,) = ClipParser().parse_mm_data({"video": data})["video"].get_all()
+            assert clip.source.shape == shape and not clip.metadata
