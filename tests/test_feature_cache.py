@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from filelock import FileLock
 from PIL import Image
 
 from hmba_hf.data.bad_samples import BadSamples
+from hmba_hf.data.feature_cache import writing
 from hmba_hf.data.feature_cache.reading import CachedSample, CachedSamples, FeatureCache, describe_sample
 from hmba_hf.data.feature_cache.writing import FeatureWriter
 from hmba_hf.data.loading import RowSamples, load_samples, undecoded
@@ -135,6 +137,15 @@ def test_a_folder_is_held_by_one_run_for_all_of_its_datasets(tmp_path, model, pr
                 writer(tmp_path, model, processor).write(samples)
             first.write(samples)
     assert writer(tmp_path, model, processor).write(WORLD) == {"made": 0, "cache": 9}
+
+
+def test_a_folder_that_is_refused_is_refused_in_every_process(tmp_path, model, processor, monkeypatch):
+    refusal = ValueError("of the main process")
+    monkeypatch.setattr(writing, "broadcast_object_list", lambda problems: [refusal])
+    monkeypatch.setattr(writing, "PartialState", lambda: SimpleNamespace(is_main_process=False))
+    with pytest.raises(ValueError, match="of the main process"):
+        writer(tmp_path, model, processor).write(WORLD)
+    assert not [*tmp_path.iterdir()]
 
 
 def test_nothing_in_a_folder_is_touched_but_what_a_cache_has_written(tmp_path, model, processor):

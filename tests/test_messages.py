@@ -15,7 +15,14 @@ from torch.utils.data import DataLoader, Dataset
 from hmba_hf import HMBAForConditionalGeneration, VideoDecodeError, commands, decode_frames
 from hmba_hf.data.bad_samples import BadSamples
 from hmba_hf.files import check_fields
-from hmba_hf.messages import HelpFormatter, run_command, show_escapes, show_messages, without_load_report
+from hmba_hf.messages import (
+    HelpFormatter,
+    is_raised_here,
+    run_command,
+    show_escapes,
+    show_messages,
+    without_load_report,
+)
 from hmba_hf.metrics.captioning import ComparedCaptions
 from tiny_bases import save_base, tune
 from tiny_models import tiny_model
@@ -91,6 +98,14 @@ def test_a_full_disk_ends_a_command_in_one_sentence_also_in_a_worker(workers):
 
 def fill_the_disk():
     raise OSError(errno.ENOSPC, "No space left on device", "features")
+
+
+def test_an_error_of_a_worker_whose_source_is_not_there_is_nobody_s_sentence():
+    head = "Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+    for frames in ("", '  File "/app.zip/reading.py", line 7, in read\n'):
+        with pytest.raises(ValueError, match="torn") as caught:
+            raise ValueError(f"{head}{frames}ValueError: torn")
+        assert not is_raised_here(caught.value)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -74,6 +74,14 @@ def test_a_head_that_drips_behind_an_answer_is_refused(service, opened):
         assert connection.recv(1) == b""
 
 
+def test_a_connection_that_is_idle_behind_an_answer_ends_in_silence(service, opened):
+    with connection_to(service) as connection:
+        connection.sendall(HEAD + b"\r\n")
+        assert answer_on(connection)[0] == 200
+        let_time_pass(opened)
+        assert connection.recv(1) == b""
+
+
 def test_a_body_that_drips_behind_its_answer_is_left(service, opened):
     with connection_to(service) as connection:
         connection.sendall(HEAD + b"Content-Length: 1000\r\n\r\n")

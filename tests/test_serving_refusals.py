@@ -380,24 +380,26 @@ def test_a_disk_that_fails_once_ends_no_deletion_of_later_uploads(monkeypatch):
         wait_until(lambda: not service.uploads._files)
 
 
-def test_an_upload_whose_deletion_fails_once_is_deleted_at_the_next_look(monkeypatch):
+def test_an_upload_that_cannot_be_deleted_troubles_nobody_and_is_deleted_at_a_later_look(monkeypatch):
+    kept = uploads.Uploads(ServingLimits())
+    stuck, other = (kept.add(io.BytesIO(b"a"), "a", 1)["id"] for _ in range(2))
+    for number in (stuck, other):
+        kept._files[number] = kept._files[number]._replace(created=0.0)
     unlink = Path.unlink
-    looks = []
 
-    def fail_once(path, **options):
-        looks.append(path)
-        if len(looks) == 1:
+    def fail(path, **options):
+        if path.name == stuck:
             raise OSError("of the test")
         unlink(path, **options)
 
-    kept = uploads.Uploads(ServingLimits())
-    kept.add(io.BytesIO(b"a"), "a", 1)
-    monkeypatch.setattr(uploads, "LIFETIME", -1)
-    monkeypatch.setattr(Path, "unlink", fail_once)
-    with pytest.raises(OSError, match="of the test"):
-        kept.delete_old()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", fail)
+        new = kept.add(io.BytesIO(b"b"), "b", 1)["id"]
+        assert {path.name for path in Path(kept._folder.name).iterdir()} == {stuck, new}
+        with pytest.raises(RequestError, match="file_id must be one of an uploaded file"):
+            kept.describe(stuck)
     kept.delete_old()
-    assert not [*Path(kept._folder.name).iterdir()]
+    assert {path.name for path in Path(kept._folder.name).iterdir()} == {new}
     kept.close()
 
 

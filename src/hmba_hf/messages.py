@@ -167,9 +167,12 @@ def _told_by_worker(error: Exception) -> tuple[str, str, str] | None:
     text = str(error)
     if not re.match(r"Caught \w+ in \w+ worker process \d+\.\nOriginal ", text):
         return None
-    *_, frame = re.finditer(r'^  File "(.+)", line \d+, in .+\n    (.*)\n', text, flags=re.MULTILINE)
+    frames = list(re.finditer(r'^  File "(.+)", line \d+, in .+\n(?:    (.*)\n)?', text, flags=re.MULTILINE))
+    if not frames:
+        return None
+    frame = frames[-1]
     said = re.search(r"^\w[\w.]*: (.*)", text[frame.end() :], flags=re.MULTILINE | re.DOTALL)
-    return frame[1], frame[2], said[1] if said else ""
+    return frame[1], frame[2] or "", said[1] if said else ""
 
 
 def _sentence(error: Exception) -> str:

@@ -41,7 +41,8 @@ def main(words: Sequence[str] | None = None) -> None:
 
     check_answers(args.model)  # also that it is there
     if "://" not in args.video:
-        decode_frames(args.video, timestamp=args.timestamp, **options.rules)  # before the model is loaded
+        # Its current frame, before the model is loaded, which says what else it wants to see.
+        decode_frames(args.video, timestamp=args.timestamp, num_frames=1, **options.rules)
     task: Any = "video-text-to-text"  # which transformers learns by importing this package
     pipe = pipeline(task, model=args.model, model_kwargs=loading_options(args))
     set_linear_implementation(pipe.model)

@@ -37,7 +37,7 @@ from hmba_hf.evaluation.predicting import SplitArguments, find_task_of_words, pr
 from hmba_hf.evaluation.records import read_records
 from hmba_hf.evaluation.results import card_results, format_table, run_metrics, to_model_index
 from hmba_hf.evaluation.scoring import ScoredRecords, only_task
-from hmba_hf.files import explained_write_errors, read_json_object, write_json, written_whole
+from hmba_hf.files import explained_write_errors, read_json_object, remove_unfinished, write_json, written_whole
 from hmba_hf.messages import run_command, show_messages
 from hmba_hf.metrics.bootstrap import Bootstrap
 from hmba_hf.metrics.caption_tokens import TOKENIZERS, MetricUnavailable, require_java
@@ -136,6 +136,7 @@ def write(folder: Path, metrics: dict[str, Any], scored: ScoredRecords, recipe: 
     """Write all files, each as a whole, and the metrics last, so that they imply the others."""
     for stale in ("metrics.json", CARD_RESULTS):
         (folder / stale).unlink(missing_ok=True)
+    remove_unfinished(folder, "per_sample.jsonl", CARD_RESULTS, "metrics.json")
     with written_whole(folder / "per_sample.jsonl") as unfinished:
         lines = [json.dumps(one) + "\n" for one in scored.each()]
         unfinished.write_text("".join(lines))

@@ -59,7 +59,8 @@ class TimelyProtocol(H11Protocol):
     def _end(self) -> None:
         if self.transport.is_closing() or self.transport.get_protocol() is not self:  # it is a WebSocket's now
             return
-        if self.conn.our_state is h11.IDLE:  # else what drips is the body of an answered request
+        is_in_a_head = self.cycle is None or bool(self.conn.trailing_data[0])  # not between two requests
+        if is_in_a_head and self.conn.our_state is h11.IDLE:  # else what drips is the body of an answered request
             self._refuse()
         self.transport.close()
 

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
+from ..messages import logger
 from .errors import RequestError
 from .limits import ServingLimits
 
@@ -21,6 +22,11 @@ class Upload(NamedTuple):
     name: str
     size: int
     created: float
+
+    @property
+    def is_old(self) -> bool:
+        """Whether its time is over."""
+        return time.time() - self.created > LIFETIME
 
 
 class Uploads:
@@ -91,7 +97,7 @@ class Uploads:
 
     def _find(self, number: str) -> Upload:
         self._drop_old()
-        if number not in self._files:
+        if number not in self._files or self._files[number].is_old:
             raise RequestError(404, "file_not_found", "file_id must be one of an uploaded file, got another one")
         return self._files[number]
 
@@ -107,9 +113,14 @@ class Uploads:
 
     def _drop_old(self) -> None:
         for number, upload in list(self._files.items()):
-            if time.time() - upload.created > LIFETIME:
+            if not upload.is_old:
+                continue
+            try:
                 upload.path.unlink(missing_ok=True)
-                del self._files[number]  # behind it: a disk that fails is asked again
+            except OSError as error:  # no client's fault: the disk is asked again at the next look
+                logger.warning(f"an upload whose time is over could not be deleted: {error}")
+                continue
+            del self._files[number]
 
 
 def _described(number: str, upload: Upload) -> dict[str, Any]:

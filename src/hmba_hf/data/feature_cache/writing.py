@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch.utils.data import DataLoader, Dataset
@@ -85,13 +85,18 @@ class FeatureWriter:
             ValueError: if another run writes to the folder, or if it holds features of another key or other files in
                 the places of ours.
         """
-        state = PartialState()
+        problem: Exception | None = None
         with ExitStack() as held:
-            if state.is_main_process:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                held.enter_context(held_by_one_run(self.folder, self.folder / _LOCK))
-                self._claim()
-            state.wait_for_everyone()
+            if PartialState().is_main_process:
+                try:
+                    self.folder.mkdir(parents=True, exist_ok=True)
+                    held.enter_context(held_by_one_run(self.folder, self.folder / _LOCK))
+                    self._claim()
+                except (OSError, ValueError) as error:
+                    problem = error
+            (problem,) = broadcast_object_list([problem])
+            if problem is not None:
+                raise problem  # in each process, so that none waits for another
             self._is_held = True
             held.callback(setattr, self, "_is_held", False)
             yield
