@@ -1,6 +1,7 @@
 """The options of a training as its recipe has them, and texts that are none."""
 
 import pytest
+from transformers.integrations import is_deepspeed_available
 
 from hmba_hf.files import differences
 from hmba_hf.messages import is_raised_here
@@ -37,6 +38,7 @@ def test_a_changed_option_that_weights_depend_on_is_named(option, value):
         ("accelerator_config", "{even", "accelerator_config must be an object of JSON, .*, got '{even': Expecting"),
         ("fsdp_config", "{", "fsdp_config must be an object of JSON"),
         ("deepspeed", "{]", "deepspeed must be an object of JSON"),
+        ("accelerator_config", '{"nosuch": 1}', r"accelerator_config must have options among .*, got \['nosuch'\]$"),
         ("optim_args", "beta3", "optim_args must be pairs such as a=1,b=2, got 'beta3'"),
         ("optim_args", "a=1,", "optim_args must be pairs such as a=1,b=2, got 'a=1,'"),
     ],
@@ -45,6 +47,12 @@ def test_a_text_that_is_no_mapping_is_refused_in_a_sentence(option, value, messa
     with pytest.raises(ValueError, match=message) as caught:
         parse_arguments("", ["--model", "base", "--use_cpu", "True", f"--{option}", value])
     assert is_raised_here(caught.value)
+
+
+@pytest.mark.skipif(is_deepspeed_available(), reason="this machine has DeepSpeed")
+def test_an_option_without_its_package_names_the_command_that_installs_it():
+    with pytest.raises(ImportError, match="--deepspeed needs `pip install deepspeed`"):
+        parse_arguments("", ["--model", "base", "--use_cpu", "True", "--deepspeed", "zero.json"])
 
 
 def test_the_precision_of_the_launcher_is_part_of_the_recipe(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from importlib.metadata import PackageNotFoundError
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from ..data.micro_world.world import MOTIONS
 from ..data.mixing import shares
 from ..data.video_options import VideoOptions
 from ..files import parse_json
+from ..installation import missing_package
 from ..messages import HelpFormatter, logger
 from ..models.loading_transformers import CHECKPOINTING as CHECKPOINTING  # for the tasks
 from .parts import LOW_RANK, LoraSettings
@@ -161,6 +163,7 @@ class ResumableArguments(TrainingArguments):
 
         Raises:
             ValueError: if an option is out of its range, or does not go with another one.
+            ImportError: if an option needs a package that is not there.
         """
         _check_numbers_of_launchers()
         is_alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
@@ -172,6 +175,8 @@ class ResumableArguments(TrainingArguments):
             super().__post_init__()
         except ValueError as error:
             raise ValueError(f"options of a training must go together, each in its range: {error}") from error
+        except PackageNotFoundError as error:
+            raise missing_package("--deepspeed needs", "deepspeed") from error
 
     def _check_numbers(self) -> None:
         """Check numbers that `TrainingArguments` takes as they come."""
@@ -189,21 +194,26 @@ class ResumableArguments(TrainingArguments):
             text = getattr(self, option.name)
             is_mapping = option.name.endswith(("_kwargs", "_config", "deepspeed")) and isinstance(text, str)
             if is_mapping and (text.startswith("{") or option.name.endswith("_kwargs")):
-                _check_is_object(option.name, text)
+                found = _read_object(option.name, text)
+                unknown = sorted(found.keys() - AcceleratorConfig.__dataclass_fields__)
+                if option.name == "accelerator_config" and unknown:
+                    known = ", ".join(AcceleratorConfig.__dataclass_fields__)
+                    raise ValueError(f"accelerator_config must have options among {known}, got {unknown}")
         for pair in (self.optim_args or "=").split(","):
             if pair.count("=") != 1:
                 raise ValueError(f"optim_args must be pairs such as a=1,b=2, got {self.optim_args!r}")
 
 
-def _check_is_object(name: str, text: str) -> None:
-    """Raise a `ValueError` for a text that `TrainingArguments` would not read as an object of JSON."""
+def _read_object(name: str, text: str) -> dict[str, Any]:
+    """Return the object of JSON in a text; raise a `ValueError` where `TrainingArguments` would read none."""
     wanted = f'{name} must be an object of JSON, such as {{"a": 1}}, got {text!r}'
     if not text.startswith("{"):
         raise ValueError(wanted)
     try:
-        parse_json(text)
+        found: dict[str, Any] = parse_json(text)
     except ValueError as error:
         raise ValueError(f"{wanted}: {error}") from error
+    return found
 
 
 def _check_rates(options: Any) -> None:
