@@ -179,6 +179,19 @@ def test_a_description_refuses_a_model_that_answers_nothing_and_a_lost_video_bef
         assert done.exit_code == 1 and sentence in done.output and len(done.output.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--results", "nowhere"], "--results must name folders that `hmba evaluate` has written, got nowhere"),
+        (["--picture", "nowhere.png"], "nowhere.png"),
+        (["--picture", __file__], "cannot be read as a picture: it is damaged or of no known format"),
+    ],
+)
+def test_what_goes_with_a_push_is_looked_at_before_weights_are_read(tmp_path, words, sentence):
+    done = start("push", "--model", tmp_path / "model", "--repo_id", "org/model", *words)
+    assert done.exit_code and sentence in done.output and str(tmp_path) not in done.output
+
+
 def test_nothing_that_is_installed_names_a_script_of_the_repository():
     scripts = "|".join(path.stem for path in (ROOT / "examples").glob("*.py"))
     for path in Path(cli.__file__).parent.rglob("*"):

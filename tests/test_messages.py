@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import sys
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -98,6 +99,28 @@ def test_a_full_disk_ends_a_command_in_one_sentence_also_in_a_worker(workers):
 
 def fill_the_disk():
     raise OSError(errno.ENOSPC, "No space left on device", "features")
+
+
+def test_a_warning_of_the_package_is_its_sentence_alone(capsys):
+    def warn():
+        place = {"category": UserWarning, "lineno": 1, "registry": {}}
+        warnings.warn_explicit("the base has no adapter", filename=commands.__file__, **place)
+        warnings.warn_explicit("of another package", filename="/elsewhere/other.py", **place)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda *told: sys.stderr.write(warnings.formatwarning(*told[:4]))
+        run_command(warn)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "the base has no adapter" and "/elsewhere/other.py:1: UserWarning" in lines[1]
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "clips.txt").touch()
+    with pytest.raises(SystemExit, match=r"clips.txt must be a folder, got: Not a directory"):
+        run_command(lambda: list((tmp_path / "clips.txt").iterdir()))
+    with pytest.raises(SystemExit, match=r"bad.jsonl must lie in a folder, got: Not a directory"):
+        run_command((tmp_path / "clips.txt" / "bad.jsonl").read_text)
 
 
 def test_an_error_of_a_worker_whose_source_is_not_there_is_nobody_s_sentence():

@@ -9,6 +9,7 @@ import re
 import sys
 import textwrap
 import traceback
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -121,7 +122,8 @@ def run_command(main: Callable[..., Any], *arguments: Any) -> None:
     """
     shows_tracebacks = os.environ.get("HMBA_TRACEBACK", "0") not in ("", "0")
     try:
-        main(*arguments)
+        with _plain_warnings():
+            main(*arguments)
     except KeyboardInterrupt:
         sys.stderr.write("\nstopped\n")
         sys.exit(INTERRUPTED)
@@ -129,6 +131,23 @@ def run_command(main: Callable[..., Any], *arguments: Any) -> None:
         if shows_tracebacks or not _can_be_mended(error):
             raise
         sys.exit(_sentence(error))
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Show warnings of this package as its sentences alone, without the line of source that they come from."""
+    shown = warnings.formatwarning
+
+    def show(message: Any, category: type[Warning], filename: str, lineno: int, line: str | None = None) -> str:
+        if category is UserWarning and Path(filename).is_relative_to(Path(__file__).parent):
+            return f"{message}\n"
+        return shown(message, category, filename, lineno, line)
+
+    warnings.formatwarning = show
+    try:
+        yield
+    finally:
+        warnings.formatwarning = shown
 
 
 def _can_be_mended(error: Exception) -> bool:
@@ -181,6 +200,8 @@ def _sentence(error: Exception) -> str:
         place = error.filename
         if place is None:
             place = "the output" if error.errno == errno.EPIPE else "the disk"
-        return f"{place} must {_WANTED[error.errno]}, got: {error.strerror}"
+        is_no_folder = error.errno == errno.ENOTDIR and os.path.exists(place)
+        wanted = "be a folder" if is_no_folder else _WANTED[error.errno]
+        return f"{place} must {wanted}, got: {error.strerror}"
     told = _told_by_worker(error)
     return " ".join((str(error) if told is None else told[2]).split())

@@ -9,14 +9,15 @@ given. The token comes from `hf auth login` or `HF_TOKEN`.
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
-from PIL import Image
 from transformers import AutoProcessor
 
 import hmba_hf  # noqa: F401 - registers the model
 from hmba_hf.families import load_model
 from hmba_hf.hub import CardDetails, push_checkpoint, recorded_training
 from hmba_hf.messages import HelpFormatter, run_command
+from hmba_hf.models.decoding_stills import read_picture
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -30,12 +31,13 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--max_shard_size", default="5GB", help="of a file of weights")
     parser.add_argument("--public", action="store_true", help="let everybody see it")
     args = parser.parse_args(words)
+    for folder in args.results:
+        if not Path(folder).is_dir():
+            parser.error(f"--results must name folders that `hmba evaluate` has written, got {folder}")
 
+    picture = None if args.picture is None else read_picture(args.picture)
     model = load_model(args.model, dtype="auto")
     processor = AutoProcessor.from_pretrained(args.model)
-    picture = None
-    if args.picture is not None:
-        picture = Image.open(args.picture)
     card = CardDetails(license=args.license, training=recorded_training(args.model), picture=picture)
     options = {"private": not args.public, "max_shard_size": args.max_shard_size}
     commit = push_checkpoint(model, processor, args.repo_id, args.results, card, **options)
